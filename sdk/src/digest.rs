@@ -1,0 +1,218 @@
+//! Signed bytes: one explicit layout per purpose under a constant BIP340 tag.
+//!
+//! Every digest is `SHA256(SHA256(tag) || SHA256(tag) || fields)` (BIP340, "tagged hashes"). Integers are big-endian and
+//! fields have a fixed length or carry a `u32` length in front, so two different statements never share bytes.
+//! Everything that a node or wallet signs starts with a [`Context`]: network, federation and epoch, so that no
+//! signature can be replayed elsewhere (rule V8).
+
+use crate::{Epoch, FederationId};
+use bitcoin::{
+    hashes::{Hash as _, HashEngine as _, sha256},
+    key::{Keypair, XOnlyPublicKey},
+    secp256k1::{All, Message, Secp256k1, schnorr::Signature},
+};
+use std::{fmt, sync::LazyLock};
+
+/// The tag of every digest in the protocol. The text is the domain; changing one is a protocol break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The roster, giving the federation's id.
+    Roster,
+    /// A node's vote in phase 1.
+    Vote,
+    /// The ordered (outpoint, round) list inside votes and commits.
+    Inputs,
+    /// A node's commit in phase 2 for coins of sole custody.
+    Commit,
+    /// An account record, giving the account's id.
+    Account,
+    /// A node's acceptance of an account.
+    AccountAcceptance,
+    /// The wallet's proof that it holds its half of the account key.
+    Possession,
+    /// The wallet's authorisation of one transaction.
+    Authorisation,
+    /// A node's nonce commitments for one transaction.
+    NonceCommitments,
+    /// The whole signing package of one transaction and attempt.
+    Package,
+    /// A node's signature shares.
+    Shares,
+    /// First DKG message: the polynomial commitment.
+    DkgCommitment,
+    /// Second DKG message: the hash of all first messages.
+    DkgEcho,
+    /// Last DKG message: the public result.
+    DkgSuccess,
+    /// The message of the trial signature over a new federation key.
+    Trial,
+    /// The seed of a node's deterministic DKG randomness.
+    DkgSeed,
+}
+
+impl Purpose {
+    /// The tag text that is hashed twice in front of the fields.
+    pub const fn tag(self) -> &'static str {
+        match self {
+            Self::Roster => "quorate/roster/1",
+            Self::Vote => "quorate/vote/1",
+            Self::Inputs => "quorate/inputs/1",
+            Self::Commit => "quorate/commit/1",
+            Self::Account => "quorate/account/1",
+            Self::AccountAcceptance => "quorate/account-acceptance/1",
+            Self::Possession => "quorate/possession/1",
+            Self::Authorisation => "quorate/authorisation/1",
+            Self::NonceCommitments => "quorate/nonce-commitments/1",
+            Self::Package => "quorate/package/1",
+            Self::Shares => "quorate/shares/1",
+            Self::DkgCommitment => "quorate/dkg-commitment/1",
+            Self::DkgEcho => "quorate/dkg-echo/1",
+            Self::DkgSuccess => "quorate/dkg-success/1",
+            Self::Trial => "quorate/trial/1",
+            Self::DkgSeed => "quorate/dkg-seed/1",
+        }
+    }
+}
+
+/// What every signature is bound to besides its purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// Magic bytes of the Bitcoin network, as on its peer-to-peer wire.
+    pub magic: [u8; 4],
+    /// The federation.
+    pub federation: FederationId,
+    /// The epoch of its key.
+    pub epoch: Epoch,
+}
+
+/// A digest being written.
+pub(crate) struct Writer(sha256::HashEngine);
+
+impl Writer {
+    pub(crate) fn new(purpose: Purpose) -> Self {
+        let tag = sha256::Hash::hash(purpose.tag().as_bytes());
+        let mut engine = sha256::Hash::engine();
+        engine.input(tag.as_byte_array());
+        engine.input(tag.as_byte_array());
+        Self(engine)
+    }
+
+    pub(crate) fn signed(purpose: Purpose, context: &Context) -> Self {
+        Self::new(purpose).fixed(&context.magic).fixed(&context.federation.0).u64(context.epoch.0)
+    }
+
+    /// A field whose length is the same in every message of this purpose.
+    pub(crate) fn fixed(mut self, bytes: &[u8]) -> Self {
+        self.0.input(bytes);
+        self
+    }
+
+    /// A field of variable length, with its length in front.
+    pub(crate) fn bytes(self, bytes: &[u8]) -> Self {
+        let length = u32::try_from(bytes.len()).expect("no message is longer than 4 GiB");
+        self.u32(length).fixed(bytes)
+    }
+
+    pub(crate) fn u8(self, value: u8) -> Self {
+        self.fixed(&[value])
+    }
+
+    pub(crate) fn u16(self, value: u16) -> Self {
+        self.fixed(&value.to_be_bytes())
+    }
+
+    pub(crate) fn u32(self, value: u32) -> Self {
+        self.fixed(&value.to_be_bytes())
+    }
+
+    pub(crate) fn u64(self, value: u64) -> Self {
+        self.fixed(&value.to_be_bytes())
+    }
+
+    pub(crate) fn finish(self) -> [u8; 32] {
+        sha256::Hash::from_engine(self.0).to_byte_array()
+    }
+}
+
+/// The process-wide libsecp256k1 context, blinded with fresh randomness where the platform has some.
+pub(crate) fn secp() -> &'static Secp256k1<All> {
+    static CONTEXT: LazyLock<Secp256k1<All>> = LazyLock::new(|| {
+        let mut context = Secp256k1::new();
+        let mut seed = [0; 32];
+        if getrandom::getrandom(&mut seed).is_ok() {
+            context.seeded_randomize(&seed);
+        }
+        context
+    });
+    &CONTEXT
+}
+
+/// A long-term BIP340 signing key: a node's identity or a wallet's authorisation key.
+///
+/// Signing is deterministic (no auxiliary randomness), so the same statement is signed with the same bytes; a repeated
+/// vote is byte for byte the first one (rule V2).
+#[derive(Clone)]
+pub struct IdentityKey(Keypair);
+
+impl IdentityKey {
+    /// Takes a secret key of 32 bytes.
+    ///
+    /// # Errors
+    /// The bytes are zero or not below the group order.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, bitcoin::secp256k1::Error> {
+        Ok(Self(Keypair::from_seckey_slice(secp(), bytes)?))
+    }
+
+    /// The BIP340 public key.
+    pub fn public(&self) -> XOnlyPublicKey {
+        self.0.x_only_public_key().0
+    }
+
+    pub(crate) fn sign(&self, digest: [u8; 32]) -> Signature {
+        secp().sign_schnorr_no_aux_rand(&Message::from_digest(digest), &self.0)
+    }
+}
+
+impl From<Keypair> for IdentityKey {
+    fn from(pair: Keypair) -> Self {
+        Self(pair)
+    }
+}
+
+impl Drop for IdentityKey {
+    fn drop(&mut self) {
+        self.0.non_secure_erase();
+    }
+}
+
+impl fmt::Debug for IdentityKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IdentityKey({})", self.public())
+    }
+}
+
+pub(crate) fn verify(key: &XOnlyPublicKey, digest: [u8; 32], signature: &Signature) -> bool {
+    secp().verify_schnorr(signature, &Message::from_digest(digest), key).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_deterministic_and_bound_to_its_purpose() {
+        let key = IdentityKey::from_bytes(&[7; 32]).expect("a valid key");
+        let context = Context { magic: [1; 4], federation: FederationId([2; 32]), epoch: Epoch(3) };
+        let vote = Writer::signed(Purpose::Vote, &context).u8(1).finish();
+        let commit = Writer::signed(Purpose::Commit, &context).u8(1).finish();
+        assert_eq!(key.sign(vote), key.sign(vote));
+        assert!(verify(&key.public(), vote, &key.sign(vote)));
+        assert!(!verify(&key.public(), commit, &key.sign(vote)));
+    }
+
+    #[test]
+    fn a_key_never_prints_its_secret() {
+        let key = IdentityKey::from_bytes(&[7; 32]).expect("a valid key");
+        assert!(!format!("{key:?}").contains(&"07".repeat(8)));
+    }
+}

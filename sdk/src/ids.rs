@@ -1,0 +1,135 @@
+//! Small types that name things: nodes, epochs, rounds and 32-byte identifiers.
+//!
+//! They are parsed once at the edge and cannot be wrong afterwards. All of them are `Copy`; 32-byte identifiers
+//! are lower-case hex in JSON and in `Display`.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// A node's number in the roster, from 1 to n; also its FROST identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(pub u16);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A period during which roster and federation key do not change; the first is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+/// A voting round of an outpoint; the first is 0 and only a release certificate raises it (design, section 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Round(pub u32);
+
+/// A text that should have been a fixed number of hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {digits} hex digits")]
+pub struct ParseIdError {
+    /// Digits expected.
+    pub digits: usize,
+}
+
+macro_rules! hex_bytes {
+    ($(#[$doc:meta])* $name:ident, $length:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; $length]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+
+            fn from_str(text: &str) -> Result<Self, ParseIdError> {
+                let mut bytes = [0; $length];
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| ParseIdError { digits: 2 * $length })?;
+                Ok(Self(bytes))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+hex_bytes! {
+    /// The hash of a federation's roster; a wallet pins it.
+    ///
+    /// ```
+    /// let text = "11".repeat(32);
+    /// let id: quorate::FederationId = text.parse()?;
+    /// assert_eq!(id.to_string(), text);
+    /// # Ok::<(), quorate::ParseIdError>(())
+    /// ```
+    FederationId, 32
+}
+
+hex_bytes! {
+    /// The hash of an account record.
+    AccountId, 32
+}
+
+hex_bytes! {
+    /// The hash of an ordered list of (outpoint, round): what a vote is for besides the txid.
+    InputsHash, 32
+}
+
+hex_bytes! {
+    /// The hash of a whole signing package; a nonce is bound to exactly one of these.
+    PackageDigest, 32
+}
+
+hex_bytes! {
+    /// A party's nonce commitments for one input: hiding then binding, each a compressed point (RFC 9591, section 5.1).
+    NonceCommitment, 66
+}
+
+hex_bytes! {
+    /// A party's signature share for one input: a scalar, big-endian (RFC 9591, section 5.2).
+    SignatureShare, 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_round_trip_through_json() {
+        let id = AccountId([0xab; 32]);
+        let json = serde_json::to_string(&id).expect("strings serialise");
+        assert_eq!(json, format!("\"{}\"", "ab".repeat(32)));
+        assert_eq!(serde_json::from_str::<AccountId>(&json).expect("parses"), id);
+    }
+
+    #[test]
+    fn short_and_non_hex_ids_are_refused() {
+        assert_eq!("ab".parse::<AccountId>(), Err(ParseIdError { digits: 64 }));
+        assert_eq!("zz".repeat(32).parse::<AccountId>(), Err(ParseIdError { digits: 64 }));
+    }
+}

@@ -1,0 +1,19 @@
+//! Instant finality for Bitcoin wallets that keep their keys.
+
+pub mod account;
+pub mod digest;
+pub mod federation;
+pub mod finality;
+pub mod frost;
+mod ids;
+pub mod proposal;
+pub mod standard;
+#[cfg(test)]
+mod testing;
+pub mod vote;
+
+pub use federation::{Federation, FederationDocument, FederationError, Quorum};
+pub use ids::{
+    AccountId, Epoch, FederationId, InputsHash, NodeId, NonceCommitment, PackageDigest, ParseIdError, Round,
+    SignatureShare,
+};

@@ -1,0 +1,367 @@
+//! Proposals: what a wallet asks the federation to finalise, and every check that needs no chain.
+//!
+//! A payment from a joint account is an unsigned PSBT (BIP174, BIP371) with the account's id and an authorisation signature; one
+//! from coins of sole custody is the signed transaction itself. [`JointProposal::check`] rebuilds keys, scripts and sighashes from
+//! the account, so a node signs only digests that it computed itself. What remains for the node (rule V1) is whether the
+//! coins exist, have these values and scripts, and are spendable.
+
+use crate::{
+    AccountId, Federation,
+    account::{Address, JointAccount, KeychainIndex},
+    digest::{IdentityKey, Purpose, Writer, verify},
+    standard::{self, StandardError},
+};
+use bitcoin::{
+    Amount, OutPoint, Psbt, TapSighashType, Transaction, TxOut, Txid, XOnlyPublicKey,
+    bip32::{DerivationPath, Fingerprint},
+    hashes::Hash as _,
+    secp256k1::{PublicKey, schnorr},
+    sighash::{Prevouts, SighashCache},
+    taproot::{ControlBlock, LeafVersion},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// Witness weight of one Taproot key-path input: item count, length, 64-byte signature.
+const KEY_SPEND_WITNESS_WEIGHT: u64 = 66;
+/// Weight of the segwit marker and flag.
+const SEGWIT_MARKER_WEIGHT: u64 = 2;
+
+/// What a wallet asks the federation to finalise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "custody", rename_all = "snake_case")]
+pub enum Proposal {
+    /// A payment from a joint account; finality will be enforced.
+    Joint(Box<JointProposal>),
+    /// A signed transaction of coins in sole custody; finality will be attested only.
+    Sole {
+        /// The complete transaction, in hex.
+        #[serde(with = "bitcoin::consensus::serde::With::<bitcoin::consensus::serde::Hex>")]
+        transaction: Transaction,
+    },
+}
+
+impl Proposal {
+    /// The transaction's id, which signatures do not change.
+    pub fn txid(&self) -> Txid {
+        self.unsigned().compute_txid()
+    }
+
+    /// The outpoints that it spends, in input order.
+    pub fn outpoints(&self) -> Vec<OutPoint> {
+        self.unsigned().input.iter().map(|input| input.previous_output).collect()
+    }
+
+    fn unsigned(&self) -> &Transaction {
+        match self {
+            Self::Joint(joint) => &joint.psbt.unsigned_tx,
+            Self::Sole { transaction } => transaction,
+        }
+    }
+}
+
+/// A payment from a joint account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JointProposal {
+    /// The unsigned transaction with, per input, the spent output and the BIP371 origin of its internal key; base64.
+    #[serde(with = "psbt_base64")]
+    pub psbt: Psbt,
+    /// The paying account.
+    pub account: AccountId,
+    /// Signature of the account's authorisation key over account and txid.
+    pub authorisation: schnorr::Signature,
+}
+
+mod psbt_base64 {
+    use bitcoin::Psbt;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(psbt: &Psbt, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(psbt)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Psbt, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+impl JointProposal {
+    /// Authorises the transaction of `psbt` for the account.
+    pub fn authorise(federation: &Federation, account: AccountId, key: &IdentityKey, psbt: Psbt) -> Self {
+        let authorisation =
+            key.sign(authorisation_digest(federation, account, psbt.unsigned_tx.compute_txid()));
+        Self { psbt, account, authorisation }
+    }
+
+    /// Checks the proposal against its account, without the chain.
+    ///
+    /// # Errors
+    /// The wallet is at fault; the same proposal never passes.
+    pub fn check(
+        &self,
+        federation: &Federation,
+        account: &JointAccount,
+    ) -> Result<CheckedProposal, ProposalError> {
+        let transaction = &self.psbt.unsigned_tx;
+        let txid = transaction.compute_txid();
+        if self.account != account.id() {
+            return Err(ProposalError::Account { expected: account.id(), found: self.account });
+        }
+        let digest = authorisation_digest(federation, self.account, txid);
+        if !verify(&account.record().authorisation_key, digest, &self.authorisation) {
+            return Err(ProposalError::Authorisation);
+        }
+        standard::check_shape(transaction)?;
+        let (addresses, spent) = self.inputs(account)?;
+        let own_outputs = self.own_outputs(account)?;
+        let weight = transaction.weight().to_wu()
+            + SEGWIT_MARKER_WEIGHT
+            + KEY_SPEND_WITNESS_WEIGHT * u64::try_from(spent.len()).unwrap_or(u64::MAX);
+        let fee = standard::check_fee(transaction, &spent, bitcoin::Weight::from_wu(weight))?;
+        check_policy(transaction, account, &own_outputs)?;
+        let plan = SpendPlan::new(transaction, self.account, &addresses, &spent)?;
+        let returns_home = own_outputs.len() == transaction.output.len();
+        Ok(CheckedProposal { transaction: transaction.clone(), plan, addresses, spent, fee, returns_home })
+    }
+
+    fn inputs(&self, account: &JointAccount) -> Result<(Vec<Address>, Vec<TxOut>), ProposalError> {
+        let mut addresses = Vec::new();
+        let mut spent = Vec::new();
+        for (index, input) in self.psbt.inputs.iter().enumerate() {
+            let output = input.witness_utxo.as_ref().ok_or(ProposalError::InputData { index })?;
+            let position = origin(account, input.tap_internal_key, &input.tap_key_origins)
+                .ok_or(ProposalError::InputData { index })?;
+            let address = account.address(position).map_err(|_| ProposalError::InputData { index })?;
+            let sighash_ok = input.sighash_type.is_none_or(|kind| kind == TapSighashType::Default.into());
+            if address.script_pubkey != output.script_pubkey || !sighash_ok {
+                return Err(ProposalError::InputScript { index });
+            }
+            addresses.push(address);
+            spent.push(output.clone());
+        }
+        Ok((addresses, spent))
+    }
+
+    /// Indices of outputs that verifiably belong to the account: their script is rebuilt from the path that the PSBT names.
+    fn own_outputs(&self, account: &JointAccount) -> Result<BTreeSet<usize>, ProposalError> {
+        let mut own = BTreeSet::new();
+        for (index, (output, data)) in self.psbt.unsigned_tx.output.iter().zip(&self.psbt.outputs).enumerate()
+        {
+            let Some(position) = origin(account, data.tap_internal_key, &data.tap_key_origins) else {
+                continue;
+            };
+            let address = account.address(position).map_err(|_| ProposalError::OutputData { index })?;
+            if address.script_pubkey != output.script_pubkey {
+                return Err(ProposalError::OutputData { index });
+            }
+            own.insert(index);
+        }
+        Ok(own)
+    }
+}
+
+type Origins =
+    std::collections::BTreeMap<XOnlyPublicKey, (Vec<bitcoin::TapLeafHash>, (Fingerprint, DerivationPath))>;
+
+fn origin(
+    account: &JointAccount,
+    internal: Option<XOnlyPublicKey>,
+    origins: &Origins,
+) -> Option<KeychainIndex> {
+    let (_, (fingerprint, path)) = origins.get(&internal?)?;
+    (*fingerprint == account.xpub().fingerprint()).then(|| KeychainIndex::from_path(path)).flatten()
+}
+
+/// Fills in what BIP371 wants of an input or output of the account: internal key, its origin, and for inputs the recovery leaf.
+pub(crate) fn describe_input(account: &JointAccount, address: &Address, input: &mut bitcoin::psbt::Input) {
+    let internal = address.key.x_only_public_key().0;
+    let origin = (account.xpub().fingerprint(), address.position.path());
+    input.tap_internal_key = Some(internal);
+    input.tap_key_origins.insert(internal, (Vec::new(), origin));
+    input.tap_merkle_root = Some(address.merkle_root);
+    let parity = {
+        use bitcoin::key::TapTweak as _;
+        internal.tap_tweak(crate::digest::secp(), Some(address.merkle_root)).1
+    };
+    let control = ControlBlock {
+        leaf_version: LeafVersion::TapScript,
+        output_key_parity: parity,
+        internal_key: internal,
+        merkle_branch: bitcoin::taproot::TaprootMerkleBranch::default(),
+    };
+    input.tap_scripts.insert(control, (address.leaf.clone(), LeafVersion::TapScript));
+}
+
+pub(crate) fn describe_output(account: &JointAccount, address: &Address, output: &mut bitcoin::psbt::Output) {
+    let internal = address.key.x_only_public_key().0;
+    output.tap_internal_key = Some(internal);
+    output
+        .tap_key_origins
+        .insert(internal, (Vec::new(), (account.xpub().fingerprint(), address.position.path())));
+}
+
+fn authorisation_digest(federation: &Federation, account: AccountId, txid: Txid) -> [u8; 32] {
+    Writer::signed(Purpose::Authorisation, federation.context())
+        .fixed(&account.0)
+        .fixed(txid.as_ref())
+        .finish()
+}
+
+fn check_policy(
+    transaction: &Transaction,
+    account: &JointAccount,
+    own: &BTreeSet<usize>,
+) -> Result<(), ProposalError> {
+    let outputs = transaction.output.iter().enumerate();
+    let paid: Amount =
+        outputs.filter(|(index, _)| !own.contains(index)).map(|(_, output)| output.value).sum();
+    match account.record().policy.payment_max {
+        Some(limit) if paid > limit => Err(ProposalError::Policy { limit, paid }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A joint proposal after every check that needs no chain.
+#[derive(Clone, Debug)]
+pub struct CheckedProposal {
+    /// The unsigned transaction.
+    pub transaction: Transaction,
+    /// What the parties sign.
+    pub plan: SpendPlan,
+    /// The account's address of each input.
+    pub addresses: Vec<Address>,
+    /// The outputs that the wallet says it spends; a node compares them with its own view.
+    pub spent: Vec<TxOut>,
+    /// Fee, in satoshis.
+    pub fee: Amount,
+    /// Whether every output goes back to the account, which the horizon rule always allows.
+    pub returns_home: bool,
+}
+
+impl CheckedProposal {
+    /// The transaction with one key-path signature per input.
+    ///
+    /// # Errors
+    /// A signature is missing or does not verify under its output key.
+    pub fn complete(&self, signatures: &[schnorr::Signature]) -> Result<Transaction, ProposalError> {
+        let mut transaction = self.transaction.clone();
+        if signatures.len() != self.plan.inputs.len() {
+            return Err(ProposalError::Signature { index: signatures.len() });
+        }
+        let inputs = transaction.input.iter_mut().zip(&self.plan.inputs).zip(signatures).enumerate();
+        for (index, ((input, plan), signature)) in inputs {
+            if !verify(&plan.output_key, plan.sighash, signature) {
+                return Err(ProposalError::Signature { index });
+            }
+            input.witness = bitcoin::Witness::from_slice(&[signature.as_ref()]);
+        }
+        Ok(transaction)
+    }
+}
+
+/// What the parties of one payment sign: computed by each of them from the proposal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpendPlan {
+    /// The transaction.
+    pub txid: Txid,
+    /// The paying account.
+    pub account: AccountId,
+    /// One entry per input, in order.
+    pub inputs: Vec<SpendInput>,
+}
+
+/// What is signed for one input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpendInput {
+    /// The joint child key.
+    pub key: PublicKey,
+    /// BIP32 tweak from the account key to it.
+    pub tweak: [u8; 32],
+    /// Merkle root of the Taproot tweak.
+    pub merkle_root: [u8; 32],
+    /// BIP341 signature hash, `SIGHASH_DEFAULT`.
+    pub sighash: [u8; 32],
+    /// The key under which the final signature verifies.
+    pub output_key: XOnlyPublicKey,
+}
+
+impl SpendPlan {
+    pub(crate) fn new(
+        transaction: &Transaction,
+        account: AccountId,
+        addresses: &[Address],
+        spent: &[TxOut],
+    ) -> Result<Self, ProposalError> {
+        let mut cache = SighashCache::new(transaction);
+        let inputs = addresses
+            .iter()
+            .enumerate()
+            .map(|(index, address)| {
+                let sighash = cache
+                    .taproot_key_spend_signature_hash(index, &Prevouts::All(spent), TapSighashType::Default)
+                    .map_err(|_| ProposalError::InputData { index })?;
+                Ok(SpendInput {
+                    key: address.key,
+                    tweak: address.tweak,
+                    merkle_root: address.merkle_root.to_byte_array(),
+                    sighash: sighash.to_byte_array(),
+                    output_key: address.output_key,
+                })
+            })
+            .collect::<Result<_, ProposalError>>()?;
+        Ok(Self { txid: transaction.compute_txid(), account, inputs })
+    }
+}
+
+/// Why a proposal is refused. The wallet that made it is at fault; retrying the same one does not help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposalError {
+    /// It names another account than the one it came with.
+    #[error("the proposal is of account {found}, not {expected}")]
+    Account {
+        /// The account at hand.
+        expected: AccountId,
+        /// The account named.
+        found: AccountId,
+    },
+    /// The account's owner did not sign it.
+    #[error("the account's authorisation signature is not valid for this transaction")]
+    Authorisation,
+    /// An input lacks its spent output or the origin of its key.
+    #[error("input {index} lacks its witness UTXO or the BIP371 origin of its internal key")]
+    InputData {
+        /// Which input.
+        index: usize,
+    },
+    /// An input's script is not the account's, or it asks for another sighash type.
+    #[error("input {index} does not spend an address of the account with SIGHASH_DEFAULT")]
+    InputScript {
+        /// Which input.
+        index: usize,
+    },
+    /// An output claims to be the account's and is not.
+    #[error("output {index} names a key of the account that does not give its script")]
+    OutputData {
+        /// Which output.
+        index: usize,
+    },
+    /// Over the account's own limit.
+    #[error("the account's policy allows payments up to {limit}, this one is {paid}")]
+    Policy {
+        /// Limit of the record.
+        limit: Amount,
+        /// Sum of outputs to others.
+        paid: Amount,
+    },
+    /// A final signature does not verify.
+    #[error("the signature of input {index} is missing or not valid")]
+    Signature {
+        /// Which input.
+        index: usize,
+    },
+    /// Not a transaction that the network would relay.
+    #[error(transparent)]
+    Standard(#[from] StandardError),
+}

@@ -1,0 +1,283 @@
+//! Votes, approval certificates and commits: the statements of the two voting phases (design, section 5).
+//!
+//! # Why two certificates of one round never conflict
+//!
+//! An honest node signs at most one approval per outpoint and round (V2). A certificate has approvals of q distinct nodes for
+//! exactly the rounds it names (V3, checked by [`ApprovalCertificate::verify`]). Two certificates of one round that share an
+//! outpoint would have q + q - n >= f + 1 nodes in common, one of them honest: a contradiction.
+//!
+//! A vote alone, and even a certificate, is not finality; see [`crate::finality`].
+
+use crate::{
+    Federation, InputsHash, NodeId, Round,
+    digest::{Context, IdentityKey, Purpose, Writer},
+};
+use bitcoin::{OutPoint, Txid, secp256k1::schnorr};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// An input's outpoint and the round that it is voted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct InputRound {
+    /// The outpoint that is spent.
+    pub outpoint: OutPoint,
+    /// Its round.
+    pub round: Round,
+}
+
+/// What a vote or commit is about: a transaction and the rounds of its inputs, sorted by outpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "TargetParts", into = "TargetParts")]
+pub struct VoteTarget {
+    txid: Txid,
+    inputs: BTreeMap<OutPoint, Round>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TargetParts {
+    txid: Txid,
+    inputs: Vec<InputRound>,
+}
+
+impl From<TargetParts> for VoteTarget {
+    fn from(parts: TargetParts) -> Self {
+        Self::new(parts.txid, parts.inputs.into_iter().map(|input| (input.outpoint, input.round)))
+    }
+}
+
+impl From<VoteTarget> for TargetParts {
+    fn from(target: VoteTarget) -> Self {
+        let inputs = target.inputs.into_iter().map(|(outpoint, round)| InputRound { outpoint, round });
+        Self { txid: target.txid, inputs: inputs.collect() }
+    }
+}
+
+impl VoteTarget {
+    /// A transaction with the round of each input; order does not matter.
+    pub fn new(txid: Txid, inputs: impl IntoIterator<Item = (OutPoint, Round)>) -> Self {
+        Self { txid, inputs: inputs.into_iter().collect() }
+    }
+
+    /// The transaction.
+    pub fn txid(&self) -> Txid {
+        self.txid
+    }
+
+    /// Its inputs' rounds, by outpoint.
+    pub fn inputs(&self) -> &BTreeMap<OutPoint, Round> {
+        &self.inputs
+    }
+
+    /// The tagged hash of the sorted (outpoint, round) list: txid in internal byte order, output index, round.
+    pub fn inputs_hash(&self) -> InputsHash {
+        let mut writer = Writer::new(Purpose::Inputs);
+        for (outpoint, round) in &self.inputs {
+            writer = writer.fixed(outpoint.txid.as_ref()).u32(outpoint.vout).u32(round.0);
+        }
+        InputsHash(writer.finish())
+    }
+
+    fn digest(&self, purpose: Purpose, context: &Context) -> Writer {
+        Writer::signed(purpose, context).fixed(self.txid.as_ref()).fixed(&self.inputs_hash().0)
+    }
+}
+
+/// What a node says in phase 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It has locked all inputs for this transaction.
+    Approve,
+    /// It will not approve it in this round.
+    Reject,
+}
+
+/// A node's signed vote.
+///
+/// Signed bytes: `tagged_hash("quorate/vote/1", magic(4) || federation(32) || epoch(u64) || txid(32) || inputs_hash(32) ||
+/// verdict(1))`, integers big-endian, txid in internal byte order, verdict 1 for approve and 0 for reject.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedVote {
+    /// Who votes.
+    pub node: NodeId,
+    /// On what.
+    #[serde(flatten)]
+    pub target: VoteTarget,
+    /// How.
+    pub verdict: Verdict,
+    /// BIP340 signature of the node's identity key.
+    pub signature: schnorr::Signature,
+}
+
+impl SignedVote {
+    /// Signs a vote. The caller has recorded it durably, or does so before the vote leaves (V2).
+    pub fn sign(
+        context: &Context,
+        node: NodeId,
+        key: &IdentityKey,
+        target: VoteTarget,
+        verdict: Verdict,
+    ) -> Self {
+        let signature = key.sign(vote_digest(&target, context, verdict));
+        Self { node, target, verdict, signature }
+    }
+
+    /// Whether the node it names signed it.
+    pub fn verify(&self, federation: &Federation) -> bool {
+        let digest = vote_digest(&self.target, federation.context(), self.verdict);
+        federation.verify(self.node, digest, &self.signature)
+    }
+}
+
+fn vote_digest(target: &VoteTarget, context: &Context, verdict: Verdict) -> [u8; 32] {
+    target.digest(Purpose::Vote, context).u8(u8::from(verdict == Verdict::Approve)).finish()
+}
+
+/// The approvals of at least q distinct nodes for one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalCertificate {
+    /// The transaction and its inputs' rounds.
+    #[serde(flatten)]
+    pub target: VoteTarget,
+    /// Signatures of approving nodes.
+    pub approvals: BTreeMap<NodeId, schnorr::Signature>,
+}
+
+impl ApprovalCertificate {
+    /// Checks that q distinct members approved exactly this target.
+    ///
+    /// # Errors
+    /// Too few approvals, or one that does not verify; whoever sent the certificate is at fault.
+    pub fn verify(&self, federation: &Federation) -> Result<(), CertificateError> {
+        let digest = vote_digest(&self.target, federation.context(), Verdict::Approve);
+        verify_all(federation, digest, &self.approvals)
+    }
+}
+
+/// Signs the commit to a transaction of sole-custody coins. The caller records the commit durably first (V4).
+pub fn sign_commit(context: &Context, key: &IdentityKey, target: &VoteTarget) -> schnorr::Signature {
+    key.sign(target.digest(Purpose::Commit, context).finish())
+}
+
+/// Checks one node's commit signature.
+pub fn verify_commit(
+    federation: &Federation,
+    node: NodeId,
+    target: &VoteTarget,
+    signature: &schnorr::Signature,
+) -> bool {
+    federation.verify(node, target.digest(Purpose::Commit, federation.context()).finish(), signature)
+}
+
+/// Checks that q distinct members committed to exactly this target.
+pub(crate) fn verify_commits(
+    federation: &Federation,
+    target: &VoteTarget,
+    commits: &BTreeMap<NodeId, schnorr::Signature>,
+) -> Result<(), CertificateError> {
+    let digest = target.digest(Purpose::Commit, federation.context()).finish();
+    verify_all(federation, digest, commits)
+}
+
+pub(crate) fn verify_all(
+    federation: &Federation,
+    digest: [u8; 32],
+    signatures: &BTreeMap<NodeId, schnorr::Signature>,
+) -> Result<(), CertificateError> {
+    let needed = federation.quorum().votes();
+    if signatures.len() < usize::from(needed) {
+        return Err(CertificateError::TooFew { needed, found: signatures.len() });
+    }
+    match signatures.iter().find(|(node, signature)| !federation.verify(**node, digest, signature)) {
+        Some((node, _)) => Err(CertificateError::Signature { node: *node }),
+        None => Ok(()),
+    }
+}
+
+/// Why a certificate does not hold. Its sender is at fault; another copy may be good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertificateError {
+    /// Fewer signatures than the quorum.
+    #[error("a certificate needs {needed} signatures and has {found}")]
+    TooFew {
+        /// q.
+        needed: u16,
+        /// Signatures given.
+        found: usize,
+    },
+    /// A signature does not verify, or its node is no member.
+    #[error("the signature of node {node} in the certificate is not valid")]
+    Signature {
+        /// Whose.
+        node: NodeId,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use bitcoin::hashes::Hash as _;
+
+    fn target() -> VoteTarget {
+        let outpoint = |vout| OutPoint { txid: Txid::all_zeros(), vout };
+        VoteTarget::new(Txid::all_zeros(), [(outpoint(1), Round(0)), (outpoint(0), Round(2))])
+    }
+
+    fn certificate(world: &testing::World, nodes: std::ops::Range<u16>) -> ApprovalCertificate {
+        let context = world.federation.context();
+        let approvals = nodes.map(|node| {
+            let key = &world.keys[usize::from(node) - 1];
+            let vote = SignedVote::sign(context, NodeId(node), key, target(), Verdict::Approve);
+            assert!(vote.verify(&world.federation));
+            (NodeId(node), vote.signature)
+        });
+        ApprovalCertificate { target: target(), approvals: approvals.collect() }
+    }
+
+    #[test]
+    fn the_layout_of_signed_bytes_is_pinned() {
+        let context = Context {
+            magic: [0xfa, 0xbf, 0xb5, 0xda],
+            federation: crate::FederationId([1; 32]),
+            epoch: crate::Epoch(1),
+        };
+        assert_eq!(
+            target().inputs_hash().to_string(),
+            "a899325ce8721b7641a7787d956339e725fc4a4be59c655bf97620d82a74a111",
+            "inputs"
+        );
+        assert_eq!(
+            hex::encode(vote_digest(&target(), &context, Verdict::Approve)),
+            "9777a67400bedb7b799999771c92ecdb2632e4a2aace64c5bc40778f1370eb91",
+            "vote"
+        );
+    }
+
+    #[test]
+    fn a_certificate_needs_q_valid_approvals_of_members() {
+        let world = testing::federation(4);
+        assert_eq!(certificate(&world, 1..4).verify(&world.federation), Ok(()));
+        assert_eq!(
+            certificate(&world, 1..3).verify(&world.federation),
+            Err(CertificateError::TooFew { needed: 3, found: 2 })
+        );
+        let mut forged = certificate(&world, 1..4);
+        let stolen = forged.approvals[&NodeId(1)];
+        forged.approvals.insert(NodeId(4), stolen);
+        assert_eq!(forged.verify(&world.federation), Err(CertificateError::Signature { node: NodeId(4) }));
+        let mut stranger = certificate(&world, 1..3);
+        stranger.approvals.insert(NodeId(9), stolen);
+        assert!(stranger.verify(&world.federation).is_err());
+    }
+
+    #[test]
+    fn a_certificate_of_other_rounds_does_not_verify() {
+        let world = testing::federation(4);
+        let mut other = certificate(&world, 1..4);
+        let rounds = target().inputs.into_iter().map(|(outpoint, Round(r))| (outpoint, Round(r + 1)));
+        other.target = VoteTarget::new(Txid::all_zeros(), rounds);
+        assert!(other.verify(&world.federation).is_err());
+    }
+}

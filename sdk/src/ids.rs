@@ -7,9 +7,34 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
 /// A node's number in the roster, from 1 to n; also its FROST identifier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct NodeId(pub u16);
+
+/// Takes `3` and, because JSON object keys are strings, `"3"`.
+impl<'de> Deserialize<'de> for NodeId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = NodeId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a node number from 1 to 65534")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<NodeId, E> {
+                u16::try_from(value).map(NodeId).map_err(E::custom)
+            }
+
+            fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<NodeId, E> {
+                value.parse().map(NodeId).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

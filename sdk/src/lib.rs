@@ -1,16 +1,20 @@
 //! Instant finality for Bitcoin wallets that keep their keys.
 
 pub mod account;
+pub mod chain;
 pub mod digest;
 pub mod federation;
 pub mod finality;
 pub mod frost;
 mod ids;
 pub mod proposal;
+pub mod session;
 pub mod standard;
 #[cfg(test)]
 mod testing;
 pub mod vote;
+pub mod wallet;
+pub mod wire;
 
 pub use federation::{Federation, FederationDocument, FederationError, Quorum};
 pub use ids::{

@@ -1,0 +1,113 @@
+//! What a session tells the application.
+
+use crate::{
+    finality::{FinalityKind, FinalityProof},
+    wallet::Balance,
+    wire::{BlockRef, NodeReject, WireError},
+};
+use bitcoin::{Amount, OutPoint, Txid};
+use std::time::Duration;
+
+/// Where a payment of this wallet stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PaymentState {
+    /// Handed to the session.
+    Submitted,
+    /// Nodes are voting.
+    Voting {
+        /// Approvals so far.
+        votes: u16,
+        /// Approvals needed.
+        quorum: u16,
+        /// Nodes asked.
+        nodes: u16,
+    },
+    /// The wallet checked the approval certificate and signed.
+    Approved,
+    /// Shares are being collected.
+    Signing {
+        /// Attempt, from 1.
+        attempt: u32,
+    },
+    /// Final, by a proof that this wallet verified.
+    Final {
+        /// Which promise.
+        kind: FinalityKind,
+        /// The proof, for the payee or for keeping.
+        proof: Box<FinalityProof>,
+    },
+    /// No certificate is possible.
+    Rejected {
+        /// The nodes' reasons.
+        rejects: Vec<NodeReject>,
+        /// Whether a new attempt may pass later.
+        retry: bool,
+    },
+    /// Given up.
+    Failed {
+        /// What happened and what to do.
+        message: String,
+        /// Whether a new attempt may pass later.
+        retry: bool,
+    },
+}
+
+/// What a session tells the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Greeted; subscriptions follow.
+    Connected,
+    /// The connection is gone; the session connects again by itself.
+    Disconnected {
+        /// Why.
+        reason: String,
+        /// After this long.
+        retry_in: Duration,
+    },
+    /// The federation has certified the account; payments can be made.
+    Ready,
+    /// What the wallet has changed.
+    Balance(Balance),
+    /// A payment of this wallet moved on.
+    Payment {
+        /// The transaction.
+        txid: Txid,
+        /// Where it stands.
+        state: PaymentState,
+    },
+    /// Somebody paid this wallet, and it is final by a proof that this wallet verified: hand over the goods.
+    Received {
+        /// The transaction.
+        txid: Txid,
+        /// The first of its outputs to this wallet.
+        outpoint: OutPoint,
+        /// Sum of its outputs to this wallet.
+        amount: Amount,
+        /// Which promise.
+        kind: FinalityKind,
+    },
+    /// A transaction of this wallet is in a block of the wallet's own chain.
+    Confirmed {
+        /// The transaction.
+        txid: Txid,
+        /// The block.
+        block: BlockRef,
+    },
+    /// The wallet's own chain has a new tip.
+    Tip {
+        /// The tip.
+        tip: BlockRef,
+    },
+    /// The server refused a message.
+    Refused {
+        /// Why.
+        error: WireError,
+    },
+    /// The server sent something that does not verify. Nothing of it was taken; consider another server.
+    ServerMisbehaved {
+        /// What.
+        what: String,
+    },
+}

@@ -1,0 +1,295 @@
+//! What a session does with each message of the server.
+
+use super::{Event, Link, Now, Payment, PaymentState, Pending, Session};
+use crate::{
+    NodeId,
+    chain::HeaderError,
+    finality::FinalityProof,
+    frost::NodeCommitments,
+    standard::{FEE_RATE_MAX, FEE_RATE_MIN},
+    vote::ApprovalCertificate,
+    wire::{
+        ChainTip, ClientMessage, Header, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
+        TransactionStatus, UtxoRecord, encode_text, limits,
+    },
+};
+use bitcoin::{Amount, FeeRate, OutPoint, Txid};
+use std::collections::BTreeMap;
+
+impl Session {
+    pub(super) fn handle_message(&mut self, now: Now, id: Option<u64>, message: ServerMessage) {
+        match message {
+            ServerMessage::Welcome { protocol, federation, tip, .. } => {
+                let ours = self.wallet.federation().id();
+                if protocol != limits::PROTOCOL_VERSION || federation != ours {
+                    self.misbehaved(&"the server greets for another protocol or federation");
+                    self.hang_up(now, "wrong federation or protocol");
+                } else {
+                    self.greeted(now, id, tip);
+                }
+            }
+            ServerMessage::UTXOSubscribed { results, tip }
+            | ServerMessage::UTXOStateResponse { results, tip } => {
+                self.done(id);
+                self.take_snapshots(results);
+                self.take_tip(tip);
+            }
+            ServerMessage::UTXOStateNotification { utxo, proof, .. } => {
+                self.take_proof_then_record(proof.as_deref(), &utxo);
+            }
+            ServerMessage::TransactionStatus { txid, status } => self.take_status(now, txid, status),
+            ServerMessage::SignRequest { txid, attempt, certificate, nodes } => {
+                self.sign(now, id, txid, attempt, &certificate, &nodes);
+            }
+            ServerMessage::AccountCertified { certificate } => {
+                self.done(id);
+                match self.wallet.set_certificate(certificate) {
+                    Ok(()) => self.event(Event::Ready),
+                    Err(error) => self.misbehaved(&error),
+                }
+            }
+            ServerMessage::Headers { from, headers } => self.take_headers(id, from, &headers),
+            ServerMessage::Proof { txid, proof } => {
+                self.done(id);
+                match proof {
+                    Some(proof) => self.take_inclusion(txid, &proof),
+                    None => {
+                        self.waiting_proofs.insert(txid);
+                    }
+                }
+            }
+            ServerMessage::FeeRate { sat_per_kwu } => {
+                self.done(id);
+                self.fee_rate = FeeRate::from_sat_per_kwu(sat_per_kwu).clamp(FEE_RATE_MIN, FEE_RATE_MAX);
+            }
+            ServerMessage::Tip { tip } => self.take_tip(tip),
+            ServerMessage::Gap { keys } => {
+                self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys });
+            }
+            ServerMessage::GoingAway { .. } => self.hang_up(now, "the server is going away"),
+            ServerMessage::Error { error } => self.refused(now, id, &error),
+            ServerMessage::UTXOUnsubscribed { .. }
+            | ServerMessage::Federation { .. }
+            | ServerMessage::Pong => self.done(id),
+        }
+    }
+
+    fn done(&mut self, id: Option<u64>) {
+        if let Some(id) = id {
+            self.pending.remove(&id);
+        }
+    }
+
+    fn greeted(&mut self, now: Now, id: Option<u64>, tip: ChainTip) {
+        self.done(id);
+        self.link = Link::Live;
+        self.reconnect.reset();
+        self.event(Event::Connected);
+        if self.wallet.certificate().is_some() {
+            self.event(Event::Ready);
+        } else {
+            let record = self.wallet.account().record().clone();
+            self.request(Pending::Register, &ClientMessage::AccountRegister { record });
+        }
+        self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys: vec![SubscriptionKey::Tip] });
+        let _new = self.wallet.take_unwatched();
+        let scripts = self.wallet.scripts();
+        self.subscribe(scripts);
+        self.request(Pending::FeeRate, &ClientMessage::FeeRateQuery);
+        self.take_tip(tip);
+        for txid in self.payments.keys().copied().collect::<Vec<_>>() {
+            self.send_submission(now, txid);
+        }
+    }
+
+    fn take_snapshots(&mut self, results: Vec<KeyResult>) {
+        for KeyResult { outcome, .. } in results {
+            match outcome {
+                KeyOutcome::Snapshot { utxos, proofs, .. } => {
+                    for proof in &proofs {
+                        self.take_proof(proof);
+                    }
+                    for utxo in &utxos {
+                        self.take_record(utxo);
+                    }
+                }
+                KeyOutcome::Error(error) => self.event(Event::Refused { error }),
+            }
+        }
+        self.subscribe_new();
+    }
+
+    fn take_proof_then_record(&mut self, proof: Option<&FinalityProof>, utxo: &UtxoRecord) {
+        if let Some(proof) = proof {
+            self.take_proof(proof);
+        }
+        self.take_record(utxo);
+        self.subscribe_new();
+    }
+
+    fn take_record(&mut self, record: &UtxoRecord) {
+        match self.wallet.apply_record(record) {
+            Ok(unproven) => self.ask_proofs(unproven),
+            Err(error) => self.misbehaved(&error),
+        }
+    }
+
+    fn take_proof(&mut self, proof: &FinalityProof) {
+        let txid = proof.txid();
+        match self.wallet.apply_proof(proof) {
+            Ok(true) => self.announce_final(txid, proof),
+            Ok(false) => {}
+            Err(error) => self.misbehaved(&error),
+        }
+        if self.payments.contains_key(&txid) && self.wallet_knows_final(txid) {
+            let proof = Box::new(proof.clone());
+            self.finish(txid, PaymentState::Final { kind: proof.kind(), proof });
+        }
+    }
+
+    fn wallet_knows_final(&self, txid: Txid) -> bool {
+        self.wallet.history().iter().any(|entry| entry.txid == txid && entry.finality.is_some())
+    }
+
+    fn announce_final(&mut self, txid: Txid, proof: &FinalityProof) {
+        let entry = self.wallet.history().iter().find(|entry| entry.txid == txid);
+        if entry.is_none_or(|entry| entry.spent > Amount::ZERO) {
+            return;
+        }
+        let own = proof
+            .transaction()
+            .output
+            .iter()
+            .zip(0..)
+            .filter(|(output, _)| self.wallet.owns(&output.script_pubkey));
+        let own: Vec<_> = own.collect();
+        if let Some((_, vout)) = own.first() {
+            let outpoint = OutPoint { txid, vout: *vout };
+            let amount = own.iter().map(|(output, _)| output.value).sum();
+            self.event(Event::Received { txid, outpoint, amount, kind: proof.kind() });
+        }
+    }
+
+    fn take_status(&mut self, now: Now, txid: Txid, status: TransactionStatus) {
+        if let TransactionStatus::Signed { proof } = &status {
+            if proof.txid() == txid {
+                self.take_signed(txid, proof);
+            } else {
+                self.misbehaved(&"a proof of another transaction");
+            }
+            return;
+        }
+        let Some(payment) = self.payments.get_mut(&txid) else { return };
+        payment.resubmit_at = Some(now + super::SUBMIT_SILENCE);
+        let state = match status {
+            TransactionStatus::Voting { votes, quorum, nodes } => {
+                PaymentState::Voting { votes, quorum, nodes }
+            }
+            TransactionStatus::Signing { attempt } => PaymentState::Signing { attempt },
+            TransactionStatus::Rejected { rejects, retry } => {
+                return self.finish(txid, PaymentState::Rejected { rejects, retry });
+            }
+            TransactionStatus::Failed { retry: true, .. } => return self.retry_later(now, txid),
+            TransactionStatus::Failed { message, retry } => {
+                return self.finish(txid, PaymentState::Failed { message, retry });
+            }
+            TransactionStatus::AbortedByzantine { culprits } => {
+                let message = format!("nodes {culprits:?} cheated and could not be worked around");
+                return self.finish(txid, PaymentState::Failed { message, retry: true });
+            }
+            // The wallet says `Approved` itself when it has checked the certificate, and `Confirmed` by its own chain.
+            TransactionStatus::Pending
+            | TransactionStatus::Approved
+            | TransactionStatus::Signed { .. }
+            | TransactionStatus::Broadcasting
+            | TransactionStatus::Confirmed { .. } => return,
+        };
+        self.move_on(txid, state);
+    }
+
+    /// Coins of sole custody may not be this wallet's, so their proof is checked here even if the wallet has no use for it.
+    fn take_signed(&mut self, txid: Txid, proof: &FinalityProof) {
+        self.take_proof(proof);
+        let Some(Payment { .. }) = self.payments.get(&txid) else { return };
+        let mut accounts = crate::finality::VerifiedAccounts::new();
+        if proof.verify(self.wallet.federation(), &mut accounts).is_ok() {
+            let proof = Box::new(proof.clone());
+            self.finish(txid, PaymentState::Final { kind: proof.kind(), proof });
+        }
+    }
+
+    fn move_on(&mut self, txid: Txid, state: PaymentState) {
+        if let Some(payment) = self.payments.get_mut(&txid)
+            && payment.state != state
+        {
+            payment.state = state.clone();
+            self.event(Event::Payment { txid, state });
+        }
+    }
+
+    fn sign(
+        &mut self,
+        now: Now,
+        id: Option<u64>,
+        txid: Txid,
+        attempt: u32,
+        certificate: &ApprovalCertificate,
+        nodes: &BTreeMap<NodeId, NodeCommitments>,
+    ) {
+        if certificate.target.txid() != txid {
+            return self.misbehaved(&"a certificate of another transaction");
+        }
+        match self.wallet.sign(attempt, certificate, nodes, &mut *self.rng) {
+            Ok(wallet) => {
+                let message = ClientMessage::SignResponse { txid, attempt, wallet };
+                self.outputs.push_back(super::Output::Send(encode_text(id, &message)));
+                if let Some(payment) = self.payments.get_mut(&txid) {
+                    payment.resubmit_at = Some(now + super::SUBMIT_SILENCE);
+                }
+                self.move_on(txid, PaymentState::Approved);
+            }
+            Err(error) => self.misbehaved(&error),
+        }
+    }
+
+    fn take_tip(&mut self, tip: ChainTip) {
+        if !self.wallet.chain().contains(&tip.block) {
+            self.ask_headers(0);
+        }
+    }
+
+    fn take_headers(&mut self, id: Option<u64>, from: u32, headers: &[Header]) {
+        let pending = id.and_then(|id| self.pending.remove(&id));
+        let Some(Pending::Headers { step }) = pending else { return };
+        if headers.is_empty() {
+            return;
+        }
+        let raw: Vec<_> = headers.iter().map(|header| header.0).collect();
+        match self.wallet.apply_headers(&raw) {
+            Ok((extension, lost)) => {
+                self.waiting_proofs.extend(lost);
+                self.take_extension(extension);
+                if headers.len() >= limits::HEADERS_MAX {
+                    self.ask_headers(0);
+                }
+            }
+            Err(HeaderError::Disconnected) if from > self.wallet.chain().ask_from(32) => {
+                self.ask_headers(step + 1);
+            }
+            Err(error) => self.misbehaved(&error),
+        }
+    }
+
+    fn take_inclusion(&mut self, txid: Txid, proof: &crate::wire::RawTransactionProof) {
+        match self.wallet.apply_inclusion(txid, proof) {
+            Ok(true) => self.event(Event::Confirmed { txid, block: proof.block }),
+            Ok(false) => {}
+            Err(crate::chain::ProofError::UnknownBlock { .. }) => {
+                self.waiting_proofs.insert(txid);
+                self.ask_headers(0);
+            }
+            Err(error) => self.misbehaved(&error),
+        }
+        self.subscribe_new();
+    }
+}

@@ -1,0 +1,393 @@
+//! The wallet's session with a server: a sans-IO machine around a [`Wallet`].
+//!
+//! It greets, registers the account, subscribes to every script, verifies what comes, asks for the headers and Merkle proofs that
+//! are missing, takes part in signing, and submits again (which is idempotent) after a lost connection or coordinator. It has no socket
+//! and no clock: a driver tells it what happened and does what [`Session::poll_output`] says. `now` is any monotonic time;
+//! only differences count.
+//!
+//! The server is not trusted: a proof that does not verify is reported as [`Event::ServerMisbehaved`] and changes nothing.
+
+mod backoff;
+mod events;
+mod handle;
+
+pub use events::{Event, PaymentState};
+
+use crate::{
+    chain::Extension,
+    proposal::Proposal,
+    wallet::{Balance, PaymentRequest, Wallet, WalletError},
+    wire::{ClientMessage, ServerMessage, SubscriptionKey, WireError, decode, encode_text, limits},
+};
+use backoff::Backoff;
+use bitcoin::{FeeRate, Psbt, ScriptBuf, Txid};
+use rand_core::CryptoRngCore;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    time::Duration,
+};
+
+/// Monotonic time from any fixed moment on.
+pub type Now = Duration;
+
+/// Shortest wait before a payment is submitted again.
+const RESUBMIT_MIN: Duration = Duration::from_millis(100);
+/// Longest wait before a payment is submitted again.
+const RESUBMIT_MAX: Duration = Duration::from_secs(5);
+/// Shortest wait before connecting again.
+const RECONNECT_MIN: Duration = Duration::from_millis(200);
+/// Longest wait before connecting again.
+const RECONNECT_MAX: Duration = Duration::from_secs(30);
+/// A submission without any answer for so long is made again.
+const SUBMIT_SILENCE: Duration = Duration::from_secs(5);
+/// A connection without any frame for so long is given up.
+const LIVENESS: Duration = Duration::from_secs(45);
+
+/// What the driver has to do, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Open a connection; then call [`Session::handle_connected`] or [`Session::handle_disconnected`].
+    Connect,
+    /// Send a message on the open connection.
+    Send(String),
+    /// Close the connection.
+    Close,
+    /// Tell the application.
+    Event(Event),
+}
+
+#[derive(Debug)]
+enum Link {
+    Down { retry_at: Now },
+    Connecting,
+    Greeting { until: Now },
+    Live,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pending {
+    Hello,
+    Register,
+    Subscribe,
+    Headers { step: u32 },
+    Proof { txid: Txid },
+    FeeRate,
+    Submit { txid: Txid },
+}
+
+#[derive(Debug)]
+struct Payment {
+    proposal: Proposal,
+    backoff: Backoff,
+    resubmit_at: Option<Now>,
+    state: PaymentState,
+}
+
+/// The session machine.
+pub struct Session {
+    wallet: Wallet,
+    rng: Box<dyn CryptoRngCore + Send>,
+    link: Link,
+    heard_at: Now,
+    reconnect: Backoff,
+    next_id: u64,
+    pending: BTreeMap<u64, Pending>,
+    payments: BTreeMap<Txid, Payment>,
+    waiting_proofs: BTreeSet<Txid>,
+    fee_rate: FeeRate,
+    last_balance: Balance,
+    outputs: VecDeque<Output>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("link", &self.link)
+            .field("wallet", &self.wallet)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// A session that wants to connect at once.
+    pub fn new(wallet: Wallet, rng: Box<dyn CryptoRngCore + Send>) -> Self {
+        Self {
+            wallet,
+            rng,
+            link: Link::Connecting,
+            heard_at: Now::ZERO,
+            reconnect: Backoff::new(RECONNECT_MIN, RECONNECT_MAX),
+            next_id: 1,
+            pending: BTreeMap::new(),
+            payments: BTreeMap::new(),
+            waiting_proofs: BTreeSet::new(),
+            fee_rate: crate::standard::FEE_RATE_MIN,
+            last_balance: Balance::default(),
+            outputs: VecDeque::from([Output::Connect]),
+        }
+    }
+
+    /// The wallet.
+    pub fn wallet(&self) -> &Wallet {
+        &self.wallet
+    }
+
+    /// Gives out the next receive address and watches it.
+    ///
+    /// # Errors
+    /// All addresses have been given out.
+    pub fn next_address(&mut self) -> Result<bitcoin::Address, WalletError> {
+        let address = self.wallet.next_address()?;
+        self.subscribe_new();
+        Ok(address.to_address(self.wallet.federation().network()))
+    }
+
+    /// Builds, authorises and submits a payment; progress comes as [`Event::Payment`].
+    ///
+    /// # Errors
+    /// Nothing has been sent and nothing is reserved.
+    pub fn send(&mut self, now: Now, request: &PaymentRequest) -> Result<Txid, WalletError> {
+        let psbt = self.wallet.create_psbt(request, self.fee_rate)?;
+        self.send_psbt(now, psbt)
+    }
+
+    /// Authorises and submits a PSBT of this account.
+    ///
+    /// # Errors
+    /// Nothing has been sent and nothing is reserved.
+    pub fn send_psbt(&mut self, now: Now, psbt: Psbt) -> Result<Txid, WalletError> {
+        if self.wallet.certificate().is_none() {
+            return Err(WalletError::NotCertified);
+        }
+        let proposal = self.wallet.propose(psbt)?;
+        self.subscribe_new();
+        self.balance_event();
+        Ok(self.submit(now, proposal))
+    }
+
+    /// Submits a signed transaction of coins in sole custody. Its finality will be attested only.
+    pub fn submit_signed(&mut self, now: Now, transaction: bitcoin::Transaction) -> Txid {
+        self.submit(now, Proposal::Sole { transaction })
+    }
+
+    fn submit(&mut self, now: Now, proposal: Proposal) -> Txid {
+        let txid = proposal.txid();
+        let payment = Payment {
+            proposal,
+            backoff: Backoff::new(RESUBMIT_MIN, RESUBMIT_MAX),
+            resubmit_at: None,
+            state: PaymentState::Submitted,
+        };
+        self.payments.insert(txid, payment);
+        self.event(Event::Payment { txid, state: PaymentState::Submitted });
+        self.send_submission(now, txid);
+        txid
+    }
+
+    /// The fee rate in use when a request names none: the server's estimate, within the relay limits.
+    pub fn fee_rate(&self) -> FeeRate {
+        self.fee_rate
+    }
+
+    /// The connection is open.
+    pub fn handle_connected(&mut self, now: Now) {
+        self.link = Link::Greeting { until: now + limits::HELLO_TIMEOUT };
+        self.heard_at = now;
+        let federation = Some(self.wallet.federation().id());
+        let agent = concat!("quorate/", env!("CARGO_PKG_VERSION")).to_owned();
+        self.request(
+            Pending::Hello,
+            &ClientMessage::Hello { protocol: limits::PROTOCOL_VERSION, federation, agent },
+        );
+    }
+
+    /// The connection is closed, or could not be opened.
+    pub fn handle_disconnected(&mut self, now: Now, reason: &str) {
+        if matches!(self.link, Link::Down { .. }) {
+            return;
+        }
+        let wait = self.reconnect.next(&mut *self.rng);
+        self.link = Link::Down { retry_at: now + wait };
+        self.pending.clear();
+        self.waiting_proofs.clear();
+        self.outputs.retain(|output| !matches!(output, Output::Send(_)));
+        for payment in self.payments.values_mut() {
+            payment.resubmit_at = None;
+        }
+        self.event(Event::Disconnected { reason: reason.to_owned(), retry_in: wait });
+    }
+
+    /// A text frame arrived.
+    pub fn handle_text(&mut self, now: Now, text: &str) {
+        self.heard_at = now;
+        match decode::<ServerMessage>(text.as_bytes()) {
+            Ok(envelope) => self.handle_message(now, envelope.id, envelope.body),
+            Err((_, error)) => self.misbehaved(&error),
+        }
+        self.balance_event();
+    }
+
+    /// Fires expired timers; calling early or twice is harmless.
+    pub fn handle_timeout(&mut self, now: Now) {
+        match self.link {
+            Link::Down { retry_at } if now >= retry_at => {
+                self.link = Link::Connecting;
+                self.outputs.push_back(Output::Connect);
+            }
+            Link::Greeting { until } if now >= until => {
+                self.hang_up(now, "the server did not answer the greeting")
+            }
+            Link::Live if now >= self.heard_at + LIVENESS => self.hang_up(now, "the server went silent"),
+            Link::Down { .. } | Link::Connecting | Link::Greeting { .. } | Link::Live => {}
+        }
+        if matches!(self.link, Link::Live) {
+            let due = |payment: &Payment| payment.resubmit_at.is_some_and(|at| now >= at);
+            let due: Vec<Txid> =
+                self.payments.iter().filter(|(_, payment)| due(payment)).map(|(txid, _)| *txid).collect();
+            for txid in due {
+                self.send_submission(now, txid);
+            }
+        }
+    }
+
+    /// When [`Session::handle_timeout`] is next due.
+    pub fn poll_timeout(&self) -> Option<Now> {
+        let link = match self.link {
+            Link::Down { retry_at } => Some(retry_at),
+            Link::Connecting => None,
+            Link::Greeting { until } => Some(until),
+            Link::Live => Some(self.heard_at + LIVENESS),
+        };
+        let live = matches!(self.link, Link::Live);
+        let payments = self.payments.values().filter_map(|payment| payment.resubmit_at).filter(|_| live);
+        payments.chain(link).min()
+    }
+
+    /// Next action, in order. Drain to `None` after every call.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn hang_up(&mut self, now: Now, reason: &str) {
+        self.outputs.push_back(Output::Close);
+        self.handle_disconnected(now, reason);
+    }
+
+    fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn misbehaved(&mut self, error: &dyn fmt::Display) {
+        self.event(Event::ServerMisbehaved { what: error.to_string() });
+    }
+
+    fn balance_event(&mut self) {
+        let balance = self.wallet.balance();
+        if balance != self.last_balance {
+            self.last_balance = balance;
+            self.event(Event::Balance(balance));
+        }
+    }
+
+    fn request(&mut self, pending: Pending, message: &ClientMessage) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.pending.insert(id, pending);
+        self.outputs.push_back(Output::Send(encode_text(Some(id), message)));
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(self.link, Link::Live)
+    }
+
+    fn subscribe_new(&mut self) {
+        if self.is_live() {
+            let scripts = self.wallet.take_unwatched();
+            self.subscribe(scripts);
+        }
+    }
+
+    fn subscribe(&mut self, scripts: Vec<ScriptBuf>) {
+        let keys: Vec<_> = scripts.into_iter().map(SubscriptionKey::Script).collect();
+        for keys in keys.chunks(limits::KEYS_PER_MESSAGE_MAX) {
+            self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys: keys.to_vec() });
+        }
+    }
+
+    fn send_submission(&mut self, now: Now, txid: Txid) {
+        if !self.is_live() {
+            return;
+        }
+        let Some(payment) = self.payments.get_mut(&txid) else { return };
+        payment.resubmit_at = Some(now + SUBMIT_SILENCE);
+        let joint = matches!(payment.proposal, Proposal::Joint(_));
+        let account = self.wallet.certificate().filter(|_| joint).cloned();
+        let message = ClientMessage::TransactionBroadcast { proposal: payment.proposal.clone(), account };
+        self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
+        self.request(Pending::Submit { txid }, &message);
+    }
+
+    fn ask_headers(&mut self, step: u32) {
+        let asked = |pending: &Pending| matches!(pending, Pending::Headers { .. });
+        if !self.pending.values().any(asked) {
+            let from = self.wallet.chain().ask_from(step);
+            self.request(Pending::Headers { step }, &ClientMessage::HeadersQuery { from });
+        }
+    }
+
+    fn ask_proofs(&mut self, txids: impl IntoIterator<Item = Txid>) {
+        for txid in txids {
+            let pending = Pending::Proof { txid };
+            if !self.pending.values().any(|other| *other == pending) {
+                self.request(pending, &ClientMessage::ProofQuery { txid });
+            }
+        }
+    }
+
+    fn take_extension(&mut self, extension: Extension) {
+        if extension != Extension::Unchanged {
+            let tip = self.wallet.chain().tip();
+            self.event(Event::Tip { tip });
+            let waiting = std::mem::take(&mut self.waiting_proofs);
+            self.ask_proofs(waiting);
+        }
+    }
+
+    fn refused(&mut self, now: Now, id: Option<u64>, error: &WireError) {
+        let pending = id.and_then(|id| self.pending.remove(&id));
+        match pending {
+            Some(Pending::Submit { txid }) if error.retry => self.retry_later(now, txid),
+            Some(Pending::Submit { txid }) => {
+                let state = PaymentState::Failed { message: error.to_string(), retry: false };
+                self.finish(txid, state);
+            }
+            Some(Pending::Hello) => {
+                self.event(Event::Refused { error: error.clone() });
+                self.hang_up(now, &error.to_string());
+            }
+            Some(Pending::Proof { txid }) if error.retry => {
+                self.waiting_proofs.insert(txid);
+            }
+            Some(_) | None => self.event(Event::Refused { error: error.clone() }),
+        }
+    }
+
+    fn retry_later(&mut self, now: Now, txid: Txid) {
+        if let Some(payment) = self.payments.get_mut(&txid) {
+            payment.resubmit_at = Some(now + payment.backoff.next(&mut *self.rng));
+        }
+    }
+
+    fn finish(&mut self, txid: Txid, state: PaymentState) {
+        self.payments.remove(&txid);
+        self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
+        if !matches!(state, PaymentState::Final { .. }) {
+            self.wallet.abandon(txid);
+        }
+        self.event(Event::Payment { txid, state });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! Coin selection and PSBT construction for a payment.
+
+use super::{Destination, WalletError};
+use crate::{
+    account::{Address, JointAccount},
+    proposal::{describe_input, describe_output},
+    standard::{FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX},
+};
+use bdk_coin_select::{
+    Candidate, ChangePolicy, CoinSelector, Drain, DrainWeights, FeeRate as SelectRate,
+    TR_DUST_RELAY_MIN_VALUE, Target, TargetFee, TargetOutputs, metrics::LowestFee,
+};
+use bitcoin::{
+    Amount, FeeRate, OutPoint, Psbt, Sequence, Transaction, TxIn, TxOut, Weight, absolute::LockTime,
+    transaction::Version,
+};
+
+/// Rounds of branch and bound before the greedy choice is taken.
+const BRANCH_AND_BOUND_ROUNDS: usize = 20_000;
+/// Fee rate at which change is expected to be spent one day, in sat/vB.
+const LONG_TERM_RATE_SAT_PER_VB: f32 = 10.0;
+
+/// How much to pay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PaymentAmount {
+    /// This much; the fee comes on top.
+    Exact(Amount),
+    /// Everything that is spendable, less the fee.
+    Everything,
+}
+
+/// A payment that the user asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PaymentRequest {
+    /// To whom.
+    pub destination: Destination,
+    /// How much; if absent, what the URI asks for.
+    pub amount: Option<PaymentAmount>,
+    /// At which fee rate; if absent, what the server estimates for the next blocks.
+    pub fee_rate: Option<FeeRate>,
+}
+
+impl PaymentRequest {
+    /// Pays what the destination's URI asks for.
+    pub fn new(destination: Destination) -> Self {
+        Self { destination, amount: None, fee_rate: None }
+    }
+
+    /// Pays an exact amount.
+    #[must_use]
+    pub fn exact(mut self, amount: Amount) -> Self {
+        self.amount = Some(PaymentAmount::Exact(amount));
+        self
+    }
+
+    /// Uses a fee rate.
+    #[must_use]
+    pub fn fee_rate(mut self, rate: FeeRate) -> Self {
+        self.fee_rate = Some(rate);
+        self
+    }
+}
+
+/// A coin that may be spent.
+#[derive(Clone, Debug)]
+pub(super) struct SpendableCoin {
+    pub(super) outpoint: OutPoint,
+    pub(super) value: Amount,
+    pub(super) address: Address,
+}
+
+/// What is needed to build besides the request.
+pub(super) struct Funds<'a> {
+    pub(super) account: &'a JointAccount,
+    pub(super) coins: Vec<SpendableCoin>,
+    pub(super) incoming: Amount,
+    pub(super) change: Address,
+}
+
+pub(super) fn build(request: &PaymentRequest, rate: FeeRate, funds: &Funds<'_>) -> Result<Psbt, WalletError> {
+    let rate_vb = rate.to_sat_per_vb_ceil();
+    let (min, max) = (FEE_RATE_MIN.to_sat_per_vb_ceil(), FEE_RATE_MAX.to_sat_per_vb_ceil());
+    if rate < FEE_RATE_MIN || rate > FEE_RATE_MAX {
+        return Err(WalletError::FeeRate { sat_per_vb: rate_vb, min, max });
+    }
+    let wanted = request.amount.or(request.destination.amount.map(PaymentAmount::Exact));
+    let (chosen, outputs) = match wanted.ok_or(WalletError::AmountMissing)? {
+        PaymentAmount::Exact(amount) => exact(request, amount, rate, funds)?,
+        PaymentAmount::Everything => everything(request, rate, funds)?,
+    };
+    assemble(funds, &chosen, outputs)
+}
+
+type Plan<'a> = (Vec<&'a SpendableCoin>, Vec<(TxOut, bool)>);
+
+fn exact<'a>(
+    request: &PaymentRequest,
+    amount: Amount,
+    rate: FeeRate,
+    funds: &'a Funds<'_>,
+) -> Result<Plan<'a>, WalletError> {
+    let payment = TxOut { value: amount, script_pubkey: request.destination.script_pubkey() };
+    check_dust(&payment)?;
+    let candidates: Vec<Candidate> =
+        funds.coins.iter().map(|coin| Candidate::new_tr_keyspend(coin.value.to_sat())).collect();
+    let rate = SelectRate::from_sat_per_wu(sat_per_wu(rate));
+    let long_term = SelectRate::from_sat_per_vb(LONG_TERM_RATE_SAT_PER_VB);
+    let outputs = TargetOutputs::fund_outputs([(payment.weight().to_wu(), amount.to_sat())]);
+    let target = Target { fee: TargetFee::from_feerate(rate), outputs };
+    let policy = ChangePolicy::min_value_and_waste(
+        DrainWeights::TR_KEYSPEND,
+        TR_DUST_RELAY_MIN_VALUE,
+        rate,
+        long_term,
+    );
+    let mut selector = CoinSelector::new(&candidates);
+    let metric = LowestFee { target, long_term_feerate: long_term, change_policy: policy };
+    if selector.run_bnb(metric, BRANCH_AND_BOUND_ROUNDS).is_err()
+        || selector.selected_indices().len() > INPUTS_MAX
+    {
+        selector = CoinSelector::new(&candidates);
+        selector.sort_candidates_by_descending_value_pwu();
+        selector.select_until_target_met(target).map_err(|missing| WalletError::InsufficientFunds {
+            needed: total(&funds.coins) + Amount::from_sat(missing.missing),
+            spendable: total(&funds.coins),
+            incoming: funds.incoming,
+        })?;
+    }
+    let drain = selector.drain(target, policy);
+    let chosen = selector.selected_indices().iter().filter_map(|index| funds.coins.get(*index)).collect();
+    let mut outputs = vec![(payment, false)];
+    if drain.is_some() {
+        let change =
+            TxOut { value: Amount::from_sat(drain.value), script_pubkey: funds.change.script_pubkey.clone() };
+        // The place of the change must not tell which output it is; the change key's parity is as good as a coin toss.
+        let first = funds.change.output_key.serialize().last().is_some_and(|byte| byte % 2 == 0);
+        outputs.insert(usize::from(!first), (change, true));
+    }
+    Ok((chosen, outputs))
+}
+
+fn everything<'a>(
+    request: &PaymentRequest,
+    rate: FeeRate,
+    funds: &'a Funds<'_>,
+) -> Result<Plan<'a>, WalletError> {
+    let mut chosen: Vec<_> = funds.coins.iter().collect();
+    chosen.sort_by_key(|coin| std::cmp::Reverse(coin.value));
+    chosen.truncate(INPUTS_MAX);
+    let sum: Amount = chosen.iter().map(|coin| coin.value).sum();
+    let script = request.destination.script_pubkey();
+    let mut payment = TxOut { value: Amount::ZERO, script_pubkey: script };
+    let outputs = TargetOutputs::fund_outputs([(payment.weight().to_wu(), 0)]);
+    let candidates: Vec<Candidate> =
+        chosen.iter().map(|coin| Candidate::new_tr_keyspend(coin.value.to_sat())).collect();
+    let mut selector = CoinSelector::new(&candidates);
+    selector.select_all();
+    let weight = selector.weight(outputs, Drain::NONE.weights);
+    let fee = rate.fee_wu(Weight::from_wu(weight)).unwrap_or(Amount::MAX_MONEY);
+    payment.value = sum.checked_sub(fee).ok_or(WalletError::InsufficientFunds {
+        needed: fee,
+        spendable: sum,
+        incoming: funds.incoming,
+    })?;
+    check_dust(&payment)?;
+    Ok((chosen, vec![(payment, false)]))
+}
+
+fn check_dust(output: &TxOut) -> Result<(), WalletError> {
+    let limit = output.script_pubkey.minimal_non_dust();
+    if output.value < limit { Err(WalletError::Dust { amount: output.value, limit }) } else { Ok(()) }
+}
+
+fn total(coins: &[SpendableCoin]) -> Amount {
+    coins.iter().map(|coin| coin.value).sum()
+}
+
+/// The selection library counts in `f32`. Rates are far below 2^24 sat/kwu, so nothing is lost.
+fn sat_per_wu(rate: FeeRate) -> f32 {
+    let kwu = rate.to_sat_per_kwu();
+    let part = |bits: u64| f32::from(u16::try_from(bits & 0xffff).unwrap_or(u16::MAX));
+    (part(kwu >> 16) * 65_536.0 + part(kwu)) / 1000.0
+}
+
+fn assemble(
+    funds: &Funds<'_>,
+    chosen: &[&SpendableCoin],
+    outputs: Vec<(TxOut, bool)>,
+) -> Result<Psbt, WalletError> {
+    let transaction = Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: chosen
+            .iter()
+            .map(|coin| TxIn {
+                previous_output: coin.outpoint,
+                sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
+                ..TxIn::default()
+            })
+            .collect(),
+        output: outputs.iter().map(|(output, _)| output.clone()).collect(),
+    };
+    let mut psbt = Psbt::from_unsigned_tx(transaction).map_err(|_| WalletError::Derivation)?;
+    for (coin, input) in chosen.iter().zip(&mut psbt.inputs) {
+        input.witness_utxo =
+            Some(TxOut { value: coin.value, script_pubkey: coin.address.script_pubkey.clone() });
+        describe_input(funds.account, &coin.address, input);
+    }
+    for ((_, change), output) in outputs.iter().zip(&mut psbt.outputs) {
+        if *change {
+            describe_output(funds.account, &funds.change, output);
+        }
+    }
+    Ok(psbt)
+}

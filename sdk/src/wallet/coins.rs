@@ -1,0 +1,248 @@
+//! Coins and history: what the wallet knows, and how well it knows it.
+
+use crate::{
+    account::{Address, KeychainIndex},
+    chain::HeaderChain,
+    finality::FinalityKind,
+    proposal::CheckedProposal,
+    wire::{BlockRef, UtxoRecord},
+};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// An output of the wallet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coin {
+    /// The outpoint.
+    pub outpoint: OutPoint,
+    /// Value.
+    pub value: Amount,
+    /// Output script.
+    pub script_pubkey: ScriptBuf,
+    /// Where its key stands.
+    pub position: KeychainIndex,
+    /// Set if the creating transaction is final by a verified proof.
+    pub finality: Option<FinalityKind>,
+    /// Set if the creating transaction is in a block by a verified proof.
+    pub block: Option<BlockRef>,
+    /// Spent by a final or confirmed transaction, verified.
+    pub spent_by: Option<Txid>,
+    /// Reserved by a proposal of this wallet, or locked by nodes as a server says.
+    pub locked_by: Option<Txid>,
+}
+
+impl Coin {
+    fn is_spendable(&self, chain: &HeaderChain) -> bool {
+        let verified = self.finality.is_some() || self.block.is_some_and(|block| chain.contains(&block));
+        verified && self.spent_by.is_none() && self.locked_by.is_none()
+    }
+}
+
+/// What a wallet has, by how sure it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// Verified and free.
+    pub spendable: Amount,
+    /// Announced, but neither final nor in a block by a verified proof.
+    pub incoming: Amount,
+    /// Reserved by a payment that is under way.
+    pub locked: Amount,
+}
+
+/// A transaction that concerns the wallet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// The transaction.
+    pub txid: Txid,
+    /// Paid to this wallet.
+    pub received: Amount,
+    /// Spent by this wallet, change and fee included.
+    pub spent: Amount,
+    /// Set once it is final by a verified proof.
+    pub finality: Option<FinalityKind>,
+    /// Set once it is in a block by a verified proof.
+    pub block: Option<BlockRef>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct CoinBook {
+    coins: BTreeMap<OutPoint, Coin>,
+    history: Vec<HistoryEntry>,
+    index: HashMap<Txid, usize>,
+}
+
+type Addresses = HashMap<ScriptBuf, Address>;
+
+impl CoinBook {
+    pub(super) fn coins(&self) -> impl Iterator<Item = &Coin> + '_ {
+        self.coins.values()
+    }
+
+    pub(super) fn history(&self) -> &[HistoryEntry] {
+        &self.history
+    }
+
+    pub(super) fn spendable<'a>(&'a self, chain: &'a HeaderChain) -> impl Iterator<Item = &'a Coin> + 'a {
+        self.coins.values().filter(|coin| coin.is_spendable(chain))
+    }
+
+    pub(super) fn balance(&self, chain: &HeaderChain) -> Balance {
+        let mut balance = Balance::default();
+        for coin in self.coins.values().filter(|coin| coin.spent_by.is_none()) {
+            if coin.locked_by.is_some() {
+                balance.locked += coin.value;
+            } else if coin.is_spendable(chain) {
+                balance.spendable += coin.value;
+            } else {
+                balance.incoming += coin.value;
+            }
+        }
+        balance
+    }
+
+    pub(super) fn knows_final(&self, txid: Txid) -> bool {
+        self.entry(txid).is_some_and(|entry| entry.finality.is_some())
+    }
+
+    fn entry(&self, txid: Txid) -> Option<&HistoryEntry> {
+        self.history.get(*self.index.get(&txid)?)
+    }
+
+    fn entry_mut(&mut self, transaction: &Transaction, addresses: &Addresses) -> Option<&mut HistoryEntry> {
+        let txid = transaction.compute_txid();
+        if !self.index.contains_key(&txid) {
+            let own = |output: &&bitcoin::TxOut| addresses.contains_key(&output.script_pubkey);
+            let received = transaction.output.iter().filter(own).map(|output| output.value).sum();
+            let inputs = transaction.input.iter().filter_map(|input| self.coins.get(&input.previous_output));
+            let spent = inputs.map(|coin| coin.value).sum();
+            if received == Amount::ZERO && spent == Amount::ZERO {
+                return None;
+            }
+            self.index.insert(txid, self.history.len());
+            self.history.push(HistoryEntry { txid, received, spent, finality: None, block: None });
+        }
+        self.history.get_mut(*self.index.get(&txid)?)
+    }
+
+    pub(super) fn propose(&mut self, checked: &CheckedProposal, addresses: &Addresses) {
+        let txid = checked.plan.txid;
+        for input in &checked.transaction.input {
+            if let Some(coin) = self.coins.get_mut(&input.previous_output) {
+                coin.locked_by = Some(txid);
+            }
+        }
+        let _entry = self.entry_mut(&checked.transaction, addresses);
+    }
+
+    pub(super) fn abandon(&mut self, txid: Txid) {
+        for coin in self.coins.values_mut().filter(|coin| coin.locked_by == Some(txid)) {
+            coin.locked_by = None;
+        }
+    }
+
+    /// Takes in claims; gives transactions that should be proven to be in a block.
+    pub(super) fn apply_record(
+        &mut self,
+        record: &UtxoRecord,
+        position: KeychainIndex,
+        chain: &HeaderChain,
+    ) -> Vec<Txid> {
+        let coin = self.coins.entry(record.outpoint).or_insert_with(|| Coin {
+            outpoint: record.outpoint,
+            value: record.value,
+            script_pubkey: record.script_pubkey.clone(),
+            position,
+            finality: None,
+            block: None,
+            spent_by: None,
+            locked_by: None,
+        });
+        if coin.locked_by.is_none() && coin.spent_by.is_none() {
+            coin.locked_by = record.lock.map(|lock| lock.txid);
+        }
+        let proven = coin.block.is_some_and(|block| chain.contains(&block));
+        let created = record.created.filter(|_| !proven).map(|_| record.outpoint.txid);
+        let spent = record.spent.map(|spent| spent.txid);
+        let spent = spent.filter(|txid| self.entry(*txid).is_none_or(|entry| entry.block.is_none()));
+        created.into_iter().chain(spent).collect()
+    }
+
+    pub(super) fn apply_final(
+        &mut self,
+        transaction: &Transaction,
+        kind: FinalityKind,
+        addresses: &Addresses,
+    ) -> bool {
+        let Some(entry) = self.entry_mut(transaction, addresses) else { return false };
+        entry.finality = Some(kind);
+        self.apply_outputs(transaction, addresses, |coin| coin.finality = Some(kind));
+        true
+    }
+
+    pub(super) fn apply_block(
+        &mut self,
+        transaction: &Transaction,
+        block: BlockRef,
+        addresses: &Addresses,
+    ) -> bool {
+        let Some(entry) = self.entry_mut(transaction, addresses) else { return false };
+        let news = entry.block != Some(block);
+        entry.block = Some(block);
+        self.apply_outputs(transaction, addresses, |coin| coin.block = Some(block));
+        news
+    }
+
+    /// A verified transaction is the truth about its outputs and inputs, whatever was claimed before.
+    fn apply_outputs(&mut self, transaction: &Transaction, addresses: &Addresses, mark: impl Fn(&mut Coin)) {
+        let txid = transaction.compute_txid();
+        for (output, vout) in transaction.output.iter().zip(0..) {
+            let outpoint = OutPoint { txid, vout };
+            let Some(address) = addresses.get(&output.script_pubkey) else {
+                self.coins.remove(&outpoint);
+                continue;
+            };
+            let coin = self.coins.entry(outpoint).or_insert_with(|| Coin {
+                outpoint,
+                value: output.value,
+                script_pubkey: output.script_pubkey.clone(),
+                position: address.position,
+                finality: None,
+                block: None,
+                spent_by: None,
+                locked_by: None,
+            });
+            (coin.value, coin.script_pubkey) = (output.value, output.script_pubkey.clone());
+            coin.position = address.position;
+            mark(coin);
+        }
+        for input in &transaction.input {
+            if let Some(coin) = self.coins.get_mut(&input.previous_output) {
+                coin.spent_by = Some(txid);
+                coin.locked_by = None;
+            }
+        }
+    }
+
+    /// Forgets blocks that a reorganisation took; gives the transactions that were in them.
+    pub(super) fn drop_blocks_outside(&mut self, chain: &HeaderChain) -> Vec<Txid> {
+        let mut lost = BTreeSet::new();
+        for entry in &mut self.history {
+            if entry.block.is_some_and(|block| !chain.contains(&block)) {
+                entry.block = None;
+                lost.insert(entry.txid);
+            }
+        }
+        for coin in self.coins.values_mut() {
+            if coin.block.is_some_and(|block| !chain.contains(&block)) {
+                coin.block = None;
+            }
+            // A spend that was only in a lost block is open again; a final one stands.
+            let still = |txid: &Txid| {
+                let entry = self.index.get(txid).and_then(|index| self.history.get(*index));
+                entry.is_some_and(|entry| entry.finality.is_some() || entry.block.is_some())
+            };
+            coin.spent_by = coin.spent_by.filter(still);
+        }
+        lost.into_iter().collect()
+    }
+}

@@ -1,0 +1,96 @@
+//! What can go wrong before anything leaves the wallet.
+
+use crate::{account::AccountError, frost::SigningError, proposal::ProposalError, standard::StandardError};
+use bitcoin::{Amount, Network, OutPoint};
+
+/// Why the wallet refuses. Nothing has been sent; what the user can change is in the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalletError {
+    /// The words are not a BIP39 mnemonic.
+    #[error("the secret words are not valid: {0}; check spelling and order")]
+    Words(bip39::Error),
+    /// No randomness.
+    #[error("the platform has no source of randomness")]
+    Randomness,
+    /// A derived key is not usable (chance below 2^-120), or an index is out of range.
+    #[error("a key cannot be derived at this path")]
+    Derivation,
+    /// Not an address or URI.
+    #[error("{text:?} is not a bitcoin address or URI: {reason}")]
+    Address {
+        /// What was given, shortened.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Of another network.
+    #[error("{address} is not an address of {expected}; ask the payee for another")]
+    Network {
+        /// The address.
+        address: String,
+        /// This wallet's network.
+        expected: Network,
+    },
+    /// A witness version that this software does not know.
+    #[error("{address} is of a type that this wallet does not know how to pay safely")]
+    AddressType {
+        /// The address.
+        address: String,
+    },
+    /// Neither request nor URI name an amount.
+    #[error("the payment needs an amount")]
+    AmountMissing,
+    /// Below what the network relays.
+    #[error("{amount} is dust; the least for this address is {limit}")]
+    Dust {
+        /// Requested.
+        amount: Amount,
+        /// The least.
+        limit: Amount,
+    },
+    /// Too little spendable.
+    #[error("{needed} are needed with the fee, {spendable} are spendable ({incoming} more are incoming)")]
+    InsufficientFunds {
+        /// Amount and fee.
+        needed: Amount,
+        /// Spendable now.
+        spendable: Amount,
+        /// Not spendable yet.
+        incoming: Amount,
+    },
+    /// The fee rate is out of bounds.
+    #[error("a fee rate of {sat_per_vb} sat/vB is outside {min} to {max} sat/vB")]
+    FeeRate {
+        /// Requested.
+        sat_per_vb: u64,
+        /// Least.
+        min: u64,
+        /// Most.
+        max: u64,
+    },
+    /// The proposal spends a coin that is not this wallet's, or not spendable.
+    #[error("{outpoint} is not a spendable coin of this wallet")]
+    Coin {
+        /// The coin.
+        outpoint: OutPoint,
+    },
+    /// The account has no certificate yet; connect first.
+    #[error("the account is not certified by the federation yet; connect and try again")]
+    NotCertified,
+    /// The server asked to sign something that this wallet did not propose.
+    #[error("asked to sign a transaction that this wallet did not propose")]
+    NotProposed,
+    /// A key or certificate of the account.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// The proposal breaks a rule.
+    #[error(transparent)]
+    Proposal(#[from] ProposalError),
+    /// The transaction would not relay.
+    #[error(transparent)]
+    Standard(#[from] StandardError),
+    /// Signing failed.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+}

@@ -1,0 +1,361 @@
+//! The wallet: keys, coins, history and payments, without any I/O.
+//!
+//! A [`Wallet`] knows what it has *verified*. A coin is spendable when the transaction that created it is final by a proof that
+//! the wallet checked, or is in a block of the wallet's own header chain by a Merkle path that it checked. What a server merely
+//! says counts as incoming. [`crate::session::Session`] feeds it and asks for the proofs.
+
+mod build;
+mod coins;
+mod destination;
+mod error;
+mod keys;
+
+pub use build::{PaymentAmount, PaymentRequest};
+pub use coins::{Balance, Coin, HistoryEntry};
+pub use destination::Destination;
+pub use error::WalletError;
+pub use keys::SecretWords;
+
+use crate::{
+    Federation, NodeId,
+    account::{AccountCertificate, AccountPolicy, Address, JointAccount, Keychain, KeychainIndex},
+    chain::{Checkpoint, Extension, HeaderChain, HeaderError, ProofError},
+    finality::{FinalityError, FinalityProof, VerifiedAccounts},
+    frost::{NodeCommitments, WalletSignature, wallet_sign},
+    proposal::{CheckedProposal, JointProposal, Proposal},
+    vote::ApprovalCertificate,
+    wire::{RawTransactionProof, UtxoRecord},
+};
+use bitcoin::{FeeRate, OutPoint, Psbt, ScriptBuf, Txid, block::Header};
+use build::{Funds, SpendableCoin};
+use coins::CoinBook;
+use keys::WalletKeys;
+use rand_core::CryptoRngCore;
+use std::collections::{BTreeMap, HashMap};
+
+/// Unused addresses that are watched beyond the last used one, per keychain (BIP44's gap limit).
+pub const GAP_LIMIT: u32 = 20;
+
+/// A wallet of one joint account.
+///
+/// ```
+/// # fn example(federation: quorate::Federation) -> Result<(), quorate::wallet::WalletError> {
+/// use quorate::{account::AccountPolicy, wallet::{SecretWords, Wallet}};
+/// let words = SecretWords::generate()?;
+/// let mut wallet = Wallet::new(federation, &words, 0, AccountPolicy::default(), None)?;
+/// println!("pay me at {}", wallet.next_address()?.to_address(wallet.federation().network()));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Wallet {
+    federation: Federation,
+    keys: WalletKeys,
+    account: JointAccount,
+    certificate: Option<AccountCertificate>,
+    addresses: HashMap<ScriptBuf, Address>,
+    keychains: BTreeMap<Keychain, KeychainState>,
+    unwatched: Vec<ScriptBuf>,
+    book: CoinBook,
+    chain: HeaderChain,
+    verified_accounts: VerifiedAccounts,
+    proposals: BTreeMap<Txid, CheckedProposal>,
+}
+
+#[derive(Debug, Default)]
+struct KeychainState {
+    derived: Vec<Address>,
+    /// Index after the last one that was given out or used.
+    next: u32,
+}
+
+impl Wallet {
+    /// Opens account number `account` (usually 0) of the words. `checkpoint` is where header verification starts; the genesis
+    /// block if absent.
+    ///
+    /// # Errors
+    /// A key cannot be derived.
+    pub fn new(
+        federation: Federation,
+        words: &SecretWords,
+        account: u32,
+        policy: AccountPolicy,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<Self, WalletError> {
+        let network = federation.network();
+        let keys = WalletKeys::derive(words, network.into(), account)?;
+        let account = keys.account(&federation, policy)?;
+        let checkpoint = checkpoint.unwrap_or_else(|| Checkpoint::genesis(network));
+        let mut wallet = Self {
+            federation,
+            keys,
+            account,
+            certificate: None,
+            addresses: HashMap::new(),
+            keychains: BTreeMap::new(),
+            unwatched: Vec::new(),
+            book: CoinBook::default(),
+            chain: HeaderChain::new(network, checkpoint),
+            verified_accounts: VerifiedAccounts::new(),
+            proposals: BTreeMap::new(),
+        };
+        wallet.derive_ahead()?;
+        Ok(wallet)
+    }
+
+    /// The federation.
+    pub fn federation(&self) -> &Federation {
+        &self.federation
+    }
+
+    /// The account.
+    pub fn account(&self) -> &JointAccount {
+        &self.account
+    }
+
+    /// The wallet's header chain.
+    pub fn chain(&self) -> &HeaderChain {
+        &self.chain
+    }
+
+    /// The account certificate, once the federation has given it.
+    pub fn certificate(&self) -> Option<&AccountCertificate> {
+        self.certificate.as_ref()
+    }
+
+    /// Takes in the account certificate.
+    ///
+    /// # Errors
+    /// It does not verify or is of another account; the server is at fault.
+    pub fn set_certificate(&mut self, certificate: AccountCertificate) -> Result<(), WalletError> {
+        let account = certificate.verify(&self.federation)?;
+        if account.id() != self.account.id() {
+            return Err(crate::account::AccountError::Key.into());
+        }
+        self.certificate = Some(certificate);
+        Ok(())
+    }
+
+    /// The account as an output descriptor with checksum: public, to watch or recover with any descriptor wallet.
+    pub fn descriptor(&self) -> String {
+        self.account.descriptor()
+    }
+
+    /// Gives out the next receive address.
+    ///
+    /// # Errors
+    /// 2^31 addresses have been given out.
+    pub fn next_address(&mut self) -> Result<Address, WalletError> {
+        self.take_next(Keychain::Receive)
+    }
+
+    /// What the wallet has.
+    pub fn balance(&self) -> Balance {
+        self.book.balance(&self.chain)
+    }
+
+    /// All coins that are not spent.
+    pub fn coins(&self) -> impl Iterator<Item = &Coin> + '_ {
+        self.book.coins().filter(|coin| coin.spent_by.is_none())
+    }
+
+    /// Payments in and out, in the order in which the wallet learned of them.
+    pub fn history(&self) -> &[HistoryEntry] {
+        self.book.history()
+    }
+
+    /// Builds a payment as a PSBT, without reserving or sending anything.
+    ///
+    /// # Errors
+    /// Dust, too little money, a fee rate out of bounds, no amount.
+    pub fn create_psbt(
+        &mut self,
+        request: &PaymentRequest,
+        default_rate: FeeRate,
+    ) -> Result<Psbt, WalletError> {
+        let change = self.peek_next(Keychain::Change)?;
+        let balance = self.balance();
+        let coins = self.book.spendable(&self.chain).filter_map(|coin| {
+            let address = self.addresses.get(&coin.script_pubkey)?.clone();
+            Some(SpendableCoin { outpoint: coin.outpoint, value: coin.value, address })
+        });
+        let funds =
+            Funds { account: &self.account, coins: coins.collect(), incoming: balance.incoming, change };
+        build::build(request, request.fee_rate.unwrap_or(default_rate), &funds)
+    }
+
+    /// Authorises a PSBT of this account, its own or one that came from outside, and reserves its coins.
+    ///
+    /// # Errors
+    /// It spends anything that is not a spendable coin of this wallet, lies about a coin, or breaks a rule that the nodes enforce.
+    pub fn propose(&mut self, psbt: Psbt) -> Result<Proposal, WalletError> {
+        for (input, data) in psbt.unsigned_tx.input.iter().zip(&psbt.inputs) {
+            let outpoint = input.previous_output;
+            let coin = self.book.spendable(&self.chain).find(|coin| coin.outpoint == outpoint);
+            let same = coin.zip(data.witness_utxo.as_ref()).is_some_and(|(coin, output)| {
+                coin.value == output.value && coin.script_pubkey == output.script_pubkey
+            });
+            if !same {
+                return Err(WalletError::Coin { outpoint });
+            }
+        }
+        let proposal =
+            JointProposal::authorise(&self.federation, self.account.id(), &self.keys.authorisation, psbt);
+        let checked = proposal.check(&self.federation, &self.account)?;
+        let txid = checked.plan.txid;
+        for output in &checked.transaction.output {
+            self.mark_used(&output.script_pubkey)?;
+        }
+        self.book.propose(&checked, &self.addresses);
+        self.proposals.insert(txid, checked);
+        Ok(Proposal::Joint(Box::new(proposal)))
+    }
+
+    /// Frees the coins of a proposal that the federation refused for good.
+    pub fn abandon(&mut self, txid: Txid) {
+        self.proposals.remove(&txid);
+        self.book.abandon(txid);
+    }
+
+    /// Makes the wallet's part of a signing session, for a transaction that it proposed.
+    ///
+    /// # Errors
+    /// The certificate or commitments do not verify, or the wallet never proposed this transaction: whoever asks is at fault.
+    pub fn sign(
+        &self,
+        attempt: u32,
+        certificate: &ApprovalCertificate,
+        nodes: &BTreeMap<NodeId, NodeCommitments>,
+        rng: &mut dyn CryptoRngCore,
+    ) -> Result<WalletSignature, WalletError> {
+        let proposal = self.proposals.get(&certificate.target.txid()).ok_or(WalletError::NotProposed)?;
+        let ours: Vec<OutPoint> =
+            proposal.transaction.input.iter().map(|input| input.previous_output).collect();
+        let inputs = certificate.target.inputs();
+        if inputs.len() != ours.len() || ours.iter().any(|outpoint| !inputs.contains_key(outpoint)) {
+            return Err(WalletError::NotProposed);
+        }
+        certificate.verify(&self.federation).map_err(crate::account::AccountError::from)?;
+        let secret = self.keys.secret();
+        let mut rng = rng;
+        Ok(wallet_sign(
+            &self.federation,
+            &proposal.plan,
+            attempt,
+            nodes,
+            &secret,
+            &self.keys.authorisation,
+            &mut rng,
+        )?)
+    }
+
+    /// Takes in what a server says about an output. Gives transactions whose place in the chain has to be proven.
+    ///
+    /// # Errors
+    /// Addresses beyond the index limit.
+    pub fn apply_record(&mut self, record: &UtxoRecord) -> Result<Vec<Txid>, WalletError> {
+        let Some(address) = self.addresses.get(&record.script_pubkey) else { return Ok(Vec::new()) };
+        let position = address.position;
+        self.mark_used(&record.script_pubkey)?;
+        Ok(self.book.apply_record(record, position, &self.chain))
+    }
+
+    /// Checks a proof of finality and takes in what it means for this wallet. Tells whether it was news.
+    ///
+    /// # Errors
+    /// The proof does not hold; whoever sent it is at fault.
+    pub fn apply_proof(&mut self, proof: &FinalityProof) -> Result<bool, FinalityError> {
+        if self.book.knows_final(proof.txid()) {
+            return Ok(false);
+        }
+        proof.verify(&self.federation, &mut self.verified_accounts)?;
+        for output in &proof.transaction().output {
+            // An index beyond the limit cannot have been given out.
+            let _beyond_limit = self.mark_used(&output.script_pubkey);
+        }
+        self.proposals.remove(&proof.txid());
+        Ok(self.book.apply_final(proof.transaction(), proof.kind(), &self.addresses))
+    }
+
+    /// Checks a transaction's place in the chain and takes it in. Tells whether it was news.
+    ///
+    /// # Errors
+    /// The block is not known yet, or the proof does not hold.
+    pub fn apply_inclusion(&mut self, txid: Txid, proof: &RawTransactionProof) -> Result<bool, ProofError> {
+        let transaction = self.chain.verify(txid, proof)?;
+        for output in &transaction.output {
+            let _beyond_limit = self.mark_used(&output.script_pubkey);
+        }
+        Ok(self.book.apply_block(&transaction, proof.block, &self.addresses))
+    }
+
+    /// Takes in headers. After a reorganisation, gives the transactions whose place has to be proven again.
+    ///
+    /// # Errors
+    /// The headers do not connect, or break a rule.
+    pub fn apply_headers(&mut self, headers: &[Header]) -> Result<(Extension, Vec<Txid>), HeaderError> {
+        let extension = self.chain.extend(headers)?;
+        let lost = match extension {
+            Extension::Reorganised { .. } => self.book.drop_blocks_outside(&self.chain),
+            Extension::Extended | Extension::Unchanged => Vec::new(),
+        };
+        Ok((extension, lost))
+    }
+
+    /// Scripts to subscribe to that were not given before.
+    pub fn take_unwatched(&mut self) -> Vec<ScriptBuf> {
+        std::mem::take(&mut self.unwatched)
+    }
+
+    /// All scripts of the wallet.
+    pub fn scripts(&self) -> Vec<ScriptBuf> {
+        self.addresses.keys().cloned().collect()
+    }
+
+    /// Whether a script is the wallet's.
+    pub fn owns(&self, script: &ScriptBuf) -> bool {
+        self.addresses.contains_key(script)
+    }
+
+    fn peek_next(&mut self, keychain: Keychain) -> Result<Address, WalletError> {
+        let state = self.keychains.entry(keychain).or_default();
+        let index = usize::try_from(state.next).map_err(|_| WalletError::Derivation)?;
+        state.derived.get(index).cloned().ok_or(WalletError::Derivation)
+    }
+
+    fn take_next(&mut self, keychain: Keychain) -> Result<Address, WalletError> {
+        let address = self.peek_next(keychain)?;
+        self.mark_used(&address.script_pubkey)?;
+        Ok(address)
+    }
+
+    fn mark_used(&mut self, script: &ScriptBuf) -> Result<(), WalletError> {
+        if let Some(address) = self.addresses.get(script) {
+            let KeychainIndex { keychain, index } = address.position;
+            let state = self.keychains.entry(keychain).or_default();
+            if index >= state.next {
+                state.next = index + 1;
+                self.derive_ahead()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn derive_ahead(&mut self) -> Result<(), WalletError> {
+        for keychain in [Keychain::Receive, Keychain::Change] {
+            let state = self.keychains.entry(keychain).or_default();
+            let until = state.next.saturating_add(GAP_LIMIT);
+            let from = u32::try_from(state.derived.len()).map_err(|_| WalletError::Derivation)?;
+            for index in from..until {
+                let address = self.account.address(KeychainIndex { keychain, index })?;
+                self.unwatched.push(address.script_pubkey.clone());
+                self.addresses.insert(address.script_pubkey.clone(), address.clone());
+                state.derived.push(address);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,323 @@
+//! Messages between a wallet and a server. The server is a node (over QUIC) or a bridge (over WebSocket); both speak the same.
+
+use super::{BlockRef, Message, TransactionStatus, UtxoRecord, UtxoState, WireError};
+use crate::{
+    AccountId, FederationDocument, FederationId, NodeId,
+    account::{AccountCertificate, AccountRecord},
+    finality::FinalityProof,
+    frost::{NodeCommitments, WalletSignature},
+    proposal::Proposal,
+    vote::ApprovalCertificate,
+};
+use bitcoin::{Address, OutPoint, ScriptBuf, Txid, address::NetworkUnchecked, block};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a subscription or query is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubscriptionKey {
+    /// All outputs of an output script, in hex.
+    Script(ScriptBuf),
+    /// The same by address; the answer and notifications use this key again.
+    Address(Address<NetworkUnchecked>),
+    /// One outpoint.
+    Outpoint(OutPoint),
+    /// One transaction's status.
+    Txid(Txid),
+    /// The status of all transactions that an account pays.
+    Account(AccountId),
+    /// The tip of the chain.
+    Tip,
+}
+
+/// The tip of a node's chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainTip {
+    /// The block.
+    #[serde(flatten)]
+    pub block: BlockRef,
+}
+
+/// A block header, 80 bytes in hex.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Header(
+    #[serde(with = "bitcoin::consensus::serde::With::<bitcoin::consensus::serde::Hex>")] pub block::Header,
+);
+
+/// A transaction's place in a block, to be verified by the wallet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RawTransactionProof {
+    /// The block.
+    pub block: BlockRef,
+    /// Header and partial Merkle tree as in BIP37's `merkleblock`, in hex.
+    #[serde(with = "bitcoin::consensus::serde::With::<bitcoin::consensus::serde::Hex>")]
+    pub merkle_block: bitcoin::MerkleBlock,
+    /// The transaction, in hex.
+    #[serde(with = "bitcoin::consensus::serde::With::<bitcoin::consensus::serde::Hex>")]
+    pub transaction: bitcoin::Transaction,
+}
+
+/// What became of one key of a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyResult {
+    /// The key as it was sent.
+    pub key: SubscriptionKey,
+    /// Its answer.
+    #[serde(flatten)]
+    pub outcome: KeyOutcome,
+}
+
+/// The answer for one key. "Nothing found" is an accepted key without records; hitting a limit is an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyOutcome {
+    /// The key's state at this moment.
+    Snapshot {
+        /// Records of outputs, for scripts and outpoints.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        utxos: Vec<UtxoRecord>,
+        /// Proofs of the final transactions that created or spent them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        proofs: Vec<FinalityProof>,
+        /// Status, for a txid.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        status: Option<TransactionStatus>,
+        /// Height from which this script's history in blocks is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        history_from: Option<u32>,
+    },
+    /// The key is refused.
+    Error(WireError),
+}
+
+/// Messages from a wallet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum ClientMessage {
+    /// First message of a session.
+    Hello {
+        /// [`super::limits::PROTOCOL_VERSION`].
+        protocol: u32,
+        /// The federation that the wallet pins, if it does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        federation: Option<FederationId>,
+        /// Name and version of the client, for the operator's logs.
+        #[serde(default)]
+        agent: String,
+    },
+    /// Ask for snapshots of keys and all later changes.
+    UTXOSubscribe {
+        /// Up to [`super::limits::KEYS_PER_MESSAGE_MAX`].
+        keys: Vec<SubscriptionKey>,
+    },
+    /// End subscriptions.
+    UTXOUnsubscribe {
+        /// The keys.
+        keys: Vec<SubscriptionKey>,
+    },
+    /// Ask for snapshots only.
+    UTXOStateQuery {
+        /// Up to [`super::limits::KEYS_PER_MESSAGE_MAX`].
+        keys: Vec<SubscriptionKey>,
+    },
+    /// Have a transaction voted, signed and broadcast. Idempotent by txid.
+    TransactionBroadcast {
+        /// The proposal.
+        proposal: Proposal,
+        /// The paying account, for a joint proposal.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account: Option<AccountCertificate>,
+    },
+    /// The wallet's part of a signing session.
+    SignResponse {
+        /// The transaction.
+        txid: Txid,
+        /// The attempt that was asked for.
+        attempt: u32,
+        /// Commitments, shares and their signature.
+        wallet: WalletSignature,
+    },
+    /// Have an account certified.
+    AccountRegister {
+        /// The record.
+        record: AccountRecord,
+    },
+    /// Ask for the federation document.
+    FederationQuery,
+    /// Ask for headers from a height on.
+    HeadersQuery {
+        /// First height.
+        from: u32,
+    },
+    /// Ask for a transaction's place in the chain.
+    ProofQuery {
+        /// The transaction.
+        txid: Txid,
+    },
+    /// Ask for a fee rate.
+    FeeRateQuery,
+    /// Ask for a `Pong`.
+    Ping,
+}
+
+impl Message for ClientMessage {
+    const TYPES: &'static [&'static str] = &[
+        "Hello",
+        "UTXOSubscribe",
+        "UTXOUnsubscribe",
+        "UTXOStateQuery",
+        "TransactionBroadcast",
+        "SignResponse",
+        "AccountRegister",
+        "FederationQuery",
+        "HeadersQuery",
+        "ProofQuery",
+        "FeeRateQuery",
+        "Ping",
+    ];
+}
+
+/// Messages to a wallet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum ServerMessage {
+    /// Answer to `Hello`.
+    Welcome {
+        /// [`super::limits::PROTOCOL_VERSION`].
+        protocol: u32,
+        /// The federation served here.
+        federation: FederationId,
+        /// Name and version of the server.
+        agent: String,
+        /// Tip of the chain.
+        tip: ChainTip,
+    },
+    /// Answer to `UTXOSubscribe`, per key in the order asked.
+    UTXOSubscribed {
+        /// One per key.
+        results: Vec<KeyResult>,
+        /// Tip of the chain that the snapshots are of.
+        tip: ChainTip,
+    },
+    /// Answer to `UTXOUnsubscribe`.
+    UTXOUnsubscribed {
+        /// How many subscriptions ended.
+        count: usize,
+    },
+    /// Answer to `UTXOStateQuery`, per key in the order asked.
+    UTXOStateResponse {
+        /// One per key.
+        results: Vec<KeyResult>,
+        /// Tip of the chain that the snapshots are of.
+        tip: ChainTip,
+    },
+    /// An outpoint of a subscribed key changed.
+    UTXOStateNotification {
+        /// The key, as subscribed.
+        key: SubscriptionKey,
+        /// The facts.
+        utxo: UtxoRecord,
+        /// What they amount to.
+        #[serde(flatten)]
+        state: UtxoState,
+        /// Proof of the final transaction that created or spent it, if that is the news.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proof: Option<Box<FinalityProof>>,
+    },
+    /// A transaction moved on; answers `TransactionBroadcast` and follows subscriptions by txid or account.
+    TransactionStatus {
+        /// The transaction.
+        txid: Txid,
+        /// Where it stands.
+        #[serde(flatten)]
+        status: TransactionStatus,
+    },
+    /// The coordinator asks the wallet for its part of a signing session.
+    SignRequest {
+        /// The transaction.
+        txid: Txid,
+        /// Attempt, from 1.
+        attempt: u32,
+        /// The approval certificate; the wallet checks it.
+        certificate: ApprovalCertificate,
+        /// Signed nonce commitments of exactly q nodes.
+        nodes: BTreeMap<NodeId, NodeCommitments>,
+    },
+    /// Answer to `AccountRegister`.
+    AccountCertified {
+        /// The certificate.
+        certificate: AccountCertificate,
+    },
+    /// Answer to `FederationQuery`.
+    Federation {
+        /// The document; the wallet checks it against the id that it pins.
+        document: Box<FederationDocument>,
+    },
+    /// Answer to `HeadersQuery`: consecutive headers, up to [`super::limits::HEADERS_MAX`].
+    Headers {
+        /// Height of the first.
+        from: u32,
+        /// The headers.
+        headers: Vec<Header>,
+    },
+    /// Answer to `ProofQuery`.
+    Proof {
+        /// The transaction.
+        txid: Txid,
+        /// Its place, if it is in a block.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proof: Option<RawTransactionProof>,
+    },
+    /// Answer to `FeeRateQuery`.
+    FeeRate {
+        /// In satoshis per 1,000 weight units.
+        sat_per_kwu: u64,
+    },
+    /// The tip changed; for subscribers of `tip`.
+    Tip {
+        /// The new tip.
+        tip: ChainTip,
+    },
+    /// The session was too slow and notifications were lost for these keys: subscribe to them again.
+    Gap {
+        /// The keys.
+        keys: Vec<SubscriptionKey>,
+    },
+    /// The server is going away; connect again after the delay.
+    GoingAway {
+        /// In milliseconds.
+        retry_after: u64,
+    },
+    /// Answer to `Ping`.
+    Pong,
+    /// A refusal.
+    Error {
+        /// Why.
+        #[serde(flatten)]
+        error: WireError,
+    },
+}
+
+impl Message for ServerMessage {
+    const TYPES: &'static [&'static str] = &[
+        "Welcome",
+        "UTXOSubscribed",
+        "UTXOUnsubscribed",
+        "UTXOStateResponse",
+        "UTXOStateNotification",
+        "TransactionStatus",
+        "SignRequest",
+        "AccountCertified",
+        "Federation",
+        "Headers",
+        "Proof",
+        "FeeRate",
+        "Tip",
+        "Gap",
+        "GoingAway",
+        "Pong",
+        "Error",
+    ];
+}

@@ -1,0 +1,20 @@
+//! Limits of the protocol. Each refusal names the limit and the value that was over it.
+
+use std::time::Duration;
+
+/// Protocol name: ALPN identifier and WebSocket subprotocol.
+pub const PROTOCOL: &str = "quorate.1";
+/// Protocol version in `Hello`.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Largest frame, in bytes of JSON. A proposal of 64 inputs with its PSBT stays under 64 KiB; a snapshot page is cut to fit.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Most keys in one subscribe, unsubscribe or query message.
+pub const KEYS_PER_MESSAGE_MAX: usize = 1_000;
+/// Most keys that one session may be subscribed to.
+pub const KEYS_PER_SESSION_MAX: usize = 10_000;
+/// Most headers in one answer, as in the Bitcoin peer-to-peer protocol.
+pub const HEADERS_MAX: usize = 2_000;
+/// Time after connecting within which `Hello` must come.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two pings of a server; a session without any frame for two of them is closed.
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);

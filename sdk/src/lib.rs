@@ -2,6 +2,8 @@
 
 pub mod account;
 pub mod chain;
+#[cfg(feature = "native")]
+pub mod client;
 pub mod digest;
 pub mod federation;
 pub mod finality;

@@ -100,6 +100,11 @@ pub enum Event {
         /// The tip.
         tip: BlockRef,
     },
+    /// The application read events too slowly and missed some; look at the wallet.
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
     /// The server refused a message.
     Refused {
         /// Why.

@@ -1,0 +1,297 @@
+//! The driver: does what the session says, and nothing else.
+
+use super::{Connection, Transport, TransportError};
+use crate::{
+    finality::{FinalityKind, FinalityProof},
+    session::{Event, Output, PaymentState, Session},
+    wallet::{Balance, PaymentRequest, Wallet, WalletError},
+    wire::NodeReject,
+};
+use bitcoin::{Address, Txid};
+use futures_util::{Stream, stream};
+use std::time::Duration;
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time::Instant,
+};
+
+/// Events that a slow reader may lag behind before it is told that it missed some.
+const EVENTS_MAX: usize = 4_096;
+/// Calls under way from the application.
+const COMMANDS_MAX: usize = 64;
+
+type Command = Box<dyn FnOnce(&mut Session, Duration) + Send>;
+
+/// A running client. Dropping the last clone ends it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    commands: mpsc::Sender<Command>,
+    events: broadcast::Sender<Event>,
+}
+
+/// A payment that is final, with its proof.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// The transaction.
+    pub txid: Txid,
+    /// Which promise stands behind it.
+    pub kind: FinalityKind,
+    /// The verified proof.
+    pub proof: Box<FinalityProof>,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The wallet refused; nothing was sent.
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+    /// The federation rejected the payment.
+    #[error("rejected by {} nodes: {rejects:?}", rejects.len())]
+    Rejected {
+        /// The nodes' reasons.
+        rejects: Vec<NodeReject>,
+        /// Whether a new attempt may pass later.
+        retry: bool,
+    },
+    /// The payment was given up.
+    #[error("{message}")]
+    Failed {
+        /// What happened.
+        message: String,
+        /// Whether a new attempt may pass later.
+        retry: bool,
+    },
+    /// The client has ended.
+    #[error("the client has ended")]
+    Ended,
+}
+
+impl Client {
+    /// Starts a client in the current tokio runtime.
+    pub fn start(wallet: Wallet, transport: impl Transport) -> Self {
+        let session = Session::new(wallet, Box::new(rand_core::OsRng));
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let driver = Driver {
+            session,
+            transport: Box::new(transport),
+            connection: None,
+            events: events.clone(),
+            started: Instant::now(),
+        };
+        tokio::spawn(driver.run(receiver));
+        Self { commands, events }
+    }
+
+    /// Everything that happens from now on. A reader that is too slow gets [`Event::Lagged`] instead of what it missed.
+    pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
+        let receiver = self.events.subscribe();
+        Box::pin(stream::unfold(receiver, |mut receiver| async move {
+            match receiver.recv().await {
+                Ok(event) => Some((event, receiver)),
+                Err(broadcast::error::RecvError::Lagged(missed)) => Some((Event::Lagged { missed }, receiver)),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        }))
+    }
+
+    /// Waits until the account is certified and payments can be made.
+    ///
+    /// # Errors
+    /// The client has ended.
+    pub async fn ready(&self) -> Result<(), ClientError> {
+        self.wait(|session| session.wallet().certificate().map(|_| ())).await
+    }
+
+    /// Waits until `condition` gives something, looking after each event.
+    ///
+    /// # Errors
+    /// The client has ended.
+    pub async fn wait<T: Send + 'static>(
+        &self,
+        condition: impl Fn(&Session) -> Option<T> + Send + Sync + Clone + 'static,
+    ) -> Result<T, ClientError> {
+        let mut events = self.events.subscribe();
+        loop {
+            let check = condition.clone();
+            if let Some(value) = self.call(move |session, _| check(session)).await? {
+                return Ok(value);
+            }
+            if let Err(broadcast::error::RecvError::Closed) = events.recv().await {
+                return Err(ClientError::Ended);
+            }
+        }
+    }
+
+    /// Looks at the session, for instance at its wallet.
+    ///
+    /// # Errors
+    /// The client has ended.
+    pub async fn inspect<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Session) -> T + Send + 'static,
+    ) -> Result<T, ClientError> {
+        self.call(move |session, _| look(session)).await
+    }
+
+    /// What the wallet has.
+    ///
+    /// # Errors
+    /// The client has ended.
+    pub async fn balance(&self) -> Result<Balance, ClientError> {
+        self.inspect(|session| session.wallet().balance()).await
+    }
+
+    /// Gives out the next receive address.
+    ///
+    /// # Errors
+    /// All addresses have been given out, or the client has ended.
+    pub async fn next_address(&self) -> Result<Address, ClientError> {
+        Ok(self.call(|session, _| session.next_address()).await??)
+    }
+
+    /// Submits a payment; its progress comes as [`Event::Payment`].
+    ///
+    /// # Errors
+    /// The wallet refused, or the client has ended.
+    pub async fn send(&self, request: PaymentRequest) -> Result<Txid, ClientError> {
+        Ok(self.call(move |session, now| session.send(now, &request)).await??)
+    }
+
+    /// Submits a payment and waits until it is final by a proof that this wallet verified.
+    ///
+    /// # Errors
+    /// The wallet or the federation refused, or the client has ended.
+    pub async fn pay(&self, request: PaymentRequest) -> Result<Receipt, ClientError> {
+        let events = self.events.subscribe();
+        let txid = self.send(request).await?;
+        outcome(events, txid).await
+    }
+
+    /// Submits a signed transaction of coins in sole custody and waits for its attested finality.
+    ///
+    /// # Errors
+    /// The federation refused, or the client has ended.
+    pub async fn attest(&self, transaction: bitcoin::Transaction) -> Result<Receipt, ClientError> {
+        let events = self.events.subscribe();
+        let txid = self.call(move |session, now| session.submit_signed(now, transaction)).await?;
+        outcome(events, txid).await
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        run: impl FnOnce(&mut Session, Duration) -> T + Send + 'static,
+    ) -> Result<T, ClientError> {
+        let (reply, answer) = oneshot::channel();
+        let command: Command = Box::new(move |session, now| {
+            // The caller may have stopped waiting.
+            let _gone = reply.send(run(session, now));
+        });
+        self.commands.send(command).await.map_err(|_| ClientError::Ended)?;
+        answer.await.map_err(|_| ClientError::Ended)
+    }
+}
+
+async fn outcome(mut events: broadcast::Receiver<Event>, txid: Txid) -> Result<Receipt, ClientError> {
+    loop {
+        match events.recv().await {
+            Ok(Event::Payment { txid: other, state }) if other == txid => match state {
+                PaymentState::Final { kind, proof } => return Ok(Receipt { txid, kind, proof }),
+                PaymentState::Rejected { rejects, retry } => {
+                    return Err(ClientError::Rejected { rejects, retry });
+                }
+                PaymentState::Failed { message, retry } => {
+                    return Err(ClientError::Failed { message, retry });
+                }
+                PaymentState::Submitted
+                | PaymentState::Voting { .. }
+                | PaymentState::Approved
+                | PaymentState::Signing { .. } => {}
+            },
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return Err(ClientError::Ended),
+        }
+    }
+}
+
+struct Driver {
+    session: Session,
+    transport: Box<dyn Transport>,
+    connection: Option<Connection>,
+    events: broadcast::Sender<Event>,
+    started: Instant,
+}
+
+impl Driver {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            self.drain().await;
+            let timeout = self.session.poll_timeout().map(|at| self.started + at);
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => command(&mut self.session, self.started.elapsed()),
+                    None => return,
+                },
+                frame = receive(&mut self.connection) => {
+                    let now = self.started.elapsed();
+                    match frame {
+                        Ok(text) => self.session.handle_text(now, &text),
+                        Err(error) => {
+                            self.connection = None;
+                            self.session.handle_disconnected(now, &error.0);
+                        }
+                    }
+                }
+                () = sleep_until(timeout) => self.session.handle_timeout(self.started.elapsed()),
+            }
+        }
+    }
+
+    async fn drain(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Connect => match self.transport.connect().await {
+                    Ok(connection) => {
+                        self.connection = Some(connection);
+                        self.session.handle_connected(self.started.elapsed());
+                    }
+                    Err(error) => self.session.handle_disconnected(self.started.elapsed(), &error.0),
+                },
+                Output::Send(text) => {
+                    let sent = match &self.connection {
+                        Some(connection) => connection.to_server.send(text).await.is_ok(),
+                        None => true,
+                    };
+                    if !sent {
+                        self.connection = None;
+                        self.session.handle_disconnected(self.started.elapsed(), "the connection broke");
+                    }
+                }
+                Output::Close => self.connection = None,
+                Output::Event(event) => {
+                    // Nobody may be listening.
+                    let _listeners = self.events.send(event);
+                }
+            }
+        }
+    }
+}
+
+async fn receive(connection: &mut Option<Connection>) -> Result<String, TransportError> {
+    match connection {
+        Some(connection) => {
+            let item = connection.from_server.recv().await;
+            item.unwrap_or_else(|| Err(TransportError::new("the connection broke")))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,109 @@
+//! WebSocket to a bridge: text frames, subprotocol `quorate.1`.
+
+use super::{CHANNEL_FRAMES_MAX, Connecting, Connection, Transport, TransportError};
+use crate::{
+    FederationDocument,
+    wire::{ClientMessage, ServerMessage, decode, encode_text, limits},
+};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::{
+    Message, client::IntoClientRequest as _, http::HeaderValue, protocol::WebSocketConfig,
+};
+
+/// A bridge's address, `ws://` or `wss://`. Several addresses are tried in turn, so that a lost bridge is not a lost session.
+#[derive(Clone, Debug)]
+pub struct WebSocket {
+    urls: Vec<String>,
+    next: usize,
+}
+
+impl WebSocket {
+    /// One bridge.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { urls: vec![url.into()], next: 0 }
+    }
+
+    /// Another bridge, for when the ones before cannot be reached.
+    #[must_use]
+    pub fn or(mut self, url: impl Into<String>) -> Self {
+        self.urls.push(url.into());
+        self
+    }
+}
+
+impl Transport for WebSocket {
+    fn connect(&mut self) -> Connecting {
+        let url = self.urls.get(self.next % self.urls.len()).cloned().unwrap_or_default();
+        self.next = self.next.wrapping_add(1);
+        Box::pin(connect(url))
+    }
+}
+
+async fn connect(url: String) -> Result<Connection, TransportError> {
+    let mut request = url.as_str().into_client_request().map_err(TransportError::new)?;
+    let protocol = HeaderValue::from_static(limits::PROTOCOL);
+    request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
+    // The crate's own default provider is a process-wide choice; taking it twice is harmless.
+    let _already_installed = rustls::crypto::ring::default_provider().install_default();
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(limits::FRAME_BYTES_MAX))
+        .max_frame_size(Some(limits::FRAME_BYTES_MAX));
+    let (socket, _) = tokio_tungstenite::connect_async_with_config(request, Some(config), true)
+        .await
+        .map_err(TransportError::new)?;
+    let (mut sink, mut stream) = socket.split();
+    let (to_server, mut outgoing) = mpsc::channel::<String>(CHANNEL_FRAMES_MAX);
+    let (incoming, from_server) = mpsc::channel(CHANNEL_FRAMES_MAX);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                frame = outgoing.recv() => {
+                    let Some(text) = frame else { break };
+                    if sink.send(Message::text(text)).await.is_err() {
+                        break;
+                    }
+                }
+                message = stream.next() => {
+                    let item = match message {
+                        Some(Ok(Message::Text(text))) => Ok(text.as_str().to_owned()),
+                        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Binary(_) | Message::Frame(_))) => continue,
+                        Some(Ok(Message::Close(_))) | None => Err(TransportError::new("closed by the server")),
+                        Some(Err(error)) => Err(TransportError::new(error)),
+                    };
+                    let ended = item.is_err();
+                    if incoming.send(item).await.is_err() || ended {
+                        break;
+                    }
+                }
+            }
+        }
+        let _closing = sink.close().await;
+    });
+    Ok(Connection { to_server, from_server })
+}
+
+/// Asks a bridge for its federation document. Verify it against the id that you pin.
+///
+/// # Errors
+/// The bridge cannot be reached, or answers something else.
+pub async fn fetch_federation(transport: &mut dyn Transport) -> Result<FederationDocument, TransportError> {
+    let mut connection = transport.connect().await?;
+    let hello = ClientMessage::Hello {
+        protocol: limits::PROTOCOL_VERSION,
+        federation: None,
+        agent: concat!("quorate/", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
+    for (id, message) in [(1, hello), (2, ClientMessage::FederationQuery)] {
+        let closed = |_| TransportError::new("closed by the server");
+        connection.to_server.send(encode_text(Some(id), &message)).await.map_err(closed)?;
+    }
+    while let Some(text) = connection.from_server.recv().await {
+        match decode::<ServerMessage>(text?.as_bytes()).map_err(|(_, error)| TransportError::new(error))?.body {
+            ServerMessage::Federation { document } => return Ok(*document),
+            ServerMessage::Error { error } => return Err(TransportError::new(error)),
+            _other_notifications => {}
+        }
+    }
+    Err(TransportError::new("closed by the server"))
+}

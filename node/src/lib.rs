@@ -1,1 +1,3 @@
-//! .
+//! The Quorate node: voting, finality, co-signing, chain following and storage.
+
+pub mod chain;

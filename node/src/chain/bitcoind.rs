@@ -1,0 +1,186 @@
+//! Bitcoin Core over JSON-RPC. Also speaks to an embedded chain that another process serves (`quorate-node chain`).
+
+use super::{Answer, Chain, ChainCoin, ChainError};
+use bitcoin::{
+    Amount, Block, BlockHash, FeeRate, OutPoint, ScriptBuf, Transaction, TxOut,
+    block::Header,
+    consensus::encode::{deserialize_hex, serialize_hex},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Fee rate used while the daemon has no estimate, as on regtest.
+const FEE_RATE_FALLBACK: FeeRate = FeeRate::from_sat_per_vb_u32(2);
+/// Confirmation target of the estimate, in blocks.
+const ESTIMATE_BLOCKS: u32 = 3;
+/// How long one wait for a new tip lasts, in milliseconds.
+const WAIT_MS: u32 = 20_000;
+/// RPC codes with which Bitcoin Core says that it has the transaction already.
+const ALREADY_KNOWN: [i64; 2] = [-27, -26];
+
+/// A daemon's RPC endpoint.
+#[derive(Clone, Debug)]
+pub struct Bitcoind {
+    client: reqwest::Client,
+    url: String,
+    user: String,
+    password: String,
+}
+
+#[derive(Deserialize)]
+struct RpcReply {
+    result: Value,
+    error: Option<RpcError>,
+}
+
+#[derive(Deserialize)]
+struct RpcError {
+    code: i64,
+    message: String,
+}
+
+enum CallError {
+    Transport(String),
+    Refused(RpcError),
+}
+
+impl From<CallError> for ChainError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Transport(text) => Self::Backend(text),
+            CallError::Refused(error) => Self::Backend(format!("{} (code {})", error.message, error.code)),
+        }
+    }
+}
+
+impl Bitcoind {
+    /// An endpoint such as `http://127.0.0.1:8332` with its user and password (or the two parts of the cookie file).
+    pub fn new(url: &str, user: &str, password: &str) -> Self {
+        Self {
+            client: reqwest::Client::new(),
+            url: url.to_owned(),
+            user: user.to_owned(),
+            password: password.to_owned(),
+        }
+    }
+
+    /// Calls any method; for tests and operators' tools.
+    ///
+    /// # Errors
+    /// The daemon cannot be reached or refuses.
+    pub async fn call_raw(&self, method: &str, params: Value) -> Result<Value, ChainError> {
+        Ok(self.call(method, params).await?)
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T, CallError> {
+        let body = json!({"jsonrpc": "1.0", "id": "quorate", "method": method, "params": params});
+        let transport = |error: reqwest::Error| CallError::Transport(error.to_string());
+        let request = self.client.post(&self.url).basic_auth(&self.user, Some(&self.password)).json(&body);
+        let request = request.timeout(Duration::from_millis(u64::from(WAIT_MS)) * 3);
+        let reply: RpcReply = request.send().await.map_err(transport)?.json().await.map_err(transport)?;
+        match reply.error {
+            Some(error) => Err(CallError::Refused(error)),
+            None => serde_json::from_value(reply.result).map_err(|error| CallError::Transport(error.to_string())),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct TipReply {
+    hash: BlockHash,
+}
+
+#[derive(Deserialize)]
+struct HeaderReply {
+    height: u32,
+}
+
+#[derive(Deserialize)]
+struct CoinReply {
+    confirmations: u32,
+    value: f64,
+    #[serde(rename = "scriptPubKey")]
+    script: ScriptReply,
+    coinbase: bool,
+    bestblock: BlockHash,
+}
+
+#[derive(Deserialize)]
+struct ScriptReply {
+    hex: ScriptBuf,
+}
+
+#[derive(Deserialize)]
+struct FeeReply {
+    feerate: Option<f64>,
+}
+
+fn malformed(error: impl std::fmt::Display) -> ChainError {
+    ChainError::Backend(error.to_string())
+}
+
+impl Chain for Bitcoind {
+    fn tip(&self) -> Answer<'_, BlockHash> {
+        Box::pin(async { Ok(self.call("getbestblockhash", json!([])).await?) })
+    }
+
+    fn wait_for_tip(&self, known: BlockHash) -> Answer<'_, BlockHash> {
+        Box::pin(async move {
+            let tip: TipReply = self.call("waitfornewblock", json!([WAIT_MS, known])).await?;
+            Ok(tip.hash)
+        })
+    }
+
+    fn header(&self, hash: BlockHash) -> Answer<'_, (Header, u32)> {
+        Box::pin(async move {
+            let raw: String = self.call("getblockheader", json!([hash, false])).await?;
+            let verbose: HeaderReply = self.call("getblockheader", json!([hash, true])).await?;
+            Ok((deserialize_hex(&raw).map_err(malformed)?, verbose.height))
+        })
+    }
+
+    fn block(&self, hash: BlockHash) -> Answer<'_, Block> {
+        Box::pin(async move {
+            let raw: String = self.call("getblock", json!([hash, 0])).await?;
+            deserialize_hex(&raw).map_err(malformed)
+        })
+    }
+
+    fn coin(&self, outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
+        Box::pin(async move {
+            let reply: Option<CoinReply> =
+                self.call("gettxout", json!([outpoint.txid, outpoint.vout, false])).await?;
+            let Some(coin) = reply else { return Ok(None) };
+            let (_, tip) = self.header(coin.bestblock).await?;
+            let output = TxOut {
+                value: Amount::from_btc(coin.value).map_err(malformed)?,
+                script_pubkey: coin.script.hex,
+            };
+            Ok(Some(ChainCoin { output, height: (tip + 1).saturating_sub(coin.confirmations), coinbase: coin.coinbase }))
+        })
+    }
+
+    fn broadcast(&self, transaction: Transaction) -> Answer<'_, ()> {
+        Box::pin(async move {
+            match self.call::<Value>("sendrawtransaction", json!([serialize_hex(&transaction)])).await {
+                Ok(_) => Ok(()),
+                Err(CallError::Refused(error))
+                    if ALREADY_KNOWN.contains(&error.code) && error.message.contains("already") =>
+                {
+                    Ok(())
+                }
+                Err(CallError::Refused(error)) => Err(ChainError::Refused(error.message)),
+                Err(error @ CallError::Transport(_)) => Err(error.into()),
+            }
+        })
+    }
+
+    fn fee_rate(&self) -> Answer<'_, FeeRate> {
+        Box::pin(async {
+            let reply: FeeReply = self.call("estimatesmartfee", json!([ESTIMATE_BLOCKS])).await?;
+            let rate = reply.feerate.and_then(|btc_per_kvb| Amount::from_btc(btc_per_kvb).ok());
+            Ok(rate.map_or(FEE_RATE_FALLBACK, |per_kvb| FeeRate::from_sat_per_kwu(per_kvb.to_sat() / 4)))
+        })
+    }
+}

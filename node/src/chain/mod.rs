@@ -5,6 +5,8 @@ mod devnet;
 mod rpc_server;
 mod validate;
 
+pub(crate) use validate::check_scripts;
+
 pub use bitcoind::Bitcoind;
 pub use devnet::Devnet;
 pub use rpc_server::serve as serve_rpc;

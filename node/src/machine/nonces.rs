@@ -1,0 +1,77 @@
+//! Nonces in memory, used once; and the durable record of what was answered with them.
+//!
+//! A nonce leaves the pool before it is used, whatever happens then. A package that was answered before gets the stored bytes;
+//! another package that names a used nonce finds it gone. A restart loses the pool, never the record.
+
+use quorate::{
+    NonceCommitment, PackageDigest,
+    frost::NodeNonces,
+    wire::CommitReply,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, VecDeque};
+
+/// Most unused nonces in memory; the oldest go first, and their session has to start again.
+const POOL_MAX: usize = 65_536;
+/// Most answers kept in memory for repeats.
+const RESPONSES_MAX: usize = 65_536;
+
+/// An answer that used up nonces.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StoredResponse {
+    pub(crate) digest: PackageDigest,
+    pub(crate) reply: CommitReply,
+}
+
+#[derive(Debug)]
+pub(crate) struct NoncePool {
+    unused: HashMap<NonceCommitment, NodeNonces>,
+    order: VecDeque<NonceCommitment>,
+    responses: HashMap<PackageDigest, CommitReply>,
+    response_order: VecDeque<PackageDigest>,
+}
+
+impl NoncePool {
+    pub(super) fn restore(stored: Vec<StoredResponse>) -> Self {
+        let mut pool = Self {
+            unused: HashMap::new(),
+            order: VecDeque::new(),
+            responses: HashMap::new(),
+            response_order: VecDeque::new(),
+        };
+        for response in stored {
+            pool.remember(response.digest, response.reply);
+        }
+        pool
+    }
+
+    pub(super) fn add(&mut self, nonces: NodeNonces) {
+        while self.order.len() >= POOL_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.unused.remove(&oldest);
+            }
+        }
+        self.order.push_back(*nonces.commitment());
+        self.unused.insert(*nonces.commitment(), nonces);
+    }
+
+    /// Takes nonces out for good. Gives nothing, but still takes them, if one is missing.
+    pub(super) fn take(&mut self, commitments: &[NonceCommitment]) -> Option<Vec<NodeNonces>> {
+        let taken: Vec<_> = commitments.iter().filter_map(|one| self.unused.remove(one)).collect();
+        (taken.len() == commitments.len()).then_some(taken)
+    }
+
+    pub(super) fn answered(&self, digest: PackageDigest) -> Option<&CommitReply> {
+        self.responses.get(&digest)
+    }
+
+    pub(super) fn remember(&mut self, digest: PackageDigest, reply: CommitReply) {
+        while self.response_order.len() >= RESPONSES_MAX {
+            if let Some(oldest) = self.response_order.pop_front() {
+                self.responses.remove(&oldest);
+            }
+        }
+        self.response_order.push_back(digest);
+        self.responses.insert(digest, reply);
+    }
+}

@@ -1,6 +1,13 @@
 //! The Quorate node: voting, finality, co-signing, chain following and storage.
 
 pub mod chain;
+pub mod config;
 mod crash;
+mod follower;
 mod machine;
+mod peers;
+pub mod provision;
+pub mod run;
+mod server;
+mod setup;
 mod store;

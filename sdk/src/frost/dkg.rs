@@ -324,6 +324,12 @@ impl Dkg {
     }
 }
 
+/// The seed of a node's randomness for one run: a hash of its stored secret and what the run is bound to.
+pub fn randomness_seed(roster: &Roster, epoch: Epoch, secret: &[u8; 32]) -> zeroize::Zeroizing<[u8; 32]> {
+    let writer = Writer::signed(Purpose::DkgSeed, &roster.context(epoch));
+    zeroize::Zeroizing::new(writer.fixed(secret).finish())
+}
+
 type Round1Packages = BTreeMap<frost_secp256k1_tr::Identifier, tr_dkg::round1::Package>;
 
 fn parse_round1(node: NodeId, signed: &Signed) -> Result<tr_dkg::round1::Package, DkgError> {

@@ -1,0 +1,209 @@
+//! QUIC between nodes: who may connect, and asking a peer.
+
+use anyhow::Result;
+use quinn::crypto::rustls::QuicServerConfig;
+use quorate::{
+    NodeId,
+    client::quic::{READ_BYTES, TlsIdentity, server_name, transport_config},
+    wire::{FrameBuffer, Message, PeerReply, PeerRequest, decode, encode_frame, limits},
+};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, SignatureScheme,
+    client::{danger::HandshakeSignatureValid, verify_server_name},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        ParsedCertificate, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::sync::Mutex;
+
+/// Time for one answer of a peer; also bounds how long a dead connection is kept.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a certificate allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Node(NodeId),
+    Bridge,
+    Client,
+}
+
+/// The role that a certificate names, if it is one of this federation's.
+pub(crate) fn role_of(certificate: &CertificateDer<'_>, nodes: u16) -> Option<Role> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    let named = |name: String| {
+        ServerName::try_from(name).is_ok_and(|name| verify_server_name(&parsed, &name).is_ok())
+    };
+    if let Some(id) = (1..=nodes).find(|id| named(server_name(NodeId(*id)))) {
+        return Some(Role::Node(NodeId(id)));
+    }
+    if named("bridge.quorate".to_owned()) {
+        return Some(Role::Bridge);
+    }
+    named("client.quorate".to_owned()).then_some(Role::Client)
+}
+
+/// The stock verifier, and then the role: a certificate without one does not get past the handshake.
+#[derive(Debug)]
+struct RoleVerifier {
+    stock: Arc<dyn ClientCertVerifier>,
+    nodes: u16,
+}
+
+impl ClientCertVerifier for RoleVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.stock.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.stock.verify_client_cert(certificate, intermediates, now)?;
+        match role_of(certificate, self.nodes) {
+            Some(_) => Ok(verified),
+            None => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.stock.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.stock.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.stock.supported_verify_schemes()
+    }
+}
+
+/// The endpoint of a node: accepts certified peers, bridges and clients.
+pub(crate) fn endpoint(identity: &TlsIdentity, listen: SocketAddr, nodes: u16) -> Result<quinn::Endpoint> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let stock = WebPkiClientVerifier::builder_with_provider(identity.roots()?, provider.clone()).build()?;
+    let (chain, key) = identity.certificate();
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(RoleVerifier { stock, nodes }))
+        .with_single_cert(chain, key)?;
+    tls.alpn_protocols = vec![limits::PROTOCOL.into()];
+    tls.max_early_data_size = 0;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    config.transport_config(transport_config());
+    let mut endpoint = quinn::Endpoint::server(config, listen)?;
+    endpoint.set_default_client_config(identity.client_config()?);
+    Ok(endpoint)
+}
+
+/// Reads one frame from a stream; `None` at its end.
+pub(crate) async fn read_frame(
+    stream: &mut quinn::RecvStream,
+    buffer: &mut FrameBuffer,
+) -> Result<Option<Vec<u8>>> {
+    loop {
+        if let Some(json) = buffer.next_frame()? {
+            return Ok(Some(json.to_vec()));
+        }
+        match stream.read_chunk(READ_BYTES, true).await? {
+            Some(chunk) => buffer.extend(&chunk.bytes),
+            None => {
+                buffer.finish()?;
+                return Ok(None);
+            }
+        }
+    }
+}
+
+pub(crate) async fn write_message<T: Message>(
+    stream: &mut quinn::SendStream,
+    id: Option<u64>,
+    message: &T,
+) -> Result<()> {
+    Ok(stream.write_all(&encode_frame(id, message)).await?)
+}
+
+/// Connections to the other nodes: one long-lived per pair and direction, opened when first needed.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    endpoint: quinn::Endpoint,
+    links: HashMap<NodeId, Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    address: SocketAddr,
+    connection: Mutex<Option<quinn::Connection>>,
+}
+
+impl Peers {
+    pub(crate) fn new(endpoint: quinn::Endpoint, peers: &[crate::config::NodeAddress]) -> Self {
+        let link = |peer: &crate::config::NodeAddress| {
+            (peer.id, Link { address: peer.address, connection: Mutex::new(None) })
+        };
+        Self { endpoint, links: peers.iter().map(link).collect() }
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.links.keys().copied()
+    }
+
+    /// Asks a peer on a stream of its own. A peer that does not answer in time is connected anew the next time.
+    pub(crate) async fn ask(&self, to: NodeId, request: &PeerRequest) -> Result<PeerReply> {
+        let link = self.links.get(&to).ok_or_else(|| anyhow::anyhow!("node {to} is not configured"))?;
+        let connection = self.connection(to, link).await?;
+        let id = connection.stable_id();
+        match tokio::time::timeout(REQUEST_TIMEOUT, exchange(&connection, request)).await {
+            Ok(Ok(reply)) => Ok(reply),
+            failed => {
+                let mut cached = link.connection.lock().await;
+                if cached.as_ref().is_some_and(|cached| cached.stable_id() == id) {
+                    *cached = None;
+                }
+                match failed {
+                    Ok(Err(error)) => Err(error),
+                    Ok(Ok(_)) | Err(_) => anyhow::bail!("node {to} did not answer in {REQUEST_TIMEOUT:?}"),
+                }
+            }
+        }
+    }
+
+    async fn connection(&self, to: NodeId, link: &Link) -> Result<quinn::Connection> {
+        let mut cached = link.connection.lock().await;
+        if let Some(connection) = cached.as_ref().filter(|connection| connection.close_reason().is_none()) {
+            return Ok(connection.clone());
+        }
+        let connecting = self.endpoint.connect(link.address, &server_name(to))?;
+        let connection = tokio::time::timeout(REQUEST_TIMEOUT, connecting).await??;
+        *cached = Some(connection.clone());
+        Ok(connection)
+    }
+}
+
+async fn exchange(connection: &quinn::Connection, request: &PeerRequest) -> Result<PeerReply> {
+    let (mut send, mut receive) = connection.open_bi().await?;
+    write_message(&mut send, None, request).await?;
+    send.finish()?;
+    let mut buffer = FrameBuffer::default();
+    let json = read_frame(&mut receive, &mut buffer).await?;
+    let json = json.ok_or_else(|| anyhow::anyhow!("the stream ended without an answer"))?;
+    match decode::<PeerReply>(&json).map_err(|(_, error)| error)?.body {
+        PeerReply::Error { error } => Err(error.into()),
+        reply => Ok(reply),
+    }
+}

@@ -1,1 +1,206 @@
-//! .
+//! The Quorate bridge: many wallets over WebSocket, few QUIC connections to the nodes.
+//!
+//! It is not trusted with anything: it sees addresses and timing, can delay and refuse, and cannot forge a state, because wallets
+//! verify everything themselves.
+
+mod hub;
+mod session;
+mod upstream;
+
+pub use upstream::NodeAddress;
+
+use anyhow::{Context as _, Result};
+use axum::{
+    Json, Router,
+    extract::{State, WebSocketUpgrade},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hub::{Hub, SessionId};
+use prometheus_client::{encoding::text::encode, metrics::gauge::Gauge, registry::Registry};
+use quorate::{
+    FederationDocument, FederationId,
+    client::TlsIdentity,
+    wire::{ClientMessage, ServerMessage, limits},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::{
+    net::TcpListener,
+    sync::{OnceCell, watch},
+};
+use upstream::{Upstream, lock};
+
+/// Most sessions at a time; more are told to go elsewhere.
+const SESSIONS_MAX: usize = 16_000;
+
+/// `bridge.toml`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BridgeConfig {
+    /// TCP address for WebSocket and HTTP; port 0 chooses a free one.
+    pub listen: SocketAddr,
+    /// The federation that is served.
+    pub federation: FederationId,
+    /// The nodes.
+    pub nodes: Vec<NodeAddress>,
+}
+
+impl BridgeConfig {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It is missing, is not TOML, or has unknown or malformed keys.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
+    }
+}
+
+#[derive(Debug)]
+struct Bridge {
+    federation: FederationId,
+    hub: Arc<Mutex<Hub>>,
+    upstream: Arc<Upstream>,
+    document: OnceCell<FederationDocument>,
+    next_session: AtomicU64,
+    stopping: watch::Sender<bool>,
+}
+
+impl Bridge {
+    fn next_session(&self) -> SessionId {
+        SessionId(self.next_session.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A running bridge.
+#[derive(Debug)]
+pub struct RunningBridge {
+    address: SocketAddr,
+    bridge: Arc<Bridge>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl RunningBridge {
+    /// Starts a bridge with the identity in `directory`.
+    ///
+    /// # Errors
+    /// Its files are missing or its port is taken.
+    pub async fn start(directory: &Path, config: BridgeConfig) -> Result<Self> {
+        let identity = TlsIdentity::read(directory)?;
+        let hub = Arc::new(Mutex::new(Hub::default()));
+        let upstream = Upstream::start(&identity, &config.nodes, hub.clone())?;
+        let bridge = Arc::new(Bridge {
+            federation: config.federation,
+            hub,
+            upstream,
+            document: OnceCell::new(),
+            next_session: AtomicU64::new(1),
+            stopping: watch::Sender::new(false),
+        });
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let address = listener.local_addr()?;
+        let app = Router::new()
+            .route("/", get(upgrade))
+            .route("/federation", get(federation))
+            .route("/health", get(health))
+            .route("/metrics", get(metrics))
+            .with_state(bridge.clone());
+        let mut stopping = bridge.stopping.subscribe();
+        let stopped = async move {
+            let _stopped = stopping.wait_for(|stopping| *stopping).await;
+        };
+        let server =
+            tokio::spawn(async move { axum::serve(listener, app).with_graceful_shutdown(stopped).await });
+        Ok(Self { address, bridge, server })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Nodes that it is connected to.
+    pub fn connected_nodes(&self) -> usize {
+        self.bridge.upstream.connected()
+    }
+
+    /// Tells every wallet when to come back, and closes.
+    ///
+    /// # Errors
+    /// The server had failed.
+    pub async fn shut_down(self) -> Result<()> {
+        self.bridge.stopping.send_replace(true);
+        Ok(self.server.await??)
+    }
+}
+
+async fn upgrade(State(bridge): State<Arc<Bridge>>, upgrade: WebSocketUpgrade) -> Response {
+    if lock(&bridge.hub).sessions() >= SESSIONS_MAX {
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], "this bridge is full").into_response();
+    }
+    upgrade
+        .protocols([limits::PROTOCOL])
+        .max_message_size(limits::FRAME_BYTES_MAX)
+        .max_frame_size(limits::FRAME_BYTES_MAX)
+        .on_upgrade(move |socket| session::serve(socket, bridge))
+}
+
+async fn federation(State(bridge): State<Arc<Bridge>>) -> Response {
+    let fetched = bridge.document.get_or_try_init(|| fetch(&bridge)).await;
+    match fetched {
+        Ok(document) => Json(document).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
+    }
+}
+
+async fn fetch(bridge: &Bridge) -> Result<FederationDocument> {
+    let mut relay = bridge.upstream.open(Some(1), &ClientMessage::FederationQuery).await?;
+    let (_, answer) = relay.receive().await?;
+    let ServerMessage::Federation { document } = answer else { anyhow::bail!("a node did not answer") };
+    Ok(document.verify(bridge.federation)?.document().clone())
+}
+
+async fn health(State(bridge): State<Arc<Bridge>>) -> Response {
+    let connected = bridge.upstream.connected();
+    let status = if connected > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(serde_json::json!({ "nodes_connected": connected }))).into_response()
+}
+
+async fn metrics(State(bridge): State<Arc<Bridge>>) -> Response {
+    let mut registry = Registry::with_prefix("quorate_bridge");
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    };
+    let (sessions, keys, counters) = {
+        let hub = lock(&bridge.hub);
+        (hub.sessions(), hub.keys().len(), hub.counters)
+    };
+    let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+    gauge("sessions", "WebSocket sessions", count(sessions));
+    gauge("keys", "Keys that somebody is subscribed to", count(keys));
+    gauge("nodes_connected", "Nodes connected over QUIC", count(bridge.upstream.connected()));
+    gauge("notifications_forwarded", "Notifications sent to sessions since the start", counters.forwarded);
+    gauge("notifications_duplicate", "Copies from other nodes that were dropped since the start", counters.duplicates);
+    gauge("gaps", "Subscriptions that lost notifications because a session was slow, since the start", counters.gaps);
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

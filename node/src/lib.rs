@@ -1,8 +1,10 @@
 //! The Quorate node: voting, finality, co-signing, chain following and storage.
 
 pub mod chain;
+pub mod cli;
 pub mod config;
 mod crash;
+pub mod demo;
 mod follower;
 mod machine;
 mod peers;

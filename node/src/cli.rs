@@ -1,0 +1,171 @@
+//! The command line of `quorate-node`.
+
+use crate::{
+    chain::{Bitcoind, Devnet},
+    config::{ChainConfig, NodeConfig},
+    demo,
+    provision::{self, Plan},
+    run::Node,
+};
+use anyhow::{Context as _, Result};
+use bitcoin::Network;
+use clap::{Parser, Subcommand};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(version, about = "A node of a Quorate federation")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the node whose files are in a directory
+    Run {
+        /// Directory with node.toml, keys and certificates
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+    },
+    /// Make federations
+    #[command(subcommand)]
+    Federation(FederationCommand),
+    /// Run a federation with its bridge on the embedded chain and make a payment
+    Devnet {
+        /// Number of nodes
+        #[arg(long, default_value_t = 7)]
+        nodes: u16,
+        /// Keep state here; without it a temporary directory is used and removed
+        #[arg(long)]
+        data_dir: Option<PathBuf>,
+        /// End after the payment
+        #[arg(long)]
+        once: bool,
+        /// Print the timeline as one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Address of the bridge; a free port by default
+        #[arg(long)]
+        bridge: Option<SocketAddr>,
+        /// Address of the chain's JSON-RPC; a free port by default
+        #[arg(long)]
+        rpc: Option<SocketAddr>,
+    },
+    /// Serve the embedded chain over JSON-RPC, for nodes in other processes
+    Chain {
+        /// Address to listen on
+        #[arg(long, default_value = "127.0.0.1:18443")]
+        listen: SocketAddr,
+        /// Keep blocks here
+        #[arg(long)]
+        data_dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum FederationCommand {
+    /// Make roster, authority, certificates, keys and configurations in a new directory
+    New {
+        /// The directory
+        directory: PathBuf,
+        /// Number of nodes
+        #[arg(long, default_value_t = 7)]
+        nodes: u16,
+        /// Bitcoin network
+        #[arg(long, default_value = "regtest")]
+        network: Network,
+        /// First UDP port of the nodes; free ports by default
+        #[arg(long)]
+        first_port: Option<u16>,
+        /// JSON-RPC address of the chain backend
+        #[arg(long, default_value = "http://127.0.0.1:18443")]
+        chain_url: String,
+        /// User of the chain backend
+        #[arg(long, default_value = "")]
+        chain_user: String,
+        /// Password of the chain backend
+        #[arg(long, default_value = "", env = "QUORATE_CHAIN_PASSWORD", hide_env_values = true)]
+        chain_password: String,
+    },
+}
+
+/// Runs the program; returns when it is done or was told to stop.
+///
+/// # Errors
+/// The text says what failed and what to do.
+pub fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let default = match arguments.command {
+        Command::Devnet { .. } => "warn",
+        Command::Run { .. } | Command::Federation(_) | Command::Chain { .. } => "info",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(arguments.command))
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Run { directory } => {
+            let config = NodeConfig::read(&directory.join("node.toml"))?;
+            let chain = Bitcoind::new(&config.chain.url, &config.chain.user, &config.chain.password);
+            let mut node = Node::start(&directory, config, Arc::new(chain))?;
+            tokio::select! {
+                ready = node.ready() => {
+                    ready?;
+                    tracing::info!("this node takes part");
+                }
+                stopped = stop_signal() => return stopped,
+            }
+            tokio::select! {
+                () = node.ended() => anyhow::bail!("the node has ended; its log says why"),
+                stopped = stop_signal() => stopped?,
+            }
+            node.shut_down().await;
+            Ok(())
+        }
+        Command::Federation(FederationCommand::New {
+            directory,
+            nodes,
+            network,
+            first_port,
+            chain_url,
+            chain_user,
+            chain_password,
+        }) => {
+            let chain = ChainConfig { url: chain_url, user: chain_user, password: chain_password };
+            let made = provision::federation(&directory, &Plan { nodes, network, first_port, chain })?;
+            tracing::info!(federation = %made.id, directory = %directory.display(), "made; move ca.key off this machine");
+            Ok(())
+        }
+        Command::Devnet { nodes, data_dir, once, json, bridge, rpc } => {
+            demo::run(demo::Options { nodes, data_dir, once, json, bridge, rpc }).await
+        }
+        Command::Chain { listen, data_dir } => {
+            let chain = match data_dir {
+                Some(directory) => {
+                    std::fs::create_dir_all(&directory)?;
+                    Devnet::open(&directory)?
+                }
+                None => Devnet::new(),
+            };
+            let listener = tokio::net::TcpListener::bind(listen).await;
+            let listener = listener.with_context(|| format!("cannot listen on {listen}"))?;
+            tracing::info!(address = %listener.local_addr()?, "serving the embedded chain");
+            tokio::select! {
+                served = crate::chain::serve_rpc(listener, Arc::new(chain)) => Ok(served?),
+                stopped = stop_signal() => stopped,
+            }
+        }
+    }
+}
+
+async fn stop_signal() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        stopped = tokio::signal::ctrl_c() => Ok(stopped?),
+    }
+}

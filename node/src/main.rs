@@ -1,0 +1,5 @@
+//! `quorate-node`.
+
+fn main() -> anyhow::Result<()> {
+    quorate_node::cli::main()
+}

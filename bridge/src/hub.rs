@@ -102,7 +102,12 @@ impl Hub {
         for key in keys {
             let limit = limits::KEYS_PER_SESSION_MAX;
             if open.keys.len() >= limit && !open.keys.contains(key) {
-                let error = WireError::limit(ErrorCode::LimitExceeded, "keys in a session", limit, open.keys.len() + 1);
+                let error = WireError::limit(
+                    ErrorCode::LimitExceeded,
+                    "keys in a session",
+                    limit,
+                    open.keys.len() + 1,
+                );
                 refused.insert(key.clone(), error);
                 continue;
             }
@@ -184,7 +189,8 @@ impl Hub {
         }
         for utxo in utxos {
             let created = proofs.iter().find(|proof| proof.txid() == utxo.outpoint.txid);
-            let spent = proofs.iter().find(|proof| utxo.spend.is_some_and(|spend| spend.txid == proof.txid()));
+            let spent =
+                proofs.iter().find(|proof| utxo.spend.is_some_and(|spend| spend.txid == proof.txid()));
             for proof in created.into_iter().chain(spent) {
                 self.notify(&result.key, &utxo, Some(proof.clone()));
             }
@@ -245,7 +251,8 @@ impl Hub {
         }
         self.tip = Some(tip);
         let key = SubscriptionKey::Tip;
-        let listeners = self.interests.get(&key).map(|interest| interest.sessions.clone()).unwrap_or_default();
+        let listeners =
+            self.interests.get(&key).map(|interest| interest.sessions.clone()).unwrap_or_default();
         for session in listeners {
             self.send(session, &key, ServerMessage::Tip { tip });
         }
@@ -297,7 +304,10 @@ fn rank(status: &TransactionStatus) -> u8 {
 mod tests {
     use super::*;
     use bitcoin::{Amount, BlockHash, ScriptBuf, hashes::Hash as _};
-    use quorate::{Round, wire::{BlockRef, Lock}};
+    use quorate::{
+        Round,
+        wire::{BlockRef, Lock},
+    };
 
     fn txid(byte: u8) -> Txid {
         Txid::from_byte_array([byte; 32])
@@ -330,8 +340,12 @@ mod tests {
         let keys = [key.clone()];
         let (refused, new) = hub.subscribe(SessionId(1), &keys);
         for key in new {
-            let outcome =
-                KeyOutcome::Snapshot { utxos: vec![utxo(false)], proofs: vec![], status: None, history_from: Some(0) };
+            let outcome = KeyOutcome::Snapshot {
+                utxos: vec![utxo(false)],
+                proofs: vec![],
+                status: None,
+                history_from: Some(0),
+            };
             hub.take_result(KeyResult { key, outcome });
         }
         hub.answer_subscription(SessionId(1), Some(1), &keys, &refused);
@@ -358,8 +372,12 @@ mod tests {
         assert_eq!(new, keys);
         assert!(!hub.is_ready(&keys));
         hub.notify(&key, &utxo(true), None);
-        let outcome =
-            KeyOutcome::Snapshot { utxos: vec![utxo(false)], proofs: vec![], status: None, history_from: Some(0) };
+        let outcome = KeyOutcome::Snapshot {
+            utxos: vec![utxo(false)],
+            proofs: vec![],
+            status: None,
+            history_from: Some(0),
+        };
         hub.take_result(KeyResult { key: key.clone(), outcome });
         assert!(hub.is_ready(&keys));
         hub.answer_subscription(SessionId(1), None, &keys, &refused);

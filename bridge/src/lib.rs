@@ -16,6 +16,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
+    serve::ListenerExt as _,
 };
 use hub::{Hub, SessionId};
 use prometheus_client::{encoding::text::encode, metrics::gauge::Gauge, registry::Registry};
@@ -60,7 +61,8 @@ impl BridgeConfig {
     /// # Errors
     /// It is missing, is not TOML, or has unknown or malformed keys.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
     }
 }
@@ -116,6 +118,10 @@ impl RunningBridge {
             .route("/health", get(health))
             .route("/metrics", get(metrics))
             .with_state(bridge.clone());
+        // Small frames that answer each other must not wait for acknowledgements.
+        let listener = listener.tap_io(|stream| {
+            let _only_slower = stream.set_nodelay(true);
+        });
         let mut stopping = bridge.stopping.subscribe();
         let stopped = async move {
             let _stopped = stopping.wait_for(|stopping| *stopping).await;
@@ -147,7 +153,8 @@ impl RunningBridge {
 
 async fn upgrade(State(bridge): State<Arc<Bridge>>, upgrade: WebSocketUpgrade) -> Response {
     if lock(&bridge.hub).sessions() >= SESSIONS_MAX {
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], "this bridge is full").into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], "this bridge is full")
+            .into_response();
     }
     upgrade
         .protocols([limits::PROTOCOL])
@@ -193,8 +200,16 @@ async fn metrics(State(bridge): State<Arc<Bridge>>) -> Response {
     gauge("keys", "Keys that somebody is subscribed to", count(keys));
     gauge("nodes_connected", "Nodes connected over QUIC", count(bridge.upstream.connected()));
     gauge("notifications_forwarded", "Notifications sent to sessions since the start", counters.forwarded);
-    gauge("notifications_duplicate", "Copies from other nodes that were dropped since the start", counters.duplicates);
-    gauge("gaps", "Subscriptions that lost notifications because a session was slow, since the start", counters.gaps);
+    gauge(
+        "notifications_duplicate",
+        "Copies from other nodes that were dropped since the start",
+        counters.duplicates,
+    );
+    gauge(
+        "gaps",
+        "Subscriptions that lost notifications because a session was slow, since the start",
+        counters.gaps,
+    );
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => {

@@ -117,18 +117,23 @@ impl Session {
             Err((id, error)) => return self.refuse(id, error),
         };
         match (&message, *greeted) {
-            (ClientMessage::Hello { protocol, federation, .. }, false) => match self.greet(*protocol, *federation) {
-                Ok(welcome) => {
-                    *greeted = true;
-                    self.queue_now(id, welcome);
+            (ClientMessage::Hello { protocol, federation, .. }, false) => {
+                match self.greet(*protocol, *federation) {
+                    Ok(welcome) => {
+                        *greeted = true;
+                        self.queue_now(id, welcome);
+                    }
+                    Err(error) => self.refuse(id, error),
                 }
-                Err(error) => self.refuse(id, error),
-            },
+            }
             (ClientMessage::Hello { .. }, true) => {
                 self.refuse(id, WireError::sender(ErrorCode::AlreadyGreeted, "Hello comes once"));
             }
             (_, false) => {
-                self.refuse(id, WireError::sender(ErrorCode::HelloExpected, "the first message has to be Hello"));
+                self.refuse(
+                    id,
+                    WireError::sender(ErrorCode::HelloExpected, "the first message has to be Hello"),
+                );
             }
             (_, true) => self.dispatch(id, message).await,
         }
@@ -177,7 +182,10 @@ impl Session {
             }
             ClientMessage::UTXOSubscribe { keys } => {
                 let limit = limits::KEYS_PER_MESSAGE_MAX;
-                self.refuse(id, WireError::limit(ErrorCode::LimitExceeded, "keys in a message", limit, keys.len()));
+                self.refuse(
+                    id,
+                    WireError::limit(ErrorCode::LimitExceeded, "keys in a message", limit, keys.len()),
+                );
             }
             ClientMessage::SignResponse { txid, .. } => {
                 let signers = self.signers.lock().unwrap_or_else(PoisonError::into_inner).get(&txid).cloned();
@@ -198,7 +206,12 @@ impl Session {
                     });
                 }
                 Err(_) => {
-                    let error = WireError::limit(ErrorCode::LimitExceeded, "requests under way", RELAYS_MAX, RELAYS_MAX + 1);
+                    let error = WireError::limit(
+                        ErrorCode::LimitExceeded,
+                        "requests under way",
+                        RELAYS_MAX,
+                        RELAYS_MAX + 1,
+                    );
                     self.refuse(id, WireError { retry: true, ..error });
                 }
             },
@@ -292,7 +305,11 @@ fn ends_submission(message: &ServerMessage) -> bool {
 }
 
 fn no_node() -> WireError {
-    WireError::passing(ErrorCode::NoNodeAvailable, Fault::Receiver, "no node is reachable at the moment; try again")
+    WireError::passing(
+        ErrorCode::NoNodeAvailable,
+        Fault::Receiver,
+        "no node is reachable at the moment; try again",
+    )
 }
 
 fn coordinator_lost() -> WireError {

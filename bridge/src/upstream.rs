@@ -8,9 +8,7 @@ use quorate::{
         TlsIdentity,
         quic::{READ_BYTES, server_name},
     },
-    wire::{
-        ClientMessage, FrameBuffer, ServerMessage, SubscriptionKey, decode, encode_frame, limits,
-    },
+    wire::{ClientMessage, FrameBuffer, ServerMessage, SubscriptionKey, decode, encode_frame, limits},
 };
 use serde::{Deserialize, Serialize};
 use std::{

@@ -90,11 +90,18 @@ enum FederationCommand {
     },
 }
 
-/// Runs the program; returns when it is done or was told to stop.
-///
-/// # Errors
-/// The text says what failed and what to do.
-pub fn main() -> Result<()> {
+/// Runs the program; a failure is told in one line on standard error.
+pub fn main() -> std::process::ExitCode {
+    match start() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<()> {
     let arguments = Arguments::parse();
     let default = match arguments.command {
         Command::Devnet { .. } => "warn",

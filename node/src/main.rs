@@ -1,5 +1,5 @@
 //! `quorate-node`.
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
     quorate_node::cli::main()
 }

@@ -66,7 +66,9 @@ impl ClientCertVerifier for RoleVerifier {
         let verified = self.stock.verify_client_cert(certificate, intermediates, now)?;
         match role_of(certificate, self.nodes) {
             Some(_) => Ok(verified),
-            None => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::ApplicationVerificationFailure)),
+            None => Err(rustls::Error::InvalidCertificate(
+                rustls::CertificateError::ApplicationVerificationFailure,
+            )),
         }
     }
 

@@ -78,9 +78,10 @@ pub fn federation(directory: &Path, plan: &Plan) -> Result<Provisioned> {
     write_secret(&directory.join("ca.key"), &authority.key().serialize_pem())?;
     let addresses = addresses(plan)?;
     let keys: Vec<_> = addresses.iter().map(|_| secret()).collect::<Result<_>>()?;
-    let members = addresses.iter().zip(&keys).map(|(node, key)| {
-        Ok(Member { id: node.id, identity_key: IdentityKey::from_bytes(key)?.public() })
-    });
+    let members = addresses
+        .iter()
+        .zip(&keys)
+        .map(|(node, key)| Ok(Member { id: node.id, identity_key: IdentityKey::from_bytes(key)?.public() }));
     let roster = Roster {
         network: plan.network,
         salt: *secret()?,

@@ -263,10 +263,14 @@ impl Driver {
                 self.release(ChangeSet::default(), Release::Replies(number, reply));
                 self.machine.handle_request(from, ReplyTo::Peer(number), request);
             }
-            Input::Own { tag, request } => self.machine.handle_request(self.me, ReplyTo::Myself(tag), request),
+            Input::Own { tag, request } => {
+                self.machine.handle_request(self.me, ReplyTo::Myself(tag), request)
+            }
             Input::Reply { from, tag, reply } => self.machine.handle_reply(from, tag, reply),
             Input::Client { session, id, message } => self.machine.handle_client(session, id, message),
-            Input::Opened { session, frames } => self.release(ChangeSet::default(), Release::Opened(session, frames)),
+            Input::Opened { session, frames } => {
+                self.release(ChangeSet::default(), Release::Opened(session, frames))
+            }
             Input::Closed { session } => {
                 self.machine.handle_session_closed(session);
                 self.release(ChangeSet::default(), Release::Closed(session));
@@ -393,7 +397,8 @@ impl Dispatcher {
                 });
             }
             Output::Reply { to: ReplyTo::Myself(tag), reply } => {
-                let _node_ended = self.inputs.send(Input::Reply { from: self.me, tag, reply: Some(reply) }).await;
+                let _node_ended =
+                    self.inputs.send(Input::Reply { from: self.me, tag, reply: Some(reply) }).await;
             }
             Output::Reply { to: ReplyTo::Peer(number), reply } => {
                 crash::point(match &reply {
@@ -419,7 +424,8 @@ impl Dispatcher {
             Output::Prove { session, id, txid, block } => {
                 let (chain, frames) = (self.chain.clone(), self.sessions.get(&session).cloned());
                 tokio::spawn(async move {
-                    let proof = chain.block(block.hash).await.ok().and_then(|whole| prove(&whole, txid, block));
+                    let proof =
+                        chain.block(block.hash).await.ok().and_then(|whole| prove(&whole, txid, block));
                     let message = ServerMessage::Proof { txid, proof };
                     if let Some(frames) = frames {
                         let _session_gone = frames.send(quorate::wire::encode_frame(id, &message)).await;

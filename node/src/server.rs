@@ -104,10 +104,8 @@ async fn serve_peer(
 }
 
 async fn answer(from: NodeId, request: PeerRequest, service: &Service) -> PeerReply {
-    let setting_up = matches!(
-        request,
-        PeerRequest::DkgPull | PeerRequest::TrialCommit | PeerRequest::TrialSign { .. }
-    );
+    let setting_up =
+        matches!(request, PeerRequest::DkgPull | PeerRequest::TrialCommit | PeerRequest::TrialSign { .. });
     let phase = service.phase.borrow().clone();
     match (setting_up, phase.setup, phase.live) {
         (true, Some(setup), _) => setup.answer(from, request),

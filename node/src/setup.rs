@@ -82,7 +82,8 @@ impl Setup {
         commitments: &BTreeMap<NodeId, NonceCommitment>,
     ) -> Result<PeerReply, WireError> {
         let dkg = lock(&self.dkg);
-        let (key, share) = dkg.result().ok_or_else(|| not_ready("the key generation is not finished here"))?;
+        let (key, share) =
+            dkg.result().ok_or_else(|| not_ready("the key generation is not finished here"))?;
         let mut trials = lock(&self.trials);
         let kept = trials.entry(from).or_default();
         let mine = commitments.get(&dkg.me());
@@ -159,11 +160,7 @@ impl Setup {
         Ok(())
     }
 
-    async fn trial(
-        &self,
-        peers: &Peers,
-        key: &EpochKey,
-    ) -> Result<bitcoin::secp256k1::schnorr::Signature> {
+    async fn trial(&self, peers: &Peers, key: &EpochKey) -> Result<bitcoin::secp256k1::schnorr::Signature> {
         let quorum = self.roster.check()?.votes();
         let message = key.trial_message(&self.roster);
         let (me, own, nonces) = {
@@ -174,7 +171,9 @@ impl Setup {
         };
         let mut commitments = BTreeMap::from([(me, own)]);
         for peer in peers.ids() {
-            if let PeerReply::TrialCommitment { commitment } = peers.ask(peer, &PeerRequest::TrialCommit).await? {
+            if let PeerReply::TrialCommitment { commitment } =
+                peers.ask(peer, &PeerRequest::TrialCommit).await?
+            {
                 commitments.insert(peer, commitment);
             }
         }

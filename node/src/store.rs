@@ -86,13 +86,15 @@ impl Store {
             write.commit()?;
             Ok(database)
         };
-        let database = open().map_err(|source| StoreError::Open { path: shown.clone(), source: source.into() })?;
+        let database =
+            open().map_err(|source| StoreError::Open { path: shown.clone(), source: source.into() })?;
         Ok(Self { database, path: shown })
     }
 
     /// All records of a table, in key order.
     pub(crate) fn load<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<T>, StoreError> {
-        let failed = |source: redb::Error| StoreError::Open { path: self.path.clone(), source: source.into() };
+        let failed =
+            |source: redb::Error| StoreError::Open { path: self.path.clone(), source: source.into() };
         let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
             let read = self.database.begin_read()?;
             let table = read.open_table(table.definition())?;

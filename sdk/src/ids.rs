@@ -27,6 +27,11 @@ impl<'de> Deserialize<'de> for NodeId {
                 u16::try_from(value).map(NodeId).map_err(E::custom)
             }
 
+            // TOML's integers are signed.
+            fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<NodeId, E> {
+                u16::try_from(value).map(NodeId).map_err(E::custom)
+            }
+
             fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<NodeId, E> {
                 value.parse().map(NodeId).map_err(E::custom)
             }

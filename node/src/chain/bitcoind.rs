@@ -81,7 +81,9 @@ impl Bitcoind {
         let reply: RpcReply = request.send().await.map_err(transport)?.json().await.map_err(transport)?;
         match reply.error {
             Some(error) => Err(CallError::Refused(error)),
-            None => serde_json::from_value(reply.result).map_err(|error| CallError::Transport(error.to_string())),
+            None => {
+                serde_json::from_value(reply.result).map_err(|error| CallError::Transport(error.to_string()))
+            }
         }
     }
 }
@@ -157,7 +159,11 @@ impl Chain for Bitcoind {
                 value: Amount::from_btc(coin.value).map_err(malformed)?,
                 script_pubkey: coin.script.hex,
             };
-            Ok(Some(ChainCoin { output, height: (tip + 1).saturating_sub(coin.confirmations), coinbase: coin.coinbase }))
+            Ok(Some(ChainCoin {
+                output,
+                height: (tip + 1).saturating_sub(coin.confirmations),
+                coinbase: coin.coinbase,
+            }))
         })
     }
 

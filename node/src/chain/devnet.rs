@@ -202,9 +202,11 @@ impl State {
     fn submit(&mut self, transaction: Transaction) -> Result<Txid, ChainError> {
         let txid = transaction.compute_txid();
         let known = self.mempool.iter().any(|(_, known)| *known == txid);
-        let confirmed = transaction.output.iter().zip(0..).any(|(_, vout)| {
-            self.coins.contains_key(&OutPoint { txid, vout })
-        });
+        let confirmed = transaction
+            .output
+            .iter()
+            .zip(0..)
+            .any(|(_, vout)| self.coins.contains_key(&OutPoint { txid, vout }));
         if known || confirmed {
             return Ok(txid);
         }
@@ -233,7 +235,8 @@ impl State {
 
     fn mine(&mut self, script: &ScriptBuf, take_mempool: bool) -> Result<BlockHash, ChainError> {
         let position = self.next_position();
-        let (transactions, fees) = if take_mempool { self.take_mempool() } else { (Vec::new(), Amount::ZERO) };
+        let (transactions, fees) =
+            if take_mempool { self.take_mempool() } else { (Vec::new(), Amount::ZERO) };
         let subsidy = Amount::from_sat(
             Amount::from_int_btc(50).to_sat().checked_shr(position.height / HALVING_INTERVAL).unwrap_or(0),
         );
@@ -271,9 +274,8 @@ impl State {
         let mut taken: Vec<Transaction> = Vec::new();
         let mut created: HashMap<OutPoint, ChainCoin> = HashMap::new();
         for (transaction, txid) in std::mem::take(&mut self.mempool) {
-            let coin = |outpoint: &OutPoint| {
-                self.coins.get(outpoint).or_else(|| created.get(outpoint)).cloned()
-            };
+            let coin =
+                |outpoint: &OutPoint| self.coins.get(outpoint).or_else(|| created.get(outpoint)).cloned();
             let checked = check_transaction(&transaction, position, coin, |height| self.median_time(height));
             let fits = (weight + transaction.weight()).to_wu() <= BLOCK_WEIGHT_MAX;
             match checked {
@@ -291,22 +293,26 @@ impl State {
                 Err(_) => {}
             }
         }
-        self.mempool_spent =
-            self.mempool.iter().flat_map(|(tx, _)| tx.input.iter().map(|input| input.previous_output)).collect();
+        self.mempool_spent = self
+            .mempool
+            .iter()
+            .flat_map(|(tx, _)| tx.input.iter().map(|input| input.previous_output))
+            .collect();
         (taken, fees)
     }
 
     /// Checks and applies a block on the tip.
     fn connect(&mut self, block: Block) -> Result<BlockHash, ChainError> {
         let position = self.next_position();
-        let refused = |reason: &str| ChainError::Refused(format!("block at height {}: {reason}", position.height));
+        let refused =
+            |reason: &str| ChainError::Refused(format!("block at height {}: {reason}", position.height));
         let header = &block.header;
         let valid_header = header.prev_blockhash == self.tip()
             && header.validate_pow(Target::MAX_ATTAINABLE_REGTEST).is_ok()
             && header.time > position.median_time
             && block.check_merkle_root()
             && block.check_witness_commitment()
-            && block.bip34_block_height().is_ok_and(|height| height == u64::from(position.height));
+            && commits_to_height(&block, position.height);
         if !valid_header {
             return Err(refused("its header or commitments are not valid"));
         }
@@ -314,7 +320,8 @@ impl State {
         for transaction in &block.txdata {
             if !transaction.is_coinbase() {
                 let coin = |outpoint: &OutPoint| self.coins.get(outpoint).cloned();
-                let checked = check_transaction(transaction, position, coin, |height| self.median_time(height));
+                let checked =
+                    check_transaction(transaction, position, coin, |height| self.median_time(height));
                 if let Err(error) = checked {
                     self.restore(&block, undo);
                     return Err(error);
@@ -372,13 +379,21 @@ impl State {
     }
 }
 
+/// BIP34, as Bitcoin Core checks it: the script starts with the height, which up to 16 is an opcode.
+fn commits_to_height(block: &Block, height: u32) -> bool {
+    let expected = Builder::new().push_int(i64::from(height)).into_script();
+    let script = block.coinbase().and_then(|coinbase| coinbase.input.first()).map(|input| &input.script_sig);
+    script.is_some_and(|script| script.as_bytes().starts_with(expected.as_bytes()))
+}
+
 fn coinbase(height: u32, value: Amount, script: &ScriptBuf, transactions: &[Transaction]) -> Transaction {
     // The extra push keeps the script at its least length of two bytes and tells branches of equal height apart.
     let mut salt = [0; 8];
     getrandom::getrandom(&mut salt).unwrap_or_default();
     let script_sig = Builder::new().push_int(i64::from(height)).push_slice(salt).into_script();
     let reserved = [0; 32];
-    let wtxids = std::iter::once(bitcoin::Wtxid::all_zeros()).chain(transactions.iter().map(Transaction::compute_wtxid));
+    let wtxids = std::iter::once(bitcoin::Wtxid::all_zeros())
+        .chain(transactions.iter().map(Transaction::compute_wtxid));
     let root = bitcoin::merkle_tree::calculate_root(wtxids.map(|wtxid| wtxid.to_raw_hash()));
     let root = root.map_or_else(WitnessMerkleNode::all_zeros, WitnessMerkleNode::from_raw_hash);
     let commitment: WitnessCommitment = Block::compute_witness_commitment(&root, &reserved);

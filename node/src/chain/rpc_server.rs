@@ -63,14 +63,19 @@ async fn call(chain: &Devnet, request: &Request) -> Result<Value, Failure> {
         "waitfornewblock" => {
             let timeout: u64 = param(request, 0)?;
             let known: BlockHash = param(request, 1)?;
-            let waited = tokio::time::timeout(Duration::from_millis(timeout), chain.wait_for_tip(known)).await;
+            let waited =
+                tokio::time::timeout(Duration::from_millis(timeout), chain.wait_for_tip(known)).await;
             let hash = waited.unwrap_or(Ok(known)).map_err(failed)?;
             Ok(json!({"hash": hash, "height": chain.height()}))
         }
         "getblockheader" => {
             let (header, height) = chain.header(param(request, 0)?).await.map_err(failed)?;
             let verbose: Option<bool> = param(request, 1)?;
-            if verbose == Some(false) { Ok(json!(serialize_hex(&header))) } else { Ok(json!({"height": height})) }
+            if verbose == Some(false) {
+                Ok(json!(serialize_hex(&header)))
+            } else {
+                Ok(json!({"height": height}))
+            }
         }
         "getblock" => Ok(json!(serialize_hex(&chain.block(param(request, 0)?).await.map_err(failed)?))),
         "gettxout" => coin(chain, request).await,

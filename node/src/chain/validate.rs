@@ -4,9 +4,7 @@
 
 use super::{ChainCoin, ChainError};
 use bitcoin::{
-    Amount, OutPoint, Sequence, Transaction, TxOut,
-    absolute::LockTime,
-    consensus::serialize,
+    Amount, OutPoint, Sequence, Transaction, TxOut, absolute::LockTime, consensus::serialize,
     constants::COINBASE_MATURITY,
 };
 

@@ -79,13 +79,14 @@ impl Devnetwork {
     /// # Errors
     /// A directory, port or file is not usable, or the key generation failed.
     pub async fn start(directory: &Path, nodes: u16, bridge: SocketAddr, rpc: SocketAddr) -> Result<Self> {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        let listener =
-            TcpListener::bind(rpc).await.with_context(|| format!("cannot listen on {rpc}"))?;
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        let listener = TcpListener::bind(rpc).await.with_context(|| format!("cannot listen on {rpc}"))?;
         let rpc = listener.local_addr()?;
         let home = directory.join("federation");
         if !home.join("roster.json").exists() {
-            let chain = ChainConfig { url: format!("http://{rpc}"), user: String::new(), password: String::new() };
+            let chain =
+                ChainConfig { url: format!("http://{rpc}"), user: String::new(), password: String::new() };
             let plan = Plan { nodes, network: Network::Regtest, first_port: None, chain };
             provision::federation(&home, &plan)?;
         }
@@ -102,7 +103,9 @@ impl Devnetwork {
         }
         let mut document: Option<FederationDocument> = None;
         for node in &mut running {
-            document = Some(timeout(STEP_TIMEOUT, node.ready()).await.context("the key generation takes too long")??);
+            document = Some(
+                timeout(STEP_TIMEOUT, node.ready()).await.context("the key generation takes too long")??,
+            );
         }
         let document = document.context("a federation has nodes")?;
         let id = document.roster.id();
@@ -131,13 +134,14 @@ impl Devnetwork {
     pub fn fund(&self, address: &Address, amount: Amount) -> Result<()> {
         let needed = FIRST_BLOCKS.saturating_sub(self.chain.height());
         self.mine(needed)?;
-        let transaction = self.spend_reward(address, amount)?;
-        self.chain.submit(transaction)?;
+        self.spend_reward(address, amount)?;
         self.mine(1)
     }
 
-    fn spend_reward(&self, address: &Address, amount: Amount) -> Result<bitcoin::Transaction> {
-        use bitcoin::{OutPoint, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime, transaction::Version};
+    fn spend_reward(&self, address: &Address, amount: Amount) -> Result<()> {
+        use bitcoin::{
+            OutPoint, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime, transaction::Version,
+        };
         const FEE: Amount = Amount::from_sat(1_000);
         let mempool = self.chain.mempool();
         let mature = usize::try_from(self.chain.height().saturating_sub(99))?;
@@ -162,9 +166,9 @@ impl Devnetwork {
             };
             if output.script_pubkey == self.miner
                 && !mempool.contains(&transaction.compute_txid())
-                && self.chain.submit(transaction.clone()).is_ok()
+                && self.chain.submit(transaction).is_ok()
             {
-                return Ok(transaction);
+                return Ok(());
             }
         }
         anyhow::bail!("no mature reward of {amount} is left; mine more blocks")
@@ -183,7 +187,9 @@ impl Devnetwork {
         let words = SecretWords::generate()?;
         let wallet = Wallet::new(self.federation.clone(), &words, 0, AccountPolicy::default(), None)?;
         let client = Client::start(wallet, WebSocket::new(self.url()));
-        timeout(STEP_TIMEOUT, client.ready()).await.context("the federation does not certify the account")??;
+        timeout(STEP_TIMEOUT, client.ready())
+            .await
+            .context("the federation does not certify the account")??;
         Ok((client, words))
     }
 
@@ -239,8 +245,12 @@ pub async fn run(options: Options) -> Result<()> {
         options.rpc.unwrap_or(free),
     )
     .await?;
-    progress(&format!("federation {} is ready: {} of {} nodes make a payment final",
-        network.federation.id(), network.federation.quorum().votes(), network.federation.quorum().nodes()));
+    progress(&format!(
+        "federation {} is ready: {} of {} nodes make a payment final",
+        network.federation.id(),
+        network.federation.quorum().votes(),
+        network.federation.quorum().nodes()
+    ));
     let timeline = pay_once(&network, &progress).await?;
     print_timeline(&timeline, options.json)?;
     if options.once {

@@ -102,11 +102,17 @@ impl Machine {
         }
         if self.coordinations.len() >= COORDINATIONS_MAX {
             let found = self.coordinations.len() + 1;
-            let error = WireError::limit(ErrorCode::LimitExceeded, "transactions under way", COORDINATIONS_MAX, found);
+            let error = WireError::limit(
+                ErrorCode::LimitExceeded,
+                "transactions under way",
+                COORDINATIONS_MAX,
+                found,
+            );
             return Err(WireError { retry: true, fault: Fault::Receiver, ..error });
         }
         let checked = self.check_proposal(&proposal, account.as_ref())?;
-        let inputs = proposal.outpoints().into_iter().map(|outpoint| (outpoint, self.ledger.round(&outpoint)));
+        let inputs =
+            proposal.outpoints().into_iter().map(|outpoint| (outpoint, self.ledger.round(&outpoint)));
         let coordination = Coordination {
             submitters: vec![(session, id)],
             target: VoteTarget::new(txid, inputs),
@@ -138,8 +144,9 @@ impl Machine {
         account: Option<&AccountCertificate>,
     ) -> Result<Option<CheckedProposal>, WireError> {
         let Proposal::Joint(joint) = proposal else { return Ok(None) };
-        let certificate = account
-            .ok_or_else(|| WireError::sender(ErrorCode::InvalidAccount, "a joint proposal needs its account certificate"))?;
+        let certificate = account.ok_or_else(|| {
+            WireError::sender(ErrorCode::InvalidAccount, "a joint proposal needs its account certificate")
+        })?;
         let account = self
             .verified_account(certificate)
             .map_err(|error| WireError::sender(ErrorCode::InvalidAccount, error))?;
@@ -216,7 +223,8 @@ impl Machine {
         let quorum = self.federation.quorum();
         let votes = u16::try_from(coordination.approvals.len()).unwrap_or(u16::MAX);
         let certified = coordination.certificate.is_some();
-        let rejects = coordination.rejects.keys().filter(|node| !coordination.approvals.contains_key(*node)).count();
+        let rejects =
+            coordination.rejects.keys().filter(|node| !coordination.approvals.contains_key(*node)).count();
         if news && !certified {
             let (needed, nodes) = (quorum.votes(), quorum.nodes());
             self.tell(txid, &TransactionStatus::Voting { votes, quorum: needed, nodes });
@@ -245,8 +253,10 @@ impl Machine {
 
     fn certify(&mut self, txid: Txid) {
         let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
-        let certificate =
-            ApprovalCertificate { target: coordination.target.clone(), approvals: coordination.approvals.clone() };
+        let certificate = ApprovalCertificate {
+            target: coordination.target.clone(),
+            approvals: coordination.approvals.clone(),
+        };
         coordination.certificate = Some(certificate);
         self.tell(txid, &TransactionStatus::Approved);
         self.start_attempt(txid);
@@ -267,7 +277,11 @@ impl Machine {
                 let approvers: Vec<_> = coordination.approvals.keys().copied().collect();
                 coordination.commits.clear();
                 for to in approvers {
-                    self.outputs.push_back(Output::Ask { to, tag: Tag::Commit { txid, attempt }, request: request.clone() });
+                    self.outputs.push_back(Output::Ask {
+                        to,
+                        tag: Tag::Commit { txid, attempt },
+                        request: request.clone(),
+                    });
                 }
                 self.tell(txid, &TransactionStatus::Signing { attempt });
             }
@@ -276,7 +290,8 @@ impl Machine {
         if !coordination.chosen.is_empty() {
             return;
         }
-        let fresh = coordination.commitments.iter().filter(|(node, _)| !coordination.excluded.contains(*node));
+        let fresh =
+            coordination.commitments.iter().filter(|(node, _)| !coordination.excluded.contains(*node));
         let chosen: BTreeMap<_, _> = fresh.take(quorum).map(|(node, one)| (*node, one.clone())).collect();
         if chosen.len() < quorum {
             return;
@@ -317,8 +332,9 @@ impl Machine {
             return Ok(());
         };
         let invalid = |error: &dyn std::fmt::Display| WireError::sender(ErrorCode::InvalidSignature, error);
-        let session = Session::new(&self.federation, &checked.plan, attempt, &coordination.chosen, &wallet.commitments)
-            .map_err(|error| invalid(&error))?;
+        let session =
+            Session::new(&self.federation, &checked.plan, attempt, &coordination.chosen, &wallet.commitments)
+                .map_err(|error| invalid(&error))?;
         if !session.verify_wallet(&self.federation, &account.record, &wallet) {
             return Err(invalid(&"the wallet's shares are not signed by the account's authorisation key"));
         }
@@ -333,7 +349,11 @@ impl Machine {
         coordination.deadline = self.now + self.rules.signing_timeout;
         let chosen: Vec<_> = coordination.chosen.keys().copied().collect();
         for to in chosen {
-            self.outputs.push_back(Output::Ask { to, tag: Tag::Commit { txid, attempt }, request: request.clone() });
+            self.outputs.push_back(Output::Ask {
+                to,
+                tag: Tag::Commit { txid, attempt },
+                request: request.clone(),
+            });
         }
         self.tell(txid, &TransactionStatus::Signing { attempt });
         Ok(())
@@ -372,7 +392,8 @@ impl Machine {
     fn complete_sole(&mut self, txid: Txid) {
         let Some(coordination) = self.coordinations.get(&txid) else { return };
         let Proposal::Sole { transaction } = &coordination.proposal else { return };
-        let rounds = transaction.input.iter().map(|input| self.ledger.round(&input.previous_output)).collect();
+        let rounds =
+            transaction.input.iter().map(|input| self.ledger.round(&input.previous_output)).collect();
         let proof = FinalityProof::Attested {
             transaction: transaction.clone(),
             rounds,
@@ -480,8 +501,12 @@ impl Machine {
 
     /// Fires expired deadlines; calling early or twice is harmless.
     pub(crate) fn handle_timeout(&mut self) {
-        let due: Vec<Txid> =
-            self.coordinations.iter().filter(|(_, one)| self.now >= one.deadline).map(|(txid, _)| *txid).collect();
+        let due: Vec<Txid> = self
+            .coordinations
+            .iter()
+            .filter(|(_, one)| self.now >= one.deadline)
+            .map(|(txid, _)| *txid)
+            .collect();
         for txid in due {
             let Some(coordination) = self.coordinations.get(&txid) else { continue };
             let attempt = coordination.attempt;
@@ -512,7 +537,8 @@ impl Machine {
         record: AccountRecord,
     ) -> Result<(), WireError> {
         self.accept_account(&record)?;
-        let known = self.accounts.get(&record.id(&self.federation)).map(|(_, certificate)| certificate.clone());
+        let known =
+            self.accounts.get(&record.id(&self.federation)).map(|(_, certificate)| certificate.clone());
         if let Some(certificate) = known {
             self.to_client(session, id, ServerMessage::AccountCertified { certificate });
             return Ok(());

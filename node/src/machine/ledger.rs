@@ -266,6 +266,8 @@ impl Ledger {
 
     pub(super) fn unconfirmed(&self) -> Vec<Transaction> {
         let open = self.records.iter().filter(|(txid, _)| !self.blocks.contains_key(*txid));
-        open.filter_map(|(_, record)| record.proof.as_ref()).map(|proof| proof.transaction().clone()).collect()
+        open.filter_map(|(_, record)| record.proof.as_ref())
+            .map(|proof| proof.transaction().clone())
+            .collect()
     }
 }

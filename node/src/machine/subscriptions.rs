@@ -85,7 +85,9 @@ impl Machine {
             (true, false) | (false, true) => {}
         }
         match message {
-            ClientMessage::Hello { protocol, federation, .. } => self.greet(session, id, protocol, federation),
+            ClientMessage::Hello { protocol, federation, .. } => {
+                self.greet(session, id, protocol, federation)
+            }
             ClientMessage::UTXOSubscribe { keys } => {
                 check_count(&keys)?;
                 let results = keys.into_iter().map(|key| self.subscribe(session, key)).collect();
@@ -109,7 +111,9 @@ impl Machine {
                 self.to_client(session, id, ServerMessage::UTXOStateResponse { results, tip });
                 Ok(())
             }
-            ClientMessage::TransactionBroadcast { proposal, account } => self.submit(session, id, proposal, account),
+            ClientMessage::TransactionBroadcast { proposal, account } => {
+                self.submit(session, id, proposal, account)
+            }
             ClientMessage::SignResponse { txid, attempt, wallet } => self.take_wallet(txid, attempt, wallet),
             ClientMessage::AccountRegister { record } => self.register(session, id, record),
             ClientMessage::FederationQuery => {
@@ -218,8 +222,11 @@ impl Machine {
         let utxos: Vec<_> = outpoints.iter().filter_map(|outpoint| self.ledger.current(outpoint)).collect();
         let mut txids: BTreeSet<Txid> = utxos.iter().map(|utxo| utxo.outpoint.txid).collect();
         txids.extend(utxos.iter().filter_map(|utxo| utxo.spend).map(|spend| spend.txid));
-        let proofs =
-            txids.iter().filter_map(|txid| self.ledger.record(txid)).filter_map(|one| one.proof.clone()).collect();
+        let proofs = txids
+            .iter()
+            .filter_map(|txid| self.ledger.record(txid))
+            .filter_map(|one| one.proof.clone())
+            .collect();
         KeyOutcome::Snapshot { utxos, proofs, status, history_from }
     }
 

@@ -34,7 +34,8 @@ impl Machine {
         account: Option<AccountCertificate>,
     ) -> Result<PeerReply, WireError> {
         let txid = proposal.txid();
-        let inputs = proposal.outpoints().into_iter().map(|outpoint| (outpoint, self.ledger.round(&outpoint)));
+        let inputs =
+            proposal.outpoints().into_iter().map(|outpoint| (outpoint, self.ledger.round(&outpoint)));
         let target = VoteTarget::new(txid, inputs);
         if let Some(record) = self.ledger.record(&txid)
             && let Some(vote) = record.vote.clone()
@@ -98,7 +99,9 @@ impl Machine {
                 let account = self.verified_account(certificate).map_err(|error| invalid(&error))?;
                 let checked = joint.check(&self.federation, &account).map_err(|error| invalid(&error))?;
                 let spent = self.spendable(&checked.transaction, Some((&account, &checked)))?;
-                for ((input, claimed), actual) in checked.transaction.input.iter().zip(&checked.spent).zip(&spent) {
+                for ((input, claimed), actual) in
+                    checked.transaction.input.iter().zip(&checked.spent).zip(&spent)
+                {
                     if claimed != actual {
                         return Err(RejectReason::WrongCoin { outpoint: input.previous_output });
                     }
@@ -108,7 +111,8 @@ impl Machine {
             Proposal::Sole { transaction } => {
                 standard::check_shape(transaction).map_err(|error| invalid(&error))?;
                 let spent = self.spendable(transaction, None)?;
-                standard::check_fee(transaction, &spent, transaction.weight()).map_err(|error| invalid(&error))?;
+                standard::check_fee(transaction, &spent, transaction.weight())
+                    .map_err(|error| invalid(&error))?;
                 crate::chain::check_scripts(transaction, &spent).map_err(|error| match error {
                     ChainError::Script { index } => RejectReason::Script { index },
                     other => invalid(&other),
@@ -176,7 +180,10 @@ impl Machine {
             WireError::passing(ErrorCode::UnknownTransaction, Fault::Receiver, "send the vote request first")
         })?;
         if record.target != certificate.target {
-            return Err(WireError::sender(ErrorCode::InvalidSignature, "the certificate is of other inputs or rounds"));
+            return Err(WireError::sender(
+                ErrorCode::InvalidSignature,
+                "the certificate is of other inputs or rounds",
+            ));
         }
         if record.certificate.as_ref() != Some(&certificate) {
             certificate
@@ -218,7 +225,8 @@ impl Machine {
             return Err(invalid(&"the wallet did not sign this package"));
         }
         let mine = nodes.get(&self.me).ok_or_else(|| invalid(&"this node is not among the signers"))?;
-        let gone = |error: SigningError| WireError::passing(ErrorCode::NonceUnavailable, Fault::Receiver, error);
+        let gone =
+            |error: SigningError| WireError::passing(ErrorCode::NonceUnavailable, Fault::Receiver, error);
         let nonces = self.nonces.take(&mine.commitments).ok_or_else(|| gone(SigningError::Nonce))?;
         let shares = self.share.sign(&self.federation, &session, nonces).map_err(gone)?;
         let signature = session.sign_shares(&self.federation, &self.key, &shares);
@@ -237,9 +245,11 @@ impl Machine {
                 Ok(Some(checked.plan))
             }
             (Some(Proposal::Sole { .. }), _) => Ok(None),
-            (Some(Proposal::Joint(_)), None) | (None, _) => {
-                Err(WireError::passing(ErrorCode::UnknownTransaction, Fault::Receiver, "send the vote request first"))
-            }
+            (Some(Proposal::Joint(_)), None) | (None, _) => Err(WireError::passing(
+                ErrorCode::UnknownTransaction,
+                Fault::Receiver,
+                "send the vote request first",
+            )),
         }
     }
 
@@ -247,8 +257,9 @@ impl Machine {
         let mut commitments = Vec::with_capacity(plan.inputs.len());
         for _ in &plan.inputs {
             let made = self.share.commit(&mut self.rng);
-            let (nonces, commitment) = made
-                .ok_or_else(|| WireError::passing(ErrorCode::Internal, Fault::Receiver, "no nonce could be made"))?;
+            let (nonces, commitment) = made.ok_or_else(|| {
+                WireError::passing(ErrorCode::Internal, Fault::Receiver, "no nonce could be made")
+            })?;
             self.nonces.add(nonces);
             commitments.push(commitment);
         }
@@ -304,7 +315,10 @@ impl Machine {
             FinalityProof::Attested { .. } => Vec::new(),
         };
         let fresh = || TxRecord {
-            target: VoteTarget::new(txid, proof.outpoints().map(|outpoint| (outpoint, self.ledger.round(&outpoint)))),
+            target: VoteTarget::new(
+                txid,
+                proof.outpoints().map(|outpoint| (outpoint, self.ledger.round(&outpoint))),
+            ),
             proposal: None,
             account: None,
             spent,

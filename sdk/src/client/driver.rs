@@ -91,7 +91,9 @@ impl Client {
         Box::pin(stream::unfold(receiver, |mut receiver| async move {
             match receiver.recv().await {
                 Ok(event) => Some((event, receiver)),
-                Err(broadcast::error::RecvError::Lagged(missed)) => Some((Event::Lagged { missed }, receiver)),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    Some((Event::Lagged { missed }, receiver))
+                }
                 Err(broadcast::error::RecvError::Closed) => None,
             }
         }))

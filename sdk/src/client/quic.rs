@@ -104,7 +104,8 @@ impl TlsIdentity {
             .with_client_auth_cert(chain, key)
             .map_err(config_error)?;
         tls.alpn_protocols = vec![limits::PROTOCOL.into()];
-        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(config_error)?));
+        let mut config =
+            quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(config_error)?));
         config.transport_config(transport_config());
         Ok(config)
     }
@@ -163,9 +164,11 @@ async fn connect(
     node: NodeId,
     address: SocketAddr,
 ) -> Result<Connection, TransportError> {
-    let local: SocketAddr = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().map_err(TransportError::new)?;
+    let local: SocketAddr =
+        if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().map_err(TransportError::new)?;
     let endpoint = quinn::Endpoint::client(local).map_err(TransportError::new)?;
-    let connecting = endpoint.connect_with(config, address, &server_name(node)).map_err(TransportError::new)?;
+    let connecting =
+        endpoint.connect_with(config, address, &server_name(node)).map_err(TransportError::new)?;
     let connection = connecting.await.map_err(TransportError::new)?;
     let (mut send, receive) = connection.open_bi().await.map_err(TransportError::new)?;
     let (to_server, mut outgoing) = mpsc::channel::<String>(CHANNEL_FRAMES_MAX);
@@ -187,15 +190,17 @@ async fn connect(
     Ok(Connection { to_server, from_server })
 }
 
-async fn read_frames(
-    mut receive: quinn::RecvStream,
-    incoming: mpsc::Sender<Result<String, TransportError>>,
-) {
+async fn read_frames(mut receive: quinn::RecvStream, incoming: mpsc::Sender<Result<String, TransportError>>) {
     let mut buffer = FrameBuffer::default();
     let error = loop {
         match receive.read_chunk(READ_BYTES, true).await {
             Ok(Some(chunk)) => buffer.extend(&chunk.bytes),
-            Ok(None) => break buffer.finish().err().map_or_else(|| "closed by the node".to_owned(), |e| e.to_string()),
+            Ok(None) => {
+                break buffer
+                    .finish()
+                    .err()
+                    .map_or_else(|| "closed by the node".to_owned(), |e| e.to_string());
+            }
             Err(error) => break error.to_string(),
         }
         loop {

@@ -99,10 +99,25 @@ pub async fn fetch_federation(transport: &mut dyn Transport) -> Result<Federatio
         connection.to_server.send(encode_text(Some(id), &message)).await.map_err(closed)?;
     }
     while let Some(text) = connection.from_server.recv().await {
-        match decode::<ServerMessage>(text?.as_bytes()).map_err(|(_, error)| TransportError::new(error))?.body {
+        match decode::<ServerMessage>(text?.as_bytes()).map_err(|(_, error)| TransportError::new(error))?.body
+        {
             ServerMessage::Federation { document } => return Ok(*document),
             ServerMessage::Error { error } => return Err(TransportError::new(error)),
-            _other_notifications => {}
+            ServerMessage::Welcome { .. }
+            | ServerMessage::UTXOSubscribed { .. }
+            | ServerMessage::UTXOUnsubscribed { .. }
+            | ServerMessage::UTXOStateResponse { .. }
+            | ServerMessage::UTXOStateNotification { .. }
+            | ServerMessage::TransactionStatus { .. }
+            | ServerMessage::SignRequest { .. }
+            | ServerMessage::AccountCertified { .. }
+            | ServerMessage::Headers { .. }
+            | ServerMessage::Proof { .. }
+            | ServerMessage::FeeRate { .. }
+            | ServerMessage::Tip { .. }
+            | ServerMessage::Gap { .. }
+            | ServerMessage::GoingAway { .. }
+            | ServerMessage::Pong => {}
         }
     }
     Err(TransportError::new("closed by the server"))

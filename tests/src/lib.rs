@@ -1,1 +1,168 @@
-//! .
+//! Whole-system tests: a federation of real processes that can be killed, and helpers for plain clients.
+
+pub mod wallets;
+
+use anyhow::{Context as _, Result};
+use bitcoin::Network;
+use quorate::FederationId;
+use quorate_bridge::{BridgeConfig, RunningBridge};
+use quorate_node::{
+    chain::Devnet,
+    config::ChainConfig,
+    provision::{self, Plan, Provisioned},
+};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::TcpListener;
+
+/// Longest wait for anything in a test; conditions end waits much earlier.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A federation whose nodes are processes; chain and bridge live in the test.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The embedded chain.
+    pub chain: Arc<Devnet>,
+    /// The federation's files.
+    pub files: Provisioned,
+    /// The bridge.
+    pub bridge: RunningBridge,
+    nodes: Vec<Option<Child>>,
+    binary: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts `nodes` nodes from the given `test-node` binary; returns when the bridge is connected to all of them.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub async fn start(binary: impl AsRef<Path>, nodes: u16) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let chain = Arc::new(Devnet::new());
+        tokio::spawn(quorate_node::chain::serve_rpc(listener, chain.clone()));
+        let backend = ChainConfig { url, user: String::new(), password: String::new() };
+        let plan = Plan { nodes, network: Network::Regtest, first_port: None, chain: backend };
+        let files = provision::federation(&directory.path().join("federation"), &plan)?;
+        let config = BridgeConfig::read(&files.bridge.join("bridge.toml"))?;
+        let bridge = RunningBridge::start(&files.bridge, config).await?;
+        let mut cluster = Self {
+            chain,
+            bridge,
+            nodes: (0..nodes).map(|_| None).collect(),
+            binary: binary.as_ref().to_owned(),
+            files,
+            _directory: directory,
+        };
+        for number in 1..=usize::from(nodes) {
+            cluster.start_node(number, None)?;
+        }
+        cluster.connected(usize::from(nodes)).await?;
+        Ok(cluster)
+    }
+
+    /// The federation's id.
+    pub fn id(&self) -> FederationId {
+        self.files.id
+    }
+
+    /// The bridge's WebSocket address.
+    pub fn url(&self) -> String {
+        format!("ws://{}", self.bridge.address())
+    }
+
+    /// Starts a node, with a place at which it is to die.
+    ///
+    /// # Errors
+    /// The process cannot be started.
+    pub fn start_node(&mut self, number: usize, crash_at: Option<&str>) -> Result<()> {
+        let home = self.files.nodes.get(number - 1).context("no such node")?;
+        let mut command = Command::new(&self.binary);
+        command.arg("run").arg(home).stdin(Stdio::null()).stdout(Stdio::null());
+        command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned()));
+        if let Some(place) = crash_at {
+            command.env("QUORATE_CRASH_AT", place);
+        }
+        let child = command.spawn().context("cannot start a node")?;
+        *self.nodes.get_mut(number - 1).context("no such node")? = Some(child);
+        Ok(())
+    }
+
+    /// Kills a node as by `kill -9`.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn kill(&mut self, number: usize) -> Result<()> {
+        let child = self.nodes.get_mut(number - 1).and_then(Option::take);
+        let mut child = child.context("the node is not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Whether a node has died by itself.
+    ///
+    /// # Errors
+    /// It was not started.
+    pub fn has_died(&mut self, number: usize) -> Result<bool> {
+        let child = self.nodes.get_mut(number - 1).and_then(Option::as_mut).context("not started")?;
+        Ok(child.try_wait()?.is_some())
+    }
+
+    /// Waits until the bridge is connected to at least `count` nodes.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn connected(&self, count: usize) -> Result<()> {
+        eventually("the bridge connects to the nodes", || self.bridge.connected_nodes() >= count).await
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.nodes.iter_mut().flatten() {
+            let _already_dead = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+}
+
+/// Waits until a condition holds, looking every few milliseconds.
+///
+/// # Errors
+/// It does not hold within [`PATIENCE`].
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
+    let started = tokio::time::Instant::now();
+    while !condition() {
+        anyhow::ensure!(started.elapsed() < PATIENCE, "did not happen in {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// The Bitcoin Core daemon to test against: `BITCOIND_EXE`, then `PATH`. In CI it has to be there.
+pub fn bitcoind() -> Option<PathBuf> {
+    let named = std::env::var_os("BITCOIND_EXE").map(PathBuf::from);
+    let on_path = || {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).map(|directory| directory.join("bitcoind")).find(|file| file.exists())
+    };
+    let found = named.or_else(on_path);
+    assert!(found.is_some() || std::env::var_os("CI").is_none(), "CI has to name a bitcoind in BITCOIND_EXE");
+    found
+}
+
+/// A free TCP port, at this moment.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> Result<SocketAddr> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Makes .tools/bin/cargo-wasm, a cargo for wasm32-unknown-unknown: through rustup where it can fetch the target, else Debian's
+# rustc-web, which builds the standard library from source.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+mkdir -p .tools/bin
+way=debian
+if [ "${CI:-}" != true ] && command -v rustup >/dev/null; then
+  if rustup target list --installed | grep -qx wasm32-unknown-unknown \
+    || timeout 180 rustup target add wasm32-unknown-unknown >/dev/null 2>&1; then
+    way=rustup
+  fi
+fi
+# libsecp256k1 is C: clang has the wasm32 back end.
+need clang clang
+if [ $way = rustup ]; then
+  cat > .tools/bin/cargo-wasm <<'W'
+#!/usr/bin/env bash
+set -e
+sub=$1; shift
+exec cargo "$sub" --target wasm32-unknown-unknown "$@"
+W
+else
+  need_packages rustc-web cargo-web rust-web-src lld-22
+  cat > .tools/bin/cargo-wasm <<'W'
+#!/usr/bin/env bash
+# RUSTC_BOOTSTRAP: -Zbuild-std is a nightly option of a stable compiler.
+set -e
+sub=$1; shift
+unset RUSTUP_TOOLCHAIN
+export RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc RUSTC_BOOTSTRAP=1 CARGO_UNSTABLE_BUILD_STD=std,panic_abort
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=/usr/bin/wasm-ld-22
+exec /usr/bin/cargo "$sub" --target wasm32-unknown-unknown "$@"
+W
+fi
+chmod +x .tools/bin/cargo-wasm
+say "wasm32: $way"

@@ -1,0 +1,128 @@
+//! Wallets and money for tests and benchmarks.
+
+use crate::{Cluster, PATIENCE};
+use anyhow::{Context as _, Result};
+use bitcoin::{
+    Address, Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime,
+    transaction::Version,
+};
+use quorate::{
+    Federation,
+    account::AccountPolicy,
+    client::{Client, Transport, WebSocket, fetch_federation},
+    wallet::{Destination, PaymentRequest, SecretWords, Wallet},
+};
+use quorate_node::chain::Devnet;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Script of a coin that anybody can spend, wrapped in P2WSH.
+pub fn nobody() -> ScriptBuf {
+    ScriptBuf::new_p2wsh(&open_script().wscript_hash())
+}
+
+fn open_script() -> ScriptBuf {
+    ScriptBuf::from_bytes(vec![bitcoin::opcodes::OP_TRUE.to_u8()])
+}
+
+/// Spends the first output of the block at `height`, which has to be mature, to equal parts for the addresses.
+///
+/// # Errors
+/// The chain refuses it.
+pub fn pay_out(chain: &Devnet, height: u32, outputs: Vec<TxOut>) -> Result<Transaction> {
+    let block = chain.blocks().into_iter().nth(usize::try_from(height)? - 1).context("no such block")?;
+    let reward = block.txdata.first().context("a coinbase")?.compute_txid();
+    let transaction = Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: vec![TxIn {
+            previous_output: OutPoint { txid: reward, vout: 0 },
+            script_sig: ScriptBuf::new(),
+            sequence: Sequence::MAX,
+            witness: Witness::from_slice(&[open_script().as_bytes()]),
+        }],
+        output: outputs,
+    };
+    chain.submit(transaction.clone())?;
+    Ok(transaction)
+}
+
+/// Spends a coin of [`nobody`], which is in its owner's sole custody, to an address.
+pub fn sole_spend(coin: OutPoint, value: Amount, to: &Address) -> Transaction {
+    Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: vec![TxIn {
+            previous_output: coin,
+            script_sig: ScriptBuf::new(),
+            sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
+            witness: Witness::from_slice(&[open_script().as_bytes()]),
+        }],
+        output: vec![TxOut { value: value - Amount::from_sat(1_000), script_pubkey: to.script_pubkey() }],
+    }
+}
+
+/// The verified federation behind a bridge.
+///
+/// # Errors
+/// The bridge does not answer, or with another federation.
+pub async fn federation(cluster: &Cluster) -> Result<Federation> {
+    let mut transport = WebSocket::new(cluster.url());
+    let document = timeout(PATIENCE, fetch_federation(&mut transport)).await??;
+    Ok(document.verify(cluster.id())?)
+}
+
+/// A wallet of these words over any transport, certified.
+///
+/// # Errors
+/// The federation does not certify it in time.
+pub async fn open_wallet(
+    federation: &Federation,
+    words: &SecretWords,
+    transport: impl Transport,
+) -> Result<Client> {
+    let wallet = Wallet::new(federation.clone(), words, 0, AccountPolicy::default(), None)?;
+    let client = Client::start(wallet, transport);
+    timeout(PATIENCE, client.ready()).await.context("the account is not certified in time")??;
+    Ok(client)
+}
+
+/// Waits until a wallet has so much to spend.
+///
+/// # Errors
+/// It does not have it in time.
+pub async fn wait_spendable(client: &Client, amount: Amount) -> Result<()> {
+    let enough = move |session: &quorate::session::Session| {
+        (session.wallet().balance().spendable >= amount).then_some(())
+    };
+    timeout(PATIENCE, client.wait(enough)).await.context("the money does not arrive")??;
+    Ok(())
+}
+
+/// Mines past maturity and gives each address `count` coins of `value`, confirmed.
+///
+/// # Errors
+/// The chain refuses it.
+pub fn fund(chain: &Devnet, addresses: &[Address], count: usize, value: Amount) -> Result<()> {
+    let first = chain.height() + 1;
+    chain.mine(101, &nobody())?;
+    let outputs = addresses.iter().flat_map(|address| {
+        let output = TxOut { value, script_pubkey: address.script_pubkey() };
+        std::iter::repeat_n(output, count)
+    });
+    pay_out(chain, first, outputs.collect())?;
+    chain.mine(1, &nobody())?;
+    Ok(())
+}
+
+/// A request to pay an exact amount.
+///
+/// # Errors
+/// The address is not of regtest.
+pub fn request(to: &Address, amount: Amount) -> Result<PaymentRequest> {
+    let destination = Destination::parse(&to.to_string(), bitcoin::Network::Regtest)?;
+    Ok(PaymentRequest::new(destination).exact(amount))
+}
+
+/// How long a test gives one payment.
+pub const PAYMENT_PATIENCE: Duration = Duration::from_secs(45);

@@ -1,0 +1,115 @@
+//! Nodes that die as by `kill -9`: between every pair of steps, two at a time, and all of them one after the other.
+
+use anyhow::Result;
+use bitcoin::Amount;
+use quorate::{
+    client::{Client, WebSocket},
+    wallet::SecretWords,
+};
+use quorate_node::chain::Devnet;
+use quorate_tests::{
+    Cluster, eventually,
+    wallets::{PAYMENT_PATIENCE, federation, fund, nobody, open_wallet, request, wait_spendable},
+};
+use std::collections::HashSet;
+use tokio::time::timeout;
+
+const NODE: &str = env!("CARGO_BIN_EXE_test-node");
+const COIN: Amount = Amount::from_sat(100_000);
+const PAID: Amount = Amount::from_sat(60_000);
+
+async fn two_wallets(cluster: &Cluster, coins: usize) -> Result<(Client, Client)> {
+    let federation = federation(cluster).await?;
+    let payer = open_wallet(&federation, &SecretWords::generate()?, WebSocket::new(cluster.url())).await?;
+    let payee = open_wallet(&federation, &SecretWords::generate()?, WebSocket::new(cluster.url())).await?;
+    let own = payer.next_address().await?;
+    fund(&cluster.chain, &[own], coins, COIN)?;
+    wait_spendable(&payer, COIN * u64::try_from(coins)?).await?;
+    Ok((payer, payee))
+}
+
+/// Every final transaction reaches the chain, and no coin is spent twice.
+async fn nothing_lost_or_doubled(chain: &Devnet, finals: &[bitcoin::Txid]) -> Result<()> {
+    eventually("all final transactions are broadcast", || {
+        let waiting = chain.mempool();
+        let mined: HashSet<_> =
+            chain.blocks().iter().flat_map(|block| &block.txdata).map(bitcoin::Transaction::compute_txid).collect();
+        finals.iter().all(|txid| waiting.contains(txid) || mined.contains(txid))
+    })
+    .await?;
+    chain.mine(1, &nobody())?;
+    assert!(chain.mempool().is_empty(), "none of them conflict");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_survives_a_crash_at_every_step() -> Result<()> {
+    let places = [
+        "store.before_write",
+        "store.after_write",
+        "voter.before_vote_response",
+        "voter.before_commit_response",
+        "coordinator.before_vote_request",
+        "coordinator.before_commit_request",
+        "coordinator.before_broadcast",
+        // The second write of a payment is the commit, the third the proof.
+        "store.before_write:2",
+        "store.after_write:2",
+        "store.before_write:3",
+    ];
+    let mut cluster = Cluster::start(NODE, 4).await?;
+    let (payer, payee) = two_wallets(&cluster, places.len() * 4).await?;
+    let mut finals = Vec::new();
+    for place in places {
+        // Whichever node the bridge chooses as coordinator, node 1 dies at the place when its turn comes.
+        cluster.kill(1)?;
+        cluster.start_node(1, Some(place))?;
+        cluster.connected(4).await?;
+        let mut payments = 0;
+        while !cluster.has_died(1)? && payments < 4 {
+            let to = payee.next_address().await?;
+            let receipt = timeout(PAYMENT_PATIENCE, payer.pay(request(&to, PAID)?)).await??;
+            finals.push(receipt.txid);
+            payments += 1;
+        }
+        eventually(&format!("node 1 dies at {place}"), || cluster.has_died(1).unwrap_or(false)).await?;
+        cluster.start_node(1, None)?;
+        cluster.connected(4).await?;
+    }
+    nothing_lost_or_doubled(&cluster.chain, &finals).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_two_of_seven_may_die_during_a_payment_and_all_one_after_the_other() -> Result<()> {
+    let mut cluster = Cluster::start(NODE, 7).await?;
+    let (payer, payee) = two_wallets(&cluster, 20).await?;
+    let mut finals = Vec::new();
+    for pair in [[1, 2], [3, 7], [5, 6]] {
+        let to = payee.next_address().await?;
+        let paying = tokio::spawn({
+            let (payer, request) = (payer.clone(), request(&to, PAID)?);
+            async move { payer.pay(request).await }
+        });
+        for node in pair {
+            cluster.kill(node)?;
+        }
+        finals.push(timeout(PAYMENT_PATIENCE, paying).await???.txid);
+        for node in pair {
+            cluster.start_node(node, None)?;
+        }
+        cluster.connected(7).await?;
+    }
+    for node in 1..=7 {
+        let to = payee.next_address().await?;
+        let paying = tokio::spawn({
+            let (payer, request) = (payer.clone(), request(&to, PAID)?);
+            async move { payer.pay(request).await }
+        });
+        cluster.kill(node)?;
+        finals.push(timeout(PAYMENT_PATIENCE, paying).await???.txid);
+        cluster.start_node(node, None)?;
+        cluster.connected(7).await?;
+    }
+    nothing_lost_or_doubled(&cluster.chain, &finals).await?;
+    wait_spendable(&payee, PAID * u64::try_from(finals.len())?).await
+}

@@ -399,7 +399,7 @@ mod tests {
         }
         assert_eq!(hub.counters.gaps, 1);
         while queue.try_recv().is_ok() {}
-        assert_eq!(hub.take_gap(SessionId(1)), [key.clone()]);
+        assert_eq!(hub.take_gap(SessionId(1)), std::slice::from_ref(&key));
         subscribe(&mut hub, &key);
         let Ok((_, ServerMessage::UTXOSubscribed { results, .. })) = queue.try_recv() else {
             panic!("a snapshot")

@@ -169,6 +169,10 @@ impl Session {
         Ok(ServerMessage::Welcome { protocol, federation: ours, agent, tip })
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "everything that the bridge does not answer itself is relayed"
+    )]
     async fn dispatch(&self, id: Option<u64>, message: ClientMessage) {
         match message {
             ClientMessage::Ping => self.queue_now(id, ServerMessage::Pong),
@@ -290,6 +294,7 @@ impl Session {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "only these end a submission")]
 fn ends_submission(message: &ServerMessage) -> bool {
     match message {
         ServerMessage::TransactionStatus { status, .. } => matches!(

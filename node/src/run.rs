@@ -241,6 +241,7 @@ impl Driver {
         self.machine.set_time(self.started.elapsed(), wall_ms);
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other input is applied as it is")]
     fn handle(&mut self, input: Input) {
         match input {
             Input::Coins { coins, then } => {
@@ -328,6 +329,7 @@ impl Driver {
         None
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "every other output waits for what was persisted")]
     fn drain(&mut self) {
         let mut change = ChangeSet::default();
         while let Some(output) = self.machine.poll_output() {
@@ -404,7 +406,12 @@ impl Dispatcher {
                 crash::point(match &reply {
                     PeerReply::VoteResponse { .. } => "voter.before_vote_response",
                     PeerReply::CommitResponse { .. } => "voter.before_commit_response",
-                    _other => "voter.before_other_response",
+                    PeerReply::AccountResponse { .. }
+                    | PeerReply::DkgBundle { .. }
+                    | PeerReply::TrialCommitment { .. }
+                    | PeerReply::TrialShare { .. }
+                    | PeerReply::Done
+                    | PeerReply::Error { .. } => "voter.before_other_response",
                 });
                 if let Some(waiting) = self.replies.remove(&number) {
                     let _peer_gone = waiting.send(reply);

@@ -29,7 +29,6 @@ pub(crate) struct World {
     pub(crate) keys: Vec<IdentityKey>,
     pub(crate) shares: Vec<NodeShare>,
     pub(crate) account: JointAccount,
-    pub(crate) certificate: AccountCertificate,
     pub(crate) wallet: SecretKey,
     pub(crate) authorisation: IdentityKey,
 }
@@ -109,7 +108,7 @@ fn with_account(federation: Federation, keys: Vec<IdentityKey>, shares: Vec<Node
     let acceptances = keys.iter().zip(1..).map(|(key, node)| (NodeId(node), record.accept(&federation, key)));
     let certificate = AccountCertificate { record: record.clone(), acceptances: acceptances.collect() };
     let account = certificate.verify(&federation).expect("verifies");
-    World { federation, keys, shares, account, certificate, wallet, authorisation }
+    World { federation, keys, shares, account, wallet, authorisation }
 }
 
 impl World {

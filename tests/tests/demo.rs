@@ -27,7 +27,8 @@ async fn the_demo_pays_verifies_and_makes_a_chain_that_bitcoin_core_accepts() ->
         let timeline = demo(directory.path())?;
         assert_eq!(timeline["verified"], true);
         assert_eq!((&timeline["n"], &timeline["quorum"]), (&json!(7), &json!(5)));
-        let names: Vec<_> = timeline["steps"].as_array().context("steps")?.iter().map(|step| &step["name"]).collect();
+        let names: Vec<_> =
+            timeline["steps"].as_array().context("steps")?.iter().map(|step| &step["name"]).collect();
         for expected in ["submitted", "votes 5/5", "verified by the payee"] {
             assert!(names.iter().any(|name| **name == expected), "{expected} in {names:?}");
         }
@@ -72,7 +73,8 @@ async fn accepted(core: &Bitcoind, chain: &Devnet) -> Result<()> {
     // The backend that nodes use reads the same from the daemon.
     let (_, height) = core.header(core.tip().await?).await?;
     assert_eq!(height, chain.height());
-    let reward = chain.blocks().last().context("blocks")?.txdata.first().context("a coinbase")?.compute_txid();
+    let reward =
+        chain.blocks().last().context("blocks")?.txdata.first().context("a coinbase")?.compute_txid();
     let coin = core.coin(bitcoin::OutPoint { txid: reward, vout: 0 }).await?.context("unspent")?;
     assert_eq!((coin.height, coin.coinbase), (height, true));
     Ok(())

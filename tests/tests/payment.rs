@@ -11,7 +11,9 @@ use quorate::{
 };
 use quorate_tests::{
     Cluster, PATIENCE,
-    wallets::{PAYMENT_PATIENCE, federation, fund, nobody, open_wallet, pay_out, request, sole_spend, wait_spendable},
+    wallets::{
+        PAYMENT_PATIENCE, federation, fund, nobody, open_wallet, pay_out, request, sole_spend, wait_spendable,
+    },
 };
 use tokio::time::timeout;
 
@@ -19,6 +21,11 @@ const NODE: &str = env!("CARGO_BIN_EXE_test-node");
 const COIN: Amount = Amount::from_sat(1_000_000);
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    clippy::too_many_lines,
+    reason = "the story of one payment, from end to end"
+)]
 async fn a_payee_verifies_finality_and_then_the_block() -> Result<()> {
     let cluster = Cluster::start(NODE, 4).await?;
     let federation = federation(&cluster).await?;
@@ -42,7 +49,9 @@ async fn a_payee_verifies_finality_and_then_the_block() -> Result<()> {
     let received = async {
         loop {
             match events.next().await.context("the payee has ended")? {
-                Event::Received { txid, amount, kind, .. } => return Ok::<_, anyhow::Error>((txid, amount, kind)),
+                Event::Received { txid, amount, kind, .. } => {
+                    return Ok::<_, anyhow::Error>((txid, amount, kind));
+                }
                 Event::ServerMisbehaved { what } => anyhow::bail!("{what}"),
                 _other => {}
             }
@@ -114,7 +123,10 @@ async fn two_wallets_with_the_same_coin_never_both_become_final() -> Result<()> 
         // Both wallets choose among the same coins by the same rules; the amounts differ, so the transactions do.
         let amount = Amount::from_sat(900_000 + u64::try_from(round)?);
         let one = timeout(std::time::Duration::from_secs(3), first.pay(request(&to, amount)?));
-        let two = timeout(std::time::Duration::from_secs(3), second.pay(request(&to, amount - Amount::from_sat(50))?));
+        let two = timeout(
+            std::time::Duration::from_secs(3),
+            second.pay(request(&to, amount - Amount::from_sat(50))?),
+        );
         let (one, two) = tokio::join!(one, two);
         let finals: Vec<_> = [one, two].into_iter().flatten().flatten().collect();
         if let [one, two] = finals.as_slice() {

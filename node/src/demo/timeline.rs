@@ -44,6 +44,7 @@ impl Recorder {
 }
 
 impl Timeline {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a timeline shows what it knows")]
     /// Makes the payment and records it, up to its block.
     pub(super) async fn record(
         network: &Devnetwork,

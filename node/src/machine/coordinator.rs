@@ -88,7 +88,7 @@ impl Machine {
         let txid = proposal.txid();
         if let Some(proof) = self.ledger.record(&txid).and_then(|record| record.proof.clone()) {
             let status = TransactionStatus::Signed { proof: Box::new(proof) };
-            self.to_client(session, id, ServerMessage::TransactionStatus { txid, status });
+            self.send_client(session, id, ServerMessage::TransactionStatus { txid, status });
             return Ok(());
         }
         if let Some(running) = self.coordinations.get_mut(&txid) {
@@ -159,7 +159,7 @@ impl Machine {
         let submitters = self.coordinations.get(&txid).map(|one| one.submitters.clone()).unwrap_or_default();
         for (session, id) in submitters {
             let message = ServerMessage::TransactionStatus { txid, status: status.clone() };
-            self.to_client(session, id, message);
+            self.send_client(session, id, message);
         }
         self.notify_status(txid, status);
     }
@@ -168,7 +168,7 @@ impl Machine {
         if let Some(coordination) = self.coordinations.remove(&txid) {
             for (session, id) in coordination.submitters {
                 let message = ServerMessage::TransactionStatus { txid, status: status.clone() };
-                self.to_client(session, id, message);
+                self.send_client(session, id, message);
             }
         }
     }
@@ -307,7 +307,7 @@ impl Machine {
                 certificate: certificate.clone(),
                 nodes: chosen.clone(),
             };
-            self.to_client(session, id, message);
+            self.send_client(session, id, message);
         }
     }
 
@@ -540,7 +540,7 @@ impl Machine {
         let known =
             self.accounts.get(&record.id(&self.federation)).map(|(_, certificate)| certificate.clone());
         if let Some(certificate) = known {
-            self.to_client(session, id, ServerMessage::AccountCertified { certificate });
+            self.send_client(session, id, ServerMessage::AccountCertified { certificate });
             return Ok(());
         }
         let registration = self.next_registration;
@@ -567,13 +567,13 @@ impl Machine {
             let Some(open) = self.registrations.remove(&registration) else { return };
             let certificate = AccountCertificate { record: open.record, acceptances: open.acceptances };
             if self.verified_account(&certificate).is_ok() {
-                self.to_client(open.session, open.id, ServerMessage::AccountCertified { certificate });
+                self.send_client(open.session, open.id, ServerMessage::AccountCertified { certificate });
             }
         } else if open.failures >= usize::from(quorum.blocking()) {
             let Some(open) = self.registrations.remove(&registration) else { return };
             let message = "too few nodes are reachable to certify an account; try again";
             let error = WireError::passing(ErrorCode::NoNodeAvailable, Fault::Network, message);
-            self.to_client(open.session, open.id, ServerMessage::Error { error });
+            self.send_client(open.session, open.id, ServerMessage::Error { error });
         }
     }
 }

@@ -199,10 +199,6 @@ impl Machine {
         self.ledger.block_hash(height)
     }
 
-    pub(crate) fn tip(&self) -> quorate::wire::BlockRef {
-        self.ledger.tip()
-    }
-
     /// A block on top of the one before.
     pub(crate) fn handle_block(&mut self, block: &bitcoin::Block) {
         let changed = self.ledger.connect(block);
@@ -235,11 +231,11 @@ impl Machine {
     /// A message of a wallet or bridge.
     pub(crate) fn handle_client(&mut self, session: SessionId, id: Option<u64>, message: ClientMessage) {
         if let Err(error) = self.client(session, id, message) {
-            self.to_client(session, id, ServerMessage::Error { error });
+            self.send_client(session, id, ServerMessage::Error { error });
         }
     }
 
-    fn to_client(&mut self, session: SessionId, id: Option<u64>, message: ServerMessage) {
+    fn send_client(&mut self, session: SessionId, id: Option<u64>, message: ServerMessage) {
         self.outputs.push_back(Output::Client { session, id, message });
     }
 

@@ -92,7 +92,7 @@ impl Machine {
                 check_count(&keys)?;
                 let results = keys.into_iter().map(|key| self.subscribe(session, key)).collect();
                 let tip = self.chain_tip();
-                self.to_client(session, id, ServerMessage::UTXOSubscribed { results, tip });
+                self.send_client(session, id, ServerMessage::UTXOSubscribed { results, tip });
                 Ok(())
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
@@ -101,14 +101,14 @@ impl Machine {
                     self.target(key).is_ok_and(|target| self.subscriptions.remove(session, key, &target))
                 };
                 let count = keys.iter().filter(ended).count();
-                self.to_client(session, id, ServerMessage::UTXOUnsubscribed { count });
+                self.send_client(session, id, ServerMessage::UTXOUnsubscribed { count });
                 Ok(())
             }
             ClientMessage::UTXOStateQuery { keys } => {
                 check_count(&keys)?;
                 let results = keys.into_iter().map(|key| self.query(key)).collect();
                 let tip = self.chain_tip();
-                self.to_client(session, id, ServerMessage::UTXOStateResponse { results, tip });
+                self.send_client(session, id, ServerMessage::UTXOStateResponse { results, tip });
                 Ok(())
             }
             ClientMessage::TransactionBroadcast { proposal, account } => {
@@ -118,18 +118,18 @@ impl Machine {
             ClientMessage::AccountRegister { record } => self.register(session, id, record),
             ClientMessage::FederationQuery => {
                 let document = Box::new(self.federation.document().clone());
-                self.to_client(session, id, ServerMessage::Federation { document });
+                self.send_client(session, id, ServerMessage::Federation { document });
                 Ok(())
             }
             ClientMessage::HeadersQuery { from } => {
                 let headers = self.headers(from).into_iter().map(Header).collect();
-                self.to_client(session, id, ServerMessage::Headers { from, headers });
+                self.send_client(session, id, ServerMessage::Headers { from, headers });
                 Ok(())
             }
             ClientMessage::ProofQuery { txid } => {
                 match self.ledger.block_of(&txid) {
                     Some(block) => self.outputs.push_back(Output::Prove { session, id, txid, block }),
-                    None => self.to_client(session, id, ServerMessage::Proof { txid, proof: None }),
+                    None => self.send_client(session, id, ServerMessage::Proof { txid, proof: None }),
                 }
                 Ok(())
             }
@@ -138,7 +138,7 @@ impl Machine {
                 Ok(())
             }
             ClientMessage::Ping => {
-                self.to_client(session, id, ServerMessage::Pong);
+                self.send_client(session, id, ServerMessage::Pong);
                 Ok(())
             }
         }
@@ -164,7 +164,7 @@ impl Machine {
         let agent = concat!("quorate-node/", env!("CARGO_PKG_VERSION")).to_owned();
         let tip = self.chain_tip();
         let welcome = ServerMessage::Welcome { protocol, federation: ours, agent, tip };
-        self.to_client(session, id, welcome);
+        self.send_client(session, id, welcome);
         Ok(())
     }
 
@@ -250,7 +250,7 @@ impl Machine {
             let state = utxo.state();
             let proof = proof.cloned().map(Box::new);
             let message = ServerMessage::UTXOStateNotification { key, utxo: utxo.clone(), state, proof };
-            self.to_client(session, None, message);
+            self.send_client(session, None, message);
         }
     }
 
@@ -261,14 +261,18 @@ impl Machine {
             listeners.extend(self.subscriptions.listeners(&Target::Account(joint.account)));
         }
         for (session, _) in listeners {
-            self.to_client(session, None, ServerMessage::TransactionStatus { txid, status: status.clone() });
+            self.send_client(
+                session,
+                None,
+                ServerMessage::TransactionStatus { txid, status: status.clone() },
+            );
         }
     }
 
     pub(super) fn notify_tip(&mut self) {
         let tip = self.chain_tip();
         for (session, _) in self.subscriptions.listeners(&Target::Tip) {
-            self.to_client(session, None, ServerMessage::Tip { tip });
+            self.send_client(session, None, ServerMessage::Tip { tip });
         }
     }
 }

@@ -87,6 +87,7 @@ impl Machine {
     }
 
     /// Rule V1. Gives what is to be signed (for a joint account) and the outputs that are spent.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the interpreter has no other refusal")]
     fn evaluate(
         &mut self,
         proposal: &Proposal,

@@ -35,7 +35,7 @@ impl Session {
                 self.take_tip(tip);
             }
             ServerMessage::UTXOStateNotification { utxo, proof, .. } => {
-                self.take_proof_then_record(proof.as_deref(), &utxo);
+                self.take_notification(proof.as_deref(), &utxo);
             }
             ServerMessage::TransactionStatus { txid, status } => self.take_status(now, txid, status),
             ServerMessage::SignRequest { txid, attempt, certificate, nodes } => {
@@ -102,28 +102,38 @@ impl Session {
         }
     }
 
+    /// Coins first, then the proofs about them, parents before children: a proof marks the coins that it spends.
     fn take_snapshots(&mut self, results: Vec<KeyResult>) {
+        let mut proofs = BTreeMap::new();
         for KeyResult { outcome, .. } in results {
             match outcome {
-                KeyOutcome::Snapshot { utxos, proofs, .. } => {
-                    for proof in &proofs {
-                        self.take_proof(proof);
-                    }
+                KeyOutcome::Snapshot { utxos, proofs: more, .. } => {
                     for utxo in &utxos {
                         self.take_record(utxo);
                     }
+                    proofs.extend(more.into_iter().map(|proof| (proof.txid(), proof)));
                 }
                 KeyOutcome::Error(error) => self.event(Event::Refused { error }),
+            }
+        }
+        while !proofs.is_empty() {
+            let waits =
+                |proof: &FinalityProof| proof.outpoints().any(|input| proofs.contains_key(&input.txid));
+            let next = proofs.iter().find(|(_, proof)| !waits(proof)).map(|(txid, _)| *txid);
+            // Transactions cannot spend each other in a circle; a server that says so gets any order.
+            let Some(txid) = next.or_else(|| proofs.keys().next().copied()) else { break };
+            if let Some(proof) = proofs.remove(&txid) {
+                self.take_proof(&proof);
             }
         }
         self.subscribe_new();
     }
 
-    fn take_proof_then_record(&mut self, proof: Option<&FinalityProof>, utxo: &UtxoRecord) {
+    fn take_notification(&mut self, proof: Option<&FinalityProof>, utxo: &UtxoRecord) {
+        self.take_record(utxo);
         if let Some(proof) = proof {
             self.take_proof(proof);
         }
-        self.take_record(utxo);
         self.subscribe_new();
     }
 
@@ -186,6 +196,12 @@ impl Session {
                 PaymentState::Voting { votes, quorum, nodes }
             }
             TransactionStatus::Signing { attempt } => PaymentState::Signing { attempt },
+            TransactionStatus::Rejected { retry: true, .. }
+                if payment.passing_rejects < super::PASSING_REJECTS_MAX =>
+            {
+                payment.passing_rejects += 1;
+                return self.retry_later(now, txid);
+            }
             TransactionStatus::Rejected { rejects, retry } => {
                 return self.finish(txid, PaymentState::Rejected { rejects, retry });
             }
@@ -253,6 +269,9 @@ impl Session {
     }
 
     fn take_tip(&mut self, tip: ChainTip) {
+        if self.told_tip.is_none_or(|told| told.height < tip.block.height) {
+            self.told_tip = Some(tip.block);
+        }
         if !self.wallet.chain().contains(&tip.block) {
             self.ask_headers(0);
         }

@@ -17,7 +17,7 @@ use crate::{
     chain::Extension,
     proposal::Proposal,
     wallet::{Balance, PaymentRequest, Wallet, WalletError},
-    wire::{ClientMessage, ServerMessage, SubscriptionKey, WireError, decode, encode_text, limits},
+    wire::{BlockRef, ClientMessage, ServerMessage, SubscriptionKey, WireError, decode, encode_text, limits},
 };
 use backoff::Backoff;
 use bitcoin::{FeeRate, Psbt, ScriptBuf, Txid};
@@ -41,6 +41,12 @@ const RECONNECT_MIN: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 /// A submission without any answer for so long is made again.
 const SUBMIT_SILENCE: Duration = Duration::from_secs(5);
+/// Shortest wait before headers or proofs that a server did not have yet are asked for again.
+const CHASE_MIN: Duration = Duration::from_millis(50);
+/// Longest wait before they are asked for again.
+const CHASE_MAX: Duration = Duration::from_secs(5);
+/// How often a payment that nodes rejected for a passing reason is submitted again before the reason is reported.
+const PASSING_REJECTS_MAX: u32 = 8;
 /// A connection without any frame for so long is given up.
 const LIVENESS: Duration = Duration::from_secs(45);
 
@@ -81,6 +87,8 @@ struct Payment {
     proposal: Proposal,
     backoff: Backoff,
     resubmit_at: Option<Now>,
+    /// Submissions that nodes rejected for a passing reason.
+    passing_rejects: u32,
     state: PaymentState,
 }
 
@@ -95,6 +103,10 @@ pub struct Session {
     pending: BTreeMap<u64, Pending>,
     payments: BTreeMap<Txid, Payment>,
     waiting_proofs: BTreeSet<Txid>,
+    /// The highest tip that a server told of. Behind a bridge, the node that answers may not have it yet.
+    told_tip: Option<BlockRef>,
+    chase: Backoff,
+    chase_at: Option<Now>,
     fee_rate: FeeRate,
     last_balance: Balance,
     outputs: VecDeque<Output>,
@@ -122,6 +134,9 @@ impl Session {
             pending: BTreeMap::new(),
             payments: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
+            told_tip: None,
+            chase: Backoff::new(CHASE_MIN, CHASE_MAX),
+            chase_at: None,
             fee_rate: crate::standard::FEE_RATE_MIN,
             last_balance: Balance::default(),
             outputs: VecDeque::from([Output::Connect]),
@@ -177,12 +192,19 @@ impl Session {
             proposal,
             backoff: Backoff::new(RESUBMIT_MIN, RESUBMIT_MAX),
             resubmit_at: None,
+            passing_rejects: 0,
             state: PaymentState::Submitted,
         };
         self.payments.insert(txid, payment);
         self.event(Event::Payment { txid, state: PaymentState::Submitted });
         self.send_submission(now, txid);
         txid
+    }
+
+    /// Whether the server has answered everything that this session asked for: what the wallet shows is then as of now.
+    pub fn is_synced(&self) -> bool {
+        let asked = |pending: &Pending| !matches!(pending, Pending::Submit { .. });
+        self.is_live() && !self.pending.values().any(asked) && self.waiting_proofs.is_empty()
     }
 
     /// The fee rate in use when a request names none: the server's estimate, within the relay limits.
@@ -211,6 +233,7 @@ impl Session {
         self.link = Link::Down { retry_at: now + wait };
         self.pending.clear();
         self.waiting_proofs.clear();
+        (self.told_tip, self.chase_at) = (None, None);
         self.outputs.retain(|output| !matches!(output, Output::Send(_)));
         for payment in self.payments.values_mut() {
             payment.resubmit_at = None;
@@ -225,7 +248,19 @@ impl Session {
             Ok(envelope) => self.handle_message(now, envelope.id, envelope.body),
             Err((_, error)) => self.misbehaved(&error),
         }
+        self.plan_chase(now);
         self.balance_event();
+    }
+
+    /// Sees to it that what the wallet lacks is asked for again, by a timer and not by the luck of another event.
+    fn plan_chase(&mut self, now: Now) {
+        let behind = self.told_tip.is_some_and(|tip| tip.height > self.wallet.chain().tip().height);
+        if !behind && self.waiting_proofs.is_empty() {
+            self.chase.reset();
+            self.chase_at = None;
+        } else if self.chase_at.is_none() {
+            self.chase_at = Some(now + self.chase.next(&mut *self.rng));
+        }
     }
 
     /// Fires expired timers; calling early or twice is harmless.
@@ -242,6 +277,13 @@ impl Session {
             Link::Down { .. } | Link::Connecting | Link::Greeting { .. } | Link::Live => {}
         }
         if matches!(self.link, Link::Live) {
+            if self.chase_at.is_some_and(|at| now >= at) {
+                self.chase_at = None;
+                self.ask_headers(0);
+                let waiting = std::mem::take(&mut self.waiting_proofs);
+                self.ask_proofs(waiting);
+                self.plan_chase(now);
+            }
             let due = |payment: &Payment| payment.resubmit_at.is_some_and(|at| now >= at);
             let due: Vec<Txid> =
                 self.payments.iter().filter(|(_, payment)| due(payment)).map(|(txid, _)| *txid).collect();
@@ -261,7 +303,7 @@ impl Session {
         };
         let live = matches!(self.link, Link::Live);
         let payments = self.payments.values().filter_map(|payment| payment.resubmit_at).filter(|_| live);
-        payments.chain(link).min()
+        payments.chain(link).chain(self.chase_at.filter(|_| live)).min()
     }
 
     /// Next action, in order. Drain to `None` after every call.
@@ -388,6 +430,3 @@ impl Session {
         self.event(Event::Payment { txid, state });
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -356,6 +356,3 @@ impl Wallet {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

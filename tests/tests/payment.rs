@@ -21,11 +21,7 @@ const NODE: &str = env!("CARGO_BIN_EXE_test-node");
 const COIN: Amount = Amount::from_sat(1_000_000);
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    clippy::too_many_lines,
-    reason = "the story of one payment, from end to end"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "the story of one payment, from end to end")]
 async fn a_payee_verifies_finality_and_then_the_block() -> Result<()> {
     let cluster = Cluster::start(NODE, 4).await?;
     let federation = federation(&cluster).await?;

@@ -51,7 +51,7 @@ pub(crate) async fn serve(mut socket: WebSocket, bridge: Arc<Bridge>) {
     let session = Session { id, bridge: bridge.clone(), queue, signers: Signers::default(), relays };
     let mut greeted = false;
     let mut heard = Instant::now();
-    let mut ping = tokio::time::interval(limits::PING_INTERVAL);
+    let mut ping = tokio::time::interval_at(Instant::now() + limits::PING_INTERVAL, limits::PING_INTERVAL);
     let mut stopping = bridge.stopping.subscribe();
     let opened = Instant::now();
     loop {

@@ -172,8 +172,8 @@ async fn bad_payments_get_their_own_errors() -> Result<()> {
         socket.send(frame).await?;
     }
     let rejected = async {
-        while let Some(Ok(Message::Text(text))) = socket.next().await {
-            if text.contains("\"rejected\"") {
+        while let Some(Ok(message)) = socket.next().await {
+            if matches!(message, Message::Text(text) if text.contains("\"rejected\"")) {
                 return true;
             }
         }

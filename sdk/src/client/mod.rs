@@ -1,4 +1,4 @@
-//! The native client: a tokio driver around [`Session`], over a WebSocket to a bridge or QUIC straight to a node.
+//! The native client: a tokio driver around [`crate::session::Session`], over a WebSocket to a bridge or QUIC straight to a node.
 //!
 //! ```no_run
 //! # async fn example(federation: quorate::Federation) -> Result<(), Box<dyn std::error::Error>> {

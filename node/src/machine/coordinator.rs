@@ -27,6 +27,9 @@ use std::{
 /// Most coordinations at one time; more are told to come back.
 const COORDINATIONS_MAX: usize = 10_000;
 
+/// Approvals remembered to notice a second one for the same outpoint and round.
+const APPROVALS_SEEN_MAX: usize = 200_000;
+
 /// One transaction under coordination.
 #[derive(Debug)]
 pub(super) struct Coordination {
@@ -194,6 +197,29 @@ impl Machine {
         }
     }
 
+    /// Rule V7: two approvals of one node for one outpoint and round prove by themselves that it cheats.
+    fn check_equivocation(&mut self, vote: &SignedVote) {
+        if vote.verdict != Verdict::Approve {
+            return;
+        }
+        if self.approvals_seen.len() >= APPROVALS_SEEN_MAX {
+            self.approvals_seen.clear();
+        }
+        for (outpoint, round) in vote.target.inputs() {
+            let first = self.approvals_seen.entry((vote.node, *outpoint)).or_insert_with(|| vote.clone());
+            let same_round = first.target.inputs().get(outpoint) == Some(round);
+            if same_round && first.target.txid() != vote.target.txid() {
+                tracing::warn!(node = %vote.node, %outpoint, "two approvals for one outpoint and round: evidence kept");
+                let evidence = serde_json::json!({ "kind": "two_approvals", "votes": [&*first, vote] });
+                let mut change = ChangeSet::default();
+                let key = [&vote.node.0.to_be_bytes(), AsRef::<[u8]>::as_ref(&outpoint.txid)].concat();
+                change.put(Table::Evidence, &key, &evidence);
+                self.outputs.push_back(Output::Persist(change));
+                self.suspects.insert(vote.node);
+            }
+        }
+    }
+
     fn take_vote(
         &mut self,
         from: NodeId,
@@ -207,6 +233,11 @@ impl Machine {
             tracing::warn!(%from, %txid, "dropped a vote that does not verify");
             return;
         }
+        self.check_equivocation(&vote);
+        if self.suspects.contains(&from) {
+            return;
+        }
+        let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
         if let (Some(checked), Some(commitments)) = (&coordination.checked, commitments)
             && commitments.verify(&self.federation, from, &checked.plan)
         {

@@ -105,6 +105,8 @@ pub(crate) struct Machine {
     subscriptions: Subscriptions,
     greeted: HashMap<SessionId, ()>,
     suspects: std::collections::BTreeSet<NodeId>,
+    /// The approval that each node gave for each outpoint, to notice a second one (V7).
+    approvals_seen: HashMap<(NodeId, OutPoint), quorate::vote::SignedVote>,
     outputs: VecDeque<Output>,
 }
 
@@ -137,6 +139,7 @@ impl Machine {
             subscriptions: Subscriptions::default(),
             greeted: HashMap::new(),
             suspects: std::collections::BTreeSet::new(),
+            approvals_seen: HashMap::new(),
             outputs: VecDeque::new(),
         }
     }

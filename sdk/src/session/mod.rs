@@ -430,3 +430,6 @@ impl Session {
         self.event(Event::Payment { txid, state });
     }
 }
+
+#[cfg(test)]
+mod tests;

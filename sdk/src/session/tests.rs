@@ -1,0 +1,160 @@
+use super::*;
+use crate::{
+    Round,
+    account::AccountPolicy,
+    finality::FinalityProof,
+    testing::{self, rng},
+    vote::{ApprovalCertificate, VoteTarget},
+    wallet::SecretWords,
+    wire::{ChainTip, ErrorCode, Fault},
+};
+use bitcoin::{
+    OutPoint, Transaction, TxIn, TxOut, absolute::LockTime, hashes::Hash as _, transaction::Version,
+};
+
+const START: Now = Now::from_secs(100);
+
+fn session() -> Session {
+    let federation = testing::federation(4).federation;
+    let words =
+        "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
+    let words = SecretWords::parse(words).expect("valid words");
+    let wallet = Wallet::new(federation, &words, 0, AccountPolicy::default(), None).expect("opens");
+    Session::new(wallet, Box::new(rng(1)))
+}
+
+fn drain(session: &mut Session) -> (Vec<(Option<u64>, ClientMessage)>, Vec<Output>) {
+    let (mut sent, mut others) = (Vec::new(), Vec::new());
+    while let Some(output) = session.poll_output() {
+        match output {
+            Output::Send(text) => {
+                let envelope = decode::<ClientMessage>(text.as_bytes()).expect("own messages parse");
+                sent.push((envelope.id, envelope.body));
+            }
+            other @ (Output::Connect | Output::Close | Output::Event(_)) => others.push(other),
+        }
+    }
+    (sent, others)
+}
+
+fn welcome(session: &Session) -> ServerMessage {
+    let tip = ChainTip { block: session.wallet().chain().tip() };
+    let federation = session.wallet().federation().id();
+    ServerMessage::Welcome { protocol: 1, federation, agent: String::new(), tip }
+}
+
+fn tell(session: &mut Session, id: Option<u64>, message: &ServerMessage) {
+    session.handle_text(START, &encode_text(id, message));
+}
+
+fn live() -> Session {
+    let mut session = session();
+    session.handle_connected(START);
+    let (sent, _) = drain(&mut session);
+    let message = welcome(&session);
+    tell(&mut session, sent[0].0, &message);
+    session
+}
+
+fn transaction() -> Transaction {
+    let input = TxIn { previous_output: OutPoint { txid: Txid::all_zeros(), vout: 3 }, ..TxIn::default() };
+    let output = TxOut { value: bitcoin::Amount::from_sat(1_000), script_pubkey: ScriptBuf::new() };
+    Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: vec![input], output: vec![output] }
+}
+
+#[test]
+fn greeting_registers_and_subscribes_every_script() {
+    let mut session = live();
+    let (sent, _) = drain(&mut session);
+    assert!(sent.iter().any(|(_, message)| matches!(message, ClientMessage::AccountRegister { .. })));
+    let keys: usize = sent
+        .iter()
+        .map(|(_, message)| if let ClientMessage::UTXOSubscribe { keys } = message { keys.len() } else { 0 })
+        .sum();
+    assert_eq!(
+        keys,
+        1 + 2 * usize::try_from(crate::wallet::GAP_LIMIT).expect("small"),
+        "tip and two keychains"
+    );
+}
+
+#[test]
+fn a_server_of_another_federation_is_left_and_connected_again_later() {
+    let mut session = session();
+    session.handle_connected(START);
+    drain(&mut session);
+    let ServerMessage::Welcome { protocol, agent, tip, .. } = welcome(&session) else { panic!("a welcome") };
+    let federation = crate::FederationId([0; 32]);
+    tell(&mut session, Some(1), &ServerMessage::Welcome { protocol, federation, agent, tip });
+    let (sent, others) = drain(&mut session);
+    assert!(sent.is_empty() && others.contains(&Output::Close));
+    let again = session.poll_timeout().expect("it tries again");
+    assert!(again > START);
+    session.handle_timeout(again);
+    assert_eq!(session.poll_output(), Some(Output::Connect));
+}
+
+#[test]
+fn a_lost_coordinator_or_connection_costs_a_resubmission() {
+    let mut session = live();
+    drain(&mut session);
+    let txid = session.submit_signed(START, transaction());
+    let submissions = |sent: &[(Option<u64>, ClientMessage)]| {
+        let ours = |message: &ClientMessage| matches!(message, ClientMessage::TransactionBroadcast { .. });
+        sent.iter().filter(|(_, message)| ours(message)).map(|(id, _)| *id).collect::<Vec<_>>()
+    };
+    let first = submissions(&drain(&mut session).0);
+    assert_eq!(first.len(), 1);
+    let error = WireError::passing(ErrorCode::CoordinatorLost, Fault::Network, "lost");
+    tell(&mut session, first[0], &ServerMessage::Error { error });
+    let again = session.poll_timeout().expect("a retry is planned");
+    session.handle_timeout(again);
+    assert_eq!(submissions(&drain(&mut session).0).len(), 1);
+
+    session.handle_disconnected(again, "gone");
+    session.handle_connected(again);
+    let (sent, _) = drain(&mut session);
+    let message = welcome(&session);
+    tell(&mut session, sent[0].0, &message);
+    assert_eq!(submissions(&drain(&mut session).0).len(), 1);
+
+    let error = WireError::sender(ErrorCode::InvalidProposal, "bad");
+    let id =
+        session.pending.iter().find(|(_, pending)| **pending == Pending::Submit { txid }).map(|(id, _)| *id);
+    tell(&mut session, id, &ServerMessage::Error { error });
+    let (_, others) = drain(&mut session);
+    let failed = |output: &Output| {
+        matches!(
+            output,
+            Output::Event(Event::Payment { state: PaymentState::Failed { retry: false, .. }, .. })
+        )
+    };
+    assert!(others.iter().any(failed), "an error that is the sender's fault ends the payment");
+}
+
+#[test]
+fn what_does_not_verify_changes_nothing() {
+    let mut session = live();
+    drain(&mut session);
+    let txid = session.submit_signed(START, transaction());
+    drain(&mut session);
+    let forged = FinalityProof::Attested {
+        transaction: transaction(),
+        rounds: vec![Round(0)],
+        commits: BTreeMap::new(),
+    };
+    let status = crate::wire::TransactionStatus::Signed { proof: Box::new(forged) };
+    tell(&mut session, Some(99), &ServerMessage::TransactionStatus { txid, status });
+    let certificate = ApprovalCertificate {
+        target: VoteTarget::new(txid, [(OutPoint { txid: Txid::all_zeros(), vout: 3 }, Round(0))]),
+        approvals: BTreeMap::new(),
+    };
+    let request = ServerMessage::SignRequest { txid, attempt: 1, certificate, nodes: BTreeMap::new() };
+    tell(&mut session, Some(99), &request);
+    session.handle_text(START, "{\"type\":\"Teleport\"}");
+    let (sent, others) = drain(&mut session);
+    assert!(sent.is_empty(), "nothing is signed");
+    let misbehaved = |output: &&Output| matches!(output, Output::Event(Event::ServerMisbehaved { .. }));
+    assert_eq!(others.iter().filter(misbehaved).count(), 3);
+    assert!(session.payments.contains_key(&txid), "the payment is still open");
+}

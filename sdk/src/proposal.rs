@@ -365,3 +365,104 @@ pub enum ProposalError {
     #[error(transparent)]
     Standard(#[from] StandardError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        account::Keychain,
+        testing::{self, World},
+    };
+    use bitcoin::{ScriptBuf, TxIn, absolute::LockTime, transaction::Version};
+
+    fn address(world: &World, keychain: Keychain, index: u32) -> Address {
+        world.account.address(KeychainIndex { keychain, index }).expect("derives")
+    }
+
+    /// Pays 60,000 of a coin of 100,000 to somebody, with change.
+    fn psbt(world: &World) -> Psbt {
+        let coin = address(world, Keychain::Receive, 0);
+        let change = address(world, Keychain::Change, 0);
+        let output = |value, script_pubkey| TxOut { value: Amount::from_sat(value), script_pubkey };
+        let somebody = ScriptBuf::new_p2wsh(&ScriptBuf::new().wscript_hash());
+        let transaction = Transaction {
+            version: Version::TWO,
+            lock_time: LockTime::ZERO,
+            input: vec![TxIn {
+                previous_output: OutPoint { txid: Txid::all_zeros(), vout: 1 },
+                ..TxIn::default()
+            }],
+            output: vec![output(60_000, somebody), output(39_000, change.script_pubkey.clone())],
+        };
+        let mut psbt = Psbt::from_unsigned_tx(transaction).expect("unsigned");
+        psbt.inputs[0].witness_utxo = Some(output(100_000, coin.script_pubkey.clone()));
+        describe_input(&world.account, &coin, &mut psbt.inputs[0]);
+        describe_output(&world.account, &change, &mut psbt.outputs[1]);
+        psbt
+    }
+
+    fn authorise(world: &World, psbt: Psbt) -> JointProposal {
+        JointProposal::authorise(&world.federation, world.account.id(), &world.authorisation, psbt)
+    }
+
+    fn check(world: &World, psbt: Psbt) -> Result<CheckedProposal, ProposalError> {
+        authorise(world, psbt).check(&world.federation, &world.account)
+    }
+
+    #[test]
+    fn a_good_proposal_gives_fee_and_plan_and_survives_json() {
+        let world = testing::federation(4);
+        let checked = check(&world, psbt(&world)).expect("good");
+        assert_eq!(checked.fee, Amount::from_sat(1_000));
+        assert!(!checked.returns_home);
+        let proposal = Proposal::Joint(Box::new(authorise(&world, psbt(&world))));
+        let json = serde_json::to_string(&proposal).expect("serialises");
+        assert_eq!(serde_json::from_str::<Proposal>(&json).expect("parses"), proposal);
+    }
+
+    #[test]
+    fn a_psbt_that_signs_something_else_is_refused() {
+        let world = testing::federation(4);
+        let mut swapped = authorise(&world, psbt(&world));
+        swapped.psbt.unsigned_tx.output[0].value = Amount::from_sat(60_001);
+        let error = swapped.check(&world.federation, &world.account).expect_err("changed after signing");
+        assert_eq!(error, ProposalError::Authorisation);
+
+        let mut foreign = psbt(&world);
+        foreign.inputs[0].witness_utxo.as_mut().expect("set").script_pubkey = ScriptBuf::new();
+        assert_eq!(check(&world, foreign).expect_err("foreign"), ProposalError::InputScript { index: 0 });
+
+        let mut sighash = psbt(&world);
+        sighash.inputs[0].sighash_type = Some(TapSighashType::None.into());
+        assert_eq!(check(&world, sighash).expect_err("sighash"), ProposalError::InputScript { index: 0 });
+
+        let mut bare = psbt(&world);
+        bare.inputs[0].tap_key_origins.clear();
+        assert_eq!(check(&world, bare).expect_err("no origin"), ProposalError::InputData { index: 0 });
+
+        let mut stolen_change = psbt(&world);
+        stolen_change.unsigned_tx.output[1].script_pubkey =
+            stolen_change.unsigned_tx.output[0].script_pubkey.clone();
+        assert_eq!(check(&world, stolen_change).expect_err("change"), ProposalError::OutputData { index: 1 });
+    }
+
+    #[test]
+    fn dust_and_absurd_fees_are_refused() {
+        let world = testing::federation(4);
+        let mut dust = psbt(&world);
+        dust.unsigned_tx.output[0].value = Amount::from_sat(100);
+        assert!(matches!(
+            check(&world, dust),
+            Err(ProposalError::Standard(StandardError::Dust { index: 0, .. }))
+        ));
+        let mut greedy = psbt(&world);
+        greedy.inputs[0].witness_utxo.as_mut().expect("set").value = Amount::from_sat(90_000_000);
+        assert!(matches!(
+            check(&world, greedy),
+            Err(ProposalError::Standard(StandardError::FeeTooHigh { .. }))
+        ));
+        let mut broke = psbt(&world);
+        broke.inputs[0].witness_utxo.as_mut().expect("set").value = Amount::from_sat(90_000);
+        assert!(matches!(check(&world, broke), Err(ProposalError::Standard(StandardError::Amounts))));
+    }
+}

@@ -273,6 +273,25 @@ mod tests {
     }
 
     #[test]
+    fn a_vote_with_a_bad_signature_does_not_verify() {
+        let world = testing::federation(4);
+        let vote = SignedVote::sign(
+            world.federation.context(),
+            NodeId(1),
+            &world.keys[0],
+            target(),
+            Verdict::Approve,
+        );
+        assert!(vote.verify(&world.federation));
+        let turned = SignedVote { verdict: Verdict::Reject, ..vote.clone() };
+        let blamed = SignedVote { node: NodeId(2), ..vote.clone() };
+        let stranger = SignedVote { node: NodeId(5), ..vote };
+        for forged in [turned, blamed, stranger] {
+            assert!(!forged.verify(&world.federation));
+        }
+    }
+
+    #[test]
     fn a_certificate_of_other_rounds_does_not_verify() {
         let world = testing::federation(4);
         let mut other = certificate(&world, 1..4);

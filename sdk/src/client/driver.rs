@@ -162,6 +162,24 @@ impl Client {
         Ok(self.call(move |session, now| session.send(now, &request)).await??)
     }
 
+    /// Builds a payment as a PSBT (BIP174, BIP371), without reserving or sending anything.
+    ///
+    /// # Errors
+    /// The wallet refused, or the client has ended.
+    pub async fn create_psbt(&self, request: PaymentRequest) -> Result<bitcoin::Psbt, ClientError> {
+        Ok(self.call(move |session, _| session.create_psbt(&request)).await??)
+    }
+
+    /// Authorises and submits a PSBT of this account, and waits until it is final.
+    ///
+    /// # Errors
+    /// The wallet or the federation refused, or the client has ended.
+    pub async fn pay_psbt(&self, psbt: bitcoin::Psbt) -> Result<Receipt, ClientError> {
+        let events = self.events.subscribe();
+        let txid = self.call(move |session, now| session.send_psbt(now, psbt)).await??;
+        outcome(events, txid).await
+    }
+
     /// Submits a payment and waits until it is final by a proof that this wallet verified.
     ///
     /// # Errors

@@ -158,6 +158,14 @@ impl Session {
         Ok(address.to_address(self.wallet.federation().network()))
     }
 
+    /// Builds a payment as a PSBT, without reserving or sending anything.
+    ///
+    /// # Errors
+    /// Dust, too little money, a fee rate out of bounds, no amount.
+    pub fn create_psbt(&mut self, request: &PaymentRequest) -> Result<Psbt, WalletError> {
+        self.wallet.create_psbt(request, self.fee_rate)
+    }
+
     /// Builds, authorises and submits a payment; progress comes as [`Event::Payment`].
     ///
     /// # Errors

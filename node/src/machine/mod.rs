@@ -168,7 +168,7 @@ impl Machine {
     /// A request of another node, or of this one.
     pub(crate) fn handle_request(&mut self, from: NodeId, to: ReplyTo, request: PeerRequest) {
         let answer = match request {
-            PeerRequest::VoteRequest { proposal, account } => self.vote(proposal, account),
+            PeerRequest::VoteRequest { proposal, account } => self.vote(from, proposal, account),
             PeerRequest::CommitRequest { certificate, attempt, nodes, wallet } => {
                 self.commit(certificate, attempt, &nodes, wallet)
             }

@@ -3,12 +3,13 @@
 //! A nonce leaves the pool before it is used, whatever happens then. A package that was answered before gets the stored bytes;
 //! another package that names a used nonce finds it gone. A restart loses the pool, never the record.
 
-use quorate::{NonceCommitment, PackageDigest, frost::NodeNonces, wire::CommitReply};
+use quorate::{NodeId, NonceCommitment, PackageDigest, frost::NodeNonces, wire::CommitReply};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 
-/// Most unused nonces in memory; the oldest go first, and their session has to start again.
-const POOL_MAX: usize = 65_536;
+/// Most unused nonces that one coordinator may have open; its oldest go first, and their session has to start again. No coordinator
+/// can push out another's.
+const OPEN_PER_PEER_MAX: usize = 16_384;
 /// Most answers kept in memory for repeats.
 const RESPONSES_MAX: usize = 65_536;
 
@@ -22,7 +23,7 @@ pub(crate) struct StoredResponse {
 #[derive(Debug)]
 pub(crate) struct NoncePool {
     unused: HashMap<NonceCommitment, NodeNonces>,
-    order: VecDeque<NonceCommitment>,
+    order: HashMap<NodeId, VecDeque<NonceCommitment>>,
     responses: HashMap<PackageDigest, CommitReply>,
     response_order: VecDeque<PackageDigest>,
 }
@@ -31,7 +32,7 @@ impl NoncePool {
     pub(super) fn restore(stored: Vec<StoredResponse>) -> Self {
         let mut pool = Self {
             unused: HashMap::new(),
-            order: VecDeque::new(),
+            order: HashMap::new(),
             responses: HashMap::new(),
             response_order: VecDeque::new(),
         };
@@ -41,13 +42,14 @@ impl NoncePool {
         pool
     }
 
-    pub(super) fn add(&mut self, nonces: NodeNonces) {
-        while self.order.len() >= POOL_MAX {
-            if let Some(oldest) = self.order.pop_front() {
+    pub(super) fn add(&mut self, coordinator: NodeId, nonces: NodeNonces) {
+        let order = self.order.entry(coordinator).or_default();
+        while order.len() >= OPEN_PER_PEER_MAX {
+            if let Some(oldest) = order.pop_front() {
                 self.unused.remove(&oldest);
             }
         }
-        self.order.push_back(*nonces.commitment());
+        order.push_back(*nonces.commitment());
         self.unused.insert(*nonces.commitment(), nonces);
     }
 

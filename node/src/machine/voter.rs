@@ -30,6 +30,7 @@ impl Machine {
     /// Votes on a proposal, or repeats the vote with fresh nonce commitments.
     pub(super) fn vote(
         &mut self,
+        coordinator: NodeId,
         proposal: Proposal,
         account: Option<AccountCertificate>,
     ) -> Result<PeerReply, WireError> {
@@ -41,7 +42,7 @@ impl Machine {
             && let Some(vote) = record.vote.clone()
         {
             let plan = self.plan_of(&record.clone())?;
-            let commitments = plan.map(|plan| self.fresh_commitments(&plan)).transpose()?;
+            let commitments = plan.map(|plan| self.fresh_commitments(coordinator, &plan)).transpose()?;
             return Ok(PeerReply::VoteResponse { vote, reason: None, commitments });
         }
         let context = *self.federation.context();
@@ -63,7 +64,7 @@ impl Machine {
                     proof: None,
                 };
                 self.persist_record(record, None);
-                let commitments = plan.map(|plan| self.fresh_commitments(&plan)).transpose()?;
+                let commitments = plan.map(|plan| self.fresh_commitments(coordinator, &plan)).transpose()?;
                 Ok(PeerReply::VoteResponse { vote, reason: None, commitments })
             }
         }
@@ -254,14 +255,18 @@ impl Machine {
         }
     }
 
-    fn fresh_commitments(&mut self, plan: &SpendPlan) -> Result<NodeCommitments, WireError> {
+    fn fresh_commitments(
+        &mut self,
+        coordinator: NodeId,
+        plan: &SpendPlan,
+    ) -> Result<NodeCommitments, WireError> {
         let mut commitments = Vec::with_capacity(plan.inputs.len());
         for _ in &plan.inputs {
             let made = self.share.commit(&mut self.rng);
             let (nonces, commitment) = made.ok_or_else(|| {
                 WireError::passing(ErrorCode::Internal, Fault::Receiver, "no nonce could be made")
             })?;
-            self.nonces.add(nonces);
+            self.nonces.add(coordinator, nonces);
             commitments.push(commitment);
         }
         Ok(NodeCommitments::sign(&self.federation, self.me, &self.key, plan, commitments))

@@ -321,6 +321,7 @@ mod tests {
             tip_height: 1,
             created: None,
             final_parent: None,
+            round: Round(0),
             lock: lock.then_some(Lock { txid: txid(2), round: Round(0), locked_at: 5 }),
             votes: 0,
             spend: None,

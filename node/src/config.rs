@@ -88,6 +88,7 @@ impl NodeConfig {
             min_confirmations: self.min_confirmations,
             voting_timeout: Duration::from_secs(self.voting_timeout_s),
             signing_timeout: Duration::from_millis(self.signing_timeout_ms),
+            bug: None,
         }
     }
 }

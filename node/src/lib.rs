@@ -6,10 +6,12 @@ pub mod config;
 mod crash;
 pub mod demo;
 mod follower;
-mod machine;
+#[doc(hidden)]
+pub mod machine;
 mod peers;
 pub mod provision;
 pub mod run;
 mod server;
 mod setup;
-mod store;
+#[doc(hidden)]
+pub mod store;

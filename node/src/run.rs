@@ -11,7 +11,7 @@ use crate::{
     peers::{Peers, endpoint},
     server::{self, Service},
     setup::Setup,
-    store::{ChangeSet, Store, Table, start_writer},
+    store::{ChangeSet, open_or_set_aside, start_writer},
 };
 use anyhow::{Context as _, Result};
 use bitcoin::{Block, MerkleBlock, OutPoint};
@@ -150,8 +150,7 @@ fn start_machine(
     peers: Arc<Peers>,
     chain: Arc<dyn Chain>,
 ) -> Result<mpsc::Sender<Input>> {
-    let store = Store::open(&files.0.join("store.redb"))?;
-    let stored = (store.load(Table::Transactions)?, store.load(Table::Responses)?);
+    let (store, stored) = open_or_set_aside(&files.0.join("store.redb"))?;
     let mut seed = [0; 32];
     getrandom::getrandom(&mut seed).context("no source of randomness")?;
     let machine = Machine::new(
@@ -387,7 +386,10 @@ impl Dispatcher {
                 crash::point(match tag {
                     Tag::Vote { .. } => "coordinator.before_vote_request",
                     Tag::Commit { .. } => "coordinator.before_commit_request",
-                    Tag::Account { .. } | Tag::Announce => "coordinator.before_other_request",
+                    Tag::Release { .. } => "releaser.before_release_request",
+                    Tag::Account { .. } | Tag::Announce | Tag::Final { .. } | Tag::Heartbeat => {
+                        "coordinator.before_other_request"
+                    }
                 });
                 let (peers, inputs) = (self.peers.clone(), self.inputs.clone());
                 tokio::spawn(async move {
@@ -406,7 +408,9 @@ impl Dispatcher {
                 crash::point(match &reply {
                     PeerReply::VoteResponse { .. } => "voter.before_vote_response",
                     PeerReply::CommitResponse { .. } => "voter.before_commit_response",
+                    PeerReply::ReleaseResponse { .. } => "voter.before_promise",
                     PeerReply::AccountResponse { .. }
+                    | PeerReply::HeartbeatResponse { .. }
                     | PeerReply::DkgBundle { .. }
                     | PeerReply::TrialCommitment { .. }
                     | PeerReply::TrialShare { .. }

@@ -56,6 +56,9 @@ impl Setup {
             PeerRequest::TrialSign { commitments } => self.trial_sign(from, &commitments),
             PeerRequest::VoteRequest { .. }
             | PeerRequest::CommitRequest { .. }
+            | PeerRequest::ReleaseRequest { .. }
+            | PeerRequest::Released { .. }
+            | PeerRequest::Heartbeat { .. }
             | PeerRequest::FinalTransaction { .. }
             | PeerRequest::AccountRequest { .. } => Err(not_ready("the federation key is being generated")),
         };

@@ -48,6 +48,16 @@ pub enum Purpose {
     Trial,
     /// The seed of a node's deterministic DKG randomness.
     DkgSeed,
+    /// A node's promise that it left a round of an outpoint.
+    Promise,
+    /// An owner's cancellation of a payment.
+    Cancel,
+    /// How far a node's durable log has come.
+    LogHead,
+    /// The key that replaces a node's in the next epoch, and its document.
+    Succession,
+    /// The chain of a node's durable log.
+    Log,
 }
 
 impl Purpose {
@@ -70,6 +80,11 @@ impl Purpose {
             Self::DkgSuccess => "quorate/dkg-success/1",
             Self::Trial => "quorate/trial/1",
             Self::DkgSeed => "quorate/dkg-seed/1",
+            Self::Promise => "quorate/promise/1",
+            Self::Cancel => "quorate/cancel/1",
+            Self::LogHead => "quorate/log-head/1",
+            Self::Succession => "quorate/succession/1",
+            Self::Log => "quorate/log/1",
         }
     }
 }

@@ -5,11 +5,14 @@ pub mod chain;
 #[cfg(feature = "native")]
 pub mod client;
 pub mod digest;
+pub mod evidence;
 pub mod federation;
 pub mod finality;
 pub mod frost;
 mod ids;
+pub mod log;
 pub mod proposal;
+pub mod release;
 pub mod session;
 pub mod standard;
 #[cfg(test)]

@@ -1,17 +1,19 @@
 //! A federation in memory for unit tests: real keys, real key generation, no network.
 
 use crate::{
-    AccountId, Epoch, Federation, FederationDocument, NodeId, NonceCommitment, SignatureShare,
+    AccountId, Epoch, Federation, FederationDocument, NodeId, NonceCommitment, Round, SignatureShare,
     account::{AccountCertificate, AccountPolicy, AccountRecord, JointAccount, Keychain, KeychainIndex},
     digest::{IdentityKey, secp},
+    evidence::SigningRecord,
     federation::{Member, Roster},
     frost::{
         NodeCommitments, NodeNonces, NodeShare, Session, WalletSecret, aggregate_trial, dkg::Dkg, wallet_sign,
     },
-    proposal::{SpendInput, SpendPlan},
+    proposal::{JointProposal, SpendInput, SpendPlan, describe_input},
+    vote::VoteTarget,
 };
 use bitcoin::{
-    Network, NetworkKind, Txid,
+    Amount, Network, NetworkKind, OutPoint, Psbt, Transaction, TxIn, TxOut, Txid,
     bip32::{Xpriv, Xpub},
     hashes::Hash as _,
     key::Keypair,
@@ -112,6 +114,63 @@ fn with_account(federation: Federation, keys: Vec<IdentityKey>, shares: Vec<Node
 }
 
 impl World {
+    /// A payment of one coin of the account to itself.
+    pub(crate) fn proposal(&self) -> JointProposal {
+        let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
+        let address = self.account.address(position).expect("derives");
+        let transaction = Transaction {
+            version: bitcoin::transaction::Version::TWO,
+            lock_time: bitcoin::absolute::LockTime::ZERO,
+            input: vec![TxIn {
+                previous_output: OutPoint { txid: Txid::all_zeros(), vout: 1 },
+                ..TxIn::default()
+            }],
+            output: vec![TxOut {
+                value: Amount::from_sat(90_000),
+                script_pubkey: address.script_pubkey.clone(),
+            }],
+        };
+        let mut psbt = Psbt::from_unsigned_tx(transaction).expect("unsigned");
+        let spent = TxOut { value: Amount::from_sat(90_500), script_pubkey: address.script_pubkey.clone() };
+        psbt.inputs[0].witness_utxo = Some(spent);
+        describe_input(&self.account, &address, &mut psbt.inputs[0]);
+        JointProposal::authorise(&self.federation, self.account.id(), &self.authorisation, psbt)
+    }
+
+    /// A node's part in a session that signs [`World::proposal`].
+    pub(crate) fn signing_record(&self, node: NodeId) -> (SigningRecord, bool) {
+        let proposal = self.proposal();
+        let plan = proposal.check(&self.federation, &self.account).expect("valid").plan;
+        let outpoint = proposal.psbt.unsigned_tx.input[0].previous_output;
+        let target = VoteTarget::new(plan.txid, [(outpoint, Round(0))]);
+        let (mut nonces, mut nodes) = (BTreeMap::new(), BTreeMap::new());
+        for id in (1..=self.federation.quorum().votes()).map(NodeId) {
+            let index = usize::from(id.0) - 1;
+            let (secret, public) = self.shares[index].commit(&mut rng(u64::from(id.0))).expect("commits");
+            nonces.insert(id, secret);
+            let signed =
+                NodeCommitments::sign(&self.federation, id, &self.keys[index], &target, vec![public]);
+            nodes.insert(id, signed);
+        }
+        let secret = WalletSecret::new(&self.wallet);
+        let (federation, key) = (&self.federation, &self.authorisation);
+        let wallet =
+            wallet_sign(federation, &plan, &target, 1, &nodes, &secret, key, &mut rng(9)).expect("signs");
+        let session =
+            Session::new(federation, &plan, &target, 1, &nodes, &wallet.commitments).expect("builds");
+        let index = usize::from(node.0) - 1;
+        let nonces = nonces.remove(&node).expect("a signer");
+        let shares = self.shares[index].sign(federation, &session, vec![nonces]).expect("signs");
+        let signature = session.sign_shares(federation, &self.keys[index], &shares);
+        let good = session.share_is_valid(federation, self.account.record(), node, &shares);
+        let acceptances = (1..).map(NodeId).zip(&self.keys);
+        let record = self.account.record().clone();
+        let acceptances = acceptances.map(|(node, key)| (node, record.accept(federation, key))).collect();
+        let account = AccountCertificate { record, acceptances };
+        let wallet = wallet.commitments;
+        (SigningRecord { proposal, account, target, attempt: 1, nodes, wallet, shares, signature }, good)
+    }
+
     /// A plan with random sighashes over real addresses.
     pub(crate) fn plan(&self, inputs: u32) -> SpendPlan {
         let input = |index| {
@@ -133,6 +192,12 @@ impl World {
         }
     }
 
+    /// The plan's transaction with as many inputs, all in round 0.
+    pub(crate) fn target(&self, plan: &SpendPlan) -> VoteTarget {
+        let inputs = plan.inputs.iter().zip(0..);
+        VoteTarget::new(plan.txid, inputs.map(|(_, vout)| (OutPoint { txid: plan.txid, vout }, Round(0))))
+    }
+
     pub(crate) fn commitments(
         &self,
         plan: &SpendPlan,
@@ -146,7 +211,7 @@ impl World {
                     share.commit(&mut rng(1000 * u64::from(node.0) + seed)).expect("commits")
                 });
                 let (nonces, public): (Vec<NodeNonces>, Vec<NonceCommitment>) = made.unzip();
-                let signed = NodeCommitments::sign(&self.federation, node, key, plan, public);
+                let signed = NodeCommitments::sign(&self.federation, node, key, &self.target(plan), public);
                 ((node, nonces), (node, signed))
             })
             .unzip()
@@ -160,11 +225,20 @@ impl World {
     ) -> Result<(Session, BTreeMap<NodeId, Vec<SignatureShare>>, Vec<SignatureShare>), String> {
         let (nonces, commitments) = self.commitments(plan, chosen);
         let secret = WalletSecret::new(&self.wallet);
-        let wallet =
-            wallet_sign(&self.federation, plan, 1, &commitments, &secret, &self.authorisation, &mut rng(3))
+        let wallet = wallet_sign(
+            &self.federation,
+            plan,
+            &self.target(plan),
+            1,
+            &commitments,
+            &secret,
+            &self.authorisation,
+            &mut rng(3),
+        )
+        .map_err(|error| error.to_string())?;
+        let session =
+            Session::new(&self.federation, plan, &self.target(plan), 1, &commitments, &wallet.commitments)
                 .map_err(|error| error.to_string())?;
-        let session = Session::new(&self.federation, plan, 1, &commitments, &wallet.commitments)
-            .map_err(|error| error.to_string())?;
         assert!(session.verify_wallet(&self.federation, self.account.record(), &wallet));
         let shares = nonces
             .into_iter()

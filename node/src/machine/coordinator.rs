@@ -1,21 +1,24 @@
-//! Coordination: collects votes, the wallet's part and shares, and completes the transaction.
+//! Coordination: collects votes, has a certified transaction signed, and sees to it that every transaction ends.
 //!
 //! Any node may coordinate any transaction, any number of times; this is message collection only. What it counts has verified: a
-//! vote of the node that sent it, for the target at hand, once per node. A share that spoils the signature names its node, which is
-//! left out of the next attempt (the idea of ROAST); so is one that is silent or unreachable.
+//! vote of the node that sent it, for the target at hand, once per node.
+//!
+//! A transaction that cannot finish (n - q + 1 rejects, too little time, the owner's wish) does not simply stop: the coordinator has its
+//! inputs released first. If a release shows that it may already be final, it goes on in the next round instead. A node that voted
+//! and hears of no coordinator any more takes over after a while, so nothing stays locked because somebody crashed.
 
-use super::{Machine, Output, SessionId, Tag};
-use crate::store::{ChangeSet, Table};
-use bitcoin::{Txid, secp256k1::schnorr};
+use super::{Bug, Machine, Output, SessionId, Tag, release::Reason, signing::Attempt};
+use bitcoin::{OutPoint, Txid, secp256k1::schnorr};
 use quorate::{
-    NodeId, SignatureShare,
-    account::{AccountCertificate, AccountRecord},
-    finality::{FinalityProof, SpentOutput},
-    frost::{AggregateError, Culprit, NodeCommitments, Session, WalletSignature},
+    NodeId, Round,
+    account::AccountCertificate,
+    finality::FinalityProof,
+    frost::NodeCommitments,
     proposal::{CheckedProposal, Proposal},
-    vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget, verify_commit},
+    release::ReleaseCertificate,
+    vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
     wire::{
-        CommitReply, ErrorCode, Fault, NodeReject, PeerReply, PeerRequest, RejectReason, ServerMessage,
+        Cancellation, ErrorCode, Fault, NodeReject, PeerReply, PeerRequest, RejectReason, ServerMessage,
         TransactionStatus, WireError,
     },
 };
@@ -26,57 +29,79 @@ use std::{
 
 /// Most coordinations at one time; more are told to come back.
 const COORDINATIONS_MAX: usize = 10_000;
-
-/// Approvals remembered to notice a second one for the same outpoint and round.
-const APPROVALS_SEEN_MAX: usize = 200_000;
+/// Wait before nodes that did not answer a vote request are asked again; doubles up to the longest.
+const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
+/// Longest wait.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(8);
+/// Wait for news of a transaction that this node voted for before it coordinates it itself.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Added per node number, so that not all take over at once.
+const PATIENCE_STEP: Duration = Duration::from_millis(400);
+/// Rounds that one submission is carried through before its owner has to submit it again.
+const RESTARTS_MAX: u32 = 16;
 
 /// One transaction under coordination.
 #[derive(Debug)]
 pub(super) struct Coordination {
-    submitters: Vec<(SessionId, Option<u64>)>,
-    proposal: Proposal,
-    account: Option<AccountCertificate>,
-    checked: Option<CheckedProposal>,
-    target: VoteTarget,
+    pub(super) submitters: Vec<(SessionId, Option<u64>)>,
+    pub(super) proposal: Proposal,
+    pub(super) account: Option<AccountCertificate>,
+    pub(super) checked: Option<CheckedProposal>,
+    pub(super) target: VoteTarget,
     approvals: BTreeMap<NodeId, schnorr::Signature>,
-    rejects: BTreeMap<NodeId, RejectReason>,
-    certificate: Option<ApprovalCertificate>,
+    rejects: BTreeMap<NodeId, (SignedVote, RejectReason)>,
+    pub(super) certificate: Option<ApprovalCertificate>,
     /// Fresh commitments, usable in the next attempt.
-    commitments: BTreeMap<NodeId, NodeCommitments>,
-    excluded: BTreeSet<NodeId>,
-    attempt: u32,
-    chosen: BTreeMap<NodeId, NodeCommitments>,
-    wallet: Option<WalletSignature>,
-    session: Option<Session>,
-    shares: BTreeMap<NodeId, Vec<SignatureShare>>,
-    commits: BTreeMap<NodeId, schnorr::Signature>,
-    deadline: Duration,
+    pub(super) commitments: BTreeMap<NodeId, NodeCommitments>,
+    pub(super) excluded: BTreeSet<NodeId>,
+    pub(super) attempt: u32,
+    /// Attempt numbers up to this one belong to earlier rounds.
+    pub(super) first_attempt: u32,
+    pub(super) signing: Attempt,
+    cancel: Option<Cancellation>,
+    ending: Option<Ending>,
+    restarts: u32,
+    ask_at: Duration,
+    wait: Duration,
+    pub(super) deadline: Duration,
+}
+
+/// How a transaction ends once its inputs are released.
+#[derive(Clone, Debug)]
+enum Ending {
+    Rejected { rejects: Vec<NodeReject>, retry: bool },
+    Failed { message: String, retry: bool },
 }
 
 impl Coordination {
     pub(super) fn remove_session(&mut self, session: SessionId) {
         self.submitters.retain(|(submitter, _)| *submitter != session);
     }
-}
 
-/// An account being certified.
-#[derive(Debug)]
-pub(super) struct Registration {
-    session: SessionId,
-    id: Option<u64>,
-    record: AccountRecord,
-    acceptances: BTreeMap<NodeId, schnorr::Signature>,
-    failures: usize,
+    fn next_event(&self) -> Duration {
+        if self.certificate.is_none() && self.ending.is_none() {
+            self.deadline.min(self.ask_at)
+        } else {
+            self.deadline
+        }
+    }
 }
 
 impl Machine {
-    fn everyone(&self) -> impl Iterator<Item = NodeId> + use<> {
+    pub(super) fn everyone(&self) -> impl Iterator<Item = NodeId> + use<> {
         (1..=self.federation.quorum().nodes()).map(NodeId)
     }
 
-    fn ask_everyone(&mut self, tag: Tag, request: &PeerRequest) {
+    pub(super) fn ask_everyone(&mut self, tag: Tag, request: &PeerRequest) {
         for to in self.everyone() {
             self.outputs.push_back(Output::Ask { to, tag, request: request.clone() });
+        }
+    }
+
+    /// Tells all other nodes something that needs no answer.
+    pub(super) fn tell_everyone(&mut self, request: &PeerRequest) {
+        for to in self.everyone().filter(|node| *node != self.me).collect::<Vec<_>>() {
+            self.outputs.push_back(Output::Ask { to, tag: Tag::Announce, request: request.clone() });
         }
     }
 
@@ -98,46 +123,88 @@ impl Machine {
             running.remove_session(session);
             running.submitters.push((session, id));
             // A wallet that came back has lost the request to sign; the next attempt asks it again.
-            if running.certificate.is_some() && running.wallet.is_none() {
+            if running.certificate.is_some() && running.signing.wallet.is_none() {
                 running.deadline = self.now;
             }
             return Ok(());
         }
+        self.coordinate(vec![(session, id)], proposal, account)?;
+        self.tell(txid, &TransactionStatus::Pending);
+        self.ask_votes(txid);
+        Ok(())
+    }
+
+    /// The owner wants a payment stopped.
+    pub(super) fn cancel(
+        &mut self,
+        session: SessionId,
+        id: Option<u64>,
+        cancellation: Cancellation,
+    ) -> Result<(), WireError> {
+        let Cancellation { cancel, proposal, account } = cancellation.clone();
+        let txid = proposal.txid();
+        if cancel.txid != txid || !self.is_own_cancel(&cancel, &proposal, account.as_ref()) {
+            let message =
+                "only the owner of a joint account can cancel its payment; sign with the authorisation key";
+            return Err(WireError::sender(ErrorCode::InvalidSignature, message));
+        }
+        if let Some(proof) = self.ledger.record(&txid).and_then(|record| record.proof.clone()) {
+            let status = TransactionStatus::Signed { proof: Box::new(proof) };
+            self.send_client(session, id, ServerMessage::TransactionStatus { txid, status });
+            return Ok(());
+        }
+        match self.coordinations.get_mut(&txid) {
+            Some(running) => {
+                running.remove_session(session);
+                running.submitters.push((session, id));
+            }
+            None => self.coordinate(vec![(session, id)], proposal, account)?,
+        }
+        if let Some(running) = self.coordinations.get_mut(&txid) {
+            running.cancel = Some(cancellation);
+        }
+        self.end(txid, Ending::Failed { message: "its owner cancelled it".to_owned(), retry: false });
+        Ok(())
+    }
+
+    fn coordinate(
+        &mut self,
+        submitters: Vec<(SessionId, Option<u64>)>,
+        proposal: Proposal,
+        account: Option<AccountCertificate>,
+    ) -> Result<(), WireError> {
         if self.coordinations.len() >= COORDINATIONS_MAX {
             let found = self.coordinations.len() + 1;
-            let error = WireError::limit(
-                ErrorCode::LimitExceeded,
-                "transactions under way",
-                COORDINATIONS_MAX,
-                found,
-            );
+            let what = "transactions under way";
+            let error = WireError::limit(ErrorCode::LimitExceeded, what, COORDINATIONS_MAX, found);
             return Err(WireError { retry: true, fault: Fault::Receiver, ..error });
         }
         let checked = self.check_proposal(&proposal, account.as_ref())?;
-        let inputs =
-            proposal.outpoints().into_iter().map(|outpoint| (outpoint, self.ledger.round(&outpoint)));
+        let target = self.present_target(&proposal);
         let coordination = Coordination {
-            submitters: vec![(session, id)],
-            target: VoteTarget::new(txid, inputs),
-            proposal: proposal.clone(),
-            account: account.clone(),
+            submitters,
+            proposal,
+            account,
             checked,
             approvals: BTreeMap::new(),
             rejects: BTreeMap::new(),
             certificate: None,
             commitments: BTreeMap::new(),
-            excluded: self.suspects.clone(),
+            excluded: self.watch.suspects.clone(),
             attempt: 1,
-            chosen: BTreeMap::new(),
-            wallet: None,
-            session: None,
-            shares: BTreeMap::new(),
-            commits: BTreeMap::new(),
+            first_attempt: 1,
+            signing: Attempt::default(),
+            cancel: None,
+            ending: None,
+            restarts: 0,
+            ask_at: self.now + ASK_AGAIN_MIN,
+            wait: ASK_AGAIN_MIN,
             deadline: self.now + self.rules.voting_timeout,
+            target,
         };
+        let txid = coordination.target.txid();
         self.coordinations.insert(txid, coordination);
-        self.tell(txid, &TransactionStatus::Pending);
-        self.ask_everyone(Tag::Vote { txid, attempt: 1 }, &PeerRequest::VoteRequest { proposal, account });
+        self.push_pending(txid);
         Ok(())
     }
 
@@ -157,8 +224,29 @@ impl Machine {
         checked.map(Some).map_err(|error| WireError::sender(ErrorCode::InvalidProposal, error))
     }
 
+    /// Asks all nodes that have not voted.
+    pub(super) fn ask_votes(&mut self, txid: Txid) {
+        let Some(coordination) = self.coordinations.get(&txid) else { return };
+        let request = PeerRequest::VoteRequest {
+            proposal: coordination.proposal.clone(),
+            account: coordination.account.clone(),
+            certificate: coordination.certificate.clone(),
+            releases: self.releases_of(&coordination.target),
+        };
+        let certified = coordination.certificate.is_some();
+        let answered = |node: &NodeId| {
+            !certified
+                && (coordination.approvals.contains_key(node) || coordination.rejects.contains_key(node))
+        };
+        let missing: Vec<_> = self.everyone().filter(|node| !answered(node)).collect();
+        let tag = Tag::Vote { txid, attempt: coordination.attempt };
+        for to in missing {
+            self.outputs.push_back(Output::Ask { to, tag, request: request.clone() });
+        }
+    }
+
     /// Tells submitters and subscribers.
-    fn tell(&mut self, txid: Txid, status: &TransactionStatus) {
+    pub(super) fn tell(&mut self, txid: Txid, status: &TransactionStatus) {
         let submitters = self.coordinations.get(&txid).map(|one| one.submitters.clone()).unwrap_or_default();
         for (session, id) in submitters {
             let message = ServerMessage::TransactionStatus { txid, status: status.clone() };
@@ -168,24 +256,35 @@ impl Machine {
     }
 
     pub(super) fn finish_coordination(&mut self, txid: Txid, status: &TransactionStatus) {
-        if let Some(coordination) = self.coordinations.remove(&txid) {
-            for (session, id) in coordination.submitters {
-                let message = ServerMessage::TransactionStatus { txid, status: status.clone() };
-                self.send_client(session, id, message);
-            }
+        let ended = if self.planted(Bug::LeakCoordinations) {
+            self.coordinations.get(&txid).map(|one| one.submitters.clone())
+        } else {
+            self.coordinations.remove(&txid).map(|one| one.submitters)
+        };
+        for (session, id) in ended.unwrap_or_default() {
+            let message = ServerMessage::TransactionStatus { txid, status: status.clone() };
+            self.send_client(session, id, message);
         }
     }
 
-    fn fail(&mut self, txid: Txid, message: &str, retry: bool) {
-        let status = TransactionStatus::Failed { message: message.to_owned(), retry };
-        self.notify_status(txid, &status);
-        self.finish_coordination(txid, &status);
+    fn finish(&mut self, txid: Txid, status: &TransactionStatus) {
+        self.notify_status(txid, status);
+        self.finish_coordination(txid, status);
     }
 
     /// An answer of a node, or that there is none.
-    pub(crate) fn handle_reply(&mut self, from: NodeId, tag: Tag, reply: Option<PeerReply>) {
+    pub fn handle_reply(&mut self, from: NodeId, tag: Tag, reply: Option<PeerReply>) {
         match (tag, reply) {
-            (Tag::Vote { txid, .. }, Some(PeerReply::VoteResponse { vote, reason, commitments })) => {
+            (
+                Tag::Vote { txid, .. },
+                Some(PeerReply::VoteResponse { vote, reason, commitments, releases, proof, head }),
+            ) => {
+                self.take_head(from, head);
+                self.take_releases(releases);
+                if let Some(proof) = proof {
+                    // A peer's proof that does not hold changes nothing.
+                    let _not_final = self.take_final(*proof);
+                }
                 self.take_vote(from, txid, vote, reason, commitments);
             }
             (Tag::Commit { txid, attempt }, Some(PeerReply::CommitResponse { commit })) => {
@@ -193,30 +292,17 @@ impl Machine {
             }
             (Tag::Commit { txid, attempt }, _) => self.exclude(txid, attempt, &[from]),
             (Tag::Account { registration }, reply) => self.take_acceptance(from, registration, reply),
-            (Tag::Vote { .. } | Tag::Announce, _) => {}
-        }
-    }
-
-    /// Rule V7: two approvals of one node for one outpoint and round prove by themselves that it cheats.
-    fn check_equivocation(&mut self, vote: &SignedVote) {
-        if vote.verdict != Verdict::Approve {
-            return;
-        }
-        if self.approvals_seen.len() >= APPROVALS_SEEN_MAX {
-            self.approvals_seen.clear();
-        }
-        for (outpoint, round) in vote.target.inputs() {
-            let first = self.approvals_seen.entry((vote.node, *outpoint)).or_insert_with(|| vote.clone());
-            let same_round = first.target.inputs().get(outpoint) == Some(round);
-            if same_round && first.target.txid() != vote.target.txid() {
-                tracing::warn!(node = %vote.node, %outpoint, "two approvals for one outpoint and round: evidence kept");
-                let evidence = serde_json::json!({ "kind": "two_approvals", "votes": [&*first, vote] });
-                let mut change = ChangeSet::default();
-                let key = [&vote.node.0.to_be_bytes(), AsRef::<[u8]>::as_ref(&outpoint.txid)].concat();
-                change.put(Table::Evidence, &key, &evidence);
-                self.outputs.push_back(Output::Persist(change));
-                self.suspects.insert(vote.node);
+            (Tag::Release { outpoint, round }, Some(reply)) => {
+                self.take_release_answer(from, outpoint, round, reply);
             }
+            (Tag::Heartbeat, Some(PeerReply::HeartbeatResponse { head, known })) => {
+                self.take_heartbeat(from, head, known);
+            }
+            (Tag::Final { txid }, Some(PeerReply::Done)) => self.heard_final(from, txid),
+            (
+                Tag::Vote { .. } | Tag::Announce | Tag::Release { .. } | Tag::Heartbeat | Tag::Final { .. },
+                _,
+            ) => {}
         }
     }
 
@@ -228,45 +314,80 @@ impl Machine {
         reason: Option<RejectReason>,
         commitments: Option<NodeCommitments>,
     ) {
-        let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
-        if vote.node != from || vote.target != coordination.target || !vote.verify(&self.federation) {
+        if vote.node != from || !vote.verify(&self.federation) {
             tracing::warn!(%from, %txid, "dropped a vote that does not verify");
             return;
         }
-        self.check_equivocation(&vote);
-        if self.suspects.contains(&from) {
+        self.watch_vote(&vote);
+        if self.watch.suspects.contains(&from) || !self.same_rounds(txid, &vote) {
             return;
         }
         let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
-        if let (Some(checked), Some(commitments)) = (&coordination.checked, commitments)
-            && commitments.verify(&self.federation, from, &checked.plan)
+        if coordination.checked.is_some()
+            && let Some(commitments) = commitments
         {
-            coordination.commitments.insert(from, commitments);
+            if commitments.verify(&self.federation, from, &coordination.target)
+                && commitments.is_well_formed()
+            {
+                coordination.commitments.insert(from, commitments);
+            } else {
+                tracing::warn!(%from, %txid, "nonce commitments that do not verify or are no points; the node is left out");
+                coordination.excluded.insert(from);
+            }
         }
         let news = match vote.verdict {
             Verdict::Approve => coordination.approvals.insert(from, vote.signature).is_none(),
             Verdict::Reject => {
                 let unknown = RejectReason::Invalid { message: "no reason given".to_owned() };
-                coordination.rejects.insert(from, reason.unwrap_or(unknown));
+                coordination.rejects.insert(from, (vote, reason.unwrap_or(unknown)));
                 false
             }
         };
         let quorum = self.federation.quorum();
         let votes = u16::try_from(coordination.approvals.len()).unwrap_or(u16::MAX);
         let certified = coordination.certificate.is_some();
+        let ending = coordination.ending.is_some();
         let rejects =
             coordination.rejects.keys().filter(|node| !coordination.approvals.contains_key(*node)).count();
-        if news && !certified {
+        if news && !certified && !ending {
             let (needed, nodes) = (quorum.votes(), quorum.nodes());
             self.tell(txid, &TransactionStatus::Voting { votes, quorum: needed, nodes });
         }
-        if certified {
+        let needed = if self.planted(Bug::SmallCertificate) { quorum.votes() - 1 } else { quorum.votes() };
+        if ending {
+        } else if certified {
             self.start_attempt(txid);
-        } else if votes >= quorum.votes() {
+        } else if votes >= needed {
             self.certify(txid);
         } else if rejects >= usize::from(quorum.blocking()) {
             self.reject(txid);
         }
+    }
+
+    /// Whether a vote is of the rounds that this coordination is about. If the voter is ahead, this node catches up.
+    fn same_rounds(&mut self, txid: Txid, vote: &SignedVote) -> bool {
+        let Some(coordination) = self.coordinations.get(&txid) else { return false };
+        if vote.target == coordination.target {
+            return true;
+        }
+        let proposal = coordination.proposal.clone();
+        if vote.target.txid() != txid || coordination.ending.is_some() {
+            return false;
+        }
+        let present = self.present_target(&proposal);
+        let ours = self.coordinations.get(&txid).map(|one| one.target.clone());
+        if ours.as_ref() != Some(&present) && !present.inputs().keys().any(|one| self.ledger.is_pending(one))
+        {
+            self.restart(txid);
+            return false;
+        }
+        // The voter has promised to leave a round that is not released yet: help to finish that.
+        for (outpoint, theirs) in vote.target.inputs() {
+            if present.inputs().get(outpoint).is_some_and(|mine| theirs > mine) {
+                self.start_release(*outpoint, Round(theirs.0 - 1), &Reason::default());
+            }
+        }
+        false
     }
 
     fn reject(&mut self, txid: Txid) {
@@ -274,12 +395,10 @@ impl Machine {
         let rejects: Vec<NodeReject> = coordination
             .rejects
             .iter()
-            .map(|(node, reason)| NodeReject { node: *node, reason: reason.clone() })
+            .map(|(node, (_, reason))| NodeReject { node: *node, reason: reason.clone() })
             .collect();
         let retry = rejects.iter().all(|reject| reject.reason.retry());
-        let status = TransactionStatus::Rejected { rejects, retry };
-        self.notify_status(txid, &status);
-        self.finish_coordination(txid, &status);
+        self.end(txid, Ending::Rejected { rejects, retry });
     }
 
     fn certify(&mut self, txid: Txid) {
@@ -288,323 +407,291 @@ impl Machine {
             target: coordination.target.clone(),
             approvals: coordination.approvals.clone(),
         };
-        coordination.certificate = Some(certificate);
+        self.watch_certificate(&certificate);
+        if let Some(coordination) = self.coordinations.get_mut(&txid) {
+            coordination.certificate = Some(certificate);
+            coordination.deadline = self.now + self.rules.signing_timeout;
+        }
         self.tell(txid, &TransactionStatus::Approved);
+        if self.planted(Bug::FinalAfterPhase1) {
+            self.claim_final(txid);
+        }
         self.start_attempt(txid);
     }
 
-    /// Chooses q nodes with fresh commitments and asks the wallet; for sole custody, asks all nodes to commit.
-    fn start_attempt(&mut self, txid: Txid) {
-        let quorum = usize::from(self.federation.quorum().votes());
-        let deadline = self.now + self.rules.signing_timeout;
-        let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
-        let Some(certificate) = coordination.certificate.clone() else { return };
-        let attempt = coordination.attempt;
-        if coordination.checked.is_none() {
-            if coordination.chosen.is_empty() && coordination.commits.is_empty() {
-                coordination.deadline = deadline;
-                let request =
-                    PeerRequest::CommitRequest { certificate, attempt, nodes: BTreeMap::new(), wallet: None };
-                let approvers: Vec<_> = coordination.approvals.keys().copied().collect();
-                coordination.commits.clear();
-                for to in approvers {
-                    self.outputs.push_back(Output::Ask {
-                        to,
-                        tag: Tag::Commit { txid, attempt },
-                        request: request.clone(),
-                    });
-                }
-                self.tell(txid, &TransactionStatus::Signing { attempt });
-            }
-            return;
-        }
-        if !coordination.chosen.is_empty() {
-            return;
-        }
-        let fresh =
-            coordination.commitments.iter().filter(|(node, _)| !coordination.excluded.contains(*node));
-        let chosen: BTreeMap<_, _> = fresh.take(quorum).map(|(node, one)| (*node, one.clone())).collect();
-        if chosen.len() < quorum {
-            return;
-        }
-        coordination.commitments.retain(|node, _| !chosen.contains_key(node));
-        coordination.deadline = deadline;
-        coordination.chosen = chosen.clone();
-        let submitters = coordination.submitters.clone();
-        for (session, id) in submitters {
-            let message = ServerMessage::SignRequest {
-                txid,
-                attempt,
-                certificate: certificate.clone(),
-                nodes: chosen.clone(),
-            };
-            self.send_client(session, id, message);
-        }
-    }
-
-    /// The wallet's part of a signing session.
-    pub(super) fn take_wallet(
-        &mut self,
-        txid: Txid,
-        attempt: u32,
-        wallet: WalletSignature,
-    ) -> Result<(), WireError> {
-        let Some(coordination) = self.coordinations.get_mut(&txid) else {
-            let known = self.ledger.record(&txid).is_some_and(|record| record.proof.is_some());
-            let error = WireError::passing(ErrorCode::UnknownTransaction, Fault::Receiver, "submit it again");
-            return if known { Ok(()) } else { Err(error) };
-        };
-        if attempt != coordination.attempt || coordination.wallet.is_some() {
-            return Ok(());
-        }
-        let (Some(checked), Some(certificate), Some(account)) =
-            (&coordination.checked, &coordination.certificate, &coordination.account)
-        else {
-            return Ok(());
-        };
-        let invalid = |error: &dyn std::fmt::Display| WireError::sender(ErrorCode::InvalidSignature, error);
-        let session =
-            Session::new(&self.federation, &checked.plan, attempt, &coordination.chosen, &wallet.commitments)
-                .map_err(|error| invalid(&error))?;
-        if !session.verify_wallet(&self.federation, &account.record, &wallet) {
-            return Err(invalid(&"the wallet's shares are not signed by the account's authorisation key"));
-        }
-        let request = PeerRequest::CommitRequest {
-            certificate: certificate.clone(),
-            attempt,
-            nodes: coordination.chosen.clone(),
-            wallet: Some(wallet.clone()),
-        };
-        coordination.wallet = Some(wallet);
-        coordination.session = Some(session);
-        coordination.deadline = self.now + self.rules.signing_timeout;
-        let chosen: Vec<_> = coordination.chosen.keys().copied().collect();
-        for to in chosen {
-            self.outputs.push_back(Output::Ask {
-                to,
-                tag: Tag::Commit { txid, attempt },
-                request: request.clone(),
-            });
-        }
-        self.tell(txid, &TransactionStatus::Signing { attempt });
-        Ok(())
-    }
-
-    fn take_commit(&mut self, from: NodeId, txid: Txid, attempt: u32, commit: CommitReply) {
-        let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
-        if attempt != coordination.attempt {
-            return;
-        }
-        let quorum = usize::from(self.federation.quorum().votes());
-        match commit {
-            CommitReply::Sole { signature } => {
-                if verify_commit(&self.federation, from, &coordination.target, &signature) {
-                    coordination.commits.insert(from, signature);
-                }
-                if coordination.commits.len() >= quorum {
-                    self.complete_sole(txid);
-                }
-            }
-            CommitReply::Joint { shares, signature } => {
-                let Some(session) = &coordination.session else { return };
-                if !session.nodes().contains(&from)
-                    || !session.verify_shares(&self.federation, from, &shares, &signature)
-                {
-                    return self.exclude(txid, attempt, &[from]);
-                }
-                coordination.shares.insert(from, shares);
-                if coordination.shares.len() == quorum {
-                    self.complete_joint(txid);
-                }
-            }
-        }
-    }
-
-    fn complete_sole(&mut self, txid: Txid) {
+    /// The planted bug: what a node with a single phase would do.
+    fn claim_final(&mut self, txid: Txid) {
         let Some(coordination) = self.coordinations.get(&txid) else { return };
         let Proposal::Sole { transaction } = &coordination.proposal else { return };
-        let rounds =
-            transaction.input.iter().map(|input| self.ledger.round(&input.previous_output)).collect();
-        let proof = FinalityProof::Attested {
-            transaction: transaction.clone(),
-            rounds,
-            commits: coordination.commits.clone(),
-        };
-        self.complete(proof);
+        let rounds = coordination.target.inputs();
+        let rounds = transaction.input.iter().filter_map(|input| rounds.get(&input.previous_output)).copied();
+        let (transaction, rounds) = (transaction.clone(), rounds.collect());
+        let commits = coordination.approvals.clone();
+        self.complete(FinalityProof::Attested { transaction, rounds, commits });
     }
 
-    fn complete_joint(&mut self, txid: Txid) {
-        let Some(coordination) = self.coordinations.get(&txid) else { return };
-        let (Some(session), Some(checked), Some(account), Some(wallet)) =
-            (&coordination.session, &coordination.checked, &coordination.account, &coordination.wallet)
-        else {
-            return;
-        };
-        let attempt = coordination.attempt;
-        match session.aggregate(&self.federation, &account.record, &coordination.shares, &wallet.shares) {
-            Ok(signatures) => match checked.complete(&signatures) {
-                Ok(transaction) => {
-                    let spent = checked.spent.iter().zip(&checked.addresses);
-                    let spent = spent.map(|(output, address)| SpentOutput {
-                        output: output.clone(),
-                        position: address.position,
-                    });
-                    let spent = spent.collect();
-                    let account = Box::new(account.clone());
-                    self.complete(FinalityProof::Enforced { transaction, spent, account });
-                }
-                Err(error) => self.fail(txid, &error.to_string(), true),
-            },
-            Err(AggregateError::Shares { culprits }) => {
-                if culprits.contains(&Culprit::Wallet) {
-                    return self.fail(txid, "the wallet's signature share is not valid", false);
-                }
-                let nodes: Vec<NodeId> = culprits
-                    .into_iter()
-                    .filter_map(|culprit| match culprit {
-                        Culprit::Node(node) => Some(node),
-                        Culprit::Wallet => None,
-                    })
-                    .collect();
-                self.accuse(txid, &nodes);
-                self.exclude(txid, attempt, &nodes);
-            }
-            Err(error) => self.fail(txid, &error.to_string(), false),
-        }
-    }
-
-    /// Keeps what proves a bad share, and leaves the node out from now on.
-    fn accuse(&mut self, txid: Txid, nodes: &[NodeId]) {
-        let Some(coordination) = self.coordinations.get(&txid) else { return };
-        let mut change = ChangeSet::default();
-        for node in nodes {
-            tracing::warn!(%node, %txid, "a signed signature share that is not valid: evidence kept");
-            let evidence = serde_json::json!({
-                "kind": "bad_share",
-                "node": node,
-                "txid": txid,
-                "attempt": coordination.attempt,
-                "proposal": coordination.proposal,
-                "nodes": coordination.chosen,
-                "wallet": coordination.wallet,
-                "shares": coordination.shares.get(node),
-            });
-            let key = [&node.0.to_be_bytes(), AsRef::<[u8]>::as_ref(&txid)].concat();
-            change.put(Table::Evidence, &key, &evidence);
-            self.suspects.insert(*node);
-        }
-        self.outputs.push_back(Output::Persist(change));
-    }
-
-    fn complete(&mut self, proof: FinalityProof) {
-        let request = PeerRequest::FinalTransaction { proof: proof.clone() };
-        self.record_final(proof);
-        for to in self.everyone().filter(|node| *node != self.me).collect::<Vec<_>>() {
-            self.outputs.push_back(Output::Ask { to, tag: Tag::Announce, request: request.clone() });
-        }
-    }
-
-    /// Leaves nodes out and starts the next attempt with fresh commitments of the others.
-    fn exclude(&mut self, txid: Txid, attempt: u32, nodes: &[NodeId]) {
-        let most = u32::from(self.federation.quorum().blocking());
+    /// Has the inputs released, and ends the transaction when they are.
+    fn end(&mut self, txid: Txid, ending: Ending) {
         let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
-        if attempt != coordination.attempt || coordination.checked.is_none() {
+        // Nobody who answered holds a lock for it, so there is nothing to release. Whoever holds one unseen has its own timer.
+        let untouched =
+            coordination.approvals.is_empty() && coordination.cancel.is_none() && coordination.restarts == 0;
+        let deadline = self.now + self.rules.voting_timeout;
+        coordination.ending = Some(ending);
+        coordination.deadline = deadline;
+        if untouched && self.ledger.record(&txid).is_none_or(|record| record.vote.is_none()) {
+            return self.conclude(txid);
+        }
+        self.release_inputs(txid);
+        self.settle(txid);
+    }
+
+    fn release_inputs(&mut self, txid: Txid) {
+        let Some(coordination) = self.coordinations.get(&txid) else { return };
+        let rejects = coordination.rejects.values().map(|(vote, _)| vote.clone()).collect();
+        let reason = Reason { rejects, cancel: coordination.cancel.clone() };
+        for (outpoint, round) in coordination.target.inputs().clone() {
+            let over = self.is_settled(&outpoint, round, txid);
+            if !over {
+                self.start_release(outpoint, round, &reason);
+            }
+        }
+    }
+
+    /// Whether an input's round is over for good: released, or the input is spent by another final transaction.
+    fn is_settled(&self, outpoint: &OutPoint, round: Round, txid: Txid) -> bool {
+        self.ledger.release(outpoint).is_some_and(|release| release.round >= round)
+            || self.ledger.spent_by(outpoint).is_some_and(|other| other != txid)
+    }
+
+    /// The rounds of some outpoints are over, or a final transaction spends them: goes on with what waited for that.
+    pub(super) fn inputs_settled(&mut self, outpoints: &[OutPoint]) {
+        let waiting: Vec<Txid> = self
+            .coordinations
+            .iter()
+            .filter(|(_, one)| outpoints.iter().any(|outpoint| one.target.inputs().contains_key(outpoint)))
+            .map(|(txid, _)| *txid)
+            .collect();
+        for txid in waiting {
+            self.settle(txid);
+        }
+    }
+
+    fn settle(&mut self, txid: Txid) {
+        let Some(coordination) = self.coordinations.get(&txid) else { return };
+        let inputs = coordination.target.inputs().clone();
+        if coordination.ending.is_none() {
+            let moved = inputs.iter().any(|(outpoint, round)| {
+                self.ledger.release(outpoint).is_some_and(|release| release.round >= *round)
+            });
+            let certified = coordination.certificate.is_some();
+            if moved {
+                self.restart(txid);
+            } else if !certified {
+                self.ask_votes(txid);
+            }
             return;
         }
-        coordination.excluded.extend(nodes);
-        coordination.attempt += 1;
-        coordination.chosen.clear();
-        coordination.shares.clear();
-        coordination.commitments.clear();
-        coordination.session = None;
-        coordination.wallet = None;
-        coordination.deadline = self.now + self.rules.signing_timeout;
-        let attempt = coordination.attempt;
-        if attempt > most + 1 {
-            return self.fail(txid, "no q nodes could be found that sign together; try again", true);
+        if !inputs.iter().all(|(outpoint, round)| self.is_settled(outpoint, *round, txid)) {
+            return;
         }
-        let request = PeerRequest::VoteRequest {
-            proposal: coordination.proposal.clone(),
-            account: coordination.account.clone(),
+        let forced = inputs
+            .keys()
+            .any(|outpoint| self.ledger.forced(outpoint).is_some_and(|forced| forced.txid() == txid));
+        if forced {
+            tracing::info!(%txid, "it may be final already, so it goes on");
+            if let Some(coordination) = self.coordinations.get_mut(&txid) {
+                coordination.ending = None;
+                coordination.cancel = None;
+            }
+            self.restart(txid);
+        } else {
+            self.conclude(txid);
+        }
+    }
+
+    /// Ends a transaction with the proof that its inputs are free.
+    fn conclude(&mut self, txid: Txid) {
+        let Some(coordination) = self.coordinations.get(&txid) else { return };
+        let releases = self.proofs_of_release(&coordination.target);
+        let status = match coordination.ending.clone() {
+            Some(Ending::Rejected { rejects, retry }) => {
+                TransactionStatus::Rejected { rejects, retry, releases }
+            }
+            Some(Ending::Failed { message, retry }) => TransactionStatus::Failed { message, retry, releases },
+            None => return,
         };
-        self.ask_everyone(Tag::Vote { txid, attempt }, &request);
+        self.finish(txid, &status);
+    }
+
+    fn proofs_of_release(&self, target: &VoteTarget) -> Vec<ReleaseCertificate> {
+        let inputs = target.inputs().iter();
+        let releases = inputs.filter_map(|(outpoint, round)| {
+            self.ledger.release(outpoint).filter(|release| release.round >= *round).cloned()
+        });
+        releases.collect()
+    }
+
+    /// Begins again in the present rounds of the inputs.
+    fn restart(&mut self, txid: Txid) {
+        let Some(coordination) = self.coordinations.get(&txid) else { return };
+        let target = self.present_target(&coordination.proposal.clone());
+        let restarts = coordination.restarts + 1;
+        if restarts > RESTARTS_MAX {
+            let message = "its inputs changed rounds too often; submit it again".to_owned();
+            let releases = self.proofs_of_release(&target);
+            return self.finish(txid, &TransactionStatus::Failed { message, retry: true, releases });
+        }
+        let suspects = self.watch.suspects.clone();
+        let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
+        coordination.target = target;
+        coordination.approvals.clear();
+        coordination.rejects.clear();
+        coordination.certificate = None;
+        coordination.commitments.clear();
+        coordination.excluded = suspects;
+        coordination.attempt += 1;
+        coordination.first_attempt = coordination.attempt;
+        coordination.signing = Attempt::default();
+        coordination.restarts = restarts;
+        (coordination.ask_at, coordination.wait) = (self.now + ASK_AGAIN_MIN, ASK_AGAIN_MIN);
+        coordination.deadline = self.now + self.rules.voting_timeout;
+        self.push_pending(txid);
+        self.ask_votes(txid);
+    }
+
+    /// Helps to finish the releases that inputs wait for.
+    fn push_pending(&mut self, txid: Txid) {
+        let Some(coordination) = self.coordinations.get(&txid) else { return };
+        let pending: Vec<_> = coordination.target.inputs().clone().into_iter().collect();
+        for (outpoint, round) in pending {
+            if self.ledger.is_pending(&outpoint) {
+                self.start_release(outpoint, Round(round.0.saturating_sub(1)), &Reason::default());
+            }
+        }
+    }
+
+    /// Gives a transaction up that could not be signed, once its inputs are released.
+    pub(super) fn give_up(&mut self, txid: Txid, message: &str, retry: bool) {
+        self.end(txid, Ending::Failed { message: message.to_owned(), retry });
     }
 
     /// Fires expired deadlines; calling early or twice is harmless.
-    pub(crate) fn handle_timeout(&mut self) {
+    pub fn handle_timeout(&mut self) {
+        self.beat();
+        self.push_releases();
+        self.announce_again();
         let due: Vec<Txid> = self
             .coordinations
             .iter()
-            .filter(|(_, one)| self.now >= one.deadline)
+            .filter(|(_, one)| self.now >= one.next_event())
             .map(|(txid, _)| *txid)
             .collect();
         for txid in due {
-            let Some(coordination) = self.coordinations.get(&txid) else { continue };
-            let attempt = coordination.attempt;
-            let silent: Vec<NodeId> = match &coordination.session {
-                Some(_) => {
-                    let shares = &coordination.shares;
-                    coordination.chosen.keys().filter(|node| !shares.contains_key(*node)).copied().collect()
-                }
-                None => Vec::new(),
+            self.coordination_due(txid);
+        }
+        self.take_over();
+        if self.planted(Bug::ReleaseByTimer) {
+            self.free_by_timer();
+        }
+    }
+
+    fn coordination_due(&mut self, txid: Txid) {
+        let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
+        if self.now < coordination.deadline {
+            coordination.ask_at = self.now + coordination.wait;
+            coordination.wait = (coordination.wait * 2).min(ASK_AGAIN_MAX);
+            self.ask_votes(txid);
+        } else if coordination.ending.is_some() {
+            // The releases are still being pushed; whoever submitted it learns that it is not settled.
+            let message =
+                "it could not be ended yet because too few nodes are reachable; submit it again".to_owned();
+            self.finish(txid, &TransactionStatus::Failed { message, retry: true, releases: Vec::new() });
+        } else if coordination.certificate.is_none() {
+            self.give_up(txid, "not enough nodes voted in time; submit it again", true);
+        } else {
+            self.attempt_due(txid);
+        }
+    }
+
+    /// The planted bug: a node that frees what it locked when its own timer runs out.
+    fn free_by_timer(&mut self) {
+        let stuck: Vec<Txid> = self.ledger.open().iter().copied().collect();
+        for txid in stuck {
+            let Some(target) = self.ledger.record(&txid).map(|record| record.target.clone()) else {
+                continue;
             };
-            let abandoned = coordination.submitters.is_empty() && coordination.session.is_none();
-            if coordination.certificate.is_none() || coordination.checked.is_none() || abandoned {
-                self.fail(txid, "not enough nodes answered in time; submit it again", true);
-            } else {
-                self.exclude(txid, attempt, &silent);
+            for (outpoint, round) in target.inputs() {
+                let since = self.ledger.approved(outpoint).filter(|(approved, _)| *approved == txid);
+                if since.is_some_and(|(_, since)| self.now >= since + self.rules.voting_timeout) {
+                    self.ledger.free_by_timer(outpoint, *round);
+                }
             }
         }
     }
 
-    pub(crate) fn poll_timeout(&self) -> Option<Duration> {
-        self.coordinations.values().map(|one| one.deadline).min()
+    pub(super) fn patience(&self) -> Duration {
+        PATIENCE + PATIENCE_STEP * u32::from(self.me.0)
     }
 
-    pub(super) fn register(
-        &mut self,
-        session: SessionId,
-        id: Option<u64>,
-        record: AccountRecord,
-    ) -> Result<(), WireError> {
-        self.accept_account(&record)?;
-        let known =
-            self.accounts.get(&record.id(&self.federation)).map(|(_, certificate)| certificate.clone());
-        if let Some(certificate) = known {
-            self.send_client(session, id, ServerMessage::AccountCertified { certificate });
-            return Ok(());
+    /// Coordinates what this node voted for or committed to and nobody seems to coordinate any more.
+    fn take_over(&mut self) {
+        if self.now < self.sweep_at {
+            return;
         }
-        let registration = self.next_registration;
-        self.next_registration += 1;
-        let request = PeerRequest::AccountRequest { record: record.clone() };
-        let started = Registration { session, id, record, acceptances: BTreeMap::new(), failures: 0 };
-        self.registrations.insert(registration, started);
-        self.ask_everyone(Tag::Account { registration }, &request);
-        Ok(())
+        self.sweep_at = self.now + ASK_AGAIN_MIN;
+        for txid in self.ledger.open().iter().copied().collect::<Vec<_>>() {
+            if !self.may_still_happen(txid) {
+                self.ledger.close(&txid);
+                self.heard_of.remove(&txid);
+                continue;
+            }
+            let heard = *self.heard_of.entry(txid).or_insert(self.now);
+            if self.coordinations.contains_key(&txid) || self.now < heard + self.patience() {
+                continue;
+            }
+            self.heard_of.insert(txid, self.now);
+            let Some(record) = self.ledger.record(&txid).cloned() else { continue };
+            let Some(proposal) = record.proposal else { continue };
+            if self.coordinate(Vec::new(), proposal, record.account).is_ok() {
+                tracing::info!(%txid, "taking over a transaction that nobody coordinates");
+                self.ask_votes(txid);
+            }
+        }
+        // Nothing can be heard of what is not open, except for a moment.
+        let (now, patience) = (self.now, self.patience());
+        let open = self.ledger.open();
+        self.heard_of.retain(|txid, heard| open.contains(txid) || now < *heard + patience);
     }
 
-    fn take_acceptance(&mut self, from: NodeId, registration: u64, reply: Option<PeerReply>) {
-        let quorum = self.federation.quorum();
-        let Some(open) = self.registrations.get_mut(&registration) else { return };
-        match reply {
-            Some(PeerReply::AccountResponse { signature })
-                if open.record.verify_acceptance(&self.federation, from, &signature) =>
-            {
-                open.acceptances.insert(from, signature);
-            }
-            _bad_or_none => open.failures += 1,
+    /// Whether an open transaction still holds or is owed one of its inputs.
+    fn may_still_happen(&self, txid: Txid) -> bool {
+        let Some(record) = self.ledger.record(&txid) else { return false };
+        let Some(proposal) = &record.proposal else { return false };
+        let outpoints = proposal.outpoints();
+        if outpoints.iter().any(|outpoint| self.ledger.spent_by(outpoint).is_some_and(|other| other != txid))
+        {
+            return outpoints.iter().any(|outpoint| {
+                let holds = self.ledger.approved(outpoint).is_some_and(|(approved, _)| approved == txid);
+                holds && self.ledger.spent_by(outpoint).is_none()
+            });
         }
-        if open.acceptances.len() >= usize::from(quorum.votes()) {
-            let Some(open) = self.registrations.remove(&registration) else { return };
-            let certificate = AccountCertificate { record: open.record, acceptances: open.acceptances };
-            if self.verified_account(&certificate).is_ok() {
-                self.send_client(open.session, open.id, ServerMessage::AccountCertified { certificate });
-            }
-        } else if open.failures >= usize::from(quorum.blocking()) {
-            let Some(open) = self.registrations.remove(&registration) else { return };
-            let message = "too few nodes are reachable to certify an account; try again";
-            let error = WireError::passing(ErrorCode::NoNodeAvailable, Fault::Network, message);
-            self.send_client(open.session, open.id, ServerMessage::Error { error });
-        }
+        outpoints.iter().any(|outpoint| {
+            self.ledger.approved(outpoint).is_some_and(|(approved, _)| approved == txid)
+                || self.ledger.forced(outpoint).is_some_and(|forced| forced.txid() == txid)
+                || self.ledger.is_pending(outpoint)
+        })
+    }
+
+    /// When [`Machine::handle_timeout`] is next due.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let coordinations = self.coordinations.values().map(Coordination::next_event);
+        let sweep = (!self.ledger.open().is_empty()).then_some(self.sweep_at);
+        coordinations
+            .chain(self.next_release_push())
+            .chain(self.next_announcement())
+            .chain(sweep)
+            .chain([self.log.next_beat()])
+            .min()
     }
 }

@@ -14,23 +14,56 @@ use quorate::{
     account::AccountCertificate,
     finality::FinalityProof,
     proposal::Proposal,
+    release::ReleaseCertificate,
     vote::{ApprovalCertificate, SignedVote, VoteTarget},
     wire::{BlockRef, ConfirmedSpend, FinalSpend, Lock, UtxoRecord},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
 
 /// What this node holds about a transaction; the durable part of its state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct TxRecord {
-    pub(crate) target: VoteTarget,
-    pub(crate) proposal: Option<Proposal>,
-    pub(crate) account: Option<AccountCertificate>,
-    pub(crate) spent: Vec<TxOut>,
-    pub(crate) vote: Option<SignedVote>,
-    pub(crate) locked_at: u64,
-    pub(crate) certificate: Option<ApprovalCertificate>,
-    pub(crate) proof: Option<FinalityProof>,
+pub struct TxRecord {
+    pub target: VoteTarget,
+    pub proposal: Option<Proposal>,
+    pub account: Option<AccountCertificate>,
+    pub spent: Vec<TxOut>,
+    pub vote: Option<SignedVote>,
+    pub locked_at: u64,
+    pub certificate: Option<ApprovalCertificate>,
+    pub proof: Option<FinalityProof>,
+}
+
+/// Which round an outpoint is in and why; the durable part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RoundRecord {
+    /// The outpoint.
+    pub outpoint: OutPoint,
+    /// This node votes and commits in no lower round.
+    pub round: Round,
+    /// The latest release known. If it is not of the round before, this node has promised and the release is not complete.
+    pub release: Option<ReleaseCertificate>,
+}
+
+/// An outpoint's round at this node, with what it did there.
+#[derive(Clone, Debug, Default)]
+struct RoundState {
+    round: Round,
+    release: Option<ReleaseCertificate>,
+    /// Approved in `round`, and since when by the monotonic clock.
+    approved: Option<(Txid, Duration)>,
+    /// The transaction of the highest certificate committed to.
+    committed: Option<(Round, Txid)>,
+}
+
+impl RoundState {
+    fn is_pending(&self) -> bool {
+        self.round > Round(0)
+            && self.release.as_ref().is_none_or(|release| release.round.0 + 1 != self.round.0)
+    }
 }
 
 #[derive(Debug)]
@@ -52,24 +85,33 @@ pub(super) struct Ledger {
     scripts: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
     wanted: HashSet<ScriptBuf>,
     records: HashMap<Txid, TxRecord>,
+    rounds: HashMap<OutPoint, RoundState>,
+    /// Transactions with a vote or certificate and no proof.
+    open: BTreeSet<Txid>,
     blocks: HashMap<Txid, BlockRef>,
     headers: Vec<Header>,
     effects: Vec<BlockEffect>,
 }
 
 impl Ledger {
-    pub(super) fn restore(network: Network, records: Vec<TxRecord>) -> Self {
+    pub(super) fn restore(network: Network, records: Vec<TxRecord>, rounds: Vec<RoundRecord>) -> Self {
         let mut ledger = Self {
             coins: HashMap::new(),
             scripts: HashMap::new(),
             wanted: HashSet::new(),
             records: HashMap::new(),
+            rounds: HashMap::new(),
+            open: BTreeSet::new(),
             blocks: HashMap::new(),
             headers: vec![genesis_block(network).header],
             effects: vec![BlockEffect::default()],
         };
+        for RoundRecord { outpoint, round, release } in rounds {
+            let state = RoundState { round, release, ..RoundState::default() };
+            ledger.rounds.insert(outpoint, state);
+        }
         for record in records {
-            ledger.put(record);
+            ledger.put(record, Duration::ZERO);
         }
         ledger
     }
@@ -90,9 +132,115 @@ impl Ledger {
         self.coins.get(outpoint).is_some_and(|coin| coin.coinbase)
     }
 
-    pub(super) fn round(&self, _outpoint: &OutPoint) -> Round {
-        // Rounds rise with release certificates only, which come with the protocol under faults.
-        Round(0)
+    /// The round that an outpoint is in at this node.
+    pub(super) fn round(&self, outpoint: &OutPoint) -> Round {
+        self.rounds.get(outpoint).map_or(Round(0), |state| state.round)
+    }
+
+    /// Whether this node promised to leave the round before and has no release for it yet: it may neither vote nor commit.
+    pub(super) fn is_pending(&self, outpoint: &OutPoint) -> bool {
+        self.rounds.get(outpoint).is_some_and(RoundState::is_pending)
+    }
+
+    /// The latest release known.
+    pub(super) fn release(&self, outpoint: &OutPoint) -> Option<&ReleaseCertificate> {
+        self.rounds.get(outpoint)?.release.as_ref()
+    }
+
+    /// What this node approved in the present round, and when.
+    pub(super) fn approved(&self, outpoint: &OutPoint) -> Option<(Txid, Duration)> {
+        self.rounds.get(outpoint)?.approved
+    }
+
+    /// The highest certificate that this node committed to.
+    pub(super) fn committed(&self, outpoint: &OutPoint) -> Option<&ApprovalCertificate> {
+        let (_, txid) = self.rounds.get(outpoint)?.committed?;
+        self.records.get(&txid)?.certificate.as_ref()
+    }
+
+    /// What alone may be voted for in the present round, unless another input shows that it is void (V6).
+    pub(super) fn forced(&self, outpoint: &OutPoint) -> Option<&VoteTarget> {
+        let release = self.release(outpoint)?;
+        let target = &release.highest.as_ref()?.target;
+        let void = target.inputs().keys().filter(|input| *input != outpoint).any(|input| {
+            self.release(input).is_some_and(|other| other.voids(target))
+                || self.spent_by(input).is_some_and(|spender| spender != target.txid())
+        });
+        (!void).then_some(target)
+    }
+
+    /// The final or confirmed transaction that spends an outpoint.
+    pub(super) fn spent_by(&self, outpoint: &OutPoint) -> Option<Txid> {
+        let coin = self.coin(outpoint)?;
+        coin.spent.map(|spent| spent.txid).or(coin.spend.map(|spend| spend.txid))
+    }
+
+    /// Takes over a round; gives whether anything changed.
+    pub(super) fn put_round(&mut self, record: RoundRecord) {
+        let RoundRecord { outpoint, round, release } = record;
+        let state = self.rounds.entry(outpoint).or_default();
+        if round > state.round {
+            (state.round, state.approved) = (round, None);
+        }
+        state.release = release;
+        self.show_round(&outpoint);
+    }
+
+    /// Brings the record that subscribers see in line with the latest release: its round, and what holds the outpoint there.
+    fn show_round(&mut self, outpoint: &OutPoint) {
+        let Some(release) = self.release(outpoint) else { return };
+        let round = Round(release.round.0 + 1);
+        let forced = release.forced_txid();
+        if let Some(coin) = self.coins.get_mut(outpoint)
+            && coin.record.round < round
+        {
+            coin.record.round = round;
+            coin.record.lock = forced.map(|txid| Lock { txid, round, locked_at: 0 });
+            coin.record.votes = 0;
+        }
+    }
+
+    /// Transactions that were voted for and may still become final.
+    pub(super) fn open(&self) -> &BTreeSet<Txid> {
+        &self.open
+    }
+
+    pub(super) fn close(&mut self, txid: &Txid) {
+        self.open.remove(txid);
+    }
+
+    /// A planted bug: forgets final spends and what they locked.
+    pub(super) fn undo_finality(&mut self, outpoints: &[OutPoint]) {
+        for outpoint in outpoints {
+            if let Some(coin) = self.coins.get_mut(outpoint) {
+                coin.record.spend = None;
+            }
+            self.rounds.remove(outpoint);
+        }
+    }
+
+    /// A planted bug: forgets a lock without anybody's promise.
+    pub(super) fn free_by_timer(&mut self, outpoint: &OutPoint, round: Round) {
+        if let Some(state) = self.rounds.get_mut(outpoint).filter(|state| state.round == round) {
+            state.approved = None;
+        }
+    }
+
+    /// Outpoints whose release this node takes part in and does not have.
+    pub(super) fn pending(&self) -> Vec<OutPoint> {
+        let mut pending: Vec<_> = self
+            .rounds
+            .iter()
+            .filter(|(_, state)| state.is_pending())
+            .map(|(outpoint, _)| *outpoint)
+            .collect();
+        pending.sort_unstable();
+        pending
+    }
+
+    /// How many records are kept, for metrics and the memory bound.
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+        (self.records.len(), self.rounds.len(), self.open.len())
     }
 
     pub(super) fn by_script(&self, script: &ScriptBuf) -> Vec<OutPoint> {
@@ -113,7 +261,7 @@ impl Ledger {
     }
 
     /// Takes over a transaction's record; gives the outpoints whose facts changed.
-    pub(super) fn put(&mut self, record: TxRecord) -> Vec<OutPoint> {
+    pub(super) fn put(&mut self, record: TxRecord, now: Duration) -> Vec<OutPoint> {
         let txid = record.target.txid();
         let mut changed = Vec::new();
         let transaction = record.proof.as_ref().map(FinalityProof::transaction).cloned();
@@ -126,12 +274,18 @@ impl Ledger {
             if let Some(output) = record.spent.get(index) {
                 self.add(*outpoint, output, false);
             }
+            self.put_round_facts(outpoint, &record, now);
             let Some(coin) = self.coins.get_mut(outpoint) else { continue };
-            if record.vote.is_some() {
-                let round = record.target.inputs().get(outpoint).copied().unwrap_or_default();
+            let round_of = |target: &VoteTarget| target.inputs().get(outpoint).copied();
+            if let Some(round) = record.vote.as_ref().and_then(|vote| round_of(&vote.target))
+                && round >= coin.record.round
+            {
+                coin.record.round = round;
                 coin.record.lock = Some(Lock { txid, round, locked_at: record.locked_at });
             }
-            if let Some(certificate) = &record.certificate {
+            if let Some(certificate) = &record.certificate
+                && round_of(&certificate.target) == Some(coin.record.round)
+            {
                 coin.record.votes = u16::try_from(certificate.approvals.len()).unwrap_or(u16::MAX);
             }
             if let Some(proof) = &record.proof {
@@ -150,12 +304,44 @@ impl Ledger {
                 }
             }
         }
+        if record.proof.is_some() {
+            self.open.remove(&txid);
+        } else if record.vote.is_some() || record.certificate.is_some() {
+            self.open.insert(txid);
+        }
         self.records.insert(txid, record);
         changed
     }
 
+    /// What a record says of its inputs' rounds: approved in which, committed in which.
+    fn put_round_facts(&mut self, outpoint: &OutPoint, record: &TxRecord, now: Duration) {
+        let txid = record.target.txid();
+        let voted = record.vote.as_ref().and_then(|vote| vote.target.inputs().get(outpoint));
+        let committed = record.certificate.as_ref().and_then(|one| one.target.inputs().get(outpoint));
+        if voted.is_none() && committed.is_none() {
+            return;
+        }
+        let state = self.rounds.entry(*outpoint).or_default();
+        if voted == Some(&state.round) && state.approved.is_none() {
+            state.approved = Some((txid, now));
+        }
+        if let Some(round) = committed
+            && state.committed.is_none_or(|(known, _)| known <= *round)
+        {
+            state.committed = Some((*round, txid));
+        }
+    }
+
     fn add(&mut self, outpoint: OutPoint, output: &TxOut, coinbase: bool) -> &mut Coin {
         self.scripts.entry(output.script_pubkey.clone()).or_default().insert(outpoint);
+        if !self.coins.contains_key(&outpoint) && self.rounds.contains_key(&outpoint) {
+            self.insert_coin(outpoint, output, coinbase);
+            self.show_round(&outpoint);
+        }
+        self.insert_coin(outpoint, output, coinbase)
+    }
+
+    fn insert_coin(&mut self, outpoint: OutPoint, output: &TxOut, coinbase: bool) -> &mut Coin {
         self.coins.entry(outpoint).or_insert_with(|| Coin {
             record: UtxoRecord {
                 outpoint,
@@ -164,6 +350,7 @@ impl Ledger {
                 tip_height: 0,
                 created: None,
                 final_parent: None,
+                round: Round(0),
                 lock: None,
                 votes: 0,
                 spend: None,

@@ -3,16 +3,26 @@
 //! A driver feeds it inputs and carries out its outputs *in order*. A [`Output::Persist`] must be durable before any later output
 //! leaves; that one rule is what V2, V4 and the nonce rule need of the world outside.
 //!
-//! Safety, in the words of the design's section 5: `voter` keeps V1, V2 and V4, [`quorate::vote`] V3, `coordinator` counts each
-//! node once and only what verifies (V3, V7), and the driver's mTLS gives V8.
+//! Safety, in the words of the design's section 5: `voter` keeps V1, V2 and V4, [`quorate::vote`] V3, `release` V5 and V6, `coordinator`
+//! and `signing` count each node once and only what verifies, `watch` V7, the driver's mTLS gives V8, `standing` V9.
 
+mod accounts;
+mod announce;
+mod bugs;
 mod coordinator;
 mod ledger;
 mod nonces;
+mod release;
+mod signing;
+mod standing;
 mod subscriptions;
 mod voter;
+mod watch;
 
-pub(crate) use ledger::TxRecord;
+pub use bugs::Bug;
+pub use ledger::{RoundRecord, TxRecord};
+pub use nonces::StoredResponse;
+pub use standing::{LogRecord, Standing};
 
 use crate::{chain::ChainCoin, store::ChangeSet};
 use bitcoin::{OutPoint, Transaction, Txid, block::Header};
@@ -20,25 +30,29 @@ use coordinator::Coordination;
 use ledger::Ledger;
 use nonces::NoncePool;
 use quorate::{
-    Federation, NodeId,
+    Federation, NodeId, Round,
     account::JointAccount,
     digest::IdentityKey,
+    evidence::Evidence,
     frost::NodeShare,
+    log::SignedHead,
     wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage, WireError},
 };
+use release::{Reason, ReleaseCall};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     time::Duration,
 };
 use subscriptions::Subscriptions;
+use voter::CommitCall;
 
 /// A session of a wallet or bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SessionId(pub(crate) u64);
+pub struct SessionId(pub u64);
 
 /// Whom a reply goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReplyTo {
+pub enum ReplyTo {
     /// A peer's request, by the driver's number.
     Peer(u64),
     /// This node's own request.
@@ -47,16 +61,19 @@ pub(crate) enum ReplyTo {
 
 /// What a request to a peer was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tag {
+pub enum Tag {
     Vote { txid: Txid, attempt: u32 },
     Commit { txid: Txid, attempt: u32 },
     Account { registration: u64 },
+    Release { outpoint: OutPoint, round: Round },
+    Final { txid: Txid },
+    Heartbeat,
     Announce,
 }
 
 /// What the driver has to do, in order.
 #[derive(Debug)]
-pub(crate) enum Output {
+pub enum Output {
     /// Make durable before anything that follows leaves.
     Persist(ChangeSet),
     /// Ask a node; its answer comes back with the tag.
@@ -75,18 +92,31 @@ pub(crate) enum Output {
 
 /// Settings of the rules.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
+pub struct Rules {
     /// Confirmations that a coin needs before it can be spent.
-    pub(crate) min_confirmations: u32,
+    pub min_confirmations: u32,
     /// Time for phase 1.
-    pub(crate) voting_timeout: Duration,
+    pub voting_timeout: Duration,
     /// Time for the shares of one signing attempt.
-    pub(crate) signing_timeout: Duration,
+    pub signing_timeout: Duration,
+    /// A rule to break, in the simulation only.
+    pub bug: Option<Bug>,
+}
+
+/// What a node finds in its store when it starts.
+#[derive(Debug, Default)]
+pub struct Stored {
+    pub transactions: Vec<TxRecord>,
+    pub rounds: Vec<RoundRecord>,
+    pub responses: Vec<StoredResponse>,
+    pub evidence: Vec<Evidence>,
+    pub log: LogRecord,
+    pub peers: Vec<SignedHead>,
 }
 
 /// The machine.
 #[derive(Debug)]
-pub(crate) struct Machine {
+pub struct Machine {
     me: NodeId,
     federation: Federation,
     key: IdentityKey,
@@ -100,28 +130,39 @@ pub(crate) struct Machine {
     nonces: NoncePool,
     accounts: HashMap<quorate::AccountId, (JointAccount, quorate::account::AccountCertificate)>,
     coordinations: BTreeMap<Txid, Coordination>,
-    registrations: BTreeMap<u64, coordinator::Registration>,
+    registrations: BTreeMap<u64, accounts::Registration>,
     next_registration: u64,
     subscriptions: Subscriptions,
     greeted: HashMap<SessionId, ()>,
-    suspects: std::collections::BTreeSet<NodeId>,
-    /// The approval that each node gave for each outpoint, to notice a second one (V7).
-    approvals_seen: HashMap<(NodeId, OutPoint), quorate::vote::SignedVote>,
+    watch: watch::Watch,
+    log: standing::Log,
+    announcements: announce::Announcements,
+    /// Releases that this node pushes.
+    releases: BTreeMap<OutPoint, release::ReleaseRun>,
+    /// Promises given whose release this node takes up if whoever asked does not finish it.
+    follow_up: BTreeMap<OutPoint, Duration>,
+    /// When this node was first asked to release an outpoint that it has no lock for.
+    asked: HashMap<OutPoint, (Round, Duration)>,
+    /// When somebody last coordinated an open transaction.
+    heard_of: HashMap<Txid, Duration>,
+    sweep_at: Duration,
+    /// A planted bug's write that comes after what depends on it.
+    late: Option<ChangeSet>,
     outputs: VecDeque<Output>,
 }
 
 impl Machine {
-    pub(crate) fn new(
+    pub fn new(
         me: NodeId,
         federation: Federation,
         key: IdentityKey,
         share: NodeShare,
         rules: Rules,
         rng: rand_chacha::ChaCha20Rng,
-        stored: (Vec<TxRecord>, Vec<nonces::StoredResponse>),
+        stored: Stored,
     ) -> Self {
         let network = federation.network();
-        Self {
+        let mut machine = Self {
             me,
             federation,
             key,
@@ -130,48 +171,83 @@ impl Machine {
             wall_ms: 0,
             now: Duration::ZERO,
             rng,
-            ledger: Ledger::restore(network, stored.0),
-            nonces: NoncePool::restore(stored.1),
+            ledger: Ledger::restore(network, stored.transactions, stored.rounds),
+            nonces: NoncePool::restore(stored.responses),
             accounts: HashMap::new(),
             coordinations: BTreeMap::new(),
             registrations: BTreeMap::new(),
             next_registration: 1,
             subscriptions: Subscriptions::default(),
             greeted: HashMap::new(),
-            suspects: std::collections::BTreeSet::new(),
-            approvals_seen: HashMap::new(),
+            watch: watch::Watch::restore(stored.evidence),
+            log: standing::Log::restore(stored.log, stored.peers),
+            announcements: announce::Announcements::new(),
+            releases: BTreeMap::new(),
+            follow_up: BTreeMap::new(),
+            asked: HashMap::new(),
+            heard_of: HashMap::new(),
+            sweep_at: Duration::ZERO,
+            late: None,
             outputs: VecDeque::new(),
-        }
+        };
+        machine.resume_releases();
+        machine
+    }
+
+    fn planted(&self, bug: Bug) -> bool {
+        bug.is_on(self.rules.bug)
+    }
+
+    /// Takes up the releases that this node promised to before it stopped.
+    fn resume_releases(&mut self) {
+        let at = self.patience();
+        self.follow_up.extend(self.ledger.pending().into_iter().map(|outpoint| (outpoint, at)));
     }
 
     /// Sets the clocks for the inputs that follow.
-    pub(crate) fn set_time(&mut self, now: Duration, wall_ms: u64) {
+    pub fn set_time(&mut self, now: Duration, wall_ms: u64) {
         (self.now, self.wall_ms) = (now, wall_ms);
     }
 
-    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty()
+            && let Some(late) = self.late.take()
+        {
+            self.persist(late);
+        }
         self.outputs.pop_front()
     }
 
     /// Outpoints of a proposal that have to be looked up in the chain before it is handed in.
-    pub(crate) fn unknown_coins(&self, outpoints: &[OutPoint]) -> Vec<OutPoint> {
+    pub fn unknown_coins(&self, outpoints: &[OutPoint]) -> Vec<OutPoint> {
         outpoints.iter().filter(|outpoint| !self.ledger.knows(outpoint)).copied().collect()
     }
 
     /// Takes in what the chain backend says about outpoints.
-    pub(crate) fn handle_coins(&mut self, coins: Vec<(OutPoint, ChainCoin)>) {
+    pub fn handle_coins(&mut self, coins: Vec<(OutPoint, ChainCoin)>) {
         for (outpoint, coin) in coins {
             self.ledger.add_coin(outpoint, coin);
         }
     }
 
     /// A request of another node, or of this one.
-    pub(crate) fn handle_request(&mut self, from: NodeId, to: ReplyTo, request: PeerRequest) {
+    pub fn handle_request(&mut self, from: NodeId, to: ReplyTo, request: PeerRequest) {
         let answer = match request {
-            PeerRequest::VoteRequest { proposal, account } => self.vote(from, proposal, account),
-            PeerRequest::CommitRequest { certificate, attempt, nodes, wallet } => {
-                self.commit(certificate, attempt, &nodes, wallet)
+            PeerRequest::VoteRequest { proposal, account, certificate, releases } => {
+                self.vote(from, proposal, account, certificate, releases)
             }
+            PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, releases } => {
+                self.commit(CommitCall { certificate, attempt, nodes, wallet }, releases)
+            }
+            PeerRequest::ReleaseRequest { outpoint, round, rejects, cancel, promises, previous } => {
+                let reason = Reason { rejects, cancel: cancel.map(|cancel| *cancel) };
+                self.release_requested(ReleaseCall { outpoint, round, reason, promises, previous })
+            }
+            PeerRequest::Released { releases } => {
+                self.take_releases(releases);
+                Ok(PeerReply::Done)
+            }
+            PeerRequest::Heartbeat { head } => Ok(self.heartbeat(from, head)),
             PeerRequest::FinalTransaction { proof } => self.take_final(proof).map(|()| PeerReply::Done),
             PeerRequest::AccountRequest { record } => self.accept_account(&record),
             PeerRequest::DkgPull | PeerRequest::TrialCommit | PeerRequest::TrialSign { .. } => {
@@ -184,7 +260,7 @@ impl Machine {
     }
 
     /// A session ended.
-    pub(crate) fn handle_session_closed(&mut self, session: SessionId) {
+    pub fn handle_session_closed(&mut self, session: SessionId) {
         self.greeted.remove(&session);
         self.subscriptions.remove_session(session);
         for coordination in self.coordinations.values_mut() {
@@ -193,25 +269,33 @@ impl Machine {
     }
 
     /// Proven final transactions that are not in a block, to broadcast again.
-    pub(crate) fn unconfirmed(&self) -> Vec<Transaction> {
+    pub fn unconfirmed(&self) -> Vec<Transaction> {
         self.ledger.unconfirmed()
     }
 
     /// Height and hash that the follower builds on.
-    pub(crate) fn block_at(&self, height: u32) -> Option<bitcoin::BlockHash> {
+    pub fn block_at(&self, height: u32) -> Option<bitcoin::BlockHash> {
         self.ledger.block_hash(height)
     }
 
     /// A block on top of the one before.
-    pub(crate) fn handle_block(&mut self, block: &bitcoin::Block) {
+    pub fn handle_block(&mut self, block: &bitcoin::Block) {
         let changed = self.ledger.connect(block);
         self.after_blocks(changed, block.txdata.iter().map(Transaction::compute_txid));
     }
 
     /// The tip was taken out by a reorganisation.
-    pub(crate) fn handle_disconnected(&mut self) {
+    pub fn handle_disconnected(&mut self) {
         let changed = self.ledger.disconnect();
+        self.undo_finality(&changed);
         self.after_blocks(changed, std::iter::empty());
+    }
+
+    /// A planted bug: a spend taken out of the chain is taken for undone.
+    fn undo_finality(&mut self, outpoints: &[OutPoint]) {
+        if self.planted(Bug::ReorganisationUndoesFinality) {
+            self.ledger.undo_finality(outpoints);
+        }
     }
 
     fn after_blocks(&mut self, changed: Vec<OutPoint>, confirmed: impl Iterator<Item = Txid>) {
@@ -227,12 +311,12 @@ impl Machine {
     }
 
     /// Call when all blocks of one step have been handed in.
-    pub(crate) fn announce_tip(&mut self) {
+    pub fn announce_tip(&mut self) {
         self.notify_tip();
     }
 
     /// A message of a wallet or bridge.
-    pub(crate) fn handle_client(&mut self, session: SessionId, id: Option<u64>, message: ClientMessage) {
+    pub fn handle_client(&mut self, session: SessionId, id: Option<u64>, message: ClientMessage) {
         if let Err(error) = self.client(session, id, message) {
             self.send_client(session, id, ServerMessage::Error { error });
         }
@@ -242,7 +326,7 @@ impl Machine {
         self.outputs.push_back(Output::Client { session, id, message });
     }
 
-    pub(crate) fn headers(&self, from: u32) -> Vec<Header> {
+    pub fn headers(&self, from: u32) -> Vec<Header> {
         self.ledger.headers(from, quorate::wire::limits::HEADERS_MAX)
     }
 }

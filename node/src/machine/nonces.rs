@@ -15,13 +15,13 @@ const RESPONSES_MAX: usize = 65_536;
 
 /// An answer that used up nonces.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct StoredResponse {
-    pub(crate) digest: PackageDigest,
-    pub(crate) reply: CommitReply,
+pub struct StoredResponse {
+    pub digest: PackageDigest,
+    pub reply: CommitReply,
 }
 
 #[derive(Debug)]
-pub(crate) struct NoncePool {
+pub(super) struct NoncePool {
     unused: HashMap<NonceCommitment, NodeNonces>,
     order: HashMap<NodeId, VecDeque<NonceCommitment>>,
     responses: HashMap<PackageDigest, CommitReply>,

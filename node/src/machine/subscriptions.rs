@@ -9,8 +9,8 @@ use quorate::{
     finality::FinalityProof,
     proposal::Proposal,
     wire::{
-        ChainTip, ClientMessage, ErrorCode, Header, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
-        TransactionStatus, WireError, limits,
+        Cancellation, ChainTip, ClientMessage, ErrorCode, Header, KeyOutcome, KeyResult, ServerMessage,
+        SubscriptionKey, TransactionStatus, WireError, limits,
     },
 };
 use std::collections::{BTreeSet, HashMap};
@@ -113,6 +113,9 @@ impl Machine {
             }
             ClientMessage::TransactionBroadcast { proposal, account } => {
                 self.submit(session, id, proposal, account)
+            }
+            ClientMessage::TransactionCancel { cancel, proposal, account } => {
+                self.cancel(session, id, Cancellation { cancel, proposal, account })
             }
             ClientMessage::SignResponse { txid, attempt, wallet } => self.take_wallet(txid, attempt, wallet),
             ClientMessage::AccountRegister { record } => self.register(session, id, record),

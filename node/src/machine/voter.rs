@@ -2,72 +2,142 @@
 //!
 //! # Why it is safe
 //!
-//! * V2: [`Machine::vote`] approves only if no input is locked for another transaction, and writes record and lock to the ledger in
-//!   the same step in which it emits the `Persist`. The driver lets nothing that follows leave before that is durable; after a
-//!   restart the locks are restored from the records. So one approval per outpoint and round ever leaves.
-//! * V4: [`Machine::commit`] takes only a certificate that verifies and is of the outpoints' present rounds, and emits its record before
-//!   the share or signature.
+//! * V2: [`Machine::vote`] approves only if no input is approved for another transaction in its present round, and writes record and
+//!   lock to the ledger in the same step in which it emits the `Persist`. The driver lets nothing that follows leave before that is
+//!   durable; after a restart the locks are restored from the records. So one approval per outpoint and round ever leaves.
+//! * V4: [`Machine::commit`] takes only a certificate that verifies, of exactly the rounds that its inputs are in here and none of
+//!   which this node has promised to leave, and emits its record before the share or signature.
+//! * V5: a round rises only in `release`; after a release that names a certificate only that transaction is approved, until V6 frees
+//!   the outpoint.
+//! * V9: a node that does not trust its memory does neither (`standing`).
 
-use super::{Machine, Output, TxRecord, nonces::StoredResponse};
+use super::{Bug, Machine, Output, TxRecord, nonces::StoredResponse};
 use crate::{
     chain::ChainError,
     store::{ChangeSet, Table},
 };
-use bitcoin::{OutPoint, Transaction, TxOut, constants::COINBASE_MATURITY};
+use bitcoin::{OutPoint, Transaction, TxOut, Txid, constants::COINBASE_MATURITY};
 use quorate::{
     NodeId,
-    account::{AccountCertificate, AccountRecord, JointAccount},
+    account::{AccountCertificate, JointAccount},
     finality::{FinalityProof, VerifiedAccounts},
     frost::{NodeCommitments, Session, SigningError, WalletSignature},
     proposal::{CheckedProposal, Proposal, SpendPlan},
+    release::ReleaseCertificate,
     standard,
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget, sign_commit},
     wire::{CommitReply, ErrorCode, Fault, PeerReply, RejectReason, WireError},
 };
 use std::collections::BTreeMap;
 
+/// What a commit request says.
+pub(super) struct CommitCall {
+    pub(super) certificate: ApprovalCertificate,
+    pub(super) attempt: u32,
+    pub(super) nodes: BTreeMap<NodeId, NodeCommitments>,
+    pub(super) wallet: Option<WalletSignature>,
+}
+
 impl Machine {
+    /// The transaction in the rounds that its inputs are in here.
+    pub(super) fn present_target(&self, proposal: &Proposal) -> VoteTarget {
+        let inputs = proposal.outpoints().into_iter();
+        VoteTarget::new(proposal.txid(), inputs.map(|outpoint| (outpoint, self.ledger.round(&outpoint))))
+    }
+
     /// Votes on a proposal, or repeats the vote with fresh nonce commitments.
     pub(super) fn vote(
         &mut self,
         coordinator: NodeId,
         proposal: Proposal,
         account: Option<AccountCertificate>,
+        certificate: Option<ApprovalCertificate>,
+        releases: Vec<ReleaseCertificate>,
     ) -> Result<PeerReply, WireError> {
-        let txid = proposal.txid();
-        let inputs =
-            proposal.outpoints().into_iter().map(|outpoint| (outpoint, self.ledger.round(&outpoint)));
-        let target = VoteTarget::new(txid, inputs);
-        if let Some(record) = self.ledger.record(&txid)
-            && let Some(vote) = record.vote.clone()
-        {
-            let plan = self.plan_of(&record.clone())?;
-            let commitments = plan.map(|plan| self.fresh_commitments(coordinator, &plan)).transpose()?;
-            return Ok(PeerReply::VoteResponse { vote, reason: None, commitments });
-        }
-        let context = *self.federation.context();
-        match self.evaluate(&proposal, account.as_ref()) {
-            Err(reason) => {
-                let vote = SignedVote::sign(&context, self.me, &self.key, target, Verdict::Reject);
-                Ok(PeerReply::VoteResponse { vote, reason: Some(reason), commitments: None })
+        self.may_vote()?;
+        let shown: Vec<_> = releases.iter().map(|one| (one.outpoint, one.round)).collect();
+        self.take_releases(releases);
+        let target = self.present_target(&proposal);
+        let txid = target.txid();
+        self.heard_of.insert(txid, self.now);
+        let known = self.ledger.record(&txid).cloned();
+        let repeated =
+            known.as_ref().and_then(|known| known.vote.clone()).filter(|vote| vote.target == target);
+        let (vote, reason, plan) = match repeated {
+            Some(vote) => (vote, None, self.plan_of(known.as_ref())?),
+            None => match self.evaluate(&proposal, account.as_ref()) {
+                Ok((plan, spent)) => {
+                    let record = self.fresh_record(&target, proposal, account, spent);
+                    let vote = self.sign_vote(target.clone(), Verdict::Approve);
+                    self.persist_record(TxRecord { vote: Some(vote.clone()), ..record }, None);
+                    (vote, None, plan)
+                }
+                Err(reason) => {
+                    let plan = self.certified_plan(&target, proposal, account, certificate, &reason);
+                    (self.sign_vote(target.clone(), Verdict::Reject), Some(reason), plan)
+                }
+            },
+        };
+        let commitments = plan.map(|plan| self.fresh_commitments(coordinator, &plan, &target)).transpose()?;
+        let missed = |one: &&ReleaseCertificate| !shown.contains(&(one.outpoint, one.round));
+        let releases = self.releases_of(&target).iter().filter(missed).cloned().collect();
+        let proof = match &reason {
+            Some(RejectReason::Spent { txid, .. }) => {
+                self.ledger.record(txid).and_then(|one| one.proof.clone())
             }
-            Ok((plan, spent)) => {
-                let vote = SignedVote::sign(&context, self.me, &self.key, target.clone(), Verdict::Approve);
-                let record = TxRecord {
-                    target,
-                    proposal: Some(proposal),
-                    account,
-                    spent,
-                    vote: Some(vote.clone()),
-                    locked_at: self.wall_ms,
-                    certificate: None,
-                    proof: None,
-                };
-                self.persist_record(record, None);
-                let commitments = plan.map(|plan| self.fresh_commitments(coordinator, &plan)).transpose()?;
-                Ok(PeerReply::VoteResponse { vote, reason: None, commitments })
-            }
+            Some(_) | None => self.ledger.record(&txid).and_then(|one| one.proof.clone()),
+        };
+        let (proof, head) = (proof.map(Box::new), Some(self.signed_head()));
+        Ok(PeerReply::VoteResponse { vote, reason, commitments, releases, proof, head })
+    }
+
+    fn sign_vote(&self, target: VoteTarget, verdict: Verdict) -> SignedVote {
+        SignedVote::sign(self.federation.context(), self.me, &self.key, target, verdict)
+    }
+
+    /// The record to write for a transaction, with the facts that are known of it.
+    fn fresh_record(
+        &self,
+        target: &VoteTarget,
+        proposal: Proposal,
+        account: Option<AccountCertificate>,
+        spent: Vec<TxOut>,
+    ) -> TxRecord {
+        let known = self.ledger.record(&target.txid());
+        TxRecord {
+            target: target.clone(),
+            proposal: Some(proposal),
+            account,
+            spent,
+            vote: known.and_then(|known| known.vote.clone()),
+            locked_at: self.wall_ms,
+            certificate: known.and_then(|known| known.certificate.clone()),
+            proof: known.and_then(|known| known.proof.clone()),
         }
+    }
+
+    /// A node that approved another transaction in this round cannot approve this one (V2), but with its certificate it can commit
+    /// and sign (V4): so that any q responsive nodes are enough, whatever they voted.
+    fn certified_plan(
+        &mut self,
+        target: &VoteTarget,
+        proposal: Proposal,
+        account: Option<AccountCertificate>,
+        certificate: Option<ApprovalCertificate>,
+        reason: &RejectReason,
+    ) -> Option<SpendPlan> {
+        let certificate = certificate.filter(|one| one.target == *target)?;
+        if !matches!(reason, RejectReason::Conflict { .. }) || certificate.verify(&self.federation).is_err() {
+            return None;
+        }
+        let Proposal::Joint(joint) = &proposal else { return None };
+        let known = self.verified_account(account.as_ref()?).ok()?;
+        let checked = joint.check(&self.federation, &known).ok()?;
+        if self.ledger.record(&target.txid()).is_none_or(|known| known.proposal.is_none()) {
+            let record = self.fresh_record(target, proposal, account, checked.spent);
+            self.persist_record(record, None);
+        }
+        Some(checked.plan)
     }
 
     /// Writes a record durably and tells subscribers what changed, in that order.
@@ -80,10 +150,21 @@ impl Machine {
             self.nonces.remember(response.digest, response.reply);
         }
         let proof = record.proof.clone();
-        let changed = self.ledger.put(record);
-        self.outputs.push_back(Output::Persist(change));
+        let changed = self.ledger.put(record, self.now);
+        let early = self.planted(Bug::NotifyBeforeWrite) || self.planted(Bug::VoteBeforeWrite);
+        let forgotten = self.planted(Bug::ForgetProof) && proof.is_some();
+        if !early && !forgotten {
+            self.persist(change);
+            self.notify_outpoints(changed, proof.as_ref());
+        } else {
+            self.notify_outpoints(changed, proof.as_ref());
+            self.late = Some(change).filter(|_| !forgotten);
+        }
+    }
+
+    fn notify_outpoints(&mut self, changed: Vec<OutPoint>, proof: Option<&FinalityProof>) {
         for outpoint in changed {
-            self.notify_outpoint(outpoint, proof.as_ref());
+            self.notify_outpoint(outpoint, proof);
         }
     }
 
@@ -143,14 +224,13 @@ impl Machine {
         let txid = transaction.compute_txid();
         let check = |outpoint: OutPoint| {
             let coin = self.ledger.coin(&outpoint).ok_or(RejectReason::UnknownCoin { outpoint })?;
-            if let Some(other) = coin.spent.map(|spent| spent.txid).or(coin.spend.map(|spend| spend.txid))
+            if let Some(other) = self.ledger.spent_by(&outpoint)
                 && other != txid
+                && !self.planted(Bug::VoteForSpentCoin)
             {
                 return Err(RejectReason::Spent { outpoint, txid: other });
             }
-            if let Some(lock) = coin.lock.filter(|lock| lock.txid != txid) {
-                return Err(RejectReason::Conflict { outpoint, txid: lock.txid });
-            }
+            self.votable(outpoint, txid)?;
             let depth = coin.created.map_or(0, |block| tip + 1 - block.height.min(tip + 1));
             let immature = self.ledger.is_coinbase(&outpoint);
             let needed = if immature { COINBASE_MATURITY } else { self.rules.min_confirmations };
@@ -169,55 +249,106 @@ impl Machine {
         transaction.input.iter().map(|input| check(input.previous_output)).collect()
     }
 
+    /// Rules V2 and V5: whether the outpoint's round leaves room for this transaction.
+    fn votable(&self, outpoint: OutPoint, txid: Txid) -> Result<(), RejectReason> {
+        if self.ledger.is_pending(&outpoint) && !self.planted(Bug::VoteWhilePending) {
+            return Err(RejectReason::Round { outpoint, round: self.ledger.round(&outpoint) });
+        }
+        if let Some((other, _)) = self.ledger.approved(&outpoint)
+            && other != txid
+            && !self.planted(Bug::VoteTwice)
+        {
+            return Err(RejectReason::Conflict { outpoint, txid: other });
+        }
+        match self.ledger.forced(&outpoint) {
+            Some(forced) if forced.txid() != txid && !self.planted(Bug::IgnoreForced) => {
+                Err(RejectReason::Conflict { outpoint, txid: forced.txid() })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Rule V4: records the certificate durably, then releases share or signature.
     pub(super) fn commit(
         &mut self,
-        certificate: ApprovalCertificate,
-        attempt: u32,
-        nodes: &BTreeMap<NodeId, NodeCommitments>,
-        wallet: Option<WalletSignature>,
+        call: CommitCall,
+        releases: Vec<ReleaseCertificate>,
     ) -> Result<PeerReply, WireError> {
+        self.may_vote()?;
+        self.take_releases(releases);
+        let CommitCall { certificate, attempt, nodes, wallet } = call;
         let txid = certificate.target.txid();
-        let record = self.ledger.record(&txid).cloned().ok_or_else(|| {
-            WireError::passing(ErrorCode::UnknownTransaction, Fault::Receiver, "send the vote request first")
-        })?;
-        if record.target != certificate.target {
-            return Err(WireError::sender(
-                ErrorCode::InvalidSignature,
-                "the certificate is of other inputs or rounds",
-            ));
-        }
-        if record.certificate.as_ref() != Some(&certificate) {
+        self.heard_of.insert(txid, self.now);
+        let record = self.ledger.record(&txid).cloned();
+        let (record, proposal) = record
+            .and_then(|record| record.proposal.clone().map(|proposal| (record, proposal)))
+            .ok_or_else(|| {
+                WireError::passing(
+                    ErrorCode::UnknownTransaction,
+                    Fault::Receiver,
+                    "send the vote request first",
+                )
+            })?;
+        self.check_rounds(&certificate.target, &proposal)?;
+        if record.certificate.as_ref() != Some(&certificate) && !self.planted(Bug::SmallCertificate) {
             certificate
                 .verify(&self.federation)
                 .map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
         }
-        let plan = self.plan_of(&record)?;
-        let (commit, response) = match (plan, wallet) {
+        self.watch_certificate(&certificate);
+        let (commit, response) = match (self.plan_of(Some(&record))?, wallet) {
             (None, _) => {
                 let signature = sign_commit(self.federation.context(), &self.key, &certificate.target);
                 (CommitReply::Sole { signature }, None)
             }
-            (Some(plan), Some(wallet)) => self.sign_session(&plan, &record, attempt, nodes, &wallet)?,
+            (Some(plan), Some(wallet)) => {
+                self.sign_session(&plan, &record, &certificate.target, attempt, &nodes, &wallet)?
+            }
             (Some(_), None) => {
                 return Err(WireError::sender(ErrorCode::InvalidSignature, "the wallet's part is missing"));
             }
         };
-        let record = TxRecord { certificate: record.certificate.or(Some(certificate)), ..record };
-        self.persist_record(record, response);
+        let record = TxRecord { certificate: Some(certificate), ..record };
+        if !self.planted(Bug::CommitWithoutRecord) {
+            self.persist_record(record, response);
+        }
         Ok(PeerReply::CommitResponse { commit })
+    }
+
+    /// The certificate has to be of the present round of every input, none of which is being left, and for nothing that another
+    /// release or a final transaction rules out.
+    fn check_rounds(&self, target: &VoteTarget, proposal: &Proposal) -> Result<(), WireError> {
+        if self.planted(Bug::CommitAfterPromise) {
+            return Ok(());
+        }
+        let outpoints = proposal.outpoints();
+        if *target != self.present_target(proposal) || outpoints.iter().any(|one| self.ledger.is_pending(one))
+        {
+            let message = "the certificate is not of the rounds that its inputs are in here; vote again";
+            return Err(WireError::passing(ErrorCode::RoundOver, Fault::Network, message));
+        }
+        for outpoint in &outpoints {
+            let forced = self.ledger.forced(outpoint).map(VoteTarget::txid);
+            let other = self.ledger.spent_by(outpoint).or(forced).filter(|other| *other != target.txid());
+            if let Some(other) = other {
+                let message = format!("{outpoint} is held by {other}");
+                return Err(WireError::sender(ErrorCode::RoundOver, message));
+            }
+        }
+        Ok(())
     }
 
     fn sign_session(
         &mut self,
         plan: &SpendPlan,
         record: &TxRecord,
+        target: &VoteTarget,
         attempt: u32,
         nodes: &BTreeMap<NodeId, NodeCommitments>,
         wallet: &WalletSignature,
     ) -> Result<(CommitReply, Option<StoredResponse>), WireError> {
         let invalid = |error: &dyn std::fmt::Display| WireError::sender(ErrorCode::InvalidSignature, error);
-        let session = Session::new(&self.federation, plan, attempt, nodes, &wallet.commitments)
+        let session = Session::new(&self.federation, plan, target, attempt, nodes, &wallet.commitments)
             .map_err(|error| invalid(&error))?;
         if let Some(reply) = self.nonces.answered(session.digest()) {
             return Ok((reply.clone(), None));
@@ -229,7 +360,8 @@ impl Machine {
         let mine = nodes.get(&self.me).ok_or_else(|| invalid(&"this node is not among the signers"))?;
         let gone =
             |error: SigningError| WireError::passing(ErrorCode::NonceUnavailable, Fault::Receiver, error);
-        let nonces = self.nonces.take(&mine.commitments).ok_or_else(|| gone(SigningError::Nonce))?;
+        let nonces = self.nonces.take(&mine.commitments);
+        let nonces = nonces.ok_or_else(|| gone(SigningError::Nonce))?;
         let shares = self.share.sign(&self.federation, &session, nonces).map_err(gone)?;
         let signature = session.sign_shares(&self.federation, &self.key, &shares);
         let reply = CommitReply::Joint { shares, signature };
@@ -238,9 +370,10 @@ impl Machine {
     }
 
     /// What is signed for a recorded transaction; `None` for sole custody.
-    pub(super) fn plan_of(&mut self, record: &TxRecord) -> Result<Option<SpendPlan>, WireError> {
+    fn plan_of(&mut self, record: Option<&TxRecord>) -> Result<Option<SpendPlan>, WireError> {
         let invalid = |error: &dyn std::fmt::Display| WireError::sender(ErrorCode::InvalidProposal, error);
-        match (&record.proposal, &record.account) {
+        let (proposal, account) = record.map_or((&None, &None), |record| (&record.proposal, &record.account));
+        match (proposal, account) {
             (Some(Proposal::Joint(joint)), Some(certificate)) => {
                 let account = self.verified_account(certificate).map_err(|error| invalid(&error))?;
                 let checked = joint.check(&self.federation, &account).map_err(|error| invalid(&error))?;
@@ -259,38 +392,22 @@ impl Machine {
         &mut self,
         coordinator: NodeId,
         plan: &SpendPlan,
+        target: &VoteTarget,
     ) -> Result<NodeCommitments, WireError> {
         let mut commitments = Vec::with_capacity(plan.inputs.len());
         for _ in &plan.inputs {
-            let made = self.share.commit(&mut self.rng);
+            let made = if self.planted(Bug::ReuseNonce) {
+                self.share.commit(&mut self.rng.clone())
+            } else {
+                self.share.commit(&mut self.rng)
+            };
             let (nonces, commitment) = made.ok_or_else(|| {
                 WireError::passing(ErrorCode::Internal, Fault::Receiver, "no nonce could be made")
             })?;
             self.nonces.add(coordinator, nonces);
             commitments.push(commitment);
         }
-        Ok(NodeCommitments::sign(&self.federation, self.me, &self.key, plan, commitments))
-    }
-
-    /// The account of a certificate, verified once.
-    pub(super) fn verified_account(
-        &mut self,
-        certificate: &AccountCertificate,
-    ) -> Result<JointAccount, quorate::account::AccountError> {
-        let id = certificate.record.id(&self.federation);
-        if let Some((account, _)) = self.accounts.get(&id) {
-            return Ok(account.clone());
-        }
-        let account = certificate.verify(&self.federation)?;
-        self.accounts.insert(id, (account.clone(), certificate.clone()));
-        Ok(account)
-    }
-
-    pub(super) fn accept_account(&self, record: &AccountRecord) -> Result<PeerReply, WireError> {
-        let invalid = |error| WireError::sender(ErrorCode::InvalidAccount, error);
-        record.check(&self.federation).map_err(invalid)?;
-        JointAccount::new(&self.federation, record.clone()).map_err(invalid)?;
-        Ok(PeerReply::AccountResponse { signature: record.accept(&self.federation, &self.key) })
+        Ok(NodeCommitments::sign(&self.federation, self.me, &self.key, target, commitments))
     }
 
     /// Takes in a proof of finality from a peer, after verifying it.
@@ -335,10 +452,13 @@ impl Machine {
         };
         let mut record = known.unwrap_or_else(fresh);
         record.proof = Some(proof.clone());
+        let inputs: Vec<OutPoint> = proof.outpoints().collect();
         self.persist_record(record, None);
+        self.end_releases(&inputs);
         self.outputs.push_back(Output::Broadcast(proof.transaction().clone()));
         let status = quorate::wire::TransactionStatus::Signed { proof: Box::new(proof) };
         self.notify_status(txid, &status);
         self.finish_coordination(txid, &status);
+        self.inputs_settled(&inputs);
     }
 }

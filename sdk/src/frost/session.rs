@@ -10,6 +10,7 @@ use crate::{
     account::AccountRecord,
     digest::{IdentityKey, Purpose, Writer, verify},
     proposal::SpendPlan,
+    vote::VoteTarget,
 };
 use bitcoin::secp256k1::{self, schnorr};
 use frost_secp256k1_tr::{self as tr, keys::Tweak as _};
@@ -27,38 +28,46 @@ pub struct NodeCommitments {
 }
 
 impl NodeCommitments {
-    /// Signs `commitments` for the plan's transaction.
+    /// Signs `commitments` for a transaction in the rounds of its inputs.
     pub fn sign(
         federation: &Federation,
         node: NodeId,
         key: &IdentityKey,
-        plan: &SpendPlan,
+        target: &VoteTarget,
         commitments: Vec<NonceCommitment>,
     ) -> Self {
-        let signature = key.sign(commitments_digest(federation, node, plan, &commitments));
+        let signature = key.sign(commitments_digest(federation, node, target, &commitments));
         Self { commitments, signature }
     }
 
-    /// Whether `node` signed exactly these commitments for this transaction, one per input.
-    pub fn verify(&self, federation: &Federation, node: NodeId, plan: &SpendPlan) -> bool {
-        self.commitments.len() == plan.inputs.len()
+    /// Whether `node` signed exactly these commitments for this transaction in these rounds, one per input.
+    pub fn verify(&self, federation: &Federation, node: NodeId, target: &VoteTarget) -> bool {
+        self.commitments.len() == target.inputs().len()
             && federation.verify(
                 node,
-                commitments_digest(federation, node, plan, &self.commitments),
+                commitments_digest(federation, node, target, &self.commitments),
                 &self.signature,
             )
     }
+
+    /// Whether every commitment is a pair of curve points, so that a session can be built with it.
+    pub fn is_well_formed(&self) -> bool {
+        self.commitments.iter().all(|one| parse_commitment(one).is_some())
+    }
 }
 
+/// The rounds are part of it: a share released in one round must not add up with shares of a later one, or a transaction could become
+/// final without q nodes having committed to one certificate (see [`crate::release`]).
 fn commitments_digest(
     federation: &Federation,
     node: NodeId,
-    plan: &SpendPlan,
+    target: &VoteTarget,
     commitments: &[NonceCommitment],
 ) -> [u8; 32] {
     let writer = Writer::signed(Purpose::NonceCommitments, federation.context())
         .u16(node.0)
-        .fixed(plan.txid.as_ref())
+        .fixed(target.txid().as_ref())
+        .fixed(&target.inputs_hash().0)
         .u32(u32::try_from(commitments.len()).unwrap_or(u32::MAX));
     commitments.iter().fold(writer, |writer, commitment| writer.fixed(&commitment.0)).finish()
 }
@@ -91,18 +100,22 @@ pub(super) struct SessionInput {
 }
 
 impl Session {
-    /// Builds the package for `plan` from the commitments of exactly q nodes and the wallet's.
+    /// Builds the package for `plan` in the rounds of `target` from the commitments of exactly q nodes and the wallet's.
     ///
     /// # Errors
-    /// Wrong number of signers or commitments, a commitment that its owner did not sign, or one that is no point; the
-    /// error names the culprit.
+    /// Another transaction's target, wrong number of signers or commitments, a commitment that its owner did not sign for these
+    /// rounds, or one that is no point; the error names the culprit.
     pub fn new(
         federation: &Federation,
         plan: &SpendPlan,
+        target: &VoteTarget,
         attempt: u32,
         nodes: &BTreeMap<NodeId, NodeCommitments>,
         wallet: &[NonceCommitment],
     ) -> Result<Self, SigningError> {
+        if target.txid() != plan.txid {
+            return Err(SigningError::Target);
+        }
         let expected = usize::from(federation.quorum().votes());
         if nodes.len() != expected {
             return Err(SigningError::Signers { expected, found: nodes.len() });
@@ -111,7 +124,7 @@ impl Session {
             return Err(SigningError::Commitments { culprit: Culprit::Wallet });
         }
         for (node, commitments) in nodes {
-            if !commitments.verify(federation, *node, plan) {
+            if !commitments.verify(federation, *node, target) {
                 return Err(SigningError::Commitments { culprit: Culprit::Node(*node) });
             }
         }
@@ -129,7 +142,7 @@ impl Session {
                 })
             })
             .collect::<Result<_, SigningError>>()?;
-        let digest = package_digest(federation, plan, attempt, nodes, wallet);
+        let digest = package_digest(federation, plan, target, attempt, nodes, wallet);
         Ok(Self { digest, nodes: nodes.keys().copied().collect(), inputs })
     }
 
@@ -223,6 +236,30 @@ impl Session {
         culprits.sort();
         culprits.dedup();
         Err(AggregateError::Shares { culprits })
+    }
+
+    /// Whether a signer's shares fit its public share in every input.
+    pub fn share_is_valid(
+        &self,
+        federation: &Federation,
+        account: &AccountRecord,
+        node: NodeId,
+        shares: &[SignatureShare],
+    ) -> bool {
+        let Ok(keys) = self.unscaled_keys(federation, account) else { return false };
+        let Some(id) = identifier(node.0) else { return false };
+        shares.len() == self.inputs.len()
+            && self.inputs.iter().zip(shares).all(|(input, share)| {
+                let public = input.public_key_package(&keys, federation.quorum().votes() + 1);
+                let Ok(public) = public.map(|public| public.tweak(Some(input.merkle_root.as_slice()))) else {
+                    return false;
+                };
+                let share = tr::round2::SignatureShare::deserialize(&share.0);
+                public.verifying_shares().get(&id).zip(share.ok()).is_some_and(|(verifying, share)| {
+                    let key = public.verifying_key();
+                    frost_core::verify_signature_share(id, verifying, &share, &input.package, key).is_ok()
+                })
+            })
     }
 
     /// Every signer's verifying share before the input's tweak.
@@ -359,6 +396,7 @@ pub(super) fn commitment_bytes(commitments: &tr::round1::SigningCommitments) -> 
 fn package_digest(
     federation: &Federation,
     plan: &SpendPlan,
+    target: &VoteTarget,
     attempt: u32,
     nodes: &BTreeMap<NodeId, NodeCommitments>,
     wallet: &[NonceCommitment],
@@ -367,6 +405,7 @@ fn package_digest(
     let mut writer = Writer::signed(Purpose::Package, federation.context())
         .fixed(&account)
         .fixed(plan.txid.as_ref())
+        .fixed(&target.inputs_hash().0)
         .u32(attempt)
         .u32(u32::try_from(plan.inputs.len()).unwrap_or(u32::MAX));
     for input in &plan.inputs {
@@ -414,6 +453,9 @@ pub enum SigningError {
     /// A key of the plan is not usable.
     #[error("a key of this transaction is not usable")]
     Key,
+    /// The certificate is of another transaction.
+    #[error("the certificate is of another transaction than the one to sign")]
+    Target,
 }
 
 impl From<secp256k1::Error> for SigningError {

@@ -115,8 +115,23 @@ fn swapped_commitments_are_traced_to_their_owner() {
     let other = commitments[&NodeId(1)].clone();
     commitments.insert(NodeId(2), other);
     let wallet = commitments[&NodeId(1)].commitments.clone();
-    let error = Session::new(&world.federation, &plan, 1, &commitments, &wallet).expect_err("refused");
+    let error = Session::new(&world.federation, &plan, &world.target(&plan), 1, &commitments, &wallet)
+        .expect_err("refused");
     assert_eq!(error, SigningError::Commitments { culprit: Culprit::Node(NodeId(2)) });
+}
+
+#[test]
+fn commitments_of_one_round_are_refused_in_another() {
+    let world = testing::federation(4);
+    let plan = world.plan(1);
+    let commitments = world.commitments(&plan, |node| node.0 != 4).1;
+    let wallet = commitments[&NodeId(1)].commitments.clone();
+    let later =
+        world.target(&plan).inputs().keys().map(|outpoint| (*outpoint, crate::Round(1))).collect::<Vec<_>>();
+    let later = crate::vote::VoteTarget::new(plan.txid, later);
+    let error =
+        Session::new(&world.federation, &plan, &later, 1, &commitments, &wallet).expect_err("refused");
+    assert_eq!(error, SigningError::Commitments { culprit: Culprit::Node(NodeId(1)) });
 }
 
 #[test]

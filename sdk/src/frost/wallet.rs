@@ -7,7 +7,7 @@ use super::{
     NodeCommitments, Session, SigningError, WALLET_IDENTIFIER, WalletSignature, inverse_wallet_coefficient,
     session::commitment_bytes,
 };
-use crate::{Federation, NodeId, digest::IdentityKey, proposal::SpendPlan};
+use crate::{Federation, NodeId, digest::IdentityKey, proposal::SpendPlan, vote::VoteTarget};
 use bitcoin::secp256k1::SecretKey;
 use frost_secp256k1_tr as tr;
 use k256::Scalar;
@@ -38,10 +38,11 @@ impl fmt::Debug for WalletSecret {
 /// Signs every input of `plan` with the wallet's half, for the given nodes' commitments.
 ///
 /// # Errors
-/// The commitments do not belong to this transaction or to exactly q nodes of the federation.
+/// The commitments do not belong to this transaction and these rounds, or to exactly q nodes of the federation.
 pub fn wallet_sign(
     federation: &Federation,
     plan: &SpendPlan,
+    target: &VoteTarget,
     attempt: u32,
     nodes: &BTreeMap<NodeId, NodeCommitments>,
     secret: &WalletSecret,
@@ -58,7 +59,7 @@ pub fn wallet_sign(
         nonces.push(secret);
         commitments.push(commitment_bytes(&public).ok_or(SigningError::Key)?);
     }
-    let session = Session::new(federation, plan, attempt, nodes, &commitments)?;
+    let session = Session::new(federation, plan, target, attempt, nodes, &commitments)?;
     let shares = session
         .inputs()
         .iter()

@@ -6,6 +6,7 @@ use crate::{
     chain::HeaderError,
     finality::FinalityProof,
     frost::NodeCommitments,
+    release::ReleaseCertificate,
     standard::{FEE_RATE_MAX, FEE_RATE_MIN},
     vote::ApprovalCertificate,
     wire::{
@@ -202,16 +203,22 @@ impl Session {
                 payment.passing_rejects += 1;
                 return self.retry_later(now, txid);
             }
-            TransactionStatus::Rejected { rejects, retry } => {
-                return self.finish(txid, PaymentState::Rejected { rejects, retry });
+            TransactionStatus::Rejected { rejects, retry, releases } => {
+                return self.end(now, txid, &releases, PaymentState::Rejected { rejects, retry });
             }
-            TransactionStatus::Failed { retry: true, .. } => return self.retry_later(now, txid),
-            TransactionStatus::Failed { message, retry } => {
-                return self.finish(txid, PaymentState::Failed { message, retry });
+            TransactionStatus::Failed { retry: true, .. } if !payment.cancelled => {
+                return self.retry_later(now, txid);
             }
-            TransactionStatus::AbortedByzantine { culprits } => {
+            TransactionStatus::Failed { message, retry, releases } => {
+                return self.end(now, txid, &releases, PaymentState::Failed { message, retry });
+            }
+            TransactionStatus::AbortedByzantine { culprits, evidence } => {
+                let federation = self.wallet.federation();
+                if evidence.iter().any(|one| one.verify(federation).is_err()) {
+                    return self.misbehaved(&"an accusation that proves nothing");
+                }
                 let message = format!("nodes {culprits:?} cheated and could not be worked around");
-                return self.finish(txid, PaymentState::Failed { message, retry: true });
+                return self.end(now, txid, &[], PaymentState::Failed { message, retry: true });
             }
             // The wallet says `Approved` itself when it has checked the certificate, and `Confirmed` by its own chain.
             TransactionStatus::Pending
@@ -221,6 +228,20 @@ impl Session {
             | TransactionStatus::Confirmed { .. } => return,
         };
         self.move_on(txid, state);
+    }
+
+    /// Takes a server's word that a payment is over only if it cannot have become final: this wallet never signed it, or releases
+    /// show that no signature of it counts any more. Otherwise it goes on until it is final or provably over.
+    fn end(&mut self, now: Now, txid: Txid, releases: &[ReleaseCertificate], state: PaymentState) {
+        let Some(payment) = self.payments.get(&txid) else { return };
+        let federation = self.wallet.federation();
+        let verified: Vec<_> = releases.iter().filter(|one| one.verify(federation).is_ok()).collect();
+        let over = payment.signed.iter().all(|target| verified.iter().any(|release| release.voids(target)));
+        if over {
+            self.finish(txid, state);
+        } else {
+            self.retry_later(now, txid);
+        }
     }
 
     /// Coins of sole custody may not be this wallet's, so their proof is checked here even if the wallet has no use for it.
@@ -255,12 +276,22 @@ impl Session {
         if certificate.target.txid() != txid {
             return self.misbehaved(&"a certificate of another transaction");
         }
+        // A cancelled payment is signed again only in a later round: then a node had committed to it and nothing else can happen.
+        let unwanted = |payment: &Payment| {
+            payment.cancelled && (payment.signed.is_empty() || payment.signed.contains(&certificate.target))
+        };
+        if self.payments.get(&txid).is_some_and(unwanted) {
+            return;
+        }
         match self.wallet.sign(attempt, certificate, nodes, &mut *self.rng) {
             Ok(wallet) => {
                 let message = ClientMessage::SignResponse { txid, attempt, wallet };
                 self.outputs.push_back(super::Output::Send(encode_text(id, &message)));
                 if let Some(payment) = self.payments.get_mut(&txid) {
                     payment.resubmit_at = Some(now + super::SUBMIT_SILENCE);
+                    if !payment.signed.contains(&certificate.target) {
+                        payment.signed.push(certificate.target.clone());
+                    }
                 }
                 self.move_on(txid, PaymentState::Approved);
             }

@@ -16,6 +16,7 @@ pub use events::{Event, PaymentState};
 use crate::{
     chain::Extension,
     proposal::Proposal,
+    vote::VoteTarget,
     wallet::{Balance, PaymentRequest, Wallet, WalletError},
     wire::{BlockRef, ClientMessage, ServerMessage, SubscriptionKey, WireError, decode, encode_text, limits},
 };
@@ -90,6 +91,10 @@ struct Payment {
     /// Submissions that nodes rejected for a passing reason.
     passing_rejects: u32,
     state: PaymentState,
+    /// What this wallet gave its signature shares for. Only these can have become final.
+    signed: Vec<VoteTarget>,
+    /// The owner wants it stopped.
+    cancelled: bool,
 }
 
 /// The session machine.
@@ -194,6 +199,21 @@ impl Session {
         self.submit(now, Proposal::Sole { transaction })
     }
 
+    /// Asks the federation to stop a payment that is not final. Its outcome comes as [`Event::Payment`]: `Failed` or `Rejected` with
+    /// the coins free again, or `Final` if it was too late.
+    ///
+    /// # Errors
+    /// No such payment of this account is under way.
+    pub fn cancel(&mut self, now: Now, txid: Txid) -> Result<(), WalletError> {
+        let payment = self.payments.get_mut(&txid).ok_or(WalletError::NotProposed)?;
+        if !matches!(payment.proposal, Proposal::Joint(_)) {
+            return Err(WalletError::NotProposed);
+        }
+        payment.cancelled = true;
+        self.send_submission(now, txid);
+        Ok(())
+    }
+
     fn submit(&mut self, now: Now, proposal: Proposal) -> Txid {
         let txid = proposal.txid();
         let payment = Payment {
@@ -202,6 +222,8 @@ impl Session {
             resubmit_at: None,
             passing_rejects: 0,
             state: PaymentState::Submitted,
+            signed: Vec::new(),
+            cancelled: false,
         };
         self.payments.insert(txid, payment);
         self.event(Event::Payment { txid, state: PaymentState::Submitted });
@@ -373,7 +395,12 @@ impl Session {
         payment.resubmit_at = Some(now + SUBMIT_SILENCE);
         let joint = matches!(payment.proposal, Proposal::Joint(_));
         let account = self.wallet.certificate().filter(|_| joint).cloned();
-        let message = ClientMessage::TransactionBroadcast { proposal: payment.proposal.clone(), account };
+        let proposal = payment.proposal.clone();
+        let message = if payment.cancelled {
+            ClientMessage::TransactionCancel { cancel: self.wallet.sign_cancel(txid), proposal, account }
+        } else {
+            ClientMessage::TransactionBroadcast { proposal, account }
+        };
         self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
         self.request(Pending::Submit { txid }, &message);
     }

@@ -23,6 +23,7 @@ use crate::{
     finality::{FinalityError, FinalityProof, VerifiedAccounts},
     frost::{NodeCommitments, WalletSignature, wallet_sign},
     proposal::{CheckedProposal, JointProposal, Proposal},
+    release::SignedCancel,
     vote::ApprovalCertificate,
     wire::{RawTransactionProof, UtxoRecord},
 };
@@ -217,6 +218,11 @@ impl Wallet {
         self.book.abandon(txid);
     }
 
+    /// The owner's signed wish that a payment should not happen.
+    pub fn sign_cancel(&self, txid: Txid) -> SignedCancel {
+        SignedCancel::sign(self.federation.context(), &self.keys.authorisation, txid)
+    }
+
     /// Makes the wallet's part of a signing session, for a transaction that it proposed.
     ///
     /// # Errors
@@ -241,6 +247,7 @@ impl Wallet {
         Ok(wallet_sign(
             &self.federation,
             &proposal.plan,
+            &certificate.target,
             attempt,
             nodes,
             &secret,

@@ -7,6 +7,7 @@ use crate::{
     finality::FinalityProof,
     frost::{NodeCommitments, WalletSignature},
     proposal::Proposal,
+    release::SignedCancel,
     vote::ApprovalCertificate,
 };
 use bitcoin::{Address, OutPoint, ScriptBuf, Txid, address::NetworkUnchecked, block};
@@ -139,6 +140,17 @@ pub enum ClientMessage {
         /// Commitments, shares and their signature.
         wallet: WalletSignature,
     },
+    /// Stop a payment of a joint account that is not final; its status says what became of it. Unless some node may have committed
+    /// to it already, its inputs become free.
+    TransactionCancel {
+        /// The owner's signed wish.
+        cancel: SignedCancel,
+        /// The payment, for a node that never heard of it.
+        proposal: Proposal,
+        /// The paying account.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account: Option<AccountCertificate>,
+    },
     /// Have an account certified.
     AccountRegister {
         /// The record.
@@ -170,6 +182,7 @@ impl Message for ClientMessage {
         "UTXOStateQuery",
         "TransactionBroadcast",
         "SignResponse",
+        "TransactionCancel",
         "AccountRegister",
         "FederationQuery",
         "HeadersQuery",

@@ -38,6 +38,8 @@ pub enum ErrorCode {
     InvalidSignature,
     /// The transaction is not known here.
     UnknownTransaction,
+    /// An input has left the round that the message is about; vote again in the present one.
+    RoundOver,
     /// The nonces named are used up; a new attempt is needed.
     NonceUnavailable,
     /// The connection to the coordinating node was lost; submit again, it is idempotent.

@@ -19,7 +19,7 @@ pub use client::{
 };
 pub use error::{ErrorCode, Fault, WireError};
 pub use frame::{Envelope, FrameBuffer, Message, decode, encode_frame, encode_text};
-pub use peer::{CommitReply, PeerReply, PeerRequest};
+pub use peer::{Cancellation, CommitReply, PeerReply, PeerRequest};
 pub use state::{
     BlockRef, ConfirmedSpend, FinalSpend, Lock, NodeReject, RejectReason, TransactionStatus, UtxoRecord,
     UtxoState,

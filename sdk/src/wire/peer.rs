@@ -4,16 +4,30 @@
 
 use super::{Message, RejectReason, WireError};
 use crate::{
-    NodeId, NonceCommitment, SignatureShare,
+    NodeId, NonceCommitment, Round, SignatureShare,
     account::{AccountCertificate, AccountRecord},
     finality::FinalityProof,
     frost::{NodeCommitments, WalletSignature, dkg::Bundle},
+    log::SignedHead,
     proposal::Proposal,
+    release::{ReleaseCertificate, SignedCancel, SignedPromise},
     vote::{ApprovalCertificate, SignedVote},
 };
-use bitcoin::secp256k1::schnorr;
+use bitcoin::{OutPoint, secp256k1::schnorr};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// An owner's cancellation with what is needed to check it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancellation {
+    /// The signed wish.
+    pub cancel: SignedCancel,
+    /// The payment.
+    pub proposal: Proposal,
+    /// The paying account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountCertificate>,
+}
 
 /// Requests from node to node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +40,12 @@ pub enum PeerRequest {
         /// The paying account, for a joint proposal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         account: Option<AccountCertificate>,
+        /// The approval certificate, if there is one: a node that locked an input for another transaction may then still sign.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certificate: Option<ApprovalCertificate>,
+        /// Why the inputs are in the rounds they are in, for a receiver that is behind.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        releases: Vec<ReleaseCertificate>,
     },
     /// Phase 2: commit to a certified transaction, and sign for a joint account.
     CommitRequest {
@@ -39,6 +59,38 @@ pub enum PeerRequest {
         /// The wallet's part; absent for sole custody.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         wallet: Option<WalletSignature>,
+        /// Why the inputs are in the rounds they are in.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        releases: Vec<ReleaseCertificate>,
+    },
+    /// Promise to leave a round of an outpoint (V5). One of the reasons has to hold at the receiver, or its own timer.
+    ReleaseRequest {
+        /// The outpoint.
+        outpoint: OutPoint,
+        /// The round to leave.
+        round: Round,
+        /// Reason: n - q + 1 rejects of the transaction that the receiver locked the outpoint for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        rejects: Vec<SignedVote>,
+        /// Reason: the owner cancelled that transaction.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cancel: Option<Box<Cancellation>>,
+        /// Reason: n - q + 1 nodes have promised already, at least one of them honest.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        promises: Vec<SignedPromise>,
+        /// Why the outpoint is in this round, for a receiver that is behind.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        previous: Option<ReleaseCertificate>,
+    },
+    /// Rounds that are over.
+    Released {
+        /// One certificate per outpoint.
+        releases: Vec<ReleaseCertificate>,
+    },
+    /// I am here; this is how far my log has come. How far was it when you last heard of it (V9)?
+    Heartbeat {
+        /// The sender's.
+        head: SignedHead,
     },
     /// A transaction became final.
     FinalTransaction {
@@ -65,6 +117,9 @@ impl Message for PeerRequest {
     const TYPES: &'static [&'static str] = &[
         "VoteRequest",
         "CommitRequest",
+        "ReleaseRequest",
+        "Released",
+        "Heartbeat",
         "FinalTransaction",
         "AccountRequest",
         "DkgPull",
@@ -105,6 +160,38 @@ pub enum PeerReply {
         /// Nonce commitments, for an approval of a joint account's payment.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         commitments: Option<NodeCommitments>,
+        /// Releases that the asker may have missed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        releases: Vec<ReleaseCertificate>,
+        /// Proof of this or of a conflicting transaction, if the voter has one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proof: Option<Box<FinalityProof>>,
+        /// How far the voter's log has come, this vote included (V9).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        head: Option<SignedHead>,
+    },
+    /// To `ReleaseRequest`.
+    ReleaseResponse {
+        /// The promise, if one of the reasons holds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        promise: Option<SignedPromise>,
+        /// The certificate that the promise names.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        committed: Option<ApprovalCertificate>,
+        /// The latest release, if the node has left the round already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release: Option<ReleaseCertificate>,
+        /// Proof of a final transaction that spends the outpoint.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proof: Option<Box<FinalityProof>>,
+    },
+    /// To `Heartbeat`.
+    HeartbeatResponse {
+        /// The answering node's log.
+        head: SignedHead,
+        /// The furthest that it knows of the asking node's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        known: Option<SignedHead>,
     },
     /// To `CommitRequest`.
     CommitResponse {
@@ -133,7 +220,7 @@ pub enum PeerReply {
         /// The share.
         share: SignatureShare,
     },
-    /// To `FinalTransaction`.
+    /// To `FinalTransaction` and `Released`.
     Done,
     /// A refusal.
     Error {
@@ -147,6 +234,8 @@ impl Message for PeerReply {
     const TYPES: &'static [&'static str] = &[
         "VoteResponse",
         "CommitResponse",
+        "ReleaseResponse",
+        "HeartbeatResponse",
         "AccountResponse",
         "DkgBundle",
         "TrialCommitment",

@@ -6,7 +6,9 @@
 
 use crate::{
     NodeId, Round,
+    evidence::Evidence,
     finality::{FinalityKind, FinalityProof},
+    release::ReleaseCertificate,
 };
 use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, Txid};
 use serde::{Deserialize, Serialize};
@@ -67,7 +69,10 @@ pub struct UtxoRecord {
     /// Set if the creating transaction is final.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_parent: Option<FinalityKind>,
-    /// Locked for a transaction.
+    /// Its voting round. Only a release certificate raises it, and ends the lock of the round before.
+    #[serde(default)]
+    pub round: Round,
+    /// Locked for a transaction in this round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<Lock>,
     /// Approvals known for that transaction: the quorum once there is a certificate.
@@ -148,19 +153,21 @@ impl UtxoRecord {
         }
         self.final_parent = self.final_parent.or(other.final_parent);
         self.spend = self.spend.or(other.spend);
-        match (self.lock, other.lock) {
-            (Some(mine), Some(theirs)) if theirs.round > mine.round => {
-                (self.lock, self.votes) = (Some(theirs), other.votes);
+        if other.round > self.round {
+            (self.round, self.lock, self.votes) = (other.round, other.lock, other.votes);
+        } else if other.round == self.round {
+            match (self.lock, other.lock) {
+                (Some(mine), Some(theirs)) if theirs.txid == mine.txid => {
+                    self.votes = self.votes.max(other.votes);
+                    self.lock = Some(Lock { locked_at: mine.locked_at.min(theirs.locked_at), ..mine });
+                }
+                // Nodes may have locked it for different transactions; any rule will do that all follow.
+                (Some(mine), Some(theirs)) if theirs.txid < mine.txid => {
+                    (self.lock, self.votes) = (Some(theirs), other.votes);
+                }
+                (None, Some(_)) => (self.lock, self.votes) = (other.lock, other.votes),
+                (Some(_), _) | (None, None) => {}
             }
-            (Some(mine), Some(theirs)) if theirs.txid == mine.txid && theirs.round == mine.round => {
-                self.votes = self.votes.max(other.votes);
-            }
-            // Nodes may have locked it for different transactions; any rule will do that all follow.
-            (Some(mine), Some(theirs)) if theirs.txid < mine.txid && theirs.round == mine.round => {
-                (self.lock, self.votes) = (Some(theirs), other.votes);
-            }
-            (None, Some(_)) => (self.lock, self.votes) = (other.lock, other.votes),
-            (Some(_), _) | (None, None) => {}
         }
         let tip = std::mem::replace(&mut self.tip_height, before.tip_height);
         let changed = *self != before;
@@ -214,6 +221,13 @@ pub enum RejectReason {
         /// Height at which its recovery path opens.
         opens_at: u32,
     },
+    /// An input is being released, or its round is not known to the node. Retry.
+    Round {
+        /// The input.
+        outpoint: OutPoint,
+        /// The node's round.
+        round: Round,
+    },
     /// A lock time or relative lock time has not passed. Retry later.
     TimeLock,
     /// A script does not verify.
@@ -232,7 +246,7 @@ impl RejectReason {
     /// Whether the same transaction may be approved later.
     pub fn retry(&self) -> bool {
         match self {
-            Self::UnknownCoin { .. } | Self::Unconfirmed { .. } | Self::TimeLock => true,
+            Self::UnknownCoin { .. } | Self::Unconfirmed { .. } | Self::Round { .. } | Self::TimeLock => true,
             Self::Conflict { .. }
             | Self::Spent { .. }
             | Self::WrongCoin { .. }
@@ -293,6 +307,9 @@ pub enum TransactionStatus {
         rejects: Vec<NodeReject>,
         /// Whether the same transaction may pass later.
         retry: bool,
+        /// Proof that its inputs are free again; empty if no node that answered had locked them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        releases: Vec<ReleaseCertificate>,
     },
     /// It did not finish in time, or the chain refused it.
     Failed {
@@ -300,11 +317,16 @@ pub enum TransactionStatus {
         message: String,
         /// Whether to submit it again.
         retry: bool,
+        /// Proof that its inputs are free again; empty if they are not known to be.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        releases: Vec<ReleaseCertificate>,
     },
     /// A proven cheat could not be worked around.
     AbortedByzantine {
         /// The nodes.
         culprits: Vec<NodeId>,
+        /// What convicts them.
+        evidence: Vec<Evidence>,
     },
 }
 
@@ -327,6 +349,7 @@ mod tests {
                     tip_height,
                     created: created.then_some(block),
                     final_parent: None,
+                    round: Round(lock.map_or(0, |(round, _)| round)),
                     lock: lock.map(|(round, _)| Lock { txid, round: Round(round), locked_at: 0 }),
                     votes: lock.map_or(0, |(_, votes)| votes),
                     spend: spend.then_some(FinalSpend { txid, kind: FinalityKind::Enforced }),

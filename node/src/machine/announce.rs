@@ -1,0 +1,80 @@
+//! Telling all nodes that a transaction is final, until they have heard it.
+
+use super::{Machine, Output, Tag};
+use bitcoin::Txid;
+use quorate::{NodeId, wire::PeerRequest};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Wait before nodes that have not answered are told again; doubles each time.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
+/// Longest wait. A node that is down for long hears of it when it asks for votes, or from the chain.
+const TELL_AGAIN_MAX: Duration = Duration::from_secs(64);
+/// Announcements under way; more are told once.
+const ANNOUNCEMENTS_MAX: usize = 10_000;
+
+#[derive(Debug)]
+pub(super) struct Announcement {
+    missing: BTreeSet<NodeId>,
+    wait: Duration,
+    at: Duration,
+}
+
+impl Machine {
+    pub(super) fn announce(&mut self, txid: Txid, request: &PeerRequest) {
+        let missing: BTreeSet<NodeId> = self.everyone().filter(|node| *node != self.me).collect();
+        for to in &missing {
+            self.outputs.push_back(Output::Ask {
+                to: *to,
+                tag: Tag::Final { txid },
+                request: request.clone(),
+            });
+        }
+        if self.announcements.len() < ANNOUNCEMENTS_MAX {
+            let at = self.now + TELL_AGAIN;
+            self.announcements.insert(txid, Announcement { missing, wait: TELL_AGAIN, at });
+        }
+    }
+
+    pub(super) fn heard_final(&mut self, from: NodeId, txid: Txid) {
+        if let Some(announcement) = self.announcements.get_mut(&txid) {
+            announcement.missing.remove(&from);
+            if announcement.missing.is_empty() {
+                self.announcements.remove(&txid);
+            }
+        }
+    }
+
+    pub(super) fn announce_again(&mut self) {
+        let mut due = Vec::new();
+        self.announcements.retain(|txid, one| {
+            if self.now >= one.at {
+                due.push((*txid, one.missing.clone()));
+                one.wait *= 2;
+                one.at = self.now + one.wait;
+            }
+            one.wait <= TELL_AGAIN_MAX
+        });
+        for (txid, missing) in due {
+            let Some(proof) = self.ledger.record(&txid).and_then(|record| record.proof.clone()) else {
+                continue;
+            };
+            let request = PeerRequest::FinalTransaction { proof };
+            for to in missing {
+                self.outputs.push_back(Output::Ask {
+                    to,
+                    tag: Tag::Final { txid },
+                    request: request.clone(),
+                });
+            }
+        }
+    }
+
+    pub(super) fn next_announcement(&self) -> Option<Duration> {
+        self.announcements.values().map(|one| one.at).min()
+    }
+}
+
+pub(super) type Announcements = BTreeMap<Txid, Announcement>;

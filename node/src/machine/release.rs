@@ -1,0 +1,379 @@
+//! Rules V5 and V6 at one node: promises, release certificates, and pushing an unfinished release to its end.
+//!
+//! # Why it is safe
+//!
+//! * A promise leaves only after the higher round is durable ([`Machine::promise`]), and from that write on [`Machine::vote`] and
+//!   [`Machine::commit`] refuse every lower round. It names the highest certificate that this node committed to; commits are
+//!   durable before they leave, so it names every commit that anybody can have seen.
+//! * A timer never frees anything. It only makes this node promise; what is free is decided by q promises (see [`quorate::release`]).
+//!
+//! # Why it ends
+//!
+//! A node that promised keeps asking the others until it holds a release certificate. n - q + 1 promises, one of them of an honest
+//! node, are reason enough for every other, so if one honest lock runs out, all q responsive nodes promise.
+
+use super::{Bug, Machine, Output, Tag, ledger::RoundRecord};
+use crate::store::{ChangeSet, Table};
+use bitcoin::{OutPoint, Txid};
+use quorate::{
+    NodeId, Round,
+    account::AccountCertificate,
+    proposal::Proposal,
+    release::{ReleaseCertificate, SignedCancel, SignedPromise},
+    vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
+    wire::{Cancellation, PeerReply, PeerRequest, WireError},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Wait before nodes that have not promised are asked again; doubles up to the longest.
+const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
+/// Longest wait.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(8);
+/// Releases that one node pushes at a time; more wait for the next sweep.
+const RUNS_MAX: usize = 4_096;
+/// Outpoints without a lock whose first release request is remembered, as the start of this node's timer for them.
+const ASKED_MAX: usize = 16_384;
+
+/// A release that this node collects.
+#[derive(Debug)]
+pub(super) struct ReleaseRun {
+    round: Round,
+    reason: Reason,
+    promises: BTreeMap<NodeId, SignedPromise>,
+    committed: Vec<ApprovalCertificate>,
+    ask_at: Duration,
+    wait: Duration,
+}
+
+/// Why a release is asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reason {
+    pub(super) rejects: Vec<SignedVote>,
+    pub(super) cancel: Option<Cancellation>,
+}
+
+/// What a release request says.
+pub(super) struct ReleaseCall {
+    pub(super) outpoint: OutPoint,
+    pub(super) round: Round,
+    pub(super) reason: Reason,
+    pub(super) promises: Vec<SignedPromise>,
+    pub(super) previous: Option<ReleaseCertificate>,
+}
+
+impl Machine {
+    /// Answers a request to leave a round.
+    pub(super) fn release_requested(&mut self, call: ReleaseCall) -> Result<PeerReply, WireError> {
+        let ReleaseCall { outpoint, round, reason, promises, previous } = call;
+        self.take_releases(previous.into_iter().collect());
+        for promise in &promises {
+            self.watch_promise(promise);
+        }
+        let spender = self.ledger.coin(&outpoint).and_then(|coin| coin.spend).map(|spend| spend.txid);
+        let proof = spender.and_then(|txid| self.ledger.record(&txid)?.proof.clone()).map(Box::new);
+        let release = self.ledger.release(&outpoint).filter(|known| known.round >= round).cloned();
+        let mut promise = None;
+        if proof.is_none() && release.is_none() {
+            self.may_vote()?;
+            let promised = self.ledger.is_pending(&outpoint) && self.ledger.round(&outpoint).0 == round.0 + 1;
+            let lower = self.ledger.round(&outpoint) <= round;
+            if promised || (lower && self.is_shown_why(outpoint, round, &reason, &promises)) {
+                promise = Some(self.promise(outpoint, round));
+            }
+        }
+        let committed = promise.as_ref().and_then(|_| self.ledger.committed(&outpoint).cloned());
+        Ok(PeerReply::ReleaseResponse { promise, committed, release, proof })
+    }
+
+    /// Whether one of the reasons to leave a round holds here.
+    fn is_shown_why(
+        &mut self,
+        outpoint: OutPoint,
+        round: Round,
+        reason: &Reason,
+        promises: &[SignedPromise],
+    ) -> bool {
+        let blocking = usize::from(self.federation.quorum().blocking());
+        let approved = self.ledger.approved(&outpoint).filter(|_| self.ledger.round(&outpoint) == round);
+        let since = match approved {
+            Some((_, since)) => since,
+            None => self.first_asked(outpoint, round),
+        };
+        if self.now >= since + self.rules.voting_timeout {
+            return true;
+        }
+        let of_this = |one: &&SignedPromise| {
+            one.outpoint == outpoint && one.round >= round && one.verify(&self.federation)
+        };
+        let promised: BTreeSet<NodeId> = promises.iter().filter(of_this).map(|one| one.node).collect();
+        if promised.len() >= blocking {
+            return true;
+        }
+        let rejected = approved.is_some_and(|(txid, _)| {
+            let of_this = |vote: &&SignedVote| {
+                vote.verdict == Verdict::Reject
+                    && vote.target.txid() == txid
+                    && vote.target.inputs().get(&outpoint) == Some(&round)
+                    && vote.verify(&self.federation)
+            };
+            let nodes: BTreeSet<NodeId> =
+                reason.rejects.iter().filter(of_this).map(|vote| vote.node).collect();
+            nodes.len() >= blocking
+        });
+        rejected || reason.cancel.as_ref().is_some_and(|one| self.is_cancelled(outpoint, approved, one))
+    }
+
+    /// A node without a lock has no clock for it; the first request starts one.
+    fn first_asked(&mut self, outpoint: OutPoint, round: Round) -> Duration {
+        if self.asked.len() >= ASKED_MAX {
+            let timeout = self.rules.voting_timeout;
+            let now = self.now;
+            self.asked.retain(|_, (_, since)| now < *since + timeout * 2);
+        }
+        let first = self.asked.entry(outpoint).or_insert((round, self.now));
+        if first.0 < round {
+            *first = (round, self.now);
+        }
+        first.1
+    }
+
+    /// Whether the owner of a joint coin cancelled the transaction that holds it here, or that nothing holds it here.
+    fn is_cancelled(
+        &mut self,
+        outpoint: OutPoint,
+        approved: Option<(Txid, Duration)>,
+        cancellation: &Cancellation,
+    ) -> bool {
+        let Cancellation { cancel, proposal, account } = cancellation;
+        let of_this = proposal.txid() == cancel.txid && approved.is_none_or(|(txid, _)| txid == cancel.txid);
+        of_this
+            && proposal.outpoints().contains(&outpoint)
+            && self.is_own_cancel(cancel, proposal, account.as_ref())
+    }
+
+    /// Whether the account that authorised the proposal signed the cancellation, and the coins are the account's.
+    pub(super) fn is_own_cancel(
+        &mut self,
+        cancel: &SignedCancel,
+        proposal: &Proposal,
+        account: Option<&AccountCertificate>,
+    ) -> bool {
+        let (Proposal::Joint(joint), Some(certificate)) = (proposal, account) else { return false };
+        let Ok(account) = self.verified_account(certificate) else { return false };
+        let Ok(checked) = joint.check(&self.federation, &account) else { return false };
+        let coins = checked.transaction.input.iter().zip(&checked.spent).all(|(input, claimed)| {
+            self.ledger
+                .coin(&input.previous_output)
+                .is_some_and(|coin| coin.script_pubkey == claimed.script_pubkey)
+        });
+        coins && cancel.txid == checked.plan.txid && cancel.verify(&self.federation, account.record())
+    }
+
+    /// Leaves a round for good, durably, and says so.
+    fn promise(&mut self, outpoint: OutPoint, round: Round) -> SignedPromise {
+        if self.ledger.round(&outpoint) <= round {
+            let release = self.ledger.release(&outpoint).cloned();
+            let record = RoundRecord { outpoint, round: Round(round.0 + 1), release };
+            let durable = !self.planted(Bug::PromiseWithoutRecord);
+            self.put_round(record, durable);
+            // If whoever asked does not finish, this node will.
+            let at = self.now + self.patience();
+            self.follow_up.entry(outpoint).or_insert(at);
+        }
+        let committed = self.ledger.committed(&outpoint).map(|one| one.target.clone());
+        let committed = committed.filter(|_| !self.planted(Bug::PromiseHidesCommit));
+        SignedPromise::sign(self.federation.context(), self.me, &self.key, outpoint, round, committed)
+    }
+
+    pub(super) fn put_round(&mut self, record: RoundRecord, durable: bool) {
+        let outpoint = record.outpoint;
+        if durable {
+            let mut change = ChangeSet::default();
+            let key = bitcoin::consensus::serialize(&outpoint);
+            change.put(Table::Rounds, &key, &record);
+            self.persist(change);
+        }
+        self.ledger.put_round(record);
+        if !self.planted(Bug::SilentRelease) {
+            self.notify_outpoint(outpoint, None);
+        }
+    }
+
+    /// Takes in releases that verify and are news.
+    pub(super) fn take_releases(&mut self, releases: Vec<ReleaseCertificate>) {
+        for release in releases {
+            let outpoint = release.outpoint;
+            let known = self.ledger.release(&outpoint).is_some_and(|known| known.round >= release.round);
+            if known {
+                continue;
+            }
+            let small = usize::from(self.federation.quorum().nodes() / 2);
+            let verified = release.verify(&self.federation).is_ok()
+                || (self.planted(Bug::ReleaseOnMajority) && release.promises.len() >= small);
+            if !verified {
+                tracing::warn!(%outpoint, "dropped a release that does not verify");
+                continue;
+            }
+            let left = Round(release.round.0 + 1);
+            let round = self.ledger.round(&outpoint).max(left);
+            tracing::info!(%outpoint, round = left.0, forced = ?release.forced_txid(), "a round is over");
+            self.put_round(RoundRecord { outpoint, round, release: Some(release) }, true);
+            self.end_releases(&[outpoint]);
+            self.inputs_settled(&[outpoint]);
+        }
+    }
+
+    /// The latest releases of a target's inputs, and of the inputs of what they are forced to: they show whether that is void (V6).
+    pub(super) fn releases_of(&self, target: &VoteTarget) -> Vec<ReleaseCertificate> {
+        let mut found = BTreeMap::new();
+        for outpoint in target.inputs().keys() {
+            let Some(release) = self.ledger.release(outpoint) else { continue };
+            found.insert(*outpoint, release.clone());
+            let forced = release.highest.as_ref().filter(|one| one.target.txid() != target.txid());
+            for other in forced.iter().flat_map(|one| one.target.inputs().keys()) {
+                if let Some(release) = self.ledger.release(other) {
+                    found.insert(*other, release.clone());
+                }
+            }
+        }
+        found.into_values().collect()
+    }
+
+    /// Starts to collect promises, or adds a reason to a run under way.
+    pub(super) fn start_release(&mut self, outpoint: OutPoint, round: Round, reason: &Reason) {
+        if let Some(run) = self.releases.get_mut(&outpoint).filter(|run| run.round >= round) {
+            let news = run.reason.rejects.len() < reason.rejects.len()
+                || (run.reason.cancel.is_none() && reason.cancel.is_some());
+            if news {
+                run.reason = reason.clone();
+                self.ask_promises(outpoint);
+            }
+            return;
+        }
+        if self.releases.len() >= RUNS_MAX {
+            return;
+        }
+        let run = ReleaseRun {
+            round,
+            reason: reason.clone(),
+            promises: BTreeMap::new(),
+            committed: Vec::new(),
+            ask_at: self.now,
+            wait: ASK_AGAIN_MIN,
+        };
+        self.releases.insert(outpoint, run);
+        self.ask_promises(outpoint);
+    }
+
+    fn ask_promises(&mut self, outpoint: OutPoint) {
+        let previous = self.ledger.release(&outpoint).cloned();
+        let everyone = self.everyone();
+        let Some(run) = self.releases.get_mut(&outpoint) else { return };
+        run.ask_at = self.now + run.wait;
+        run.wait = (run.wait * 2).min(ASK_AGAIN_MAX);
+        let round = run.round;
+        let request = PeerRequest::ReleaseRequest {
+            outpoint,
+            round,
+            rejects: run.reason.rejects.clone(),
+            cancel: run.reason.cancel.clone().map(Box::new),
+            promises: run.promises.values().cloned().collect(),
+            previous,
+        };
+        let missing: Vec<_> = everyone.filter(|node| !run.promises.contains_key(node)).collect();
+        for to in missing {
+            let tag = Tag::Release { outpoint, round };
+            self.outputs.push_back(Output::Ask { to, tag, request: request.clone() });
+        }
+    }
+
+    /// A node's answer to a release request.
+    pub(super) fn take_release_answer(
+        &mut self,
+        from: NodeId,
+        outpoint: OutPoint,
+        round: Round,
+        reply: PeerReply,
+    ) {
+        let PeerReply::ReleaseResponse { promise, committed, release, proof } = reply else { return };
+        if let Some(proof) = proof {
+            // A peer's proof that does not hold changes nothing.
+            let _not_final = self.take_final(*proof);
+        }
+        self.take_releases(release.into_iter().collect());
+        let Some(promise) = promise else { return };
+        let names = committed.as_ref().map(|one| &one.target) == promise.committed.as_ref();
+        let sound = promise.node == from && promise.outpoint == outpoint && promise.round == round;
+        if !sound || !names || !promise.verify(&self.federation) {
+            tracing::warn!(%from, %outpoint, "dropped a promise that does not verify");
+            return;
+        }
+        self.watch_promise(&promise);
+        if let Some(certificate) = &committed {
+            if certificate.verify(&self.federation).is_err() {
+                tracing::warn!(%from, %outpoint, "dropped a promise that names a certificate that does not verify");
+                return;
+            }
+            self.watch_certificate(certificate);
+        }
+        let quorum = self.federation.quorum();
+        let Some(run) = self.releases.get_mut(&outpoint).filter(|run| run.round == round) else { return };
+        run.committed.extend(committed);
+        run.promises.insert(from, promise);
+        let enough = if self.planted(Bug::ReleaseOnMajority) { quorum.nodes() / 2 } else { quorum.votes() };
+        let Some(run) = self.releases.get(&outpoint) else { return };
+        if run.promises.len() >= usize::from(enough) {
+            let release = ReleaseCertificate::assemble(outpoint, round, &run.promises, &run.committed);
+            self.take_releases(vec![release.clone()]);
+            self.tell_everyone(&PeerRequest::Released { releases: vec![release] });
+        } else if run.promises.len() == usize::from(quorum.blocking()) {
+            // From here on the promises are reason enough for everybody.
+            self.ask_promises(outpoint);
+        }
+    }
+
+    /// Forgets runs for outpoints that are released or spent for good.
+    pub(super) fn end_releases(&mut self, outpoints: &[OutPoint]) {
+        for outpoint in outpoints {
+            let over = self.ledger.release(outpoint).map(|release| release.round);
+            let spent = self.ledger.coin(outpoint).is_some_and(|coin| coin.spend.is_some());
+            let ended = |run: &ReleaseRun| spent || over.is_some_and(|round| round >= run.round);
+            if self.releases.get(outpoint).is_some_and(ended) {
+                self.releases.remove(outpoint);
+            }
+            if spent || !self.ledger.is_pending(outpoint) {
+                self.follow_up.remove(outpoint);
+            }
+        }
+    }
+
+    /// Asks again where it is due, and takes up releases that whoever asked this node for a promise has not finished.
+    pub(super) fn push_releases(&mut self) {
+        let due: Vec<_> = self
+            .releases
+            .iter()
+            .filter(|(_, run)| self.now >= run.ask_at)
+            .map(|(outpoint, _)| *outpoint)
+            .collect();
+        for outpoint in due {
+            self.ask_promises(outpoint);
+        }
+        let late: Vec<_> =
+            self.follow_up.iter().filter(|(_, at)| self.now >= **at).map(|(outpoint, _)| *outpoint).collect();
+        for outpoint in late {
+            self.follow_up.remove(&outpoint);
+            if self.ledger.is_pending(&outpoint) && !self.planted(Bug::GiveUpRelease) {
+                let round = Round(self.ledger.round(&outpoint).0.saturating_sub(1));
+                self.start_release(outpoint, round, &Reason::default());
+                self.follow_up.insert(outpoint, self.now + ASK_AGAIN_MAX);
+            }
+        }
+    }
+
+    pub(super) fn next_release_push(&self) -> Option<Duration> {
+        self.releases.values().map(|run| run.ask_at).chain(self.follow_up.values().copied()).min()
+    }
+}

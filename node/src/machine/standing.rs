@@ -1,0 +1,195 @@
+//! Rule V9: whether this node may trust its memory, and vote.
+//!
+//! The log head (see [`quorate::log`]) grows with every durable write of the protocol. Peers learn it with every vote and heartbeat. After
+//! a start this node votes only when q - 1 others have said how far they know its log, and none knows it further than it is. A
+//! node whose store was missing, older or damaged says so plainly and stays without a vote until the next epoch gives it a new key.
+//!
+//! What this cannot see: a store set back by so little that the only peers that heard of the lost part are among the n - q that did
+//! not answer. Such a node counts as one of the f faulty ones, like any that lies.
+
+use super::{Bug, Machine, Output, Tag};
+use crate::store::{ChangeSet, Table};
+use quorate::{
+    NodeId,
+    log::{LogHead, SignedHead},
+    wire::{ErrorCode, Fault, PeerReply, PeerRequest, WireError},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Time between two heartbeats to every peer.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What the store keeps about this node's and its peers' logs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// This node's head.
+    pub head: LogHead,
+    /// Why this node lost its vote, if it did.
+    #[serde(default)]
+    pub lost: Option<String>,
+}
+
+/// Whether this node votes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "standing", rename_all = "snake_case")]
+pub enum Standing {
+    /// Not before enough peers have said how far they know this node's log.
+    Asking {
+        /// Peers that have answered.
+        answered: usize,
+        /// Peers that have to.
+        needed: usize,
+    },
+    /// It votes.
+    Voting,
+    /// It does not vote in this epoch.
+    Lost {
+        /// Why.
+        reason: String,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    head: LogHead,
+    lost: Option<String>,
+    answered: BTreeSet<NodeId>,
+    peers: BTreeMap<NodeId, SignedHead>,
+    heard: BTreeMap<NodeId, Duration>,
+    peers_written: BTreeMap<NodeId, SignedHead>,
+    beat_at: Duration,
+}
+
+impl Log {
+    pub(super) fn restore(record: LogRecord, peers: Vec<SignedHead>) -> Self {
+        let peers: BTreeMap<_, _> = peers.into_iter().map(|head| (head.node, head)).collect();
+        Self {
+            head: record.head,
+            lost: record.lost,
+            answered: BTreeSet::new(),
+            peers_written: peers.clone(),
+            peers,
+            heard: BTreeMap::new(),
+            beat_at: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn heard(&self) -> &BTreeMap<NodeId, Duration> {
+        &self.heard
+    }
+
+    pub(super) fn next_beat(&self) -> Duration {
+        self.beat_at
+    }
+}
+
+impl Machine {
+    /// Whether this node votes, and why not.
+    pub fn standing(&self) -> Standing {
+        let needed = usize::from(self.federation.quorum().votes()) - 1;
+        match &self.log.lost {
+            Some(reason) => Standing::Lost { reason: reason.clone() },
+            None if self.log.answered.len() < needed && !self.planted(Bug::TrustOldStore) => {
+                Standing::Asking { answered: self.log.answered.len(), needed }
+            }
+            None => Standing::Voting,
+        }
+    }
+
+    /// Refuses to vote, commit or promise with a memory that cannot be trusted.
+    pub(super) fn may_vote(&self) -> Result<(), WireError> {
+        let message = match self.standing() {
+            Standing::Voting => return Ok(()),
+            Standing::Asking { answered, needed } => {
+                format!("this node has just started; {answered} of {needed} peers have confirmed its log")
+            }
+            Standing::Lost { reason } => format!("this node does not vote in this epoch: {reason}"),
+        };
+        Err(WireError::passing(ErrorCode::NotReady, Fault::Receiver, message))
+    }
+
+    /// Emits a durable write and extends the log by it.
+    pub(super) fn persist(&mut self, mut change: ChangeSet) {
+        self.log.head = self.log.head.extend(&change.digest());
+        let record = LogRecord { head: self.log.head, lost: self.log.lost.clone() };
+        change.put(Table::Log, b"log", &record);
+        self.outputs.push_back(Output::Persist(change));
+    }
+
+    /// This node's head, to be sent after the writes before it.
+    pub(super) fn signed_head(&self) -> SignedHead {
+        SignedHead::sign(self.federation.context(), self.me, &self.key, self.log.head)
+    }
+
+    /// Remembers how far a peer's log has come. Only that peer can have sent it, and harms only itself by a lie.
+    pub(super) fn take_head(&mut self, from: NodeId, head: Option<SignedHead>) {
+        let Some(head) = head.filter(|head| head.node == from && from != self.me) else { return };
+        self.log.heard.insert(from, self.now);
+        let newer = |known: &SignedHead| head.head.sequence > known.head.sequence;
+        if self.log.peers.get(&from).is_none_or(newer) && head.verify(&self.federation) {
+            self.log.peers.insert(from, head);
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self, from: NodeId, head: SignedHead) -> PeerReply {
+        let known = self.log.peers.get(&from).copied();
+        self.take_head(from, Some(head));
+        PeerReply::HeartbeatResponse { head: self.signed_head(), known }
+    }
+
+    /// A peer's answer: what it knows of this node's log.
+    pub(super) fn take_heartbeat(&mut self, from: NodeId, head: SignedHead, known: Option<SignedHead>) {
+        self.take_head(from, Some(head));
+        if let Some(known) = known.filter(|known| known.node == self.me && known.verify(&self.federation)) {
+            let further = known.head.sequence > self.log.head.sequence;
+            let forked =
+                known.head.sequence == self.log.head.sequence && known.head.hash != self.log.head.hash;
+            if (further || forked) && self.log.lost.is_none() && !self.planted(Bug::TrustOldStore) {
+                self.lose(format!(
+                    "its store is missing or older than what node {from} has seen of it (record {} of {}); it needs a new key in the next epoch",
+                    self.log.head.sequence, known.head.sequence
+                ));
+                return;
+            }
+        }
+        let before = self.standing();
+        self.log.answered.insert(from);
+        if before != Standing::Voting && self.standing() == Standing::Voting {
+            tracing::info!(node = %self.me, records = self.log.head.sequence, "peers have confirmed this node's log; it votes");
+        }
+    }
+
+    /// Gives up voting in this epoch, durably.
+    fn lose(&mut self, reason: String) {
+        tracing::error!(node = %self.me, reason, "this node does not vote in this epoch");
+        self.log.lost = Some(reason);
+        self.persist(ChangeSet::default());
+    }
+
+    /// Tells every peer that this node is here, and asks what they know of its log.
+    pub(super) fn beat(&mut self) {
+        if self.now < self.log.beat_at {
+            return;
+        }
+        self.log.beat_at = self.now + HEARTBEAT;
+        let request = PeerRequest::Heartbeat { head: self.signed_head() };
+        for to in self.everyone().filter(|node| *node != self.me).collect::<Vec<_>>() {
+            self.outputs.push_back(Output::Ask { to, tag: Tag::Heartbeat, request: request.clone() });
+        }
+        if self.log.peers != self.log.peers_written {
+            let mut change = ChangeSet::default();
+            for (node, head) in &self.log.peers {
+                if self.log.peers_written.get(node) != Some(head) {
+                    change.put(Table::Peers, &node.0.to_be_bytes(), head);
+                }
+            }
+            self.log.peers_written = self.log.peers.clone();
+            // Not part of this node's own log, or two idle nodes would keep each other writing.
+            self.outputs.push_back(Output::Persist(change));
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Rule V7: notices statements of one node that contradict each other, and keeps the evidence.
+//!
+//! Only statements whose signature verifies are looked at, and [`Evidence::verify`] has the last word before a node is accused, so
+//! nobody is framed by forged or mixed messages.
+
+use super::Machine;
+use crate::store::{ChangeSet, Table};
+use bitcoin::OutPoint;
+use quorate::{
+    NodeId,
+    evidence::{CommitStatement, Evidence, EvidenceKind, two_approvals},
+    release::SignedPromise,
+    vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// Statements remembered to be compared with later ones; the oldest go first.
+const STATEMENTS_MAX: usize = 100_000;
+/// Evidence kept per node; one piece convicts, more shows a pattern.
+const EVIDENCE_PER_NODE_MAX: usize = 64;
+
+type Key = (NodeId, OutPoint);
+
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    approvals: HashMap<Key, Vec<SignedVote>>,
+    promises: HashMap<Key, Vec<SignedPromise>>,
+    commits: HashMap<Key, Vec<(VoteTarget, CommitStatement)>>,
+    order: VecDeque<(Key, Statement)>,
+    pub(super) evidence: BTreeMap<NodeId, Vec<Evidence>>,
+    pub(super) suspects: BTreeSet<NodeId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Statement {
+    Approval,
+    Promise,
+    Commit,
+}
+
+impl Watch {
+    pub(super) fn restore(evidence: Vec<Evidence>) -> Self {
+        let mut watch = Self::default();
+        for one in evidence {
+            watch.suspects.insert(one.accused());
+            watch.evidence.entry(one.accused()).or_default().push(one);
+        }
+        watch
+    }
+
+    fn remember(&mut self, key: Key, statement: Statement) {
+        self.order.push_back((key, statement));
+        while self.order.len() > STATEMENTS_MAX {
+            let Some((key, statement)) = self.order.pop_front() else { return };
+            match statement {
+                Statement::Approval => forget_first(&mut self.approvals, &key),
+                Statement::Promise => forget_first(&mut self.promises, &key),
+                Statement::Commit => forget_first(&mut self.commits, &key),
+            }
+        }
+    }
+}
+
+fn forget_first<T>(map: &mut HashMap<Key, Vec<T>>, key: &Key) {
+    if let Some(kept) = map.get_mut(key) {
+        kept.remove(0);
+        if kept.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+impl Machine {
+    /// Looks at an approval whose signature has been checked.
+    pub(super) fn watch_vote(&mut self, vote: &SignedVote) {
+        if vote.verdict != Verdict::Approve {
+            return;
+        }
+        for outpoint in vote.target.inputs().keys() {
+            let key = (vote.node, *outpoint);
+            let known = self.watch.approvals.entry(key).or_default();
+            if known.contains(vote) {
+                continue;
+            }
+            let other = known.iter().find(|other| two_approvals(other, vote)).cloned();
+            known.push(vote.clone());
+            self.watch.remember(key, Statement::Approval);
+            if let Some(first) = other {
+                self.convict(Evidence::TwoApprovals { first, second: vote.clone() });
+            }
+        }
+    }
+
+    /// Looks at the approvals of a certificate that has been verified.
+    pub(super) fn watch_certificate(&mut self, certificate: &ApprovalCertificate) {
+        for (node, signature) in &certificate.approvals {
+            let target = certificate.target.clone();
+            let vote = SignedVote { node: *node, target, verdict: Verdict::Approve, signature: *signature };
+            self.watch_vote(&vote);
+        }
+    }
+
+    /// Looks at a promise; its signature is checked here.
+    pub(super) fn watch_promise(&mut self, promise: &SignedPromise) {
+        let key = (promise.node, promise.outpoint);
+        let known = self.watch.promises.entry(key).or_default();
+        if known.contains(promise) {
+            return;
+        }
+        if !promise.verify(&self.federation) {
+            return;
+        }
+        let same =
+            |other: &&SignedPromise| other.round == promise.round && other.committed != promise.committed;
+        let other = known.iter().find(same).cloned();
+        known.push(promise.clone());
+        self.watch.remember(key, Statement::Promise);
+        if let Some(first) = other {
+            self.convict(Evidence::TwoPromises { first, second: promise.clone() });
+        }
+        let commits = self.watch.commits.get(&key);
+        let denied =
+            commits.and_then(|all| all.iter().find(|(target, _)| promise.contradicts_commit(target)));
+        if let Some((_, commit)) = denied.cloned() {
+            self.convict(Evidence::CommitAgainstPromise {
+                promise: promise.clone(),
+                node: promise.node,
+                commit,
+            });
+        }
+    }
+
+    /// Looks at a commit signature or shares whose signature has been checked.
+    pub(super) fn watch_commit(&mut self, node: NodeId, target: &VoteTarget, commit: &CommitStatement) {
+        for outpoint in target.inputs().keys() {
+            let key = (node, *outpoint);
+            let known = self.watch.commits.entry(key).or_default();
+            if known.iter().any(|(other, _)| other == target) {
+                continue;
+            }
+            known.push((target.clone(), commit.clone()));
+            self.watch.remember(key, Statement::Commit);
+            let promises = self.watch.promises.get(&key);
+            let denial =
+                promises.and_then(|all| all.iter().find(|one| one.contradicts_commit(target))).cloned();
+            if let Some(promise) = denial {
+                self.convict(Evidence::CommitAgainstPromise { promise, node, commit: commit.clone() });
+            }
+        }
+    }
+
+    /// Keeps evidence that verifies, durably; the node's messages are ignored from now on.
+    pub(super) fn convict(&mut self, evidence: Evidence) {
+        let node = match evidence.verify(&self.federation) {
+            Ok(node) => node,
+            Err(error) => {
+                tracing::debug!(%error, "an accusation that proves nothing was dropped");
+                return;
+            }
+        };
+        let known = self.watch.evidence.entry(node).or_default();
+        if known.len() >= EVIDENCE_PER_NODE_MAX || known.contains(&evidence) {
+            return;
+        }
+        tracing::warn!(%node, kind = %evidence.kind(), "a node cheated; the evidence is kept");
+        let number = u32::try_from(known.len()).unwrap_or(u32::MAX);
+        known.push(evidence.clone());
+        self.watch.suspects.insert(node);
+        let mut change = ChangeSet::default();
+        let key = [node.0.to_be_bytes().as_slice(), &number.to_be_bytes()].concat();
+        change.put(Table::Evidence, &key, &evidence);
+        self.persist(change);
+    }
+
+    /// All evidence, by node.
+    pub fn evidence(&self) -> impl Iterator<Item = &Evidence> {
+        self.watch.evidence.values().flatten()
+    }
+
+    /// How often each kind of cheat was proven.
+    pub fn evidence_counts(&self) -> BTreeMap<EvidenceKind, usize> {
+        let mut counts = BTreeMap::new();
+        for evidence in self.evidence() {
+            *counts.entry(evidence.kind()).or_default() += 1;
+        }
+        counts
+    }
+}

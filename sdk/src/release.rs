@@ -1,0 +1,427 @@
+//! Release: how a stuck lock ends without ever undoing a final transaction (design, V5 and V6).
+//!
+//! A node that is shown why signs a [`SignedPromise`] for one outpoint and round r: it will neither vote nor commit for that outpoint
+//! in rounds up to r, and the highest certificate it has committed to there is the one it names. q promises are a
+//! [`ReleaseCertificate`]; its [`ReleaseCertificate::outcome`] says what may be voted for in round r + 1.
+//!
+//! # Why no final transaction is ever released
+//!
+//! Let T be final with the certificate C, whose round for the outpoint is r. Then q nodes committed to C, each durably before its
+//! share left, and shares under different certificates do not add up because nonce commitments are signed for one target. Any
+//! q promises for a round r' >= r come from q nodes, and the two sets share q + q - n >= f + 1 nodes, one of them honest. It committed
+//! before it promised (afterwards it would have refused), so its promise names C or a certificate of a higher round. By induction over
+//! the rounds, every certificate of a round above r is for T too: round r + 1 is forced to T by this argument, and so on. So the
+//! highest certificate named is always T's, and the outcome is [`Outcome::Forced`] to T.
+//!
+//! # When a forced transaction binds nobody (V6)
+//!
+//! A transaction has one certificate C for all its inputs. If the release of *another* of its inputs, for that input's round in C
+//! or a later one, has an outcome other than T, then T was not final under C by the argument above. [`ReleaseCertificate::voids`] says
+//! so. This is more general than showing a conflicting final transaction, and it also opens circles in which each of several
+//! transactions is forced on one input and blocked on another, where no transaction could ever become final.
+
+use crate::{
+    Federation, NodeId, Round,
+    account::AccountRecord,
+    digest::{self, Context, IdentityKey, Purpose, Writer},
+    vote::{ApprovalCertificate, CertificateError, VoteTarget},
+};
+use bitcoin::{OutPoint, Txid, secp256k1::schnorr};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A node's promise for one outpoint: no vote and no commit in rounds up to `round`.
+///
+/// Signed bytes: `tagged_hash("quorate/promise/1", magic(4) || federation(32) || epoch(u64) || txid(32) || vout(u32) || round(u32) ||
+/// committed(1) [|| committed txid(32) || committed inputs_hash(32)])`.
+///
+/// ```
+/// use quorate::{Epoch, FederationId, NodeId, Round, digest::{Context, IdentityKey}, release::SignedPromise};
+/// let context = Context { magic: [0xfa, 0xbf, 0xb5, 0xda], federation: FederationId([1; 32]), epoch: Epoch(1) };
+/// let key = IdentityKey::from_bytes(&[7; 32])?;
+/// let promise = SignedPromise::sign(&context, NodeId(1), &key, bitcoin::OutPoint::null(), Round(0), None);
+/// assert_eq!(promise.round, Round(0));
+/// # Ok::<(), bitcoin::secp256k1::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedPromise {
+    /// Who promises.
+    pub node: NodeId,
+    /// For which outpoint.
+    pub outpoint: OutPoint,
+    /// Up to which round.
+    pub round: Round,
+    /// What the certificate of the highest round that it committed to for this outpoint was for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<VoteTarget>,
+    /// BIP340 signature of the node's identity key.
+    pub signature: schnorr::Signature,
+}
+
+impl SignedPromise {
+    /// Signs a promise. The caller has recorded durably that it left the round, or does so before the promise leaves.
+    pub fn sign(
+        context: &Context,
+        node: NodeId,
+        key: &IdentityKey,
+        outpoint: OutPoint,
+        round: Round,
+        committed: Option<VoteTarget>,
+    ) -> Self {
+        let signature = key.sign(promise_digest(context, outpoint, round, committed.as_ref()));
+        Self { node, outpoint, round, committed, signature }
+    }
+
+    /// Whether the node it names signed it, and what it says of its commit can be true.
+    pub fn verify(&self, federation: &Federation) -> bool {
+        let possible =
+            self.committed_round().is_none_or(|round| round.is_some_and(|round| round <= self.round));
+        let digest = promise_digest(federation.context(), self.outpoint, self.round, self.committed.as_ref());
+        possible && federation.verify(self.node, digest, &self.signature)
+    }
+
+    /// The round of the outpoint in the named certificate; `Some(None)` if that certificate is not about this outpoint.
+    fn committed_round(&self) -> Option<Option<Round>> {
+        self.committed.as_ref().map(|target| target.inputs().get(&self.outpoint).copied())
+    }
+
+    /// Whether a commit to `target` by the same node contradicts this promise, whichever came first: the promise covers the
+    /// commit's round, and names neither it nor a later one.
+    pub fn contradicts_commit(&self, target: &VoteTarget) -> bool {
+        let Some(round) = target.inputs().get(&self.outpoint) else { return false };
+        if *round > self.round {
+            return false;
+        }
+        match &self.committed {
+            None => true,
+            Some(named) => match named.inputs().get(&self.outpoint) {
+                Some(named_round) if named_round == round => named.txid() != target.txid(),
+                Some(named_round) => named_round < round,
+                None => true,
+            },
+        }
+    }
+}
+
+fn promise_digest(
+    context: &Context,
+    outpoint: OutPoint,
+    round: Round,
+    committed: Option<&VoteTarget>,
+) -> [u8; 32] {
+    let writer = Writer::signed(Purpose::Promise, context)
+        .fixed(outpoint.txid.as_ref())
+        .u32(outpoint.vout)
+        .u32(round.0);
+    match committed {
+        None => writer.u8(0),
+        Some(target) => writer.u8(1).fixed(target.txid().as_ref()).fixed(&target.inputs_hash().0),
+    }
+    .finish()
+}
+
+/// What one node said in a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// What it had committed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committed: Option<VoteTarget>,
+    /// Its signature.
+    pub signature: schnorr::Signature,
+}
+
+/// The promises of at least q distinct nodes for one outpoint and round.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseCertificate {
+    /// The outpoint.
+    pub outpoint: OutPoint,
+    /// The round that is over.
+    pub round: Round,
+    /// The promises.
+    pub promises: BTreeMap<NodeId, Promise>,
+    /// The certificate of the highest round that a promise names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest: Option<ApprovalCertificate>,
+}
+
+/// What may be voted for in the round after a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Anything: no transaction can have become final in this round or before.
+    Free,
+    /// Only this transaction, which may be final, unless another of its inputs shows that it is not.
+    Forced(VoteTarget),
+}
+
+impl ReleaseCertificate {
+    /// Puts promises together. Those of other outpoints or rounds are left out.
+    pub fn assemble(
+        outpoint: OutPoint,
+        round: Round,
+        promises: &BTreeMap<NodeId, SignedPromise>,
+        certificates: &[ApprovalCertificate],
+    ) -> Self {
+        let of_this = promises.iter().filter(|(_, one)| one.outpoint == outpoint && one.round == round);
+        let promises: BTreeMap<_, _> = of_this
+            .map(|(node, one)| {
+                (*node, Promise { committed: one.committed.clone(), signature: one.signature })
+            })
+            .collect();
+        let top = highest_round(outpoint, promises.values());
+        let highest = top.and_then(|top| {
+            let named = |one: &&ApprovalCertificate| {
+                one.target.inputs().get(&outpoint) == Some(&top)
+                    && promises.values().any(|promise| promise.committed.as_ref() == Some(&one.target))
+            };
+            certificates.iter().find(named).cloned()
+        });
+        Self { outpoint, round, promises, highest }
+    }
+
+    /// Checks that q distinct members promised, and that the certificate given is of the highest round they name.
+    ///
+    /// # Errors
+    /// The certificate does not hold; whoever sent it is at fault.
+    pub fn verify(&self, federation: &Federation) -> Result<(), ReleaseError> {
+        let needed = federation.quorum().votes();
+        if self.promises.len() < usize::from(needed) {
+            return Err(CertificateError::TooFew { needed, found: self.promises.len() }.into());
+        }
+        for (node, promise) in &self.promises {
+            let signed = SignedPromise {
+                node: *node,
+                outpoint: self.outpoint,
+                round: self.round,
+                committed: promise.committed.clone(),
+                signature: promise.signature,
+            };
+            if !signed.verify(federation) {
+                return Err(CertificateError::Signature { node: *node }.into());
+            }
+        }
+        match (highest_round(self.outpoint, self.promises.values()), &self.highest) {
+            (None, None) => Ok(()),
+            (Some(round), Some(certificate)) => {
+                if certificate.target.inputs().get(&self.outpoint) != Some(&round) {
+                    return Err(ReleaseError::Highest { outpoint: self.outpoint });
+                }
+                Ok(certificate.verify(federation)?)
+            }
+            (Some(_), None) | (None, Some(_)) => Err(ReleaseError::Highest { outpoint: self.outpoint }),
+        }
+    }
+
+    /// What may be voted for in the next round. Call [`ReleaseCertificate::verify`] first.
+    pub fn outcome(&self) -> Outcome {
+        match &self.highest {
+            None => Outcome::Free,
+            Some(certificate) => Outcome::Forced(certificate.target.clone()),
+        }
+    }
+
+    /// The transaction that alone may be voted for, if there is one.
+    pub fn forced_txid(&self) -> Option<Txid> {
+        self.highest.as_ref().map(|certificate| certificate.target.txid())
+    }
+
+    /// Rule V6: whether this release shows that the transaction of `target` did not become final under that target's rounds.
+    pub fn voids(&self, target: &VoteTarget) -> bool {
+        let reached = target.inputs().get(&self.outpoint).is_some_and(|round| *round <= self.round);
+        reached && self.forced_txid() != Some(target.txid())
+    }
+}
+
+fn highest_round<'a>(outpoint: OutPoint, promises: impl Iterator<Item = &'a Promise>) -> Option<Round> {
+    promises.filter_map(|one| one.committed.as_ref()?.inputs().get(&outpoint).copied()).max()
+}
+
+/// An owner's wish that a payment of a joint account should not happen, signed by the account's authorisation key.
+///
+/// It frees the inputs unless the payment may already be final; then the payment goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedCancel {
+    /// The transaction.
+    pub txid: Txid,
+    /// Signature over network, federation, epoch and txid.
+    pub signature: schnorr::Signature,
+}
+
+impl SignedCancel {
+    /// Signs the wish.
+    pub fn sign(context: &Context, key: &IdentityKey, txid: Txid) -> Self {
+        Self { txid, signature: key.sign(cancel_digest(context, txid)) }
+    }
+
+    /// Whether the account's owner signed it.
+    pub fn verify(&self, federation: &Federation, account: &AccountRecord) -> bool {
+        digest::verify(
+            &account.authorisation_key,
+            cancel_digest(federation.context(), self.txid),
+            &self.signature,
+        )
+    }
+}
+
+fn cancel_digest(context: &Context, txid: Txid) -> [u8; 32] {
+    Writer::signed(Purpose::Cancel, context).fixed(txid.as_ref()).finish()
+}
+
+/// Why a release certificate does not hold. Its sender is at fault; another copy may be good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// Too few promises, or one that does not verify; or so for the certificate inside.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The certificate inside is missing, or not the one of the highest round that the promises name.
+    #[error("the release of {outpoint} does not come with the highest certificate that its promises name")]
+    Highest {
+        /// The outpoint.
+        outpoint: OutPoint,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        testing,
+        vote::{SignedVote, Verdict},
+    };
+    use bitcoin::hashes::Hash as _;
+    use proptest::prelude::*;
+
+    fn outpoint(vout: u32) -> OutPoint {
+        OutPoint { txid: Txid::all_zeros(), vout }
+    }
+
+    fn target(txid: u8, inputs: &[(u32, u32)]) -> VoteTarget {
+        let inputs = inputs.iter().map(|(vout, round)| (outpoint(*vout), Round(*round)));
+        VoteTarget::new(Txid::from_byte_array([txid; 32]), inputs)
+    }
+
+    fn approved(world: &testing::World, target: &VoteTarget) -> ApprovalCertificate {
+        let context = world.federation.context();
+        let approvals = (1..=3).map(|node: u16| {
+            let key = &world.keys[usize::from(node) - 1];
+            (
+                NodeId(node),
+                SignedVote::sign(context, NodeId(node), key, target.clone(), Verdict::Approve).signature,
+            )
+        });
+        ApprovalCertificate { target: target.clone(), approvals: approvals.collect() }
+    }
+
+    fn promise(
+        world: &testing::World,
+        node: u16,
+        round: u32,
+        committed: Option<&VoteTarget>,
+    ) -> SignedPromise {
+        let key = &world.keys[usize::from(node) - 1];
+        let context = world.federation.context();
+        SignedPromise::sign(context, NodeId(node), key, outpoint(0), Round(round), committed.cloned())
+    }
+
+    fn release(world: &testing::World, round: u32, committed: &[Option<&VoteTarget>]) -> ReleaseCertificate {
+        let promises =
+            committed.iter().zip(1..).map(|(one, node)| (NodeId(node), promise(world, node, round, *one)));
+        let certificates: Vec<_> = committed.iter().flatten().map(|one| approved(world, one)).collect();
+        ReleaseCertificate::assemble(outpoint(0), Round(round), &promises.collect(), &certificates)
+    }
+
+    #[test]
+    fn q_empty_promises_free_the_outpoint_and_fewer_do_not() {
+        let world = testing::federation(4);
+        let free = release(&world, 0, &[None, None, None]);
+        assert_eq!(free.verify(&world.federation), Ok(()));
+        assert_eq!(free.outcome(), Outcome::Free);
+        assert!(release(&world, 0, &[None, None]).verify(&world.federation).is_err());
+        let mut other = free;
+        other.round = Round(1);
+        assert!(other.verify(&world.federation).is_err(), "promises of one round do not release another");
+    }
+
+    #[test]
+    fn the_highest_commit_named_is_forced_and_cannot_be_left_out() {
+        let world = testing::federation(4);
+        let (low, high) = (target(1, &[(0, 0), (1, 0)]), target(2, &[(0, 1)]));
+        let forced = release(&world, 1, &[Some(&low), Some(&high), None]);
+        assert_eq!(forced.verify(&world.federation), Ok(()));
+        assert_eq!(forced.outcome(), Outcome::Forced(high));
+        let mut hidden = forced.clone();
+        hidden.highest = None;
+        assert!(hidden.verify(&world.federation).is_err());
+        let mut lower = forced.clone();
+        lower.highest = Some(approved(&world, &low));
+        assert!(lower.verify(&world.federation).is_err());
+        let mut stripped = forced;
+        if let Some(promise) = stripped.promises.get_mut(&NodeId(2)) {
+            promise.committed = None;
+        }
+        assert!(stripped.verify(&world.federation).is_err(), "what a promise names is signed");
+    }
+
+    #[test]
+    fn a_promise_cannot_name_a_commit_of_a_later_round_or_another_outpoint() {
+        let world = testing::federation(4);
+        assert!(!promise(&world, 1, 0, Some(&target(1, &[(0, 1)]))).verify(&world.federation));
+        assert!(!promise(&world, 1, 0, Some(&target(1, &[(7, 0)]))).verify(&world.federation));
+        assert!(promise(&world, 1, 0, Some(&target(1, &[(0, 0)]))).verify(&world.federation));
+    }
+
+    #[test]
+    fn only_a_release_that_reached_the_targets_round_voids_it() {
+        let world = testing::federation(4);
+        let free = release(&world, 1, &[None, None, None]);
+        assert!(free.voids(&target(1, &[(0, 1), (1, 0)])));
+        assert!(free.voids(&target(1, &[(0, 0), (1, 5)])));
+        assert!(!free.voids(&target(1, &[(0, 2), (1, 0)])), "the target is of a later round");
+        assert!(!free.voids(&target(1, &[(1, 0)])), "another outpoint");
+        let own = target(1, &[(0, 1)]);
+        assert!(!release(&world, 1, &[Some(&own), None, None]).voids(&own), "it is forced here as well");
+    }
+
+    #[test]
+    fn a_cancel_is_of_one_transaction_and_one_owner() {
+        let world = testing::federation(4);
+        let txid = Txid::from_byte_array([1; 32]);
+        let cancel = SignedCancel::sign(world.federation.context(), &world.authorisation, txid);
+        assert!(cancel.verify(&world.federation, world.account.record()));
+        let other = SignedCancel { txid: Txid::all_zeros(), ..cancel };
+        assert!(!other.verify(&world.federation, world.account.record()));
+        let stranger = SignedCancel::sign(world.federation.context(), &world.keys[0], txid);
+        assert!(!stranger.verify(&world.federation, world.account.record()));
+    }
+
+    proptest! {
+        /// What an honest node does, in any order, never contradicts itself: it commits only in rounds above its last promise, and
+        /// each promise names its highest commit.
+        #[test]
+        fn an_honest_history_contradicts_itself_nowhere(steps in prop::collection::vec((any::<bool>(), 0_u8..3), 1..12)) {
+            let world = testing::federation(4);
+            let mut round = 0;
+            let mut highest: Option<VoteTarget> = None;
+            let (mut commits, mut promises) = (Vec::new(), Vec::new());
+            let mut in_round: Option<u8> = None;
+            for (commit, txid) in steps {
+                if commit {
+                    // Two certificates of one round never conflict, so all commits of a round are for one transaction.
+                    let target = target(*in_round.get_or_insert(txid), &[(0, round)]);
+                    highest = Some(target.clone());
+                    commits.push(target);
+                } else {
+                    promises.push(promise(&world, 1, round, highest.as_ref()));
+                    round += 1;
+                    in_round = None;
+                }
+            }
+            for promise in &promises {
+                prop_assert!(promise.verify(&world.federation));
+                for commit in &commits {
+                    prop_assert!(!promise.contradicts_commit(commit));
+                }
+            }
+        }
+    }
+}

@@ -16,11 +16,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::sync::mpsc;
 
 /// Notifications that may wait for one slow wallet before it is told of a gap.
-pub(crate) const SESSION_QUEUE_MAX: usize = 1_024;
+pub const SESSION_QUEUE_MAX: usize = 1_024;
 
 /// A wallet's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SessionId(pub(crate) u64);
+pub struct SessionId(pub u64);
 
 #[derive(Debug, Default)]
 struct Interest {
@@ -42,28 +42,28 @@ struct Session {
 
 /// Counters for `/metrics`.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) forwarded: u64,
-    pub(crate) duplicates: u64,
-    pub(crate) gaps: u64,
+pub struct Counters {
+    pub forwarded: u64,
+    pub duplicates: u64,
+    pub gaps: u64,
 }
 
 /// The hub.
 #[derive(Debug, Default)]
-pub(crate) struct Hub {
+pub struct Hub {
     interests: HashMap<SubscriptionKey, Interest>,
     sessions: HashMap<SessionId, Session>,
     tip: Option<ChainTip>,
-    pub(crate) counters: Counters,
+    pub counters: Counters,
 }
 
 impl Hub {
-    pub(crate) fn open(&mut self, session: SessionId, queue: mpsc::Sender<(Option<u64>, ServerMessage)>) {
+    pub fn open(&mut self, session: SessionId, queue: mpsc::Sender<(Option<u64>, ServerMessage)>) {
         self.sessions.insert(session, Session { queue, keys: BTreeSet::new(), gap: BTreeSet::new() });
     }
 
     /// Ends a session; gives the keys that nobody is interested in any more.
-    pub(crate) fn close(&mut self, session: SessionId) -> Vec<SubscriptionKey> {
+    pub fn close(&mut self, session: SessionId) -> Vec<SubscriptionKey> {
         let Some(closed) = self.sessions.remove(&session) else { return Vec::new() };
         closed.keys.into_iter().filter(|key| self.leave(session, key)).collect()
     }
@@ -78,20 +78,20 @@ impl Hub {
         abandoned && *key != SubscriptionKey::Tip
     }
 
-    pub(crate) fn sessions(&self) -> usize {
+    pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    pub(crate) fn keys(&self) -> Vec<SubscriptionKey> {
+    pub fn keys(&self) -> Vec<SubscriptionKey> {
         self.interests.keys().filter(|key| **key != SubscriptionKey::Tip).cloned().collect()
     }
 
-    pub(crate) fn tip(&self) -> Option<ChainTip> {
+    pub fn tip(&self) -> Option<ChainTip> {
         self.tip
     }
 
     /// Registers interest. Gives, per key over the session's limit, its refusal, and the keys that no node has been asked for yet.
-    pub(crate) fn subscribe(
+    pub fn subscribe(
         &mut self,
         session: SessionId,
         keys: &[SubscriptionKey],
@@ -125,7 +125,7 @@ impl Hub {
     }
 
     /// Ends subscriptions; gives how many there were and the keys that nobody is interested in any more.
-    pub(crate) fn unsubscribe(
+    pub fn unsubscribe(
         &mut self,
         session: SessionId,
         keys: &[SubscriptionKey],
@@ -136,12 +136,12 @@ impl Hub {
         (ended.len(), abandoned)
     }
 
-    pub(crate) fn is_ready(&self, keys: &[SubscriptionKey]) -> bool {
+    pub fn is_ready(&self, keys: &[SubscriptionKey]) -> bool {
         keys.iter().all(|key| self.interests.get(key).is_none_or(|interest| interest.ready))
     }
 
     /// Sends the snapshots and goes live, in one step.
-    pub(crate) fn answer_subscription(
+    pub fn answer_subscription(
         &mut self,
         session: SessionId,
         id: Option<u64>,
@@ -178,7 +178,7 @@ impl Hub {
     }
 
     /// A node's snapshot or refusal of a key that it was asked for.
-    pub(crate) fn take_result(&mut self, result: KeyResult) {
+    pub fn take_result(&mut self, result: KeyResult) {
         let KeyOutcome::Snapshot { utxos, proofs, status, history_from } = result.outcome else {
             return;
         };
@@ -202,7 +202,7 @@ impl Hub {
     }
 
     /// A notification of a node.
-    pub(crate) fn notify(&mut self, key: &SubscriptionKey, utxo: &UtxoRecord, proof: Option<FinalityProof>) {
+    pub fn notify(&mut self, key: &SubscriptionKey, utxo: &UtxoRecord, proof: Option<FinalityProof>) {
         let Some(interest) = self.interests.get_mut(key) else { return };
         let joined = interest.utxos.entry(utxo.outpoint);
         let changed = match joined {
@@ -231,7 +231,7 @@ impl Hub {
     }
 
     /// A node's word on a transaction.
-    pub(crate) fn take_status(&mut self, txid: Txid, status: &TransactionStatus) {
+    pub fn take_status(&mut self, txid: Txid, status: &TransactionStatus) {
         let key = SubscriptionKey::Txid(txid);
         let Some(interest) = self.interests.get_mut(&key) else { return };
         if interest.status.as_ref().is_some_and(|known| rank(known) >= rank(status)) {
@@ -245,7 +245,7 @@ impl Hub {
     }
 
     /// A node's tip. The first to tell of a block is believed until another tells of a higher one; wallets check headers themselves.
-    pub(crate) fn take_tip(&mut self, tip: ChainTip) {
+    pub fn take_tip(&mut self, tip: ChainTip) {
         if self.tip.is_some_and(|known| known.block.height >= tip.block.height) {
             return;
         }
@@ -273,7 +273,7 @@ impl Hub {
     }
 
     /// Keys of a session for which something was lost; call when its queue has been written out, and tell it.
-    pub(crate) fn take_gap(&mut self, session: SessionId) -> Vec<SubscriptionKey> {
+    pub fn take_gap(&mut self, session: SessionId) -> Vec<SubscriptionKey> {
         let Some(open) = self.sessions.get_mut(&session) else { return Vec::new() };
         let keys: Vec<_> = std::mem::take(&mut open.gap).into_iter().collect();
         for key in &keys {

@@ -3,7 +3,8 @@
 //! It is not trusted with anything: it sees addresses and timing, can delay and refuse, and cannot forge a state, because wallets
 //! verify everything themselves.
 
-mod hub;
+#[doc(hidden)]
+pub mod hub;
 mod session;
 mod upstream;
 

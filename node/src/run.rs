@@ -4,7 +4,7 @@
 //! only when everything persisted before it is durable.
 
 use crate::{
-    chain::{Chain, ChainCoin},
+    chain::{Chain, ChainCoin, prove},
     config::{NodeConfig, NodeFiles},
     crash, follower,
     machine::{Machine, Output, ReplyTo, SessionId, Tag},
@@ -14,11 +14,11 @@ use crate::{
     store::{ChangeSet, open_or_set_aside, start_writer},
 };
 use anyhow::{Context as _, Result};
-use bitcoin::{Block, MerkleBlock, OutPoint};
+use bitcoin::{Block, OutPoint};
 use quorate::{
     Federation, FederationDocument, NodeId,
     client::TlsIdentity,
-    wire::{ClientMessage, PeerReply, PeerRequest, RawTransactionProof, ServerMessage},
+    wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{
@@ -464,10 +464,4 @@ impl Dispatcher {
             self.sessions.remove(&session);
         }
     }
-}
-
-fn prove(block: &Block, txid: bitcoin::Txid, at: quorate::wire::BlockRef) -> Option<RawTransactionProof> {
-    let transaction = block.txdata.iter().find(|one| one.compute_txid() == txid)?.clone();
-    let merkle_block = MerkleBlock::from_block_with_predicate(block, |other| *other == txid);
-    Some(RawTransactionProof { block: at, merkle_block, transaction })
 }

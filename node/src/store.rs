@@ -27,7 +27,7 @@ const CACHE_BYTES: usize = 64 << 20;
 const CHECKSUM_BYTES: usize = 8;
 
 /// The kinds of records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
     /// Transactions with this node's vote, certificate and proof, by txid.
     Transactions,
@@ -82,6 +82,11 @@ impl ChangeSet {
     /// Adds another set after this one.
     pub fn merge(&mut self, other: Self) {
         self.0.extend(other.0);
+    }
+
+    /// The records, in order.
+    pub fn records(&self) -> impl Iterator<Item = (Table, &[u8], &[u8])> {
+        self.0.iter().map(|(table, key, value)| (*table, key.as_slice(), value.as_slice()))
     }
 
     /// A hash of all records, for the log's chain.

@@ -15,8 +15,9 @@ pub mod proposal;
 pub mod release;
 pub mod session;
 pub mod standard;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod testing;
 pub mod vote;
 pub mod wallet;
 pub mod wire;

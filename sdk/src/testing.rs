@@ -1,4 +1,11 @@
-//! A federation in memory for unit tests: real keys, real key generation, no network.
+//! A federation in memory for tests: real keys, real key generation, no network.
+
+#![expect(
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    reason = "a test helper panics on what cannot happen"
+)]
 
 use crate::{
     AccountId, Epoch, Federation, FederationDocument, NodeId, NonceCommitment, Round, SignatureShare,
@@ -22,20 +29,21 @@ use bitcoin::{
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::collections::BTreeMap;
 
-pub(crate) fn rng(seed: u64) -> ChaCha20Rng {
+pub fn rng(seed: u64) -> ChaCha20Rng {
     ChaCha20Rng::seed_from_u64(seed)
 }
 
-pub(crate) struct World {
-    pub(crate) federation: Federation,
-    pub(crate) keys: Vec<IdentityKey>,
-    pub(crate) shares: Vec<NodeShare>,
-    pub(crate) account: JointAccount,
-    pub(crate) wallet: SecretKey,
-    pub(crate) authorisation: IdentityKey,
+#[derive(Debug)]
+pub struct World {
+    pub federation: Federation,
+    pub keys: Vec<IdentityKey>,
+    pub shares: Vec<NodeShare>,
+    pub account: JointAccount,
+    pub wallet: SecretKey,
+    pub authorisation: IdentityKey,
 }
 
-pub(crate) fn roster(keys: &[IdentityKey]) -> Roster {
+pub fn roster(keys: &[IdentityKey]) -> Roster {
     let members = keys.iter().zip(1..);
     Roster {
         network: Network::Regtest,
@@ -46,7 +54,7 @@ pub(crate) fn roster(keys: &[IdentityKey]) -> Roster {
     }
 }
 
-pub(crate) fn federation(nodes: u8) -> World {
+pub fn federation(nodes: u8) -> World {
     let keys: Vec<_> = (1..=nodes).map(|i| IdentityKey::from_bytes(&[i; 32]).expect("valid")).collect();
     let roster = roster(&keys);
     let mut machines: Vec<Dkg> = keys
@@ -115,7 +123,7 @@ fn with_account(federation: Federation, keys: Vec<IdentityKey>, shares: Vec<Node
 
 impl World {
     /// A payment of one coin of the account to itself.
-    pub(crate) fn proposal(&self) -> JointProposal {
+    pub fn proposal(&self) -> JointProposal {
         let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
         let address = self.account.address(position).expect("derives");
         let transaction = Transaction {
@@ -138,7 +146,7 @@ impl World {
     }
 
     /// A node's part in a session that signs [`World::proposal`].
-    pub(crate) fn signing_record(&self, node: NodeId) -> (SigningRecord, bool) {
+    pub fn signing_record(&self, node: NodeId) -> (SigningRecord, bool) {
         let proposal = self.proposal();
         let plan = proposal.check(&self.federation, &self.account).expect("valid").plan;
         let outpoint = proposal.psbt.unsigned_tx.input[0].previous_output;
@@ -172,7 +180,7 @@ impl World {
     }
 
     /// A plan with random sighashes over real addresses.
-    pub(crate) fn plan(&self, inputs: u32) -> SpendPlan {
+    pub fn plan(&self, inputs: u32) -> SpendPlan {
         let input = |index| {
             let position = KeychainIndex { keychain: Keychain::Receive, index };
             let address = self.account.address(position).expect("derives");
@@ -193,12 +201,12 @@ impl World {
     }
 
     /// The plan's transaction with as many inputs, all in round 0.
-    pub(crate) fn target(&self, plan: &SpendPlan) -> VoteTarget {
+    pub fn target(&self, plan: &SpendPlan) -> VoteTarget {
         let inputs = plan.inputs.iter().zip(0..);
         VoteTarget::new(plan.txid, inputs.map(|(_, vout)| (OutPoint { txid: plan.txid, vout }, Round(0))))
     }
 
-    pub(crate) fn commitments(
+    pub fn commitments(
         &self,
         plan: &SpendPlan,
         chosen: impl Fn(NodeId) -> bool,
@@ -218,7 +226,7 @@ impl World {
     }
 
     #[expect(clippy::type_complexity, reason = "a test helper's plain answer")]
-    pub(crate) fn shares(
+    pub fn shares(
         &self,
         plan: &SpendPlan,
         chosen: impl Fn(NodeId) -> bool,
@@ -250,7 +258,7 @@ impl World {
         Ok((session, shares, wallet.shares))
     }
 
-    pub(crate) fn sign(
+    pub fn sign(
         &self,
         plan: &SpendPlan,
         chosen: impl Fn(NodeId) -> bool,

@@ -55,6 +55,8 @@ struct State {
     mempool: Vec<(Transaction, Txid)>,
     mempool_spent: HashSet<OutPoint>,
     file: Option<File>,
+    /// Set if blocks have to be the same in every run: the salt of the next coinbase.
+    salt: Option<u64>,
 }
 
 impl Devnet {
@@ -63,6 +65,35 @@ impl Devnet {
         let state = State::genesis();
         let (tip, _) = watch::channel(state.tip());
         Self { state: Mutex::new(state), tip }
+    }
+
+    /// A chain in memory whose blocks depend on nothing but the calls made and `seed`; starts with the blocks given.
+    ///
+    /// # Errors
+    /// A block is not valid.
+    pub fn deterministic(seed: u64, blocks: &[Block]) -> Result<Self, ChainError> {
+        let mut state = State::genesis();
+        state.salt = Some(seed);
+        for block in blocks {
+            state.connect(block.clone())?;
+        }
+        let (tip, _) = watch::channel(state.tip());
+        Ok(Self { state: Mutex::new(state), tip })
+    }
+
+    /// The block with this hash and its height, also of a branch that was left.
+    pub fn find(&self, hash: BlockHash) -> Option<(Block, u32)> {
+        self.lock().find(hash).ok()
+    }
+
+    /// The confirmed, unspent output at an outpoint.
+    pub fn coin_at(&self, outpoint: &OutPoint) -> Option<ChainCoin> {
+        self.lock().coins.get(outpoint).cloned()
+    }
+
+    /// Hash of the tip.
+    pub fn tip_hash(&self) -> BlockHash {
+        self.lock().tip()
     }
 
     /// Opens or starts the chain kept in a directory.
@@ -173,6 +204,7 @@ impl State {
             mempool: Vec::new(),
             mempool_spent: HashSet::new(),
             file: None,
+            salt: None,
         }
     }
 
@@ -240,10 +272,14 @@ impl State {
         let subsidy = Amount::from_sat(
             Amount::from_int_btc(50).to_sat().checked_shr(position.height / HALVING_INTERVAL).unwrap_or(0),
         );
-        let coinbase = coinbase(position.height, subsidy + fees, script, &transactions);
+        let salt = self.next_salt();
+        let coinbase = coinbase(position.height, subsidy + fees, script, &transactions, salt);
         let mut txdata = vec![coinbase];
         txdata.extend(transactions);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let now = match self.salt {
+            Some(_) => 0,
+            None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        };
         let now = u32::try_from(now).unwrap_or(u32::MAX);
         let mut block = Block {
             header: Header {
@@ -265,6 +301,19 @@ impl State {
             written.map_err(|error| ChainError::Backend(error.to_string()))?;
         }
         self.connect(block)
+    }
+
+    /// Tells branches of equal height apart.
+    fn next_salt(&mut self) -> [u8; 8] {
+        let mut salt = [0; 8];
+        match &mut self.salt {
+            Some(next) => {
+                *next = next.wrapping_add(1);
+                salt = next.to_be_bytes();
+            }
+            None => getrandom::getrandom(&mut salt).unwrap_or_default(),
+        }
+        salt
     }
 
     fn take_mempool(&mut self) -> (Vec<Transaction>, Amount) {
@@ -386,10 +435,14 @@ fn commits_to_height(block: &Block, height: u32) -> bool {
     script.is_some_and(|script| script.as_bytes().starts_with(expected.as_bytes()))
 }
 
-fn coinbase(height: u32, value: Amount, script: &ScriptBuf, transactions: &[Transaction]) -> Transaction {
+fn coinbase(
+    height: u32,
+    value: Amount,
+    script: &ScriptBuf,
+    transactions: &[Transaction],
+    salt: [u8; 8],
+) -> Transaction {
     // The extra push keeps the script at its least length of two bytes and tells branches of equal height apart.
-    let mut salt = [0; 8];
-    getrandom::getrandom(&mut salt).unwrap_or_default();
     let script_sig = Builder::new().push_int(i64::from(height)).push_slice(salt).into_script();
     let reserved = [0; 32];
     let wtxids = std::iter::once(bitcoin::Wtxid::all_zeros())

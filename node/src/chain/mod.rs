@@ -11,7 +11,10 @@ pub use bitcoind::Bitcoind;
 pub use devnet::Devnet;
 pub use rpc_server::serve as serve_rpc;
 
-use bitcoin::{Amount, Block, BlockHash, FeeRate, OutPoint, Transaction, TxOut, block::Header};
+use bitcoin::{
+    Amount, Block, BlockHash, FeeRate, MerkleBlock, OutPoint, Transaction, TxOut, Txid, block::Header,
+};
+use quorate::wire::{BlockRef, RawTransactionProof};
 use std::{future::Future, pin::Pin};
 
 /// A boxed answer of a backend.
@@ -79,4 +82,11 @@ pub enum ChainError {
         /// Least.
         least: Amount,
     },
+}
+
+/// A transaction's place in a block, for a wallet to verify; `None` if the block does not have it.
+pub fn prove(block: &Block, txid: Txid, at: BlockRef) -> Option<RawTransactionProof> {
+    let transaction = block.txdata.iter().find(|one| one.compute_txid() == txid)?.clone();
+    let merkle_block = MerkleBlock::from_block_with_predicate(block, |other| *other == txid);
+    Some(RawTransactionProof { block: at, merkle_block, transaction })
 }

@@ -453,8 +453,8 @@ impl Ledger {
 
     pub(super) fn unconfirmed(&self) -> Vec<Transaction> {
         let open = self.records.iter().filter(|(txid, _)| !self.blocks.contains_key(*txid));
-        open.filter_map(|(_, record)| record.proof.as_ref())
-            .map(|proof| proof.transaction().clone())
-            .collect()
+        let open: std::collections::BTreeMap<_, _> =
+            open.filter_map(|(txid, record)| Some((txid, record.proof.as_ref()?))).collect();
+        open.into_values().map(|proof| proof.transaction().clone()).collect()
     }
 }

@@ -90,6 +90,36 @@ pub enum Output {
     FeeRate { session: SessionId, id: Option<u64> },
 }
 
+/// How much a node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Sizes {
+    /// Transactions with a record.
+    pub transactions: usize,
+    /// Outpoints with a round, vote or commit.
+    pub rounds: usize,
+    /// Transactions voted for and not ended.
+    pub open: usize,
+    /// Transactions under coordination.
+    pub coordinations: usize,
+    /// Releases being pushed.
+    pub releases: usize,
+    /// Final transactions that some node has not confirmed to know.
+    pub announcements: usize,
+    /// Sessions.
+    pub sessions: usize,
+}
+
+/// What holds an outpoint at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The node approved this transaction.
+    Approved(Txid),
+    /// The node promised and has no release yet.
+    Releasing,
+    /// Only this transaction may be voted for.
+    Forced(Txid),
+}
+
 /// Settings of the rules.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
@@ -192,6 +222,48 @@ impl Machine {
         };
         machine.resume_releases();
         machine
+    }
+
+    /// How much this node holds, for metrics and the bound on memory.
+    pub fn sizes(&self) -> Sizes {
+        let (transactions, rounds, open) = self.ledger.sizes();
+        Sizes {
+            transactions,
+            rounds,
+            open,
+            coordinations: self.coordinations.len(),
+            releases: self.releases.len(),
+            announcements: self.announcements.len(),
+            sessions: self.greeted.len(),
+        }
+    }
+
+    /// Seconds since each peer was last heard of.
+    pub fn silence(&self) -> BTreeMap<NodeId, Duration> {
+        let heard = self.log.heard().iter();
+        heard.map(|(node, at)| (*node, self.now.saturating_sub(*at))).collect()
+    }
+
+    /// What this node knows of an outpoint.
+    pub fn utxo(&self, outpoint: &OutPoint) -> Option<quorate::wire::UtxoRecord> {
+        self.ledger.current(outpoint)
+    }
+
+    /// The proof of a transaction that this node holds for final.
+    pub fn proof(&self, txid: &Txid) -> Option<&quorate::finality::FinalityProof> {
+        self.ledger.record(txid)?.proof.as_ref()
+    }
+
+    /// What holds an outpoint in its present round here: an approval, a release that is not complete, or a forced transaction.
+    pub fn holds(&self, outpoint: &OutPoint) -> Option<Hold> {
+        if self.ledger.spent_by(outpoint).is_some() {
+            return None;
+        }
+        if self.ledger.is_pending(outpoint) {
+            return Some(Hold::Releasing);
+        }
+        let approved = self.ledger.approved(outpoint).map(|(txid, _)| Hold::Approved(txid));
+        approved.or_else(|| self.ledger.forced(outpoint).map(|forced| Hold::Forced(forced.txid())))
     }
 
     fn planted(&self, bug: Bug) -> bool {

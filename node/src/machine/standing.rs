@@ -56,6 +56,8 @@ pub enum Standing {
 #[derive(Debug)]
 pub(super) struct Log {
     head: LogHead,
+    /// The head as it was last signed.
+    signed: Option<SignedHead>,
     lost: Option<String>,
     answered: BTreeSet<NodeId>,
     peers: BTreeMap<NodeId, SignedHead>,
@@ -69,6 +71,7 @@ impl Log {
         let peers: BTreeMap<_, _> = peers.into_iter().map(|head| (head.node, head)).collect();
         Self {
             head: record.head,
+            signed: None,
             lost: record.lost,
             answered: BTreeSet::new(),
             peers_written: peers.clone(),
@@ -121,8 +124,12 @@ impl Machine {
     }
 
     /// This node's head, to be sent after the writes before it.
-    pub(super) fn signed_head(&self) -> SignedHead {
-        SignedHead::sign(self.federation.context(), self.me, &self.key, self.log.head)
+    pub(super) fn signed_head(&mut self) -> SignedHead {
+        let signed = self.log.signed.filter(|signed| signed.head == self.log.head);
+        let signed = signed
+            .unwrap_or_else(|| SignedHead::sign(self.federation.context(), self.me, &self.key, self.log.head));
+        self.log.signed = Some(signed);
+        signed
     }
 
     /// Remembers how far a peer's log has come. Only that peer can have sent it, and harms only itself by a lie.

@@ -1,0 +1,106 @@
+//! What all seeds share and would be dear to make anew: a federation with its keys, and a chain with coins.
+
+use bitcoin::{
+    Amount, Block, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime,
+    transaction::Version,
+};
+use quorate::{
+    Federation,
+    account::AccountPolicy,
+    digest::IdentityKey,
+    testing,
+    wallet::{SecretWords, Wallet},
+};
+use quorate_node::chain::Devnet;
+use std::sync::OnceLock;
+
+/// Value of every coin at the start.
+pub const COIN: Amount = Amount::from_sat(1_000_000);
+/// Coins in sole custody.
+pub const COINS: usize = 48;
+/// Wallets with joint accounts.
+pub const WALLETS: usize = 2;
+/// Coins per wallet.
+const COINS_PER_WALLET: usize = 4;
+/// Blocks on top of the funding, more than any reorganisation takes out.
+const BURIED: u32 = 8;
+
+const WORDS: [&str; WALLETS] = [
+    "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about",
+    "zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo wrong",
+];
+
+/// A federation and its chain.
+#[derive(Debug)]
+pub struct Base {
+    /// The verified federation.
+    pub federation: Federation,
+    /// Identity keys, by node.
+    pub keys: Vec<IdentityKey>,
+    /// Shares, by node.
+    pub shares: Vec<[u8; 32]>,
+    /// The chain.
+    pub blocks: Vec<Block>,
+    /// Coins that anybody can spend, standing for sole custody.
+    pub coins: Vec<OutPoint>,
+}
+
+impl Base {
+    /// The base for 4 or 7 nodes; made once.
+    pub fn of(nodes: u8) -> &'static Self {
+        static FOUR: OnceLock<Base> = OnceLock::new();
+        static SEVEN: OnceLock<Base> = OnceLock::new();
+        let (cell, nodes) = if nodes == 4 { (&FOUR, 4) } else { (&SEVEN, 7) };
+        cell.get_or_init(|| Self::make(nodes))
+    }
+
+    fn make(nodes: u8) -> Self {
+        let world = testing::federation(nodes);
+        let shares = world.shares.iter().map(|share| *share.to_bytes()).collect();
+        let (federation, keys) = (world.federation, world.keys);
+        let chain = Devnet::deterministic(0, &[]).expect("an empty chain");
+        chain.mine(101, &open_output()).expect("mines");
+        let reward = chain.blocks().first().and_then(|block| block.txdata.first()).map(Transaction::compute_txid);
+        let reward = reward.expect("a coinbase");
+        let mut outputs = vec![TxOut { value: COIN, script_pubkey: open_output() }; COINS];
+        for index in 0..WALLETS {
+            let mut wallet = open_wallet(&federation, index);
+            for _ in 0..COINS_PER_WALLET {
+                let address = wallet.next_address().expect("an address");
+                outputs.push(TxOut { value: COIN, script_pubkey: address.script_pubkey });
+            }
+        }
+        let funding = spend(&[OutPoint { txid: reward, vout: 0 }], outputs);
+        let txid = chain.submit(funding).expect("valid");
+        chain.mine(1 + BURIED, &open_output()).expect("mines");
+        let coins = (0..).take(COINS).map(|vout| OutPoint { txid, vout }).collect();
+        Self { federation, keys, shares, blocks: chain.blocks(), coins }
+    }
+}
+
+/// A wallet of fixed words.
+pub fn open_wallet(federation: &Federation, index: usize) -> Wallet {
+    let words = WORDS.get(index).expect("a wallet of the simulation");
+    let words = SecretWords::parse(words).expect("valid words");
+    Wallet::new(federation.clone(), &words, 0, AccountPolicy::default(), None).expect("opens")
+}
+
+/// Script of a coin that anybody can spend, wrapped in P2WSH.
+pub fn open_output() -> ScriptBuf {
+    ScriptBuf::new_p2wsh(&open_script().wscript_hash())
+}
+
+fn open_script() -> ScriptBuf {
+    ScriptBuf::from_bytes(vec![bitcoin::opcodes::OP_TRUE.to_u8()])
+}
+
+/// A signed transaction of such coins.
+pub fn spend(inputs: &[OutPoint], output: Vec<TxOut>) -> Transaction {
+    let input = inputs.iter().map(|outpoint| TxIn {
+        previous_output: *outpoint,
+        script_sig: ScriptBuf::new(),
+        sequence: Sequence::MAX,
+        witness: Witness::from_slice(&[open_script().as_bytes()]),
+    });
+    Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: input.collect(), output }
+}

@@ -1,0 +1,227 @@
+//! A node that may do anything: a real one whose messages are changed on their way out.
+
+use crate::faults::{Counters, Dice, Fault};
+use bitcoin::OutPoint;
+use quorate::{
+    Federation, NodeId, Round, SignatureShare,
+    digest::IdentityKey,
+    frost::Session,
+    proposal::Proposal,
+    release::SignedPromise,
+    vote::{SignedVote, Verdict, VoteTarget, sign_commit},
+    wire::{CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus},
+};
+
+/// How often an evil node does each thing, per 1,000 messages of that kind.
+#[derive(Clone, Debug)]
+pub struct Evil {
+    equivocate: usize,
+    withhold: usize,
+    garbage: usize,
+    stale: usize,
+    selective: usize,
+    lie: usize,
+    last_vote: Option<PeerReply>,
+    last_commit: Option<PeerReply>,
+    /// Outpoints heard of, to bother others with.
+    pub heard: Vec<(OutPoint, Round)>,
+}
+
+impl Evil {
+    /// Draws a character.
+    pub fn draw(dice: &mut Dice) -> Self {
+        let mut rate = || if dice.below(2) == 0 { 0 } else { dice.below(1_000) };
+        Self {
+            equivocate: rate(),
+            withhold: rate() / 2,
+            garbage: rate() / 2,
+            stale: rate() / 3,
+            selective: rate(),
+            lie: rate(),
+            last_vote: None,
+            last_commit: None,
+            heard: Vec::new(),
+        }
+    }
+
+    /// Notes what can be used later.
+    pub fn hear(&mut self, request: &PeerRequest) {
+        if let PeerRequest::CommitRequest { certificate, .. } = request {
+            self.heard.extend(certificate.target.inputs().iter().map(|(outpoint, round)| (*outpoint, *round)));
+        }
+        if let PeerRequest::VoteRequest { proposal, .. } = request {
+            self.heard.extend(proposal.outpoints().into_iter().map(|outpoint| (outpoint, Round(0))));
+        }
+    }
+
+    /// What is sent instead of an answer; nothing if it is withheld.
+    pub fn answer(
+        &mut self,
+        me: Me<'_>,
+        request: &PeerRequest,
+        reply: PeerReply,
+        dice: &mut Dice,
+        counters: &mut Counters,
+    ) -> Option<PeerReply> {
+        if dice.chance(self.withhold) {
+            counters.add(Fault::Withhold);
+            return None;
+        }
+        match (request, reply) {
+            (PeerRequest::VoteRequest { proposal, .. }, reply) => {
+                let previous = self.last_vote.replace(reply.clone());
+                if dice.chance(self.stale)
+                    && let Some(previous) = previous
+                {
+                    counters.add(Fault::Stale);
+                    return Some(previous);
+                }
+                Some(self.vote(me, proposal, reply, dice, counters))
+            }
+            (PeerRequest::CommitRequest { .. }, reply) => {
+                let previous = self.last_commit.replace(reply.clone());
+                if dice.chance(self.stale)
+                    && let Some(previous) = previous
+                {
+                    counters.add(Fault::Stale);
+                    return Some(previous);
+                }
+                Some(self.commit(me, request, reply, dice, counters))
+            }
+            (PeerRequest::ReleaseRequest { outpoint, round, .. }, reply) => {
+                if !dice.chance(self.lie) {
+                    return Some(reply);
+                }
+                counters.add(Fault::LyingPromise);
+                let promise = SignedPromise::sign(me.federation.context(), me.id, me.key, *outpoint, *round, None);
+                Some(PeerReply::ReleaseResponse { promise: Some(promise), committed: None, release: None, proof: None })
+            }
+            (_, reply) => Some(reply),
+        }
+    }
+
+    fn vote(&mut self, me: Me<'_>, proposal: &Proposal, reply: PeerReply, dice: &mut Dice, counters: &mut Counters) -> PeerReply {
+        let PeerReply::VoteResponse { vote, reason, commitments, releases, proof, head } = reply else {
+            return self.forged_vote(me, proposal, reply, dice, counters);
+        };
+        let (mut vote, mut commitments) = (vote, commitments);
+        if dice.chance(self.equivocate) && vote.verdict == Verdict::Reject {
+            counters.add(Fault::Equivocate);
+            vote = SignedVote::sign(me.federation.context(), me.id, me.key, vote.target, Verdict::Approve);
+        } else if dice.chance(self.lie) && vote.verdict == Verdict::Approve {
+            counters.add(Fault::Equivocate);
+            vote = SignedVote::sign(me.federation.context(), me.id, me.key, vote.target, Verdict::Reject);
+        }
+        if dice.chance(self.garbage) {
+            counters.add(Fault::GarbageVote);
+            vote.target = VoteTarget::new(vote.target.txid(), []);
+        }
+        if dice.chance(self.garbage)
+            && let Some(made) = &mut commitments
+        {
+            counters.add(Fault::GarbageCommitment);
+            for one in &mut made.commitments {
+                one.0.fill(7);
+            }
+            let all = made.commitments.clone();
+            *made = quorate::frost::NodeCommitments::sign(me.federation, me.id, me.key, &vote.target, all);
+        }
+        PeerReply::VoteResponse { vote, reason, commitments, releases, proof, head }
+    }
+
+    /// Votes although its own rules refuse to.
+    fn forged_vote(&mut self, me: Me<'_>, proposal: &Proposal, reply: PeerReply, dice: &mut Dice, counters: &mut Counters) -> PeerReply {
+        if !dice.chance(self.equivocate) {
+            return reply;
+        }
+        counters.add(Fault::Equivocate);
+        let target = VoteTarget::new(proposal.txid(), proposal.outpoints().into_iter().map(|one| (one, Round(0))));
+        let vote = SignedVote::sign(me.federation.context(), me.id, me.key, target, Verdict::Approve);
+        PeerReply::VoteResponse { vote, reason: None, commitments: None, releases: vec![], proof: None, head: None }
+    }
+
+    fn commit(&mut self, me: Me<'_>, request: &PeerRequest, reply: PeerReply, dice: &mut Dice, counters: &mut Counters) -> PeerReply {
+        let PeerRequest::CommitRequest { certificate, .. } = request else { return reply };
+        match reply {
+            PeerReply::CommitResponse { commit: CommitReply::Joint { mut shares, signature } } => {
+                if !dice.chance(self.garbage) {
+                    return PeerReply::CommitResponse { commit: CommitReply::Joint { shares, signature } };
+                }
+                counters.add(Fault::GarbageShare);
+                for share in &mut shares {
+                    *share = SignatureShare([3; 32]);
+                }
+                // Half of them signed, so that they prove the cheat; half not.
+                let signed = dice.below(2) == 0;
+                let signature = signed.then(|| me.sign_shares(request, &shares)).flatten().unwrap_or(signature);
+                PeerReply::CommitResponse { commit: CommitReply::Joint { shares, signature } }
+            }
+            PeerReply::CommitResponse { commit: CommitReply::Sole { .. } } if dice.chance(self.garbage) => {
+                counters.add(Fault::GarbageShare);
+                let other = VoteTarget::new(certificate.target.txid(), []);
+                let signature = sign_commit(me.federation.context(), me.key, &other);
+                PeerReply::CommitResponse { commit: CommitReply::Sole { signature } }
+            }
+            PeerReply::Error { .. } if dice.chance(self.equivocate) => {
+                counters.add(Fault::Equivocate);
+                let signature = sign_commit(me.federation.context(), me.key, &certificate.target);
+                PeerReply::CommitResponse { commit: CommitReply::Sole { signature } }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a request of its own leaves; an evil coordinator serves whom it likes.
+    pub fn asks(&mut self, dice: &mut Dice, counters: &mut Counters) -> bool {
+        let skipped = dice.chance(self.selective / 2);
+        if skipped {
+            counters.add(Fault::SelectiveDelivery);
+        }
+        !skipped
+    }
+
+    /// What a wallet is told instead.
+    pub fn tells(&mut self, message: ServerMessage, dice: &mut Dice, counters: &mut Counters) -> Option<ServerMessage> {
+        match message {
+            ServerMessage::TransactionStatus { txid, .. } if dice.chance(self.lie / 2) => {
+                counters.add(Fault::FalseStatus);
+                let status = TransactionStatus::Rejected { rejects: vec![], retry: false, releases: vec![] };
+                Some(ServerMessage::TransactionStatus { txid, status })
+            }
+            ServerMessage::UTXOStateNotification { .. } | ServerMessage::SignRequest { .. }
+                if dice.chance(self.withhold) =>
+            {
+                counters.add(Fault::Withhold);
+                None
+            }
+            other => Some(other),
+        }
+    }
+}
+
+/// Who an evil node is.
+#[derive(Clone, Copy, Debug)]
+pub struct Me<'a> {
+    /// Its number.
+    pub id: NodeId,
+    /// Its key.
+    pub key: &'a IdentityKey,
+    /// Its federation.
+    pub federation: &'a Federation,
+    /// The session's input in a commit request: proposal and account, by transaction.
+    pub proposals: &'a crate::node::Proposals,
+}
+
+impl Me<'_> {
+    fn sign_shares(&self, request: &PeerRequest, shares: &[SignatureShare]) -> Option<bitcoin::secp256k1::schnorr::Signature> {
+        let PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, .. } = request else { return None };
+        let (Proposal::Joint(joint), Some(account)) = self.proposals.get(&certificate.target.txid())? else {
+            return None;
+        };
+        let account = account.verify(self.federation).ok()?;
+        let plan = joint.check(self.federation, &account).ok()?.plan;
+        let commitments = &wallet.as_ref()?.commitments;
+        let session = Session::new(self.federation, &plan, &certificate.target, *attempt, nodes, commitments).ok()?;
+        Some(session.sign_shares(self.federation, self.key, shares))
+    }
+}

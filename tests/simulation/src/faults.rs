@@ -1,0 +1,226 @@
+//! What can go wrong, how often it did, and what one seed chooses of it.
+
+use rand_chacha::{ChaCha20Rng, rand_core::RngCore as _};
+use serde::Serialize;
+use std::{collections::BTreeMap, time::Duration};
+
+/// A kind of fault. Every run of many seeds has to have seen each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    Crash,
+    CrashWhileWriting,
+    CrashInRecovery,
+    Restart,
+    Pause,
+    SnapshotRestore,
+    LostStore,
+    LostWrite,
+    TornWrite,
+    FailedSync,
+    FullDisk,
+    SlowDisk,
+    Drop,
+    Delay,
+    Reorder,
+    Duplicate,
+    OneWayCut,
+    Partition,
+    ClockJump,
+    Equivocate,
+    Withhold,
+    GarbageVote,
+    GarbageShare,
+    GarbageCommitment,
+    Stale,
+    SelectiveDelivery,
+    LyingPromise,
+    UnfoundedRelease,
+    FalseStatus,
+    Reorganisation1,
+    Reorganisation2,
+    Reorganisation3,
+    Reorganisation4,
+    Reorganisation5,
+    Reorganisation6,
+    ConflictingSpend,
+    Circle,
+    Cancel,
+    WalletOffline,
+    SlowSubscriber,
+    ReconnectStorm,
+    BridgeRestart,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 42] = [
+        Self::Crash,
+        Self::CrashWhileWriting,
+        Self::CrashInRecovery,
+        Self::Restart,
+        Self::Pause,
+        Self::SnapshotRestore,
+        Self::LostStore,
+        Self::LostWrite,
+        Self::TornWrite,
+        Self::FailedSync,
+        Self::FullDisk,
+        Self::SlowDisk,
+        Self::Drop,
+        Self::Delay,
+        Self::Reorder,
+        Self::Duplicate,
+        Self::OneWayCut,
+        Self::Partition,
+        Self::ClockJump,
+        Self::Equivocate,
+        Self::Withhold,
+        Self::GarbageVote,
+        Self::GarbageShare,
+        Self::GarbageCommitment,
+        Self::Stale,
+        Self::SelectiveDelivery,
+        Self::LyingPromise,
+        Self::UnfoundedRelease,
+        Self::FalseStatus,
+        Self::Reorganisation1,
+        Self::Reorganisation2,
+        Self::Reorganisation3,
+        Self::Reorganisation4,
+        Self::Reorganisation5,
+        Self::Reorganisation6,
+        Self::ConflictingSpend,
+        Self::Circle,
+        Self::Cancel,
+        Self::WalletOffline,
+        Self::SlowSubscriber,
+        Self::ReconnectStorm,
+        Self::BridgeRestart,
+    ];
+
+    /// The reorganisation of this depth.
+    pub const fn reorganisation(depth: u32) -> Self {
+        match depth {
+            0 | 1 => Self::Reorganisation1,
+            2 => Self::Reorganisation2,
+            3 => Self::Reorganisation3,
+            4 => Self::Reorganisation4,
+            5 => Self::Reorganisation5,
+            _ => Self::Reorganisation6,
+        }
+    }
+}
+
+/// How often each fault fired.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters(pub BTreeMap<Fault, u64>);
+
+impl Counters {
+    /// Counts one.
+    pub fn add(&mut self, fault: Fault) {
+        *self.0.entry(fault).or_default() += 1;
+    }
+
+    /// Adds another run's.
+    pub fn merge(&mut self, other: &Self) {
+        for (fault, count) in &other.0 {
+            *self.0.entry(*fault).or_default() += count;
+        }
+    }
+
+    /// Faults that never fired.
+    pub fn missing(&self) -> Vec<Fault> {
+        Fault::ALL.into_iter().filter(|fault| !self.0.contains_key(fault)).collect()
+    }
+}
+
+/// Random choices, all from the seed.
+#[derive(Debug)]
+pub struct Dice(pub ChaCha20Rng);
+
+impl Dice {
+    /// A number.
+    pub fn number(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        let bound = u64::try_from(bound.max(1)).unwrap_or(1);
+        usize::try_from(self.0.next_u64() % bound).unwrap_or(0)
+    }
+
+    /// True in `per_mille` of 1,000 cases.
+    pub fn chance(&mut self, per_mille: usize) -> bool {
+        self.below(1_000) < per_mille
+    }
+
+    /// A time from `low` up to `high`, in microseconds.
+    pub fn between(&mut self, low: u64, high: u64) -> Duration {
+        Duration::from_micros(low + self.0.next_u64() % (high - low).max(1))
+    }
+
+    /// One of several.
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
+        all.get(self.below(all.len()))
+    }
+}
+
+/// What one seed does; a random subset of faults at random rates, so that each seed looks for something else.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Number of nodes.
+    pub nodes: u8,
+    /// Messages dropped, per 1,000.
+    pub drop: usize,
+    /// Messages delivered twice, per 1,000.
+    pub duplicate: usize,
+    /// Messages held back long enough to be overtaken, per 1,000.
+    pub delay: usize,
+    /// Mean time between faults of machines, in milliseconds; 0 is never.
+    pub machine_faults_ms: u64,
+    /// Mean time between network faults, in milliseconds; 0 is never.
+    pub network_faults_ms: u64,
+    /// Mean time between blocks, in milliseconds.
+    pub blocks_ms: u64,
+    /// Blocks that are a reorganisation, per 1,000.
+    pub reorganisations: usize,
+    /// Nodes that may do anything.
+    pub byzantine: usize,
+    /// Nodes whose store may be set back.
+    pub forgetful: usize,
+    /// Payments and conflicts to start.
+    pub work: usize,
+    /// Time with faults.
+    pub storm: Duration,
+}
+
+impl Plan {
+    /// Draws a plan.
+    pub fn draw(dice: &mut Dice) -> Self {
+        let nodes = if dice.below(4) == 0 { 7 } else { 4 };
+        let f = usize::from(nodes - 1) / 3;
+        let faulty = dice.below(f + 1);
+        let byzantine = dice.below(faulty + 1);
+        let sometimes = |dice: &mut Dice, most: usize| if dice.below(2) == 0 { 0 } else { dice.below(most) };
+        let every = |dice: &mut Dice, low: u64, high: u64| match dice.below(3) {
+            0 => 0,
+            _ => low + u64::try_from(dice.below(usize::try_from(high - low).unwrap_or(1))).unwrap_or(0),
+        };
+        Self {
+            nodes,
+            drop: sometimes(dice, 200),
+            duplicate: sometimes(dice, 100),
+            delay: sometimes(dice, 150),
+            machine_faults_ms: every(dice, 700, 8_000),
+            network_faults_ms: every(dice, 700, 8_000),
+            blocks_ms: every(dice, 1_500, 8_000).max(1_500),
+            reorganisations: sometimes(dice, 500),
+            byzantine,
+            forgetful: faulty - byzantine,
+            work: 4 + dice.below(8),
+            storm: Duration::from_secs(12) + dice.between(0, 15_000_000),
+        }
+    }
+}

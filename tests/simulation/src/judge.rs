@@ -1,0 +1,144 @@
+//! What has to hold after faults have stopped: everything contested ends, everybody knows the truth, nothing is kept for ever.
+
+use crate::{node::SimNode, world::World};
+use bitcoin::{OutPoint, Txid};
+use quorate::wire::UtxoState;
+use quorate_node::machine::{Hold, Machine};
+use std::collections::BTreeSet;
+
+/// Most coordinations, releases and announcements that may be left at a quiet node.
+const LEFT_OVER_MAX: usize = 0;
+
+impl World {
+    fn honest(&self) -> impl Iterator<Item = (&SimNode, &Machine)> {
+        self.nodes.values().filter(|node| node.is_trusted()).filter_map(|node| Some((node, node.machine.as_ref()?)))
+    }
+
+    /// Coins in sole custody whose owner signed something.
+    fn contested(&self) -> impl Iterator<Item = OutPoint> + '_ {
+        self.base.coins.iter().take(self.next_coin).copied()
+    }
+
+    /// Final or free again, at every honest node. A joint coin forced to a transaction waits for its owner alone.
+    pub(crate) fn judge_contested(&mut self) {
+        let mut stuck = Vec::new();
+        for outpoint in self.contested() {
+            if self.oracle.final_for(&outpoint).is_some() {
+                continue;
+            }
+            // What is under way at this moment because its owner submitted it again is not stuck.
+            let under_way = self.submissions_open(&outpoint);
+            for (node, machine) in self.honest() {
+                if let Some(hold) = machine.holds(&outpoint).filter(|_| !under_way) {
+                    stuck.push(format!("{outpoint} at node {}: {hold:?}", node.id));
+                }
+            }
+        }
+        if let Some(first) = stuck.first() {
+            let what = format!("{first} and {} more", stuck.len() - 1);
+            self.oracle.broken("every contested outpoint ends", what);
+        }
+    }
+
+    /// At the end everybody agrees and nothing is left over.
+    pub(crate) fn judge_end(&mut self) {
+        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.judge_evidence(node);
+        }
+        let mut broken: Vec<(&str, String)> = Vec::new();
+        for txid in self.oracle.acknowledged.clone() {
+            for (node, machine) in self.honest() {
+                if machine.proof(&txid).is_none() {
+                    broken.push(("what was acknowledged survives", format!("node {} does not know that {txid} is final", node.id)));
+                }
+            }
+        }
+        broken.extend(self.left_over());
+        broken.extend(self.forgotten_locks());
+        broken.extend(self.subscribers_behind());
+        broken.extend(self.wallets_behind());
+        for (rule, what) in broken {
+            self.oracle.broken(rule, what);
+        }
+        self.end();
+    }
+
+    fn left_over(&self) -> Vec<(&'static str, String)> {
+        let mut broken = Vec::new();
+        let open: usize = self.wallets.iter().map(|wallet| wallet.open.len()).sum();
+        let submitted = self.submissions.iter().filter(|one| one.outcome.is_none()).count();
+        for (node, machine) in self.honest() {
+            let sizes = machine.sizes();
+            let kept = sizes.coordinations + sizes.releases + sizes.announcements;
+            if kept > LEFT_OVER_MAX + open + submitted {
+                broken.push(("memory is bounded", format!("node {} at rest keeps {sizes:?}", node.id)));
+            }
+        }
+        broken
+    }
+
+    fn forgotten_locks(&self) -> Vec<(&'static str, String)> {
+        let mut broken = Vec::new();
+        for outpoint in self.contested() {
+            let under_way = self.submissions_open(&outpoint);
+            for (node, machine) in self.honest() {
+                if let Some(hold) = machine.holds(&outpoint)
+                    && !under_way
+                    && !matches!(hold, Hold::Forced(_))
+                {
+                    broken.push(("every contested outpoint ends", format!("{outpoint} at node {}: {hold:?}", node.id)));
+                }
+            }
+        }
+        broken
+    }
+
+    fn subscribers_behind(&self) -> Vec<(&'static str, String)> {
+        let mut broken = Vec::new();
+        for outpoint in self.contested() {
+            let truth = self.honest().find_map(|(_, machine)| machine.utxo(&outpoint).and_then(|utxo| utxo.spend));
+            // Rounds that most nodes are in; a single one may have heard of a release a moment ago.
+            let round = self.honest().filter_map(|(_, machine)| Some(machine.utxo(&outpoint)?.round)).min();
+            for (index, subscriber) in self.subscribers.iter().enumerate() {
+                let Some(known) = subscriber.known.get(&outpoint) else {
+                    broken.push(("subscribers end at the truth", format!("subscriber {index} never heard of {outpoint}")));
+                    continue;
+                };
+                let spend = known.spend.map(|spend| spend.txid);
+                if truth.is_some() && spend != truth.map(|spend| spend.txid) {
+                    broken.push(("subscribers end at the truth", format!("subscriber {index}, {outpoint}: {:?}", known.state())));
+                }
+                if truth.is_none() && round.is_some_and(|round| known.round < round) {
+                    let what = format!("subscriber {index} holds {outpoint} for in round {:?}, it is in {round:?}", known.round);
+                    broken.push(("subscribers end at the truth", what));
+                }
+                let free = self.honest().all(|(_, machine)| {
+                    machine.utxo(&outpoint).is_some_and(|utxo| utxo.state() == UtxoState::Unspent)
+                });
+                if truth.is_none() && free && known.state() != UtxoState::Unspent {
+                    let what = format!("subscriber {index}, {outpoint} is free: {:?}", known.state());
+                    broken.push(("subscribers end at the truth", what));
+                }
+            }
+        }
+        broken
+    }
+
+    fn wallets_behind(&self) -> Vec<(&'static str, String)> {
+        let mut broken = Vec::new();
+        for (index, wallet) in self.wallets.iter().enumerate() {
+            let finals: BTreeSet<Txid> = wallet.finals.iter().copied().collect();
+            for txid in finals.iter().filter(|txid| !self.honest().any(|(_, machine)| machine.proof(txid).is_some())) {
+                broken.push(("what was acknowledged survives", format!("wallet {index} holds {txid} for final alone")));
+            }
+            if let Some(txid) = wallet.open.first() {
+                let what = format!("wallet {index} still waits for {txid}");
+                broken.push(("every payment ends", what));
+            }
+            if !wallet.session.is_synced() {
+                broken.push(("subscribers end at the truth", format!("wallet {index} is not in step with the chain")));
+            }
+        }
+        broken
+    }
+}

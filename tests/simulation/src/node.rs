@@ -1,0 +1,408 @@
+//! The driver of one simulated node: the real machine and the real store, on a simulated disk and clock.
+
+use crate::{
+    byzantine::Evil,
+    disk::Disk,
+    oracle::Mirror,
+    world::{Event, Owner, World},
+};
+use bitcoin::Txid;
+use quorate::{
+    NodeId,
+    account::AccountCertificate,
+    frost::NodeShare,
+    proposal::Proposal,
+    wire::{ClientMessage, PeerReply, PeerRequest},
+};
+use quorate_node::{
+    machine::{Machine, Output, ReplyTo, Rules, SessionId, Tag},
+    store::{BATCH_MAX, ChangeSet, Store},
+};
+use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+/// Proposals by transaction, as a node hears of them.
+pub type Proposals = BTreeMap<Txid, (Proposal, Option<AccountCertificate>)>;
+
+type Item = (ChangeSet, Option<Output>);
+
+/// Time for one answer of a peer, as in the real driver.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Unix time of the start, in milliseconds.
+const WALL_START_MS: u64 = 1_700_000_000_000;
+
+/// A node.
+#[derive(Debug)]
+pub struct SimNode {
+    /// Its number.
+    pub id: NodeId,
+    /// Its disk.
+    pub disk: Disk,
+    /// Running.
+    pub machine: Option<Machine>,
+    store: Option<Store>,
+    /// Counts starts; answers to an earlier one are lost.
+    pub incarnation: u32,
+    queue: VecDeque<Item>,
+    writing: Option<Vec<Item>>,
+    /// When its timer is set to fire.
+    pub timer_at: Option<Duration>,
+    /// How far its monotonic clock is ahead.
+    pub clock: Duration,
+    /// How far its wall clock is off, in milliseconds.
+    pub wall_ms: u64,
+    /// It does nothing until then.
+    pub paused_until: Duration,
+    /// Disk latency is high until then.
+    pub slow_until: Duration,
+    replies: BTreeMap<u64, (NodeId, u64, PeerRequest)>,
+    next_reply: u64,
+    /// Requests of its own that wait for an answer.
+    pub rpcs: BTreeMap<u64, (NodeId, Tag)>,
+    /// Sessions.
+    pub sessions: BTreeMap<SessionId, Owner>,
+    next_session: u64,
+    /// Height of the chain that its machine has.
+    pub height: u32,
+    /// Its character, if it is evil.
+    pub evil: Option<Evil>,
+    /// Its store may be set back; it counts as faulty from the start.
+    pub forgetful: bool,
+    /// What is durable.
+    pub mirror: Mirror,
+    /// An old copy of its disk, with what was durable then.
+    pub snapshot: Option<(Vec<u8>, Mirror)>,
+    /// Proposals that it has heard of.
+    pub proposals: Proposals,
+}
+
+impl SimNode {
+    /// A node with an empty disk, not running.
+    pub fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            disk: Disk::new(Vec::new()),
+            machine: None,
+            store: None,
+            incarnation: 0,
+            queue: VecDeque::new(),
+            writing: None,
+            timer_at: None,
+            clock: Duration::ZERO,
+            wall_ms: WALL_START_MS,
+            paused_until: Duration::ZERO,
+            slow_until: Duration::ZERO,
+            replies: BTreeMap::new(),
+            next_reply: 1,
+            rpcs: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            next_session: 1,
+            height: 0,
+            evil: None,
+            forgetful: false,
+            mirror: Mirror::new(),
+            snapshot: None,
+            proposals: Proposals::new(),
+        }
+    }
+
+    /// Whether the oracle holds it to the rules.
+    pub fn is_trusted(&self) -> bool {
+        self.evil.is_none() && !self.forgetful
+    }
+
+    /// Whether a write is under way.
+    pub fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// Performs the write under way without anybody hearing of it, for a crash in its middle.
+    pub fn write_half(&mut self) {
+        let (Some(store), Some(batch)) = (&self.store, &self.writing) else { return };
+        let changes: Vec<_> = batch.iter().map(|(change, _)| change).filter(|one| !one.is_empty()).collect();
+        // Power fails in its middle.
+        let _torn = store.write(&changes);
+    }
+
+    /// Forgets everything that is not on the disk.
+    pub fn power_off(&mut self) -> Vec<Owner> {
+        (self.machine, self.store, self.writing, self.timer_at) = (None, None, None, None);
+        self.queue.clear();
+        self.replies.clear();
+        self.rpcs.clear();
+        self.incarnation += 1;
+        std::mem::take(&mut self.sessions).into_values().collect()
+    }
+
+    /// A new session of a client.
+    pub fn open_session(&mut self, owner: Owner) -> SessionId {
+        let session = SessionId(u64::from(self.incarnation) << 32 | self.next_session);
+        self.next_session += 1;
+        self.sessions.insert(session, owner);
+        session
+    }
+}
+
+impl World {
+    /// Starts a node from its disk. `false` if the disk failed again while it was read.
+    pub fn start_node(&mut self, id: NodeId) -> bool {
+        let (seed, rules) = (self.seed, self.rules());
+        let base = self.base;
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        let opened = Store::open_backend(node.disk.clone(), "simulated").and_then(|store| {
+            let stored = store.load_all()?;
+            Ok((store, stored))
+        });
+        let (store, stored) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let found = error.to_string();
+                self.recovery_failed(id, &found);
+                return false;
+            }
+        };
+        let index = usize::from(id.0) - 1;
+        let (Some(key), Some(share)) = (base.keys.get(index), base.shares.get(index)) else { return false };
+        let share = NodeShare::from_bytes(id, share).expect("a share");
+        let mut random = [0; 32];
+        for (place, byte) in random.iter_mut().zip(
+            seed.to_be_bytes().into_iter().chain(id.0.to_be_bytes()).chain(node.incarnation.to_be_bytes()),
+        ) {
+            *place = byte;
+        }
+        let rng = ChaCha20Rng::from_seed(random);
+        let machine = Machine::new(id, base.federation.clone(), key.clone(), share, rules, rng, stored);
+        (node.machine, node.store, node.height) = (Some(machine), Some(store), 0);
+        self.follow_chain(id);
+        self.schedule(Duration::from_millis(10), Event::Sweep { node: id });
+        self.step(id, |machine| machine.handle_timeout());
+        true
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            min_confirmations: 1,
+            voting_timeout: self.voting_timeout,
+            signing_timeout: Duration::from_secs(1),
+            bug: self.bug,
+        }
+    }
+
+    /// Lets a node's machine handle something, and carries out what it puts out.
+    pub fn step(&mut self, id: NodeId, input: impl FnOnce(&mut Machine)) {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(machine) = &mut node.machine else { return };
+        let local = now + node.clock;
+        let wall = node.wall_ms + u64::try_from(now.as_millis()).unwrap_or(0);
+        machine.set_time(local, wall);
+        input(machine);
+        let mut change = ChangeSet::default();
+        while let Some(output) = machine.poll_output() {
+            match output {
+                Output::Persist(more) => change.merge(more),
+                other => node.queue.push_back((std::mem::take(&mut change), Some(other))),
+            }
+        }
+        if !change.is_empty() {
+            node.queue.push_back((change, None));
+        }
+        let due = machine.poll_timeout().map(|at| at.saturating_sub(node.clock).max(now + Duration::from_millis(1)));
+        if let Some(at) = due.filter(|at| node.timer_at.is_none_or(|set| *at < set)) {
+            node.timer_at = Some(at);
+            let incarnation = node.incarnation;
+            self.schedule_at(at, Event::Timer { node: id, incarnation });
+        }
+        self.pump(id);
+    }
+
+    /// Starts the next write, or releases what needs none.
+    fn pump(&mut self, id: NodeId) {
+        loop {
+            let Some(node) = self.nodes.get_mut(&id) else { return };
+            if node.writing.is_some() {
+                return;
+            }
+            match node.queue.front() {
+                None => return,
+                Some((change, _)) if change.is_empty() => {
+                    if let Some((_, Some(output))) = node.queue.pop_front() {
+                        self.release(id, output);
+                    }
+                }
+                Some(_) => {
+                    let count = node.queue.len().min(BATCH_MAX);
+                    node.writing = Some(node.queue.drain(..count).collect());
+                    let incarnation = node.incarnation;
+                    let slow = self.now < node.slow_until;
+                    let wait = if slow { self.dice.between(200_000, 1_500_000) } else { self.dice.between(300, 4_000) };
+                    self.schedule(wait, Event::Disk { node: id, incarnation });
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The write under way reaches the disk.
+    pub fn disk_done(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let (Some(batch), Some(store)) = (node.writing.take(), &node.store) else { return };
+        let changes: Vec<_> = batch.iter().map(|(change, _)| change).filter(|one| !one.is_empty()).collect();
+        if let Err(error) = store.write(&changes) {
+            let what = error.to_string();
+            self.write_failed(id, &what);
+            return;
+        }
+        for change in changes {
+            for (table, key, value) in change.records() {
+                node.mirror.insert((table, key.to_vec()), value.to_vec());
+            }
+        }
+        for (_, output) in batch {
+            if let Some(output) = output {
+                self.release(id, output);
+            }
+        }
+        self.pump(id);
+    }
+
+    /// Carries out an output whose writes are durable.
+    fn release(&mut self, id: NodeId, output: Output) {
+        match output {
+            Output::Persist(_) => {}
+            Output::Ask { to, tag, request } => self.ask(id, to, tag, request),
+            // Its own requests take the way of a peer's here, so that the oracle sees them.
+            Output::Reply { to: ReplyTo::Myself(_), .. } => {}
+            Output::Reply { to: ReplyTo::Peer(number), reply } => self.answer(id, number, reply),
+            Output::Client { session, id: request, message } => self.tell_client(id, session, request, message),
+            Output::Broadcast(transaction) => {
+                // The sweep tries again what the chain does not take now.
+                let _not_yet = self.chain.submit(transaction);
+            }
+            Output::Prove { session, id: request, txid, block } => {
+                let whole = self.chain.find(block.hash).map(|(whole, _)| whole);
+                let proof = whole.and_then(|whole| quorate_node::chain::prove(&whole, txid, block));
+                let message = quorate::wire::ServerMessage::Proof { txid, proof };
+                self.tell_client(id, session, request, message);
+            }
+            Output::FeeRate { session, id: request } => {
+                let message = quorate::wire::ServerMessage::FeeRate { sat_per_kwu: 500 };
+                self.tell_client(id, session, request, message);
+            }
+        }
+    }
+
+    fn ask(&mut self, id: NodeId, to: NodeId, tag: Tag, request: PeerRequest) {
+        if let PeerRequest::FinalTransaction { proof } = &request
+            && self.nodes.get(&id).is_some_and(SimNode::is_trusted)
+        {
+            self.oracle.proof(&self.base.federation, proof);
+        }
+        if let PeerRequest::Released { releases } = &request
+            && self.nodes.get(&id).is_some_and(SimNode::is_trusted)
+        {
+            releases.iter().for_each(|release| self.oracle.release(release));
+        }
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let leaves = to == id
+            || node.evil.as_mut().is_none_or(|evil| evil.asks(&mut self.dice, &mut self.counters));
+        let rpc = self.next_rpc;
+        self.next_rpc += 1;
+        node.rpcs.insert(rpc, (to, tag));
+        let incarnation = node.incarnation;
+        if leaves {
+            self.transmit(id, to, Event::Request { from: id, to, rpc, incarnation, request: Box::new(request) });
+        }
+        self.schedule(REQUEST_TIMEOUT, Event::RpcTimeout { node: id, incarnation, rpc });
+    }
+
+    /// A peer's request arrives.
+    pub fn requested(&mut self, from: NodeId, to: NodeId, rpc: u64, request: PeerRequest) {
+        let Some(node) = self.nodes.get_mut(&to) else { return };
+        if let Some(evil) = &mut node.evil {
+            evil.hear(&request);
+        }
+        let number = node.next_reply;
+        node.next_reply += 1;
+        node.replies.insert(number, (from, rpc, request.clone()));
+        self.hear_proposal(to, &request);
+        self.step(to, |machine| machine.handle_request(from, ReplyTo::Peer(number), request));
+    }
+
+    /// The real driver looks up the coins of a proposal before it hands it in.
+    pub fn hear_proposal(&mut self, id: NodeId, request: &PeerRequest) {
+        if let PeerRequest::VoteRequest { proposal, account, .. } = request {
+            self.look_up(id, proposal, account.clone());
+        }
+    }
+
+    /// Hands in the coins of a proposal that the machine does not know.
+    pub fn look_up(&mut self, id: NodeId, proposal: &Proposal, account: Option<AccountCertificate>) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.proposals.insert(proposal.txid(), (proposal.clone(), account));
+        let Some(machine) = &mut node.machine else { return };
+        let unknown = machine.unknown_coins(&proposal.outpoints());
+        let found = unknown.into_iter().filter_map(|outpoint| Some((outpoint, self.chain.coin_at(&outpoint)?)));
+        machine.handle_coins(found.collect());
+    }
+
+    fn answer(&mut self, id: NodeId, number: u64, reply: PeerReply) {
+        let base = self.base;
+        let weight = self.weight();
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some((to, rpc, request)) = node.replies.remove(&number) else { return };
+        if node.is_trusted() {
+            self.oracle.reply(id, &node.mirror, &request, &reply, weight);
+        }
+        let reply = match &mut node.evil {
+            None => Some(reply),
+            Some(evil) => {
+                let Some(key) = base.keys.get(usize::from(id.0) - 1) else { return };
+                let (federation, proposals) = (&base.federation, &node.proposals);
+                let me = crate::byzantine::Me { id, key, federation, proposals };
+                evil.answer(me, &request, reply, &mut self.dice, &mut self.counters)
+            }
+        };
+        if let Some(reply) = reply {
+            self.transmit(id, to, Event::Reply { from: id, to, rpc, reply: Box::new(reply) });
+        }
+    }
+
+    fn tell_client(
+        &mut self,
+        id: NodeId,
+        session: SessionId,
+        request: Option<u64>,
+        message: quorate::wire::ServerMessage,
+    ) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(owner) = node.sessions.get(&session).cloned() else { return };
+        if node.is_trusted() {
+            self.oracle.told(id, &node.mirror, &message, &self.base.federation);
+        }
+        let message = match &mut node.evil {
+            None => Some(message),
+            Some(evil) => evil.tells(message, &mut self.dice, &mut self.counters),
+        };
+        if let Some(message) = message {
+            let wait = self.dice.between(100, 2_000);
+            let wait = self.in_order(id, session, wait);
+            self.schedule_at(wait, Event::ToClient { node: id, session, owner, id: request, message: Box::new(message) });
+        }
+    }
+
+    /// A client's message arrives at a node.
+    pub fn client_says(&mut self, id: NodeId, session: SessionId, request: Option<u64>, message: ClientMessage) {
+        if let ClientMessage::TransactionBroadcast { proposal, account }
+        | ClientMessage::TransactionCancel { proposal, account, .. } = &message
+        {
+            self.look_up(id, &proposal.clone(), account.clone());
+        }
+        if self.nodes.get(&id).is_some_and(|node| node.sessions.contains_key(&session)) {
+            self.step(id, |machine| machine.handle_client(session, request, message));
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The invariants, checked on everything that honest nodes let out, at the moment they do.
+//!
+//! The oracle knows more than any party: it counts commits that nobody ever put together. A transaction counts as final as soon as so
+//! many honest nodes have released their commit that the faulty ones could complete it.
+
+use bitcoin::{OutPoint, Txid};
+use quorate::{
+    Federation, NodeId, NonceCommitment, Round,
+    evidence::Evidence,
+    finality::{FinalityProof, VerifiedAccounts},
+    release::{Outcome, ReleaseCertificate, SignedPromise},
+    vote::{SignedVote, Verdict, VoteTarget},
+    wire::{CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus},
+};
+use quorate_node::{
+    machine::{RoundRecord, TxRecord},
+    store::Table,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a node has on its disk, as far as the oracle can tell.
+pub type Mirror = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+/// The judge of one run.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    approvals: BTreeMap<(NodeId, OutPoint, Round), Txid>,
+    nonces: BTreeMap<NonceCommitment, String>,
+    commits: BTreeMap<String, BTreeSet<NodeId>>,
+    finals: BTreeMap<OutPoint, Txid>,
+    final_targets: BTreeMap<OutPoint, Vec<(Round, Txid)>>,
+    releases: BTreeMap<OutPoint, Vec<(Round, Option<Txid>)>>,
+    proven: BTreeSet<Txid>,
+    /// Transactions that somebody outside was told are final.
+    pub acknowledged: BTreeSet<Txid>,
+    /// The first rule found broken.
+    pub violation: Option<String>,
+    /// Statements looked at.
+    pub checks: u64,
+}
+
+impl Oracle {
+    /// Notes a broken rule; the first one counts.
+    pub fn broken(&mut self, rule: &str, what: String) {
+        if self.violation.is_none() {
+            self.violation = Some(format!("{rule}: {what}"));
+        }
+    }
+
+    /// The transaction that is final for an outpoint.
+    pub fn final_for(&self, outpoint: &OutPoint) -> Option<Txid> {
+        self.finals.get(outpoint).copied()
+    }
+
+    /// How many transactions became final.
+    pub fn finals(&self) -> usize {
+        self.finals.values().collect::<BTreeSet<_>>().len()
+    }
+
+    /// An honest node's answer to a peer leaves it.
+    pub fn reply(&mut self, node: NodeId, mirror: &Mirror, request: &PeerRequest, reply: &PeerReply, weight: Weight) {
+        self.checks += 1;
+        match (request, reply) {
+            (_, PeerReply::VoteResponse { vote, releases, proof, .. }) => {
+                self.vote(node, mirror, vote);
+                releases.iter().for_each(|release| self.release(release));
+                if let Some(proof) = proof {
+                    self.proof(weight.federation, proof);
+                }
+            }
+            (PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, .. }, PeerReply::CommitResponse { commit }) => {
+                let key = match commit {
+                    CommitReply::Sole { .. } => format!("{:?}", certificate.target),
+                    CommitReply::Joint { .. } => {
+                        let wallet = wallet.as_ref().map(|wallet| &wallet.commitments);
+                        let package = format!("{:?} {attempt} {nodes:?} {wallet:?}", certificate.target);
+                        let own = nodes.get(&node).map(|own| own.commitments.clone()).unwrap_or_default();
+                        for nonce in own {
+                            let known = self.nonces.entry(nonce).or_insert_with(|| package.clone());
+                            if *known != package {
+                                let what = format!("node {node} used {nonce} in two packages");
+                                self.broken("no nonce in two packages", what);
+                            }
+                        }
+                        package
+                    }
+                };
+                self.committed(node, mirror, &certificate.target);
+                let committed = self.commits.entry(key).or_default();
+                committed.insert(node);
+                if committed.len() + weight.faulty >= weight.quorum {
+                    self.became_final(&certificate.target);
+                }
+            }
+            (_, PeerReply::ReleaseResponse { promise, release, proof, .. }) => {
+                if let Some(promise) = promise {
+                    self.promise(node, mirror, promise);
+                }
+                release.iter().for_each(|release| self.release(release));
+                if let Some(proof) = proof {
+                    self.proof(weight.federation, proof);
+                }
+            }
+            _other => {}
+        }
+    }
+
+    fn vote(&mut self, node: NodeId, mirror: &Mirror, vote: &SignedVote) {
+        if vote.verdict != Verdict::Approve {
+            return;
+        }
+        let txid = vote.target.txid();
+        for (outpoint, round) in vote.target.inputs() {
+            let known = *self.approvals.entry((node, *outpoint, *round)).or_insert(txid);
+            if known != txid {
+                let what = format!("node {node} approved {known} and {txid} for {outpoint} in round {}", round.0);
+                self.broken("one approval per outpoint and round", what);
+            }
+        }
+        let recorded = record(mirror, txid).and_then(|record| record.vote);
+        if recorded.as_ref() != Some(vote) {
+            self.broken("nothing leaves that is not durable", format!("node {node}'s vote for {txid}"));
+        }
+    }
+
+    fn committed(&mut self, node: NodeId, mirror: &Mirror, target: &VoteTarget) {
+        let recorded = record(mirror, target.txid()).and_then(|record| record.certificate);
+        if recorded.is_none_or(|certificate| certificate.target != *target) {
+            let what = format!("node {node}'s commit to {}", target.txid());
+            self.broken("nothing leaves that is not durable", what);
+        }
+        for (outpoint, round) in target.inputs() {
+            if stored_round(mirror, outpoint) > *round {
+                let what = format!("node {node} committed to {} for {outpoint} in round {}", target.txid(), round.0);
+                self.broken("no commit after a promise", what);
+            }
+        }
+    }
+
+    fn promise(&mut self, node: NodeId, mirror: &Mirror, promise: &SignedPromise) {
+        if stored_round(mirror, &promise.outpoint) <= promise.round {
+            let what = format!("node {node}'s promise for {} in round {}", promise.outpoint, promise.round.0);
+            self.broken("nothing leaves that is not durable", what);
+        }
+    }
+
+    /// A release that an honest node relies on.
+    pub fn release(&mut self, release: &ReleaseCertificate) {
+        let (outpoint, round, forced) = (release.outpoint, release.round, release.forced_txid());
+        let known = self.releases.entry(outpoint).or_default();
+        if known.contains(&(round, forced)) {
+            return;
+        }
+        known.push((round, forced));
+        for (final_round, txid) in self.final_targets.get(&outpoint).cloned().unwrap_or_default() {
+            self.release_against_final(outpoint, round, forced, final_round, txid);
+        }
+        if let Outcome::Forced(target) = release.outcome()
+            && target.inputs().get(&outpoint).is_none_or(|named| *named > round)
+        {
+            self.broken("a release names no later commit", format!("{outpoint} in round {}", round.0));
+        }
+    }
+
+    fn release_against_final(&mut self, outpoint: OutPoint, round: Round, forced: Option<Txid>, made: Round, txid: Txid) {
+        if round >= made && forced != Some(txid) {
+            let what = format!("{outpoint} of the final {txid} was released in round {} to {forced:?}", round.0);
+            self.broken("no final transaction is released", what);
+        }
+    }
+
+    fn became_final(&mut self, target: &VoteTarget) {
+        let txid = target.txid();
+        for (outpoint, round) in target.inputs() {
+            self.spend(*outpoint, txid);
+            let known = self.final_targets.entry(*outpoint).or_default();
+            if !known.contains(&(*round, txid)) {
+                known.push((*round, txid));
+            }
+            for (released, forced) in self.releases.get(outpoint).cloned().unwrap_or_default() {
+                self.release_against_final(*outpoint, released, forced, *round, txid);
+            }
+        }
+    }
+
+    fn spend(&mut self, outpoint: OutPoint, txid: Txid) {
+        let known = *self.finals.entry(outpoint).or_insert(txid);
+        if known != txid {
+            self.broken("two final transactions", format!("{known} and {txid} both spend {outpoint}"));
+        }
+    }
+
+    /// Somebody holds a proof of finality.
+    pub fn proof(&mut self, federation: &Federation, proof: &FinalityProof) {
+        let txid = proof.txid();
+        if !self.proven.insert(txid) {
+            return;
+        }
+        if let Err(error) = proof.verify(federation, &mut VerifiedAccounts::new()) {
+            self.broken("final means proven", format!("{txid}: {error}"));
+        }
+        for outpoint in proof.outpoints() {
+            self.spend(outpoint, txid);
+        }
+    }
+
+    /// An honest node tells a wallet or bridge something.
+    pub fn told(&mut self, node: NodeId, mirror: &Mirror, message: &ServerMessage, federation: &Federation) {
+        self.checks += 1;
+        match message {
+            ServerMessage::UTXOStateNotification { utxo, proof, .. } => {
+                if let Some(proof) = proof {
+                    self.proof(federation, proof);
+                }
+                let held = utxo.lock.filter(|lock| lock.round == utxo.round && lock.locked_at > 0);
+                let unknown = held.filter(|lock| record(mirror, lock.txid).is_none());
+                if let Some(lock) = unknown {
+                    let what = format!("node {node} told of a lock for {}", lock.txid);
+                    self.broken("nothing leaves that is not durable", what);
+                }
+                if let Some(spend) = utxo.spend {
+                    self.durable_proof(node, mirror, spend.txid);
+                }
+            }
+            ServerMessage::TransactionStatus { txid, status: TransactionStatus::Signed { proof } } => {
+                self.proof(federation, proof);
+                self.acknowledged.insert(*txid);
+                self.durable_proof(node, mirror, *txid);
+            }
+            _other => {}
+        }
+    }
+
+    fn durable_proof(&mut self, node: NodeId, mirror: &Mirror, txid: Txid) {
+        if record(mirror, txid).is_none_or(|record| record.proof.is_none()) {
+            self.broken("nothing leaves that is not durable", format!("node {node} told that {txid} is final"));
+        }
+    }
+
+    /// Evidence that an honest node keeps.
+    pub fn evidence(&mut self, federation: &Federation, evidence: &Evidence, may_cheat: bool) {
+        if !may_cheat {
+            let what = format!("node {} stands accused of {}", evidence.accused(), evidence.kind());
+            self.broken("no honest node is accused", what);
+        }
+        if evidence.verify(federation).is_err() {
+            self.broken("evidence convicts", format!("against node {}", evidence.accused()));
+        }
+    }
+}
+
+/// How many nodes may lie in this run, and how many make a quorum.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a> {
+    /// The federation.
+    pub federation: &'a Federation,
+    /// Nodes that may do anything.
+    pub faulty: usize,
+    /// q.
+    pub quorum: usize,
+}
+
+fn record(mirror: &Mirror, txid: Txid) -> Option<TxRecord> {
+    let key: &[u8] = txid.as_ref();
+    serde_json::from_slice(mirror.get(&(Table::Transactions, key.to_vec()))?).ok()
+}
+
+fn stored_round(mirror: &Mirror, outpoint: &OutPoint) -> Round {
+    let key = bitcoin::consensus::serialize(outpoint);
+    let stored = mirror.get(&(Table::Rounds, key));
+    let parsed = stored.and_then(|value| serde_json::from_slice::<RoundRecord>(value).ok());
+    parsed.map_or(Round(0), |record| record.round)
+}

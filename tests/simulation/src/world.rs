@@ -1,0 +1,519 @@
+//! One run: all parties in one process, one queue of events, everything drawn from one seed.
+
+use crate::{
+    base::{Base, WALLETS, open_output},
+    bridge::SimBridge,
+    clients::{SimWallet, Submission, Subscriber},
+    faults::{Counters, Dice, Fault, Plan},
+    node::SimNode,
+    oracle::{Oracle, Weight},
+};
+use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
+use quorate::{
+    NodeId, Round,
+    wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage},
+};
+use quorate_node::{
+    chain::Devnet,
+    machine::{Bug, SessionId},
+};
+use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// After faults stop, every contested outpoint has to be final or free within this time.
+const SETTLE: Duration = Duration::from_secs(10);
+/// And everybody has to know everything within this.
+const CONVERGE: Duration = Duration::from_secs(40);
+/// Longest time for votes in the simulation. The default of 30 s would only make runs longer.
+const VOTING_TIMEOUT: Duration = Duration::from_secs(4);
+/// Events in one run; more is a loop without end.
+const EVENTS_MAX: u64 = 2_000_000;
+
+/// Whose session at a node it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// The bridge's events.
+    Events { connection: u64 },
+    /// A request that the bridge relays.
+    Relay(u64),
+    /// A client that submits a transaction of coins in sole custody.
+    Submission(usize),
+}
+
+/// What happens next.
+#[derive(Debug)]
+pub enum Event {
+    Request { from: NodeId, to: NodeId, rpc: u64, incarnation: u32, request: Box<PeerRequest> },
+    Reply { from: NodeId, to: NodeId, rpc: u64, reply: Box<PeerReply> },
+    RpcTimeout { node: NodeId, incarnation: u32, rpc: u64 },
+    Disk { node: NodeId, incarnation: u32 },
+    Timer { node: NodeId, incarnation: u32 },
+    Sweep { node: NodeId },
+    Start { node: NodeId },
+    Chain { node: NodeId },
+    Block,
+    ClientSays { node: NodeId, session: SessionId, id: Option<u64>, message: Box<ClientMessage> },
+    ToClient { node: NodeId, session: SessionId, owner: Owner, id: Option<u64>, message: Box<ServerMessage> },
+    SessionLost { owner: Owner },
+    BridgeConnect { node: NodeId },
+    BridgeStart,
+    Wallet { index: usize, event: crate::clients::WalletEvent },
+    Subscriber { index: usize, event: crate::clients::SubscriberEvent },
+    Submit { index: usize },
+    Work,
+    MachineFault,
+    NetworkFault,
+    Calm,
+    Judge,
+    End,
+}
+
+/// What to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The seed.
+    pub seed: u64,
+    /// A rule to break.
+    pub bug: Option<Bug>,
+    /// Print every event.
+    pub verbose: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// The first invariant found broken.
+    pub violation: Option<String>,
+    /// Hash over all events, to compare runs.
+    pub trace: String,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Events.
+    pub events: u64,
+    /// Faults that fired.
+    pub counters: Counters,
+    /// Transactions that became final.
+    pub finals: usize,
+    /// Releases made.
+    pub checks: u64,
+}
+
+/// The world of one run.
+pub struct World {
+    pub(crate) seed: u64,
+    pub(crate) bug: Option<Bug>,
+    pub(crate) base: &'static Base,
+    pub(crate) plan: Plan,
+    pub(crate) dice: Dice,
+    pub(crate) now: Duration,
+    pub(crate) voting_timeout: Duration,
+    pub(crate) nodes: BTreeMap<NodeId, SimNode>,
+    pub(crate) chain: Devnet,
+    pub(crate) bridge: SimBridge,
+    pub(crate) wallets: Vec<SimWallet>,
+    pub(crate) submissions: Vec<Submission>,
+    pub(crate) subscribers: Vec<Subscriber>,
+    pub(crate) oracle: Oracle,
+    pub(crate) counters: Counters,
+    pub(crate) next_rpc: u64,
+    pub(crate) next_coin: usize,
+    /// Pairs that cannot talk, in this direction.
+    pub(crate) cuts: BTreeSet<(NodeId, NodeId)>,
+    pub(crate) stormy: bool,
+    last_delivery: BTreeMap<(NodeId, SessionId), Duration>,
+    queue: BTreeMap<(Duration, u64), Event>,
+    next_event: u64,
+    events: u64,
+    ended: bool,
+    verbose: bool,
+    trace: sha256::HashEngine,
+}
+
+/// Runs one seed.
+pub fn run(options: Options) -> Report {
+    let mut world = World::new(options);
+    world.start();
+    while !world.ended && world.oracle.violation.is_none() {
+        let Some(((at, _), event)) = world.queue.pop_first() else { break };
+        world.now = at;
+        world.events += 1;
+        if world.events > EVENTS_MAX {
+            world.oracle.broken("every run ends", format!("{EVENTS_MAX} events"));
+        }
+        world.note(&event);
+        world.handle(event);
+    }
+    Report {
+        seed: options.seed,
+        violation: world.oracle.violation.clone(),
+        trace: sha256::Hash::from_engine(world.trace.clone()).to_string(),
+        simulated: world.now,
+        events: world.events,
+        counters: world.counters.clone(),
+        finals: world.oracle.finals(),
+        checks: world.oracle.checks,
+    }
+}
+
+impl World {
+    fn new(options: Options) -> Self {
+        let mut dice = Dice(ChaCha20Rng::seed_from_u64(options.seed));
+        let plan = Plan::draw(&mut dice);
+        let base = Base::of(plan.nodes);
+        let chain = Devnet::deterministic(options.seed, &base.blocks).expect("the base chain is valid");
+        let mut nodes: BTreeMap<_, _> =
+            (1..=u16::from(plan.nodes)).map(NodeId).map(|id| (id, SimNode::new(id))).collect();
+        let mut order: Vec<NodeId> = nodes.keys().copied().collect();
+        for index in (1..order.len()).rev() {
+            order.swap(index, dice.below(index + 1));
+        }
+        for (place, id) in order.into_iter().enumerate() {
+            let Some(node) = nodes.get_mut(&id) else { continue };
+            if place < plan.byzantine {
+                node.evil = Some(crate::byzantine::Evil::draw(&mut dice));
+            } else if place < plan.byzantine + plan.forgetful {
+                node.forgetful = true;
+            }
+        }
+        let wallets = (0..WALLETS).map(|index| SimWallet::new(base, index, options.seed)).collect();
+        Self {
+            seed: options.seed,
+            bug: options.bug,
+            base,
+            plan,
+            dice,
+            now: Duration::ZERO,
+            voting_timeout: VOTING_TIMEOUT,
+            nodes,
+            chain,
+            bridge: SimBridge::default(),
+            wallets,
+            submissions: Vec::new(),
+            subscribers: Vec::new(),
+            oracle: Oracle::default(),
+            counters: Counters::default(),
+            next_rpc: 1,
+            next_coin: 0,
+            cuts: BTreeSet::new(),
+            stormy: true,
+            last_delivery: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            next_event: 0,
+            events: 0,
+            ended: false,
+            verbose: options.verbose,
+            trace: sha256::Hash::engine(),
+        }
+    }
+
+    fn start(&mut self) {
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.start_node(id);
+            let wait = self.dice.between(0, 200_000);
+            self.schedule(wait, Event::BridgeConnect { node: id });
+        }
+        for index in 0..self.wallets.len() {
+            let wait = self.dice.between(400_000, 900_000);
+            self.schedule(wait, Event::Wallet { index, event: crate::clients::WalletEvent::Wake });
+        }
+        self.add_subscribers();
+        for _ in 0..self.plan.work {
+            let storm = u64::try_from(self.plan.storm.as_micros()).unwrap_or(1);
+            let at = self.dice.between(1_500_000, storm);
+            self.schedule(at, Event::Work);
+        }
+        self.schedule(Duration::from_millis(self.plan.blocks_ms), Event::Block);
+        self.next_machine_fault();
+        self.next_network_fault();
+        self.schedule(self.plan.storm, Event::Calm);
+    }
+
+    /// How much it takes to make a transaction final behind the back of honest nodes.
+    pub(crate) fn weight(&self) -> Weight<'static> {
+        let quorum = usize::from(self.base.federation.quorum().votes());
+        Weight { federation: &self.base.federation, faulty: self.plan.byzantine + self.plan.forgetful, quorum }
+    }
+
+    pub(crate) fn schedule(&mut self, wait: Duration, event: Event) {
+        self.schedule_at(self.now + wait, event);
+    }
+
+    pub(crate) fn schedule_at(&mut self, at: Duration, event: Event) {
+        self.next_event += 1;
+        self.queue.insert((at, self.next_event), event);
+    }
+
+    /// Frames of one stream arrive in the order in which they were sent.
+    pub(crate) fn in_order(&mut self, node: NodeId, session: SessionId, wait: Duration) -> Duration {
+        let last = self.last_delivery.entry((node, session)).or_default();
+        *last = (self.now + wait).max(*last);
+        *last
+    }
+
+    /// Sends something from node to node over the faulty network.
+    pub(crate) fn transmit(&mut self, from: NodeId, to: NodeId, event: Event) {
+        if from == to {
+            return self.schedule(Duration::ZERO, event);
+        }
+        if self.cuts.contains(&(from, to)) {
+            return;
+        }
+        let mut wait = self.dice.between(100, 3_000);
+        if self.stormy {
+            if self.dice.chance(self.plan.drop) {
+                self.counters.add(Fault::Drop);
+                return;
+            }
+            if self.dice.chance(self.plan.delay) {
+                self.counters.add(Fault::Delay);
+                self.counters.add(Fault::Reorder);
+                wait = self.dice.between(5_000, 2_500_000);
+            }
+            if self.dice.chance(self.plan.duplicate) {
+                self.counters.add(Fault::Duplicate);
+                if let Some(copy) = copy_of(&event) {
+                    let later = self.dice.between(100, 1_000_000);
+                    self.schedule(later, copy);
+                }
+            }
+        }
+        self.schedule(wait, event);
+    }
+
+    /// Adds an event to the trace; its parts that decide anything are in it.
+    fn note(&mut self, event: &Event) {
+        let text = format!("{:?} {}", self.now, describe(event));
+        if self.verbose {
+            eprintln!("{text}");
+        }
+        self.trace.input(text.as_bytes());
+    }
+
+    fn handle(&mut self, event: Event) {
+        if let Some(node) = target(&event)
+            && let Some(until) = self.nodes.get(&node).map(|node| node.paused_until)
+            && until > self.now
+        {
+            return self.schedule_at(until, event);
+        }
+        match event {
+            Event::Request { from, to, rpc, incarnation: _, request } => self.requested(from, to, rpc, *request),
+            Event::Reply { from, to, rpc, reply } => {
+                let tag = self.nodes.get_mut(&to).and_then(|node| node.rpcs.remove(&rpc)).map(|(_, tag)| tag);
+                if let Some(tag) = tag {
+                    // As the real driver: a refusal is no answer.
+                    let reply = Some(*reply).filter(|reply| !matches!(reply, PeerReply::Error { .. }));
+                    self.step(to, |machine| machine.handle_reply(from, tag, reply));
+                }
+            }
+            Event::RpcTimeout { node, incarnation, rpc } => {
+                let current = self.nodes.get_mut(&node).filter(|node| node.incarnation == incarnation);
+                if let Some((to, tag)) = current.and_then(|node| node.rpcs.remove(&rpc)) {
+                    self.step(node, |machine| machine.handle_reply(to, tag, None));
+                }
+            }
+            Event::Disk { node, incarnation } => {
+                if self.nodes.get(&node).is_some_and(|node| node.incarnation == incarnation) {
+                    self.disk_done(node);
+                }
+            }
+            Event::Timer { node, incarnation } => {
+                let current = self.nodes.get_mut(&node).filter(|node| node.incarnation == incarnation);
+                if let Some(current) = current {
+                    current.timer_at = None;
+                    self.step(node, quorate_node::machine::Machine::handle_timeout);
+                    self.judge_evidence(node);
+                }
+            }
+            Event::Sweep { node } => self.sweep(node),
+            Event::Start { node } => {
+                if self.nodes.get(&node).is_some_and(|node| node.machine.is_none()) && self.start_node(node) {
+                    self.counters.add(Fault::Restart);
+                }
+            }
+            Event::Chain { node } => self.follow_chain(node),
+            Event::Block => self.mine(),
+            Event::ClientSays { node, session, id, message } => self.client_says(node, session, id, *message),
+            Event::ToClient { node, session, owner, id, message } => {
+                self.client_hears(node, session, owner, id, *message);
+            }
+            Event::SessionLost { owner } => self.session_lost(owner),
+            Event::BridgeConnect { node } => self.bridge_connect(node),
+            Event::BridgeStart => self.bridge_start(),
+            Event::Wallet { index, event } => self.wallet_event(index, event),
+            Event::Subscriber { index, event } => self.subscriber_event(index, event),
+            Event::Submit { index } => self.submit_again(index),
+            Event::Work => self.work(),
+            Event::MachineFault => self.machine_fault(),
+            Event::NetworkFault => self.network_fault(),
+            Event::Calm => self.calm(),
+            Event::Judge => self.judge_contested(),
+            Event::End => self.judge_end(),
+        }
+    }
+
+    fn sweep(&mut self, id: NodeId) {
+        self.schedule(Duration::from_secs(10), Event::Sweep { node: id });
+        let Some(machine) = self.nodes.get(&id).and_then(|node| node.machine.as_ref()) else { return };
+        for transaction in machine.unconfirmed() {
+            // What the chain does not take now is tried at the next sweep.
+            let _not_yet = self.chain.submit(transaction);
+        }
+    }
+
+    /// Brings a node's machine to the tip of the chain, as the follower does.
+    pub(crate) fn follow_chain(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        let Some(machine) = &node.machine else { return };
+        let mut fork = node.height.min(self.chain.height());
+        while fork > 0 && machine.block_at(fork) != self.chain.block_hash(fork) {
+            fork -= 1;
+        }
+        let disconnect = node.height - fork;
+        let blocks: Vec<_> = (fork + 1..=self.chain.height())
+            .filter_map(|height| Some(self.chain.find(self.chain.block_hash(height)?)?.0))
+            .collect();
+        if disconnect == 0 && blocks.is_empty() {
+            return;
+        }
+        self.step(id, |machine| {
+            (0..disconnect).for_each(|_| machine.handle_disconnected());
+            blocks.iter().for_each(|block| machine.handle_block(block));
+            machine.announce_tip();
+        });
+        let height = self.chain.height();
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.height = height;
+        }
+    }
+
+    fn mine(&mut self) {
+        let buried = u32::try_from(self.base.blocks.len()).unwrap_or(0);
+        let above = self.chain.height().saturating_sub(buried) + 6;
+        if self.stormy && self.dice.chance(self.plan.reorganisations) {
+            let depth = u32::try_from(1 + self.dice.below(6)).unwrap_or(1).min(above);
+            self.counters.add(Fault::reorganisation(depth));
+            self.chain.reorganise(depth, &open_output()).expect("reorganises");
+        } else {
+            self.chain.mine(1, &open_output()).expect("mines");
+        }
+        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+            let wait = self.dice.between(1_000, 900_000);
+            self.schedule(wait, Event::Chain { node });
+        }
+        let blocks = self.plan.blocks_ms * 1_000;
+        let wait = self.dice.between(blocks / 2, blocks * 3 / 2);
+        self.schedule(wait, Event::Block);
+    }
+
+    /// Faults stop; what is down comes up.
+    fn calm(&mut self) {
+        self.stormy = false;
+        self.cuts.clear();
+        for (id, node) in &mut self.nodes {
+            node.paused_until = self.now;
+            node.slow_until = self.now;
+            node.disk.plan(crate::disk::DiskFault::default());
+            let _running = id;
+        }
+        let down: Vec<_> =
+            self.nodes.iter().filter(|(_, node)| node.machine.is_none()).map(|(id, _)| *id).collect();
+        for node in down {
+            self.schedule(Duration::from_millis(1), Event::Start { node });
+        }
+        self.schedule(SETTLE, Event::Judge);
+        self.schedule(CONVERGE, Event::End);
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    /// A release request without a reason, from an evil node.
+    pub(crate) fn bother(&mut self, evil: NodeId, outpoint: bitcoin::OutPoint, round: Round) {
+        self.counters.add(Fault::UnfoundedRelease);
+        for to in self.nodes.keys().copied().filter(|to| *to != evil).collect::<Vec<_>>() {
+            let request = PeerRequest::ReleaseRequest {
+                outpoint,
+                round,
+                rejects: vec![],
+                cancel: None,
+                promises: vec![],
+                previous: None,
+            };
+            let rpc = self.next_rpc;
+            self.next_rpc += 1;
+            self.transmit(evil, to, Event::Request { from: evil, to, rpc, incarnation: 0, request: Box::new(request) });
+        }
+    }
+}
+
+fn copy_of(event: &Event) -> Option<Event> {
+    match event {
+        Event::Request { from, to, rpc, incarnation, request } => Some(Event::Request {
+            from: *from,
+            to: *to,
+            rpc: *rpc,
+            incarnation: *incarnation,
+            request: request.clone(),
+        }),
+        _other => None,
+    }
+}
+
+/// The node that an event happens at.
+fn target(event: &Event) -> Option<NodeId> {
+    match event {
+        Event::Request { to, .. } | Event::Reply { to, .. } => Some(*to),
+        Event::RpcTimeout { node, .. }
+        | Event::Disk { node, .. }
+        | Event::Timer { node, .. }
+        | Event::Sweep { node }
+        | Event::Chain { node }
+        | Event::ClientSays { node, .. } => Some(*node),
+        _elsewhere => None,
+    }
+}
+
+/// What of an event goes into the trace: everything that names it, without the long parts.
+fn describe(event: &Event) -> String {
+    match event {
+        Event::Request { from, to, rpc, request, .. } => format!("{from}->{to} {rpc} {}", name_of(request)),
+        Event::Reply { from, to, rpc, reply } => format!("{from}->{to} {rpc} {}", name_of(reply)),
+        Event::ToClient { node, session, id, message, .. } => {
+            format!("{node}->client {} {id:?} {}", session.0, name_of(message))
+        }
+        Event::ClientSays { node, session, id, message } => {
+            format!("client->{node} {} {id:?} {}", session.0, name_of(message))
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// The start of a message's debug text: its type and first fields.
+fn name_of(message: &impl std::fmt::Debug) -> String {
+    struct Short(String);
+
+    impl std::fmt::Write for Short {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            self.0.push_str(text);
+            if self.0.len() < 100 { Ok(()) } else { Err(std::fmt::Error) }
+        }
+    }
+
+    let mut short = Short(String::new());
+    // Stopping early is the point.
+    let _cut = std::fmt::Write::write_fmt(&mut short, format_args!("{message:?}"));
+    short.0
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("seed", &self.seed).field("now", &self.now).finish_non_exhaustive()
+    }
+}

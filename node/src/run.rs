@@ -18,7 +18,7 @@ use bitcoin::{Block, OutPoint};
 use quorate::{
     Federation, FederationDocument, NodeId,
     client::TlsIdentity,
-    wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage},
+    wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage, limits, outpoints_of},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{
@@ -293,10 +293,25 @@ impl Driver {
 
     /// Coins that the machine does not know are asked of the chain first; the input comes back with them.
     fn look_up_coins(&self, input: Input) -> Option<Input> {
-        let proposal = match &input {
+        let outpoints = match &input {
             Input::Request { request: PeerRequest::VoteRequest { proposal, .. }, .. }
             | Input::Own { request: PeerRequest::VoteRequest { proposal, .. }, .. }
-            | Input::Client { message: ClientMessage::TransactionBroadcast { proposal, .. }, .. } => proposal,
+            | Input::Client {
+                message:
+                    ClientMessage::TransactionBroadcast { proposal, .. }
+                    | ClientMessage::TransactionCancel { proposal, .. },
+                ..
+            } => {
+                let outpoints = proposal.outpoints();
+                if outpoints.len() > quorate::standard::INPUTS_MAX {
+                    return Some(input);
+                }
+                outpoints
+            }
+            Input::Client {
+                message: ClientMessage::UTXOSubscribe { keys } | ClientMessage::UTXOStateQuery { keys },
+                ..
+            } if keys.len() <= limits::KEYS_PER_MESSAGE_MAX => outpoints_of(keys),
             Input::Request { .. }
             | Input::Own { .. }
             | Input::Reply { .. }
@@ -307,8 +322,8 @@ impl Driver {
             | Input::BlockHash { .. }
             | Input::Coins { .. } => return Some(input),
         };
-        let unknown = self.machine.unknown_coins(&proposal.outpoints());
-        if unknown.is_empty() || unknown.len() > quorate::standard::INPUTS_MAX {
+        let unknown = self.machine.unknown_coins(&outpoints);
+        if unknown.is_empty() {
             return Some(input);
         }
         let (chain, inputs) = (self.chain.clone(), self.inputs.clone());

@@ -44,7 +44,8 @@ pub enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 6] =
+    /// All of them.
+    pub const ALL: [Self; 6] =
         [Self::Transactions, Self::Rounds, Self::Responses, Self::Evidence, Self::Log, Self::Peers];
 
     const fn name(self) -> &'static str {
@@ -196,6 +197,19 @@ impl Store {
     /// # Errors
     /// A record does not match its checksum, or cannot be read.
     pub fn load<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<T>, StoreError> {
+        let rows = self.rows(table)?;
+        rows.iter()
+            .map(|(key, value)| {
+                serde_json::from_slice(value).map_err(|error| self.damaged(table, key, &error.to_string()))
+            })
+            .collect()
+    }
+
+    /// Keys and values of a table, in key order.
+    ///
+    /// # Errors
+    /// A record does not match its checksum, or cannot be read.
+    pub fn rows(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         type Rows = Vec<(Vec<u8>, Vec<u8>)>;
         let read = || -> Result<Rows, redb::Error> {
             let read = self.database.begin_read()?;
@@ -208,20 +222,23 @@ impl Store {
                 .collect()
         };
         let rows = read().map_err(|error| classify(error, self.path.clone()))?;
-        rows.iter().map(|(key, stored)| self.parse(table, key, stored)).collect()
+        rows.into_iter()
+            .map(|(key, stored)| {
+                let Some((sum, value)) = stored.split_at_checked(CHECKSUM_BYTES) else {
+                    return Err(self.damaged(table, &key, "too short for its checksum"));
+                };
+                if sum != checksum(table, &key, value) {
+                    return Err(self.damaged(table, &key, "its checksum does not match"));
+                }
+                let value = value.to_vec();
+                Ok((key, value))
+            })
+            .collect()
     }
 
-    fn parse<T: DeserializeOwned>(&self, table: Table, key: &[u8], stored: &[u8]) -> Result<T, StoreError> {
-        let damaged = |what: &str| StoreError::Damaged {
-            path: self.path.clone(),
-            what: format!("record {} of {}: {what}", hex::encode(key), table.name()),
-        };
-        let (sum, value) =
-            stored.split_at_checked(CHECKSUM_BYTES).ok_or_else(|| damaged("too short for its checksum"))?;
-        if sum != checksum(table, key, value) {
-            return Err(damaged("its checksum does not match"));
-        }
-        serde_json::from_slice(value).map_err(|error| damaged(&error.to_string()))
+    fn damaged(&self, table: Table, key: &[u8], what: &str) -> StoreError {
+        let what = format!("record {} of {}: {what}", hex::encode(key), table.name());
+        StoreError::Damaged { path: self.path.clone(), what }
     }
 
     /// Writes change sets in order, in one transaction, and returns when they are durable.

@@ -1,4 +1,4 @@
-//! Telling all nodes that a transaction is final, until they have heard it.
+//! Telling all nodes that a transaction is final, until they have heard it, even if whoever completed it does not.
 
 use super::{Machine, Output, Tag};
 use bitcoin::Txid;
@@ -10,8 +10,10 @@ use std::{
 
 /// Wait before nodes that have not answered are told again; doubles each time.
 const TELL_AGAIN: Duration = Duration::from_secs(2);
-/// Longest wait. A node that is down for long hears of it when it asks for votes, or from the chain.
-const TELL_AGAIN_MAX: Duration = Duration::from_secs(64);
+/// Longest wait. A node that is down for longer hears of it when it asks for votes, or from the chain.
+const TELL_AGAIN_MAX: Duration = Duration::from_secs(16);
+/// What is in no block after this time is told by everybody who knows it: whoever completed it may have crashed, or told only some.
+pub(super) const GOSSIP_AFTER: Duration = Duration::from_secs(10);
 /// Announcements under way; more are told once.
 const ANNOUNCEMENTS_MAX: usize = 10_000;
 
@@ -72,8 +74,19 @@ impl Machine {
         }
     }
 
+    /// Passes on what should be in a block by now and is not.
+    pub(super) fn gossip(&mut self) {
+        while let Some((_, txid)) = self.gossip_at.pop_front_if(|(at, _)| self.now >= *at) {
+            let proof = self.ledger.record(&txid).and_then(|record| record.proof.clone());
+            if let Some(proof) = proof.filter(|_| self.ledger.block_of(&txid).is_none()) {
+                self.announce(txid, &PeerRequest::FinalTransaction { proof });
+            }
+        }
+    }
+
     pub(super) fn next_announcement(&self) -> Option<Duration> {
-        self.announcements.values().map(|one| one.at).min()
+        let again = self.announcements.values().map(|one| one.at).min();
+        again.into_iter().chain(self.gossip_at.front().map(|(at, _)| *at)).min()
     }
 }
 

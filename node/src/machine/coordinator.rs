@@ -581,6 +581,7 @@ impl Machine {
         self.beat();
         self.push_releases();
         self.announce_again();
+        self.gossip();
         let due: Vec<Txid> = self
             .coordinations
             .iter()

@@ -167,6 +167,8 @@ pub struct Machine {
     watch: watch::Watch,
     log: standing::Log,
     announcements: announce::Announcements,
+    /// When to tell everybody of a final transaction that is still in no block.
+    gossip_at: VecDeque<(Duration, Txid)>,
     /// Releases that this node pushes.
     releases: BTreeMap<OutPoint, release::ReleaseRun>,
     /// Promises given whose release this node takes up if whoever asked does not finish it.
@@ -192,6 +194,8 @@ impl Machine {
         stored: Stored,
     ) -> Self {
         let network = federation.network();
+        let proven = stored.transactions.iter().filter(|record| record.proof.is_some());
+        let final_before = proven.map(|record| (announce::GOSSIP_AFTER, record.target.txid())).collect();
         let mut machine = Self {
             me,
             federation,
@@ -212,6 +216,7 @@ impl Machine {
             watch: watch::Watch::restore(stored.evidence),
             log: standing::Log::restore(stored.log, stored.peers),
             announcements: announce::Announcements::new(),
+            gossip_at: final_before,
             releases: BTreeMap::new(),
             follow_up: BTreeMap::new(),
             asked: HashMap::new(),
@@ -252,6 +257,11 @@ impl Machine {
     /// The proof of a transaction that this node holds for final.
     pub fn proof(&self, txid: &Txid) -> Option<&quorate::finality::FinalityProof> {
         self.ledger.record(txid)?.proof.as_ref()
+    }
+
+    /// Whether this node knows that a transaction can no longer be undone: it has its proof, or a block has it.
+    pub fn knows_final(&self, txid: &Txid) -> bool {
+        self.proof(txid).is_some() || self.ledger.block_of(txid).is_some()
     }
 
     /// What holds an outpoint in its present round here: an approval, a release that is not complete, or a forced transaction.

@@ -44,6 +44,7 @@ pub(super) struct ReleaseRun {
     reason: Reason,
     promises: BTreeMap<NodeId, SignedPromise>,
     committed: Vec<ApprovalCertificate>,
+    since: Duration,
     ask_at: Duration,
     wait: Duration,
 }
@@ -261,6 +262,7 @@ impl Machine {
             reason: reason.clone(),
             promises: BTreeMap::new(),
             committed: Vec::new(),
+            since: self.now,
             ask_at: self.now,
             wait: ASK_AGAIN_MIN,
         };
@@ -339,7 +341,7 @@ impl Machine {
     pub(super) fn end_releases(&mut self, outpoints: &[OutPoint]) {
         for outpoint in outpoints {
             let over = self.ledger.release(outpoint).map(|release| release.round);
-            let spent = self.ledger.coin(outpoint).is_some_and(|coin| coin.spend.is_some());
+            let spent = self.ledger.spent_by(outpoint).is_some();
             let ended = |run: &ReleaseRun| spent || over.is_some_and(|round| round >= run.round);
             if self.releases.get(outpoint).is_some_and(ended) {
                 self.releases.remove(outpoint);
@@ -350,8 +352,19 @@ impl Machine {
         }
     }
 
+    /// Runs that this node started for others, and that found too few reasons in this time, are given up. What it promised itself it
+    /// never gives up.
+    fn drop_unfounded(&mut self) {
+        let settled: Vec<_> = self.releases.keys().copied().collect();
+        self.end_releases(&settled);
+        let (now, patience) = (self.now, self.rules.voting_timeout * 3);
+        let pending: BTreeSet<_> = self.ledger.pending().into_iter().collect();
+        self.releases.retain(|outpoint, run| now < run.since + patience || pending.contains(outpoint));
+    }
+
     /// Asks again where it is due, and takes up releases that whoever asked this node for a promise has not finished.
     pub(super) fn push_releases(&mut self) {
+        self.drop_unfounded();
         let due: Vec<_> = self
             .releases
             .iter()

@@ -11,7 +11,7 @@
 //!   the outpoint.
 //! * V9: a node that does not trust its memory does neither (`standing`).
 
-use super::{Bug, Machine, Output, TxRecord, nonces::StoredResponse};
+use super::{Bug, Machine, announce::GOSSIP_AFTER, Output, TxRecord, nonces::StoredResponse};
 use crate::{
     chain::ChainError,
     store::{ChangeSet, Table},
@@ -455,6 +455,7 @@ impl Machine {
         let inputs: Vec<OutPoint> = proof.outpoints().collect();
         self.persist_record(record, None);
         self.end_releases(&inputs);
+        self.gossip_at.push_back((self.now + GOSSIP_AFTER, txid));
         self.outputs.push_back(Output::Broadcast(proof.transaction().clone()));
         let status = quorate::wire::TransactionStatus::Signed { proof: Box::new(proof) };
         self.notify_status(txid, &status);

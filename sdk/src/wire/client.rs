@@ -32,6 +32,19 @@ pub enum SubscriptionKey {
     Tip,
 }
 
+/// The outpoints among some keys.
+pub fn outpoints_of(keys: &[SubscriptionKey]) -> Vec<OutPoint> {
+    let outpoint = |key: &SubscriptionKey| match key {
+        SubscriptionKey::Outpoint(outpoint) => Some(*outpoint),
+        SubscriptionKey::Script(_)
+        | SubscriptionKey::Address(_)
+        | SubscriptionKey::Txid(_)
+        | SubscriptionKey::Account(_)
+        | SubscriptionKey::Tip => None,
+    };
+    keys.iter().filter_map(outpoint).collect()
+}
+
 /// The tip of a node's chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainTip {

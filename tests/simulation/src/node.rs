@@ -12,11 +12,11 @@ use quorate::{
     account::AccountCertificate,
     frost::NodeShare,
     proposal::Proposal,
-    wire::{ClientMessage, PeerReply, PeerRequest},
+    wire::{ClientMessage, PeerReply, PeerRequest, SubscriptionKey},
 };
 use quorate_node::{
     machine::{Machine, Output, ReplyTo, Rules, SessionId, Tag},
-    store::{BATCH_MAX, ChangeSet, Store},
+    store::{BATCH_MAX, ChangeSet, Store, Table},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{
@@ -54,6 +54,8 @@ pub struct SimNode {
     pub clock: Duration,
     /// How far its wall clock is off, in milliseconds.
     pub wall_ms: u64,
+    /// Power fails so many operations into its next write.
+    pub doomed: Option<u64>,
     /// It does nothing until then.
     pub paused_until: Duration,
     /// Disk latency is high until then.
@@ -93,6 +95,7 @@ impl SimNode {
             timer_at: None,
             clock: Duration::ZERO,
             wall_ms: WALL_START_MS,
+            doomed: None,
             paused_until: Duration::ZERO,
             slow_until: Duration::ZERO,
             replies: BTreeMap::new(),
@@ -112,11 +115,6 @@ impl SimNode {
     /// Whether the oracle holds it to the rules.
     pub fn is_trusted(&self) -> bool {
         self.evil.is_none() && !self.forgetful
-    }
-
-    /// Whether a write is under way.
-    pub fn is_writing(&self) -> bool {
-        self.writing.is_some()
     }
 
     /// Performs the write under way without anybody hearing of it, for a crash in its middle.
@@ -154,9 +152,13 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return false };
         let opened = Store::open_backend(node.disk.clone(), "simulated").and_then(|store| {
             let stored = store.load_all()?;
-            Ok((store, stored))
+            let mut mirror = Mirror::new();
+            for table in Table::ALL {
+                mirror.extend(store.rows(table)?.into_iter().map(|(key, value)| ((table, key), value)));
+            }
+            Ok((store, stored, mirror))
         });
-        let (store, stored) = match opened {
+        let (store, stored, mirror) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let found = error.to_string();
@@ -164,6 +166,12 @@ impl World {
                 return false;
             }
         };
+        // A write that the crash interrupted may be there or not; what was confirmed has to be.
+        if let Some((table, key)) = node.mirror.keys().find(|row| !mirror.contains_key(*row)) {
+            let what = format!("node {id} lost record {} of {table:?}", hex::encode(key));
+            self.oracle.broken("what is durable survives", what);
+        }
+        node.mirror = mirror;
         let index = usize::from(id.0) - 1;
         let (Some(key), Some(share)) = (base.keys.get(index), base.shares.get(index)) else { return false };
         let share = NodeShare::from_bytes(id, share).expect("a share");
@@ -249,6 +257,9 @@ impl World {
     /// The write under way reaches the disk.
     pub fn disk_done(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
+        if let Some(operations) = node.doomed.take().filter(|_| node.writing.is_some()) {
+            return self.doom(id, operations);
+        }
         let (Some(batch), Some(store)) = (node.writing.take(), &node.store) else { return };
         let changes: Vec<_> = batch.iter().map(|(change, _)| change).filter(|one| !one.is_empty()).collect();
         if let Err(error) = store.write(&changes) {
@@ -394,12 +405,23 @@ impl World {
         }
     }
 
+    /// The real driver looks up outpoints that somebody asks for.
+    fn look_up_keys(&mut self, id: NodeId, keys: &[SubscriptionKey]) {
+        let Some(machine) = self.nodes.get_mut(&id).and_then(|node| node.machine.as_mut()) else { return };
+        let unknown = machine.unknown_coins(&quorate::wire::outpoints_of(keys));
+        let found = unknown.into_iter().filter_map(|outpoint| Some((outpoint, self.chain.coin_at(&outpoint)?)));
+        machine.handle_coins(found.collect());
+    }
+
     /// A client's message arrives at a node.
     pub fn client_says(&mut self, id: NodeId, session: SessionId, request: Option<u64>, message: ClientMessage) {
         if let ClientMessage::TransactionBroadcast { proposal, account }
         | ClientMessage::TransactionCancel { proposal, account, .. } = &message
         {
             self.look_up(id, &proposal.clone(), account.clone());
+        }
+        if let ClientMessage::UTXOSubscribe { keys } = &message {
+            self.look_up_keys(id, &keys.clone());
         }
         if self.nodes.get(&id).is_some_and(|node| node.sessions.contains_key(&session)) {
             self.step(id, |machine| machine.handle_client(session, request, message));

@@ -29,6 +29,8 @@ pub struct Oracle {
     commits: BTreeMap<String, BTreeSet<NodeId>>,
     finals: BTreeMap<OutPoint, Txid>,
     final_targets: BTreeMap<OutPoint, Vec<(Round, Txid)>>,
+    promised: BTreeMap<(NodeId, OutPoint), Vec<SignedPromise>>,
+    committed_to: BTreeMap<(NodeId, OutPoint), Vec<VoteTarget>>,
     releases: BTreeMap<OutPoint, Vec<(Round, Option<Txid>)>>,
     proven: BTreeSet<Txid>,
     /// Transactions that somebody outside was told are final.
@@ -129,11 +131,12 @@ impl Oracle {
             let what = format!("node {node}'s commit to {}", target.txid());
             self.broken("nothing leaves that is not durable", what);
         }
-        for (outpoint, round) in target.inputs() {
-            if stored_round(mirror, outpoint) > *round {
-                let what = format!("node {node} committed to {} for {outpoint} in round {}", target.txid(), round.0);
-                self.broken("no commit after a promise", what);
+        for outpoint in target.inputs().keys() {
+            let promises = self.promised.get(&(node, *outpoint));
+            if promises.is_some_and(|all| all.iter().any(|promise| promise.contradicts_commit(target))) {
+                self.broken("no commit against a promise", format!("node {node} for {outpoint}"));
             }
+            self.committed_to.entry((node, *outpoint)).or_default().push(target.clone());
         }
     }
 
@@ -142,6 +145,12 @@ impl Oracle {
             let what = format!("node {node}'s promise for {} in round {}", promise.outpoint, promise.round.0);
             self.broken("nothing leaves that is not durable", what);
         }
+        let key = (node, promise.outpoint);
+        let commits = self.committed_to.get(&key);
+        if commits.is_some_and(|all| all.iter().any(|target| promise.contradicts_commit(target))) {
+            self.broken("no commit against a promise", format!("node {node} for {}", promise.outpoint));
+        }
+        self.promised.entry(key).or_default().push(promise.clone());
     }
 
     /// A release that an honest node relies on.

@@ -128,22 +128,26 @@ impl World {
         self.schedule(restart_in, Event::Start { node: id });
     }
 
-    /// Power fails in the middle of a write, or while the store is read after that.
+    /// Power will fail in the middle of the node's next write.
     fn crash_while_writing(&mut self, id: NodeId) {
-        let operations = self.dice.below(12);
-        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.is_writing()) else {
-            return self.crash(id);
-        };
+        let operations = u64::try_from(self.dice.below(12)).unwrap_or(0);
+        if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.machine.is_some()) {
+            node.doomed = Some(operations);
+        }
+    }
+
+    /// Power fails in the middle of a write, and perhaps again while the store is read after that.
+    pub(crate) fn doom(&mut self, id: NodeId, operations: u64) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
         self.counters.add(Fault::CrashWhileWriting);
-        let after = u64::try_from(operations).ok();
-        node.disk.plan(DiskFault { power_fails_after: after, ..DiskFault::default() });
+        node.disk.plan(DiskFault { power_fails_after: Some(operations), ..DiskFault::default() });
         node.write_half();
         self.crash(id);
-        if self.dice.below(2) == 0
-            && let Some(node) = self.nodes.get(&id)
-        {
+        if self.dice.below(2) == 0 {
             let after = u64::try_from(self.dice.below(8)).ok();
-            node.disk.plan(DiskFault { power_fails_after: after, ..DiskFault::default() });
+            if let Some(node) = self.nodes.get(&id) {
+                node.disk.plan(DiskFault { power_fails_after: after, ..DiskFault::default() });
+            }
         }
     }
 

@@ -415,11 +415,11 @@ impl World {
     fn calm(&mut self) {
         self.stormy = false;
         self.cuts.clear();
-        for (id, node) in &mut self.nodes {
+        for node in self.nodes.values_mut() {
+            node.doomed = None;
             node.paused_until = self.now;
             node.slow_until = self.now;
             node.disk.plan(crate::disk::DiskFault::default());
-            let _running = id;
         }
         let down: Vec<_> =
             self.nodes.iter().filter(|(_, node)| node.machine.is_none()).map(|(id, _)| *id).collect();

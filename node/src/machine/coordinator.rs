@@ -32,11 +32,11 @@ const COORDINATIONS_MAX: usize = 10_000;
 /// Wait before nodes that did not answer a vote request are asked again; doubles up to the longest.
 const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 /// Longest wait.
-const ASK_AGAIN_MAX: Duration = Duration::from_secs(8);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(2);
 /// Wait for news of a transaction that this node voted for before it coordinates it itself.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Added per node number, so that not all take over at once.
-const PATIENCE_STEP: Duration = Duration::from_millis(400);
+const PATIENCE_STEP: Duration = Duration::from_millis(250);
 /// Rounds that one submission is carried through before its owner has to submit it again.
 const RESTARTS_MAX: u32 = 16;
 
@@ -227,6 +227,10 @@ impl Machine {
     /// Asks all nodes that have not voted.
     pub(super) fn ask_votes(&mut self, txid: Txid) {
         let Some(coordination) = self.coordinations.get(&txid) else { return };
+        // While this node waits for a release, votes of the round before would only start other nodes' timers anew.
+        if coordination.target.inputs().keys().any(|outpoint| self.ledger.is_pending(outpoint)) {
+            return;
+        }
         let request = PeerRequest::VoteRequest {
             proposal: coordination.proposal.clone(),
             account: coordination.account.clone(),
@@ -485,7 +489,11 @@ impl Machine {
                 self.ledger.release(outpoint).is_some_and(|release| release.round >= *round)
             });
             let certified = coordination.certificate.is_some();
-            if moved {
+            // Taken over only to end it: once it is free nobody asks for it any more, and to vote again would lock it again.
+            let orphan = coordination.submitters.is_empty();
+            if moved && orphan && !self.is_forced(&inputs, txid) {
+                self.coordinations.remove(&txid);
+            } else if moved {
                 self.restart(txid);
             } else if !certified {
                 self.ask_votes(txid);
@@ -508,6 +516,11 @@ impl Machine {
         } else {
             self.conclude(txid);
         }
+    }
+
+    /// Whether a release has left an input to this transaction alone.
+    fn is_forced(&self, inputs: &BTreeMap<OutPoint, Round>, txid: Txid) -> bool {
+        inputs.keys().any(|outpoint| self.ledger.forced(outpoint).is_some_and(|forced| forced.txid() == txid))
     }
 
     /// Ends a transaction with the proof that its inputs are free.

@@ -31,7 +31,7 @@ use std::{
 /// Wait before nodes that have not promised are asked again; doubles up to the longest.
 const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 /// Longest wait.
-const ASK_AGAIN_MAX: Duration = Duration::from_secs(8);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(2);
 /// Releases that one node pushes at a time; more wait for the next sweep.
 const RUNS_MAX: usize = 4_096;
 /// Outpoints without a lock whose first release request is remembered, as the start of this node's timer for them.

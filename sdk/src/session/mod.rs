@@ -48,6 +48,8 @@ const CHASE_MIN: Duration = Duration::from_millis(50);
 const CHASE_MAX: Duration = Duration::from_secs(5);
 /// How often a payment that nodes rejected for a passing reason is submitted again before the reason is reported.
 const PASSING_REJECTS_MAX: u32 = 8;
+/// A server that leaves a question unanswered for so long is given up: behind a bridge, another node may answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// A connection without any frame for so long is given up.
 const LIVENESS: Duration = Duration::from_secs(45);
 
@@ -106,6 +108,9 @@ pub struct Session {
     reconnect: Backoff,
     next_id: u64,
     pending: BTreeMap<u64, Pending>,
+    /// When the requests under way were sent, for those that are always answered.
+    asked_at: BTreeMap<u64, Now>,
+    now: Now,
     payments: BTreeMap<Txid, Payment>,
     waiting_proofs: BTreeSet<Txid>,
     /// The highest tip that a server told of. Behind a bridge, the node that answers may not have it yet.
@@ -137,6 +142,8 @@ impl Session {
             reconnect: Backoff::new(RECONNECT_MIN, RECONNECT_MAX),
             next_id: 1,
             pending: BTreeMap::new(),
+            asked_at: BTreeMap::new(),
+            now: Now::ZERO,
             payments: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
             told_tip: None,
@@ -245,7 +252,7 @@ impl Session {
     /// The connection is open.
     pub fn handle_connected(&mut self, now: Now) {
         self.link = Link::Greeting { until: now + limits::HELLO_TIMEOUT };
-        self.heard_at = now;
+        (self.heard_at, self.now) = (now, now);
         let federation = Some(self.wallet.federation().id());
         let agent = concat!("quorate/", env!("CARGO_PKG_VERSION")).to_owned();
         self.request(
@@ -262,6 +269,7 @@ impl Session {
         let wait = self.reconnect.next(&mut *self.rng);
         self.link = Link::Down { retry_at: now + wait };
         self.pending.clear();
+        self.asked_at.clear();
         self.waiting_proofs.clear();
         (self.told_tip, self.chase_at) = (None, None);
         self.outputs.retain(|output| !matches!(output, Output::Send(_)));
@@ -274,6 +282,9 @@ impl Session {
     /// A text frame arrived.
     pub fn handle_text(&mut self, now: Now, text: &str) {
         self.heard_at = now;
+        self.now = now;
+        let open = &self.pending;
+        self.asked_at.retain(|id, _| open.contains_key(id));
         match decode::<ServerMessage>(text.as_bytes()) {
             Ok(envelope) => self.handle_message(now, envelope.id, envelope.body),
             Err((_, error)) => self.misbehaved(&error),
@@ -295,6 +306,7 @@ impl Session {
 
     /// Fires expired timers; calling early or twice is harmless.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
         match self.link {
             Link::Down { retry_at } if now >= retry_at => {
                 self.link = Link::Connecting;
@@ -304,6 +316,9 @@ impl Session {
                 self.hang_up(now, "the server did not answer the greeting")
             }
             Link::Live if now >= self.heard_at + LIVENESS => self.hang_up(now, "the server went silent"),
+            Link::Live if self.unanswered().is_some_and(|at| now >= at) => {
+                self.hang_up(now, "the server left a question unanswered");
+            }
             Link::Down { .. } | Link::Connecting | Link::Greeting { .. } | Link::Live => {}
         }
         if matches!(self.link, Link::Live) {
@@ -329,7 +344,7 @@ impl Session {
             Link::Down { retry_at } => Some(retry_at),
             Link::Connecting => None,
             Link::Greeting { until } => Some(until),
-            Link::Live => Some(self.heard_at + LIVENESS),
+            Link::Live => self.unanswered().into_iter().chain([self.heard_at + LIVENESS]).min(),
         };
         let live = matches!(self.link, Link::Live);
         let payments = self.payments.values().filter_map(|payment| payment.resubmit_at).filter(|_| live);
@@ -339,6 +354,12 @@ impl Session {
     /// Next action, in order. Drain to `None` after every call.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// When the oldest question under way should have been answered.
+    fn unanswered(&self) -> Option<Now> {
+        let open = self.asked_at.iter().filter(|(id, _)| self.pending.contains_key(*id));
+        open.map(|(_, at)| *at + ANSWER_TIMEOUT).min()
     }
 
     fn hang_up(&mut self, now: Now, reason: &str) {
@@ -365,6 +386,9 @@ impl Session {
     fn request(&mut self, pending: Pending, message: &ClientMessage) {
         let id = self.next_id;
         self.next_id += 1;
+        if !matches!(pending, Pending::Submit { .. }) {
+            self.asked_at.insert(id, self.now);
+        }
         self.pending.insert(id, pending);
         self.outputs.push_back(Output::Send(encode_text(Some(id), message)));
     }

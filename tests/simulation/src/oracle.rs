@@ -120,14 +120,14 @@ impl Oracle {
             }
         }
         let recorded = record(mirror, txid).and_then(|record| record.vote);
-        if recorded.as_ref() != Some(vote) {
+        if !recorded.is_some_and(|recorded| covers(&recorded.target, &vote.target)) {
             self.broken("nothing leaves that is not durable", format!("node {node}'s vote for {txid}"));
         }
     }
 
     fn committed(&mut self, node: NodeId, mirror: &Mirror, target: &VoteTarget) {
         let recorded = record(mirror, target.txid()).and_then(|record| record.certificate);
-        if recorded.is_none_or(|certificate| certificate.target != *target) {
+        if !recorded.is_some_and(|certificate| covers(&certificate.target, target)) {
             let what = format!("node {node}'s commit to {}", target.txid());
             self.broken("nothing leaves that is not durable", what);
         }
@@ -272,6 +272,12 @@ pub struct Weight<'a> {
 fn record(mirror: &Mirror, txid: Txid) -> Option<TxRecord> {
     let key: &[u8] = txid.as_ref();
     serde_json::from_slice(mirror.get(&(Table::Transactions, key.to_vec()))?).ok()
+}
+
+/// Whether a record shows a statement: it is of the same transaction and the same rounds, or of later ones that came in the same write.
+fn covers(recorded: &VoteTarget, stated: &VoteTarget) -> bool {
+    let reached = |(outpoint, round): (&OutPoint, &Round)| recorded.inputs().get(outpoint).is_some_and(|kept| kept >= round);
+    recorded.txid() == stated.txid() && stated.inputs().iter().all(reached)
 }
 
 fn stored_round(mirror: &Mirror, outpoint: &OutPoint) -> Round {

@@ -86,6 +86,8 @@ pub(super) struct Ledger {
     wanted: HashSet<ScriptBuf>,
     records: HashMap<Txid, TxRecord>,
     rounds: HashMap<OutPoint, RoundState>,
+    /// What final transactions spend, also of coins that this node does not know.
+    final_spends: HashMap<OutPoint, FinalSpend>,
     /// Transactions with a vote or certificate and no proof.
     open: BTreeSet<Txid>,
     blocks: HashMap<Txid, BlockRef>,
@@ -101,6 +103,7 @@ impl Ledger {
             wanted: HashSet::new(),
             records: HashMap::new(),
             rounds: HashMap::new(),
+            final_spends: HashMap::new(),
             open: BTreeSet::new(),
             blocks: HashMap::new(),
             headers: vec![genesis_block(network).header],
@@ -171,8 +174,13 @@ impl Ledger {
 
     /// The final or confirmed transaction that spends an outpoint.
     pub(super) fn spent_by(&self, outpoint: &OutPoint) -> Option<Txid> {
-        let coin = self.coin(outpoint)?;
-        coin.spent.map(|spent| spent.txid).or(coin.spend.map(|spend| spend.txid))
+        let confirmed = self.coin(outpoint).and_then(|coin| coin.spent).map(|spent| spent.txid);
+        confirmed.or_else(|| self.final_spend(outpoint))
+    }
+
+    /// The final transaction that spends an outpoint.
+    pub(super) fn final_spend(&self, outpoint: &OutPoint) -> Option<Txid> {
+        self.final_spends.get(outpoint).map(|spend| spend.txid)
     }
 
     /// Takes over a round; gives whether anything changed.
@@ -216,6 +224,7 @@ impl Ledger {
                 coin.record.spend = None;
             }
             self.rounds.remove(outpoint);
+            self.final_spends.remove(outpoint);
         }
     }
 
@@ -275,6 +284,9 @@ impl Ledger {
                 self.add(*outpoint, output, false);
             }
             self.put_round_facts(outpoint, &record, now);
+            if let Some(proof) = &record.proof {
+                self.final_spends.insert(*outpoint, FinalSpend { txid, kind: proof.kind() });
+            }
             let Some(coin) = self.coins.get_mut(outpoint) else { continue };
             let round_of = |target: &VoteTarget| target.inputs().get(outpoint).copied();
             if let Some(round) = record.vote.as_ref().and_then(|vote| round_of(&vote.target))
@@ -342,6 +354,7 @@ impl Ledger {
     }
 
     fn insert_coin(&mut self, outpoint: OutPoint, output: &TxOut, coinbase: bool) -> &mut Coin {
+        let spend = self.final_spends.get(&outpoint).copied();
         self.coins.entry(outpoint).or_insert_with(|| Coin {
             record: UtxoRecord {
                 outpoint,
@@ -353,7 +366,7 @@ impl Ledger {
                 round: Round(0),
                 lock: None,
                 votes: 0,
-                spend: None,
+                spend,
                 spent: None,
             },
             coinbase,

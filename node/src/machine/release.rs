@@ -73,7 +73,7 @@ impl Machine {
         for promise in &promises {
             self.watch_promise(promise);
         }
-        let spender = self.ledger.coin(&outpoint).and_then(|coin| coin.spend).map(|spend| spend.txid);
+        let spender = self.ledger.final_spend(&outpoint);
         let proof = spender.and_then(|txid| self.ledger.record(&txid)?.proof.clone()).map(Box::new);
         let release = self.ledger.release(&outpoint).filter(|known| known.round >= round).cloned();
         let mut promise = None;

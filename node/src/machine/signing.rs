@@ -51,12 +51,15 @@ impl Machine {
         coordination.deadline = deadline;
         coordination.signing.chosen = chosen.clone();
         let (attempt, submitters) = (coordination.attempt, coordination.submitters.clone());
+        let target = coordination.target.clone();
+        let releases = self.releases_of(&target);
         for (session, id) in submitters {
             let message = ServerMessage::SignRequest {
                 txid,
                 attempt,
                 certificate: certificate.clone(),
                 nodes: chosen.clone(),
+                releases: releases.clone(),
             };
             self.send_client(session, id, message);
         }

@@ -126,8 +126,9 @@ impl Machine {
     /// This node's head, to be sent after the writes before it.
     pub(super) fn signed_head(&mut self) -> SignedHead {
         let signed = self.log.signed.filter(|signed| signed.head == self.log.head);
-        let signed = signed
-            .unwrap_or_else(|| SignedHead::sign(self.federation.context(), self.me, &self.key, self.log.head));
+        let signed = signed.unwrap_or_else(|| {
+            SignedHead::sign(self.federation.context(), self.me, &self.key, self.log.head)
+        });
         self.log.signed = Some(signed);
         signed
     }

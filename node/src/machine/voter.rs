@@ -11,7 +11,7 @@
 //!   the outpoint.
 //! * V9: a node that does not trust its memory does neither (`standing`).
 
-use super::{Bug, Machine, announce::GOSSIP_AFTER, Output, TxRecord, nonces::StoredResponse};
+use super::{Bug, Machine, Output, TxRecord, announce::GOSSIP_AFTER, nonces::StoredResponse};
 use crate::{
     chain::ChainError,
     store::{ChangeSet, Table},

@@ -6,6 +6,7 @@ use crate::{
     chain::HeaderError,
     finality::FinalityProof,
     frost::NodeCommitments,
+    proposal::Proposal,
     release::ReleaseCertificate,
     standard::{FEE_RATE_MAX, FEE_RATE_MIN},
     vote::ApprovalCertificate,
@@ -16,6 +17,15 @@ use crate::{
 };
 use bitcoin::{Amount, FeeRate, OutPoint, Txid};
 use std::collections::BTreeMap;
+
+/// A coordinator's request for the wallet's part.
+struct SignRequest {
+    txid: Txid,
+    attempt: u32,
+    certificate: ApprovalCertificate,
+    nodes: BTreeMap<NodeId, NodeCommitments>,
+    releases: Vec<ReleaseCertificate>,
+}
 
 impl Session {
     pub(super) fn handle_message(&mut self, now: Now, id: Option<u64>, message: ServerMessage) {
@@ -39,8 +49,9 @@ impl Session {
                 self.take_notification(proof.as_deref(), &utxo);
             }
             ServerMessage::TransactionStatus { txid, status } => self.take_status(now, txid, status),
-            ServerMessage::SignRequest { txid, attempt, certificate, nodes } => {
-                self.sign(now, id, txid, attempt, &certificate, &nodes);
+            ServerMessage::SignRequest { txid, attempt, certificate, nodes, releases } => {
+                let request = SignRequest { txid, attempt, certificate, nodes, releases };
+                self.sign(now, id, &request);
             }
             ServerMessage::AccountCertified { certificate } => {
                 self.done(id);
@@ -138,7 +149,18 @@ impl Session {
         self.subscribe_new();
     }
 
+    /// A coin that is left to a payment which this wallet holds for over: asks to cancel it once more, which either frees the coin or
+    /// shows that the payment has to be finished.
+    fn revive(&mut self, now: Now, record: &UtxoRecord) {
+        let Some(lock) = record.lock.filter(|lock| lock.round.0 > 0) else { return };
+        let Some(Proposal::Joint(joint)) = self.dormant.remove(&lock.txid) else { return };
+        if let Ok(proposal) = self.wallet.propose(joint.psbt) {
+            let _txid = self.submit_as(now, proposal, true);
+        }
+    }
+
     fn take_record(&mut self, record: &UtxoRecord) {
+        self.revive(self.now, record);
         match self.wallet.apply_record(record) {
             Ok(unproven) => self.ask_proofs(unproven),
             Err(error) => self.misbehaved(&error),
@@ -237,8 +259,17 @@ impl Session {
         let federation = self.wallet.federation();
         let verified: Vec<_> = releases.iter().filter(|one| one.verify(federation).is_ok()).collect();
         let over = payment.signed.iter().all(|target| verified.iter().any(|release| release.voids(target)));
-        if over {
-            self.finish(txid, state);
+        let unproven = releases.is_empty() && matches!(payment.proposal, Proposal::Joint(_));
+        if over && unproven && !payment.cancelled {
+            // Perhaps only this server says so. The owner's cancel has the inputs released, or shows that they need not be.
+            if let Some(payment) = self.payments.get_mut(&txid) {
+                payment.cancelled = true;
+                payment.ended = Some(state);
+            }
+            self.send_submission(now, txid);
+        } else if over {
+            let first = self.payments.get_mut(&txid).and_then(|payment| payment.ended.take());
+            self.finish(txid, first.unwrap_or(state));
         } else {
             self.retry_later(now, txid);
         }
@@ -264,23 +295,19 @@ impl Session {
         }
     }
 
-    fn sign(
-        &mut self,
-        now: Now,
-        id: Option<u64>,
-        txid: Txid,
-        attempt: u32,
-        certificate: &ApprovalCertificate,
-        nodes: &BTreeMap<NodeId, NodeCommitments>,
-    ) {
+    fn sign(&mut self, now: Now, id: Option<u64>, request: &SignRequest) {
+        let SignRequest { txid, attempt, certificate, nodes, releases } = request;
+        let (txid, attempt) = (*txid, *attempt);
         if certificate.target.txid() != txid {
             return self.misbehaved(&"a certificate of another transaction");
         }
-        // A cancelled payment is signed again only in a later round: then a node had committed to it and nothing else can happen.
-        let unwanted = |payment: &Payment| {
-            payment.cancelled && (payment.signed.is_empty() || payment.signed.contains(&certificate.target))
+        // A cancelled payment is signed only if a release leaves no other way: then some node may have committed to it.
+        let federation = self.wallet.federation();
+        let forces = |release: &ReleaseCertificate| {
+            release.forced_txid() == Some(txid) && release.verify(federation).is_ok()
         };
-        if self.payments.get(&txid).is_some_and(unwanted) {
+        let cancelled = self.payments.get(&txid).is_some_and(|payment| payment.cancelled);
+        if cancelled && !releases.iter().any(forces) {
             return;
         }
         match self.wallet.sign(attempt, certificate, nodes, &mut *self.rng) {

@@ -50,6 +50,8 @@ const CHASE_MAX: Duration = Duration::from_secs(5);
 const PASSING_REJECTS_MAX: u32 = 8;
 /// A server that leaves a question unanswered for so long is given up: behind a bridge, another node may answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Ended payments that are remembered.
+const DORMANT_MAX: usize = 256;
 /// A connection without any frame for so long is given up.
 const LIVENESS: Duration = Duration::from_secs(45);
 
@@ -97,6 +99,8 @@ struct Payment {
     signed: Vec<VoteTarget>,
     /// The owner wants it stopped.
     cancelled: bool,
+    /// How it ended by the word of one server, until that is confirmed.
+    ended: Option<PaymentState>,
 }
 
 /// The session machine.
@@ -112,6 +116,8 @@ pub struct Session {
     asked_at: BTreeMap<u64, Now>,
     now: Now,
     payments: BTreeMap<Txid, Payment>,
+    /// Payments that ended without becoming final, should a coin be left to one of them after all.
+    dormant: BTreeMap<Txid, Proposal>,
     waiting_proofs: BTreeSet<Txid>,
     /// The highest tip that a server told of. Behind a bridge, the node that answers may not have it yet.
     told_tip: Option<BlockRef>,
@@ -145,6 +151,7 @@ impl Session {
             asked_at: BTreeMap::new(),
             now: Now::ZERO,
             payments: BTreeMap::new(),
+            dormant: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
             told_tip: None,
             chase: Backoff::new(CHASE_MIN, CHASE_MAX),
@@ -222,6 +229,10 @@ impl Session {
     }
 
     fn submit(&mut self, now: Now, proposal: Proposal) -> Txid {
+        self.submit_as(now, proposal, false)
+    }
+
+    fn submit_as(&mut self, now: Now, proposal: Proposal, cancelled: bool) -> Txid {
         let txid = proposal.txid();
         let payment = Payment {
             proposal,
@@ -230,7 +241,8 @@ impl Session {
             passing_rejects: 0,
             state: PaymentState::Submitted,
             signed: Vec::new(),
-            cancelled: false,
+            cancelled,
+            ended: None,
         };
         self.payments.insert(txid, payment);
         self.event(Event::Payment { txid, state: PaymentState::Submitted });
@@ -481,10 +493,16 @@ impl Session {
     }
 
     fn finish(&mut self, txid: Txid, state: PaymentState) {
-        self.payments.remove(&txid);
+        let ended = self.payments.remove(&txid);
         self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
         if !matches!(state, PaymentState::Final { .. }) {
             self.wallet.abandon(txid);
+            if let Some(ended) = ended.filter(|ended| matches!(ended.proposal, Proposal::Joint(_))) {
+                self.dormant.insert(txid, ended.proposal);
+            }
+            while self.dormant.len() > DORMANT_MAX {
+                self.dormant.pop_first();
+            }
         }
         self.event(Event::Payment { txid, state });
     }

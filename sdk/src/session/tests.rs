@@ -149,7 +149,13 @@ fn what_does_not_verify_changes_nothing() {
         target: VoteTarget::new(txid, [(OutPoint { txid: Txid::all_zeros(), vout: 3 }, Round(0))]),
         approvals: BTreeMap::new(),
     };
-    let request = ServerMessage::SignRequest { txid, attempt: 1, certificate, nodes: BTreeMap::new() };
+    let request = ServerMessage::SignRequest {
+        txid,
+        attempt: 1,
+        certificate,
+        nodes: BTreeMap::new(),
+        releases: Vec::new(),
+    };
     tell(&mut session, Some(99), &request);
     session.handle_text(START, "{\"type\":\"Teleport\"}");
     let (sent, others) = drain(&mut session);

@@ -7,7 +7,7 @@ use crate::{
     finality::FinalityProof,
     frost::{NodeCommitments, WalletSignature},
     proposal::Proposal,
-    release::SignedCancel,
+    release::{ReleaseCertificate, SignedCancel},
     vote::ApprovalCertificate,
 };
 use bitcoin::{Address, OutPoint, ScriptBuf, Txid, address::NetworkUnchecked, block};
@@ -270,6 +270,9 @@ pub enum ServerMessage {
         certificate: ApprovalCertificate,
         /// Signed nonce commitments of exactly q nodes.
         nodes: BTreeMap<NodeId, NodeCommitments>,
+        /// Why its inputs are in these rounds; a wallet that cancelled the payment signs only if one of them forces it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        releases: Vec<ReleaseCertificate>,
     },
     /// Answer to `AccountRegister`.
     AccountCertified {

@@ -60,7 +60,8 @@ impl Base {
         let (federation, keys) = (world.federation, world.keys);
         let chain = Devnet::deterministic(0, &[]).expect("an empty chain");
         chain.mine(101, &open_output()).expect("mines");
-        let reward = chain.blocks().first().and_then(|block| block.txdata.first()).map(Transaction::compute_txid);
+        let reward =
+            chain.blocks().first().and_then(|block| block.txdata.first()).map(Transaction::compute_txid);
         let reward = reward.expect("a coinbase");
         let mut outputs = vec![TxOut { value: COIN, script_pubkey: open_output() }; COINS];
         for index in 0..WALLETS {

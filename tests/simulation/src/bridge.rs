@@ -165,8 +165,11 @@ impl World {
         }
         for (node, (_, session)) in self.bridge.links.clone() {
             let keys = keys.clone();
-            let message =
-                if begin { ClientMessage::UTXOSubscribe { keys } } else { ClientMessage::UTXOUnsubscribe { keys } };
+            let message = if begin {
+                ClientMessage::UTXOSubscribe { keys }
+            } else {
+                ClientMessage::UTXOUnsubscribe { keys }
+            };
             self.say(node, session, None, message);
         }
     }
@@ -201,7 +204,12 @@ impl World {
                 self.deliver(number, id, ServerMessage::UTXOUnsubscribed { count });
             }
             ClientMessage::SignResponse { txid, .. } => {
-                let relay = self.bridge.relays.values().rev().find(|relay| relay.session == session && relay.txid == Some(txid));
+                let relay = self
+                    .bridge
+                    .relays
+                    .values()
+                    .rev()
+                    .find(|relay| relay.session == session && relay.txid == Some(txid));
                 match relay.map(|relay| (relay.node, relay.upstream)) {
                     Some((node, upstream)) => self.say(node, upstream, id, message),
                     None => self.deliver(number, id, ServerMessage::Error { error: coordinator_lost() }),
@@ -227,7 +235,8 @@ impl World {
             _query => None,
         };
         let relay = self.bridge.number();
-        let Some(upstream) = self.nodes.get_mut(&node).map(|node| node.open_session(Owner::Relay(relay))) else {
+        let Some(upstream) = self.nodes.get_mut(&node).map(|node| node.open_session(Owner::Relay(relay)))
+        else {
             return;
         };
         let session = HubSession(number);
@@ -296,7 +305,11 @@ impl World {
             }
             Owner::Relay(relay) => {
                 if let Some(ended) = self.bridge.relays.remove(&relay) {
-                    self.deliver(ended.session.0, ended.id, ServerMessage::Error { error: coordinator_lost() });
+                    self.deliver(
+                        ended.session.0,
+                        ended.id,
+                        ServerMessage::Error { error: coordinator_lost() },
+                    );
                 }
             }
             Owner::Submission(index) => self.submission_lost(index),
@@ -306,7 +319,12 @@ impl World {
     fn answer_waiting(&mut self) {
         for waiting in std::mem::take(&mut self.bridge.waiting) {
             if self.bridge.hub.is_ready(&waiting.keys) {
-                self.bridge.hub.answer_subscription(waiting.session, waiting.id, &waiting.keys, &waiting.refused);
+                self.bridge.hub.answer_subscription(
+                    waiting.session,
+                    waiting.id,
+                    &waiting.keys,
+                    &waiting.refused,
+                );
             } else {
                 self.bridge.waiting.push(waiting);
             }
@@ -368,7 +386,9 @@ impl World {
     /// Every wallet and subscriber loses its connection at once and comes back.
     pub(crate) fn reconnect_storm(&mut self) {
         self.counters.add(Fault::ReconnectStorm);
-        for (number, party) in self.bridge.sessions.iter().map(|(number, open)| (*number, open.party)).collect::<Vec<_>>() {
+        for (number, party) in
+            self.bridge.sessions.iter().map(|(number, open)| (*number, open.party)).collect::<Vec<_>>()
+        {
             self.bridge_close(number);
             self.party_lost(party);
         }
@@ -377,7 +397,11 @@ impl World {
 
 /// The first message of a session.
 pub fn hello() -> ClientMessage {
-    ClientMessage::Hello { protocol: limits::PROTOCOL_VERSION, federation: None, agent: "simulation".to_owned() }
+    ClientMessage::Hello {
+        protocol: limits::PROTOCOL_VERSION,
+        federation: None,
+        agent: "simulation".to_owned(),
+    }
 }
 
 /// Whether a message is the last one about a submission.

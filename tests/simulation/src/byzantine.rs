@@ -47,7 +47,8 @@ impl Evil {
     /// Notes what can be used later.
     pub fn hear(&mut self, request: &PeerRequest) {
         if let PeerRequest::CommitRequest { certificate, .. } = request {
-            self.heard.extend(certificate.target.inputs().iter().map(|(outpoint, round)| (*outpoint, *round)));
+            self.heard
+                .extend(certificate.target.inputs().iter().map(|(outpoint, round)| (*outpoint, *round)));
         }
         if let PeerRequest::VoteRequest { proposal, .. } = request {
             self.heard.extend(proposal.outpoints().into_iter().map(|outpoint| (outpoint, Round(0))));
@@ -93,14 +94,27 @@ impl Evil {
                     return Some(reply);
                 }
                 counters.add(Fault::LyingPromise);
-                let promise = SignedPromise::sign(me.federation.context(), me.id, me.key, *outpoint, *round, None);
-                Some(PeerReply::ReleaseResponse { promise: Some(promise), committed: None, release: None, proof: None })
+                let promise =
+                    SignedPromise::sign(me.federation.context(), me.id, me.key, *outpoint, *round, None);
+                Some(PeerReply::ReleaseResponse {
+                    promise: Some(promise),
+                    committed: None,
+                    release: None,
+                    proof: None,
+                })
             }
             (_, reply) => Some(reply),
         }
     }
 
-    fn vote(&mut self, me: Me<'_>, proposal: &Proposal, reply: PeerReply, dice: &mut Dice, counters: &mut Counters) -> PeerReply {
+    fn vote(
+        &mut self,
+        me: Me<'_>,
+        proposal: &Proposal,
+        reply: PeerReply,
+        dice: &mut Dice,
+        counters: &mut Counters,
+    ) -> PeerReply {
         let PeerReply::VoteResponse { vote, reason, commitments, releases, proof, head } = reply else {
             return self.forged_vote(me, proposal, reply, dice, counters);
         };
@@ -130,17 +144,39 @@ impl Evil {
     }
 
     /// Votes although its own rules refuse to.
-    fn forged_vote(&mut self, me: Me<'_>, proposal: &Proposal, reply: PeerReply, dice: &mut Dice, counters: &mut Counters) -> PeerReply {
+    fn forged_vote(
+        &mut self,
+        me: Me<'_>,
+        proposal: &Proposal,
+        reply: PeerReply,
+        dice: &mut Dice,
+        counters: &mut Counters,
+    ) -> PeerReply {
         if !dice.chance(self.equivocate) {
             return reply;
         }
         counters.add(Fault::Equivocate);
-        let target = VoteTarget::new(proposal.txid(), proposal.outpoints().into_iter().map(|one| (one, Round(0))));
+        let target =
+            VoteTarget::new(proposal.txid(), proposal.outpoints().into_iter().map(|one| (one, Round(0))));
         let vote = SignedVote::sign(me.federation.context(), me.id, me.key, target, Verdict::Approve);
-        PeerReply::VoteResponse { vote, reason: None, commitments: None, releases: vec![], proof: None, head: None }
+        PeerReply::VoteResponse {
+            vote,
+            reason: None,
+            commitments: None,
+            releases: vec![],
+            proof: None,
+            head: None,
+        }
     }
 
-    fn commit(&mut self, me: Me<'_>, request: &PeerRequest, reply: PeerReply, dice: &mut Dice, counters: &mut Counters) -> PeerReply {
+    fn commit(
+        &mut self,
+        me: Me<'_>,
+        request: &PeerRequest,
+        reply: PeerReply,
+        dice: &mut Dice,
+        counters: &mut Counters,
+    ) -> PeerReply {
         let PeerRequest::CommitRequest { certificate, .. } = request else { return reply };
         match reply {
             PeerReply::CommitResponse { commit: CommitReply::Joint { mut shares, signature } } => {
@@ -153,7 +189,8 @@ impl Evil {
                 }
                 // Half of them signed, so that they prove the cheat; half not.
                 let signed = dice.below(2) == 0;
-                let signature = signed.then(|| me.sign_shares(request, &shares)).flatten().unwrap_or(signature);
+                let signature =
+                    signed.then(|| me.sign_shares(request, &shares)).flatten().unwrap_or(signature);
                 PeerReply::CommitResponse { commit: CommitReply::Joint { shares, signature } }
             }
             PeerReply::CommitResponse { commit: CommitReply::Sole { .. } } if dice.chance(self.garbage) => {
@@ -181,7 +218,12 @@ impl Evil {
     }
 
     /// What a wallet is told instead.
-    pub fn tells(&mut self, message: ServerMessage, dice: &mut Dice, counters: &mut Counters) -> Option<ServerMessage> {
+    pub fn tells(
+        &mut self,
+        message: ServerMessage,
+        dice: &mut Dice,
+        counters: &mut Counters,
+    ) -> Option<ServerMessage> {
         match message {
             ServerMessage::TransactionStatus { txid, .. } if dice.chance(self.lie / 2) => {
                 counters.add(Fault::FalseStatus);
@@ -213,15 +255,22 @@ pub struct Me<'a> {
 }
 
 impl Me<'_> {
-    fn sign_shares(&self, request: &PeerRequest, shares: &[SignatureShare]) -> Option<bitcoin::secp256k1::schnorr::Signature> {
-        let PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, .. } = request else { return None };
+    fn sign_shares(
+        &self,
+        request: &PeerRequest,
+        shares: &[SignatureShare],
+    ) -> Option<bitcoin::secp256k1::schnorr::Signature> {
+        let PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, .. } = request else {
+            return None;
+        };
         let (Proposal::Joint(joint), Some(account)) = self.proposals.get(&certificate.target.txid())? else {
             return None;
         };
         let account = account.verify(self.federation).ok()?;
         let plan = joint.check(self.federation, &account).ok()?.plan;
         let commitments = &wallet.as_ref()?.commitments;
-        let session = Session::new(self.federation, &plan, &certificate.target, *attempt, nodes, commitments).ok()?;
+        let session =
+            Session::new(self.federation, &plan, &certificate.target, *attempt, nodes, commitments).ok()?;
         Some(session.sign_shares(self.federation, self.key, shares))
     }
 }

@@ -123,10 +123,14 @@ impl World {
                 wallet.bridge = number;
                 wallet.session.handle_connected(now);
             }
-            WalletEvent::Text { connection, text } if connection == wallet.connection && wallet.bridge.is_some() => {
+            WalletEvent::Text { connection, text }
+                if connection == wallet.connection && wallet.bridge.is_some() =>
+            {
                 wallet.session.handle_text(now, &text);
             }
-            WalletEvent::Lost { connection } if connection == wallet.connection && wallet.bridge.is_some() => {
+            WalletEvent::Lost { connection }
+                if connection == wallet.connection && wallet.bridge.is_some() =>
+            {
                 wallet.bridge = None;
                 wallet.session.handle_disconnected(now, "the connection was lost");
             }
@@ -208,7 +212,10 @@ impl World {
     pub(crate) fn party_lost(&mut self, party: Party) {
         match party {
             Party::Wallet(index, connection) => {
-                self.schedule(Duration::from_millis(1), Event::Wallet { index, event: WalletEvent::Lost { connection } });
+                self.schedule(
+                    Duration::from_millis(1),
+                    Event::Wallet { index, event: WalletEvent::Lost { connection } },
+                );
             }
             Party::Subscriber(index, connection) => {
                 let Some(subscriber) = self.subscribers.get_mut(index) else { return };
@@ -247,7 +254,10 @@ impl World {
                 let party = Party::Subscriber(index, subscriber.connection);
                 let keys = subscriber.keys.clone();
                 let Some(number) = self.bridge_open(party) else {
-                    return self.schedule(Duration::from_millis(500), Event::Subscriber { index, event: SubscriberEvent::Connect });
+                    return self.schedule(
+                        Duration::from_millis(500),
+                        Event::Subscriber { index, event: SubscriberEvent::Connect },
+                    );
                 };
                 if let Some(subscriber) = self.subscribers.get_mut(index) {
                     subscriber.bridge = Some(number);
@@ -328,7 +338,9 @@ impl World {
 
     /// Three transactions, each sharing a coin with the next: a and b, b and c, c and a.
     fn circle(&mut self) {
-        let (Some(a), Some(b), Some(c)) = (self.take_coin(), self.take_coin(), self.take_coin()) else { return };
+        let (Some(a), Some(b), Some(c)) = (self.take_coin(), self.take_coin(), self.take_coin()) else {
+            return;
+        };
         self.counters.add(Fault::Circle);
         for pair in [[a, b], [b, c], [c, a]] {
             self.submit(&pair, 0);
@@ -363,7 +375,8 @@ impl World {
         let chosen = self.dice.pick(&running).copied();
         self.schedule(SILENCE, Event::Submit { index });
         let Some(node) = chosen else { return };
-        let Some(session) = self.nodes.get_mut(&node).map(|node| node.open_session(Owner::Submission(index))) else {
+        let Some(session) = self.nodes.get_mut(&node).map(|node| node.open_session(Owner::Submission(index)))
+        else {
             return;
         };
         let Some(submission) = self.submissions.get_mut(index) else { return };
@@ -409,12 +422,22 @@ impl World {
         }
         submission.at = None;
         match message {
-            ServerMessage::TransactionStatus { status: TransactionStatus::Failed { retry: true, .. }, .. }
-            | ServerMessage::TransactionStatus { status: TransactionStatus::Rejected { retry: true, .. }, .. } => {
+            ServerMessage::TransactionStatus {
+                status: TransactionStatus::Failed { retry: true, .. },
+                ..
+            }
+            | ServerMessage::TransactionStatus {
+                status: TransactionStatus::Rejected { retry: true, .. },
+                ..
+            } => {
                 self.schedule(Duration::from_millis(500), Event::Submit { index });
             }
             ServerMessage::TransactionStatus { status, .. } => {
-                let proof = if let TransactionStatus::Signed { proof } = &status { Some(proof.clone()) } else { None };
+                let proof = if let TransactionStatus::Signed { proof } = &status {
+                    Some(proof.clone())
+                } else {
+                    None
+                };
                 submission.outcome = Some(status);
                 if let Some(proof) = proof {
                     self.acknowledge(&proof);

@@ -11,7 +11,10 @@ const LEFT_OVER_MAX: usize = 0;
 
 impl World {
     fn honest(&self) -> impl Iterator<Item = (&SimNode, &Machine)> {
-        self.nodes.values().filter(|node| node.is_trusted()).filter_map(|node| Some((node, node.machine.as_ref()?)))
+        self.nodes
+            .values()
+            .filter(|node| node.is_trusted())
+            .filter_map(|node| Some((node, node.machine.as_ref()?)))
     }
 
     /// Coins in sole custody whose owner signed something.
@@ -49,7 +52,10 @@ impl World {
         for txid in self.oracle.acknowledged.clone() {
             for (node, machine) in self.honest() {
                 if !machine.knows_final(&txid) {
-                    broken.push(("what was acknowledged survives", format!("node {} does not know that {txid} is final", node.id)));
+                    broken.push((
+                        "what was acknowledged survives",
+                        format!("node {} does not know that {txid} is final", node.id),
+                    ));
                 }
             }
         }
@@ -86,7 +92,10 @@ impl World {
                     && !under_way
                     && !matches!(hold, Hold::Forced(_))
                 {
-                    broken.push(("every contested outpoint ends", format!("{outpoint} at node {}: {hold:?}", node.id)));
+                    broken.push((
+                        "every contested outpoint ends",
+                        format!("{outpoint} at node {}: {hold:?}", node.id),
+                    ));
                 }
             }
         }
@@ -96,23 +105,33 @@ impl World {
     fn subscribers_behind(&self) -> Vec<(&'static str, String)> {
         let mut broken = Vec::new();
         for outpoint in self.contested() {
-            let truth = self.honest().find_map(|(_, machine)| machine.utxo(&outpoint).and_then(|utxo| utxo.spend));
+            let truth =
+                self.honest().find_map(|(_, machine)| machine.utxo(&outpoint).and_then(|utxo| utxo.spend));
             // Rounds that most nodes are in; a single one may have heard of a release a moment ago.
             let round = self.honest().filter_map(|(_, machine)| Some(machine.utxo(&outpoint)?.round)).min();
             for (index, subscriber) in self.subscribers.iter().enumerate() {
                 let Some(known) = subscriber.known.get(&outpoint) else {
                     // A script that nobody watched before is known from then on only, and the answer says so.
                     if index > 0 {
-                        broken.push(("subscribers end at the truth", format!("subscriber {index} never heard of {outpoint}")));
+                        broken.push((
+                            "subscribers end at the truth",
+                            format!("subscriber {index} never heard of {outpoint}"),
+                        ));
                     }
                     continue;
                 };
                 let spend = known.spend.map(|spend| spend.txid);
                 if truth.is_some() && spend != truth.map(|spend| spend.txid) {
-                    broken.push(("subscribers end at the truth", format!("subscriber {index}, {outpoint}: {:?}", known.state())));
+                    broken.push((
+                        "subscribers end at the truth",
+                        format!("subscriber {index}, {outpoint}: {:?}", known.state()),
+                    ));
                 }
                 if truth.is_none() && round.is_some_and(|round| known.round < round) {
-                    let what = format!("subscriber {index} holds {outpoint} for in round {:?}, it is in {round:?}", known.round);
+                    let what = format!(
+                        "subscriber {index} holds {outpoint} for in round {:?}, it is in {round:?}",
+                        known.round
+                    );
                     broken.push(("subscribers end at the truth", what));
                 }
                 let free = self.honest().all(|(_, machine)| {
@@ -131,15 +150,23 @@ impl World {
         let mut broken = Vec::new();
         for (index, wallet) in self.wallets.iter().enumerate() {
             let finals: BTreeSet<Txid> = wallet.finals.iter().copied().collect();
-            for txid in finals.iter().filter(|txid| !self.honest().any(|(_, machine)| machine.knows_final(txid))) {
-                broken.push(("what was acknowledged survives", format!("wallet {index} holds {txid} for final alone")));
+            for txid in
+                finals.iter().filter(|txid| !self.honest().any(|(_, machine)| machine.knows_final(txid)))
+            {
+                broken.push((
+                    "what was acknowledged survives",
+                    format!("wallet {index} holds {txid} for final alone"),
+                ));
             }
             if let Some(txid) = wallet.open.first() {
                 let what = format!("wallet {index} still waits for {txid}");
                 broken.push(("every payment ends", what));
             }
             if wallet.session.wallet().chain().tip().height + 2 < self.chain.height() {
-                broken.push(("subscribers end at the truth", format!("wallet {index} is not in step with the chain")));
+                broken.push((
+                    "subscribers end at the truth",
+                    format!("wallet {index} is not in step with the chain"),
+                ));
             }
         }
         broken

@@ -9,7 +9,10 @@ fn main() {
         let report = quorate_simulation::run(quorate_simulation::Options { seed, bug: None, verbose });
         counters.merge(&report.counters);
         if report.violation.is_some() || count < 5 {
-            println!("{seed} {:?} events {} sim {:?} finals {} {:?}", report.violation, report.events, report.simulated, report.finals, report.trace);
+            println!(
+                "{seed} {:?} events {} sim {:?} finals {} {:?}",
+                report.violation, report.events, report.simulated, report.finals, report.trace
+            );
         }
     }
     println!("{:?} {:?} missing {:?}", started.elapsed(), counters.0, counters.missing());

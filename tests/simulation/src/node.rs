@@ -218,7 +218,9 @@ impl World {
         if !change.is_empty() {
             node.queue.push_back((change, None));
         }
-        let due = machine.poll_timeout().map(|at| at.saturating_sub(node.clock).max(now + Duration::from_millis(1)));
+        let due = machine
+            .poll_timeout()
+            .map(|at| at.saturating_sub(node.clock).max(now + Duration::from_millis(1)));
         if let Some(at) = due.filter(|at| node.timer_at.is_none_or(|set| *at < set)) {
             node.timer_at = Some(at);
             let incarnation = node.incarnation;
@@ -246,7 +248,11 @@ impl World {
                     node.writing = Some(node.queue.drain(..count).collect());
                     let incarnation = node.incarnation;
                     let slow = self.now < node.slow_until;
-                    let wait = if slow { self.dice.between(200_000, 1_500_000) } else { self.dice.between(300, 4_000) };
+                    let wait = if slow {
+                        self.dice.between(200_000, 1_500_000)
+                    } else {
+                        self.dice.between(300, 4_000)
+                    };
                     self.schedule(wait, Event::Disk { node: id, incarnation });
                     return;
                 }
@@ -288,7 +294,9 @@ impl World {
             // Its own requests take the way of a peer's here, so that the oracle sees them.
             Output::Reply { to: ReplyTo::Myself(_), .. } => {}
             Output::Reply { to: ReplyTo::Peer(number), reply } => self.answer(id, number, reply),
-            Output::Client { session, id: request, message } => self.tell_client(id, session, request, message),
+            Output::Client { session, id: request, message } => {
+                self.tell_client(id, session, request, message)
+            }
             Output::Broadcast(transaction) => {
                 // The sweep tries again what the chain does not take now.
                 let _not_yet = self.chain.submit(transaction);
@@ -318,14 +326,18 @@ impl World {
             releases.iter().for_each(|release| self.oracle.release(release));
         }
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        let leaves = to == id
-            || node.evil.as_mut().is_none_or(|evil| evil.asks(&mut self.dice, &mut self.counters));
+        let leaves =
+            to == id || node.evil.as_mut().is_none_or(|evil| evil.asks(&mut self.dice, &mut self.counters));
         let rpc = self.next_rpc;
         self.next_rpc += 1;
         node.rpcs.insert(rpc, (to, tag));
         let incarnation = node.incarnation;
         if leaves {
-            self.transmit(id, to, Event::Request { from: id, to, rpc, incarnation, request: Box::new(request) });
+            self.transmit(
+                id,
+                to,
+                Event::Request { from: id, to, rpc, incarnation, request: Box::new(request) },
+            );
         }
         self.schedule(REQUEST_TIMEOUT, Event::RpcTimeout { node: id, incarnation, rpc });
     }
@@ -356,7 +368,8 @@ impl World {
         node.proposals.insert(proposal.txid(), (proposal.clone(), account));
         let Some(machine) = &mut node.machine else { return };
         let unknown = machine.unknown_coins(&proposal.outpoints());
-        let found = unknown.into_iter().filter_map(|outpoint| Some((outpoint, self.chain.coin_at(&outpoint)?)));
+        let found =
+            unknown.into_iter().filter_map(|outpoint| Some((outpoint, self.chain.coin_at(&outpoint)?)));
         machine.handle_coins(found.collect());
     }
 
@@ -401,7 +414,10 @@ impl World {
         if let Some(message) = message {
             let wait = self.dice.between(100, 2_000);
             let wait = self.in_order(id, session, wait);
-            self.schedule_at(wait, Event::ToClient { node: id, session, owner, id: request, message: Box::new(message) });
+            self.schedule_at(
+                wait,
+                Event::ToClient { node: id, session, owner, id: request, message: Box::new(message) },
+            );
         }
     }
 
@@ -409,12 +425,19 @@ impl World {
     fn look_up_keys(&mut self, id: NodeId, keys: &[SubscriptionKey]) {
         let Some(machine) = self.nodes.get_mut(&id).and_then(|node| node.machine.as_mut()) else { return };
         let unknown = machine.unknown_coins(&quorate::wire::outpoints_of(keys));
-        let found = unknown.into_iter().filter_map(|outpoint| Some((outpoint, self.chain.coin_at(&outpoint)?)));
+        let found =
+            unknown.into_iter().filter_map(|outpoint| Some((outpoint, self.chain.coin_at(&outpoint)?)));
         machine.handle_coins(found.collect());
     }
 
     /// A client's message arrives at a node.
-    pub fn client_says(&mut self, id: NodeId, session: SessionId, request: Option<u64>, message: ClientMessage) {
+    pub fn client_says(
+        &mut self,
+        id: NodeId,
+        session: SessionId,
+        request: Option<u64>,
+        message: ClientMessage,
+    ) {
         if let ClientMessage::TransactionBroadcast { proposal, account }
         | ClientMessage::TransactionCancel { proposal, account, .. } = &message
         {

@@ -60,7 +60,14 @@ impl Oracle {
     }
 
     /// An honest node's answer to a peer leaves it.
-    pub fn reply(&mut self, node: NodeId, mirror: &Mirror, request: &PeerRequest, reply: &PeerReply, weight: Weight) {
+    pub fn reply(
+        &mut self,
+        node: NodeId,
+        mirror: &Mirror,
+        request: &PeerRequest,
+        reply: &PeerReply,
+        weight: Weight,
+    ) {
         self.checks += 1;
         match (request, reply) {
             (_, PeerReply::VoteResponse { vote, releases, proof, .. }) => {
@@ -70,7 +77,10 @@ impl Oracle {
                     self.proof(weight.federation, proof);
                 }
             }
-            (PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, .. }, PeerReply::CommitResponse { commit }) => {
+            (
+                PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, .. },
+                PeerReply::CommitResponse { commit },
+            ) => {
                 let key = match commit {
                     CommitReply::Sole { .. } => format!("{:?}", certificate.target),
                     CommitReply::Joint { .. } => {
@@ -115,7 +125,8 @@ impl Oracle {
         for (outpoint, round) in vote.target.inputs() {
             let known = *self.approvals.entry((node, *outpoint, *round)).or_insert(txid);
             if known != txid {
-                let what = format!("node {node} approved {known} and {txid} for {outpoint} in round {}", round.0);
+                let what =
+                    format!("node {node} approved {known} and {txid} for {outpoint} in round {}", round.0);
                 self.broken("one approval per outpoint and round", what);
             }
         }
@@ -171,9 +182,17 @@ impl Oracle {
         }
     }
 
-    fn release_against_final(&mut self, outpoint: OutPoint, round: Round, forced: Option<Txid>, made: Round, txid: Txid) {
+    fn release_against_final(
+        &mut self,
+        outpoint: OutPoint,
+        round: Round,
+        forced: Option<Txid>,
+        made: Round,
+        txid: Txid,
+    ) {
         if round >= made && forced != Some(txid) {
-            let what = format!("{outpoint} of the final {txid} was released in round {} to {forced:?}", round.0);
+            let what =
+                format!("{outpoint} of the final {txid} was released in round {} to {forced:?}", round.0);
             self.broken("no final transaction is released", what);
         }
     }
@@ -242,7 +261,10 @@ impl Oracle {
 
     fn durable_proof(&mut self, node: NodeId, mirror: &Mirror, txid: Txid) {
         if record(mirror, txid).is_none_or(|record| record.proof.is_none()) {
-            self.broken("nothing leaves that is not durable", format!("node {node} told that {txid} is final"));
+            self.broken(
+                "nothing leaves that is not durable",
+                format!("node {node} told that {txid} is final"),
+            );
         }
     }
 
@@ -276,7 +298,9 @@ fn record(mirror: &Mirror, txid: Txid) -> Option<TxRecord> {
 
 /// Whether a record shows a statement: it is of the same transaction and the same rounds, or of later ones that came in the same write.
 fn covers(recorded: &VoteTarget, stated: &VoteTarget) -> bool {
-    let reached = |(outpoint, round): (&OutPoint, &Round)| recorded.inputs().get(outpoint).is_some_and(|kept| kept >= round);
+    let reached = |(outpoint, round): (&OutPoint, &Round)| {
+        recorded.inputs().get(outpoint).is_some_and(|kept| kept >= round)
+    };
     recorded.txid() == stated.txid() && stated.inputs().iter().all(reached)
 }
 

@@ -69,7 +69,8 @@ impl World {
     }
 
     fn bother_somebody(&mut self) {
-        let evil: Vec<_> = self.nodes.iter().filter_map(|(id, node)| Some((*id, node.evil.clone()?))).collect();
+        let evil: Vec<_> =
+            self.nodes.iter().filter_map(|(id, node)| Some((*id, node.evil.clone()?))).collect();
         let Some((id, evil)) = self.dice.pick(&evil).cloned() else { return };
         if let Some((outpoint, round)) = self.dice.pick(&evil.heard).copied() {
             self.bother(id, outpoint, round);
@@ -168,7 +169,11 @@ impl World {
 
     /// A write failed: the node stops, as the real one does.
     pub(crate) fn write_failed(&mut self, id: NodeId, error: &str) {
-        self.counters.add(if error.contains("did not confirm") { Fault::FailedSync } else { Fault::FullDisk });
+        self.counters.add(if error.contains("did not confirm") {
+            Fault::FailedSync
+        } else {
+            Fault::FullDisk
+        });
         let seed = self.dice.number();
         if let Some(node) = self.nodes.get_mut(&id) {
             node.disk = node.disk.crash(seed).0;

@@ -236,7 +236,11 @@ impl World {
     /// How much it takes to make a transaction final behind the back of honest nodes.
     pub(crate) fn weight(&self) -> Weight<'static> {
         let quorum = usize::from(self.base.federation.quorum().votes());
-        Weight { federation: &self.base.federation, faulty: self.plan.byzantine + self.plan.forgetful, quorum }
+        Weight {
+            federation: &self.base.federation,
+            faulty: self.plan.byzantine + self.plan.forgetful,
+            quorum,
+        }
     }
 
     pub(crate) fn schedule(&mut self, wait: Duration, event: Event) {
@@ -302,7 +306,9 @@ impl World {
             return self.schedule_at(until, event);
         }
         match event {
-            Event::Request { from, to, rpc, incarnation: _, request } => self.requested(from, to, rpc, *request),
+            Event::Request { from, to, rpc, incarnation: _, request } => {
+                self.requested(from, to, rpc, *request)
+            }
             Event::Reply { from, to, rpc, reply } => {
                 let tag = self.nodes.get_mut(&to).and_then(|node| node.rpcs.remove(&rpc)).map(|(_, tag)| tag);
                 if let Some(tag) = tag {
@@ -448,7 +454,11 @@ impl World {
             };
             let rpc = self.next_rpc;
             self.next_rpc += 1;
-            self.transmit(evil, to, Event::Request { from: evil, to, rpc, incarnation: 0, request: Box::new(request) });
+            self.transmit(
+                evil,
+                to,
+                Event::Request { from: evil, to, rpc, incarnation: 0, request: Box::new(request) },
+            );
         }
     }
 }

@@ -98,13 +98,6 @@ impl Machine {
         }
     }
 
-    /// Tells all other nodes something that needs no answer.
-    pub(super) fn tell_everyone(&mut self, request: &PeerRequest) {
-        for to in self.everyone().filter(|node| *node != self.me).collect::<Vec<_>>() {
-            self.outputs.push_back(Output::Ask { to, tag: Tag::Announce, request: request.clone() });
-        }
-    }
-
     /// Starts or joins the coordination of a proposal. Idempotent by txid.
     pub(super) fn submit(
         &mut self,
@@ -130,7 +123,9 @@ impl Machine {
         }
         self.coordinate(vec![(session, id)], proposal, account)?;
         self.tell(txid, &TransactionStatus::Pending);
-        self.ask_votes(txid);
+        if !self.is_hopeless(txid) {
+            self.ask_votes(txid);
+        }
         Ok(())
     }
 
@@ -481,7 +476,23 @@ impl Machine {
         }
     }
 
+    /// Ends a transaction one of whose inputs another final transaction spends: nodes need not even agree on the rounds of the rest.
+    fn is_hopeless(&mut self, txid: Txid) -> bool {
+        let Some(coordination) = self.coordinations.get(&txid) else { return true };
+        let spent = |outpoint: &OutPoint| Some((*outpoint, self.ledger.spent_by(outpoint)?));
+        let other =
+            coordination.target.inputs().keys().filter_map(spent).find(|(_, spender)| *spender != txid);
+        let Some((outpoint, spender)) = other.filter(|_| coordination.ending.is_none()) else { return false };
+        let reason = RejectReason::Spent { outpoint, txid: spender };
+        let rejects = vec![NodeReject { node: self.me, reason }];
+        self.end(txid, Ending::Rejected { rejects, retry: false });
+        true
+    }
+
     fn settle(&mut self, txid: Txid) {
+        if self.is_hopeless(txid) {
+            return;
+        }
         let Some(coordination) = self.coordinations.get(&txid) else { return };
         let inputs = coordination.target.inputs().clone();
         if coordination.ending.is_none() {

@@ -29,9 +29,9 @@ use std::{
 };
 
 /// Wait before nodes that have not promised are asked again; doubles up to the longest.
-const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
+const ASK_AGAIN_MIN: Duration = Duration::from_millis(250);
 /// Longest wait.
-const ASK_AGAIN_MAX: Duration = Duration::from_secs(2);
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 /// Releases that one node pushes at a time; more wait for the next sweep.
 const RUNS_MAX: usize = 4_096;
 /// Outpoints without a lock whose first release request is remembered, as the start of this node's timer for them.
@@ -321,6 +321,12 @@ impl Machine {
             }
             self.watch_certificate(certificate);
         }
+        if let Some(release) = self.ledger.release(&outpoint).filter(|release| release.round >= round) {
+            // It came too late to be part of the release, and waits for it.
+            let request = PeerRequest::Released { releases: vec![release.clone()] };
+            self.outputs.push_back(Output::Ask { to: from, tag: Tag::Announce, request });
+            return;
+        }
         let quorum = self.federation.quorum();
         let Some(run) = self.releases.get_mut(&outpoint).filter(|run| run.round == round) else { return };
         run.committed.extend(committed);
@@ -330,7 +336,15 @@ impl Machine {
         if run.promises.len() >= usize::from(enough) {
             let release = ReleaseCertificate::assemble(outpoint, round, &run.promises, &run.committed);
             self.take_releases(vec![release.clone()]);
-            self.tell_everyone(&PeerRequest::Released { releases: vec![release] });
+            let promised: BTreeSet<NodeId> = release.promises.keys().copied().collect();
+            let request = PeerRequest::Released { releases: vec![release] };
+            for to in self
+                .everyone()
+                .filter(|node| *node != self.me && !promised.contains(node))
+                .collect::<Vec<_>>()
+            {
+                self.outputs.push_back(Output::Ask { to, tag: Tag::Announce, request: request.clone() });
+            }
         } else if run.promises.len() == usize::from(quorum.blocking()) {
             // From here on the promises are reason enough for everybody.
             self.ask_promises(outpoint);
@@ -343,12 +357,26 @@ impl Machine {
             let over = self.ledger.release(outpoint).map(|release| release.round);
             let spent = self.ledger.spent_by(outpoint).is_some();
             let ended = |run: &ReleaseRun| spent || over.is_some_and(|round| round >= run.round);
-            if self.releases.get(outpoint).is_some_and(ended) {
-                self.releases.remove(outpoint);
+            if self.releases.get(outpoint).is_some_and(ended)
+                && let Some(run) = self.releases.remove(outpoint)
+            {
+                self.thank(*outpoint, &run);
             }
             if spent || !self.ledger.is_pending(outpoint) {
                 self.follow_up.remove(outpoint);
             }
+        }
+    }
+
+    /// Whoever promised in a run waits for its end.
+    fn thank(&mut self, outpoint: OutPoint, run: &ReleaseRun) {
+        let Some(release) = self.ledger.release(&outpoint).filter(|release| release.round >= run.round)
+        else {
+            return;
+        };
+        let request = PeerRequest::Released { releases: vec![release.clone()] };
+        for to in run.promises.keys().filter(|node| **node != self.me) {
+            self.outputs.push_back(Output::Ask { to: *to, tag: Tag::Announce, request: request.clone() });
         }
     }
 

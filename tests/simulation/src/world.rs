@@ -28,7 +28,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// And everybody has to know everything within this.
 const CONVERGE: Duration = Duration::from_secs(40);
 /// Longest time for votes in the simulation. The default of 30 s would only make runs longer.
-const VOTING_TIMEOUT: Duration = Duration::from_secs(3);
+const VOTING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Events in one run; more is a loop without end.
 const EVENTS_MAX: u64 = 2_000_000;
 

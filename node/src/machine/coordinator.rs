@@ -530,7 +530,7 @@ impl Machine {
     }
 
     /// Whether a release has left an input to this transaction alone.
-    fn is_forced(&self, inputs: &BTreeMap<OutPoint, Round>, txid: Txid) -> bool {
+    pub(super) fn is_forced(&self, inputs: &BTreeMap<OutPoint, Round>, txid: Txid) -> bool {
         inputs.keys().any(|outpoint| self.ledger.forced(outpoint).is_some_and(|forced| forced.txid() == txid))
     }
 
@@ -678,6 +678,11 @@ impl Machine {
             self.heard_of.insert(txid, self.now);
             let Some(record) = self.ledger.record(&txid).cloned() else { continue };
             let Some(proposal) = record.proposal else { continue };
+            let inputs = record.target.inputs();
+            if matches!(proposal, Proposal::Joint(_)) && self.is_forced(inputs, txid) {
+                // Nothing else can happen to these coins, and only their owner can make it happen.
+                continue;
+            }
             if self.coordinate(Vec::new(), proposal, record.account).is_ok() {
                 tracing::info!(%txid, "taking over a transaction that nobody coordinates");
                 self.ask_votes(txid);

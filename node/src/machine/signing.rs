@@ -336,7 +336,15 @@ impl Machine {
             coordination.signing.asked = coordination.signing.commits.keys().copied().collect();
             return self.ask_commits(txid);
         }
-        if coordination.signing.session.is_none() && coordination.submitters.is_empty() && !expired {
+        let (orphan, mute) = (coordination.submitters.is_empty(), coordination.signing.session.is_none());
+        let inputs = coordination.target.inputs().clone();
+        if orphan && mute && self.is_forced(&inputs, txid) {
+            // Another release would change nothing; its owner will submit it again.
+            self.coordinations.remove(&txid);
+            return;
+        }
+        let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
+        if orphan && mute && !expired {
             // Only the wallet can go on; until its lock's time is over it may come back, to this node or another.
             coordination.deadline =
                 (since + self.rules.voting_timeout).max(self.now + self.rules.signing_timeout);

@@ -224,13 +224,11 @@ impl Machine {
         let txid = transaction.compute_txid();
         let check = |outpoint: OutPoint| {
             let coin = self.ledger.coin(&outpoint).ok_or(RejectReason::UnknownCoin { outpoint })?;
-            if let Some(other) = self.ledger.spent_by(&outpoint)
-                && other != txid
-                && !self.planted(Bug::VoteForSpentCoin)
-            {
-                return Err(RejectReason::Spent { outpoint, txid: other });
+            match self.ledger.spent_by(&outpoint).filter(|other| *other != txid) {
+                Some(_) if self.planted(Bug::VoteForSpentCoin) => {}
+                Some(other) => return Err(RejectReason::Spent { outpoint, txid: other }),
+                None => self.votable(outpoint, txid)?,
             }
-            self.votable(outpoint, txid)?;
             let depth = coin.created.map_or(0, |block| tip + 1 - block.height.min(tip + 1));
             let immature = self.ledger.is_coinbase(&outpoint);
             let needed = if immature { COINBASE_MATURITY } else { self.rules.min_confirmations };

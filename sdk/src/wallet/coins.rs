@@ -71,7 +71,7 @@ pub(super) struct CoinBook {
     index: HashMap<Txid, usize>,
 }
 
-type Addresses = HashMap<ScriptBuf, Address>;
+type Addresses = BTreeMap<ScriptBuf, Address>;
 
 impl CoinBook {
     pub(super) fn coins(&self) -> impl Iterator<Item = &Coin> + '_ {

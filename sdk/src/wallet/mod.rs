@@ -32,7 +32,7 @@ use build::{Funds, SpendableCoin};
 use coins::CoinBook;
 use keys::WalletKeys;
 use rand_core::CryptoRngCore;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// Unused addresses that are watched beyond the last used one, per keychain (BIP44's gap limit).
 pub const GAP_LIMIT: u32 = 20;
@@ -54,7 +54,7 @@ pub struct Wallet {
     keys: WalletKeys,
     account: JointAccount,
     certificate: Option<AccountCertificate>,
-    addresses: HashMap<ScriptBuf, Address>,
+    addresses: BTreeMap<ScriptBuf, Address>,
     keychains: BTreeMap<Keychain, KeychainState>,
     unwatched: Vec<ScriptBuf>,
     book: CoinBook,
@@ -92,7 +92,7 @@ impl Wallet {
             keys,
             account,
             certificate: None,
-            addresses: HashMap::new(),
+            addresses: BTreeMap::new(),
             keychains: BTreeMap::new(),
             unwatched: Vec::new(),
             book: CoinBook::default(),

@@ -15,6 +15,7 @@ pub mod judge;
 pub mod node;
 pub mod oracle;
 pub mod storm;
+pub mod suite;
 pub mod world;
 
 pub use faults::{Counters, Fault};

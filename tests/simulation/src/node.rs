@@ -194,7 +194,7 @@ impl World {
         Rules {
             min_confirmations: 1,
             voting_timeout: self.voting_timeout,
-            signing_timeout: Duration::from_secs(1),
+            signing_timeout: Duration::from_millis(300),
             bug: self.bug,
         }
     }

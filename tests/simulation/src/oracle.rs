@@ -122,6 +122,10 @@ impl Oracle {
             return;
         }
         let txid = vote.target.txid();
+        let first = vote.target.inputs().keys().any(|one| {
+            let round = vote.target.inputs().get(one).copied().unwrap_or_default();
+            !self.approvals.contains_key(&(node, *one, round))
+        });
         for (outpoint, round) in vote.target.inputs() {
             let known = *self.approvals.entry((node, *outpoint, *round)).or_insert(txid);
             if known != txid {
@@ -130,9 +134,46 @@ impl Oracle {
                 self.broken("one approval per outpoint and round", what);
             }
         }
+        // The same vote again is the same vote, whatever has happened since.
+        for (outpoint, round) in vote.target.inputs().iter().filter(|_| first) {
+            self.vote_for_free_coin(node, mirror, txid, *outpoint, *round);
+        }
         let recorded = record(mirror, txid).and_then(|record| record.vote);
         if !recorded.is_some_and(|recorded| covers(&recorded.target, &vote.target)) {
             self.broken("nothing leaves that is not durable", format!("node {node}'s vote for {txid}"));
+        }
+    }
+
+    /// A node votes for nothing that it can know to be ruled out: by a final transaction, or by a release that is not void.
+    fn vote_for_free_coin(
+        &mut self,
+        node: NodeId,
+        mirror: &Mirror,
+        txid: Txid,
+        outpoint: OutPoint,
+        round: Round,
+    ) {
+        let spender = self.finals.get(&outpoint).copied().filter(|spender| *spender != txid);
+        if let Some(spender) =
+            spender.filter(|spender| record(mirror, *spender).is_some_and(|one| one.proof.is_some()))
+        {
+            let what =
+                format!("node {node} approved {txid} for {outpoint}, which the final {spender} spends");
+            self.broken("valid first", what);
+        }
+        let release = stored(mirror, &outpoint).and_then(|record| record.release);
+        let highest =
+            release.filter(|release| release.round.0 + 1 == round.0).and_then(|release| release.highest);
+        let Some(forced) = highest.map(|certificate| certificate.target) else { return };
+        let void = forced.inputs().keys().filter(|other| **other != outpoint).any(|other| {
+            let released = stored(mirror, other).and_then(|record| record.release);
+            released.is_some_and(|release| release.voids(&forced))
+                || self.finals.get(other).is_some_and(|spender| *spender != forced.txid())
+        });
+        if forced.txid() != txid && !void {
+            let what =
+                format!("node {node} approved {txid} for {outpoint}, which is left to {}", forced.txid());
+            self.broken("a forced outpoint is voted for one transaction only", what);
         }
     }
 
@@ -304,9 +345,11 @@ fn covers(recorded: &VoteTarget, stated: &VoteTarget) -> bool {
     recorded.txid() == stated.txid() && stated.inputs().iter().all(reached)
 }
 
-fn stored_round(mirror: &Mirror, outpoint: &OutPoint) -> Round {
+fn stored(mirror: &Mirror, outpoint: &OutPoint) -> Option<RoundRecord> {
     let key = bitcoin::consensus::serialize(outpoint);
-    let stored = mirror.get(&(Table::Rounds, key));
-    let parsed = stored.and_then(|value| serde_json::from_slice::<RoundRecord>(value).ok());
-    parsed.map_or(Round(0), |record| record.round)
+    serde_json::from_slice(mirror.get(&(Table::Rounds, key))?).ok()
+}
+
+fn stored_round(mirror: &Mirror, outpoint: &OutPoint) -> Round {
+    stored(mirror, outpoint).map_or(Round(0), |record| record.round)
 }

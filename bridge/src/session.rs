@@ -255,7 +255,9 @@ impl Session {
         if let ClientMessage::TransactionBroadcast { proposal, .. } = &message {
             let txid = proposal.txid();
             let (sender, mut parts) = mpsc::channel(4);
-            self.signers.lock().unwrap_or_else(PoisonError::into_inner).insert(txid, sender.clone());
+            let own = sender.downgrade();
+            self.signers.lock().unwrap_or_else(PoisonError::into_inner).insert(txid, sender);
+            // Submitted again, it goes to another node; then nobody holds the sender of this relay and it ends.
             loop {
                 tokio::select! {
                     part = parts.recv() => {
@@ -282,7 +284,8 @@ impl Session {
                 }
             }
             let mut signers = self.signers.lock().unwrap_or_else(PoisonError::into_inner);
-            if signers.get(&txid).is_some_and(|current| current.same_channel(&sender)) {
+            let own = own.upgrade();
+            if own.is_some_and(|own| signers.get(&txid).is_some_and(|current| current.same_channel(&own))) {
                 signers.remove(&txid);
             }
             return;

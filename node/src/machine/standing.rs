@@ -103,6 +103,11 @@ impl Machine {
         }
     }
 
+    /// How far this node has seen a peer's log.
+    pub fn known_sequence(&self, peer: NodeId) -> u64 {
+        self.log.peers.get(&peer).map_or(0, |known| known.head.sequence)
+    }
+
     /// Refuses to vote, commit or promise with a memory that cannot be trusted.
     pub(super) fn may_vote(&self) -> Result<(), WireError> {
         let message = match self.standing() {

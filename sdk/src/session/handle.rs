@@ -213,7 +213,7 @@ impl Session {
             return;
         }
         let Some(payment) = self.payments.get_mut(&txid) else { return };
-        payment.resubmit_at = Some(now + super::SUBMIT_SILENCE);
+        payment.heard(now);
         let state = match status {
             TransactionStatus::Voting { votes, quorum, nodes } => {
                 PaymentState::Voting { votes, quorum, nodes }
@@ -315,7 +315,7 @@ impl Session {
                 let message = ClientMessage::SignResponse { txid, attempt, wallet };
                 self.outputs.push_back(super::Output::Send(encode_text(id, &message)));
                 if let Some(payment) = self.payments.get_mut(&txid) {
-                    payment.resubmit_at = Some(now + super::SUBMIT_SILENCE);
+                    payment.heard(now);
                     if !payment.signed.contains(&certificate.target) {
                         payment.signed.push(certificate.target.clone());
                     }

@@ -42,6 +42,8 @@ const RECONNECT_MIN: Duration = Duration::from_millis(200);
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
 /// A submission without any answer for so long is made again.
 const SUBMIT_SILENCE: Duration = Duration::from_secs(5);
+/// A coordinator that has not brought a payment to its end in this time is left for another, however busy it seems.
+const COORDINATOR_PATIENCE: Duration = Duration::from_secs(10);
 /// Shortest wait before headers or proofs that a server did not have yet are asked for again.
 const CHASE_MIN: Duration = Duration::from_millis(50);
 /// Longest wait before they are asked for again.
@@ -87,11 +89,20 @@ enum Pending {
     Submit { txid: Txid },
 }
 
+impl Payment {
+    /// News of it: waits for more, but not for ever.
+    fn heard(&mut self, now: Now) {
+        self.resubmit_at = Some((now + SUBMIT_SILENCE).min(self.submitted_at + COORDINATOR_PATIENCE));
+    }
+}
+
 #[derive(Debug)]
 struct Payment {
     proposal: Proposal,
     backoff: Backoff,
     resubmit_at: Option<Now>,
+    /// When it was last submitted.
+    submitted_at: Now,
     /// Submissions that nodes rejected for a passing reason.
     passing_rejects: u32,
     state: PaymentState,
@@ -238,6 +249,7 @@ impl Session {
             proposal,
             backoff: Backoff::new(RESUBMIT_MIN, RESUBMIT_MAX),
             resubmit_at: None,
+            submitted_at: now,
             passing_rejects: 0,
             state: PaymentState::Submitted,
             signed: Vec::new(),
@@ -428,6 +440,7 @@ impl Session {
             return;
         }
         let Some(payment) = self.payments.get_mut(&txid) else { return };
+        payment.submitted_at = now;
         payment.resubmit_at = Some(now + SUBMIT_SILENCE);
         let joint = matches!(payment.proposal, Proposal::Joint(_));
         let account = self.wallet.certificate().filter(|_| joint).cloned();

@@ -234,6 +234,10 @@ impl World {
             | ClientMessage::TransactionCancel { proposal, .. } => Some(proposal.txid()),
             _query => None,
         };
+        let replaced = |old: &Relay| old.session == HubSession(number) && txid.is_some() && old.txid == txid;
+        let old: Vec<_> =
+            self.bridge.relays.iter().filter(|(_, old)| replaced(old)).map(|(relay, _)| *relay).collect();
+        old.into_iter().for_each(|relay| self.end_relay(relay));
         let relay = self.bridge.number();
         let Some(upstream) = self.nodes.get_mut(&node).map(|node| node.open_session(Owner::Relay(relay)))
         else {

@@ -3,7 +3,7 @@
 use crate::{node::SimNode, world::World};
 use bitcoin::{OutPoint, Txid};
 use quorate::wire::UtxoState;
-use quorate_node::machine::{Hold, Machine};
+use quorate_node::machine::{Hold, Machine, Standing};
 use std::collections::BTreeSet;
 
 /// Most coordinations and releases that may be left at a quiet node.
@@ -59,6 +59,7 @@ impl World {
                 }
             }
         }
+        broken.extend(self.amnesiacs());
         broken.extend(self.left_over());
         broken.extend(self.forgotten_locks());
         broken.extend(self.subscribers_behind());
@@ -67,6 +68,21 @@ impl World {
             self.oracle.broken(rule, what);
         }
         self.end();
+    }
+
+    /// A node whose memory was set back behind what others had seen of it has noticed, and does not vote.
+    fn amnesiacs(&self) -> Vec<(&'static str, String)> {
+        let forgot = self
+            .nodes
+            .values()
+            .filter(|node| node.amnesiac)
+            .filter_map(|node| Some((node.id, node.machine.as_ref()?)));
+        let voting = forgot.filter(|(_, machine)| !matches!(machine.standing(), Standing::Lost { .. }));
+        voting
+            .map(|(id, machine)| {
+                ("no amnesia", format!("node {id} was set back and is {:?}", machine.standing()))
+            })
+            .collect()
     }
 
     fn left_over(&self) -> Vec<(&'static str, String)> {

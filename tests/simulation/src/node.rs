@@ -75,6 +75,8 @@ pub struct SimNode {
     pub forgetful: bool,
     /// What is durable.
     pub mirror: Mirror,
+    /// Its store was set back behind what an honest peer had seen of it.
+    pub amnesiac: bool,
     /// An old copy of its disk, with what was durable then.
     pub snapshot: Option<(Vec<u8>, Mirror)>,
     /// Proposals that it has heard of.
@@ -107,6 +109,7 @@ impl SimNode {
             evil: None,
             forgetful: false,
             mirror: Mirror::new(),
+            amnesiac: false,
             snapshot: None,
             proposals: Proposals::new(),
         }

@@ -13,7 +13,7 @@ use quorate::{
     wire::{CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus},
 };
 use quorate_node::{
-    machine::{RoundRecord, TxRecord},
+    machine::{LogRecord, RoundRecord, TxRecord},
     store::Table,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,6 +162,10 @@ impl Oracle {
             self.broken("valid first", what);
         }
         let release = stored(mirror, &outpoint).and_then(|record| record.release);
+        if round > Round(0) && release.as_ref().is_none_or(|release| release.round.0 + 1 < round.0) {
+            let what = format!("node {node} approved {txid} for {outpoint} in round {}", round.0);
+            self.broken("no vote before the release is complete", what);
+        }
         let highest =
             release.filter(|release| release.round.0 + 1 == round.0).and_then(|release| release.highest);
         let Some(forced) = highest.map(|certificate| certificate.target) else { return };
@@ -343,6 +347,13 @@ fn covers(recorded: &VoteTarget, stated: &VoteTarget) -> bool {
         recorded.inputs().get(outpoint).is_some_and(|kept| kept >= round)
     };
     recorded.txid() == stated.txid() && stated.inputs().iter().all(reached)
+}
+
+/// How far a node's log is by its disk.
+pub fn log_sequence(mirror: &Mirror) -> u64 {
+    let stored = mirror.get(&(Table::Log, b"log".to_vec()));
+    let parsed = stored.and_then(|value| serde_json::from_slice::<LogRecord>(value).ok());
+    parsed.map_or(0, |record| record.head.sequence)
 }
 
 fn stored(mirror: &Mirror, outpoint: &OutPoint) -> Option<RoundRecord> {

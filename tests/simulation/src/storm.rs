@@ -202,6 +202,14 @@ impl World {
         };
         node.disk = crate::disk::Disk::new(content);
         node.mirror = mirror;
+        let found = crate::oracle::log_sequence(&node.mirror);
+        let honest = self.nodes.values().filter(|other| other.is_trusted());
+        let seen = honest.filter_map(|other| Some(other.machine.as_ref()?.known_sequence(id))).max();
+        if seen.is_some_and(|seen| seen > found)
+            && let Some(node) = self.nodes.get_mut(&id)
+        {
+            node.amnesiac = true;
+        }
     }
 
     pub(crate) fn network_fault(&mut self) {

@@ -1,9 +1,10 @@
 //! The command line of `quorate-node`.
 
 use crate::{
+    api::EvidenceFile,
     chain::{Bitcoind, Devnet},
     config::{ChainConfig, NodeConfig},
-    demo,
+    demo, operator,
     provision::{self, Plan},
     run::Node,
 };
@@ -28,6 +29,15 @@ enum Command {
         #[arg(env = "QUORATE_NODE_DIR")]
         directory: PathBuf,
     },
+    /// Ask a running node how it is: whether it votes and why not, its peers, what it holds
+    Status {
+        /// Directory of the node
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+    },
+    /// Proofs that a node cheated
+    #[command(subcommand)]
+    Evidence(EvidenceCommand),
     /// Make federations
     #[command(subcommand)]
     Federation(FederationCommand),
@@ -60,6 +70,24 @@ enum Command {
         /// Keep blocks here
         #[arg(long)]
         data_dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum EvidenceCommand {
+    /// Write a running node's evidence to standard output, to be handed on
+    Export {
+        /// Directory of the node
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+    },
+    /// Check a file of evidence, offline: exit status 0 if all of it convicts
+    Verify {
+        /// The file, as `export` writes it
+        file: PathBuf,
+        /// The federation that the file has to be about
+        #[arg(long)]
+        federation: Option<quorate::FederationId>,
     },
 }
 
@@ -105,6 +133,7 @@ fn start() -> Result<()> {
     let arguments = Arguments::parse();
     let default = match arguments.command {
         Command::Devnet { .. } => "warn",
+        Command::Status { .. } | Command::Evidence(_) => "warn",
         Command::Run { .. } | Command::Federation(_) | Command::Chain { .. } => "info",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
@@ -132,6 +161,17 @@ async fn run(command: Command) -> Result<()> {
             }
             node.shut_down().await;
             Ok(())
+        }
+        Command::Status { directory } => {
+            let status: serde_json::Value = operator::get(&directory, "status").await?;
+            operator::print(&status)
+        }
+        Command::Evidence(EvidenceCommand::Export { directory }) => {
+            let file: EvidenceFile = operator::get(&directory, "evidence").await?;
+            operator::print(&file)
+        }
+        Command::Evidence(EvidenceCommand::Verify { file, federation }) => {
+            operator::verify(&file, federation)
         }
         Command::Federation(FederationCommand::New {
             directory,

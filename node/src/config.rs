@@ -46,6 +46,9 @@ pub struct NodeConfig {
     pub id: NodeId,
     /// UDP address to listen on.
     pub listen: SocketAddr,
+    /// TCP address of the operator's HTTP API; the port of `listen` on the loopback address by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<SocketAddr>,
     /// Where the other nodes listen.
     pub peers: Vec<NodeAddress>,
     /// The chain backend.
@@ -81,6 +84,11 @@ impl NodeConfig {
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
+    }
+
+    /// Where the operator's API listens.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], self.listen.port())))
     }
 
     pub(crate) fn rules(&self) -> crate::machine::Rules {

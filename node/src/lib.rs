@@ -1,5 +1,6 @@
 //! The Quorate node: voting, finality, co-signing, chain following and storage.
 
+pub mod api;
 pub mod chain;
 pub mod cli;
 pub mod config;
@@ -8,6 +9,7 @@ pub mod demo;
 mod follower;
 #[doc(hidden)]
 pub mod machine;
+mod operator;
 mod peers;
 pub mod provision;
 pub mod run;

@@ -102,6 +102,7 @@ pub fn federation(directory: &Path, plan: &Plan) -> Result<Provisioned> {
         let config = NodeConfig {
             id: node.id,
             listen: node.address,
+            api: None,
             peers: addresses.iter().filter(|peer| peer.id != node.id).cloned().collect(),
             chain: plan.chain.clone(),
             min_confirmations: 1,

@@ -4,6 +4,7 @@
 //! only when everything persisted before it is durable.
 
 use crate::{
+    api::{self, EvidenceFile, Status},
     chain::{Chain, ChainCoin, prove},
     config::{NodeConfig, NodeFiles},
     crash, follower,
@@ -46,6 +47,8 @@ pub(crate) enum Input {
     Blocks { disconnect: u32, connect: Vec<Block> },
     BlockHash { height: u32, reply: oneshot::Sender<Option<bitcoin::BlockHash>> },
     Coins { coins: Vec<(OutPoint, ChainCoin)>, then: Box<Input> },
+    Status { reply: oneshot::Sender<Status> },
+    Evidence { reply: oneshot::Sender<EvidenceFile> },
 }
 
 /// What the dispatcher carries out.
@@ -83,11 +86,19 @@ impl Node {
         let (publish, document) = watch::channel(None);
         let (end, ended) = watch::channel(false);
         tokio::spawn(server::accept(endpoint.clone(), service.clone()));
+        let (live, live_inputs) = watch::channel(None);
+        let api_address = config.api_address();
+        let serving = tokio::spawn(async move {
+            if let Err(error) = api::serve(api_address, live_inputs).await {
+                tracing::warn!(address = %api_address, error = format!("{error:#}"), "the operator's API is not served; set `api` in node.toml");
+            }
+        });
         let run = async move {
             let document = obtain_document(&files, roster, &peers, &service).await?;
             let federation = document.clone().verify(document.roster.id())?;
             let inputs = start_machine(&files, &config, federation, peers, chain)?;
             service.go_live(inputs.clone());
+            live.send_replace(Some(inputs.clone()));
             publish.send_replace(Some(document));
             // The machine's task holds the receiver; when it ends, the node has stopped.
             inputs.closed().await;
@@ -98,6 +109,7 @@ impl Node {
             if let Err(error) = result {
                 tracing::error!(error = format!("{error:#}"), "the node has ended");
             }
+            serving.abort();
             end.send_replace(true);
         });
         Ok(Self { endpoint, document, ended })
@@ -288,6 +300,12 @@ impl Driver {
                 let _asker_gone = reply.send(self.machine.block_at(height));
             }
             Input::Coins { coins, .. } => self.machine.handle_coins(coins),
+            Input::Status { reply } => {
+                let _asker_gone = reply.send(self.machine.status());
+            }
+            Input::Evidence { reply } => {
+                let _asker_gone = reply.send(self.machine.evidence_file());
+            }
         }
     }
 
@@ -320,6 +338,8 @@ impl Driver {
             | Input::Closed { .. }
             | Input::Blocks { .. }
             | Input::BlockHash { .. }
+            | Input::Status { .. }
+            | Input::Evidence { .. }
             | Input::Coins { .. } => return Some(input),
         };
         let unknown = self.machine.unknown_coins(&outpoints);

@@ -133,6 +133,9 @@ pub enum StoreError {
     },
 }
 
+/// Keys and values.
+pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// An open store.
 #[derive(Debug)]
 pub struct Store {
@@ -209,8 +212,7 @@ impl Store {
     ///
     /// # Errors
     /// A record does not match its checksum, or cannot be read.
-    pub fn rows(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+    pub fn rows(&self, table: Table) -> Result<Rows, StoreError> {
         let read = || -> Result<Rows, redb::Error> {
             let read = self.database.begin_read()?;
             let open = read.open_table(table.definition())?;

@@ -106,6 +106,12 @@ pub enum EvidenceKind {
     BadShare,
 }
 
+impl EvidenceKind {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::TwoApprovals, Self::TwoPromises, Self::CommitAgainstPromise, Self::BadShare];
+}
+
 impl fmt::Display for EvidenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)

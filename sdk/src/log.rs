@@ -44,22 +44,68 @@ pub struct SignedHead {
     /// How far.
     #[serde(flatten)]
     pub head: LogHead,
-    /// BIP340 over network, federation, epoch, sequence and hash.
+    /// How far it was when the node last started.
+    pub start: LogHead,
+    /// A random number of that start, so that peers can tell one from the next.
+    pub boot: u64,
+    /// BIP340 over network, federation, epoch, sequence, hash, and the same of the start with its number.
     pub signature: schnorr::Signature,
 }
 
 impl SignedHead {
     /// Signs a head. It is durable, or becomes so before the signature leaves.
-    pub fn sign(context: &Context, node: NodeId, key: &IdentityKey, head: LogHead) -> Self {
-        Self { node, head, signature: key.sign(digest(context, &head)) }
+    pub fn sign(
+        context: &Context,
+        node: NodeId,
+        key: &IdentityKey,
+        head: LogHead,
+        (start, boot): (LogHead, u64),
+    ) -> Self {
+        let signature = key.sign(digest(context, &head, &start, boot));
+        Self { node, head, start, boot, signature }
     }
 
     /// Whether the node it names signed it.
     pub fn verify(&self, federation: &Federation) -> bool {
-        federation.verify(self.node, digest(federation.context(), &self.head), &self.signature)
+        let digest = digest(federation.context(), &self.head, &self.start, self.boot);
+        federation.verify(self.node, digest, &self.signature)
+    }
+
+    /// Whether this head can come after `known`, as far as a peer can tell: it is further in the same run of the node, or of a run that
+    /// began where `known` was or later. Otherwise the node has lost what `known` shows, and `known` is what it has to be told.
+    pub fn follows(&self, known: &Self) -> bool {
+        if self.boot == known.boot {
+            return self.head.sequence > known.head.sequence;
+        }
+        self.start.sequence > known.head.sequence || self.start == known.head
     }
 }
 
-fn digest(context: &Context, head: &LogHead) -> [u8; 32] {
-    Writer::signed(Purpose::LogHead, context).u64(head.sequence).fixed(&head.hash).finish()
+fn digest(context: &Context, head: &LogHead, start: &LogHead, boot: u64) -> [u8; 32] {
+    let writer = Writer::signed(Purpose::LogHead, context).u64(head.sequence).fixed(&head.hash);
+    writer.u64(start.sequence).fixed(&start.hash).u64(boot).finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_head_of_a_run_that_began_before_a_known_one_does_not_follow_it() {
+        let world = testing::federation(4);
+        let head = |sequence| LogHead { sequence, hash: [1; 32] };
+        let signed = |sequence, start, boot| {
+            let context = world.federation.context();
+            SignedHead::sign(context, NodeId(2), &world.keys[1], head(sequence), (head(start), boot))
+        };
+        let known = signed(10, 5, 1);
+        assert!(known.verify(&world.federation));
+        assert!(!SignedHead { boot: 2, ..known }.verify(&world.federation));
+        assert!(signed(11, 5, 1).follows(&known));
+        assert!(!signed(9, 5, 1).follows(&known));
+        assert!(signed(10, 10, 2).follows(&known), "it started where it was");
+        assert!(signed(30, 12, 2).follows(&known), "it went on unheard");
+        assert!(!signed(30, 9, 2).follows(&known), "it was set back and has overtaken its own past");
+    }
 }

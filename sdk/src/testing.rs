@@ -1,11 +1,6 @@
 //! A federation in memory for tests: real keys, real key generation, no network.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::missing_panics_doc,
-    clippy::missing_errors_doc,
-    reason = "a test helper panics on what cannot happen"
-)]
+#![expect(clippy::indexing_slicing, reason = "a test helper panics on what cannot happen")]
 
 use crate::{
     AccountId, Epoch, Federation, FederationDocument, NodeId, NonceCommitment, Round, SignatureShare,

@@ -24,7 +24,11 @@ pub use ledger::{RoundRecord, TxRecord};
 pub use nonces::StoredResponse;
 pub use standing::{LogRecord, Standing};
 
-use crate::{chain::ChainCoin, store::ChangeSet};
+use crate::{
+    api::{EvidenceFile, Status},
+    chain::ChainCoin,
+    store::ChangeSet,
+};
 use bitcoin::{OutPoint, Transaction, Txid, block::Header};
 use coordinator::Coordination;
 use ledger::Ledger;
@@ -38,6 +42,7 @@ use quorate::{
     log::SignedHead,
     wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage, WireError},
 };
+use rand_chacha::rand_core::RngCore as _;
 use release::{Reason, ReleaseCall};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -190,9 +195,10 @@ impl Machine {
         key: IdentityKey,
         share: NodeShare,
         rules: Rules,
-        rng: rand_chacha::ChaCha20Rng,
+        mut rng: rand_chacha::ChaCha20Rng,
         stored: Stored,
     ) -> Self {
+        let boot = rng.next_u64();
         let network = federation.network();
         let proven = stored.transactions.iter().filter(|record| record.proof.is_some());
         let final_before = proven.map(|record| (announce::GOSSIP_AFTER, record.target.txid())).collect();
@@ -214,7 +220,7 @@ impl Machine {
             subscriptions: Subscriptions::default(),
             greeted: HashMap::new(),
             watch: watch::Watch::restore(stored.evidence),
-            log: standing::Log::restore(stored.log, stored.peers),
+            log: standing::Log::restore(stored.log, stored.peers, boot),
             announcements: announce::Announcements::new(),
             gossip_at: final_before,
             releases: BTreeMap::new(),
@@ -243,7 +249,33 @@ impl Machine {
         }
     }
 
-    /// Seconds since each peer was last heard of.
+    /// What an operator wants to know first.
+    pub fn status(&self) -> Status {
+        Status {
+            node: self.me,
+            federation: self.federation.id(),
+            epoch: self.federation.epoch(),
+            standing: self.standing(),
+            tip: self.ledger.tip(),
+            log_records: self.log_records(),
+            seconds_since_heard: self
+                .silence()
+                .into_iter()
+                .map(|(node, time)| (node, time.as_secs_f64()))
+                .collect(),
+            evidence: self.evidence_counts(),
+            suspects: self.watch.suspects.iter().copied().collect(),
+            held: self.sizes(),
+        }
+    }
+
+    /// All evidence, with what is needed to verify it.
+    pub fn evidence_file(&self) -> EvidenceFile {
+        let federation = self.federation.document().clone();
+        EvidenceFile { federation, evidence: self.evidence().cloned().collect() }
+    }
+
+    /// Time since each peer was last heard of.
     pub fn silence(&self) -> BTreeMap<NodeId, Duration> {
         let heard = self.log.heard().iter();
         heard.map(|(node, at)| (*node, self.now.saturating_sub(*at))).collect()

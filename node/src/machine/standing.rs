@@ -4,8 +4,9 @@
 //! a start this node votes only when q - 1 others have said how far they know its log, and none knows it further than it is. A
 //! node whose store was missing, older or damaged says so plainly and stays without a vote until the next epoch gives it a new key.
 //!
-//! What this cannot see: a store set back by so little that the only peers that heard of the lost part are among the n - q that did
-//! not answer. Such a node counts as one of the f faulty ones, like any that lies.
+//! A peer that answers later is believed too: a head that this node never had, at a length that it has reached since, is noticed by its
+//! hash. What this cannot see is a store set back by so little that every peer that heard of the lost part forgot it in a crash of its
+//! own before its next heartbeat. Such a node counts as one of the f faulty ones, like any that lies.
 
 use super::{Bug, Machine, Output, Tag};
 use crate::store::{ChangeSet, Table};
@@ -16,12 +17,15 @@ use quorate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 /// Time between two heartbeats to every peer.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Heads remembered since the start, 40 bytes each.
+const HISTORY_MAX: usize = 65_536;
 
 /// What the store keeps about this node's and its peers' logs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -56,6 +60,10 @@ pub enum Standing {
 #[derive(Debug)]
 pub(super) struct Log {
     head: LogHead,
+    /// The head at the start of this run, and the run's number.
+    start: (LogHead, u64),
+    /// Heads since the start, to recognise one that a peer knows and this node never had.
+    history: VecDeque<LogHead>,
     /// The head as it was last signed.
     signed: Option<SignedHead>,
     lost: Option<String>,
@@ -67,10 +75,12 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn restore(record: LogRecord, peers: Vec<SignedHead>) -> Self {
+    pub(super) fn restore(record: LogRecord, peers: Vec<SignedHead>, boot: u64) -> Self {
         let peers: BTreeMap<_, _> = peers.into_iter().map(|head| (head.node, head)).collect();
         Self {
             head: record.head,
+            start: (record.head, boot),
+            history: VecDeque::from([record.head]),
             signed: None,
             lost: record.lost,
             answered: BTreeSet::new(),
@@ -103,9 +113,9 @@ impl Machine {
         }
     }
 
-    /// How far this node has seen a peer's log.
-    pub fn known_sequence(&self, peer: NodeId) -> u64 {
-        self.log.peers.get(&peer).map_or(0, |known| known.head.sequence)
+    /// Records in this node's durable log.
+    pub(super) fn log_records(&self) -> u64 {
+        self.log.head.sequence
     }
 
     /// Refuses to vote, commit or promise with a memory that cannot be trusted.
@@ -123,6 +133,10 @@ impl Machine {
     /// Emits a durable write and extends the log by it.
     pub(super) fn persist(&mut self, mut change: ChangeSet) {
         self.log.head = self.log.head.extend(&change.digest());
+        self.log.history.push_back(self.log.head);
+        if self.log.history.len() > HISTORY_MAX {
+            self.log.history.pop_front();
+        }
         let record = LogRecord { head: self.log.head, lost: self.log.lost.clone() };
         change.put(Table::Log, b"log", &record);
         self.outputs.push_back(Output::Persist(change));
@@ -132,7 +146,7 @@ impl Machine {
     pub(super) fn signed_head(&mut self) -> SignedHead {
         let signed = self.log.signed.filter(|signed| signed.head == self.log.head);
         let signed = signed.unwrap_or_else(|| {
-            SignedHead::sign(self.federation.context(), self.me, &self.key, self.log.head)
+            SignedHead::sign(self.federation.context(), self.me, &self.key, self.log.head, self.log.start)
         });
         self.log.signed = Some(signed);
         signed
@@ -142,8 +156,8 @@ impl Machine {
     pub(super) fn take_head(&mut self, from: NodeId, head: Option<SignedHead>) {
         let Some(head) = head.filter(|head| head.node == from && from != self.me) else { return };
         self.log.heard.insert(from, self.now);
-        let newer = |known: &SignedHead| head.head.sequence > known.head.sequence;
-        if self.log.peers.get(&from).is_none_or(newer) && head.verify(&self.federation) {
+        let news = self.log.peers.get(&from).is_none_or(|known| head.follows(known));
+        if news && head.verify(&self.federation) {
             self.log.peers.insert(from, head);
         }
     }

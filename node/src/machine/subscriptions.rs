@@ -219,7 +219,7 @@ impl Machine {
             Target::Txid(_) | Target::Account(_) | Target::Tip => (Vec::new(), None),
         };
         let status = match target {
-            Target::Txid(txid) => self.status(txid),
+            Target::Txid(txid) => self.status_of(txid),
             Target::Script(_) | Target::Outpoint(_) | Target::Account(_) | Target::Tip => None,
         };
         let utxos: Vec<_> = outpoints.iter().filter_map(|outpoint| self.ledger.current(outpoint)).collect();
@@ -233,7 +233,7 @@ impl Machine {
         KeyOutcome::Snapshot { utxos, proofs, status, history_from }
     }
 
-    fn status(&self, txid: &Txid) -> Option<TransactionStatus> {
+    fn status_of(&self, txid: &Txid) -> Option<TransactionStatus> {
         if let Some(block) = self.ledger.block_of(txid) {
             return Some(TransactionStatus::Confirmed { block });
         }

@@ -32,9 +32,13 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let threads = available_parallelism().map_or(1, usize::from);
     let started = Instant::now();
-    let small = Protocol::two_on_one(Variant::Correct).checker().threads(threads).symmetry().spawn_dfs().join();
+    let small =
+        Protocol::two_on_one(Variant::Correct).checker().threads(threads).symmetry().spawn_dfs().join();
     small.assert_properties();
-    println!("two transactions, one outpoint, rounds 0 to 1: all {} states hold (honest nodes taken for alike)", small.unique_state_count());
+    println!(
+        "two transactions, one outpoint, rounds 0 to 1: all {} states hold (honest nodes taken for alike)",
+        small.unique_state_count()
+    );
     let large = Protocol::three_on_two(Variant::Correct).checker().threads(threads);
     let large = large.symmetry().target_state_count(arguments.states).spawn_dfs().join();
     for name in ["no two final transactions spend one outpoint", "no final transaction is released"] {

@@ -184,9 +184,7 @@ impl Evil {
                     return PeerReply::CommitResponse { commit: CommitReply::Joint { shares, signature } };
                 }
                 counters.add(Fault::GarbageShare);
-                for share in &mut shares {
-                    *share = SignatureShare([3; 32]);
-                }
+                shares.fill(SignatureShare([3; 32]));
                 // Half of them signed, so that they prove the cheat; half not.
                 let signed = dice.below(2) == 0;
                 let signature =

@@ -41,6 +41,7 @@ pub struct SimWallet {
 }
 
 /// Something that happens to a wallet.
+#[expect(missing_docs, reason = "a connection is a number, a frame is its text")]
 #[derive(Debug)]
 pub enum WalletEvent {
     /// It starts, or its timer fires.

@@ -8,47 +8,89 @@ use std::{collections::BTreeMap, time::Duration};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
+    /// Power fails at a node.
     Crash,
+    /// Power fails in the middle of a write.
     CrashWhileWriting,
+    /// Power fails again while the store is read.
     CrashInRecovery,
+    /// A node comes back.
     Restart,
+    /// A node does nothing for a while.
     Pause,
+    /// A faulty node comes back with an older store.
     SnapshotRestore,
+    /// A faulty node comes back with an empty disk.
     LostStore,
+    /// Unsynced writes are lost in a crash.
     LostWrite,
+    /// An unsynced write is cut in a crash.
     TornWrite,
+    /// A sync fails; the node stops.
     FailedSync,
+    /// A write finds no room; the node stops.
     FullDisk,
+    /// A disk takes long.
     SlowDisk,
+    /// A message is lost.
     Drop,
+    /// A message is held back.
     Delay,
+    /// A message is overtaken.
     Reorder,
+    /// A request arrives twice.
     Duplicate,
+    /// One node no longer reaches another.
     OneWayCut,
+    /// The network falls in two.
     Partition,
+    /// A clock jumps.
     ClockJump,
+    /// An evil node says two things.
     Equivocate,
+    /// An evil node keeps silent.
     Withhold,
+    /// An evil node sends a vote that does not verify.
     GarbageVote,
+    /// An evil node sends a share or commit that does not verify.
     GarbageShare,
+    /// An evil node sends commitments that are no points.
     GarbageCommitment,
+    /// An evil node repeats an old answer.
     Stale,
+    /// An evil coordinator leaves nodes out.
     SelectiveDelivery,
+    /// An evil node hides its commit in a promise.
     LyingPromise,
+    /// An evil node asks for a release without reason.
     UnfoundedRelease,
+    /// An evil node tells a client that its payment was rejected.
     FalseStatus,
+    /// A reorganisation of 1 blocks.
     Reorganisation1,
+    /// A reorganisation of 2 blocks.
     Reorganisation2,
+    /// A reorganisation of 3 blocks.
     Reorganisation3,
+    /// A reorganisation of 4 blocks.
     Reorganisation4,
+    /// A reorganisation of 5 blocks.
     Reorganisation5,
+    /// A reorganisation of 6 blocks.
     Reorganisation6,
+    /// An owner signs two spends of one coin.
     ConflictingSpend,
+    /// Three transactions, each sharing a coin with the next.
     Circle,
+    /// An owner cancels a payment.
     Cancel,
+    /// A wallet loses its connection for a while.
     WalletOffline,
+    /// A subscriber does not read.
     SlowSubscriber,
+    /// All clients lose their connection at once.
     ReconnectStorm,
+    /// The bridge restarts.
     BridgeRestart,
 }
 

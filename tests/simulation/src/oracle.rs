@@ -8,6 +8,7 @@ use quorate::{
     Federation, NodeId, NonceCommitment, Round,
     evidence::Evidence,
     finality::{FinalityProof, VerifiedAccounts},
+    log::SignedHead,
     release::{Outcome, ReleaseCertificate, SignedPromise},
     vote::{SignedVote, Verdict, VoteTarget},
     wire::{CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus},
@@ -66,7 +67,7 @@ impl Oracle {
         mirror: &Mirror,
         request: &PeerRequest,
         reply: &PeerReply,
-        weight: Weight,
+        weight: Weight<'_>,
     ) {
         self.checks += 1;
         match (request, reply) {
@@ -354,6 +355,13 @@ pub fn log_sequence(mirror: &Mirror) -> u64 {
     let stored = mirror.get(&(Table::Log, b"log".to_vec()));
     let parsed = stored.and_then(|value| serde_json::from_slice::<LogRecord>(value).ok());
     parsed.map_or(0, |record| record.head.sequence)
+}
+
+/// How far a node has durably seen a peer's log.
+pub fn known_sequence(mirror: &Mirror, peer: NodeId) -> u64 {
+    let stored = mirror.get(&(Table::Peers, peer.0.to_be_bytes().to_vec()));
+    let parsed = stored.and_then(|value| serde_json::from_slice::<SignedHead>(value).ok());
+    parsed.map_or(0, |known| known.head.sequence)
 }
 
 fn stored(mirror: &Mirror, outpoint: &OutPoint) -> Option<RoundRecord> {

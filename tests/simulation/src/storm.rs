@@ -204,11 +204,10 @@ impl World {
         node.mirror = mirror;
         let found = crate::oracle::log_sequence(&node.mirror);
         let honest = self.nodes.values().filter(|other| other.is_trusted());
-        let seen = honest.filter_map(|other| Some(other.machine.as_ref()?.known_sequence(id))).max();
-        if seen.is_some_and(|seen| seen > found)
-            && let Some(node) = self.nodes.get_mut(&id)
-        {
-            node.amnesiac = true;
+        let seen = honest.map(|other| crate::oracle::known_sequence(&other.mirror, id)).max();
+        let amnesiac = seen.is_some_and(|seen| seen > found);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.amnesiac = amnesiac;
         }
     }
 

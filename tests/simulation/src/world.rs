@@ -33,6 +33,7 @@ const VOTING_TIMEOUT: Duration = Duration::from_secs(2);
 const EVENTS_MAX: u64 = 2_000_000;
 
 /// Whose session at a node it is.
+#[expect(missing_docs, reason = "one number")]
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     /// The bridge's events.
@@ -44,6 +45,7 @@ pub enum Owner {
 }
 
 /// What happens next.
+#[expect(missing_docs, reason = "the names say it: who, to whom, what")]
 #[derive(Debug)]
 pub enum Event {
     Request { from: NodeId, to: NodeId, rpc: u64, incarnation: u32, request: Box<PeerRequest> },

@@ -44,7 +44,7 @@ pub enum FinalityProof {
     /// The finished transaction of a joint account.
     Enforced {
         /// Complete with witnesses, in hex.
-        #[serde(with = "bitcoin::consensus::serde::With::<bitcoin::consensus::serde::Hex>")]
+        #[serde(with = "crate::consensus_hex")]
         transaction: Transaction,
         /// The spent outputs, in input order.
         spent: Vec<SpentOutput>,
@@ -54,7 +54,7 @@ pub enum FinalityProof {
     /// A signed transaction of sole custody with the commits of q nodes.
     Attested {
         /// Complete with witnesses, in hex.
-        #[serde(with = "bitcoin::consensus::serde::With::<bitcoin::consensus::serde::Hex>")]
+        #[serde(with = "crate::consensus_hex")]
         transaction: Transaction,
         /// The rounds of its inputs, in input order.
         rounds: Vec<Round>,

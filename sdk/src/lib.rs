@@ -4,6 +4,7 @@ pub mod account;
 pub mod chain;
 #[cfg(feature = "native")]
 pub mod client;
+mod consensus_hex;
 pub mod digest;
 pub mod evidence;
 pub mod federation;

@@ -36,7 +36,7 @@ pub enum Proposal {
     /// A signed transaction of coins in sole custody; finality will be attested only.
     Sole {
         /// The complete transaction, in hex.
-        #[serde(with = "bitcoin::consensus::serde::With::<bitcoin::consensus::serde::Hex>")]
+        #[serde(with = "crate::consensus_hex")]
         transaction: Transaction,
     },
 }

@@ -56,9 +56,7 @@ pub struct ChainTip {
 /// A block header, 80 bytes in hex.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Header(
-    #[serde(with = "bitcoin::consensus::serde::With::<bitcoin::consensus::serde::Hex>")] pub block::Header,
-);
+pub struct Header(#[serde(with = "crate::consensus_hex")] pub block::Header);
 
 /// A transaction's place in a block, to be verified by the wallet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,10 +64,10 @@ pub struct RawTransactionProof {
     /// The block.
     pub block: BlockRef,
     /// Header and partial Merkle tree as in BIP37's `merkleblock`, in hex.
-    #[serde(with = "bitcoin::consensus::serde::With::<bitcoin::consensus::serde::Hex>")]
+    #[serde(with = "crate::consensus_hex")]
     pub merkle_block: bitcoin::MerkleBlock,
     /// The transaction, in hex.
-    #[serde(with = "bitcoin::consensus::serde::With::<bitcoin::consensus::serde::Hex>")]
+    #[serde(with = "crate::consensus_hex")]
     pub transaction: bitcoin::Transaction,
 }
 

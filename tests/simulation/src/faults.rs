@@ -1,6 +1,9 @@
 //! What can go wrong, how often it did, and what one seed chooses of it.
 
-use rand_chacha::{ChaCha20Rng, rand_core::RngCore as _};
+use rand_chacha::{
+    ChaCha20Rng,
+    rand_core::{RngCore as _, SeedableRng as _},
+};
 use serde::Serialize;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -177,20 +180,31 @@ impl Counters {
     }
 }
 
-/// Random choices, all from the seed.
+/// Choices: first those of a script, if there is one, then random ones from the seed.
 #[derive(Debug)]
-pub struct Dice(pub ChaCha20Rng);
+pub struct Dice {
+    script: std::vec::IntoIter<u8>,
+    rng: ChaCha20Rng,
+}
 
 impl Dice {
+    /// Choices that begin with those of a script, one byte each.
+    pub fn new(seed: u64, script: &[u8]) -> Self {
+        Self { script: script.to_vec().into_iter(), rng: ChaCha20Rng::seed_from_u64(seed) }
+    }
+
     /// A number.
     pub fn number(&mut self) -> u64 {
-        self.0.next_u64()
+        match self.script.next() {
+            Some(byte) => u64::from(byte),
+            None => self.rng.next_u64(),
+        }
     }
 
     /// A number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound.max(1)).unwrap_or(1);
-        usize::try_from(self.0.next_u64() % bound).unwrap_or(0)
+        usize::try_from(self.number() % bound).unwrap_or(0)
     }
 
     /// True in `per_mille` of 1,000 cases.
@@ -200,7 +214,7 @@ impl Dice {
 
     /// A time from `low` up to `high`, in microseconds.
     pub fn between(&mut self, low: u64, high: u64) -> Duration {
-        Duration::from_micros(low + self.0.next_u64() % (high - low).max(1))
+        Duration::from_micros(low + self.number() % (high - low).max(1))
     }
 
     /// One of several.

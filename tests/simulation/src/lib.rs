@@ -16,6 +16,7 @@ pub mod byzantine;
 pub mod clients;
 pub mod disk;
 pub mod faults;
+pub mod fuzz;
 pub mod judge;
 pub mod node;
 pub mod oracle;
@@ -24,4 +25,4 @@ pub mod suite;
 pub mod world;
 
 pub use faults::{Counters, Fault};
-pub use world::{Options, Report, run};
+pub use world::{Options, Report, run, run_script};

@@ -2,6 +2,8 @@
 
 #![expect(clippy::print_stdout, reason = "a command-line tool")]
 
+mod corpus;
+
 use anyhow::Result;
 use clap::Parser;
 use quorate_node::machine::Bug;
@@ -29,6 +31,9 @@ struct Arguments {
     /// Plant each known bug in turn and find it within so many seeds.
     #[arg(long)]
     bugs: Option<u64>,
+    /// Write the seeds of the fuzz corpora, from real runs, under this directory.
+    #[arg(long)]
+    corpus: Option<PathBuf>,
     /// Write the summary to a file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -36,6 +41,10 @@ struct Arguments {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    if let Some(directory) = &arguments.corpus {
+        corpus::write(directory)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let clean = match (arguments.replay, arguments.bugs) {
         (Some(seed), _) => replay(seed),
         (None, Some(seeds)) => hunt_all(seeds, arguments.json)?,
@@ -75,7 +84,7 @@ fn simulate(arguments: Arguments) -> Result<bool> {
 }
 
 fn replay(seed: u64) -> bool {
-    let report = run(Options { seed, bug: None, verbose: true });
+    let report = run(Options { seed, verbose: true, ..Options::default() });
     println!("seed {seed}: {} events, trace {}", report.events, report.trace);
     if let Some(what) = &report.violation {
         println!("seed {seed} broke an invariant: {what}");

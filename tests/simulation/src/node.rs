@@ -175,6 +175,9 @@ impl World {
             self.oracle.broken("what is durable survives", what);
         }
         node.mirror = mirror;
+        if node.is_trusted() {
+            self.oracle.found_votes(id, &node.mirror);
+        }
         let index = usize::from(id.0) - 1;
         let (Some(key), Some(share)) = (base.keys.get(index), base.shares.get(index)) else { return false };
         let share = NodeShare::from_bytes(id, share).expect("a share");
@@ -276,12 +279,11 @@ impl World {
             self.write_failed(id, &what);
             return;
         }
-        for change in changes {
+        for (change, output) in batch {
+            let Some(node) = self.nodes.get_mut(&id) else { return };
             for (table, key, value) in change.records() {
                 node.mirror.insert((table, key.to_vec()), value.to_vec());
             }
-        }
-        for (_, output) in batch {
             if let Some(output) = output {
                 self.release(id, output);
             }

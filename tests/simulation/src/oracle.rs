@@ -118,6 +118,17 @@ impl Oracle {
         }
     }
 
+    /// Votes that a node finds on its disk when it starts: they may have left, and may leave again.
+    pub fn found_votes(&mut self, node: NodeId, mirror: &Mirror) {
+        let stored = mirror.iter().filter(|((table, _), _)| *table == Table::Transactions);
+        let votes = stored.filter_map(|(_, value)| serde_json::from_slice::<TxRecord>(value).ok()?.vote);
+        for vote in votes.filter(|vote| vote.verdict == Verdict::Approve) {
+            for (outpoint, round) in vote.target.inputs() {
+                self.approvals.entry((node, *outpoint, *round)).or_insert(vote.target.txid());
+            }
+        }
+    }
+
     fn vote(&mut self, node: NodeId, mirror: &Mirror, vote: &SignedVote) {
         if vote.verdict != Verdict::Approve {
             return;

@@ -124,7 +124,7 @@ pub struct Catch {
 pub fn hunt(bug: Bug, seeds: u64) -> Option<Catch> {
     let started = Instant::now();
     (1..=seeds).find_map(|seed| {
-        let report = run(Options { seed, bug: Some(bug), verbose: false });
+        let report = run(Options { seed, bug: Some(bug), ..Options::default() });
         let violation = report.violation?;
         Some(Catch { bug, seed, violation, seconds: started.elapsed().as_secs_f64() })
     })

@@ -11,13 +11,12 @@ use crate::{
 use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
 use quorate::{
     NodeId, Round,
-    wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage},
+    wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage, encode_text},
 };
 use quorate_node::{
     chain::Devnet,
     machine::{Bug, SessionId},
 };
-use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -82,6 +81,8 @@ pub struct Options {
     pub bug: Option<Bug>,
     /// Print every event.
     pub verbose: bool,
+    /// Keep one message of each type, as the seed of a corpus.
+    pub samples: bool,
 }
 
 /// What came of it.
@@ -101,8 +102,10 @@ pub struct Report {
     pub counters: Counters,
     /// Transactions that became final.
     pub finals: usize,
-    /// Releases made.
+    /// Statements that the oracle looked at.
     pub checks: u64,
+    /// One message of each type, in JSON.
+    pub samples: BTreeMap<String, String>,
 }
 
 /// The world of one run.
@@ -133,12 +136,23 @@ pub struct World {
     events: u64,
     ended: bool,
     verbose: bool,
+    samples: Option<BTreeMap<String, String>>,
     trace: sha256::HashEngine,
 }
 
 /// Runs one seed.
 pub fn run(options: Options) -> Report {
-    let mut world = World::new(options);
+    run_with(options, Dice::new(options.seed, &[]))
+}
+
+/// Runs a script: each byte is one choice, in the order in which the run asks for them; the rest is drawn.
+pub fn run_script(script: &[u8]) -> Report {
+    let options = Options::default();
+    run_with(options, Dice::new(options.seed, script))
+}
+
+fn run_with(options: Options, dice: Dice) -> Report {
+    let mut world = World::new(options, dice);
     world.start();
     while !world.ended && world.oracle.violation.is_none() {
         let Some(((at, _), event)) = world.queue.pop_first() else { break };
@@ -159,12 +173,12 @@ pub fn run(options: Options) -> Report {
         counters: world.counters.clone(),
         finals: world.oracle.finals(),
         checks: world.oracle.checks,
+        samples: world.samples.unwrap_or_default(),
     }
 }
 
 impl World {
-    fn new(options: Options) -> Self {
-        let mut dice = Dice(ChaCha20Rng::seed_from_u64(options.seed));
+    fn new(options: Options, mut dice: Dice) -> Self {
         let plan = Plan::draw(&mut dice);
         let base = Base::of(plan.nodes);
         let chain = Devnet::deterministic(options.seed, &base.blocks).expect("the base chain is valid");
@@ -209,6 +223,7 @@ impl World {
             events: 0,
             ended: false,
             verbose: options.verbose,
+            samples: options.samples.then(BTreeMap::new),
             trace: sha256::Hash::engine(),
         }
     }
@@ -298,6 +313,21 @@ impl World {
             eprintln!("{text}");
         }
         self.trace.input(text.as_bytes());
+        if let Some(samples) = &mut self.samples {
+            let sample = match event {
+                Event::Request { request, .. } => encode_text(None, &**request),
+                Event::Reply { reply, .. } => encode_text(None, &**reply),
+                Event::ClientSays { message, .. } => encode_text(Some(1), &**message),
+                Event::ToClient { message, .. } => encode_text(Some(1), &**message),
+                _other => return,
+            };
+            let name = event_name(&sample);
+            // The longest says most.
+            let kept = samples.entry(name).or_default();
+            if sample.len() > kept.len() && sample.len() < 60_000 {
+                *kept = sample;
+            }
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -505,6 +535,12 @@ fn describe(event: &Event) -> String {
         }
         other => format!("{other:?}"),
     }
+}
+
+fn event_name(json: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+    let part = |name: &str| value.get(name).and_then(|part| part.as_str()).unwrap_or_default().to_owned();
+    format!("{}{}{}", part("type"), part("status"), part("custody"))
 }
 
 /// The start of a message's debug text: its type and first fields.

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# npm test: sets up what is missing, then format, lints, docs, unit, property and system tests, and the wasm32 check.
+# npm test: sets up what is missing, then format, lints, docs, unit, property and system tests, simulation, model,
+# and the wasm32 check.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 setup_native
 say "format"
@@ -12,6 +13,12 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
   cargo test --workspace --locked
 fi
+say "simulation: ${SIM_SEEDS:=1200} seeds"
+cargo run -q --locked -p quorate-simulation --bin sim -- --seeds "$SIM_SEEDS"
+say "simulation: planted bugs"
+cargo run -q --locked -p quorate-simulation --bin sim -- --bugs 400
+say "model"
+cargo run -q --locked -p quorate-model --bin model
 say "examples in the documentation"
 cargo test --workspace --locked --doc -q
 say "documentation"

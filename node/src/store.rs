@@ -100,6 +100,22 @@ impl ChangeSet {
     }
 }
 
+/// Makes an empty store beside its place and moves it there when it is whole.
+fn create(path: &Path) -> Result<(), redb::Error> {
+    let fresh = path.with_extension("new");
+    if fresh.exists() {
+        std::fs::remove_file(&fresh)?;
+    }
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(&fresh)?;
+    database.begin_write()?.commit()?;
+    drop(database);
+    std::fs::rename(&fresh, path)?;
+    match path.parent() {
+        Some(directory) => Ok(std::fs::File::open(directory)?.sync_all()?),
+        None => Ok(()),
+    }
+}
+
 fn checksum(table: Table, key: &[u8], value: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut engine = sha256::Hash::engine();
     for part in [table.name().as_bytes(), key, value] {
@@ -150,6 +166,12 @@ impl Store {
     /// It cannot be opened, or is damaged.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let shown = path.display().to_string();
+        if !path.exists() {
+            // A crash in the middle of this leaves no file that looks like a damaged store.
+            let made = create(path)
+                .map_err(|source| StoreError::Open { path: shown.clone(), source: Box::new(source) });
+            made?;
+        }
         let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
         Self::prepare(opened.map_err(redb::Error::from), shown)
     }

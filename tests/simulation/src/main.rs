@@ -11,7 +11,16 @@ use quorate_simulation::{
     Options, run,
     suite::{hunt, run_seeds},
 };
-use std::{path::PathBuf, process::ExitCode, thread::available_parallelism};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::available_parallelism,
+};
 
 /// Simulates the whole federation under faults, from seeds.
 #[derive(Debug, Parser)]
@@ -93,10 +102,21 @@ fn replay(seed: u64) -> bool {
 }
 
 fn hunt_all(seeds: u64, json: Option<PathBuf>) -> Result<bool> {
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(bug) = Bug::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let catch = hunt(*bug, seeds);
+                    found.lock().unwrap_or_else(PoisonError::into_inner).insert(*bug, catch);
+                }
+            });
+        }
+    });
     let mut caught = Vec::new();
     let mut missed = Vec::new();
-    for bug in Bug::ALL {
-        match hunt(bug, seeds) {
+    for (bug, catch) in found.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match catch {
             Some(catch) => {
                 println!("{bug:?}: seed {} after {:.1} s: {}", catch.seed, catch.seconds, catch.violation);
                 caught.push(catch);

@@ -75,6 +75,8 @@ pub struct SimNode {
     pub forgetful: bool,
     /// What is durable.
     pub mirror: Mirror,
+    /// Its disk has held a whole store.
+    pub created: bool,
     /// Its store was set back behind what an honest peer had seen of it.
     pub amnesiac: bool,
     /// An old copy of its disk, with what was durable then.
@@ -109,6 +111,7 @@ impl SimNode {
             evil: None,
             forgetful: false,
             mirror: Mirror::new(),
+            created: false,
             amnesiac: false,
             snapshot: None,
             proposals: Proposals::new(),
@@ -153,6 +156,10 @@ impl World {
         let (seed, rules) = (self.seed, self.rules());
         let base = self.base;
         let Some(node) = self.nodes.get_mut(&id) else { return false };
+        if !node.created {
+            // The real store is made beside its place and moved there when it is whole.
+            node.disk = Disk::new(Vec::new());
+        }
         let opened = Store::open_backend(node.disk.clone(), "simulated").and_then(|store| {
             let stored = store.load_all()?;
             let mut mirror = Mirror::new();
@@ -175,6 +182,7 @@ impl World {
             self.oracle.broken("what is durable survives", what);
         }
         node.mirror = mirror;
+        node.created = true;
         if node.is_trusted() {
             self.oracle.found_votes(id, &node.mirror);
         }

@@ -200,6 +200,7 @@ impl World {
             node.snapshot = Some((node.disk.snapshot(), node.mirror.clone()));
             return;
         };
+        node.created = !content.is_empty();
         node.disk = crate::disk::Disk::new(content);
         node.mirror = mirror;
         let found = crate::oracle::log_sequence(&node.mirror);

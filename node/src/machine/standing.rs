@@ -171,11 +171,12 @@ impl Machine {
     /// A peer's answer: what it knows of this node's log.
     pub(super) fn take_heartbeat(&mut self, from: NodeId, head: SignedHead, known: Option<SignedHead>) {
         self.take_head(from, Some(head));
-        if let Some(known) = known.filter(|known| known.node == self.me && known.verify(&self.federation)) {
+        if let Some(known) = known.filter(|known| known.node == self.me) {
             let further = known.head.sequence > self.log.head.sequence;
-            let forked =
-                known.head.sequence == self.log.head.sequence && known.head.hash != self.log.head.hash;
-            if (further || forked) && self.log.lost.is_none() && !self.planted(Bug::TrustOldStore) {
+            let mut same = self.log.history.iter().filter(|own| own.sequence == known.head.sequence);
+            let forked = same.any(|own| own.hash != known.head.hash);
+            let lost = (further || forked) && self.log.lost.is_none() && known.verify(&self.federation);
+            if lost && !self.planted(Bug::TrustOldStore) {
                 self.lose(format!(
                     "its store is missing or older than what node {from} has seen of it (record {} of {}); it needs a new key in the next epoch",
                     self.log.head.sequence, known.head.sequence

@@ -57,6 +57,18 @@ pub struct Epoch(pub u64);
 #[serde(transparent)]
 pub struct Round(pub u32);
 
+impl Round {
+    /// The round after this one.
+    ///
+    /// ```
+    /// assert_eq!(quorate::Round(0).next(), quorate::Round(1));
+    /// ```
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
 /// A text that should have been a fixed number of hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {digits} hex digits")]

@@ -11,24 +11,29 @@
 //! q promises for a round r' >= r come from q nodes, and the two sets share q + q - n >= f + 1 nodes, one of them honest. It committed
 //! before it promised (afterwards it would have refused), so its promise names C or a certificate of a higher round. By induction over
 //! the rounds, every certificate of a round above r is for T too: round r + 1 is forced to T by this argument, and so on. So the
-//! highest certificate named is always T's, and the outcome is [`Outcome::Forced`] to T.
+//! highest certificates named are always T's, C or a later one among them, and the outcome is [`Outcome::Forced`] to T.
+//!
+//! T may have several certificates of the same round for this outpoint, which differ in the rounds of other inputs; each honest node
+//! names its latest. A release carries *every* one that is named in the highest round. If it carried one of them at the choice of
+//! whoever assembles it, a faulty node could name an old one that is void, and hide behind it the one that made T final.
 //!
 //! # When a forced transaction binds nobody (V6)
 //!
 //! A transaction has one certificate C for all its inputs. If the release of *another* of its inputs, for that input's round in C
 //! or a later one, has an outcome other than T, then T was not final under C by the argument above. [`ReleaseCertificate::voids`] says
-//! so. This is more general than showing a conflicting final transaction, and it also opens circles in which each of several
+//! so, and the forced transaction binds nobody once *all* certificates that the release carries are void. This is more general than showing a conflicting final transaction, and it also opens circles in which each of several
 //! transactions is forced on one input and blocked on another, where no transaction could ever become final.
 
 use crate::{
     Federation, NodeId, Round,
     account::AccountRecord,
     digest::{self, Context, IdentityKey, Purpose, Writer},
+    standard::INPUTS_MAX,
     vote::{ApprovalCertificate, CertificateError, VoteTarget},
 };
 use bitcoin::{OutPoint, Txid, secp256k1::schnorr};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A node's promise for one outpoint: no vote and no commit in rounds up to `round`.
 ///
@@ -74,8 +79,9 @@ impl SignedPromise {
 
     /// Whether the node it names signed it, and what it says of its commit can be true.
     pub fn verify(&self, federation: &Federation) -> bool {
-        let possible =
-            self.committed_round().is_none_or(|round| round.is_some_and(|round| round <= self.round));
+        let short = self.committed.as_ref().is_none_or(|target| target.inputs().len() <= INPUTS_MAX);
+        let possible = short
+            && self.committed_round().is_none_or(|round| round.is_some_and(|round| round <= self.round));
         let digest = promise_digest(federation.context(), self.outpoint, self.round, self.committed.as_ref());
         possible && federation.verify(self.node, digest, &self.signature)
     }
@@ -139,9 +145,9 @@ pub struct ReleaseCertificate {
     pub round: Round,
     /// The promises.
     pub promises: BTreeMap<NodeId, Promise>,
-    /// The certificate of the highest round that a promise names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub highest: Option<ApprovalCertificate>,
+    /// Every certificate of the highest round that the promises name, in the order of their targets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub highest: Vec<ApprovalCertificate>,
 }
 
 /// What may be voted for in the round after a release.
@@ -149,8 +155,8 @@ pub struct ReleaseCertificate {
 pub enum Outcome {
     /// Anything: no transaction can have become final in this round or before.
     Free,
-    /// Only this transaction, which may be final, unless another of its inputs shows that it is not.
-    Forced(VoteTarget),
+    /// Only this transaction, which may be final under any of these targets, unless other inputs show that it is under none.
+    Forced(Vec<VoteTarget>),
 }
 
 impl ReleaseCertificate {
@@ -167,18 +173,15 @@ impl ReleaseCertificate {
                 (*node, Promise { committed: one.committed.clone(), signature: one.signature })
             })
             .collect();
-        let top = highest_round(outpoint, promises.values());
-        let highest = top.and_then(|top| {
-            let named = |one: &&ApprovalCertificate| {
-                one.target.inputs().get(&outpoint) == Some(&top)
-                    && promises.values().any(|promise| promise.committed.as_ref() == Some(&one.target))
-            };
-            certificates.iter().find(named).cloned()
-        });
+        let mut named = highest_targets(outpoint, promises.values());
+        let highest = std::mem::take(&mut named)
+            .into_iter()
+            .filter_map(|target| certificates.iter().find(|one| one.target == *target).cloned())
+            .collect();
         Self { outpoint, round, promises, highest }
     }
 
-    /// Checks that q distinct members promised, and that the certificate given is of the highest round they name.
+    /// Checks that q distinct members promised, and that every certificate of the highest round they name is there.
     ///
     /// # Errors
     /// The certificate does not hold; whoever sent it is at fault.
@@ -199,29 +202,24 @@ impl ReleaseCertificate {
                 return Err(CertificateError::Signature { node: *node }.into());
             }
         }
-        match (highest_round(self.outpoint, self.promises.values()), &self.highest) {
-            (None, None) => Ok(()),
-            (Some(round), Some(certificate)) => {
-                if certificate.target.inputs().get(&self.outpoint) != Some(&round) {
-                    return Err(ReleaseError::Highest { outpoint: self.outpoint });
-                }
-                Ok(certificate.verify(federation)?)
-            }
-            (Some(_), None) | (None, Some(_)) => Err(ReleaseError::Highest { outpoint: self.outpoint }),
+        let named = highest_targets(self.outpoint, self.promises.values());
+        if !named.into_iter().eq(self.highest.iter().map(|one| &one.target)) {
+            return Err(ReleaseError::Highest { outpoint: self.outpoint });
         }
+        Ok(self.highest.iter().try_for_each(|certificate| certificate.verify(federation))?)
     }
 
     /// What may be voted for in the next round. Call [`ReleaseCertificate::verify`] first.
     pub fn outcome(&self) -> Outcome {
-        match &self.highest {
-            None => Outcome::Free,
-            Some(certificate) => Outcome::Forced(certificate.target.clone()),
+        if self.highest.is_empty() {
+            return Outcome::Free;
         }
+        Outcome::Forced(self.highest.iter().map(|certificate| certificate.target.clone()).collect())
     }
 
     /// The transaction that alone may be voted for, if there is one.
     pub fn forced_txid(&self) -> Option<Txid> {
-        self.highest.as_ref().map(|certificate| certificate.target.txid())
+        self.highest.first().map(|certificate| certificate.target.txid())
     }
 
     /// Rule V6: whether this release shows that the transaction of `target` did not become final under that target's rounds.
@@ -231,8 +229,24 @@ impl ReleaseCertificate {
     }
 }
 
-fn highest_round<'a>(outpoint: OutPoint, promises: impl Iterator<Item = &'a Promise>) -> Option<Round> {
-    promises.filter_map(|one| one.committed.as_ref()?.inputs().get(&outpoint).copied()).max()
+/// The distinct targets that promises name in the highest round of the outpoint.
+fn highest_targets<'a>(
+    outpoint: OutPoint,
+    promises: impl Iterator<Item = &'a Promise>,
+) -> BTreeSet<&'a VoteTarget> {
+    let mut top = None;
+    let mut targets = BTreeSet::new();
+    for target in promises.filter_map(|one| one.committed.as_ref()) {
+        let Some(round) = target.inputs().get(&outpoint).copied() else { continue };
+        if top < Some(round) {
+            targets.clear();
+            top = Some(round);
+        }
+        if top == Some(round) {
+            targets.insert(target);
+        }
+    }
+    targets
 }
 
 /// An owner's wish that a payment of a joint account should not happen, signed by the account's authorisation key.
@@ -348,18 +362,32 @@ mod tests {
         let (low, high) = (target(1, &[(0, 0), (1, 0)]), target(2, &[(0, 1)]));
         let forced = release(&world, 1, &[Some(&low), Some(&high), None]);
         assert_eq!(forced.verify(&world.federation), Ok(()));
-        assert_eq!(forced.outcome(), Outcome::Forced(high));
+        assert_eq!(forced.outcome(), Outcome::Forced(vec![high]));
         let mut hidden = forced.clone();
-        hidden.highest = None;
+        hidden.highest.clear();
         assert!(hidden.verify(&world.federation).is_err());
         let mut lower = forced.clone();
-        lower.highest = Some(approved(&world, &low));
+        lower.highest = vec![approved(&world, &low)];
         assert!(lower.verify(&world.federation).is_err());
         let mut stripped = forced;
         if let Some(promise) = stripped.promises.get_mut(&NodeId(2)) {
             promise.committed = None;
         }
         assert!(stripped.verify(&world.federation).is_err(), "what a promise names is signed");
+    }
+
+    #[test]
+    fn every_certificate_of_the_highest_round_is_carried() {
+        let world = testing::federation(4);
+        let (old, new) = (target(1, &[(0, 0), (1, 0)]), target(1, &[(0, 0), (1, 1)]));
+        let both = release(&world, 0, &[Some(&old), Some(&new), None]);
+        assert_eq!(both.verify(&world.federation), Ok(()));
+        assert_eq!(both.outcome(), Outcome::Forced(vec![old.clone(), new.clone()]));
+        for kept in [&old, &new] {
+            let mut chosen = both.clone();
+            chosen.highest.retain(|one| one.target == *kept);
+            assert!(chosen.verify(&world.federation).is_err(), "none may be left out");
+        }
     }
 
     #[test]

@@ -9,6 +9,11 @@ use quorate::{
 };
 use std::collections::BTreeMap;
 
+/// Verified accounts kept; one that was dropped is verified again from its certificate.
+const ACCOUNTS_MAX: usize = 65_536;
+/// Accounts being certified at a time; more are told to come back.
+const REGISTRATIONS_MAX: usize = 4_096;
+
 /// An account being certified.
 #[derive(Debug)]
 pub(super) struct Registration {
@@ -30,6 +35,9 @@ impl Machine {
             return Ok(account.clone());
         }
         let account = certificate.verify(&self.federation)?;
+        while self.accounts.len() >= ACCOUNTS_MAX {
+            self.accounts.pop_first();
+        }
         self.accounts.insert(id, (account.clone(), certificate.clone()));
         Ok(account)
     }
@@ -53,6 +61,10 @@ impl Machine {
         if let Some(certificate) = known {
             self.send_client(session, id, ServerMessage::AccountCertified { certificate });
             return Ok(());
+        }
+        while self.registrations.len() >= REGISTRATIONS_MAX {
+            // The oldest has waited for answers longest, and its wallet asks again.
+            self.registrations.pop_first();
         }
         let registration = self.next_registration;
         self.next_registration += 1;

@@ -317,6 +317,13 @@ impl Machine {
             tracing::warn!(%from, %txid, "dropped a vote that does not verify");
             return;
         }
+        // Only votes on this transaction's own inputs are kept for comparison; a voter cannot fill the memory with others.
+        let Some(coordination) = self.coordinations.get(&txid) else { return };
+        let inputs = coordination.target.inputs().keys();
+        if vote.target.txid() != txid || !vote.target.inputs().keys().eq(inputs) {
+            tracing::warn!(%from, %txid, "dropped a vote on something else");
+            return;
+        }
         self.watch_vote(&vote);
         if self.watch.suspects.contains(&from) || !self.same_rounds(txid, &vote) {
             return;
@@ -370,7 +377,7 @@ impl Machine {
             return true;
         }
         let proposal = coordination.proposal.clone();
-        if vote.target.txid() != txid || coordination.ending.is_some() {
+        if coordination.ending.is_some() {
             return false;
         }
         let present = self.present_target(&proposal);
@@ -382,8 +389,8 @@ impl Machine {
         }
         // The voter has promised to leave a round that is not released yet: help to finish that.
         for (outpoint, theirs) in vote.target.inputs() {
-            if present.inputs().get(outpoint).is_some_and(|mine| theirs > mine) {
-                self.start_release(*outpoint, Round(theirs.0 - 1), &Reason::default());
+            if let Some(mine) = present.inputs().get(outpoint).filter(|mine| mine.next() == *theirs) {
+                self.start_release(*outpoint, *mine, &Reason::default());
             }
         }
         false
@@ -514,10 +521,7 @@ impl Machine {
         if !inputs.iter().all(|(outpoint, round)| self.is_settled(outpoint, *round, txid)) {
             return;
         }
-        let forced = inputs
-            .keys()
-            .any(|outpoint| self.ledger.forced(outpoint).is_some_and(|forced| forced.txid() == txid));
-        if forced {
+        if self.is_forced(&inputs, txid) {
             tracing::info!(%txid, "it may be final already, so it goes on");
             if let Some(coordination) = self.coordinations.get_mut(&txid) {
                 coordination.ending = None;
@@ -531,7 +535,7 @@ impl Machine {
 
     /// Whether a release has left an input to this transaction alone.
     pub(super) fn is_forced(&self, inputs: &BTreeMap<OutPoint, Round>, txid: Txid) -> bool {
-        inputs.keys().any(|outpoint| self.ledger.forced(outpoint).is_some_and(|forced| forced.txid() == txid))
+        inputs.keys().any(|outpoint| self.ledger.forced(outpoint) == Some(txid))
     }
 
     /// Ends a transaction with the proof that its inputs are free.
@@ -708,7 +712,7 @@ impl Machine {
         }
         outpoints.iter().any(|outpoint| {
             self.ledger.approved(outpoint).is_some_and(|(approved, _)| approved == txid)
-                || self.ledger.forced(outpoint).is_some_and(|forced| forced.txid() == txid)
+                || self.ledger.forced(outpoint) == Some(txid)
                 || self.ledger.is_pending(outpoint)
         })
     }

@@ -62,7 +62,7 @@ struct RoundState {
 impl RoundState {
     fn is_pending(&self) -> bool {
         self.round > Round(0)
-            && self.release.as_ref().is_none_or(|release| release.round.0 + 1 != self.round.0)
+            && self.release.as_ref().is_none_or(|release| release.round.next() != self.round)
     }
 }
 
@@ -161,15 +161,16 @@ impl Ledger {
         self.records.get(&txid)?.certificate.as_ref()
     }
 
-    /// What alone may be voted for in the present round, unless another input shows that it is void (V6).
-    pub(super) fn forced(&self, outpoint: &OutPoint) -> Option<&VoteTarget> {
+    /// What alone may be voted for in the present round, unless other inputs show for every certificate that it is void (V6).
+    pub(super) fn forced(&self, outpoint: &OutPoint) -> Option<Txid> {
         let release = self.release(outpoint)?;
-        let target = &release.highest.as_ref()?.target;
-        let void = target.inputs().keys().filter(|input| *input != outpoint).any(|input| {
-            self.release(input).is_some_and(|other| other.voids(target))
-                || self.spent_by(input).is_some_and(|spender| spender != target.txid())
-        });
-        (!void).then_some(target)
+        let is_void = |target: &VoteTarget| {
+            target.inputs().keys().filter(|input| *input != outpoint).any(|input| {
+                self.release(input).is_some_and(|other| other.voids(target))
+                    || self.spent_by(input).is_some_and(|spender| spender != target.txid())
+            })
+        };
+        release.highest.iter().find(|one| !is_void(&one.target)).map(|one| one.target.txid())
     }
 
     /// The final or confirmed transaction that spends an outpoint.
@@ -197,7 +198,7 @@ impl Ledger {
     /// Brings the record that subscribers see in line with the latest release: its round, and what holds the outpoint there.
     fn show_round(&mut self, outpoint: &OutPoint) {
         let Some(release) = self.release(outpoint) else { return };
-        let round = Round(release.round.0 + 1);
+        let round = release.round.next();
         let forced = release.forced_txid();
         if let Some(coin) = self.coins.get_mut(outpoint)
             && coin.record.round < round

@@ -45,7 +45,7 @@ use quorate::{
 use rand_chacha::rand_core::RngCore as _;
 use release::{Reason, ReleaseCall};
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 use subscriptions::Subscriptions;
@@ -163,7 +163,7 @@ pub struct Machine {
     rng: rand_chacha::ChaCha20Rng,
     ledger: Ledger,
     nonces: NoncePool,
-    accounts: HashMap<quorate::AccountId, (JointAccount, quorate::account::AccountCertificate)>,
+    accounts: BTreeMap<quorate::AccountId, (JointAccount, quorate::account::AccountCertificate)>,
     coordinations: BTreeMap<Txid, Coordination>,
     registrations: BTreeMap<u64, accounts::Registration>,
     next_registration: u64,
@@ -178,8 +178,12 @@ pub struct Machine {
     releases: BTreeMap<OutPoint, release::ReleaseRun>,
     /// Promises given whose release this node takes up if whoever asked does not finish it.
     follow_up: BTreeMap<OutPoint, Duration>,
-    /// When this node was first asked to release an outpoint that it has no lock for.
-    asked: HashMap<OutPoint, (Round, Duration)>,
+    /// When, and by whom, this node was first asked to release an outpoint that it has no lock for.
+    asked: HashMap<OutPoint, (Round, Duration, NodeId)>,
+    /// Payments that their owners cancelled; they are voted for only if a release forces them.
+    cancelled: BTreeSet<Txid>,
+    /// Outpoints that were released without a lock because of a cancellation, once each.
+    cancels_used: BTreeSet<(Txid, OutPoint)>,
     /// When somebody last coordinated an open transaction.
     heard_of: HashMap<Txid, Duration>,
     sweep_at: Duration,
@@ -213,7 +217,7 @@ impl Machine {
             rng,
             ledger: Ledger::restore(network, stored.transactions, stored.rounds),
             nonces: NoncePool::restore(stored.responses),
-            accounts: HashMap::new(),
+            accounts: BTreeMap::new(),
             coordinations: BTreeMap::new(),
             registrations: BTreeMap::new(),
             next_registration: 1,
@@ -226,6 +230,8 @@ impl Machine {
             releases: BTreeMap::new(),
             follow_up: BTreeMap::new(),
             asked: HashMap::new(),
+            cancelled: BTreeSet::new(),
+            cancels_used: BTreeSet::new(),
             heard_of: HashMap::new(),
             sweep_at: Duration::ZERO,
             late: None,
@@ -305,7 +311,7 @@ impl Machine {
             return Some(Hold::Releasing);
         }
         let approved = self.ledger.approved(outpoint).map(|(txid, _)| Hold::Approved(txid));
-        approved.or_else(|| self.ledger.forced(outpoint).map(|forced| Hold::Forced(forced.txid())))
+        approved.or_else(|| self.ledger.forced(outpoint).map(Hold::Forced))
     }
 
     fn planted(&self, bug: Bug) -> bool {
@@ -355,7 +361,7 @@ impl Machine {
             }
             PeerRequest::ReleaseRequest { outpoint, round, rejects, cancel, promises, previous } => {
                 let reason = Reason { rejects, cancel: cancel.map(|cancel| *cancel) };
-                self.release_requested(ReleaseCall { outpoint, round, reason, promises, previous })
+                self.release_requested(from, ReleaseCall { outpoint, round, reason, promises, previous })
             }
             PeerRequest::Released { releases } => {
                 self.take_releases(releases);

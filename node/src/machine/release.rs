@@ -24,7 +24,7 @@ use quorate::{
     wire::{Cancellation, PeerReply, PeerRequest, WireError},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -34,8 +34,11 @@ const ASK_AGAIN_MIN: Duration = Duration::from_millis(250);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 /// Releases that one node pushes at a time; more wait for the next sweep.
 const RUNS_MAX: usize = 4_096;
-/// Outpoints without a lock whose first release request is remembered, as the start of this node's timer for them.
-const ASKED_MAX: usize = 16_384;
+/// Outpoints without a lock whose first release request by one peer is remembered, as the start of this node's timer for them. More
+/// are not answered, so that no peer can make this node write about every coin there is.
+const ASKED_PER_PEER_MAX: usize = 512;
+/// Cancellations remembered.
+const CANCELS_MAX: usize = 65_536;
 
 /// A release that this node collects.
 #[derive(Debug)]
@@ -67,9 +70,15 @@ pub(super) struct ReleaseCall {
 
 impl Machine {
     /// Answers a request to leave a round.
-    pub(super) fn release_requested(&mut self, call: ReleaseCall) -> Result<PeerReply, WireError> {
-        let ReleaseCall { outpoint, round, reason, promises, previous } = call;
+    pub(super) fn release_requested(
+        &mut self,
+        from: NodeId,
+        call: ReleaseCall,
+    ) -> Result<PeerReply, WireError> {
+        let ReleaseCall { outpoint, round, reason, mut promises, previous } = call;
         self.take_releases(previous.into_iter().collect());
+        promises.truncate(usize::from(self.federation.quorum().nodes()));
+        promises.retain(|promise| promise.outpoint == outpoint && promise.round == round);
         for promise in &promises {
             self.watch_promise(promise);
         }
@@ -79,9 +88,12 @@ impl Machine {
         let mut promise = None;
         if proof.is_none() && release.is_none() {
             self.may_vote()?;
-            let promised = self.ledger.is_pending(&outpoint) && self.ledger.round(&outpoint).0 == round.0 + 1;
-            let lower = self.ledger.round(&outpoint) <= round;
-            if promised || (lower && self.is_shown_why(outpoint, round, &reason, &promises)) {
+            // Only the present round can be left, one at a time: nobody can have a node skip rounds or start its timers early.
+            let present = self.ledger.round(&outpoint);
+            let pending = self.ledger.is_pending(&outpoint);
+            let promised = pending && present == round.next();
+            let open = !pending && present == round;
+            if promised || (open && self.is_shown_why(from, outpoint, round, &reason, &promises)) {
                 promise = Some(self.promise(outpoint, round));
             }
         }
@@ -92,24 +104,23 @@ impl Machine {
     /// Whether one of the reasons to leave a round holds here.
     fn is_shown_why(
         &mut self,
+        from: NodeId,
         outpoint: OutPoint,
         round: Round,
         reason: &Reason,
         promises: &[SignedPromise],
     ) -> bool {
         let blocking = usize::from(self.federation.quorum().blocking());
-        let approved = self.ledger.approved(&outpoint).filter(|_| self.ledger.round(&outpoint) == round);
+        let approved = self.ledger.approved(&outpoint);
         let since = match approved {
-            Some((_, since)) => since,
-            None => self.first_asked(outpoint, round),
+            Some((_, since)) => Some(since),
+            None => self.first_asked(from, outpoint, round),
         };
-        if self.now >= since + self.rules.voting_timeout {
+        if since.is_some_and(|since| self.now >= since + self.rules.voting_timeout) {
             return true;
         }
-        let of_this = |one: &&SignedPromise| {
-            one.outpoint == outpoint && one.round >= round && one.verify(&self.federation)
-        };
-        let promised: BTreeSet<NodeId> = promises.iter().filter(of_this).map(|one| one.node).collect();
+        let sound = |one: &&SignedPromise| one.verify(&self.federation);
+        let promised: BTreeSet<NodeId> = promises.iter().filter(sound).map(|one| one.node).collect();
         if promised.len() >= blocking {
             return true;
         }
@@ -127,18 +138,26 @@ impl Machine {
         rejected || reason.cancel.as_ref().is_some_and(|one| self.is_cancelled(outpoint, approved, one))
     }
 
-    /// A node without a lock has no clock for it; the first request starts one.
-    fn first_asked(&mut self, outpoint: OutPoint, round: Round) -> Duration {
-        if self.asked.len() >= ASKED_MAX {
-            let timeout = self.rules.voting_timeout;
-            let now = self.now;
-            self.asked.retain(|_, (_, since)| now < *since + timeout * 2);
+    /// A node without a lock has no clock for it; the first request of its present round starts one. There is none for coins that do
+    /// not exist, nor for more than a peer can have good reasons for.
+    fn first_asked(&mut self, from: NodeId, outpoint: OutPoint, round: Round) -> Option<Duration> {
+        self.ledger.coin(&outpoint)?;
+        match self.asked.get(&outpoint) {
+            Some((asked, since, _)) if *asked == round => return Some(*since),
+            Some(_) | None => {}
         }
-        let first = self.asked.entry(outpoint).or_insert((round, self.now));
-        if first.0 < round {
-            *first = (round, self.now);
+        let (now, kept) = (self.now, self.rules.voting_timeout * 4);
+        let mine = |asked: &HashMap<OutPoint, (Round, Duration, NodeId)>| {
+            asked.values().filter(|(_, _, peer)| *peer == from).count()
+        };
+        if mine(&self.asked) >= ASKED_PER_PEER_MAX {
+            self.asked.retain(|_, (_, since, _)| now < *since + kept);
         }
-        first.1
+        if mine(&self.asked) >= ASKED_PER_PEER_MAX {
+            return None;
+        }
+        self.asked.insert(outpoint, (round, now, from));
+        Some(now)
     }
 
     /// Whether the owner of a joint coin cancelled the transaction that holds it here, or that nothing holds it here.
@@ -150,9 +169,22 @@ impl Machine {
     ) -> bool {
         let Cancellation { cancel, proposal, account } = cancellation;
         let of_this = proposal.txid() == cancel.txid && approved.is_none_or(|(txid, _)| txid == cancel.txid);
-        of_this
+        let valid = of_this
             && proposal.outpoints().contains(&outpoint)
-            && self.is_own_cancel(cancel, proposal, account.as_ref())
+            && self.is_own_cancel(cancel, proposal, account.as_ref());
+        if !valid {
+            return false;
+        }
+        self.cancelled.insert(cancel.txid);
+        // Where nothing is locked an old cancellation must not end what its owner did later: it counts once.
+        let fresh = self.cancels_used.insert((cancel.txid, outpoint));
+        while self.cancelled.len() > CANCELS_MAX {
+            self.cancelled.pop_first();
+        }
+        while self.cancels_used.len() > CANCELS_MAX {
+            self.cancels_used.pop_first();
+        }
+        approved.is_some() || fresh
     }
 
     /// Whether the account that authorised the proposal signed the cancellation, and the coins are the account's.
@@ -177,7 +209,7 @@ impl Machine {
     fn promise(&mut self, outpoint: OutPoint, round: Round) -> SignedPromise {
         if self.ledger.round(&outpoint) <= round {
             let release = self.ledger.release(&outpoint).cloned();
-            let record = RoundRecord { outpoint, round: Round(round.0 + 1), release };
+            let record = RoundRecord { outpoint, round: round.next(), release };
             let durable = !self.planted(Bug::PromiseWithoutRecord);
             self.put_round(record, durable);
             // If whoever asked does not finish, this node will.
@@ -198,6 +230,7 @@ impl Machine {
             self.persist(change);
         }
         self.ledger.put_round(record);
+        self.asked.remove(&outpoint);
         if !self.planted(Bug::SilentRelease) {
             self.notify_outpoint(outpoint, None);
         }
@@ -218,7 +251,7 @@ impl Machine {
                 tracing::warn!(%outpoint, "dropped a release that does not verify");
                 continue;
             }
-            let left = Round(release.round.0 + 1);
+            let left = release.round.next();
             let round = self.ledger.round(&outpoint).max(left);
             tracing::info!(%outpoint, round = left.0, forced = ?release.forced_txid(), "a round is over");
             self.put_round(RoundRecord { outpoint, round, release: Some(release) }, true);
@@ -233,8 +266,8 @@ impl Machine {
         for outpoint in target.inputs().keys() {
             let Some(release) = self.ledger.release(outpoint) else { continue };
             found.insert(*outpoint, release.clone());
-            let forced = release.highest.as_ref().filter(|one| one.target.txid() != target.txid());
-            for other in forced.iter().flat_map(|one| one.target.inputs().keys()) {
+            let forced = release.highest.iter().filter(|one| one.target.txid() != target.txid());
+            for other in forced.flat_map(|one| one.target.inputs().keys()) {
                 if let Some(release) = self.ledger.release(other) {
                     found.insert(*other, release.clone());
                 }
@@ -245,7 +278,11 @@ impl Machine {
 
     /// Starts to collect promises, or adds a reason to a run under way.
     pub(super) fn start_release(&mut self, outpoint: OutPoint, round: Round, reason: &Reason) {
-        if let Some(run) = self.releases.get_mut(&outpoint).filter(|run| run.round >= round) {
+        let (present, pending) = (self.ledger.round(&outpoint), self.ledger.is_pending(&outpoint));
+        if (pending && round.next() != present) || (!pending && round != present) {
+            return;
+        }
+        if let Some(run) = self.releases.get_mut(&outpoint).filter(|run| run.round == round) {
             let news = run.reason.rejects.len() < reason.rejects.len()
                 || (run.reason.cancel.is_none() && reason.cancel.is_some());
             if news {

@@ -60,6 +60,10 @@ impl Machine {
         let target = self.present_target(&proposal);
         let txid = target.txid();
         self.heard_of.insert(txid, self.now);
+        let unwanted = self.cancelled.contains(&txid) && !self.is_forced(target.inputs(), txid);
+        if unwanted {
+            return Err(WireError::sender(ErrorCode::InvalidProposal, "its owner cancelled it"));
+        }
         let known = self.ledger.record(&txid).cloned();
         let repeated =
             known.as_ref().and_then(|known| known.vote.clone()).filter(|vote| vote.target == target);
@@ -259,8 +263,8 @@ impl Machine {
             return Err(RejectReason::Conflict { outpoint, txid: other });
         }
         match self.ledger.forced(&outpoint) {
-            Some(forced) if forced.txid() != txid && !self.planted(Bug::IgnoreForced) => {
-                Err(RejectReason::Conflict { outpoint, txid: forced.txid() })
+            Some(forced) if forced != txid && !self.planted(Bug::IgnoreForced) => {
+                Err(RejectReason::Conflict { outpoint, txid: forced })
             }
             Some(_) | None => Ok(()),
         }
@@ -326,7 +330,7 @@ impl Machine {
             return Err(WireError::passing(ErrorCode::RoundOver, Fault::Network, message));
         }
         for outpoint in &outpoints {
-            let forced = self.ledger.forced(outpoint).map(VoteTarget::txid);
+            let forced = self.ledger.forced(outpoint);
             let other = self.ledger.spent_by(outpoint).or(forced).filter(|other| *other != target.txid());
             if let Some(other) = other {
                 let message = format!("{outpoint} is held by {other}");

@@ -24,8 +24,10 @@ pub type Outpoint = u8;
 pub type Round = u8;
 /// Transaction with the rounds of its inputs.
 pub type Target = (Tx, Vec<(Outpoint, Round)>);
-/// What may be voted for after a release: anything, or one transaction that may be final.
-pub type Outcome = Option<Target>;
+/// What a promise names.
+pub type Report = Option<Target>;
+/// What may be voted for after a release: anything, or one transaction that may be final under any of these targets.
+pub type Outcome = BTreeSet<Target>;
 
 /// A rule to break, to see that the model notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +48,8 @@ pub enum Variant {
     VoidAtWill,
     /// A later commit to the same transaction counts together with one of an earlier round.
     MixedRounds,
+    /// A release carries one of several certificates of the highest round, at the choice of whoever assembles it.
+    OneOfTied,
 }
 
 /// One configuration to explore.
@@ -80,7 +84,7 @@ pub struct State {
     nodes: Vec<BTreeMap<Outpoint, Lock>>,
     approvals: BTreeMap<Target, BTreeSet<usize>>,
     commits: BTreeMap<Target, BTreeSet<usize>>,
-    promises: BTreeMap<(Outpoint, Round), BTreeMap<usize, Outcome>>,
+    promises: BTreeMap<(Outpoint, Round), BTreeMap<usize, Report>>,
     crashed: bool,
 }
 
@@ -153,21 +157,24 @@ impl Protocol {
         Some((tx, rounds.collect::<Option<Vec<_>>>()?))
     }
 
-    /// Rule V6 at a node: another input's release shows that the forced transaction was not final.
+    /// Rule V6 at a node: another input's release shows that the forced transaction was not final under this target.
     fn is_void(&self, state: &State, node: usize, outpoint: Outpoint, forced: &Target) -> bool {
         self.variant == Variant::VoidAtWill
             || forced.1.iter().filter(|(other, _)| *other != outpoint).any(|(other, round)| {
                 let released = self.lock(state, node, *other).and_then(|lock| lock.released.as_ref());
                 released.is_some_and(|(left, outcome)| {
-                    left >= round && outcome.as_ref().map(|target| target.0) != Some(forced.0)
+                    left >= round && !outcome.iter().any(|one| one.0 == forced.0)
                 })
             })
     }
 
+    /// Whether a node may vote for or commit to a transaction on an outpoint, as far as the last release goes.
     fn leaves_room(&self, state: &State, node: usize, outpoint: Outpoint, tx: Tx) -> bool {
         let Some(lock) = self.lock(state, node, outpoint) else { return false };
-        let forced = lock.released.as_ref().and_then(|(_, outcome)| outcome.as_ref());
-        forced.is_none_or(|forced| forced.0 == tx || self.is_void(state, node, outpoint, forced))
+        let forced = lock.released.as_ref().map(|(_, outcome)| outcome);
+        forced.is_none_or(|forced| {
+            forced.iter().all(|target| target.0 == tx || self.is_void(state, node, outpoint, target))
+        })
     }
 
     fn is_certified(state: &State, target: &Target) -> bool {
@@ -177,11 +184,11 @@ impl Protocol {
     /// Every outcome that some release of this outpoint and round can have.
     pub fn outcomes(&self, state: &State, outpoint: Outpoint, round: Round) -> BTreeSet<Outcome> {
         let Some(promises) = state.promises.get(&(outpoint, round)) else { return BTreeSet::new() };
-        let reports: Vec<&Outcome> = promises.values().collect();
+        let reports: Vec<&Report> = promises.values().collect();
         let round_of =
             |target: &Target| target.1.iter().find(|(one, _)| *one == outpoint).map(|(_, round)| *round);
         // What the faulty node may say: nothing, or any certificate there is of a round that is over.
-        let mut lies: Vec<Outcome> = vec![None];
+        let mut lies: Vec<Report> = vec![None];
         lies.extend(
             state
                 .approvals
@@ -193,7 +200,7 @@ impl Protocol {
         );
         let mut found = BTreeSet::new();
         for chosen in 1_u32..(1 << reports.len()) {
-            let mut said: Vec<Outcome> = reports
+            let mut said: Vec<Report> = reports
                 .iter()
                 .enumerate()
                 .filter(|(at, _)| chosen & (1 << at) != 0)
@@ -214,20 +221,17 @@ impl Protocol {
         found
     }
 
-    /// The outcome of a set of promises. Several commits of the highest round are of one transaction; any may be named.
-    fn decide(&self, said: &[Outcome], round_of: impl Fn(&Target) -> Option<Round>) -> Vec<Outcome> {
+    /// The outcome of a set of promises: every target named in the highest round.
+    fn decide(&self, said: &[Report], round_of: impl Fn(&Target) -> Option<Round>) -> Vec<Outcome> {
         let named: Vec<&Target> = said.iter().flatten().collect();
-        let free =
-            named.is_empty() || (self.variant == Variant::MajorityOfReports && 2 * named.len() <= said.len());
-        if free {
-            return vec![None];
-        }
+        let free = self.variant == Variant::MajorityOfReports && 2 * named.len() <= said.len();
         let top = named.iter().filter_map(|target| round_of(target)).max();
-        named
-            .into_iter()
-            .filter(|target| round_of(target) == top)
-            .map(|target| Some(target.clone()))
-            .collect()
+        let highest = named.into_iter().filter(|target| !free && round_of(target) == top).cloned();
+        if self.variant == Variant::OneOfTied {
+            let each: Vec<Outcome> = highest.map(|target| BTreeSet::from([target])).collect();
+            return if each.is_empty() { vec![BTreeSet::new()] } else { each };
+        }
+        vec![highest.collect()]
     }
 
     /// Transactions that are, or could behind the back of honest nodes be made, final.
@@ -250,6 +254,26 @@ impl Protocol {
             .filter(|(_, nodes)| nodes.len() >= HONEST_QUORUM)
             .map(|(target, _)| target.0)
             .collect()
+    }
+
+    /// Certificates that q nodes committed to, or could have with the faulty one.
+    fn made<'a>(&self, state: &'a State) -> impl Iterator<Item = &'a Target> {
+        state.commits.iter().filter(|(_, nodes)| nodes.len() >= HONEST_QUORUM).map(|(target, _)| target)
+    }
+
+    /// Whether a release leaves an outpoint to a transaction for certain: no releases of other inputs that could ever be shown make
+    /// every target that it carries void.
+    pub fn holds(&self, state: &State, outpoint: Outpoint, forced: &Outcome, tx: Tx) -> bool {
+        let voidable = |target: &Target| {
+            target.1.iter().filter(|(other, _)| *other != outpoint).any(|(other, round)| {
+                (*round..=self.rounds).any(|left| {
+                    self.outcomes(state, *other, left)
+                        .iter()
+                        .any(|one| !one.iter().any(|named| named.0 == tx))
+                })
+            })
+        };
+        forced.iter().any(|target| target.0 == tx && !voidable(target))
     }
 
     fn conflict(&self, one: Tx, other: Tx) -> bool {
@@ -321,7 +345,7 @@ impl Model for Protocol {
                 let round = lock.round;
                 (lock.round, lock.approved) = (round + 1, None);
                 if self.variant == Variant::ReleaseByTimer {
-                    lock.released = Some((round, None));
+                    lock.released = Some((round, BTreeSet::new()));
                 }
                 state.promises.entry((outpoint, round)).or_default().insert(node, named);
             }
@@ -352,11 +376,11 @@ impl Model for Protocol {
                 },
             ),
             Property::always("no final transaction is released", |model: &Self, state: &State| {
-                state.commits.iter().filter(|(_, nodes)| nodes.len() >= HONEST_QUORUM).all(|(target, _)| {
+                model.made(state).all(|target| {
                     target.1.iter().all(|(outpoint, made)| {
                         (*made..=model.rounds).all(|round| {
                             let outcomes = model.outcomes(state, *outpoint, round);
-                            outcomes.iter().all(|one| one.as_ref().map(|forced| forced.0) == Some(target.0))
+                            outcomes.iter().all(|forced| model.holds(state, *outpoint, forced, target.0))
                         })
                     })
                 })
@@ -376,7 +400,7 @@ impl Model for Protocol {
                 "a forced transaction is finished in the next round",
                 |model: &Self, state: &State| {
                     let forced =
-                        |lock: &Lock| lock.released.as_ref().is_some_and(|(_, outcome)| outcome.is_some());
+                        |lock: &Lock| lock.released.as_ref().is_some_and(|(_, outcome)| !outcome.is_empty());
                     model.variant != Variant::Correct
                         || (state.nodes.iter().flat_map(BTreeMap::values).any(forced)
                             && state.commits.iter().any(|(target, nodes)| {

@@ -20,12 +20,13 @@ struct Arguments {
     json: Option<PathBuf>,
 }
 
-const BROKEN: [Variant; 5] = [
+const BROKEN: [Variant; 6] = [
     Variant::ReleaseByTimer,
     Variant::MajorityOfReports,
     Variant::NoSyncBeforeSend,
     Variant::FinalAfterPhase1,
     Variant::PromiseHidesCommit,
+    Variant::VoidAtWill,
 ];
 
 fn main() -> Result<()> {

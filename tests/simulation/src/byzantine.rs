@@ -8,8 +8,8 @@ use quorate::{
     frost::Session,
     proposal::Proposal,
     release::SignedPromise,
-    vote::{SignedVote, Verdict, VoteTarget, sign_commit},
-    wire::{CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus},
+    vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget, sign_commit},
+    wire::{Cancellation, CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus},
 };
 
 /// How often an evil node does each thing, per 1,000 messages of that kind.
@@ -25,6 +25,10 @@ pub struct Evil {
     last_commit: Option<PeerReply>,
     /// Outpoints heard of, to bother others with.
     pub heard: Vec<(OutPoint, Round)>,
+    /// Certificates heard of, to name in promises.
+    certificates: Vec<ApprovalCertificate>,
+    /// Cancellations heard of, to be shown again.
+    pub cancellations: Vec<Cancellation>,
 }
 
 impl Evil {
@@ -41,11 +45,21 @@ impl Evil {
             last_vote: None,
             last_commit: None,
             heard: Vec::new(),
+            certificates: Vec::new(),
+            cancellations: Vec::new(),
         }
     }
 
     /// Notes what can be used later.
     pub fn hear(&mut self, request: &PeerRequest) {
+        if let PeerRequest::ReleaseRequest { cancel: Some(cancel), .. } = request {
+            self.cancellations.push((**cancel).clone());
+        }
+        if let PeerRequest::VoteRequest { certificate: Some(certificate), .. }
+        | PeerRequest::CommitRequest { certificate, .. } = request
+        {
+            self.certificates.push(certificate.clone());
+        }
         if let PeerRequest::CommitRequest { certificate, .. } = request {
             self.heard
                 .extend(certificate.target.inputs().iter().map(|(outpoint, round)| (*outpoint, *round)));
@@ -94,14 +108,16 @@ impl Evil {
                     return Some(reply);
                 }
                 counters.add(Fault::LyingPromise);
-                let promise =
-                    SignedPromise::sign(me.federation.context(), me.id, me.key, *outpoint, *round, None);
-                Some(PeerReply::ReleaseResponse {
-                    promise: Some(promise),
-                    committed: None,
-                    release: None,
-                    proof: None,
-                })
+                // It names nothing, or any certificate there ever was for this outpoint.
+                let of_this = |one: &&ApprovalCertificate| {
+                    one.target.inputs().get(outpoint).is_some_and(|made| made <= round)
+                };
+                let known: Vec<_> = self.certificates.iter().filter(of_this).cloned().collect();
+                let committed = if dice.chance(500) { dice.pick(&known).cloned() } else { None };
+                let target = committed.as_ref().map(|one| one.target.clone());
+                let context = me.federation.context();
+                let promise = Some(SignedPromise::sign(context, me.id, me.key, *outpoint, *round, target));
+                Some(PeerReply::ReleaseResponse { promise, committed, release: None, proof: None })
             }
             (_, reply) => Some(reply),
         }
@@ -128,7 +144,24 @@ impl Evil {
         }
         if dice.chance(self.garbage) {
             counters.add(Fault::GarbageVote);
-            vote.target = VoteTarget::new(vote.target.txid(), []);
+            vote.target = match dice.below(3) {
+                0 => VoteTarget::new(vote.target.txid(), []),
+                // A vote of a round far ahead, signed: it must not move anybody.
+                more => {
+                    let ahead = u32::try_from(more).unwrap_or(1) * 1_000;
+                    let inputs =
+                        vote.target.inputs().iter().map(|(one, round)| (*one, Round(round.0 + ahead)));
+                    let target = VoteTarget::new(vote.target.txid(), inputs);
+                    vote = SignedVote::sign(
+                        me.federation.context(),
+                        me.id,
+                        me.key,
+                        target.clone(),
+                        vote.verdict,
+                    );
+                    target
+                }
+            };
         }
         if dice.chance(self.garbage)
             && let Some(made) = &mut commitments

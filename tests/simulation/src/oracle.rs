@@ -178,15 +178,17 @@ impl Oracle {
             let what = format!("node {node} approved {txid} for {outpoint} in round {}", round.0);
             self.broken("no vote before the release is complete", what);
         }
-        let highest =
-            release.filter(|release| release.round.0 + 1 == round.0).and_then(|release| release.highest);
-        let Some(forced) = highest.map(|certificate| certificate.target) else { return };
-        let void = forced.inputs().keys().filter(|other| **other != outpoint).any(|other| {
-            let released = stored(mirror, other).and_then(|record| record.release);
-            released.is_some_and(|release| release.voids(&forced))
-                || self.finals.get(other).is_some_and(|spender| *spender != forced.txid())
-        });
-        if forced.txid() != txid && !void {
+        let highest = release.filter(|release| release.round.next() == round).map(|release| release.highest);
+        // Void by what the node itself has on its disk: releases of the other inputs, or final transactions that spend them.
+        let is_void = |forced: &VoteTarget| {
+            forced.inputs().keys().filter(|other| **other != outpoint).any(|other| {
+                let released = stored(mirror, other).and_then(|record| record.release);
+                released.is_some_and(|release| release.voids(forced))
+                    || self.finals.get(other).is_some_and(|spender| *spender != forced.txid())
+            })
+        };
+        let bound = highest.iter().flatten().map(|one| &one.target).find(|forced| !is_void(forced));
+        if let Some(forced) = bound.filter(|forced| forced.txid() != txid) {
             let what =
                 format!("node {node} approved {txid} for {outpoint}, which is left to {}", forced.txid());
             self.broken("a forced outpoint is voted for one transaction only", what);
@@ -232,8 +234,8 @@ impl Oracle {
         for (final_round, txid) in self.final_targets.get(&outpoint).cloned().unwrap_or_default() {
             self.release_against_final(outpoint, round, forced, final_round, txid);
         }
-        if let Outcome::Forced(target) = release.outcome()
-            && target.inputs().get(&outpoint).is_none_or(|named| *named > round)
+        if let Outcome::Forced(targets) = release.outcome()
+            && targets.iter().any(|target| target.inputs().get(&outpoint).is_none_or(|named| *named > round))
         {
             self.broken("a release names no later commit", format!("{outpoint} in round {}", round.0));
         }

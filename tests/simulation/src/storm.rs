@@ -6,7 +6,7 @@ use crate::{
     node::SimNode,
     world::{Event, World},
 };
-use quorate::NodeId;
+use quorate::{NodeId, Round};
 use std::time::Duration;
 
 impl World {
@@ -72,9 +72,11 @@ impl World {
         let evil: Vec<_> =
             self.nodes.iter().filter_map(|(id, node)| Some((*id, node.evil.clone()?))).collect();
         let Some((id, evil)) = self.dice.pick(&evil).cloned() else { return };
-        if let Some((outpoint, round)) = self.dice.pick(&evil.heard).copied() {
-            self.bother(id, outpoint, round);
-        }
+        let Some((outpoint, round)) = self.dice.pick(&evil.heard).copied() else { return };
+        let ahead = [0, 0, 1, 1_000, u32::MAX];
+        let ahead = self.dice.pick(&ahead).copied().unwrap_or(0);
+        let cancel = self.dice.pick(&evil.cancellations).cloned();
+        self.bother(id, outpoint, Round(round.0.saturating_add(ahead)), cancel);
     }
 
     fn plan_disk_fault(&mut self, id: NodeId, fault: DiskFault) {

@@ -11,7 +11,7 @@ use crate::{
 use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
 use quorate::{
     NodeId, Round,
-    wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage, encode_text},
+    wire::{Cancellation, ClientMessage, PeerReply, PeerRequest, ServerMessage, encode_text},
 };
 use quorate_node::{
     chain::Devnet,
@@ -473,14 +473,20 @@ impl World {
     }
 
     /// A release request without a reason, from an evil node.
-    pub(crate) fn bother(&mut self, evil: NodeId, outpoint: bitcoin::OutPoint, round: Round) {
+    pub(crate) fn bother(
+        &mut self,
+        evil: NodeId,
+        outpoint: bitcoin::OutPoint,
+        round: Round,
+        cancel: Option<Cancellation>,
+    ) {
         self.counters.add(Fault::UnfoundedRelease);
         for to in self.nodes.keys().copied().filter(|to| *to != evil).collect::<Vec<_>>() {
             let request = PeerRequest::ReleaseRequest {
                 outpoint,
                 round,
                 rejects: vec![],
-                cancel: None,
+                cancel: cancel.clone().map(Box::new),
                 promises: vec![],
                 previous: None,
             };

@@ -3,4 +3,17 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 setup_native
 cargo build --release --locked -p quorate-tests --bin bench
-exec "$CARGO_TARGET_DIR/release/bench" "$@"
+suite=${1:-all}
+if [ "$suite" != faults ]; then
+  "$CARGO_TARGET_DIR/release/bench" "$@"
+fi
+# The checkers' figures: simulation, planted bugs and model.
+if [ "$suite" = all ] || [ "$suite" = faults ]; then
+  figures=$(mktemp -d)
+  trap 'rm -rf "$figures"' EXIT
+  cargo build --locked -q -p quorate-simulation --bin sim -p quorate-model --bin model
+  "$CARGO_TARGET_DIR/debug/sim" --seeds "${SIM_SEEDS:-1000}" --json "$figures/sim.json"
+  "$CARGO_TARGET_DIR/debug/sim" --bugs 400 --json "$figures/bugs.json"
+  "$CARGO_TARGET_DIR/debug/model" --json "$figures/model.json"
+  node scripts/bench-faults.mjs "$figures"
+fi

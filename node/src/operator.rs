@@ -50,3 +50,42 @@ pub(crate) fn verify(path: &Path, pinned: Option<FederationId>) -> Result<()> {
     println!("{} pieces of evidence, all of them convict", file.evidence.len());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::{OutPoint, Txid, hashes::Hash as _};
+    use quorate::{
+        NodeId, Round,
+        evidence::Evidence,
+        testing,
+        vote::{SignedVote, Verdict, VoteTarget},
+    };
+
+    fn file(guilty: bool) -> (tempfile::NamedTempFile, FederationId) {
+        let world = testing::federation(4);
+        let approve = |txid: u8, round| {
+            let target =
+                VoteTarget::new(Txid::from_byte_array([txid; 32]), [(OutPoint::null(), Round(round))]);
+            let (context, key) = (world.federation.context(), &world.keys[1]);
+            SignedVote::sign(context, NodeId(2), key, target, Verdict::Approve)
+        };
+        let evidence =
+            Evidence::TwoApprovals { first: approve(1, 0), second: approve(2, u32::from(!guilty)) };
+        let federation = world.federation.document().clone();
+        let content = EvidenceFile { federation, evidence: vec![evidence] };
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), serde_json::to_vec(&content).expect("serialises")).expect("writes");
+        (file, world.federation.id())
+    }
+
+    #[test]
+    fn evidence_is_verified_offline_and_what_proves_nothing_fails() {
+        let (guilty, id) = file(true);
+        verify(guilty.path(), Some(id)).expect("it convicts");
+        verify(guilty.path(), Some(FederationId([0; 32]))).expect_err("of another federation");
+        let (honest, _) = file(false);
+        let error = verify(honest.path(), None).expect_err("two rounds are no cheat");
+        assert!(error.to_string().contains("1 of 1"), "{error}");
+    }
+}

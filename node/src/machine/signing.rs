@@ -293,7 +293,7 @@ impl Machine {
             return;
         }
         coordination.excluded.extend(nodes);
-        if coordination.attempt - coordination.first_attempt >= u32::from(quorum.blocking()) {
+        if coordination.attempt - coordination.first_attempt + 1 >= u32::from(quorum.blocking()) {
             return self.out_of_attempts(txid);
         }
         // If too few are left, those who were merely silent get another chance.

@@ -24,5 +24,5 @@ pub mod storm;
 pub mod suite;
 pub mod world;
 
-pub use faults::{Counters, Fault};
+pub use faults::{Counters, Fault, Plan};
 pub use world::{Options, Report, run, run_script};

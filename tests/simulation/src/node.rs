@@ -419,6 +419,9 @@ impl World {
         let Some(owner) = node.sessions.get(&session).cloned() else { return };
         if node.is_trusted() {
             self.oracle.told(id, &node.mirror, &message, &self.base.federation);
+            if let quorate::wire::ServerMessage::SignRequest { attempt, certificate, .. } = &message {
+                self.sessions.entry((id, certificate.target.clone())).or_default().insert(*attempt);
+            }
         }
         let message = match &mut node.evil {
             None => Some(message),

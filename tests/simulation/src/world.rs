@@ -11,6 +11,7 @@ use crate::{
 use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
 use quorate::{
     NodeId, Round,
+    vote::VoteTarget,
     wire::{Cancellation, ClientMessage, PeerReply, PeerRequest, ServerMessage, encode_text},
 };
 use quorate_node::{
@@ -83,6 +84,8 @@ pub struct Options {
     pub verbose: bool,
     /// Keep one message of each type, as the seed of a corpus.
     pub samples: bool,
+    /// What to do, instead of what the seed draws.
+    pub plan: Option<Plan>,
 }
 
 /// What came of it.
@@ -104,6 +107,8 @@ pub struct Report {
     pub finals: usize,
     /// Statements that the oracle looked at.
     pub checks: u64,
+    /// Most signing sessions that one honest coordinator needed for one transaction in one round.
+    pub sessions_max: usize,
     /// One message of each type, in JSON.
     pub samples: BTreeMap<String, String>,
 }
@@ -124,6 +129,8 @@ pub struct World {
     pub(crate) submissions: Vec<Submission>,
     pub(crate) subscribers: Vec<Subscriber>,
     pub(crate) oracle: Oracle,
+    /// Attempts that honest coordinators asked wallets to sign.
+    pub(crate) sessions: BTreeMap<(NodeId, VoteTarget), BTreeSet<u32>>,
     pub(crate) counters: Counters,
     pub(crate) next_rpc: u64,
     pub(crate) next_coin: usize,
@@ -173,13 +180,15 @@ fn run_with(options: Options, dice: Dice) -> Report {
         counters: world.counters.clone(),
         finals: world.oracle.finals(),
         checks: world.oracle.checks,
+        sessions_max: world.sessions.values().map(BTreeSet::len).max().unwrap_or(0),
         samples: world.samples.unwrap_or_default(),
     }
 }
 
 impl World {
     fn new(options: Options, mut dice: Dice) -> Self {
-        let plan = Plan::draw(&mut dice);
+        let drawn = Plan::draw(&mut dice);
+        let plan = options.plan.unwrap_or(drawn);
         let base = Base::of(plan.nodes);
         let chain = Devnet::deterministic(options.seed, &base.blocks).expect("the base chain is valid");
         let mut nodes: BTreeMap<_, _> =
@@ -212,6 +221,7 @@ impl World {
             submissions: Vec::new(),
             subscribers: Vec::new(),
             oracle: Oracle::default(),
+            sessions: BTreeMap::new(),
             counters: Counters::default(),
             next_rpc: 1,
             next_coin: 0,

@@ -23,7 +23,9 @@ use std::{
     time::Duration,
 };
 
-/// After faults stop, every contested outpoint has to be final or free within this time.
+/// What was held back when faults stop arrives within this time.
+const IN_FLIGHT: Duration = Duration::from_millis(2_500);
+/// After that, every contested outpoint has to be final or free within this time.
 const SETTLE: Duration = Duration::from_secs(10);
 /// And everybody has to know everything within this.
 const CONVERGE: Duration = Duration::from_secs(40);
@@ -474,7 +476,7 @@ impl World {
         for node in down {
             self.schedule(Duration::from_millis(1), Event::Start { node });
         }
-        self.schedule(SETTLE, Event::Judge);
+        self.schedule(IN_FLIGHT + SETTLE, Event::Judge);
         self.schedule(CONVERGE, Event::End);
     }
 

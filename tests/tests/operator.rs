@@ -33,7 +33,7 @@ async fn status(url: &str, standing: &str) -> Result<Value> {
             pause.tick().await;
             let Ok(answer) = reqwest::get(format!("{url}/api/v1/status")).await else { continue };
             let Ok(status) = answer.json::<Value>().await else { continue };
-            if status["standing"] == standing {
+            if status.get("standing").is_some_and(|found| found == standing) {
                 return status;
             }
         }

@@ -61,14 +61,15 @@ impl Machine {
         let txid = target.txid();
         self.heard_of.insert(txid, self.now);
         let unwanted = self.cancelled.contains(&txid) && !self.is_forced(target.inputs(), txid);
-        if unwanted {
-            return Err(WireError::sender(ErrorCode::InvalidProposal, "its owner cancelled it"));
-        }
         let known = self.ledger.record(&txid).cloned();
         let repeated =
             known.as_ref().and_then(|known| known.vote.clone()).filter(|vote| vote.target == target);
         let (vote, reason, plan) = match repeated {
             Some(vote) => (vote, None, self.plan_of(known.as_ref())?),
+            None if unwanted => {
+                let reason = RejectReason::Invalid { message: "its owner cancelled it".to_owned() };
+                (self.sign_vote(target.clone(), Verdict::Reject), Some(reason), None)
+            }
             None => match self.evaluate(&proposal, account.as_ref()) {
                 Ok((plan, spent)) => {
                     let record = self.fresh_record(&target, proposal, account, spent);

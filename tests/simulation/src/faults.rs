@@ -190,7 +190,8 @@ pub struct Dice {
 impl Dice {
     /// Choices that begin with those of a script, one byte each.
     pub fn new(seed: u64, script: &[u8]) -> Self {
-        Self { script: script.to_vec().into_iter(), rng: ChaCha20Rng::seed_from_u64(seed) }
+        let script = Vec::from(script).into_iter();
+        Self { script, rng: ChaCha20Rng::seed_from_u64(seed) }
     }
 
     /// A number.

@@ -63,7 +63,7 @@ pub fn frames(data: &[u8]) {
     for part in rest.chunks(usize::from(*cut).max(1)) {
         buffer.extend(part);
         while let Ok(Some(frame)) = buffer.next_frame() {
-            messages(&frame.to_vec());
+            messages(frame);
         }
     }
     // Ending in the middle of a frame is an error, not a panic.

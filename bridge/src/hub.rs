@@ -285,6 +285,22 @@ impl Hub {
     }
 }
 
+/// Whether a message is the last one about a submission.
+#[expect(clippy::wildcard_enum_match_arm, reason = "only these end a submission")]
+pub fn ends_submission(message: &ServerMessage) -> bool {
+    match message {
+        ServerMessage::TransactionStatus { status, .. } => matches!(
+            status,
+            TransactionStatus::Signed { .. }
+                | TransactionStatus::Rejected { .. }
+                | TransactionStatus::Failed { .. }
+                | TransactionStatus::AbortedByzantine { .. }
+        ),
+        ServerMessage::Error { .. } => true,
+        _progress => false,
+    }
+}
+
 fn rank(status: &TransactionStatus) -> u8 {
     match status {
         TransactionStatus::Pending => 0,

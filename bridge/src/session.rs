@@ -2,14 +2,13 @@
 
 use crate::{
     Bridge,
-    hub::{SESSION_QUEUE_MAX, SessionId},
+    hub::{SESSION_QUEUE_MAX, SessionId, ends_submission},
     upstream::lock,
 };
 use axum::extract::ws::{Message, WebSocket};
 use bitcoin::Txid;
 use quorate::wire::{
-    ClientMessage, ErrorCode, Fault, ServerMessage, SubscriptionKey, TransactionStatus, WireError, decode,
-    encode_text, limits,
+    ClientMessage, ErrorCode, Fault, ServerMessage, SubscriptionKey, WireError, decode, encode_text, limits,
 };
 use std::{
     collections::HashMap,
@@ -294,21 +293,6 @@ impl Session {
             Ok(Ok((id, answer))) => self.answer(id, answer).await,
             Ok(Err(_)) | Err(_) => self.answer(id, ServerMessage::Error { error: no_node() }).await,
         }
-    }
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "only these end a submission")]
-fn ends_submission(message: &ServerMessage) -> bool {
-    match message {
-        ServerMessage::TransactionStatus { status, .. } => matches!(
-            status,
-            TransactionStatus::Signed { .. }
-                | TransactionStatus::Rejected { .. }
-                | TransactionStatus::Failed { .. }
-                | TransactionStatus::AbortedByzantine { .. }
-        ),
-        ServerMessage::Error { .. } => true,
-        _progress => false,
     }
 }
 

@@ -3,19 +3,16 @@
 //! Any node may coordinate any transaction, any number of times; this is message collection only. What it counts has verified: a
 //! vote of the node that sent it, for the target at hand, once per node.
 //!
-//! A transaction that cannot finish (n - q + 1 rejects, too little time, the owner's wish) does not simply stop: the coordinator has its
-//! inputs released first. If a release shows that it may already be final, it goes on in the next round instead. A node that voted
-//! and hears of no coordinator any more takes over after a while, so nothing stays locked because somebody crashed.
+//! A transaction that cannot finish (n - q + 1 rejects, too little time, the owner's wish) does not simply stop; see `ending`.
 
 use super::{Bug, Machine, Output, SessionId, Tag, release::Reason, signing::Attempt};
-use bitcoin::{OutPoint, Txid, secp256k1::schnorr};
+use bitcoin::{Txid, secp256k1::schnorr};
 use quorate::{
-    NodeId, Round,
+    NodeId,
     account::AccountCertificate,
     finality::FinalityProof,
     frost::NodeCommitments,
     proposal::{CheckedProposal, Proposal},
-    release::ReleaseCertificate,
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
     wire::{
         Cancellation, ErrorCode, Fault, NodeReject, PeerReply, PeerRequest, RejectReason, ServerMessage,
@@ -30,15 +27,11 @@ use std::{
 /// Most coordinations at one time; more are told to come back.
 const COORDINATIONS_MAX: usize = 10_000;
 /// Wait before nodes that did not answer a vote request are asked again; doubles up to the longest.
-const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
+pub(super) const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 /// Longest wait.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(2);
-/// Wait for news of a transaction that this node voted for before it coordinates it itself.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Added per node number, so that not all take over at once.
-const PATIENCE_STEP: Duration = Duration::from_millis(250);
 /// Rounds that one submission is carried through before its owner has to submit it again.
-const RESTARTS_MAX: u32 = 16;
+pub(super) const RESTARTS_MAX: u32 = 16;
 
 /// One transaction under coordination.
 #[derive(Debug)]
@@ -48,8 +41,8 @@ pub(super) struct Coordination {
     pub(super) account: Option<AccountCertificate>,
     pub(super) checked: Option<CheckedProposal>,
     pub(super) target: VoteTarget,
-    approvals: BTreeMap<NodeId, schnorr::Signature>,
-    rejects: BTreeMap<NodeId, (SignedVote, RejectReason)>,
+    pub(super) approvals: BTreeMap<NodeId, schnorr::Signature>,
+    pub(super) rejects: BTreeMap<NodeId, (SignedVote, RejectReason)>,
     pub(super) certificate: Option<ApprovalCertificate>,
     /// Fresh commitments, usable in the next attempt.
     pub(super) commitments: BTreeMap<NodeId, NodeCommitments>,
@@ -58,17 +51,17 @@ pub(super) struct Coordination {
     /// Attempt numbers up to this one belong to earlier rounds.
     pub(super) first_attempt: u32,
     pub(super) signing: Attempt,
-    cancel: Option<Cancellation>,
-    ending: Option<Ending>,
-    restarts: u32,
-    ask_at: Duration,
-    wait: Duration,
+    pub(super) cancel: Option<Cancellation>,
+    pub(super) ending: Option<Ending>,
+    pub(super) restarts: u32,
+    pub(super) ask_at: Duration,
+    pub(super) wait: Duration,
     pub(super) deadline: Duration,
 }
 
 /// How a transaction ends once its inputs are released.
 #[derive(Clone, Debug)]
-enum Ending {
+pub(super) enum Ending {
     Rejected { rejects: Vec<NodeReject>, retry: bool },
     Failed { message: String, retry: bool },
 }
@@ -162,7 +155,7 @@ impl Machine {
         Ok(())
     }
 
-    fn coordinate(
+    pub(super) fn coordinate(
         &mut self,
         submitters: Vec<(SessionId, Option<u64>)>,
         proposal: Proposal,
@@ -266,7 +259,7 @@ impl Machine {
         }
     }
 
-    fn finish(&mut self, txid: Txid, status: &TransactionStatus) {
+    pub(super) fn finish(&mut self, txid: Txid, status: &TransactionStatus) {
         self.notify_status(txid, status);
         self.finish_coordination(txid, status);
     }
@@ -436,174 +429,6 @@ impl Machine {
         self.complete(FinalityProof::Attested { transaction, rounds, commits });
     }
 
-    /// Has the inputs released, and ends the transaction when they are.
-    fn end(&mut self, txid: Txid, ending: Ending) {
-        let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
-        // Nobody who answered holds a lock for it, so there is nothing to release. Whoever holds one unseen has its own timer.
-        let untouched =
-            coordination.approvals.is_empty() && coordination.cancel.is_none() && coordination.restarts == 0;
-        let deadline = self.now + self.rules.voting_timeout;
-        coordination.ending = Some(ending);
-        coordination.deadline = deadline;
-        if untouched && self.ledger.record(&txid).is_none_or(|record| record.vote.is_none()) {
-            return self.conclude(txid);
-        }
-        self.release_inputs(txid);
-        self.settle(txid);
-    }
-
-    fn release_inputs(&mut self, txid: Txid) {
-        let Some(coordination) = self.coordinations.get(&txid) else { return };
-        let rejects = coordination.rejects.values().map(|(vote, _)| vote.clone()).collect();
-        let reason = Reason { rejects, cancel: coordination.cancel.clone() };
-        for (outpoint, round) in coordination.target.inputs().clone() {
-            let over = self.is_settled(&outpoint, round, txid);
-            if !over {
-                self.start_release(outpoint, round, &reason);
-            }
-        }
-    }
-
-    /// Whether an input's round is over for good: released, or the input is spent by another final transaction.
-    fn is_settled(&self, outpoint: &OutPoint, round: Round, txid: Txid) -> bool {
-        self.ledger.release(outpoint).is_some_and(|release| release.round >= round)
-            || self.ledger.spent_by(outpoint).is_some_and(|other| other != txid)
-    }
-
-    /// The rounds of some outpoints are over, or a final transaction spends them: goes on with what waited for that.
-    pub(super) fn inputs_settled(&mut self, outpoints: &[OutPoint]) {
-        let waiting: Vec<Txid> = self
-            .coordinations
-            .iter()
-            .filter(|(_, one)| outpoints.iter().any(|outpoint| one.target.inputs().contains_key(outpoint)))
-            .map(|(txid, _)| *txid)
-            .collect();
-        for txid in waiting {
-            self.settle(txid);
-        }
-    }
-
-    /// Ends a transaction one of whose inputs another final transaction spends: nodes need not even agree on the rounds of the rest.
-    fn is_hopeless(&mut self, txid: Txid) -> bool {
-        let Some(coordination) = self.coordinations.get(&txid) else { return true };
-        let spent = |outpoint: &OutPoint| Some((*outpoint, self.ledger.spent_by(outpoint)?));
-        let other =
-            coordination.target.inputs().keys().filter_map(spent).find(|(_, spender)| *spender != txid);
-        let Some((outpoint, spender)) = other.filter(|_| coordination.ending.is_none()) else { return false };
-        let reason = RejectReason::Spent { outpoint, txid: spender };
-        let rejects = vec![NodeReject { node: self.me, reason }];
-        self.end(txid, Ending::Rejected { rejects, retry: false });
-        true
-    }
-
-    fn settle(&mut self, txid: Txid) {
-        if self.is_hopeless(txid) {
-            return;
-        }
-        let Some(coordination) = self.coordinations.get(&txid) else { return };
-        let inputs = coordination.target.inputs().clone();
-        if coordination.ending.is_none() {
-            let moved = inputs.iter().any(|(outpoint, round)| {
-                self.ledger.release(outpoint).is_some_and(|release| release.round >= *round)
-            });
-            let certified = coordination.certificate.is_some();
-            // Taken over only to end it: once it is free nobody asks for it any more, and to vote again would lock it again.
-            let orphan = coordination.submitters.is_empty();
-            if moved && orphan && !self.is_forced(&inputs, txid) {
-                self.coordinations.remove(&txid);
-            } else if moved {
-                self.restart(txid);
-            } else if !certified {
-                self.ask_votes(txid);
-            }
-            return;
-        }
-        if !inputs.iter().all(|(outpoint, round)| self.is_settled(outpoint, *round, txid)) {
-            return;
-        }
-        if self.is_forced(&inputs, txid) {
-            tracing::info!(%txid, "it may be final already, so it goes on");
-            if let Some(coordination) = self.coordinations.get_mut(&txid) {
-                coordination.ending = None;
-                coordination.cancel = None;
-            }
-            self.restart(txid);
-        } else {
-            self.conclude(txid);
-        }
-    }
-
-    /// Whether a release has left an input to this transaction alone.
-    pub(super) fn is_forced(&self, inputs: &BTreeMap<OutPoint, Round>, txid: Txid) -> bool {
-        inputs.keys().any(|outpoint| self.ledger.forced(outpoint) == Some(txid))
-    }
-
-    /// Ends a transaction with the proof that its inputs are free.
-    fn conclude(&mut self, txid: Txid) {
-        let Some(coordination) = self.coordinations.get(&txid) else { return };
-        let releases = self.proofs_of_release(&coordination.target);
-        let status = match coordination.ending.clone() {
-            Some(Ending::Rejected { rejects, retry }) => {
-                TransactionStatus::Rejected { rejects, retry, releases }
-            }
-            Some(Ending::Failed { message, retry }) => TransactionStatus::Failed { message, retry, releases },
-            None => return,
-        };
-        self.finish(txid, &status);
-    }
-
-    fn proofs_of_release(&self, target: &VoteTarget) -> Vec<ReleaseCertificate> {
-        let inputs = target.inputs().iter();
-        let releases = inputs.filter_map(|(outpoint, round)| {
-            self.ledger.release(outpoint).filter(|release| release.round >= *round).cloned()
-        });
-        releases.collect()
-    }
-
-    /// Begins again in the present rounds of the inputs.
-    fn restart(&mut self, txid: Txid) {
-        let Some(coordination) = self.coordinations.get(&txid) else { return };
-        let target = self.present_target(&coordination.proposal.clone());
-        let restarts = coordination.restarts + 1;
-        if restarts > RESTARTS_MAX {
-            let message = "its inputs changed rounds too often; submit it again".to_owned();
-            let releases = self.proofs_of_release(&target);
-            return self.finish(txid, &TransactionStatus::Failed { message, retry: true, releases });
-        }
-        let suspects = self.watch.suspects.clone();
-        let Some(coordination) = self.coordinations.get_mut(&txid) else { return };
-        coordination.target = target;
-        coordination.approvals.clear();
-        coordination.rejects.clear();
-        coordination.certificate = None;
-        coordination.commitments.clear();
-        coordination.excluded = suspects;
-        coordination.attempt += 1;
-        coordination.first_attempt = coordination.attempt;
-        coordination.signing = Attempt::default();
-        coordination.restarts = restarts;
-        (coordination.ask_at, coordination.wait) = (self.now + ASK_AGAIN_MIN, ASK_AGAIN_MIN);
-        coordination.deadline = self.now + self.rules.voting_timeout;
-        self.push_pending(txid);
-        self.ask_votes(txid);
-    }
-
-    /// Helps to finish the releases that inputs wait for.
-    fn push_pending(&mut self, txid: Txid) {
-        let Some(coordination) = self.coordinations.get(&txid) else { return };
-        let pending: Vec<_> = coordination.target.inputs().clone().into_iter().collect();
-        for (outpoint, round) in pending {
-            if self.ledger.is_pending(&outpoint) {
-                self.start_release(outpoint, Round(round.0.saturating_sub(1)), &Reason::default());
-            }
-        }
-    }
-
-    /// Gives a transaction up that could not be signed, once its inputs are released.
-    pub(super) fn give_up(&mut self, txid: Txid, message: &str, retry: bool) {
-        self.end(txid, Ending::Failed { message: message.to_owned(), retry });
-    }
-
     /// Fires expired deadlines; calling early or twice is harmless.
     pub fn handle_timeout(&mut self) {
         self.beat();
@@ -632,89 +457,17 @@ impl Machine {
             coordination.wait = (coordination.wait * 2).min(ASK_AGAIN_MAX);
             self.ask_votes(txid);
         } else if coordination.ending.is_some() {
-            // The releases are still being pushed; whoever submitted it learns that it is not settled.
+            // The releases are still being pushed. Earlier ones may already be proof enough for a wallet that knows what it signed.
             let message =
                 "it could not be ended yet because too few nodes are reachable; submit it again".to_owned();
-            self.finish(txid, &TransactionStatus::Failed { message, retry: true, releases: Vec::new() });
+            let inputs = coordination.target.inputs().keys();
+            let releases = inputs.filter_map(|outpoint| self.ledger.release(outpoint)).cloned().collect();
+            self.finish(txid, &TransactionStatus::Failed { message, retry: true, releases });
         } else if coordination.certificate.is_none() {
             self.give_up(txid, "not enough nodes voted in time; submit it again", true);
         } else {
             self.attempt_due(txid);
         }
-    }
-
-    /// The planted bug: a node that frees what it locked when its own timer runs out.
-    fn free_by_timer(&mut self) {
-        let stuck: Vec<Txid> = self.ledger.open().iter().copied().collect();
-        for txid in stuck {
-            let Some(target) = self.ledger.record(&txid).map(|record| record.target.clone()) else {
-                continue;
-            };
-            for (outpoint, round) in target.inputs() {
-                let since = self.ledger.approved(outpoint).filter(|(approved, _)| *approved == txid);
-                if since.is_some_and(|(_, since)| self.now >= since + self.rules.voting_timeout) {
-                    self.ledger.free_by_timer(outpoint, *round);
-                }
-            }
-        }
-    }
-
-    pub(super) fn patience(&self) -> Duration {
-        PATIENCE + PATIENCE_STEP * u32::from(self.me.0)
-    }
-
-    /// Coordinates what this node voted for or committed to and nobody seems to coordinate any more.
-    fn take_over(&mut self) {
-        if self.now < self.sweep_at {
-            return;
-        }
-        self.sweep_at = self.now + ASK_AGAIN_MIN;
-        for txid in self.ledger.open().iter().copied().collect::<Vec<_>>() {
-            if !self.may_still_happen(txid) {
-                self.ledger.close(&txid);
-                self.heard_of.remove(&txid);
-                continue;
-            }
-            let heard = *self.heard_of.entry(txid).or_insert(self.now);
-            if self.coordinations.contains_key(&txid) || self.now < heard + self.patience() {
-                continue;
-            }
-            self.heard_of.insert(txid, self.now);
-            let Some(record) = self.ledger.record(&txid).cloned() else { continue };
-            let Some(proposal) = record.proposal else { continue };
-            let inputs = record.target.inputs();
-            if matches!(proposal, Proposal::Joint(_)) && self.is_forced(inputs, txid) {
-                // Nothing else can happen to these coins, and only their owner can make it happen.
-                continue;
-            }
-            if self.coordinate(Vec::new(), proposal, record.account).is_ok() {
-                tracing::info!(%txid, "taking over a transaction that nobody coordinates");
-                self.ask_votes(txid);
-            }
-        }
-        // Nothing can be heard of what is not open, except for a moment.
-        let (now, patience) = (self.now, self.patience());
-        let open = self.ledger.open();
-        self.heard_of.retain(|txid, heard| open.contains(txid) || now < *heard + patience);
-    }
-
-    /// Whether an open transaction still holds or is owed one of its inputs.
-    fn may_still_happen(&self, txid: Txid) -> bool {
-        let Some(record) = self.ledger.record(&txid) else { return false };
-        let Some(proposal) = &record.proposal else { return false };
-        let outpoints = proposal.outpoints();
-        if outpoints.iter().any(|outpoint| self.ledger.spent_by(outpoint).is_some_and(|other| other != txid))
-        {
-            return outpoints.iter().any(|outpoint| {
-                let holds = self.ledger.approved(outpoint).is_some_and(|(approved, _)| approved == txid);
-                holds && self.ledger.spent_by(outpoint).is_none()
-            });
-        }
-        outpoints.iter().any(|outpoint| {
-            self.ledger.approved(outpoint).is_some_and(|(approved, _)| approved == txid)
-                || self.ledger.forced(outpoint) == Some(txid)
-                || self.ledger.is_pending(outpoint)
-        })
     }
 
     /// When [`Machine::handle_timeout`] is next due.

@@ -10,12 +10,14 @@ mod accounts;
 mod announce;
 mod bugs;
 mod coordinator;
+mod ending;
 mod ledger;
 mod nonces;
 mod release;
 mod signing;
 mod standing;
 mod subscriptions;
+mod takeover;
 mod voter;
 mod watch;
 

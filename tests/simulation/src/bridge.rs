@@ -7,12 +7,9 @@ use crate::{
 use bitcoin::Txid;
 use quorate::{
     NodeId,
-    wire::{
-        ClientMessage, ErrorCode, Fault as At, ServerMessage, SubscriptionKey, TransactionStatus, WireError,
-        limits,
-    },
+    wire::{ClientMessage, ErrorCode, Fault as At, ServerMessage, SubscriptionKey, WireError, limits},
 };
-use quorate_bridge::hub::{Hub, SessionId as HubSession};
+use quorate_bridge::hub::{Hub, SessionId as HubSession, ends_submission};
 use quorate_node::machine::SessionId;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -405,21 +402,6 @@ pub fn hello() -> ClientMessage {
         protocol: limits::PROTOCOL_VERSION,
         federation: None,
         agent: "simulation".to_owned(),
-    }
-}
-
-/// Whether a message is the last one about a submission.
-pub fn ends_submission(message: &ServerMessage) -> bool {
-    match message {
-        ServerMessage::TransactionStatus { status, .. } => matches!(
-            status,
-            TransactionStatus::Signed { .. }
-                | TransactionStatus::Rejected { .. }
-                | TransactionStatus::Failed { .. }
-                | TransactionStatus::AbortedByzantine { .. }
-        ),
-        ServerMessage::Error { .. } => true,
-        _progress => false,
     }
 }
 

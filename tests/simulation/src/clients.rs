@@ -2,7 +2,7 @@
 
 use crate::{
     base::{Base, COIN, open_output, open_wallet, spend},
-    bridge::{Party, ends_submission, hello},
+    bridge::{Party, hello},
     faults::Fault,
     world::{Event, Owner, World},
 };
@@ -18,6 +18,7 @@ use quorate::{
         encode_text,
     },
 };
+use quorate_bridge::hub::ends_submission;
 use quorate_node::machine::SessionId;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{collections::BTreeMap, time::Duration};

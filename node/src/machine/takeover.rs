@@ -1,0 +1,87 @@
+//! Taking over what a node voted for and nobody coordinates any more, so that nothing stays locked because somebody crashed.
+
+use super::{Machine, coordinator::ASK_AGAIN_MIN};
+use bitcoin::Txid;
+use quorate::proposal::Proposal;
+use std::time::Duration;
+
+/// Wait for news of a transaction that this node voted for before it coordinates it itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Added per node number, so that not all take over at once.
+const PATIENCE_STEP: Duration = Duration::from_millis(250);
+
+impl Machine {
+    /// The planted bug: a node that frees what it locked when its own timer runs out.
+    pub(super) fn free_by_timer(&mut self) {
+        let stuck: Vec<Txid> = self.ledger.open().iter().copied().collect();
+        for txid in stuck {
+            let Some(target) = self.ledger.record(&txid).map(|record| record.target.clone()) else {
+                continue;
+            };
+            for (outpoint, round) in target.inputs() {
+                let since = self.ledger.approved(outpoint).filter(|(approved, _)| *approved == txid);
+                if since.is_some_and(|(_, since)| self.now >= since + self.rules.voting_timeout) {
+                    self.ledger.free_by_timer(outpoint, *round);
+                }
+            }
+        }
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        PATIENCE + PATIENCE_STEP * u32::from(self.me.0)
+    }
+
+    /// Coordinates what this node voted for or committed to and nobody seems to coordinate any more.
+    pub(super) fn take_over(&mut self) {
+        if self.now < self.sweep_at {
+            return;
+        }
+        self.sweep_at = self.now + ASK_AGAIN_MIN;
+        for txid in self.ledger.open().iter().copied().collect::<Vec<_>>() {
+            if !self.may_still_happen(txid) {
+                self.ledger.close(&txid);
+                self.heard_of.remove(&txid);
+                continue;
+            }
+            let heard = *self.heard_of.entry(txid).or_insert(self.now);
+            if self.coordinations.contains_key(&txid) || self.now < heard + self.patience() {
+                continue;
+            }
+            self.heard_of.insert(txid, self.now);
+            let Some(record) = self.ledger.record(&txid).cloned() else { continue };
+            let Some(proposal) = record.proposal else { continue };
+            let inputs = record.target.inputs();
+            if matches!(proposal, Proposal::Joint(_)) && self.is_forced(inputs, txid) {
+                // Nothing else can happen to these coins, and only their owner can make it happen.
+                continue;
+            }
+            if self.coordinate(Vec::new(), proposal, record.account).is_ok() {
+                tracing::info!(%txid, "taking over a transaction that nobody coordinates");
+                self.ask_votes(txid);
+            }
+        }
+        // Nothing can be heard of what is not open, except for a moment.
+        let (now, patience) = (self.now, self.patience());
+        let open = self.ledger.open();
+        self.heard_of.retain(|txid, heard| open.contains(txid) || now < *heard + patience);
+    }
+
+    /// Whether an open transaction still holds or is owed one of its inputs.
+    fn may_still_happen(&self, txid: Txid) -> bool {
+        let Some(record) = self.ledger.record(&txid) else { return false };
+        let Some(proposal) = &record.proposal else { return false };
+        let outpoints = proposal.outpoints();
+        if outpoints.iter().any(|outpoint| self.ledger.spent_by(outpoint).is_some_and(|other| other != txid))
+        {
+            return outpoints.iter().any(|outpoint| {
+                let holds = self.ledger.approved(outpoint).is_some_and(|(approved, _)| approved == txid);
+                holds && self.ledger.spent_by(outpoint).is_none()
+            });
+        }
+        outpoints.iter().any(|outpoint| {
+            self.ledger.approved(outpoint).is_some_and(|(approved, _)| approved == txid)
+                || self.ledger.forced(outpoint) == Some(txid)
+                || self.ledger.is_pending(outpoint)
+        })
+    }
+}

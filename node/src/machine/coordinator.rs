@@ -148,6 +148,12 @@ impl Machine {
             }
             None => self.coordinate(vec![(session, id)], proposal, account)?,
         }
+        let inputs = self.coordinations.get(&txid).map(|one| one.target.inputs().clone()).unwrap_or_default();
+        if self.is_forced(&inputs, txid) {
+            // It may be final, and another release would say so again: all that is left is to finish it.
+            self.ask_votes(txid);
+            return Ok(());
+        }
         if let Some(running) = self.coordinations.get_mut(&txid) {
             running.cancel = Some(cancellation);
         }

@@ -326,6 +326,8 @@ impl Driver {
                 }
                 outpoints
             }
+            Input::Request { request: PeerRequest::ReleaseRequest { outpoint, .. }, .. }
+            | Input::Own { request: PeerRequest::ReleaseRequest { outpoint, .. }, .. } => vec![*outpoint],
             Input::Client {
                 message: ClientMessage::UTXOSubscribe { keys } | ClientMessage::UTXOStateQuery { keys },
                 ..

@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use quorate::{
     client::{ClientError, Quic, TlsIdentity, WebSocket},
     finality::FinalityKind,
-    session::Event,
+    session::{Event, PaymentState},
     wallet::SecretWords,
 };
 use quorate_tests::{
@@ -132,5 +132,51 @@ async fn two_wallets_with_the_same_coin_never_both_become_final() -> Result<()> 
             assert!(inputs(one).is_disjoint(&inputs(two)), "two final transactions spend one coin");
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_payment_frees_its_coin_for_another() -> Result<()> {
+    let mut cluster = Cluster::start(NODE, 4).await?;
+    let federation = federation(&cluster).await?;
+    let payer = open_wallet(&federation, &SecretWords::generate()?, WebSocket::new(cluster.url())).await?;
+    let own = payer.next_address().await?;
+    fund(&cluster.chain, &[own], 1, COIN)?;
+    wait_spendable(&payer, COIN).await?;
+    let to = payer.next_address().await?;
+    // Two of four are down: votes come in, but no certificate.
+    cluster.kill(3)?;
+    cluster.kill(4)?;
+    let mut events = payer.events();
+    let amount = Amount::from_sat(500_000);
+    let txid = payer.send(request(&to, amount)?).await?;
+    let voting = async {
+        while let Some(event) = events.next().await {
+            if matches!(event, Event::Payment { state: PaymentState::Voting { .. }, .. }) {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, voting).await.context("no vote comes in")?;
+    payer.cancel(txid).await?;
+    cluster.start_node(3, None)?;
+    cluster.start_node(4, None)?;
+    let ended = async {
+        while let Some(event) = events.next().await {
+            if let Event::Payment { txid: other, state } = event
+                && other == txid
+                && !matches!(state, PaymentState::Voting { .. })
+            {
+                return Some(state);
+            }
+        }
+        None
+    };
+    let ended = timeout(PATIENCE, ended).await.context("it does not end")?.context("an end")?;
+    assert!(matches!(ended, PaymentState::Failed { .. } | PaymentState::Rejected { .. }), "{ended:?}");
+    let other = timeout(PAYMENT_PATIENCE, payer.pay(request(&to, amount / 2)?)).await??;
+    assert_ne!(other.txid, txid, "the same coin has paid something else");
+    let error = payer.cancel(other.txid).await.expect_err("it is final");
+    assert!(matches!(error, ClientError::Wallet(_)), "{error}");
     Ok(())
 }

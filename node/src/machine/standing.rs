@@ -174,7 +174,10 @@ impl Machine {
         if let Some(known) = known.filter(|known| known.node == self.me) {
             let further = known.head.sequence > self.log.head.sequence;
             let mut same = self.log.history.iter().filter(|own| own.sequence == known.head.sequence);
-            let forked = same.any(|own| own.hash != known.head.hash);
+            let (start, boot) = self.log.start;
+            // A head that this node never had, or that an earlier run of it reached beyond where this one began.
+            let forked = same.any(|own| own.hash != known.head.hash)
+                || (known.boot != boot && known.head.sequence > start.sequence);
             let lost = (further || forked) && self.log.lost.is_none() && known.verify(&self.federation);
             if lost && !self.planted(Bug::TrustOldStore) {
                 self.lose(format!(

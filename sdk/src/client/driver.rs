@@ -190,6 +190,21 @@ impl Client {
         outcome(events, txid).await
     }
 
+    /// Asks the federation to stop a payment that is not final. A waiting [`Client::pay`] ends with [`ClientError::Failed`] or
+    /// [`ClientError::Rejected`] and the coins are free again, or it succeeds because it was too late.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate::client::Client, txid: bitcoin::Txid) -> Result<(), quorate::client::ClientError> {
+    /// client.cancel(txid).await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// No such payment of this account is under way, or the client has ended.
+    pub async fn cancel(&self, txid: Txid) -> Result<(), ClientError> {
+        Ok(self.call(move |session, now| session.cancel(now, txid)).await??)
+    }
+
     /// Submits a signed transaction of coins in sole custody and waits for its attested finality.
     ///
     /// # Errors

@@ -257,9 +257,15 @@ impl Session {
     fn end(&mut self, now: Now, txid: Txid, releases: &[ReleaseCertificate], state: PaymentState) {
         let Some(payment) = self.payments.get(&txid) else { return };
         let federation = self.wallet.federation();
-        let verified: Vec<_> = releases.iter().filter(|one| one.verify(federation).is_ok()).collect();
-        let over = payment.signed.iter().all(|target| verified.iter().any(|release| release.voids(target)));
-        let unproven = releases.is_empty() && matches!(payment.proposal, Proposal::Joint(_));
+        let inputs = payment.proposal.outpoints();
+        let sound =
+            |one: &&ReleaseCertificate| inputs.contains(&one.outpoint) && one.verify(federation).is_ok();
+        let verified: Vec<_> = releases.iter().filter(sound).collect();
+        let voided = payment.signed.iter().all(|target| verified.iter().any(|release| release.voids(target)));
+        // Another transaction that spends one of its coins, by a proof that this wallet verified, rules it out as well (V6).
+        let other = |outpoint| self.wallet.spender(outpoint).is_some_and(|spender| spender != txid);
+        let over = voided || inputs.iter().any(other);
+        let unproven = verified.is_empty() && matches!(payment.proposal, Proposal::Joint(_));
         if over && unproven && !payment.cancelled {
             // Perhaps only this server says so. The owner's cancel has the inputs released, or shows that they need not be.
             if let Some(payment) = self.payments.get_mut(&txid) {

@@ -160,6 +160,11 @@ impl Wallet {
         self.book.coins().filter(|coin| coin.spent_by.is_none())
     }
 
+    /// The transaction that spends a coin of this wallet, by a proof that the wallet verified.
+    pub fn spender(&self, outpoint: &OutPoint) -> Option<Txid> {
+        self.book.coins().find(|coin| coin.outpoint == *outpoint)?.spent_by
+    }
+
     /// Payments in and out, in the order in which the wallet learned of them.
     pub fn history(&self) -> &[HistoryEntry] {
         self.book.history()

@@ -85,9 +85,7 @@ impl Evil {
         match (request, reply) {
             (PeerRequest::VoteRequest { proposal, .. }, reply) => {
                 let previous = self.last_vote.replace(reply.clone());
-                if dice.chance(self.stale)
-                    && let Some(previous) = previous
-                {
+                if let Some(previous) = previous.filter(|_| dice.chance(self.stale)) {
                     counters.add(Fault::Stale);
                     return Some(previous);
                 }
@@ -95,9 +93,7 @@ impl Evil {
             }
             (PeerRequest::CommitRequest { .. }, reply) => {
                 let previous = self.last_commit.replace(reply.clone());
-                if dice.chance(self.stale)
-                    && let Some(previous) = previous
-                {
+                if let Some(previous) = previous.filter(|_| dice.chance(self.stale)) {
                     counters.add(Fault::Stale);
                     return Some(previous);
                 }

@@ -23,6 +23,8 @@ use std::{
 
 /// Time between two heartbeats to every peer.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The same while this node does not know yet whether it may vote.
+const HEARTBEAT_ASKING: Duration = Duration::from_millis(100);
 
 /// Heads remembered since the start, 40 bytes each.
 const HISTORY_MAX: usize = 65_536;
@@ -206,7 +208,9 @@ impl Machine {
         if self.now < self.log.beat_at {
             return;
         }
-        self.log.beat_at = self.now + HEARTBEAT;
+        // Until it votes it asks often: its peers may have started a moment later, and payments wait for it.
+        let asking = matches!(self.standing(), Standing::Asking { .. });
+        self.log.beat_at = self.now + if asking { HEARTBEAT_ASKING } else { HEARTBEAT };
         let request = PeerRequest::Heartbeat { head: self.signed_head() };
         for to in self.everyone().filter(|node| *node != self.me).collect::<Vec<_>>() {
             self.outputs.push_back(Output::Ask { to, tag: Tag::Heartbeat, request: request.clone() });

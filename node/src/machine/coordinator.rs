@@ -27,7 +27,7 @@ use std::{
 /// Most coordinations at one time; more are told to come back.
 const COORDINATIONS_MAX: usize = 10_000;
 /// Wait before nodes that did not answer a vote request are asked again; doubles up to the longest.
-pub(super) const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
+pub(super) const ASK_AGAIN_MIN: Duration = Duration::from_millis(100);
 /// Longest wait.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(2);
 /// Rounds that one submission is carried through before its owner has to submit it again.

@@ -1,10 +1,12 @@
 //! Taking over what a node voted for and nobody coordinates any more, so that nothing stays locked because somebody crashed.
 
-use super::{Machine, coordinator::ASK_AGAIN_MIN};
+use super::Machine;
 use bitcoin::Txid;
 use quorate::proposal::Proposal;
 use std::time::Duration;
 
+/// Time between two looks at what is open.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Wait for news of a transaction that this node voted for before it coordinates it itself.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Added per node number, so that not all take over at once.
@@ -36,7 +38,7 @@ impl Machine {
         if self.now < self.sweep_at {
             return;
         }
-        self.sweep_at = self.now + ASK_AGAIN_MIN;
+        self.sweep_at = self.now + SWEEP;
         for txid in self.ledger.open().iter().copied().collect::<Vec<_>>() {
             if !self.may_still_happen(txid) {
                 self.ledger.close(&txid);

@@ -54,8 +54,12 @@ pub enum Purpose {
     Cancel,
     /// How far a node's durable log has come.
     LogHead,
-    /// The key that replaces a node's in the next epoch, and its document.
+    /// The plan of the next epoch.
     Succession,
+    /// A node's word that it has ended an epoch.
+    Seal,
+    /// What it ended the epoch with.
+    SealedTransactions,
     /// The chain of a node's durable log.
     Log,
 }
@@ -84,6 +88,8 @@ impl Purpose {
             Self::Cancel => "quorate/cancel/1",
             Self::LogHead => "quorate/log-head/1",
             Self::Succession => "quorate/succession/1",
+            Self::Seal => "quorate/seal/1",
+            Self::SealedTransactions => "quorate/sealed-transactions/1",
             Self::Log => "quorate/log/1",
         }
     }

@@ -5,7 +5,7 @@
 //! other, and signs no share that it did not compute itself for exactly the package it names.
 
 use crate::{
-    Federation, NodeId, NonceCommitment, SignatureShare,
+    Epoch, Federation, NodeId, NonceCommitment, SignatureShare,
     account::{AccountCertificate, AccountError},
     frost::{NodeCommitments, Session, SigningError},
     proposal::{JointProposal, ProposalError},
@@ -137,6 +137,16 @@ impl Evidence {
         }
     }
 
+    /// The epoch that it is about.
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Self::TwoApprovals { first, .. } => first.target.epoch(),
+            Self::TwoPromises { first, .. } => Some(first.round.epoch()),
+            Self::CommitAgainstPromise { promise, .. } => Some(promise.round.epoch()),
+            Self::BadShare { record, .. } => record.target.epoch(),
+        }
+    }
+
     /// What kind of cheat it is about.
     pub fn kind(&self) -> EvidenceKind {
         match self {
@@ -154,6 +164,9 @@ impl Evidence {
     /// fault.
     pub fn verify(&self, federation: &Federation) -> Result<NodeId, EvidenceError> {
         let accused = self.accused();
+        // What was signed in an earlier epoch is judged by the members and shares of that epoch.
+        let past = self.epoch().and_then(|epoch| federation.at(epoch));
+        let federation = past.as_ref().ok_or(EvidenceError::Epoch)?;
         let guilty = match self {
             Self::TwoApprovals { first, second } => {
                 signed(first.verify(federation) && second.verify(federation) && second.node == accused)?;
@@ -214,6 +227,9 @@ impl SigningRecord {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvidenceError {
+    /// Its epoch is not in the federation document, which may be too old.
+    #[error("the evidence is of an epoch that the federation document does not have")]
+    Epoch,
     /// The accused did not sign what it is accused of.
     #[error("the accused node did not sign these statements")]
     Signature,

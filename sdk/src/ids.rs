@@ -47,12 +47,34 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// A period during which roster and federation key do not change; the first is 1.
+/// A period during which members and their shares of the federation key do not change; the first is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
-/// A voting round of an outpoint; the first is 0 and only a release certificate raises it (design, section 5).
+impl Epoch {
+    /// The first one: that of the key generation.
+    pub const FIRST: Self = Self(1);
+
+    /// The epoch after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The round in which every outpoint begins this epoch. Rounds go on from epoch to epoch, so that a later statement always has the
+    /// higher round.
+    pub fn first_round(self) -> Round {
+        let before = u32::try_from(self.0.saturating_sub(1)).unwrap_or(u32::MAX);
+        Round(before.saturating_mul(ROUNDS_PER_EPOCH))
+    }
+}
+
+/// Rounds of one outpoint in one epoch.
+const ROUNDS_PER_EPOCH: u32 = 1 << 16;
+
+/// A voting round of an outpoint. An epoch begins at [`Epoch::first_round`], which is 0 in the first, and only a release
+/// certificate raises it (design, section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Round(pub u32);
@@ -66,6 +88,22 @@ impl Round {
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
+    }
+
+    /// The epoch that the round belongs to.
+    ///
+    /// ```
+    /// use quorate::{Epoch, Round};
+    /// assert_eq!(Round(3).epoch(), Epoch(1));
+    /// assert_eq!(Epoch(2).first_round().epoch(), Epoch(2));
+    /// ```
+    pub fn epoch(self) -> Epoch {
+        Epoch(1 + u64::from(self.0 / ROUNDS_PER_EPOCH))
+    }
+
+    /// Whether there is no round after this one in its epoch. It can only be left into the next epoch.
+    pub(crate) fn is_last(self) -> bool {
+        self.next().epoch() != self.epoch() || self.next() == self
     }
 }
 

@@ -14,6 +14,7 @@ mod ids;
 pub mod log;
 pub mod proposal;
 pub mod release;
+pub mod seal;
 pub mod session;
 pub mod standard;
 #[cfg(any(test, feature = "testing"))]

@@ -202,7 +202,7 @@ pub(crate) fn describe_output(account: &JointAccount, address: &Address, output:
 }
 
 fn authorisation_digest(federation: &Federation, account: AccountId, txid: Txid) -> [u8; 32] {
-    Writer::signed(Purpose::Authorisation, federation.context())
+    Writer::signed(Purpose::Authorisation, &federation.key_context())
         .fixed(&account.0)
         .fixed(txid.as_ref())
         .finish()

@@ -81,9 +81,12 @@ impl SignedPromise {
     pub fn verify(&self, federation: &Federation) -> bool {
         let short = self.committed.as_ref().is_none_or(|target| target.inputs().len() <= INPUTS_MAX);
         let possible = short
+            && !self.round.is_last()
             && self.committed_round().is_none_or(|round| round.is_some_and(|round| round <= self.round));
-        let digest = promise_digest(federation.context(), self.outpoint, self.round, self.committed.as_ref());
-        possible && federation.verify(self.node, digest, &self.signature)
+        let epoch = self.round.epoch();
+        let context = federation.context_of(epoch);
+        let digest = promise_digest(&context, self.outpoint, self.round, self.committed.as_ref());
+        possible && federation.verify_in(epoch, self.node, digest, &self.signature)
     }
 
     /// The round of the outpoint in the named certificate; `Some(None)` if that certificate is not about this outpoint.
@@ -92,10 +95,11 @@ impl SignedPromise {
     }
 
     /// Whether a commit to `target` by the same node contradicts this promise, whichever came first: the promise covers the
-    /// commit's round, and names neither it nor a later one.
+    /// commit's round, and names neither it nor a later one. Of an earlier epoch a node knows only what the seals of a quorum say, which
+    /// may be without its own commit, so a commit contradicts promises of its own epoch only.
     pub fn contradicts_commit(&self, target: &VoteTarget) -> bool {
         let Some(round) = target.inputs().get(&self.outpoint) else { return false };
-        if *round > self.round {
+        if *round > self.round || round.epoch() != self.round.epoch() {
             return false;
         }
         match &self.committed {
@@ -256,28 +260,24 @@ fn highest_targets<'a>(
 pub struct SignedCancel {
     /// The transaction.
     pub txid: Txid,
-    /// Signature over network, federation, epoch and txid.
+    /// Signature over network, federation, the epoch of the federation key, and txid.
     pub signature: schnorr::Signature,
 }
 
 impl SignedCancel {
     /// Signs the wish.
-    pub fn sign(context: &Context, key: &IdentityKey, txid: Txid) -> Self {
-        Self { txid, signature: key.sign(cancel_digest(context, txid)) }
+    pub fn sign(federation: &Federation, key: &IdentityKey, txid: Txid) -> Self {
+        Self { txid, signature: key.sign(cancel_digest(federation, txid)) }
     }
 
     /// Whether the account's owner signed it.
     pub fn verify(&self, federation: &Federation, account: &AccountRecord) -> bool {
-        digest::verify(
-            &account.authorisation_key,
-            cancel_digest(federation.context(), self.txid),
-            &self.signature,
-        )
+        digest::verify(&account.authorisation_key, cancel_digest(federation, self.txid), &self.signature)
     }
 }
 
-fn cancel_digest(context: &Context, txid: Txid) -> [u8; 32] {
-    Writer::signed(Purpose::Cancel, context).fixed(txid.as_ref()).finish()
+fn cancel_digest(federation: &Federation, txid: Txid) -> [u8; 32] {
+    Writer::signed(Purpose::Cancel, &federation.key_context()).fixed(txid.as_ref()).finish()
 }
 
 /// Why a release certificate does not hold. Its sender is at fault; another copy may be good.
@@ -414,11 +414,11 @@ mod tests {
     fn a_cancel_is_of_one_transaction_and_one_owner() {
         let world = testing::federation(4);
         let txid = Txid::from_byte_array([1; 32]);
-        let cancel = SignedCancel::sign(world.federation.context(), &world.authorisation, txid);
+        let cancel = SignedCancel::sign(&world.federation, &world.authorisation, txid);
         assert!(cancel.verify(&world.federation, world.account.record()));
         let other = SignedCancel { txid: Txid::all_zeros(), ..cancel };
         assert!(!other.verify(&world.federation, world.account.record()));
-        let stranger = SignedCancel::sign(world.federation.context(), &world.keys[0], txid);
+        let stranger = SignedCancel::sign(&world.federation, &world.keys[0], txid);
         assert!(!stranger.verify(&world.federation, world.account.record()));
     }
 

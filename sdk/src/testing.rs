@@ -3,13 +3,15 @@
 #![expect(clippy::indexing_slicing, reason = "a test helper panics on what cannot happen")]
 
 use crate::{
-    AccountId, Epoch, Federation, FederationDocument, NodeId, NonceCommitment, Round, SignatureShare,
+    AccountId, Federation, FederationDocument, NodeId, NonceCommitment, SignatureShare,
     account::{AccountCertificate, AccountPolicy, AccountRecord, JointAccount, Keychain, KeychainIndex},
     digest::{IdentityKey, secp},
     evidence::SigningRecord,
-    federation::{Member, Roster},
+    federation::{KeyCertificate, Member, Roster, Succession, SuccessionPlan},
     frost::{
-        NodeCommitments, NodeNonces, NodeShare, Session, WalletSecret, aggregate_trial, dkg::Dkg, wallet_sign,
+        NodeCommitments, NodeNonces, NodeShare, Session, WalletSecret, aggregate_trial,
+        dkg::{Ceremony, Dkg},
+        wallet_sign,
     },
     proposal::{JointProposal, SpendInput, SpendPlan, describe_input},
     vote::VoteTarget,
@@ -43,19 +45,50 @@ pub fn roster(keys: &[IdentityKey]) -> Roster {
     Roster {
         network: Network::Regtest,
         salt: [9; 32],
-        members: members.map(|(key, id)| Member { id: NodeId(id), identity_key: key.public() }).collect(),
+        members: members.map(|(key, id)| member(id, key)).collect(),
         recovery_delay: 4320,
         recovery_margin: 288,
     }
 }
 
+pub fn member(id: u16, key: &IdentityKey) -> Member {
+    Member { id: NodeId(id), identity_key: key.public(), tls_key: key.public().serialize() }
+}
+
 pub fn federation(nodes: u8) -> World {
     let keys: Vec<_> = (1..=nodes).map(|i| IdentityKey::from_bytes(&[i; 32]).expect("valid")).collect();
     let roster = roster(&keys);
+    let ceremony = Ceremony::generation(&roster).expect("well formed");
+    let (key, shares) = run_ceremony(&ceremony, &keys, None);
+    let document = FederationDocument { roster: roster.clone(), key, successions: Vec::new() };
+    let federation = document.verify(roster.id()).expect("verifies");
+    with_account(federation, keys, shares)
+}
+
+/// Copies of shares, which are not `Clone` on purpose.
+pub fn copy_shares(shares: &[NodeShare]) -> Vec<NodeShare> {
+    let copy = |share: &NodeShare| NodeShare::from_bytes(share.node(), &share.to_bytes()).expect("a share");
+    shares.iter().map(copy).collect()
+}
+
+/// Carries out a key generation or refresh among honest nodes.
+pub fn run_ceremony(
+    ceremony: &Ceremony,
+    keys: &[IdentityKey],
+    before: Option<&[NodeShare]>,
+) -> (KeyCertificate, Vec<NodeShare>) {
+    let mut old: Vec<Option<NodeShare>> = match before {
+        Some(shares) => copy_shares(shares).into_iter().map(Some).collect(),
+        None => keys.iter().map(|_| None).collect(),
+    };
     let mut machines: Vec<Dkg> = keys
         .iter()
+        .zip(&mut old)
         .zip(1..)
-        .map(|(key, seed)| Dkg::new(roster.clone(), Epoch(1), key.clone(), rng(seed)).expect("a member"))
+        .map(|((key, share), seed)| {
+            let seed = rng(seed + 1_000 * ceremony.context().epoch.0);
+            Dkg::new(ceremony.clone(), key.clone(), share.take(), seed).expect("a member")
+        })
         .collect();
     while machines.iter().any(|machine| machine.outcome().is_none()) {
         for to in 0..machines.len() {
@@ -74,8 +107,8 @@ pub fn federation(nodes: u8) -> World {
             NodeShare::from_bytes(machine.me(), &share.to_bytes()).expect("a share")
         })
         .collect();
-    let message = key.trial_message(&roster);
-    let quorum = roster.check().expect("well formed").votes();
+    let message = key.trial_message(ceremony.context());
+    let quorum = ceremony.quorum();
     let (nonces, commitments): (Vec<_>, BTreeMap<_, _>) = shares
         .iter()
         .zip(1..)
@@ -93,9 +126,32 @@ pub fn federation(nodes: u8) -> World {
             (NodeId(node), signed.expect("signs"))
         })
         .collect();
-    let trial = aggregate_trial(&key, quorum, &message, &commitments, &signed).expect("aggregates");
-    let document = FederationDocument { roster: roster.clone(), key, certificate, trial_signature: trial };
-    let federation = document.verify(roster.id()).expect("verifies");
+    let trial_signature = aggregate_trial(&key, quorum, &message, &commitments, &signed).expect("aggregates");
+    (KeyCertificate { key, certificate, trial_signature }, shares)
+}
+
+/// The epoch after, in which some nodes are replaced. Everybody approves.
+pub fn succession(world: &World, replaced: &[NodeId]) -> World {
+    let epoch = world.federation.epoch().next();
+    let fresh = |id: u16| {
+        let mut bytes = [0x80 + u8::try_from(epoch.0).expect("small"); 32];
+        bytes[0] = u8::try_from(id).expect("small");
+        IdentityKey::from_bytes(&bytes).expect("valid")
+    };
+    let keys: Vec<IdentityKey> = (1..)
+        .zip(&world.keys)
+        .map(|(id, key)| if replaced.contains(&NodeId(id)) { fresh(id) } else { key.clone() })
+        .collect();
+    let members = (1..).zip(&keys).map(|(id, key)| member(id, key)).collect();
+    let plan = SuccessionPlan { epoch, attempt: 1, members };
+    let approvals = (1..)
+        .map(NodeId)
+        .zip(&world.keys)
+        .map(|(node, key)| (node, plan.approve(&world.federation, key)))
+        .collect();
+    let ceremony = Ceremony::refresh(&world.federation, &plan).expect("follows");
+    let (key, shares) = run_ceremony(&ceremony, &keys, Some(&world.shares));
+    let federation = world.federation.clone().succeed(Succession { plan, approvals, key }).expect("verifies");
     with_account(federation, keys, shares)
 }
 
@@ -111,7 +167,9 @@ fn with_account(federation: Federation, keys: Vec<IdentityKey>, shares: Vec<Node
         AccountPolicy::default(),
     );
     let acceptances = keys.iter().zip(1..).map(|(key, node)| (NodeId(node), record.accept(&federation, key)));
-    let certificate = AccountCertificate { record: record.clone(), acceptances: acceptances.collect() };
+    let epoch = federation.epoch();
+    let certificate =
+        AccountCertificate { record: record.clone(), epoch, acceptances: acceptances.collect() };
     let account = certificate.verify(&federation).expect("verifies");
     World { federation, keys, shares, account, wallet, authorisation }
 }
@@ -145,7 +203,8 @@ impl World {
         let proposal = self.proposal();
         let plan = proposal.check(&self.federation, &self.account).expect("valid").plan;
         let outpoint = proposal.psbt.unsigned_tx.input[0].previous_output;
-        let target = VoteTarget::new(plan.txid, [(outpoint, Round(0))]);
+        let round = self.federation.epoch().first_round();
+        let target = VoteTarget::new(plan.txid, [(outpoint, round)]);
         let (mut nonces, mut nodes) = (BTreeMap::new(), BTreeMap::new());
         for id in (1..=self.federation.quorum().votes()).map(NodeId) {
             let index = usize::from(id.0) - 1;
@@ -169,7 +228,7 @@ impl World {
         let acceptances = (1..).map(NodeId).zip(&self.keys);
         let record = self.account.record().clone();
         let acceptances = acceptances.map(|(node, key)| (node, record.accept(federation, key))).collect();
-        let account = AccountCertificate { record, acceptances };
+        let account = AccountCertificate { record, epoch: federation.epoch(), acceptances };
         let wallet = wallet.commitments;
         (SigningRecord { proposal, account, target, attempt: 1, nodes, wallet, shares, signature }, good)
     }
@@ -195,10 +254,11 @@ impl World {
         }
     }
 
-    /// The plan's transaction with as many inputs, all in round 0.
+    /// The plan's transaction with as many inputs, all in the epoch's first round.
     pub fn target(&self, plan: &SpendPlan) -> VoteTarget {
         let inputs = plan.inputs.iter().zip(0..);
-        VoteTarget::new(plan.txid, inputs.map(|(_, vout)| (OutPoint { txid: plan.txid, vout }, Round(0))))
+        let round = self.federation.epoch().first_round();
+        VoteTarget::new(plan.txid, inputs.map(|(_, vout)| (OutPoint { txid: plan.txid, vout }, round)))
     }
 
     pub fn commitments(

@@ -9,7 +9,7 @@
 //! A vote alone, and even a certificate, is not finality; see [`crate::finality`].
 
 use crate::{
-    Federation, InputsHash, NodeId, Round,
+    Epoch, Federation, InputsHash, NodeId, Round,
     digest::{Context, IdentityKey, Purpose, Writer},
 };
 use bitcoin::{OutPoint, Txid, secp256k1::schnorr};
@@ -68,6 +68,13 @@ impl VoteTarget {
         &self.inputs
     }
 
+    /// The epoch that all its rounds belong to; `None` if they are of several, which nobody votes for.
+    pub fn epoch(&self) -> Option<Epoch> {
+        let mut epochs = self.inputs.values().map(|round| round.epoch());
+        let first = epochs.next()?;
+        epochs.all(|other| other == first).then_some(first)
+    }
+
     /// The tagged hash of the sorted (outpoint, round) list: txid in internal byte order, output index, round.
     pub fn inputs_hash(&self) -> InputsHash {
         let mut writer = Writer::new(Purpose::Inputs);
@@ -75,6 +82,12 @@ impl VoteTarget {
             writer = writer.fixed(outpoint.txid.as_ref()).u32(outpoint.vout).u32(round.0);
         }
         InputsHash(writer.finish())
+    }
+
+    /// The digest for statements of its own epoch, with that epoch.
+    fn digest_in(&self, purpose: Purpose, federation: &Federation) -> Option<(Epoch, Writer)> {
+        let epoch = self.epoch()?;
+        Some((epoch, self.digest(purpose, &federation.context_of(epoch))))
     }
 
     fn digest(&self, purpose: Purpose, context: &Context) -> Writer {
@@ -122,10 +135,12 @@ impl SignedVote {
         Self { node, target, verdict, signature }
     }
 
-    /// Whether the node it names signed it.
+    /// Whether the node it names signed it, in the epoch that the target's rounds belong to.
     pub fn verify(&self, federation: &Federation) -> bool {
-        let digest = vote_digest(&self.target, federation.context(), self.verdict);
-        federation.verify(self.node, digest, &self.signature)
+        self.target.epoch().is_some_and(|epoch| {
+            let digest = vote_digest(&self.target, &federation.context_of(epoch), self.verdict);
+            federation.verify_in(epoch, self.node, digest, &self.signature)
+        })
     }
 }
 
@@ -144,13 +159,14 @@ pub struct ApprovalCertificate {
 }
 
 impl ApprovalCertificate {
-    /// Checks that q distinct members approved exactly this target.
+    /// Checks that q distinct members of the target's epoch approved exactly this target.
     ///
     /// # Errors
     /// Too few approvals, or one that does not verify; whoever sent the certificate is at fault.
     pub fn verify(&self, federation: &Federation) -> Result<(), CertificateError> {
-        let digest = vote_digest(&self.target, federation.context(), Verdict::Approve);
-        verify_all(federation, digest, &self.approvals)
+        let epoch = self.target.epoch().ok_or(CertificateError::Epochs)?;
+        let digest = vote_digest(&self.target, &federation.context_of(epoch), Verdict::Approve);
+        verify_all(federation, epoch, digest, &self.approvals)
     }
 }
 
@@ -166,7 +182,8 @@ pub fn verify_commit(
     target: &VoteTarget,
     signature: &schnorr::Signature,
 ) -> bool {
-    federation.verify(node, target.digest(Purpose::Commit, federation.context()).finish(), signature)
+    let digest = target.digest_in(Purpose::Commit, federation);
+    digest.is_some_and(|(epoch, digest)| federation.verify_in(epoch, node, digest.finish(), signature))
 }
 
 /// Checks that q distinct members committed to exactly this target.
@@ -175,12 +192,13 @@ pub(crate) fn verify_commits(
     target: &VoteTarget,
     commits: &BTreeMap<NodeId, schnorr::Signature>,
 ) -> Result<(), CertificateError> {
-    let digest = target.digest(Purpose::Commit, federation.context()).finish();
-    verify_all(federation, digest, commits)
+    let (epoch, digest) = target.digest_in(Purpose::Commit, federation).ok_or(CertificateError::Epochs)?;
+    verify_all(federation, epoch, digest.finish(), commits)
 }
 
 pub(crate) fn verify_all(
     federation: &Federation,
+    epoch: Epoch,
     digest: [u8; 32],
     signatures: &BTreeMap<NodeId, schnorr::Signature>,
 ) -> Result<(), CertificateError> {
@@ -188,7 +206,13 @@ pub(crate) fn verify_all(
     if signatures.len() < usize::from(needed) {
         return Err(CertificateError::TooFew { needed, found: signatures.len() });
     }
-    match signatures.iter().find(|(node, signature)| !federation.verify(**node, digest, signature)) {
+    if epoch > federation.epoch() {
+        return Err(CertificateError::Unknown { epoch });
+    }
+    let bad = |(node, signature): &(&NodeId, &schnorr::Signature)| {
+        !federation.verify_in(epoch, **node, digest, signature)
+    };
+    match signatures.iter().find(bad) {
         Some((node, _)) => Err(CertificateError::Signature { node: *node }),
         None => Ok(()),
     }
@@ -198,6 +222,15 @@ pub(crate) fn verify_all(
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
+    /// Its rounds are not all of one epoch.
+    #[error("the certificate is not of one epoch")]
+    Epochs,
+    /// Not at fault, perhaps: get the latest federation document, and check again.
+    #[error("the certificate is of epoch {}, which this federation document does not have", epoch.0)]
+    Unknown {
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// Fewer signatures than the quorum.
     #[error("a certificate needs {needed} signatures and has {found}")]
     TooFew {
@@ -241,7 +274,7 @@ mod tests {
         let context = Context {
             magic: [0xfa, 0xbf, 0xb5, 0xda],
             federation: crate::FederationId([1; 32]),
-            epoch: crate::Epoch(1),
+            epoch: Epoch(1),
         };
         assert_eq!(
             target().inputs_hash().to_string(),

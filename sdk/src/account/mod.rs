@@ -12,7 +12,7 @@ pub use derive::{Address, CHAIN_CODE_TEXT, JointAccount, Keychain, KeychainIndex
 pub use descriptor::checksum;
 
 use crate::{
-    AccountId, Federation, NodeId,
+    AccountId, Epoch, Federation, NodeId,
     digest::{self, IdentityKey, Purpose, Writer},
     vote::{CertificateError, verify_all},
 };
@@ -47,7 +47,7 @@ pub struct AccountRecord {
     /// What the nodes enforce for it.
     #[serde(default)]
     pub policy: AccountPolicy,
-    /// Proof that the wallet holds the secret of `wallet_key`, bound to this federation and epoch. Without it a wallet could
+    /// Proof that the wallet holds the secret of `wallet_key`, bound to this federation and the epoch of its key. Without it a wallet could
     /// register `X - P_fed` and own the sum alone (a rogue key).
     pub possession: schnorr::Signature,
 }
@@ -78,7 +78,7 @@ impl AccountRecord {
     /// The account's id: tagged hash of all fields but the proof.
     pub fn id(&self, federation: &Federation) -> AccountId {
         AccountId(
-            Writer::signed(Purpose::Account, federation.context())
+            Writer::signed(Purpose::Account, &federation.key_context())
                 .fixed(&federation.group_key().serialize())
                 .fixed(&self.wallet_key.serialize())
                 .fixed(&self.authorisation_key.serialize())
@@ -90,7 +90,7 @@ impl AccountRecord {
     }
 
     fn possession_digest(&self, federation: &Federation) -> [u8; 32] {
-        Writer::signed(Purpose::Possession, federation.context()).fixed(&self.id(federation).0).finish()
+        Writer::signed(Purpose::Possession, &federation.key_context()).fixed(&self.id(federation).0).finish()
     }
 
     /// Checks the proof of possession and the delay.
@@ -115,7 +115,7 @@ impl AccountRecord {
 
     /// A node's acceptance, after [`AccountRecord::check`].
     pub fn accept(&self, federation: &Federation, key: &IdentityKey) -> schnorr::Signature {
-        key.sign(acceptance_digest(federation, self.id(federation)))
+        key.sign(acceptance_digest(federation, federation.epoch(), self.id(federation)))
     }
 
     /// Whether `node` accepted this record.
@@ -125,12 +125,13 @@ impl AccountRecord {
         node: NodeId,
         signature: &schnorr::Signature,
     ) -> bool {
-        federation.verify(node, acceptance_digest(federation, self.id(federation)), signature)
+        let digest = acceptance_digest(federation, federation.epoch(), self.id(federation));
+        federation.verify(node, digest, signature)
     }
 }
 
-fn acceptance_digest(federation: &Federation, id: AccountId) -> [u8; 32] {
-    Writer::signed(Purpose::AccountAcceptance, federation.context()).fixed(&id.0).finish()
+fn acceptance_digest(federation: &Federation, epoch: Epoch, id: AccountId) -> [u8; 32] {
+    Writer::signed(Purpose::AccountAcceptance, &federation.context_of(epoch)).fixed(&id.0).finish()
 }
 
 /// An account record with the acceptance of at least q nodes. It travels with proposals and final transactions, so that a node or
@@ -139,6 +140,8 @@ fn acceptance_digest(federation: &Federation, id: AccountId) -> [u8; 32] {
 pub struct AccountCertificate {
     /// The record.
     pub record: AccountRecord,
+    /// When it was accepted. It stays valid in later epochs: the federation key, and with it the account, is the same.
+    pub epoch: Epoch,
     /// Signatures of the nodes that accepted it.
     pub acceptances: BTreeMap<NodeId, schnorr::Signature>,
 }
@@ -150,8 +153,8 @@ impl AccountCertificate {
     /// Whoever sent the certificate is at fault.
     pub fn verify(&self, federation: &Federation) -> Result<JointAccount, AccountError> {
         self.record.check(federation)?;
-        let digest = acceptance_digest(federation, self.record.id(federation));
-        verify_all(federation, digest, &self.acceptances)?;
+        let digest = acceptance_digest(federation, self.epoch, self.record.id(federation));
+        verify_all(federation, self.epoch, digest, &self.acceptances)?;
         JointAccount::new(federation, self.record.clone())
     }
 }

@@ -1,4 +1,4 @@
-//! Distributed generation of a federation key: the machine of one node.
+//! Distributed generation of a federation key, and refresh of its shares: the machine of one node.
 //!
 //! PedPop (the FROST paper's DKG, as `frost-secp256k1-tr` implements it) in four steps, each signed by its sender and bound to
 //! network, federation and epoch:
@@ -10,18 +10,21 @@
 //! 3. **Share**: the secret share for one recipient, only over a link that is encrypted and authenticated as that recipient.
 //! 4. **Success**: a signature over the public result, released by [`Dkg::confirm_stored`] after the share is on disk.
 //!
+//! A refresh runs the same four steps with polynomials whose constant term is zero (`frost-core`'s `keys::refresh`): every share changes, the
+//! federation key does not, and shares of the epoch before are of no use with those of the new one.
+//!
 //! The randomness comes from the caller; a node that seeds it from a stored secret and the federation id sends, after a
 //! restart, the same messages again, so an interrupted run simply goes on. Messages are pulled: a node asks each peer for
 //! its [`Bundle`] until [`Dkg::outcome`] is there; asking twice changes nothing.
 
 use super::{NodeShare, identifier};
 use crate::{
-    Epoch, NodeId, Quorum,
+    Epoch, Federation, NodeId, Quorum,
     digest::{Context, IdentityKey, Purpose, Writer, verify},
-    federation::{EpochKey, Roster},
+    federation::{EpochKey, FederationError, Member, Roster, SuccessionPlan},
 };
 use bitcoin::secp256k1::{PublicKey, schnorr};
-use frost_secp256k1_tr::keys::dkg as tr_dkg;
+use frost_secp256k1_tr::keys::{KeyPackage, PublicKeyPackage, SigningShare, dkg as tr_dkg, refresh};
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
@@ -65,14 +68,83 @@ pub struct Bundle {
     pub success: Option<schnorr::Signature>,
 }
 
+/// Who makes what: a new federation key, or new shares of one.
+#[derive(Clone, Debug)]
+pub struct Ceremony {
+    context: Context,
+    quorum: Quorum,
+    members: Vec<Member>,
+    /// The plan of a succession; zeros for the first key.
+    plan: [u8; 32],
+    /// The key whose shares are refreshed.
+    before: Option<EpochKey>,
+}
+
+impl Ceremony {
+    /// The generation of a federation's key.
+    ///
+    /// # Errors
+    /// The roster is not well formed.
+    pub fn generation(roster: &Roster) -> Result<Self, FederationError> {
+        let quorum = roster.check()?;
+        let context = roster.context(Epoch::FIRST);
+        Ok(Self { context, quorum, members: roster.members.clone(), plan: [0; 32], before: None })
+    }
+
+    /// A refresh of all shares among the members of a plan. Newcomers have their predecessor's share by repair.
+    ///
+    /// # Errors
+    /// The plan does not follow on the federation's epoch.
+    pub fn refresh(federation: &Federation, plan: &SuccessionPlan) -> Result<Self, FederationError> {
+        plan.check(federation)?;
+        Ok(Self {
+            context: Context { epoch: plan.epoch, ..*federation.context() },
+            quorum: federation.quorum(),
+            members: plan.members.clone(),
+            plan: plan.digest(federation),
+            before: Some(federation.key().clone()),
+        })
+    }
+
+    /// What its statements are bound to.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Its thresholds.
+    pub fn quorum(&self) -> Quorum {
+        self.quorum
+    }
+
+    /// The seed of a node's randomness for this run: a hash of its stored secret and what the run is bound to.
+    pub fn randomness_seed(&self, secret: &[u8; 32]) -> zeroize::Zeroizing<[u8; 32]> {
+        let writer = Writer::signed(Purpose::DkgSeed, &self.context).fixed(&self.plan);
+        zeroize::Zeroizing::new(writer.fixed(secret).finish())
+    }
+
+    fn member(&self, node: NodeId) -> Result<bitcoin::XOnlyPublicKey, DkgError> {
+        let member = self.members.iter().find(|member| member.id == node);
+        member.map(|member| member.identity_key).ok_or(DkgError::Parameters)
+    }
+
+    fn statement(&self, purpose: Purpose, node: NodeId, bytes: &[u8]) -> [u8; 32] {
+        Writer::signed(purpose, &self.context).fixed(&self.plan).u16(node.0).bytes(bytes).finish()
+    }
+
+    /// Coefficients that are committed to: a refresh leaves out the constant term, which is zero.
+    fn coefficients(&self) -> usize {
+        usize::from(self.quorum.votes()) - usize::from(self.before.is_some())
+    }
+}
+
 /// The machine of one node.
 #[derive(Debug)]
 pub struct Dkg {
     me: NodeId,
     key: IdentityKey,
-    roster: Roster,
-    context: Context,
-    quorum: Quorum,
+    ceremony: Ceremony,
+    /// The share that is refreshed.
+    share: Option<NodeShare>,
     round1_secret: tr_dkg::round1::SecretPackage,
     round2_secret: Option<tr_dkg::round2::SecretPackage>,
     commitments: BTreeMap<NodeId, Signed>,
@@ -85,33 +157,42 @@ pub struct Dkg {
 }
 
 impl Dkg {
-    /// Starts the run of `epoch` for the node whose identity key is given.
+    /// Starts the run for the node whose identity key is given; with its share of the epoch before, if that is refreshed.
     ///
     /// # Errors
-    /// The roster is not well formed, or the key is of no member.
+    /// The key is of no member, or the share is not the one that the federation's document shows.
     pub fn new(
-        roster: Roster,
-        epoch: Epoch,
+        ceremony: Ceremony,
         key: IdentityKey,
+        share: Option<NodeShare>,
         rng: impl RngCore + CryptoRng,
     ) -> Result<Self, DkgError> {
-        let quorum = roster.check().map_err(|_| DkgError::Parameters)?;
         let public = key.public();
-        let me = roster.members.iter().find(|member| member.identity_key == public);
+        let me = ceremony.members.iter().find(|member| member.identity_key == public);
         let me = me.ok_or(DkgError::Parameters)?.id;
+        let fits = match (&ceremony.before, &share) {
+            (None, None) => true,
+            (Some(before), Some(share)) => share.fits(before),
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        if !fits {
+            return Err(DkgError::Parameters);
+        }
         let own = identifier(me.0).ok_or(DkgError::Parameters)?;
-        let (round1_secret, package) =
-            tr_dkg::part1(own, quorum.nodes(), quorum.votes(), rng).map_err(|_| DkgError::Parameters)?;
+        let (nodes, votes) = (ceremony.quorum.nodes(), ceremony.quorum.votes());
+        let made = match &ceremony.before {
+            None => tr_dkg::part1(own, nodes, votes, rng),
+            Some(_) => refresh::refresh_dkg_part1(own, nodes, votes, rng),
+        };
+        let (round1_secret, package) = made.map_err(|_| DkgError::Parameters)?;
         let bytes = package.serialize().map_err(|_| DkgError::Parameters)?;
-        let context = roster.context(epoch);
-        let signature = key.sign(statement(Purpose::DkgCommitment, &context, me, &bytes));
+        let signature = key.sign(ceremony.statement(Purpose::DkgCommitment, me, &bytes));
         let commitments = BTreeMap::from([(me, Signed { bytes, signature })]);
         let mut dkg = Self {
             me,
             key,
-            roster,
-            context,
-            quorum,
+            ceremony,
+            share,
             round1_secret,
             round2_secret: None,
             commitments,
@@ -158,8 +239,8 @@ impl Dkg {
         }
         self.advance()?;
         if let (Some(success), Some((key, _))) = (bundle.success, &self.result) {
-            let member = self.identity(peer)?;
-            if !verify(&member, key.digest(&self.context), &success) {
+            let member = self.ceremony.member(peer)?;
+            if !verify(&member, key.digest(&self.ceremony.context), &success) {
                 return Err(DkgError::Result { culprit: peer });
             }
             keep(&mut self.successes, peer, success)?;
@@ -178,32 +259,27 @@ impl Dkg {
             && !self.stored
         {
             self.stored = true;
-            self.successes.insert(self.me, key.sign(&self.roster, &self.key));
+            self.successes.insert(self.me, key.sign(&self.ceremony.context, &self.key));
         }
     }
 
     /// The certified key, once every member has signed success.
     pub fn outcome(&self) -> Option<(EpochKey, BTreeMap<NodeId, schnorr::Signature>)> {
         let (key, _) = self.result.as_ref()?;
-        (self.successes.len() == self.roster.members.len()).then(|| (key.clone(), self.successes.clone()))
+        (self.successes.len() == self.ceremony.members.len()).then(|| (key.clone(), self.successes.clone()))
     }
 
     /// How many of the 4 steps are done here, for progress reports.
     pub fn steps_done(&self) -> u8 {
-        u8::from(self.commitments.len() == self.roster.members.len())
+        u8::from(self.commitments.len() == self.ceremony.members.len())
             + u8::from(self.echoes_agree())
             + u8::from(self.result.is_some())
             + u8::from(self.outcome().is_some())
     }
 
-    fn identity(&self, node: NodeId) -> Result<bitcoin::XOnlyPublicKey, DkgError> {
-        let member = self.roster.members.iter().find(|member| member.id == node);
-        member.map(|member| member.identity_key).ok_or(DkgError::Parameters)
-    }
-
     fn check(&self, peer: NodeId, purpose: Purpose, signed: &Signed) -> Result<(), DkgError> {
-        let digest = statement(purpose, &self.context, peer, &signed.bytes);
-        if verify(&self.identity(peer)?, digest, &signed.signature) {
+        let digest = self.ceremony.statement(purpose, peer, &signed.bytes);
+        if verify(&self.ceremony.member(peer)?, digest, &signed.signature) {
             Ok(())
         } else {
             Err(DkgError::Signature { culprit: peer })
@@ -214,7 +290,7 @@ impl Dkg {
         self.check(peer, Purpose::DkgCommitment, &signed)?;
         let package = parse_round1(peer, &signed)?;
         let degree = package.commitment().serialize().map_or(0, |coefficients| coefficients.len());
-        if degree != usize::from(self.quorum.votes()) {
+        if degree != self.ceremony.coefficients() {
             return Err(DkgError::Degree { culprit: peer });
         }
         keep(&mut self.commitments, peer, signed)
@@ -222,16 +298,16 @@ impl Dkg {
 
     fn echoes_agree(&self) -> bool {
         let mine = self.echoes.get(&self.me).map(|echo| &echo.bytes);
-        self.echoes.len() == self.roster.members.len()
+        self.echoes.len() == self.ceremony.members.len()
             && self.echoes.values().all(|echo| Some(&echo.bytes) == mine)
     }
 
     fn others(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.roster.members.iter().map(|member| member.id).filter(|id| *id != self.me)
+        self.ceremony.members.iter().map(|member| member.id).filter(|id| *id != self.me)
     }
 
     fn advance(&mut self) -> Result<(), DkgError> {
-        let everyone = self.roster.members.len();
+        let everyone = self.ceremony.members.len();
         if self.commitments.len() == everyone && !self.echoes.contains_key(&self.me) {
             self.echo();
         }
@@ -251,12 +327,12 @@ impl Dkg {
     }
 
     fn echo(&mut self) {
-        let mut writer = Writer::signed(Purpose::DkgEcho, &self.context);
+        let mut writer = Writer::signed(Purpose::DkgEcho, &self.ceremony.context);
         for (node, commitment) in &self.commitments {
             writer = writer.u16(node.0).bytes(&commitment.bytes);
         }
         let bytes = writer.finish().to_vec();
-        let signature = self.key.sign(statement(Purpose::DkgEcho, &self.context, self.me, &bytes));
+        let signature = self.key.sign(self.ceremony.statement(Purpose::DkgEcho, self.me, &bytes));
         self.echoes.insert(self.me, Signed { bytes, signature });
     }
 
@@ -270,8 +346,14 @@ impl Dkg {
     }
 
     fn make_shares(&mut self) -> Result<(), DkgError> {
-        let (secret, packages) = tr_dkg::part2(self.round1_secret.clone(), &self.round1_packages()?)
-            .map_err(|error| self.blame(&error))?;
+        let (secret, packages) = self.round1_packages().and_then(|packages| {
+            let secret = self.round1_secret.clone();
+            let made = match &self.ceremony.before {
+                None => tr_dkg::part2(secret, &packages),
+                Some(_) => refresh::refresh_dkg_part2(secret, &packages),
+            };
+            made.map_err(|error| self.blame(&error))
+        })?;
         for node in self.others().collect::<Vec<_>>() {
             let package = identifier(node.0).and_then(|id| packages.get(&id));
             let bytes = package.and_then(|package| package.signing_share().serialize().into());
@@ -287,18 +369,27 @@ impl Dkg {
             .incoming
             .iter()
             .map(|(node, share)| {
-                let share = frost_secp256k1_tr::keys::SigningShare::deserialize(&share.0)
-                    .map_err(|_| DkgError::Share { culprit: *node })?;
+                let share =
+                    SigningShare::deserialize(&share.0).map_err(|_| DkgError::Share { culprit: *node })?;
                 let id = identifier(node.0).ok_or(DkgError::Parameters)?;
                 Ok((id, tr_dkg::round2::Package::new(share)))
             })
             .collect::<Result<_, DkgError>>()?;
-        let (mine, public) =
-            tr_dkg::part3(secret, &self.round1_packages()?, &incoming).map_err(|error| self.blame(&error))?;
+        let packages = self.round1_packages()?;
+        let (mine, public) = match &self.ceremony.before {
+            None => tr_dkg::part3(secret, &packages, &incoming).map_err(|error| self.blame(&error))?,
+            Some(before) => {
+                self.check_refreshing(&packages, &incoming)?;
+                let share = self.share.as_ref().ok_or(DkgError::Parameters)?;
+                let old = packages_of(share, before, self.ceremony.quorum).ok_or(DkgError::Parameters)?;
+                refresh::refresh_dkg_shares(secret, &packages, &incoming, old.1, old.0)
+                    .map_err(|error| self.blame(&error))?
+            }
+        };
         let share = mine.signing_share().serialize().try_into().ok();
         let share = share.and_then(|bytes: [u8; 32]| NodeShare::from_bytes(self.me, &bytes));
         let verifying_shares = self
-            .roster
+            .ceremony
             .members
             .iter()
             .map(|member| {
@@ -312,8 +403,28 @@ impl Dkg {
         else {
             return Err(DkgError::Parameters);
         };
-        let key = EpochKey { epoch: self.context.epoch, group_key, verifying_shares };
+        let key = EpochKey { epoch: self.ceremony.context.epoch, group_key, verifying_shares };
         self.result = Some((key, share));
+        Ok(())
+    }
+
+    /// The library finds a bad share of a refresh but does not say whose it is.
+    fn check_refreshing(&self, packages: &Round1Packages, shares: &Round2Packages) -> Result<(), DkgError> {
+        use frost_core::{Group as _, keys::CoefficientCommitment};
+        let own = identifier(self.me.0).ok_or(DkgError::Parameters)?;
+        for node in self.others() {
+            let id = identifier(node.0).ok_or(DkgError::Parameters)?;
+            let (Some(package), Some(share)) = (packages.get(&id), shares.get(&id)) else {
+                return Err(DkgError::Share { culprit: node });
+            };
+            let zero = CoefficientCommitment::new(frost_secp256k1_tr::Secp256K1Group::identity());
+            let coefficients = package.commitment().coefficients().iter().copied();
+            let commitment = frost_core::keys::VerifiableSecretSharingCommitment::new(
+                std::iter::once(zero).chain(coefficients).collect(),
+            );
+            let share = frost_secp256k1_tr::keys::SecretShare::new(own, *share.signing_share(), commitment);
+            share.verify().map_err(|_| DkgError::Share { culprit: node })?;
+        }
         Ok(())
     }
 
@@ -324,20 +435,21 @@ impl Dkg {
     }
 }
 
-/// The seed of a node's randomness for one run: a hash of its stored secret and what the run is bound to.
-pub fn randomness_seed(roster: &Roster, epoch: Epoch, secret: &[u8; 32]) -> zeroize::Zeroizing<[u8; 32]> {
-    let writer = Writer::signed(Purpose::DkgSeed, &roster.context(epoch));
-    zeroize::Zeroizing::new(writer.fixed(secret).finish())
+/// What the library wants to know of a share and its key.
+fn packages_of(share: &NodeShare, key: &EpochKey, quorum: Quorum) -> Option<(KeyPackage, PublicKeyPackage)> {
+    let public = super::public_package(key, quorum)?;
+    let id = identifier(share.node().0)?;
+    let secret = SigningShare::deserialize(share.to_bytes().as_ref()).ok()?;
+    let verifying = *public.verifying_shares().get(&id)?;
+    let package = KeyPackage::new(id, secret, verifying, *public.verifying_key(), quorum.votes());
+    Some((package, public))
 }
 
+type Round2Packages = BTreeMap<frost_secp256k1_tr::Identifier, tr_dkg::round2::Package>;
 type Round1Packages = BTreeMap<frost_secp256k1_tr::Identifier, tr_dkg::round1::Package>;
 
 fn parse_round1(node: NodeId, signed: &Signed) -> Result<tr_dkg::round1::Package, DkgError> {
     tr_dkg::round1::Package::deserialize(&signed.bytes).map_err(|_| DkgError::Malformed { culprit: node })
-}
-
-fn statement(purpose: Purpose, context: &Context, node: NodeId, bytes: &[u8]) -> [u8; 32] {
-    Writer::signed(purpose, context).u16(node.0).bytes(bytes).finish()
 }
 
 /// Keeps the first statement of a node; another one in its place is equivocation.

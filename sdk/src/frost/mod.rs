@@ -15,14 +15,16 @@
 
 pub mod dkg;
 mod node;
+mod repair;
 mod session;
 mod wallet;
 
 pub use node::{NodeNonces, NodeShare, TrialError, aggregate_trial};
+pub use repair::{RepairHelper, RepairPart, RepairSession, finish_repair};
 pub use session::{AggregateError, Culprit, NodeCommitments, Session, SigningError, WalletSignature};
 pub use wallet::{WalletSecret, wallet_sign};
 
-use crate::NodeId;
+use crate::{NodeId, Quorum, federation::EpochKey};
 use bitcoin::secp256k1::PublicKey;
 use frost_secp256k1_tr as tr;
 use k256::{
@@ -61,6 +63,20 @@ fn inverse_wallet_coefficient(mut nodes: impl Iterator<Item = NodeId>) -> Option
         let value = scalar_of(node.0);
         Option::<Scalar>::from(value.invert()).map(|inverse| product * (value - wallet) * inverse)
     })
+}
+
+/// A key as the library wants it.
+fn public_package(key: &EpochKey, quorum: Quorum) -> Option<tr::keys::PublicKeyPackage> {
+    let verifying = key
+        .verifying_shares
+        .iter()
+        .map(|(node, share)| {
+            let share = tr::keys::VerifyingShare::deserialize(&share.serialize()).ok()?;
+            Some((identifier(node.0)?, share))
+        })
+        .collect::<Option<_>>()?;
+    let group = tr::VerifyingKey::deserialize(&key.group_key.serialize()).ok()?;
+    Some(tr::keys::PublicKeyPackage::new(verifying, group, Some(quorum.votes())))
 }
 
 pub(crate) fn weighted_shares(

@@ -8,10 +8,10 @@ use super::{
     session::{commitment_bytes, parse_commitment},
     weight,
 };
-use crate::{Federation, NodeId, NonceCommitment, SignatureShare};
+use crate::{Federation, NodeId, NonceCommitment, Quorum, SignatureShare, federation::EpochKey};
 use bitcoin::secp256k1::{PublicKey, schnorr};
 use frost_secp256k1_tr as tr;
-use k256::Scalar;
+use k256::{ProjectivePoint, Scalar};
 use rand_core::{CryptoRng, RngCore};
 use std::{collections::BTreeMap, fmt};
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
@@ -30,6 +30,17 @@ impl NodeShare {
     pub fn from_bytes(node: NodeId, bytes: &[u8; 32]) -> Option<Self> {
         let share = super::parse_scalar(bytes)?;
         Some(Self { node, share, weighted: share * weight(node)? })
+    }
+
+    /// Whose it is.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Whether this is the share that a federation's document shows.
+    pub fn fits(&self, key: &EpochKey) -> bool {
+        let public = super::compressed(&(ProjectivePoint::GENERATOR * self.share));
+        key.verifying_shares.get(&self.node).is_some_and(|known| known.serialize().as_slice() == public)
     }
 
     /// The share as 32 big-endian bytes, for encrypted storage.
@@ -83,7 +94,7 @@ impl NodeShare {
     pub fn sign_trial(
         &self,
         group_key: &PublicKey,
-        quorum: u16,
+        quorum: Quorum,
         message: &[u8; 32],
         commitments: &BTreeMap<NodeId, NonceCommitment>,
         nonces: NodeNonces,
@@ -99,7 +110,7 @@ impl NodeShare {
             merkle_root: [0; 32],
         };
         let mut share = self.share;
-        let package = input.key_package(self.node.0, share, quorum).ok_or(SigningError::Key)?;
+        let package = input.key_package(self.node.0, share, quorum.votes()).ok_or(SigningError::Key)?;
         share.zeroize();
         let share = tr::round2::sign(&input.package, &nonces.nonces, &package);
         let share = share.map_err(|_| SigningError::Nonce)?;
@@ -148,8 +159,8 @@ fn trial_package(
 /// # Errors
 /// Names the nodes whose share is not valid.
 pub fn aggregate_trial(
-    key: &crate::federation::EpochKey,
-    quorum: u16,
+    key: &EpochKey,
+    quorum: Quorum,
     message: &[u8; 32],
     commitments: &BTreeMap<NodeId, NonceCommitment>,
     shares: &BTreeMap<NodeId, SignatureShare>,
@@ -164,17 +175,7 @@ pub fn aggregate_trial(
         })
         .collect::<Option<_>>()
         .ok_or_else(malformed)?;
-    let verifying = key
-        .verifying_shares
-        .iter()
-        .map(|(node, share)| {
-            let share = tr::keys::VerifyingShare::deserialize(&share.serialize()).ok()?;
-            Some((identifier(node.0)?, share))
-        })
-        .collect::<Option<_>>()
-        .ok_or_else(malformed)?;
-    let group = tr::VerifyingKey::deserialize(&key.group_key.serialize()).map_err(|_| malformed())?;
-    let public = tr::keys::PublicKeyPackage::new(verifying, group, Some(quorum));
+    let public = super::public_package(key, quorum).ok_or_else(malformed)?;
     let all = frost_core::CheaterDetection::AllCheaters;
     let signature = frost_core::aggregate_custom(&package, &shares, &public, all).map_err(|error| {
         let named = |id| key.verifying_shares.keys().copied().find(|node| identifier(node.0) == Some(id));

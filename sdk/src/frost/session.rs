@@ -113,7 +113,7 @@ impl Session {
         nodes: &BTreeMap<NodeId, NodeCommitments>,
         wallet: &[NonceCommitment],
     ) -> Result<Self, SigningError> {
-        if target.txid() != plan.txid {
+        if target.txid() != plan.txid || target.epoch() != Some(federation.epoch()) {
             return Err(SigningError::Target);
         }
         let expected = usize::from(federation.quorum().votes());
@@ -453,8 +453,8 @@ pub enum SigningError {
     /// A key of the plan is not usable.
     #[error("a key of this transaction is not usable")]
     Key,
-    /// The certificate is of another transaction.
-    #[error("the certificate is of another transaction than the one to sign")]
+    /// The certificate is of another transaction or epoch.
+    #[error("the certificate is of another transaction or epoch than the one to sign")]
     Target,
 }
 

@@ -225,7 +225,7 @@ impl Wallet {
 
     /// The owner's signed wish that a payment should not happen.
     pub fn sign_cancel(&self, txid: Txid) -> SignedCancel {
-        SignedCancel::sign(self.federation.context(), &self.keys.authorisation, txid)
+        SignedCancel::sign(&self.federation, &self.keys.authorisation, txid)
     }
 
     /// Makes the wallet's part of a signing session, for a transaction that it proposed.

@@ -4,13 +4,15 @@
 
 use super::{Message, RejectReason, WireError};
 use crate::{
-    NodeId, NonceCommitment, Round, SignatureShare,
+    Epoch, NodeId, NonceCommitment, Round, SignatureShare,
     account::{AccountCertificate, AccountRecord},
+    federation::Succession,
     finality::FinalityProof,
-    frost::{NodeCommitments, WalletSignature, dkg::Bundle},
+    frost::{NodeCommitments, RepairPart, RepairSession, WalletSignature, dkg::Bundle},
     log::SignedHead,
     proposal::Proposal,
     release::{ReleaseCertificate, SignedCancel, SignedPromise},
+    seal::{Seal, SealedTransaction},
     vote::{ApprovalCertificate, SignedVote},
 };
 use bitcoin::{OutPoint, secp256k1::schnorr};
@@ -30,6 +32,7 @@ pub struct Cancellation {
 }
 
 /// Requests from node to node.
+#[expect(clippy::large_enum_variant, reason = "a request lives as long as its stream")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum PeerRequest {
@@ -102,14 +105,49 @@ pub enum PeerRequest {
         /// The record.
         record: AccountRecord,
     },
-    /// Key generation: everything that you have to say to me so far.
-    DkgPull,
+    /// Key generation or refresh: everything that you have to say to me so far.
+    DkgPull {
+        /// Of which epoch.
+        epoch: Epoch,
+    },
     /// Trial signature: a fresh nonce commitment.
-    TrialCommit,
+    TrialCommit {
+        /// Of which epoch.
+        epoch: Epoch,
+    },
     /// Trial signature: your share for these commitments.
     TrialSign {
+        /// Of which epoch.
+        epoch: Epoch,
         /// Of all nodes.
         commitments: BTreeMap<NodeId, NonceCommitment>,
+    },
+    /// What do you know of the epoch after this one?
+    SuccessionPull {
+        /// The epoch that ends.
+        epoch: Epoch,
+    },
+    /// End the epoch, and say with what.
+    SealRequest {
+        /// Shows that the next epoch is approved and its key is there.
+        succession: Box<Succession>,
+        /// Transactions that the asker has already.
+        skip: u32,
+    },
+    /// Help to repair a share. Only the one who lost it asks; a helper then answers the other helpers.
+    RepairOpen {
+        /// Who helps whom.
+        session: RepairSession,
+    },
+    /// From helper to helper: your piece for me.
+    RepairPiece {
+        /// The session.
+        session: RepairSession,
+    },
+    /// From the one who lost the share: the sum of the pieces that you were given.
+    RepairSum {
+        /// The session.
+        session: RepairSession,
     },
 }
 
@@ -125,6 +163,11 @@ impl Message for PeerRequest {
         "DkgPull",
         "TrialCommit",
         "TrialSign",
+        "SuccessionPull",
+        "SealRequest",
+        "RepairOpen",
+        "RepairPiece",
+        "RepairSum",
     ];
 }
 
@@ -220,7 +263,33 @@ pub enum PeerReply {
         /// The share.
         share: SignatureShare,
     },
-    /// To `FinalTransaction` and `Released`.
+    /// To `SuccessionPull`.
+    SuccessionNews {
+        /// The plan that the node's operator approved, by its hash; zeros if there is none.
+        #[serde(with = "hex::serde")]
+        plan: [u8; 32],
+        /// Approvals of that plan that the node has seen.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        approvals: BTreeMap<NodeId, schnorr::Signature>,
+        /// The finished succession.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        succession: Option<Box<Succession>>,
+    },
+    /// To `SealRequest`.
+    Sealed {
+        /// The node's word, for all of its transactions.
+        seal: Box<Seal>,
+        /// As many transactions as fit in a frame, after those that were skipped.
+        transactions: Vec<SealedTransaction>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// To `RepairPiece` and `RepairSum`.
+    RepairPart {
+        /// The piece or sum, for the asker only.
+        part: RepairPart,
+    },
+    /// To `FinalTransaction`, `Released` and `RepairOpen`.
     Done,
     /// A refusal.
     Error {
@@ -240,6 +309,9 @@ impl Message for PeerReply {
         "DkgBundle",
         "TrialCommitment",
         "TrialShare",
+        "SuccessionNews",
+        "Sealed",
+        "RepairPart",
         "Done",
         "Error",
     ];

@@ -1,0 +1,325 @@
+//! The end of an epoch: what its nodes hand on to the next one, so that no final transaction is ever undone across epochs.
+//!
+//! When the next epoch's key is certified, a node *seals* its epoch: it records durably that it will never again vote, commit, promise or
+//! release a share in it, and then signs a [`Seal`] over everything that it has committed to or knows to be final and that the chain
+//! has not buried yet. A member of the next epoch begins with the [`Handover`] of any q seals for the same succession.
+//!
+//! # Why no final transaction is undone
+//!
+//! Let T be final in epoch e with certificate C. q nodes of e committed to C, each before it sealed (afterwards it would have refused). Any
+//! q seals share q + q - n >= f + 1 nodes with them, one of them honest, whose seal has C or a later certificate of T. So every honest
+//! node begins epoch e + 1 as if it had committed to that certificate itself: it votes for nothing else on T's inputs and names the
+//! certificate in every promise. That is the state in which the argument of [`crate::release`] has every honest node after a release that
+//! forces T, so it goes on as within one epoch: rounds go on from epoch to epoch, and a later certificate on one of the inputs is for T
+//! too. Nodes may begin with different sets of q seals. What is not in all of them was not final, and whatever a node inherited beside
+//! is settled by the rules of release.
+//!
+//! One of two rival plans at most is ever opened: a node seals once, for one succession, and two sets of q seals share an honest node.
+//!
+//! # Which certificate of a transaction is kept
+//!
+//! Two certificates of one transaction have an honest voter in common, whose rounds only ever rise, so all rounds of the one are at least
+//! those of the other. The later one is kept. If T is final under the earlier one, every release of an input since has been for T, so the
+//! later one is not void (V6) either.
+
+use crate::{
+    Federation, NodeId,
+    account::AccountCertificate,
+    digest::{IdentityKey, Purpose, Writer},
+    finality::{FinalityProof, VerifiedAccounts},
+    proposal::Proposal,
+    standard::INPUTS_MAX,
+    vote::{ApprovalCertificate, CertificateError},
+};
+use bitcoin::{Txid, secp256k1::schnorr};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A transaction that a node has committed to, or knows to be final.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedTransaction {
+    /// The transaction.
+    pub txid: Txid,
+    /// What its wallet handed in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<Proposal>,
+    /// The paying account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountCertificate>,
+    /// The latest certificate that the node committed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<ApprovalCertificate>,
+    /// The proof that it is final.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<FinalityProof>,
+}
+
+/// A node's word that it has ended an epoch, and with what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// Who.
+    pub node: NodeId,
+    /// The succession that it ended the epoch for.
+    #[serde(with = "hex::serde")]
+    pub succession: [u8; 32],
+    /// Hash over its transactions.
+    #[serde(with = "hex::serde")]
+    pub transactions: [u8; 32],
+    /// BIP340 signature of the node's identity key in the epoch that ends.
+    pub signature: schnorr::Signature,
+}
+
+/// The hash over a node's transactions.
+pub fn transactions_hash(transactions: &[SealedTransaction]) -> [u8; 32] {
+    transactions
+        .iter()
+        .fold(Writer::new(Purpose::SealedTransactions), |writer, one| {
+            writer.bytes(&serde_json::to_vec(one).expect("sealed transactions have string keys only"))
+        })
+        .finish()
+}
+
+impl Seal {
+    /// Signs a seal. The caller has recorded durably that the epoch is over for it, or does so before the seal leaves.
+    pub fn sign(
+        federation: &Federation,
+        node: NodeId,
+        key: &IdentityKey,
+        succession: [u8; 32],
+        transactions: &[SealedTransaction],
+    ) -> Self {
+        let transactions = transactions_hash(transactions);
+        let signature = key.sign(seal_digest(federation, &succession, &transactions));
+        Self { node, succession, transactions, signature }
+    }
+
+    /// Whether the node it names, a member of the federation's present epoch, signed it for exactly these transactions.
+    pub fn verify(&self, federation: &Federation, transactions: &[SealedTransaction]) -> bool {
+        let digest = seal_digest(federation, &self.succession, &self.transactions);
+        self.transactions == transactions_hash(transactions)
+            && federation.verify(self.node, digest, &self.signature)
+    }
+}
+
+fn seal_digest(federation: &Federation, succession: &[u8; 32], transactions: &[u8; 32]) -> [u8; 32] {
+    Writer::signed(Purpose::Seal, federation.context()).fixed(succession).fixed(transactions).finish()
+}
+
+/// What a member of the next epoch begins with.
+#[derive(Clone, Debug, Default)]
+pub struct Handover {
+    transactions: BTreeMap<Txid, SealedTransaction>,
+}
+
+impl Handover {
+    /// Puts the seals of at least q nodes of the epoch that ends together. What a node sealed that does not verify is left out, and only
+    /// that: an honest node's seal has everything that matters.
+    ///
+    /// # Errors
+    /// Fewer than q of the seals hold for this succession.
+    pub fn new(
+        federation: &Federation,
+        succession: [u8; 32],
+        seals: &[(Seal, Vec<SealedTransaction>)],
+    ) -> Result<Self, CertificateError> {
+        let valid: BTreeMap<NodeId, &Vec<SealedTransaction>> = seals
+            .iter()
+            .filter(|(seal, sealed)| seal.succession == succession && seal.verify(federation, sealed))
+            .map(|(seal, sealed)| (seal.node, sealed))
+            .collect();
+        let needed = federation.quorum().votes();
+        if valid.len() < usize::from(needed) {
+            return Err(CertificateError::TooFew { needed, found: valid.len() });
+        }
+        let mut handover = Self::default();
+        let mut accounts = VerifiedAccounts::new();
+        for sealed in valid.into_values().flatten() {
+            handover.add(federation, &mut accounts, sealed);
+        }
+        Ok(handover)
+    }
+
+    fn add(&mut self, federation: &Federation, accounts: &mut VerifiedAccounts, sealed: &SealedTransaction) {
+        let proof = sealed.proof.as_ref().filter(|proof| {
+            let known = self.transactions.get(&sealed.txid).is_some_and(|known| known.proof.is_some());
+            !known && proof.txid() == sealed.txid && proof.verify(federation, accounts).is_ok()
+        });
+        let certificate = sealed.certificate.as_ref().filter(|certificate| {
+            certificate.target.txid() == sealed.txid
+                && sealed.is_described(certificate)
+                && certificate.verify(federation).is_ok()
+        });
+        if proof.is_none() && certificate.is_none() {
+            return;
+        }
+        let kept = self.transactions.entry(sealed.txid).or_insert_with(|| SealedTransaction {
+            txid: sealed.txid,
+            proposal: None,
+            account: None,
+            certificate: None,
+            proof: None,
+        });
+        if let Some(proof) = proof {
+            kept.proof = Some(proof.clone());
+        }
+        let Some(certificate) = certificate else { return };
+        let later = |known: &ApprovalCertificate| age(known) < age(certificate);
+        if kept.certificate.as_ref().is_none_or(later) {
+            kept.certificate = Some(certificate.clone());
+            kept.proposal.clone_from(&sealed.proposal);
+            kept.account.clone_from(&sealed.account);
+        }
+    }
+
+    /// The transactions, by id.
+    pub fn transactions(&self) -> impl Iterator<Item = &SealedTransaction> {
+        self.transactions.values()
+    }
+}
+
+impl SealedTransaction {
+    /// Whether it comes with the proposal that the certificate is about: with it, whoever inherits the commit can finish the payment.
+    fn is_described(&self, certificate: &ApprovalCertificate) -> bool {
+        let inputs = certificate.target.inputs();
+        self.proposal.as_ref().is_some_and(|proposal| {
+            let outpoints = proposal.outpoints();
+            proposal.txid() == self.txid
+                && outpoints.len() <= INPUTS_MAX
+                && outpoints.len() == inputs.len()
+                && outpoints.iter().all(|outpoint| inputs.contains_key(outpoint))
+        })
+    }
+}
+
+/// Of two certificates of one transaction none of whose rounds is below the other's, the later one has the larger sum.
+fn age(certificate: &ApprovalCertificate) -> u64 {
+    certificate.target.inputs().values().map(|round| u64::from(round.0)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Epoch, Round,
+        testing::{self, World},
+        vote::{SignedVote, Verdict, VoteTarget},
+    };
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    const SUCCESSION: [u8; 32] = [5; 32];
+
+    /// A payment of the world's account that is certified in these rounds.
+    fn certified(world: &World, round: u32) -> SealedTransaction {
+        let proposal = world.proposal();
+        let outpoint = proposal.psbt.unsigned_tx.input[0].previous_output;
+        let target = VoteTarget::new(proposal.psbt.unsigned_tx.compute_txid(), [(outpoint, Round(round))]);
+        let approvals = (1..).map(NodeId).zip(&world.keys).map(|(node, key)| {
+            let context = world.federation.context();
+            (node, SignedVote::sign(context, node, key, target.clone(), Verdict::Approve).signature)
+        });
+        let approvals = approvals.collect();
+        SealedTransaction {
+            txid: target.txid(),
+            certificate: Some(ApprovalCertificate { target, approvals }),
+            proposal: Some(Proposal::Joint(Box::new(proposal))),
+            account: None,
+            proof: None,
+        }
+    }
+
+    fn sealed(
+        world: &World,
+        node: u16,
+        transactions: Vec<SealedTransaction>,
+    ) -> (Seal, Vec<SealedTransaction>) {
+        let key = &world.keys[usize::from(node) - 1];
+        (Seal::sign(&world.federation, NodeId(node), key, SUCCESSION, &transactions), transactions)
+    }
+
+    #[test]
+    fn a_handover_needs_a_quorum_of_distinct_valid_seals() {
+        let world = testing::federation(4);
+        let good = |node| sealed(&world, node, vec![certified(&world, 0)]);
+        let handover = |seals: &[_]| Handover::new(&world.federation, SUCCESSION, seals);
+        assert_eq!(handover(&[good(1), good(2), good(3)]).expect("a quorum").transactions().count(), 1);
+        let too_few = CertificateError::TooFew { needed: 3, found: 2 };
+        assert_eq!(handover(&[good(1), good(2), good(2)]).expect_err("two nodes"), too_few);
+
+        let mut of_another_plan = good(3);
+        of_another_plan.0 =
+            Seal::sign(&world.federation, NodeId(3), &world.keys[2], [6; 32], &of_another_plan.1);
+        let mut cut = good(3);
+        cut.1.clear();
+        let mut stranger = good(3);
+        stranger.0.node = NodeId(4);
+        for bad in [of_another_plan, cut, stranger] {
+            assert_eq!(handover(&[good(1), good(2), bad]).expect_err("two nodes"), too_few);
+        }
+    }
+
+    #[test]
+    fn what_does_not_verify_is_left_out_and_the_later_certificate_stays() {
+        let world = testing::federation(4);
+        let (early, late) = (certified(&world, 0), certified(&world, 2));
+        let mut forged = certified(&world, 7);
+        forged.certificate.as_mut().expect("certified").approvals.retain(|node, _| node.0 < 3);
+        let mut bare = certified(&world, 9);
+        bare.proposal = None;
+        for order in [[&early, &late, &forged, &bare], [&bare, &forged, &late, &early]] {
+            let [a, b, c, d] = order.map(Clone::clone);
+            let seals =
+                [sealed(&world, 1, vec![a]), sealed(&world, 2, vec![b]), sealed(&world, 4, vec![c, d])];
+            let handover = Handover::new(&world.federation, SUCCESSION, &seals).expect("a quorum");
+            let kept: Vec<_> = handover.transactions().collect();
+            assert_eq!(kept, [&late]);
+        }
+    }
+
+    #[test]
+    fn certificates_of_an_earlier_epoch_hold_in_the_next_one() {
+        let world = testing::federation(4);
+        let certificate = certified(&world, 3).certificate.expect("certified");
+        let next = testing::succession(&world, &[NodeId(1)]);
+        certificate.verify(&next.federation).expect("by the members of its own epoch");
+        let late = certified(&next, Epoch(2).first_round().0).certificate.expect("certified");
+        late.verify(&next.federation).expect("of the present epoch");
+        assert_eq!(late.verify(&world.federation), Err(CertificateError::Unknown { epoch: Epoch(2) }));
+        let stale = certified(&world, Epoch(2).first_round().0).certificate.expect("signed in the old epoch");
+        assert!(stale.verify(&next.federation).is_err());
+        let target = VoteTarget::new(
+            stale.target.txid(),
+            [
+                (bitcoin::OutPoint::null(), Round(0)),
+                (*stale.target.inputs().keys().next().expect("one"), Epoch(2).first_round()),
+            ],
+        );
+        let mixed = ApprovalCertificate { target, approvals: stale.approvals };
+        assert_eq!(mixed.verify(&next.federation), Err(CertificateError::Epochs));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+        /// Whatever q nodes committed to before they sealed is in the handover of any q seals.
+        #[test]
+        fn a_final_transaction_is_in_every_handover(
+            committed in proptest::sample::subsequence((1..=7_u16).collect::<Vec<_>>(), 5),
+            asked in proptest::sample::subsequence((1..=7_u16).collect::<Vec<_>>(), 5),
+            liars in proptest::sample::subsequence((1..=7_u16).collect::<Vec<_>>(), 2),
+        ) {
+            let world = testing::federation(7);
+            let (committed, liars): (BTreeSet<_>, BTreeSet<_>) =
+                (committed.into_iter().collect(), liars.into_iter().collect());
+            let seals: Vec<_> = asked
+                .into_iter()
+                .map(|node| {
+                    let tells = committed.contains(&node) && !liars.contains(&node);
+                    sealed(&world, node, if tells { vec![certified(&world, 0)] } else { Vec::new() })
+                })
+                .collect();
+            let handover = Handover::new(&world.federation, SUCCESSION, &seals).expect("a quorum");
+            prop_assert_eq!(handover.transactions().count(), 1);
+        }
+    }
+}

@@ -88,7 +88,9 @@ impl Machine {
         }
         if open.acceptances.len() >= usize::from(quorum.votes()) {
             let Some(open) = self.registrations.remove(&registration) else { return };
-            let certificate = AccountCertificate { record: open.record, acceptances: open.acceptances };
+            let epoch = self.federation.epoch();
+            let certificate =
+                AccountCertificate { record: open.record, epoch, acceptances: open.acceptances };
             if self.verified_account(&certificate).is_ok() {
                 self.send_client(open.session, open.id, ServerMessage::AccountCertified { certificate });
             }

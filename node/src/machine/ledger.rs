@@ -10,11 +10,12 @@ use bitcoin::{
     constants::genesis_block,
 };
 use quorate::{
-    Round,
+    Epoch, Round,
     account::AccountCertificate,
     finality::FinalityProof,
     proposal::Proposal,
     release::ReleaseCertificate,
+    seal::SealedTransaction,
     vote::{ApprovalCertificate, SignedVote, VoteTarget},
     wire::{BlockRef, ConfirmedSpend, FinalSpend, Lock, UtxoRecord},
 };
@@ -49,7 +50,7 @@ pub struct RoundRecord {
 }
 
 /// An outpoint's round at this node, with what it did there.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct RoundState {
     round: Round,
     release: Option<ReleaseCertificate>,
@@ -57,11 +58,17 @@ struct RoundState {
     approved: Option<(Txid, Duration)>,
     /// The transaction of the highest certificate committed to.
     committed: Option<(Round, Txid)>,
+    /// What the epoch before left the outpoint to: seals named its certificate.
+    inherited: Option<Txid>,
 }
 
 impl RoundState {
+    fn new(round: Round) -> Self {
+        Self { round, release: None, approved: None, committed: None, inherited: None }
+    }
+
     fn is_pending(&self) -> bool {
-        self.round > Round(0)
+        self.round > self.round.epoch().first_round()
             && self.release.as_ref().is_none_or(|release| release.round.next() != self.round)
     }
 }
@@ -81,6 +88,8 @@ struct BlockEffect {
 
 #[derive(Debug)]
 pub(super) struct Ledger {
+    /// The round in which every outpoint began this epoch.
+    first_round: Round,
     coins: HashMap<OutPoint, Coin>,
     scripts: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
     wanted: HashSet<ScriptBuf>,
@@ -96,8 +105,14 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn restore(network: Network, records: Vec<TxRecord>, rounds: Vec<RoundRecord>) -> Self {
+    pub(super) fn restore(
+        network: Network,
+        epoch: Epoch,
+        records: Vec<TxRecord>,
+        rounds: Vec<RoundRecord>,
+    ) -> Self {
         let mut ledger = Self {
+            first_round: epoch.first_round(),
             coins: HashMap::new(),
             scripts: HashMap::new(),
             wanted: HashSet::new(),
@@ -110,7 +125,7 @@ impl Ledger {
             effects: vec![BlockEffect::default()],
         };
         for RoundRecord { outpoint, round, release } in rounds {
-            let state = RoundState { round, release, ..RoundState::default() };
+            let state = RoundState { release, ..RoundState::new(round) };
             ledger.rounds.insert(outpoint, state);
         }
         for record in records {
@@ -137,7 +152,7 @@ impl Ledger {
 
     /// The round that an outpoint is in at this node.
     pub(super) fn round(&self, outpoint: &OutPoint) -> Round {
-        self.rounds.get(outpoint).map_or(Round(0), |state| state.round)
+        self.rounds.get(outpoint).map_or(self.first_round, |state| state.round)
     }
 
     /// Whether this node promised to leave the round before and has no release for it yet: it may neither vote nor commit.
@@ -163,14 +178,58 @@ impl Ledger {
 
     /// What alone may be voted for in the present round, unless other inputs show for every certificate that it is void (V6).
     pub(super) fn forced(&self, outpoint: &OutPoint) -> Option<Txid> {
-        let release = self.release(outpoint)?;
-        let is_void = |target: &VoteTarget| {
-            target.inputs().keys().filter(|input| *input != outpoint).any(|input| {
-                self.release(input).is_some_and(|other| other.voids(target))
-                    || self.spent_by(input).is_some_and(|spender| spender != target.txid())
-            })
+        let state = self.rounds.get(outpoint)?;
+        let candidates = match &state.release {
+            Some(release) => release.highest.as_slice(),
+            None => std::slice::from_ref(self.inherited(outpoint)?),
         };
-        release.highest.iter().find(|one| !is_void(&one.target)).map(|one| one.target.txid())
+        let is_void = |target: &VoteTarget| {
+            target.inputs().keys().filter(|input| *input != outpoint).any(|input| self.voids(input, target))
+        };
+        candidates.iter().find(|one| !is_void(&one.target)).map(|one| one.target.txid())
+    }
+
+    /// The certificate that seals of the epoch before named for an outpoint, or a later one of the same transaction.
+    fn inherited(&self, outpoint: &OutPoint) -> Option<&ApprovalCertificate> {
+        self.records.get(&self.rounds.get(outpoint)?.inherited?)?.certificate.as_ref()
+    }
+
+    /// Whether what is known of an input shows that the target's transaction did not become final under it: a release or a final spend
+    /// (V6), or a certificate for another transaction that the epoch before reached in a later round.
+    fn voids(&self, input: &OutPoint, target: &VoteTarget) -> bool {
+        let other = |txid: Txid| txid != target.txid();
+        self.release(input).is_some_and(|release| release.voids(target))
+            || self.spent_by(input).is_some_and(other)
+            || self.inherited(input).is_some_and(|certificate| {
+                other(certificate.target.txid())
+                    && certificate.target.inputs().get(input) >= target.inputs().get(input)
+            })
+    }
+
+    /// What this node ends its epoch with: what it has committed to and what may be final by it, and what is final, unless it is dead or
+    /// deep in the chain.
+    pub(super) fn sealed(&self, depth: u32) -> Vec<SealedTransaction> {
+        let buried = |block: BlockRef| self.tip().height >= block.height.saturating_add(depth);
+        let settled = |record: &&TxRecord| {
+            let certified = record.certificate.as_ref().map(|certificate| &certificate.target);
+            match (&record.proof, certified) {
+                (Some(_), _) => self.block_of(&record.target.txid()).is_some_and(buried),
+                (None, Some(target)) => target.inputs().keys().any(|input| self.voids(input, target)),
+                (None, None) => true,
+            }
+        };
+        let mut records: Vec<&TxRecord> = self.records.values().filter(|record| !settled(record)).collect();
+        records.sort_unstable_by_key(|record| record.target.txid());
+        records
+            .into_iter()
+            .map(|record| SealedTransaction {
+                txid: record.target.txid(),
+                proposal: record.proposal.clone().filter(|_| record.certificate.is_some()),
+                account: record.account.clone().filter(|_| record.certificate.is_some()),
+                certificate: record.certificate.clone(),
+                proof: record.proof.clone(),
+            })
+            .collect()
     }
 
     /// The final or confirmed transaction that spends an outpoint.
@@ -187,7 +246,8 @@ impl Ledger {
     /// Takes over a round; gives whether anything changed.
     pub(super) fn put_round(&mut self, record: RoundRecord) {
         let RoundRecord { outpoint, round, release } = record;
-        let state = self.rounds.entry(outpoint).or_default();
+        let first = self.first_round;
+        let state = self.rounds.entry(outpoint).or_insert_with(|| RoundState::new(first));
         if round > state.round {
             (state.round, state.approved) = (round, None);
         }
@@ -197,11 +257,14 @@ impl Ledger {
 
     /// Brings the record that subscribers see in line with the latest release: its round, and what holds the outpoint there.
     fn show_round(&mut self, outpoint: &OutPoint) {
-        let Some(release) = self.release(outpoint) else { return };
-        let round = release.round.next();
-        let forced = release.forced_txid();
+        let inherited = self.rounds.get(outpoint).and_then(|state| state.inherited);
+        let (round, forced) = match (self.release(outpoint), inherited) {
+            (Some(release), _) => (release.round.next(), release.forced_txid()),
+            (None, Some(txid)) => (self.first_round, Some(txid)),
+            (None, None) => return,
+        };
         if let Some(coin) = self.coins.get_mut(outpoint)
-            && coin.record.round < round
+            && (coin.record.round < round || (coin.record.round == round && coin.record.lock.is_none()))
         {
             coin.record.round = round;
             coin.record.lock = forced.map(|txid| Lock { txid, round, locked_at: 0 });
@@ -334,7 +397,8 @@ impl Ledger {
         if voted.is_none() && committed.is_none() {
             return;
         }
-        let state = self.rounds.entry(*outpoint).or_default();
+        let first = self.first_round;
+        let state = self.rounds.entry(*outpoint).or_insert_with(|| RoundState::new(first));
         if voted == Some(&state.round) && state.approved.is_none() {
             state.approved = Some((txid, now));
         }
@@ -342,6 +406,10 @@ impl Ledger {
             && state.committed.is_none_or(|(known, _)| known <= *round)
         {
             state.committed = Some((*round, txid));
+            if *round < first {
+                state.inherited = Some(txid);
+                self.show_round(outpoint);
+            }
         }
     }
 
@@ -364,7 +432,7 @@ impl Ledger {
                 tip_height: 0,
                 created: None,
                 final_parent: None,
-                round: Round(0),
+                round: self.first_round,
                 lock: None,
                 votes: 0,
                 spend,

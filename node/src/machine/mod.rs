@@ -14,6 +14,7 @@ mod ending;
 mod ledger;
 mod nonces;
 mod release;
+mod sealing;
 mod signing;
 mod standing;
 mod subscriptions;
@@ -24,6 +25,7 @@ mod watch;
 pub use bugs::Bug;
 pub use ledger::{RoundRecord, TxRecord};
 pub use nonces::StoredResponse;
+pub use sealing::stored_from;
 pub use standing::{LogRecord, Standing};
 
 use crate::{
@@ -42,6 +44,7 @@ use quorate::{
     evidence::Evidence,
     frost::NodeShare,
     log::SignedHead,
+    seal::{Seal, SealedTransaction},
     wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage, WireError},
 };
 use rand_chacha::rand_core::RngCore as _;
@@ -189,6 +192,10 @@ pub struct Machine {
     /// When somebody last coordinated an open transaction.
     heard_of: HashMap<Txid, Duration>,
     sweep_at: Duration,
+    /// The plan for the next epoch that this node's operator has approved.
+    plan: Option<[u8; 32]>,
+    /// What this node ended its epoch with.
+    seal: Option<(Seal, Vec<SealedTransaction>)>,
     /// A planted bug's write that comes after what depends on it.
     late: Option<ChangeSet>,
     outputs: VecDeque<Output>,
@@ -205,7 +212,7 @@ impl Machine {
         stored: Stored,
     ) -> Self {
         let boot = rng.next_u64();
-        let network = federation.network();
+        let (network, epoch) = (federation.network(), federation.epoch());
         let proven = stored.transactions.iter().filter(|record| record.proof.is_some());
         let final_before = proven.map(|record| (announce::GOSSIP_AFTER, record.target.txid())).collect();
         let mut machine = Self {
@@ -217,7 +224,7 @@ impl Machine {
             wall_ms: 0,
             now: Duration::ZERO,
             rng,
-            ledger: Ledger::restore(network, stored.transactions, stored.rounds),
+            ledger: Ledger::restore(network, epoch, stored.transactions, stored.rounds),
             nonces: NoncePool::restore(stored.responses),
             accounts: BTreeMap::new(),
             coordinations: BTreeMap::new(),
@@ -236,6 +243,8 @@ impl Machine {
             cancels_used: BTreeSet::new(),
             heard_of: HashMap::new(),
             sweep_at: Duration::ZERO,
+            plan: None,
+            seal: None,
             late: None,
             outputs: VecDeque::new(),
         };
@@ -372,7 +381,14 @@ impl Machine {
             PeerRequest::Heartbeat { head } => Ok(self.heartbeat(from, head)),
             PeerRequest::FinalTransaction { proof } => self.take_final(proof).map(|()| PeerReply::Done),
             PeerRequest::AccountRequest { record } => self.accept_account(&record),
-            PeerRequest::DkgPull | PeerRequest::TrialCommit | PeerRequest::TrialSign { .. } => {
+            PeerRequest::SealRequest { succession, skip } => self.seal_requested(&succession, skip),
+            PeerRequest::DkgPull { .. }
+            | PeerRequest::TrialCommit { .. }
+            | PeerRequest::TrialSign { .. }
+            | PeerRequest::SuccessionPull { .. }
+            | PeerRequest::RepairOpen { .. }
+            | PeerRequest::RepairPiece { .. }
+            | PeerRequest::RepairSum { .. } => {
                 Err(WireError::sender(quorate::wire::ErrorCode::Internal, "handled by the driver"))
             }
         };

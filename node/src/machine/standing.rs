@@ -37,6 +37,9 @@ pub struct LogRecord {
     /// Why this node lost its vote, if it did.
     #[serde(default)]
     pub lost: Option<String>,
+    /// The succession that this node ended its epoch for.
+    #[serde(default)]
+    pub sealed: Option<[u8; 32]>,
 }
 
 /// Whether this node votes.
@@ -57,6 +60,8 @@ pub enum Standing {
         /// Why.
         reason: String,
     },
+    /// The epoch is over for it; the next one is being opened.
+    Sealed,
 }
 
 #[derive(Debug)]
@@ -69,6 +74,7 @@ pub(super) struct Log {
     /// The head as it was last signed.
     signed: Option<SignedHead>,
     lost: Option<String>,
+    sealed: Option<[u8; 32]>,
     answered: BTreeSet<NodeId>,
     peers: BTreeMap<NodeId, SignedHead>,
     heard: BTreeMap<NodeId, Duration>,
@@ -85,6 +91,7 @@ impl Log {
             history: VecDeque::from([record.head]),
             signed: None,
             lost: record.lost,
+            sealed: record.sealed,
             answered: BTreeSet::new(),
             peers_written: peers.clone(),
             peers,
@@ -95,6 +102,14 @@ impl Log {
 
     pub(super) fn heard(&self) -> &BTreeMap<NodeId, Duration> {
         &self.heard
+    }
+
+    pub(super) fn sealed(&self) -> Option<[u8; 32]> {
+        self.sealed
+    }
+
+    pub(super) fn set_sealed(&mut self, succession: [u8; 32]) {
+        self.sealed = Some(succession);
     }
 
     pub(super) fn next_beat(&self) -> Duration {
@@ -108,6 +123,7 @@ impl Machine {
         let needed = usize::from(self.federation.quorum().votes()) - 1;
         match &self.log.lost {
             Some(reason) => Standing::Lost { reason: reason.clone() },
+            None if self.log.sealed.is_some() => Standing::Sealed,
             None if self.log.answered.len() < needed && !self.planted(Bug::TrustOldStore) => {
                 Standing::Asking { answered: self.log.answered.len(), needed }
             }
@@ -128,6 +144,7 @@ impl Machine {
                 format!("this node has just started; {answered} of {needed} peers have confirmed its log")
             }
             Standing::Lost { reason } => format!("this node does not vote in this epoch: {reason}"),
+            Standing::Sealed => "this epoch is over; the next one is being opened".to_owned(),
         };
         Err(WireError::passing(ErrorCode::NotReady, Fault::Receiver, message))
     }
@@ -139,7 +156,7 @@ impl Machine {
         if self.log.history.len() > HISTORY_MAX {
             self.log.history.pop_front();
         }
-        let record = LogRecord { head: self.log.head, lost: self.log.lost.clone() };
+        let record = LogRecord { head: self.log.head, lost: self.log.lost.clone(), sealed: self.log.sealed };
         change.put(Table::Log, b"log", &record);
         self.outputs.push_back(Output::Persist(change));
     }

@@ -34,15 +34,15 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{OnceCell, watch},
-};
+use tokio::{net::TcpListener, sync::watch};
 use upstream::{Upstream, lock};
 
 /// Most sessions at a time; more are told to go elsewhere.
 const SESSIONS_MAX: usize = 16_000;
+/// Time for which the federation's document is served without asking a node; a new epoch begins rarely.
+const DOCUMENT_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// `bridge.toml`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +73,8 @@ struct Bridge {
     federation: FederationId,
     hub: Arc<Mutex<Hub>>,
     upstream: Arc<Upstream>,
-    document: OnceCell<FederationDocument>,
+    /// The latest document known, and when it was fetched.
+    document: tokio::sync::Mutex<Option<(Instant, FederationDocument)>>,
     next_session: AtomicU64,
     stopping: watch::Sender<bool>,
 }
@@ -105,7 +106,7 @@ impl RunningBridge {
             federation: config.federation,
             hub,
             upstream,
-            document: OnceCell::new(),
+            document: tokio::sync::Mutex::default(),
             next_session: AtomicU64::new(1),
             stopping: watch::Sender::new(false),
         });
@@ -165,10 +166,26 @@ async fn upgrade(State(bridge): State<Arc<Bridge>>, upgrade: WebSocketUpgrade) -
 }
 
 async fn federation(State(bridge): State<Arc<Bridge>>) -> Response {
-    let fetched = bridge.document.get_or_try_init(|| fetch(&bridge)).await;
-    match fetched {
-        Ok(document) => Json(document).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
+    let mut cached = bridge.document.lock().await;
+    let fresh = |(at, document): &(Instant, FederationDocument)| {
+        (at.elapsed() < DOCUMENT_AGE_MAX).then(|| document.clone())
+    };
+    if let Some(document) = cached.as_ref().and_then(fresh) {
+        return Json(document).into_response();
+    }
+    let older = cached.take().map(|(_, document)| document);
+    match (fetch(&bridge).await, older) {
+        // A node that is behind does not take the federation back to an earlier epoch.
+        (Ok(document), older) => {
+            let later = older.filter(|older| older.epoch() > document.epoch()).unwrap_or(document);
+            *cached = Some((Instant::now(), later.clone()));
+            Json(later).into_response()
+        }
+        (Err(_), Some(older)) => {
+            *cached = Some((Instant::now(), older.clone()));
+            Json(older).into_response()
+        }
+        (Err(error), None) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response(),
     }
 }
 

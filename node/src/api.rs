@@ -3,8 +3,10 @@
 //! It listens on the loopback address unless the configuration says otherwise, because it names peers and counts payments.
 
 use crate::{
+    driver::Input,
     machine::{Sizes, Standing},
-    run::Input,
+    server::Live,
+    succession::Progress,
 };
 use anyhow::Result;
 use axum::{
@@ -28,7 +30,7 @@ use serde::Serialize;
 use std::{collections::BTreeMap, net::SocketAddr};
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
 };
 
 /// What an operator wants to know first.
@@ -68,14 +70,20 @@ pub struct EvidenceFile {
 
 #[derive(Clone)]
 struct Api {
-    inputs: watch::Receiver<Option<mpsc::Sender<Input>>>,
+    live: watch::Receiver<Option<Live>>,
+}
+
+/// Status of the machine, and of the epoch that is being prepared.
+#[derive(Serialize)]
+struct WholeStatus {
+    #[serde(flatten)]
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_epoch: Option<Progress>,
 }
 
 /// Serves until the node ends.
-pub(crate) async fn serve(
-    address: SocketAddr,
-    inputs: watch::Receiver<Option<mpsc::Sender<Input>>>,
-) -> Result<()> {
+pub(crate) async fn serve(address: SocketAddr, live: watch::Receiver<Option<Live>>) -> Result<()> {
     let listener = TcpListener::bind(address).await?;
     tracing::info!(%address, "the operator's API is at http://{address}/api/v1/status");
     let app = Router::new()
@@ -83,15 +91,19 @@ pub(crate) async fn serve(
         .route("/api/v1/evidence", get(evidence))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
-        .with_state(Api { inputs });
+        .with_state(Api { live });
     Ok(axum::serve(listener, app).await?)
 }
 
 impl Api {
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Input) -> Result<T, Response> {
-        let inputs = self.inputs.borrow().clone();
-        let setting_up = || refuse("the federation key is being generated; try again");
-        let inputs = inputs.ok_or_else(setting_up)?;
+        let live = self.live.borrow().clone();
+        let live = live.ok_or_else(|| refuse("the federation key is being generated; try again"))?;
+        let inputs = live.inputs.ok_or_else(|| {
+            let progress = live.news.progress().map(|progress| progress.step);
+            let step = progress.unwrap_or("waiting for the plan that makes it one");
+            refuse(&format!("this node is not a member yet: {step}"))
+        })?;
         let (reply, answer) = oneshot::channel();
         inputs.send(question(reply)).await.map_err(|_| refuse("this node is stopping"))?;
         answer.await.map_err(|_| refuse("this node is stopping"))
@@ -105,7 +117,10 @@ fn refuse(message: &str) -> Response {
 
 async fn status(State(api): State<Api>) -> Response {
     match api.ask(|reply| Input::Status { reply }).await {
-        Ok(status) => Json(status).into_response(),
+        Ok(status) => {
+            let next_epoch = api.live.borrow().as_ref().and_then(|live| live.news.progress());
+            Json(WholeStatus { status, next_epoch }).into_response()
+        }
         Err(refusal) => refusal,
     }
 }

@@ -4,8 +4,8 @@ use crate::{
     api::EvidenceFile,
     chain::{Bitcoind, Devnet},
     config::{ChainConfig, NodeConfig},
-    demo, operator,
-    provision::{self, Plan},
+    demo, epoch_commands, operator,
+    provision::{self, Plan, Replacement},
     run::Node,
 };
 use anyhow::{Context as _, Result};
@@ -38,9 +38,15 @@ enum Command {
     /// Proofs that a node cheated
     #[command(subcommand)]
     Evidence(EvidenceCommand),
-    /// Make federations
+    /// Make federations, and nodes that take the place of others
     #[command(subcommand)]
     Federation(FederationCommand),
+    /// Prepare the next epoch: new shares for all nodes, new nodes in the place of lost ones
+    #[command(subcommand)]
+    Epoch(EpochCommand),
+    /// This node's share of the federation key
+    #[command(subcommand)]
+    Share(ShareCommand),
     /// Run a federation with its bridge on the embedded chain and make a payment
     Devnet {
         /// Number of nodes
@@ -92,7 +98,61 @@ enum EvidenceCommand {
 }
 
 #[derive(Subcommand)]
+enum EpochCommand {
+    /// Print a plan for the next epoch, for all operators to approve
+    Plan {
+        /// Directory of a node
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+        /// member.json of a node that takes the place of the one with its number; can be given several times
+        #[arg(long)]
+        replace: Vec<PathBuf>,
+    },
+    /// Approve a plan. A quorum of nodes has to; the running nodes then carry it out by themselves
+    Approve {
+        /// Directory of the node
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+        /// The plan
+        plan: PathBuf,
+        /// Only say what would happen, and who answers and has approved
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum ShareCommand {
+    /// Have a lost or damaged share computed anew by a quorum of the other nodes, none of which learns it
+    Repair {
+        /// Directory of the node, which is not running
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+        /// Only say what would happen, and who answers
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Subcommand)]
 enum FederationCommand {
+    /// Make the files of a node that is to take the place of another one, with new keys
+    Replacement {
+        /// The new node's directory
+        directory: PathBuf,
+        /// Number of the node that is replaced
+        #[arg(long)]
+        id: u16,
+        /// UDP address that the new node listens on
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Directory of any node that is up to date
+        #[arg(long)]
+        like: PathBuf,
+        /// The authority's key, which `federation new` left in ca.key
+        #[arg(long)]
+        authority: PathBuf,
+    },
     /// Make roster, authority, certificates, keys and configurations in a new directory
     New {
         /// The directory
@@ -133,7 +193,7 @@ fn start() -> Result<()> {
     let arguments = Arguments::parse();
     let default = match arguments.command {
         Command::Devnet { .. } => "warn",
-        Command::Status { .. } | Command::Evidence(_) => "warn",
+        Command::Status { .. } | Command::Evidence(_) | Command::Epoch(_) | Command::Share(_) => "warn",
         Command::Run { .. } | Command::Federation(_) | Command::Chain { .. } => "info",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
@@ -186,6 +246,21 @@ async fn run(command: Command) -> Result<()> {
             let made = provision::federation(&directory, &Plan { nodes, network, first_port, chain })?;
             tracing::info!(federation = %made.id, directory = %directory.display(), "made; move ca.key off this machine");
             Ok(())
+        }
+        Command::Federation(FederationCommand::Replacement { directory, id, listen, like, authority }) => {
+            let made = Replacement { id: quorate::NodeId(id), listen, like: &like, authority: &authority };
+            provision::replacement(&directory, &made)?;
+            tracing::info!(directory = %directory.display(), "made; member.json is for the plan of the next epoch");
+            Ok(())
+        }
+        Command::Epoch(EpochCommand::Plan { directory, replace }) => {
+            epoch_commands::plan(&directory, &replace)
+        }
+        Command::Epoch(EpochCommand::Approve { directory, plan, dry_run }) => {
+            epoch_commands::approve(&directory, &plan, dry_run).await
+        }
+        Command::Share(ShareCommand::Repair { directory, dry_run }) => {
+            epoch_commands::repair(&directory, dry_run).await
         }
         Command::Devnet { nodes, data_dir, once, json, bridge, rpc } => {
             demo::run(demo::Options { nodes, data_dir, once, json, bridge, rpc }).await

@@ -1,20 +1,9 @@
-//! The node's configuration file and the files beside it.
+//! The node's configuration file.
 
-use anyhow::{Context as _, Result, bail};
-use chacha20poly1305::{
-    ChaCha20Poly1305, Key, KeyInit as _, Nonce,
-    aead::{Aead as _, Payload},
-};
-use quorate::{NodeId, digest::IdentityKey, federation::Roster, frost::NodeShare};
+use anyhow::{Context as _, Result};
+use quorate::NodeId;
 use serde::{Deserialize, Serialize};
-use std::{
-    fs,
-    io::Write as _,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
-use zeroize::Zeroizing;
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 /// A node and where it listens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,85 +87,5 @@ impl NodeConfig {
             signing_timeout: Duration::from_millis(self.signing_timeout_ms),
             bug: None,
         }
-    }
-}
-
-/// The files of one node.
-#[derive(Clone, Debug)]
-pub(crate) struct NodeFiles(pub(crate) PathBuf);
-
-impl NodeFiles {
-    pub(crate) fn roster(&self) -> Result<Roster> {
-        self.read_json("roster.json")
-    }
-
-    pub(crate) fn read_json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
-        let path = self.0.join(name);
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
-    }
-
-    fn secret(&self, name: &str) -> Result<Zeroizing<[u8; 32]>> {
-        let path = self.0.join(name);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let text = Zeroizing::new(text);
-        let mut bytes = Zeroizing::new([0; 32]);
-        if hex::decode_to_slice(text.trim(), bytes.as_mut()).is_err() {
-            bail!("{} is not a key of 64 hex digits", path.display());
-        }
-        Ok(bytes)
-    }
-
-    pub(crate) fn identity(&self) -> Result<IdentityKey> {
-        IdentityKey::from_bytes(&*self.secret("identity.key")?).context("identity.key is not a valid key")
-    }
-
-    /// Seed of the key generation's randomness: a restarted node says the same again.
-    pub(crate) fn dkg_seed(&self) -> Result<Zeroizing<[u8; 32]>> {
-        self.secret("dkg.seed")
-    }
-
-    /// Stores the share, encrypted under `seal.key`, durably.
-    pub(crate) fn write_share(&self, node: NodeId, share: &NodeShare) -> Result<()> {
-        let mut nonce = [0; 12];
-        getrandom::getrandom(&mut nonce).context("no source of randomness")?;
-        let label = format!("quorate share of node {node}");
-        let bytes = share.to_bytes();
-        let payload = Payload { msg: bytes.as_ref(), aad: label.as_bytes() };
-        let sealed = self.cipher()?.encrypt(Nonce::from_slice(&nonce), payload);
-        let Ok(sealed) = sealed else { bail!("the share cannot be encrypted") };
-        self.write_durably("share.sealed", &[nonce.as_slice(), &sealed].concat())
-    }
-
-    pub(crate) fn read_share(&self, node: NodeId) -> Result<NodeShare> {
-        let path = self.0.join("share.sealed");
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let (nonce, sealed) = bytes.split_at_checked(12).context("share.sealed is cut short")?;
-        let label = format!("quorate share of node {node}");
-        let payload = Payload { msg: sealed, aad: label.as_bytes() };
-        let Ok(open) = self.cipher()?.decrypt(Nonce::from_slice(nonce), payload) else {
-            bail!("share.sealed does not open with seal.key: wrong key, or damaged");
-        };
-        let open = Zeroizing::new(open);
-        let bytes: &[u8; 32] = open.as_slice().try_into().context("share.sealed holds no share")?;
-        NodeShare::from_bytes(node, bytes).context("share.sealed holds no share")
-    }
-
-    fn cipher(&self) -> Result<ChaCha20Poly1305> {
-        Ok(ChaCha20Poly1305::new(Key::from_slice(self.secret("seal.key")?.as_ref())))
-    }
-
-    /// Writes a file so that after a crash it is either absent, as before, or complete.
-    pub(crate) fn write_durably(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.0.join(name);
-        let draft = self.0.join(format!("{name}.new"));
-        let write = || -> std::io::Result<()> {
-            let mut file = fs::File::create(&draft)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            fs::File::open(&self.0)?.sync_all()
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
     }
 }

@@ -1,6 +1,6 @@
 //! Follows the chain: finds the fork, hands over blocks out and in, waits for the next tip.
 
-use crate::{chain::Chain, run::Input};
+use crate::{chain::Chain, driver::Input};
 use anyhow::{Context as _, Result};
 use bitcoin::BlockHash;
 use std::{sync::Arc, time::Duration};

@@ -6,14 +6,21 @@ pub mod cli;
 pub mod config;
 mod crash;
 pub mod demo;
+mod dispatcher;
+mod driver;
+mod epoch_commands;
+mod files;
 mod follower;
 #[doc(hidden)]
 pub mod machine;
+mod membership;
 mod operator;
 mod peers;
 pub mod provision;
+mod repair;
 pub mod run;
 mod server;
 mod setup;
 #[doc(hidden)]
 pub mod store;
+mod succession;

@@ -1,55 +1,39 @@
 //! QUIC between nodes: who may connect, and asking a peer.
 
+use crate::membership::{Membership, tls_key};
 use anyhow::Result;
 use quinn::crypto::rustls::QuicServerConfig;
 use quorate::{
     NodeId,
     client::quic::{READ_BYTES, TlsIdentity, server_name, transport_config},
+    federation::Member,
     wire::{FrameBuffer, Message, PeerReply, PeerRequest, decode, encode_frame, limits},
 };
 use rustls::{
     DigitallySignedStruct, DistinguishedName, SignatureScheme,
-    client::{danger::HandshakeSignatureValid, verify_server_name},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    client::danger::HandshakeSignatureValid,
+    pki_types::{CertificateDer, UnixTime},
     server::{
-        ParsedCertificate, WebPkiClientVerifier,
+        WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::Mutex;
 
 /// Time for one answer of a peer; also bounds how long a dead connection is kept.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a certificate allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    Node(NodeId),
-    Bridge,
-    Client,
-}
-
-/// The role that a certificate names, if it is one of this federation's.
-pub(crate) fn role_of(certificate: &CertificateDer<'_>, nodes: u16) -> Option<Role> {
-    let parsed = ParsedCertificate::try_from(certificate).ok()?;
-    let named = |name: String| {
-        ServerName::try_from(name).is_ok_and(|name| verify_server_name(&parsed, &name).is_ok())
-    };
-    if let Some(id) = (1..=nodes).find(|id| named(server_name(NodeId(*id)))) {
-        return Some(Role::Node(NodeId(id)));
-    }
-    if named("bridge.quorate".to_owned()) {
-        return Some(Role::Bridge);
-    }
-    named("client.quorate".to_owned()).then_some(Role::Client)
-}
-
 /// The stock verifier, and then the role: a certificate without one does not get past the handshake.
 #[derive(Debug)]
 struct RoleVerifier {
     stock: Arc<dyn ClientCertVerifier>,
-    nodes: u16,
+    membership: Arc<Membership>,
 }
 
 impl ClientCertVerifier for RoleVerifier {
@@ -64,7 +48,7 @@ impl ClientCertVerifier for RoleVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.stock.verify_client_cert(certificate, intermediates, now)?;
-        match role_of(certificate, self.nodes) {
+        match self.membership.role(certificate) {
             Some(_) => Ok(verified),
             None => Err(rustls::Error::InvalidCertificate(
                 rustls::CertificateError::ApplicationVerificationFailure,
@@ -96,13 +80,17 @@ impl ClientCertVerifier for RoleVerifier {
 }
 
 /// The endpoint of a node: accepts certified peers, bridges and clients.
-pub(crate) fn endpoint(identity: &TlsIdentity, listen: SocketAddr, nodes: u16) -> Result<quinn::Endpoint> {
+pub(crate) fn endpoint(
+    identity: &TlsIdentity,
+    listen: SocketAddr,
+    membership: Arc<Membership>,
+) -> Result<quinn::Endpoint> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let stock = WebPkiClientVerifier::builder_with_provider(identity.roots()?, provider.clone()).build()?;
     let (chain, key) = identity.certificate();
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(RoleVerifier { stock, nodes }))
+        .with_client_cert_verifier(Arc::new(RoleVerifier { stock, membership }))
         .with_single_cert(chain, key)?;
     tls.alpn_protocols = vec![limits::PROTOCOL.into()];
     tls.max_early_data_size = 0;
@@ -111,6 +99,12 @@ pub(crate) fn endpoint(identity: &TlsIdentity, listen: SocketAddr, nodes: u16) -
     let mut endpoint = quinn::Endpoint::server(config, listen)?;
     endpoint.set_default_client_config(identity.client_config()?);
     Ok(endpoint)
+}
+
+/// The certificate at the other end.
+pub(crate) fn certificate_of(connection: &quinn::Connection) -> Option<CertificateDer<'static>> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    chain.into_iter().next()
 }
 
 /// Reads one frame from a stream; `None` at its end.
@@ -150,15 +144,25 @@ pub(crate) struct Peers {
 #[derive(Debug)]
 struct Link {
     address: SocketAddr,
+    tls_key: [u8; 32],
     connection: Mutex<Option<quinn::Connection>>,
 }
 
 impl Peers {
-    pub(crate) fn new(endpoint: quinn::Endpoint, peers: &[crate::config::NodeAddress]) -> Self {
-        let link = |peer: &crate::config::NodeAddress| {
-            (peer.id, Link { address: peer.address, connection: Mutex::new(None) })
+    /// All of these members but `me` that have an address.
+    pub(crate) fn new(
+        endpoint: quinn::Endpoint,
+        me: NodeId,
+        members: &[Member],
+        addresses: &BTreeMap<NodeId, SocketAddr>,
+    ) -> Self {
+        let link = |member: &Member| {
+            let address = *addresses.get(&member.id)?;
+            let link = Link { address, tls_key: member.tls_key, connection: Mutex::new(None) };
+            Some((member.id, link))
         };
-        Self { endpoint, links: peers.iter().map(link).collect() }
+        let others = members.iter().filter(|member| member.id != me);
+        Self { endpoint, links: others.filter_map(link).collect() }
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
@@ -192,6 +196,11 @@ impl Peers {
         }
         let connecting = self.endpoint.connect(link.address, &server_name(to))?;
         let connection = tokio::time::timeout(REQUEST_TIMEOUT, connecting).await??;
+        let shown = certificate_of(&connection).as_ref().and_then(tls_key);
+        if shown != Some(link.tls_key) {
+            connection.close(1_u8.into(), b"not the member that was called");
+            anyhow::bail!("what answers as node {to} at {} is not the member that was called", link.address);
+        }
         *cached = Some(connection.clone());
         Ok(connection)
     }

@@ -3,7 +3,11 @@
 //! Roles are DNS names in certificates: `node-N.quorate`, `bridge.quorate`, `client.quorate`. The authority's key signs all of them and is
 //! left in `ca.key` for the operator to take off the machine.
 
-use crate::config::{ChainConfig, NodeAddress, NodeConfig};
+use crate::{
+    config::{ChainConfig, NodeAddress, NodeConfig},
+    files::NodeFiles,
+    membership::tls_key,
+};
 use anyhow::{Context as _, Result};
 use bitcoin::Network;
 use quorate::{
@@ -15,7 +19,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
@@ -77,11 +81,8 @@ pub fn federation(directory: &Path, plan: &Plan) -> Result<Provisioned> {
     let authority = authority()?;
     write_secret(&directory.join("ca.key"), &authority.key().serialize_pem())?;
     let addresses = addresses(plan)?;
-    let keys: Vec<_> = addresses.iter().map(|_| secret()).collect::<Result<_>>()?;
-    let members = addresses
-        .iter()
-        .zip(&keys)
-        .map(|(node, key)| Ok(Member { id: node.id, identity_key: IdentityKey::from_bytes(key)?.public() }));
+    let home = |id: NodeId| directory.join(format!("node-{id}"));
+    let members = addresses.iter().map(|node| new_member(&home(node.id), node.id, &authority));
     let roster = Roster {
         network: plan.network,
         salt: *secret()?,
@@ -92,13 +93,9 @@ pub fn federation(directory: &Path, plan: &Plan) -> Result<Provisioned> {
     let roster_json = serde_json::to_string_pretty(&roster)?;
     fs::write(directory.join("roster.json"), &roster_json)?;
     let mut nodes = Vec::new();
-    for (node, key) in addresses.iter().zip(&keys) {
-        let home = directory.join(format!("node-{}", node.id));
-        certificate(&home, &authority, &format!("node-{}.quorate", node.id))?;
+    for node in &addresses {
+        let home = home(node.id);
         fs::write(home.join("roster.json"), &roster_json)?;
-        for (name, bytes) in [("identity.key", key), ("dkg.seed", &secret()?), ("seal.key", &secret()?)] {
-            write_secret(&home.join(name), &Zeroizing::new(hex::encode(bytes.as_slice())))?;
-        }
         let config = NodeConfig {
             id: node.id,
             listen: node.address,
@@ -113,11 +110,11 @@ pub fn federation(directory: &Path, plan: &Plan) -> Result<Provisioned> {
         nodes.push(home);
     }
     let bridge = directory.join("bridge");
-    certificate(&bridge, &authority, "bridge.quorate")?;
+    let _tls_key = certificate(&bridge, &authority, "bridge.quorate")?;
     let file = BridgeFile { listen: "127.0.0.1:0".to_owned(), federation: roster.id(), nodes: &addresses };
     fs::write(bridge.join("bridge.toml"), toml::to_string(&file)?)?;
     let client = directory.join("client");
-    certificate(&client, &authority, "client.quorate")?;
+    let _tls_key = certificate(&client, &authority, "client.quorate")?;
     Ok(Provisioned { id: roster.id(), nodes, bridge, client, addresses })
 }
 
@@ -147,18 +144,83 @@ fn secret() -> Result<Zeroizing<[u8; 32]>> {
 }
 
 fn authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
+    authority_of(KeyPair::generate()?)
+}
+
+fn authority_of(key: KeyPair) -> Result<CertifiedIssuer<'static, KeyPair>> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name.push(DnType::CommonName, "Quorate federation authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?)
+    Ok(CertifiedIssuer::self_signed(params, key)?)
 }
 
-/// Makes one more certificate of the authority; for tests and for further bridges and clients.
+/// Makes the keys of a node in its directory.
+fn new_member(home: &Path, id: NodeId, authority: &CertifiedIssuer<'static, KeyPair>) -> Result<Member> {
+    let tls_key = certificate(home, authority, &format!("node-{id}.quorate"))?;
+    let key = secret()?;
+    for (name, bytes) in [("identity.key", &key), ("dkg.seed", &secret()?), ("seal.key", &secret()?)] {
+        write_secret(&home.join(name), &Zeroizing::new(hex::encode(bytes.as_slice())))?;
+    }
+    Ok(Member { id, identity_key: IdentityKey::from_bytes(&key)?.public(), tls_key })
+}
+
+/// What takes the place of a node.
+#[derive(Clone, Debug)]
+pub struct Replacement<'a> {
+    /// Whose place.
+    pub id: NodeId,
+    /// Where the new node listens.
+    pub listen: SocketAddr,
+    /// The directory of any node that is up to date: roster, federation document, addresses and chain backend are taken from it.
+    pub like: &'a Path,
+    /// The authority's key, as `federation new` left it in `ca.key`.
+    pub authority: &'a Path,
+}
+
+/// Makes the files of a node that is to take another one's place, with new keys, in a new directory. Gives what a plan has to name it by.
 ///
 /// # Errors
-/// The directory cannot be written.
-fn certificate(home: &Path, authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> Result<()> {
+/// The directory exists and is not empty, or what the files are made from cannot be read.
+pub fn replacement(directory: &Path, made: &Replacement<'_>) -> Result<MemberFile> {
+    if fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
+        anyhow::bail!("{} is not empty: choose a new directory", directory.display());
+    }
+    let like = NodeFiles(made.like.to_owned());
+    let federation = like.federation()?.context("that node has no federation document yet")?;
+    anyhow::ensure!(federation.identity_key(made.id).is_some(), "the federation has no node {}", made.id);
+    let config = NodeConfig::read(&made.like.join("node.toml"))?;
+    let mut addresses = like.addresses(&config, federation.document())?;
+    addresses.insert(config.id, config.listen);
+    addresses.remove(&made.id);
+    let text = fs::read_to_string(made.authority);
+    let text = Zeroizing::new(text.with_context(|| format!("cannot read {}", made.authority.display()))?);
+    let authority = authority_of(KeyPair::from_pem(&text)?)?;
+    let shown = fs::read_to_string(made.like.join("ca.pem"))?;
+    let member = new_member(directory, made.id, &authority)?;
+    // The certificate of the authority is the one that all others trust, not the one made anew from its key.
+    fs::write(directory.join("ca.pem"), shown)?;
+    fs::copy(made.like.join("roster.json"), directory.join("roster.json"))?;
+    fs::copy(made.like.join("federation.json"), directory.join("federation.json"))?;
+    let peers = addresses.into_iter().map(|(id, address)| NodeAddress { id, address }).collect();
+    let config = NodeConfig { id: made.id, listen: made.listen, api: None, peers, ..config };
+    fs::write(directory.join("node.toml"), toml::to_string(&config)?)?;
+    let file = MemberFile { member, address: made.listen };
+    fs::write(directory.join("member.json"), serde_json::to_string_pretty(&file)?)?;
+    Ok(file)
+}
+
+/// `member.json`: what a plan has to name a new node by. Public.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberFile {
+    /// Number and keys.
+    pub member: Member,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// Makes one more certificate of the authority. Gives the hash of its key.
+fn certificate(home: &Path, authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> Result<[u8; 32]> {
     fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
     let mut params = CertificateParams::new(vec![name.to_owned()])?;
     params.distinguished_name.push(DnType::CommonName, name);
@@ -168,7 +230,8 @@ fn certificate(home: &Path, authority: &CertifiedIssuer<'static, KeyPair>, name:
     let certificate = params.signed_by(&key, authority)?;
     fs::write(home.join("ca.pem"), authority.pem())?;
     fs::write(home.join("tls.pem"), certificate.pem())?;
-    write_secret(&home.join("tls.key"), &Zeroizing::new(key.serialize_pem()))
+    write_secret(&home.join("tls.key"), &Zeroizing::new(key.serialize_pem()))?;
+    tls_key(certificate.der()).context("a certificate with a key")
 }
 
 fn write_secret(path: &Path, text: &str) -> Result<()> {

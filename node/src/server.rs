@@ -1,22 +1,27 @@
 //! Incoming connections: peers' requests and wallets' sessions, by the role of their certificate.
 
 use crate::{
+    driver::Input,
     machine::SessionId,
-    peers::{Role, read_frame, role_of, write_message},
-    run::Input,
+    membership::{Membership, Peer, Role},
+    peers::{certificate_of, read_frame, write_message},
+    repair::RepairDesk,
     setup::Setup,
+    succession::{News, OwnSeal},
 };
 use anyhow::{Context as _, Result};
 use quorate::{
-    NodeId,
+    Epoch, Federation,
     wire::{
         ErrorCode, Fault, FrameBuffer, PeerReply, PeerRequest, ServerMessage, WireError, decode, encode_frame,
     },
 };
-use rustls::pki_types::CertificateDer;
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -26,31 +31,48 @@ const SESSION_FRAMES_MAX: usize = 8_192;
 /// What the server's tasks share.
 #[derive(Debug)]
 pub(crate) struct Service {
-    nodes: u16,
+    pub(crate) membership: Arc<Membership>,
     phase: watch::Sender<Phase>,
     next_session: AtomicU64,
 }
 
+/// What there is to serve with at the moment.
 #[derive(Clone, Debug, Default)]
 struct Phase {
-    setup: Option<Arc<Setup>>,
-    live: Option<mpsc::Sender<Input>>,
+    /// Key generations and refreshes of this run, by epoch. They are kept for members that are still behind.
+    setups: BTreeMap<Epoch, Arc<Setup>>,
+    live: Option<Live>,
+}
+
+/// One epoch of a running node.
+#[derive(Clone, Debug)]
+pub(crate) struct Live {
+    pub(crate) federation: Arc<Federation>,
+    /// The machine's; absent at a newcomer whose epoch has not begun.
+    pub(crate) inputs: Option<mpsc::Sender<Input>>,
+    pub(crate) news: Arc<News>,
+    pub(crate) desk: Option<Arc<RepairDesk>>,
+    /// With what this node ended the epoch before.
+    pub(crate) past: Option<Arc<OwnSeal>>,
 }
 
 impl Service {
-    pub(crate) fn new(nodes: u16) -> Self {
-        Self { nodes, phase: watch::Sender::new(Phase::default()), next_session: AtomicU64::new(1) }
+    pub(crate) fn new(membership: Arc<Membership>) -> Self {
+        Self { membership, phase: watch::Sender::new(Phase::default()), next_session: AtomicU64::new(1) }
     }
 
-    pub(crate) fn set_up(&self, setup: Arc<Setup>) {
-        self.phase.send_modify(|phase| phase.setup = Some(setup));
+    pub(crate) fn add_setup(&self, setup: Arc<Setup>) {
+        self.phase.send_modify(|phase| {
+            phase.setups.insert(setup.epoch(), setup);
+        });
     }
 
-    pub(crate) fn go_live(&self, inputs: mpsc::Sender<Input>) {
-        self.phase.send_modify(|phase| phase.live = Some(inputs));
+    pub(crate) fn go_live(&self, live: Live) {
+        self.membership.open(live.federation.members().to_vec());
+        self.phase.send_modify(|phase| phase.live = Some(live));
     }
 
-    fn live(&self) -> Option<mpsc::Sender<Input>> {
+    fn live(&self) -> Option<Live> {
         self.phase.borrow().live.clone()
     }
 }
@@ -68,16 +90,18 @@ pub(crate) async fn accept(endpoint: quinn::Endpoint, service: Arc<Service>) {
 
 async fn serve(incoming: quinn::Incoming, service: Arc<Service>) -> Result<()> {
     let connection = incoming.await?;
-    let identity = connection.peer_identity().context("no client certificate")?;
-    let chain = identity.downcast::<Vec<CertificateDer<'static>>>().ok().context("no client certificate")?;
-    let role = chain.first().and_then(|certificate| role_of(certificate, service.nodes));
-    let role = role.context("a certificate without a role")?;
+    let certificate = certificate_of(&connection).context("no client certificate")?;
     loop {
         let (send, receive) = connection.accept_bi().await?;
+        // A node that was replaced since it connected has no role any more.
+        let Some(role) = service.membership.role(&certificate) else {
+            connection.close(1_u8.into(), b"not a member of this epoch");
+            return Ok(());
+        };
         let service = service.clone();
         tokio::spawn(async move {
             let ended = match role {
-                Role::Node(from) => serve_peer(from, send, receive, &service).await,
+                Role::Node(peer) => serve_peer(peer, send, receive, &service).await,
                 Role::Bridge | Role::Client => serve_session(send, receive, &service).await,
             };
             if let Err(error) = ended {
@@ -88,7 +112,7 @@ async fn serve(incoming: quinn::Incoming, service: Arc<Service>) -> Result<()> {
 }
 
 async fn serve_peer(
-    from: NodeId,
+    from: Peer,
     mut send: quinn::SendStream,
     mut receive: quinn::RecvStream,
     service: &Service,
@@ -103,22 +127,69 @@ async fn serve_peer(
     Ok(send.finish()?)
 }
 
-async fn answer(from: NodeId, request: PeerRequest, service: &Service) -> PeerReply {
-    let setting_up =
-        matches!(request, PeerRequest::DkgPull | PeerRequest::TrialCommit | PeerRequest::TrialSign { .. });
+#[expect(clippy::wildcard_enum_match_arm, reason = "every other request is for the machine")]
+async fn answer(peer: Peer, request: PeerRequest, service: &Service) -> PeerReply {
     let phase = service.phase.borrow().clone();
-    match (setting_up, phase.setup, phase.live) {
-        (true, Some(setup), _) => setup.answer(from, request),
-        (false, _, Some(inputs)) => {
-            let (reply, answer) = oneshot::channel();
-            let sent = inputs.send(Input::Request { from, request, reply }).await;
-            match (sent, answer.await) {
-                (Ok(()), Ok(reply)) => reply,
-                (Err(_), _) | (_, Err(_)) => PeerReply::Error { error: not_ready("this node is stopping") },
+    let of_key = match &request {
+        PeerRequest::DkgPull { epoch }
+        | PeerRequest::TrialCommit { epoch }
+        | PeerRequest::TrialSign { epoch, .. } => Some(*epoch),
+        _other => None,
+    };
+    if let Some(epoch) = of_key {
+        return match phase.setups.get(&epoch) {
+            Some(setup) => setup.answer(&peer, &request),
+            None => PeerReply::Error { error: not_ready("this node is not ready yet; try again") },
+        };
+    }
+    let Some(live) = phase.live else {
+        return PeerReply::Error { error: not_ready("the federation key is being generated") };
+    };
+    match request {
+        PeerRequest::SuccessionPull { epoch } => live.news_of(epoch),
+        PeerRequest::RepairOpen { .. } | PeerRequest::RepairPiece { .. } | PeerRequest::RepairSum { .. } => {
+            match &live.desk {
+                Some(desk) => desk.answer(&peer, request).await,
+                None => PeerReply::Error { error: not_ready("this node has no share yet") },
             }
         }
-        (true, None, _) | (false, _, None) => {
-            PeerReply::Error { error: not_ready("this node is not ready yet; try again") }
+        PeerRequest::SealRequest { succession, skip } if succession.plan.epoch <= live.federation.epoch() => {
+            let past = live.past.as_ref().filter(|_| succession.plan.epoch == live.federation.epoch());
+            let none = || PeerReply::Error { error: not_ready("this node has no seal of that epoch") };
+            past.map_or_else(none, |past| past.page(skip))
+        }
+        PeerRequest::SealRequest { .. } => live.ask(peer, request).await,
+        _other if !service.membership.is_present(&peer) => {
+            let error =
+                WireError::sender(ErrorCode::WrongRole, "a member of the next epoch has no part in this one");
+            PeerReply::Error { error }
+        }
+        request => live.ask(peer, request).await,
+    }
+}
+
+impl Live {
+    async fn ask(&self, peer: Peer, request: PeerRequest) -> PeerReply {
+        let stopping = || PeerReply::Error { error: not_ready("this node is stopping") };
+        let Some(inputs) = &self.inputs else { return stopping() };
+        let (reply, answer) = oneshot::channel();
+        if inputs.send(Input::Request { from: peer.id, request, reply }).await.is_err() {
+            return stopping();
+        }
+        answer.await.unwrap_or_else(|_| stopping())
+    }
+
+    /// What is known of the epoch that follows on `epoch`.
+    fn news_of(&self, epoch: Epoch) -> PeerReply {
+        if epoch == self.federation.epoch() {
+            return self.news.answer();
+        }
+        let mut past = self.federation.document().successions.iter();
+        let succession = past.find(|one| one.plan.epoch == epoch.next()).cloned();
+        PeerReply::SuccessionNews {
+            plan: [0; 32],
+            approvals: BTreeMap::new(),
+            succession: succession.map(Box::new),
         }
     }
 }
@@ -132,7 +203,7 @@ async fn serve_session(
     mut receive: quinn::RecvStream,
     service: &Service,
 ) -> Result<()> {
-    let Some(inputs) = service.live() else {
+    let Some(inputs) = service.live().and_then(|live| live.inputs) else {
         let error = not_ready("the federation key is being generated; try again");
         write_message(&mut send, None, &ServerMessage::Error { error }).await?;
         return Ok(send.finish()?);

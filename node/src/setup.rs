@@ -1,14 +1,21 @@
-//! First start of an epoch: key generation with all peers, then the trial signature, then the federation document.
+//! The key of an epoch: its generation or refresh with all members, then the trial signature.
 //!
 //! Every node pulls from every other until its machine is done; the order of starts does not matter, and a node that was interrupted says
-//! the same again, because its randomness is seeded from `dkg.seed` and the federation's id.
+//! the same again, because its randomness is seeded from `dkg.seed` and what the run is bound to.
 
-use crate::{config::NodeFiles, peers::Peers};
+use crate::{
+    files::{EpochFiles, NodeFiles},
+    membership::Peer,
+    peers::Peers,
+};
 use anyhow::{Context as _, Result};
 use quorate::{
-    Epoch, FederationDocument, NodeId, NonceCommitment, SignatureShare,
-    federation::{EpochKey, Roster},
-    frost::{NodeNonces, NodeShare, aggregate_trial, dkg::Dkg},
+    Epoch, NodeId, NonceCommitment, SignatureShare,
+    federation::{EpochKey, KeyCertificate},
+    frost::{
+        NodeNonces, NodeShare, aggregate_trial,
+        dkg::{Ceremony, Dkg},
+    },
     wire::{ErrorCode, Fault, PeerReply, PeerRequest, WireError},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
@@ -23,11 +30,11 @@ const PULL_INTERVAL: Duration = Duration::from_millis(50);
 /// Most trial nonces kept per peer.
 const TRIAL_NONCES_MAX: usize = 16;
 
-/// The key generation of this node, shared between the puller and the server.
+/// The key generation or refresh of this node, shared between the puller and the server.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    roster: Roster,
-    files: NodeFiles,
+    ceremony: Ceremony,
+    files: EpochFiles,
     dkg: Mutex<Dkg>,
     trials: Mutex<HashMap<NodeId, Vec<(NonceCommitment, NodeNonces)>>>,
 }
@@ -41,26 +48,37 @@ fn not_ready(message: &str) -> WireError {
 }
 
 impl Setup {
-    pub(crate) fn new(roster: Roster, files: NodeFiles) -> Result<Self> {
-        let seed = quorate::frost::dkg::randomness_seed(&roster, Epoch(1), &*files.dkg_seed()?);
+    /// With this node's share of the epoch before, if that is refreshed.
+    pub(crate) fn new(
+        ceremony: Ceremony,
+        node: &NodeFiles,
+        files: EpochFiles,
+        share: Option<NodeShare>,
+    ) -> Result<Self> {
+        let seed = ceremony.randomness_seed(&*node.dkg_seed()?);
         let rng = ChaCha20Rng::from_seed(*seed);
-        let dkg = Dkg::new(roster.clone(), Epoch(1), files.identity()?, rng)?;
-        Ok(Self { roster, files, dkg: Mutex::new(dkg), trials: Mutex::default() })
+        let dkg = Dkg::new(ceremony.clone(), node.identity()?, share, rng)?;
+        Ok(Self { ceremony, files, dkg: Mutex::new(dkg), trials: Mutex::default() })
     }
 
-    /// Answers a peer.
-    pub(crate) fn answer(&self, from: NodeId, request: PeerRequest) -> PeerReply {
-        let answer = match request {
-            PeerRequest::DkgPull => Ok(PeerReply::DkgBundle { bundle: lock(&self.dkg).bundle_for(from) }),
-            PeerRequest::TrialCommit => self.trial_commit(from),
-            PeerRequest::TrialSign { commitments } => self.trial_sign(from, &commitments),
-            PeerRequest::VoteRequest { .. }
-            | PeerRequest::CommitRequest { .. }
-            | PeerRequest::ReleaseRequest { .. }
-            | PeerRequest::Released { .. }
-            | PeerRequest::Heartbeat { .. }
-            | PeerRequest::FinalTransaction { .. }
-            | PeerRequest::AccountRequest { .. } => Err(not_ready("the federation key is being generated")),
+    /// The epoch whose key is made.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.ceremony.context().epoch
+    }
+
+    /// Answers a member of the epoch.
+    pub(crate) fn answer(&self, peer: &Peer, request: &PeerRequest) -> PeerReply {
+        let refused = WireError::sender(ErrorCode::WrongRole, "this node is not a member of that epoch");
+        if !peer.is_among(self.ceremony.members()) {
+            return PeerReply::Error { error: refused };
+        }
+        let from = peer.id;
+        let answer = if let PeerRequest::TrialCommit { .. } = request {
+            self.trial_commit(from)
+        } else if let PeerRequest::TrialSign { commitments, .. } = request {
+            self.trial_sign(from, commitments)
+        } else {
+            Ok(PeerReply::DkgBundle { bundle: lock(&self.dkg).bundle_for(from) })
         };
         answer.unwrap_or_else(|error| PeerReply::Error { error })
     }
@@ -104,15 +122,14 @@ impl Setup {
         commitments: &BTreeMap<NodeId, NonceCommitment>,
         nonces: NodeNonces,
     ) -> Result<SignatureShare, WireError> {
-        let quorum = self.roster.check().map_err(|_| not_ready("the roster is not well formed"))?.votes();
-        let message = key.trial_message(&self.roster);
+        let message = key.trial_message(self.ceremony.context());
         share
-            .sign_trial(&key.group_key, quorum, &message, commitments, nonces)
+            .sign_trial(&key.group_key, self.ceremony.quorum(), &message, commitments, nonces)
             .map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))
     }
 
-    /// Runs until the document is complete and on disk.
-    pub(crate) async fn run(&self, peers: &Peers) -> Result<FederationDocument> {
+    /// Runs until the key is certified by all members; this node's share is on disk then.
+    pub(crate) async fn run(&self, peers: &Peers) -> Result<KeyCertificate> {
         let mut shown = 0;
         while lock(&self.dkg).outcome().is_none() {
             let pulls: Vec<_> = peers.ids().map(|peer| self.pull(peers, peer)).collect();
@@ -123,7 +140,7 @@ impl Setup {
             let steps = lock(&self.dkg).steps_done();
             if steps > shown {
                 shown = steps;
-                tracing::info!(step = steps, of = 4, "key generation");
+                tracing::info!(epoch = self.epoch().0, step = steps, of = 4, "key generation");
             } else {
                 tokio::time::sleep(PULL_INTERVAL).await;
             }
@@ -138,14 +155,11 @@ impl Setup {
                 }
             }
         };
-        let document = FederationDocument { roster: self.roster.clone(), key, certificate, trial_signature };
-        document.clone().verify(self.roster.id()).context("the federation document does not verify")?;
-        self.files.write_durably("federation.json", &serde_json::to_vec_pretty(&document)?)?;
-        Ok(document)
+        Ok(KeyCertificate { key, certificate, trial_signature })
     }
 
     async fn pull(&self, peers: &Peers, peer: NodeId) -> Result<()> {
-        match peers.ask(peer, &PeerRequest::DkgPull).await {
+        match peers.ask(peer, &PeerRequest::DkgPull { epoch: self.epoch() }).await {
             Ok(PeerReply::DkgBundle { bundle }) => Ok(lock(&self.dkg).handle_bundle(peer, bundle)?),
             Ok(_) | Err(_) => Ok(()),
         }
@@ -155,8 +169,8 @@ impl Setup {
     fn store(&self) -> Result<()> {
         let mut dkg = lock(&self.dkg);
         if let Some((_, share)) = dkg.result() {
-            if dkg.steps_done() == 3 && !self.files.0.join("share.sealed").exists() {
-                self.files.write_share(dkg.me(), share)?;
+            if dkg.steps_done() == 3 && !dkg.is_stored() {
+                self.files.write_share(share)?;
             }
             dkg.confirm_stored();
         }
@@ -164,8 +178,8 @@ impl Setup {
     }
 
     async fn trial(&self, peers: &Peers, key: &EpochKey) -> Result<bitcoin::secp256k1::schnorr::Signature> {
-        let quorum = self.roster.check()?.votes();
-        let message = key.trial_message(&self.roster);
+        let (quorum, epoch) = (self.ceremony.quorum(), self.epoch());
+        let message = key.trial_message(self.ceremony.context());
         let (me, own, nonces) = {
             let dkg = lock(&self.dkg);
             let (_, share) = dkg.result().context("the share is there")?;
@@ -175,14 +189,14 @@ impl Setup {
         let mut commitments = BTreeMap::from([(me, own)]);
         for peer in peers.ids() {
             if let PeerReply::TrialCommitment { commitment } =
-                peers.ask(peer, &PeerRequest::TrialCommit).await?
+                peers.ask(peer, &PeerRequest::TrialCommit { epoch }).await?
             {
                 commitments.insert(peer, commitment);
             }
         }
         let mut shares = BTreeMap::new();
         for peer in peers.ids() {
-            let request = PeerRequest::TrialSign { commitments: commitments.clone() };
+            let request = PeerRequest::TrialSign { epoch, commitments: commitments.clone() };
             if let PeerReply::TrialShare { share } = peers.ask(peer, &request).await? {
                 shares.insert(peer, share);
             }

@@ -325,14 +325,23 @@ pub(crate) fn open_or_set_aside(path: &Path) -> Result<(Store, Stored), StoreErr
         source: Box::new(redb::Error::Io(error)),
     })?;
     let store = Store::open(path)?;
-    let lost = format!("its store was damaged ({what}); it needs a new key in the next epoch");
+    let log = set_lost(&store, &format!("its store was damaged ({what})"))?;
+    Ok((store, Stored { log, ..Stored::default() }))
+}
+
+/// Records durably that the node does not vote in this epoch (V9).
+///
+/// # Errors
+/// The disk cannot be written.
+pub(crate) fn set_lost(store: &Store, reason: &str) -> Result<LogRecord, StoreError> {
+    let lost = format!("{reason}; it votes again in the next epoch");
     let log = LogRecord { lost: Some(lost), ..LogRecord::default() };
     let mut change = ChangeSet::default();
     change.put(Table::Log, b"log", &log);
     store
         .write(&[&change])
-        .map_err(|source| StoreError::Open { path: path.display().to_string(), source: Box::new(source) })?;
-    Ok((store, Stored { log, ..Stored::default() }))
+        .map_err(|source| StoreError::Open { path: store.path.clone(), source: Box::new(source) })?;
+    Ok(log)
 }
 
 /// Starts the writer. Each item is released on the returned channel, in order, after its change set and all before it are durable.

@@ -8,7 +8,7 @@
 //!   are bound by nothing.
 
 use crate::{
-    AccountId, Federation, Round,
+    AccountId, Epoch, Federation, Round,
     account::{AccountCertificate, AccountError, Address, JointAccount, KeychainIndex},
     digest::verify,
     proposal::{ProposalError, SpendPlan},
@@ -67,6 +67,14 @@ pub enum FinalityProof {
 pub type VerifiedAccounts = BTreeMap<AccountId, JointAccount>;
 
 impl FinalityProof {
+    /// The epoch whose members' signatures it rests on.
+    pub fn epoch(&self) -> Epoch {
+        match self {
+            Self::Enforced { account, .. } => account.epoch,
+            Self::Attested { rounds, .. } => rounds.first().map_or(Epoch::FIRST, |round| round.epoch()),
+        }
+    }
+
     /// The final transaction.
     pub fn transaction(&self) -> &Transaction {
         match self {

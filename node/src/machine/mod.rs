@@ -25,7 +25,7 @@ mod watch;
 pub use bugs::Bug;
 pub use ledger::{RoundRecord, TxRecord};
 pub use nonces::StoredResponse;
-pub use sealing::stored_from;
+pub use sealing::{seal_page, stored_from};
 pub use standing::{LogRecord, Standing};
 
 use crate::{

@@ -39,20 +39,7 @@ impl Machine {
             let transactions = self.ledger.sealed(BURIED);
             (Seal::sign(&self.federation, self.me, &self.key, digest, &transactions), transactions)
         });
-        let mut size = 0;
-        let page: Vec<SealedTransaction> = transactions
-            .iter()
-            .skip(usize::try_from(skip).unwrap_or(usize::MAX))
-            .take_while(|transaction| {
-                let first = size == 0;
-                size += serde_json::to_vec(transaction).map_or(0, |bytes| bytes.len());
-                first || size <= PAGE_BYTES
-            })
-            .cloned()
-            .collect();
-        let more =
-            usize::try_from(skip).unwrap_or(usize::MAX).saturating_add(page.len()) < transactions.len();
-        Ok(PeerReply::Sealed { seal: Box::new(seal.clone()), transactions: page, more })
+        Ok(seal_page(seal, transactions, skip))
     }
 
     fn end_epoch(&mut self, succession: &Succession, digest: [u8; 32]) -> Result<(), WireError> {
@@ -66,10 +53,31 @@ impl Machine {
         let next = self.federation.clone().succeed(succession.clone());
         next.map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
         tracing::info!(node = %self.me, epoch = self.federation.epoch().0, "this node ends its epoch");
+        if !stays {
+            tracing::warn!(node = %self.me, "it is not a member of the next one: another node has taken its place");
+        }
         self.log.set_sealed(digest);
         self.persist(ChangeSet::default());
         Ok(())
     }
+}
+
+/// As many of a seal's transactions as fit in a frame, after those that are skipped.
+pub fn seal_page(seal: &Seal, transactions: &[SealedTransaction], skip: u32) -> PeerReply {
+    let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+    let mut size = 0;
+    let page: Vec<SealedTransaction> = transactions
+        .iter()
+        .skip(skip)
+        .take_while(|transaction| {
+            let first = size == 0;
+            size += serde_json::to_vec(transaction).map_or(0, |bytes| bytes.len());
+            first || size <= PAGE_BYTES
+        })
+        .cloned()
+        .collect();
+    let more = skip.saturating_add(page.len()) < transactions.len();
+    PeerReply::Sealed { seal: Box::new(seal.clone()), transactions: page, more }
 }
 
 /// What a node begins an epoch with.

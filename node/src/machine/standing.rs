@@ -200,7 +200,7 @@ impl Machine {
             let lost = (further || forked) && self.log.lost.is_none() && known.verify(&self.federation);
             if lost && !self.planted(Bug::TrustOldStore) {
                 self.lose(format!(
-                    "its store is missing or older than what node {from} has seen of it (record {} of {}); it needs a new key in the next epoch",
+                    "its store is missing or older than what node {from} has seen of it (record {} of {}); it votes again in the next epoch",
                     self.log.head.sequence, known.head.sequence
                 ));
                 return;

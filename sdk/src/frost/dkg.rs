@@ -106,6 +106,11 @@ impl Ceremony {
         })
     }
 
+    /// Who takes part.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
     /// What its statements are bound to.
     pub fn context(&self) -> &Context {
         &self.context
@@ -267,6 +272,11 @@ impl Dkg {
     pub fn outcome(&self) -> Option<(EpochKey, BTreeMap<NodeId, schnorr::Signature>)> {
         let (key, _) = self.result.as_ref()?;
         (self.successes.len() == self.ceremony.members.len()).then(|| (key.clone(), self.successes.clone()))
+    }
+
+    /// Whether [`Dkg::confirm_stored`] was called after the result was there.
+    pub fn is_stored(&self) -> bool {
+        self.stored
     }
 
     /// How many of the 4 steps are done here, for progress reports.

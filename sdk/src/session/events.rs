@@ -1,6 +1,7 @@
 //! What a session tells the application.
 
 use crate::{
+    Epoch,
     finality::{FinalityKind, FinalityProof},
     wallet::Balance,
     wire::{BlockRef, NodeReject, WireError},
@@ -68,6 +69,11 @@ pub enum Event {
     },
     /// The federation has certified the account; payments can be made.
     Ready,
+    /// The federation has come to its next epoch, by a document that this wallet verified. There is nothing to do.
+    Epoch {
+        /// The epoch.
+        epoch: Epoch,
+    },
     /// What the wallet has changed.
     Balance(Balance),
     /// A payment of this wallet moved on.

@@ -80,9 +80,11 @@ impl Session {
             }
             ServerMessage::GoingAway { .. } => self.hang_up(now, "the server is going away"),
             ServerMessage::Error { error } => self.refused(now, id, &error),
-            ServerMessage::UTXOUnsubscribed { .. }
-            | ServerMessage::Federation { .. }
-            | ServerMessage::Pong => self.done(id),
+            ServerMessage::Federation { document } => {
+                self.done(id);
+                self.take_document(now, *document);
+            }
+            ServerMessage::UTXOUnsubscribed { .. } | ServerMessage::Pong => self.done(id),
         }
     }
 

@@ -8,6 +8,7 @@
 //! The server is not trusted: a proof that does not verify is reported as [`Event::ServerMisbehaved`] and changes nothing.
 
 mod backoff;
+mod epoch;
 mod events;
 mod handle;
 
@@ -83,6 +84,7 @@ enum Pending {
     Hello,
     Register,
     Subscribe,
+    Federation,
     Headers { step: u32 },
     Proof { txid: Txid },
     FeeRate,
@@ -130,6 +132,8 @@ pub struct Session {
     /// Payments that ended without becoming final, should a coin be left to one of them after all.
     dormant: BTreeMap<Txid, Proposal>,
     waiting_proofs: BTreeSet<Txid>,
+    /// What cannot be understood before the federation's next document is here.
+    postponed: epoch::Postponed,
     /// The highest tip that a server told of. Behind a bridge, the node that answers may not have it yet.
     told_tip: Option<BlockRef>,
     chase: Backoff,
@@ -164,6 +168,7 @@ impl Session {
             payments: BTreeMap::new(),
             dormant: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
+            postponed: epoch::Postponed::default(),
             told_tip: None,
             chase: Backoff::new(CHASE_MIN, CHASE_MAX),
             chase_at: None,
@@ -295,6 +300,7 @@ impl Session {
         self.pending.clear();
         self.asked_at.clear();
         self.waiting_proofs.clear();
+        self.postponed = epoch::Postponed::default();
         (self.told_tip, self.chase_at) = (None, None);
         self.outputs.retain(|output| !matches!(output, Output::Send(_)));
         for payment in self.payments.values_mut() {
@@ -310,7 +316,11 @@ impl Session {
         let open = &self.pending;
         self.asked_at.retain(|id, _| open.contains_key(id));
         match decode::<ServerMessage>(text.as_bytes()) {
-            Ok(envelope) => self.handle_message(now, envelope.id, envelope.body),
+            Ok(envelope) => {
+                if let Some(message) = self.postpone(now, envelope.id, envelope.body) {
+                    self.handle_message(now, envelope.id, message);
+                }
+            }
             Err((_, error)) => self.misbehaved(&error),
         }
         self.plan_chase(now);
@@ -346,6 +356,9 @@ impl Session {
             Link::Down { .. } | Link::Connecting | Link::Greeting { .. } | Link::Live => {}
         }
         if matches!(self.link, Link::Live) {
+            if self.postponed.ask_at.is_some_and(|at| now >= at) {
+                self.ask_document();
+            }
             if self.chase_at.is_some_and(|at| now >= at) {
                 self.chase_at = None;
                 self.ask_headers(0);
@@ -372,7 +385,10 @@ impl Session {
         };
         let live = matches!(self.link, Link::Live);
         let payments = self.payments.values().filter_map(|payment| payment.resubmit_at).filter(|_| live);
-        payments.chain(link).chain(self.chase_at.filter(|_| live)).min()
+        payments
+            .chain(link)
+            .chain(self.chase_at.into_iter().chain(self.postponed.ask_at).filter(|_| live))
+            .min()
     }
 
     /// Next action, in order. Drain to `None` after every call.

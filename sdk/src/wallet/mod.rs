@@ -109,6 +109,11 @@ impl Wallet {
         &self.federation
     }
 
+    /// Takes over the federation in a later epoch. Keys, addresses and account stay the same.
+    pub(crate) fn adopt(&mut self, federation: Federation) {
+        self.federation = federation;
+    }
+
     /// The account.
     pub fn account(&self) -> &JointAccount {
         &self.account

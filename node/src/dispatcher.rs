@@ -1,0 +1,155 @@
+//! Carries out what a node's machine has put out, in order, once the store has released it.
+
+use crate::{
+    chain::{Chain, prove},
+    crash,
+    driver::Input,
+    machine::{Output, ReplyTo, SessionId, Tag},
+    peers::Peers,
+};
+use quorate::{
+    NodeId,
+    wire::{PeerReply, ServerMessage},
+};
+use std::{collections::HashMap, sync::Arc};
+use tokio::sync::{mpsc, oneshot};
+
+/// What the dispatcher carries out.
+#[derive(Debug)]
+pub(crate) enum Release {
+    Nothing,
+    Output(Box<Output>),
+    Replies(u64, oneshot::Sender<PeerReply>),
+    Opened(SessionId, mpsc::Sender<Vec<u8>>),
+    Closed(SessionId),
+}
+
+pub(crate) struct Dispatcher {
+    me: NodeId,
+    inputs: mpsc::Sender<Input>,
+    peers: Arc<Peers>,
+    chain: Arc<dyn Chain>,
+    replies: HashMap<u64, oneshot::Sender<PeerReply>>,
+    sessions: HashMap<SessionId, mpsc::Sender<Vec<u8>>>,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(
+        me: NodeId,
+        inputs: mpsc::Sender<Input>,
+        peers: Arc<Peers>,
+        chain: Arc<dyn Chain>,
+    ) -> Self {
+        Self { me, inputs, peers, chain, replies: HashMap::new(), sessions: HashMap::new() }
+    }
+
+    pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Release>) {
+        while let Some(release) = released.recv().await {
+            match release {
+                Release::Nothing => {}
+                Release::Replies(number, reply) => {
+                    self.replies.insert(number, reply);
+                }
+                Release::Opened(session, frames) => {
+                    self.sessions.insert(session, frames);
+                }
+                Release::Closed(session) => {
+                    self.sessions.remove(&session);
+                }
+                Release::Output(output) => self.carry_out(*output).await,
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Persist(_) => {}
+            Output::Ask { to, tag, request } if to == self.me => {
+                let _node_ended = self.inputs.send(Input::Own { tag, request }).await;
+            }
+            Output::Ask { to, tag, request } => {
+                crash::point(match tag {
+                    Tag::Vote { .. } => "coordinator.before_vote_request",
+                    Tag::Commit { .. } => "coordinator.before_commit_request",
+                    Tag::Release { .. } => "releaser.before_release_request",
+                    Tag::Account { .. } | Tag::Announce | Tag::Final { .. } | Tag::Heartbeat => {
+                        "coordinator.before_other_request"
+                    }
+                });
+                let (peers, inputs) = (self.peers.clone(), self.inputs.clone());
+                tokio::spawn(async move {
+                    let reply = peers.ask(to, &request).await;
+                    if let Err(error) = &reply {
+                        tracing::debug!(%to, error = format!("{error:#}"), "a peer did not answer");
+                    }
+                    let _node_ended = inputs.send(Input::Reply { from: to, tag, reply: reply.ok() }).await;
+                });
+            }
+            Output::Reply { to: ReplyTo::Myself(tag), reply } => {
+                let _node_ended =
+                    self.inputs.send(Input::Reply { from: self.me, tag, reply: Some(reply) }).await;
+            }
+            Output::Reply { to: ReplyTo::Peer(number), reply } => {
+                crash::point(match &reply {
+                    PeerReply::VoteResponse { .. } => "voter.before_vote_response",
+                    PeerReply::CommitResponse { .. } => "voter.before_commit_response",
+                    PeerReply::ReleaseResponse { .. } => "voter.before_promise",
+                    PeerReply::Sealed { .. } => "voter.before_seal",
+                    PeerReply::AccountResponse { .. }
+                    | PeerReply::HeartbeatResponse { .. }
+                    | PeerReply::DkgBundle { .. }
+                    | PeerReply::TrialCommitment { .. }
+                    | PeerReply::TrialShare { .. }
+                    | PeerReply::SuccessionNews { .. }
+                    | PeerReply::RepairPart { .. }
+                    | PeerReply::Done
+                    | PeerReply::Error { .. } => "voter.before_other_response",
+                });
+                if let Some(waiting) = self.replies.remove(&number) {
+                    let _peer_gone = waiting.send(reply);
+                }
+            }
+            Output::Client { session, id, message } => self.send(session, id, &message),
+            Output::Broadcast(transaction) => {
+                crash::point("coordinator.before_broadcast");
+                let chain = self.chain.clone();
+                tokio::spawn(async move {
+                    let txid = transaction.compute_txid();
+                    if let Err(error) = chain.broadcast(transaction).await {
+                        tracing::warn!(%error, %txid, "the chain backend did not take a final transaction; it is tried again");
+                    }
+                });
+            }
+            Output::Prove { session, id, txid, block } => {
+                let (chain, frames) = (self.chain.clone(), self.sessions.get(&session).cloned());
+                tokio::spawn(async move {
+                    let proof =
+                        chain.block(block.hash).await.ok().and_then(|whole| prove(&whole, txid, block));
+                    let message = ServerMessage::Proof { txid, proof };
+                    if let Some(frames) = frames {
+                        let _session_gone = frames.send(quorate::wire::encode_frame(id, &message)).await;
+                    }
+                });
+            }
+            Output::FeeRate { session, id } => {
+                let (chain, frames) = (self.chain.clone(), self.sessions.get(&session).cloned());
+                tokio::spawn(async move {
+                    let rate = chain.fee_rate().await.unwrap_or(quorate::standard::FEE_RATE_MIN);
+                    let message = ServerMessage::FeeRate { sat_per_kwu: rate.to_sat_per_kwu() };
+                    if let Some(frames) = frames {
+                        let _session_gone = frames.send(quorate::wire::encode_frame(id, &message)).await;
+                    }
+                });
+            }
+        }
+    }
+
+    /// A session whose queue is full is closed: it reconnects and gets a fresh snapshot, so nothing is lost silently.
+    fn send(&mut self, session: SessionId, id: Option<u64>, message: &ServerMessage) {
+        let Some(frames) = self.sessions.get(&session) else { return };
+        if frames.try_send(quorate::wire::encode_frame(id, message)).is_err() {
+            tracing::warn!(session = session.0, "a session is too slow and is closed");
+            self.sessions.remove(&session);
+        }
+    }
+}

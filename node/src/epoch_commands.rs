@@ -1,0 +1,202 @@
+//! The operator's commands for keys and epochs: a new node's files, plans, approvals, repair. Each says what it would do with `--dry-run`.
+//!
+//! They work on the node's directory, because whoever may write there is its operator; a running node looks for an approved plan by
+//! itself.
+
+#![expect(clippy::print_stdout, reason = "the commands' output")]
+
+use crate::{
+    config::NodeConfig,
+    files::{NodeFiles, PlanFile, read_json},
+    peers::Peers,
+    provision::MemberFile,
+    repair,
+};
+use anyhow::{Context as _, Result, bail, ensure};
+use quorate::{
+    Federation, NodeId,
+    client::TlsIdentity,
+    federation::{Member, SuccessionPlan},
+    wire::{PeerReply, PeerRequest},
+};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// A node's files with what every command needs of them.
+struct Operator {
+    files: NodeFiles,
+    config: NodeConfig,
+    federation: Federation,
+}
+
+impl Operator {
+    fn open(directory: &Path) -> Result<Self> {
+        let files = NodeFiles(directory.to_owned());
+        let config = NodeConfig::read(&directory.join("node.toml"))?;
+        let federation =
+            files.federation()?.context("this node has no federation document yet; run it first")?;
+        Ok(Self { files, config, federation })
+    }
+
+    /// The other members of the epoch in force, called with this node's certificate.
+    fn peers(&self, members: &[Member], more: &BTreeMap<NodeId, SocketAddr>) -> Result<Peers> {
+        let identity = TlsIdentity::read(&self.files.0)?;
+        let local = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        let mut endpoint = quinn::Endpoint::client(local)
+            .or_else(|_| quinn::Endpoint::client(SocketAddr::from(([0, 0, 0, 0], 0))))?;
+        endpoint.set_default_client_config(identity.client_config()?);
+        let mut addresses = self.files.addresses(&self.config, self.federation.document())?;
+        addresses.extend(more);
+        Ok(Peers::new(endpoint, self.config.id, members, &addresses))
+    }
+}
+
+/// `epoch plan`: prints a plan for the next epoch, with the given nodes in the place of those with the same number.
+pub(crate) fn plan(directory: &Path, replace: &[PathBuf]) -> Result<()> {
+    let node = Operator::open(directory)?;
+    let approved = node.files.approved_plan(&node.federation)?;
+    let mut members = node.federation.members().to_vec();
+    let mut addresses = BTreeMap::new();
+    for path in replace {
+        let MemberFile { member, address } = read_json(path)?;
+        let place = members.iter_mut().find(|place| place.id == member.id);
+        let place = place.with_context(|| format!("{}: there is no node {}", path.display(), member.id))?;
+        addresses.insert(member.id, address);
+        *place = member;
+    }
+    let attempt = approved.map_or(0, |file| file.plan.attempt) + 1;
+    let plan = SuccessionPlan { epoch: node.federation.epoch().next(), attempt, members };
+    plan.check(&node.federation)?;
+    println!("{}", serde_json::to_string_pretty(&PlanFile { plan, addresses })?);
+    Ok(())
+}
+
+/// `epoch approve`: checks a plan and makes it this node's.
+pub(crate) async fn approve(directory: &Path, path: &Path, dry_run: bool) -> Result<()> {
+    let node = Operator::open(directory)?;
+    let file: PlanFile = read_json(path)?;
+    file.plan.check(&node.federation)?;
+    let newcomers: Vec<NodeId> = file.plan.newcomers(&node.federation).collect();
+    for newcomer in &newcomers {
+        ensure!(file.addresses.contains_key(newcomer), "the plan does not say where node {newcomer} listens");
+    }
+    let key = node.files.identity()?.public();
+    let me = file.plan.members.iter().find(|member| member.id == node.config.id);
+    ensure!(
+        me.is_some_and(|member| member.identity_key == key),
+        "this node is not a member in the plan; it needs no approval of its own"
+    );
+    if let Some(known) = node.files.approved_plan(&node.federation)? {
+        ensure!(
+            known == file || known.plan.attempt < file.plan.attempt,
+            "plan {} for epoch {} is approved here; another one needs a higher number",
+            known.plan.attempt,
+            known.plan.epoch.0
+        );
+    }
+    describe(&node, &file, &newcomers);
+    if dry_run {
+        probe(&node, &file).await?;
+        println!("nothing has been changed; without --dry-run this node approves the plan");
+        return Ok(());
+    }
+    node.files.planned(&file.plan).write_json("plan.json", &file)?;
+    println!("approved; the running node takes it up by itself, `quorate-node status` shows how far it is");
+    Ok(())
+}
+
+fn describe(node: &Operator, file: &PlanFile, newcomers: &[NodeId]) {
+    let quorum = node.federation.quorum();
+    println!(
+        "epoch {} (plan {}) follows on epoch {}: the same federation key, new shares for all {} nodes",
+        file.plan.epoch.0,
+        file.plan.attempt,
+        node.federation.epoch().0,
+        quorum.nodes()
+    );
+    if newcomers.is_empty() {
+        println!("no node is replaced");
+    }
+    for id in newcomers {
+        let key = file.plan.members.iter().find(|member| member.id == *id).map(|member| member.identity_key);
+        let key = key.map(|key| key.to_string()).unwrap_or_default();
+        println!("node {id} is replaced by the one with key {key}; the old one is shut out");
+    }
+    println!("{} nodes have to approve; all members of the next epoch have to be running", quorum.votes());
+}
+
+/// Who answers, and who has approved.
+async fn probe(node: &Operator, file: &PlanFile) -> Result<()> {
+    let peers = node.peers(&file.plan.members, &file.addresses)?;
+    let digest = file.plan.digest(&node.federation);
+    let mut ids: Vec<NodeId> = peers.ids().collect();
+    ids.sort_unstable();
+    let mut silent = Vec::new();
+    for id in ids {
+        let request = PeerRequest::SuccessionPull { epoch: node.federation.epoch() };
+        match peers.ask(id, &request).await {
+            Ok(PeerReply::SuccessionNews { plan, .. }) if plan == digest => {
+                println!("node {id}: running, has approved")
+            }
+            Ok(_) => println!("node {id}: running, has not approved this plan"),
+            Err(error) => {
+                println!("node {id}: does not answer ({error:#})");
+                silent.push(id);
+            }
+        }
+    }
+    if !silent.is_empty() {
+        println!(
+            "the next epoch cannot begin without nodes {silent:?}: start them, or replace them in the plan"
+        );
+    }
+    Ok(())
+}
+
+/// `share repair`: has this node's lost or damaged share computed anew by q of the others.
+pub(crate) async fn repair(directory: &Path, dry_run: bool) -> Result<()> {
+    let node = Operator::open(directory)?;
+    let me = node.config.id;
+    ensure!(
+        node.federation.identity_key(me) == Some(&node.files.identity()?.public()),
+        "this node is not a member of epoch {}: an approved plan gives it a share",
+        node.federation.epoch().0
+    );
+    let epoch = node.files.epoch(node.federation.document());
+    let Err(missing) = epoch.read_share(me, &node.federation) else {
+        println!("nothing to repair: this node's share opens and is the one that the document shows");
+        return Ok(());
+    };
+    println!("the share has to be repaired: {missing:#}");
+    let peers = node.peers(node.federation.members(), &BTreeMap::new())?;
+    if dry_run {
+        let mut answering = Vec::new();
+        for id in peers.ids() {
+            let request = PeerRequest::SuccessionPull { epoch: node.federation.epoch() };
+            if peers.ask(id, &request).await.is_ok() {
+                answering.push(id);
+            }
+        }
+        answering.sort_unstable();
+        let needed = node.federation.quorum().votes();
+        println!("nodes {answering:?} answer; {needed} are needed. Nothing has been changed");
+        ensure!(answering.len() >= usize::from(needed), "too few nodes answer");
+        return Ok(());
+    }
+    let share = repair::repair(me, &node.federation, &peers).await?;
+    let path = epoch.path("share.sealed");
+    if path.exists() {
+        let aside = path.with_extension("damaged");
+        std::fs::rename(&path, &aside)?;
+        println!("what was in its place is kept as {}", aside.display());
+    }
+    epoch.write_share(&share)?;
+    if epoch.read_share(me, &node.federation).is_err() {
+        bail!("the repaired share cannot be read back from {}", path.display());
+    }
+    println!("repaired; start the node");
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! The files of one node: keys, the federation's document, and a directory per epoch.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `roster.json`, `federation.json` | the first epoch's members; the document of the epoch in force |
+//! | `identity.key`, `seal.key`, `dkg.seed`, `tls.*`, `ca.pem` | this node's keys and certificates |
+//! | `share.sealed`, `store.redb` | share and store of the first epoch |
+//! | `epoch-N-A/` | the same of epoch N by its plan number A, with `plan.json` and this node's `seal.json` of the epoch before |
+
+use crate::config::{NodeAddress, NodeConfig};
+use anyhow::{Context as _, Result, bail, ensure};
+use chacha20poly1305::{
+    ChaCha20Poly1305, Key, KeyInit as _, Nonce,
+    aead::{Aead as _, Payload},
+};
+use quorate::{
+    Epoch, Federation, FederationDocument, NodeId,
+    digest::IdentityKey,
+    federation::{Roster, SuccessionPlan},
+    frost::NodeShare,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use zeroize::Zeroizing;
+
+/// A plan for the next epoch, with where its newcomers listen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlanFile {
+    /// What q nodes approve.
+    pub plan: SuccessionPlan,
+    /// UDP addresses of the nodes that are new.
+    pub addresses: BTreeMap<NodeId, SocketAddr>,
+}
+
+/// The files of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeFiles(pub(crate) PathBuf);
+
+/// The files of one epoch of a node.
+#[derive(Clone, Debug)]
+pub(crate) struct EpochFiles {
+    node: NodeFiles,
+    directory: PathBuf,
+    epoch: Epoch,
+}
+
+impl NodeFiles {
+    pub(crate) fn roster(&self) -> Result<Roster> {
+        read_json(&self.0.join("roster.json"))
+    }
+
+    /// The federation in the epoch that this node has come to; `None` before the first key generation.
+    pub(crate) fn federation(&self) -> Result<Option<Federation>> {
+        let path = self.0.join("federation.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let document: FederationDocument = read_json(&path)?;
+        let federation = document.verify(self.roster()?.id());
+        Ok(Some(federation.with_context(|| format!("{} does not verify", path.display()))?))
+    }
+
+    /// Makes an epoch the one in force.
+    pub(crate) fn write_federation(&self, document: &FederationDocument) -> Result<()> {
+        write_durably(&self.0.join("federation.json"), &serde_json::to_vec_pretty(document)?)
+    }
+
+    /// The files of the epoch that the document is of.
+    pub(crate) fn epoch(&self, document: &FederationDocument) -> EpochFiles {
+        match document.successions.last() {
+            Some(succession) => self.planned(&succession.plan),
+            None => self.first_epoch(),
+        }
+    }
+
+    /// The files of the first epoch.
+    pub(crate) fn first_epoch(&self) -> EpochFiles {
+        EpochFiles { node: self.clone(), directory: self.0.clone(), epoch: Epoch::FIRST }
+    }
+
+    /// The files of a planned epoch.
+    pub(crate) fn planned(&self, plan: &SuccessionPlan) -> EpochFiles {
+        let name = format!("epoch-{}-{}", plan.epoch.0, plan.attempt);
+        EpochFiles { node: self.clone(), directory: self.0.join(name), epoch: plan.epoch }
+    }
+
+    /// The plan with the highest number that the operator has approved for the epoch after.
+    pub(crate) fn approved_plan(&self, federation: &Federation) -> Result<Option<PlanFile>> {
+        let prefix = format!("epoch-{}-", federation.epoch().next().0);
+        let mut found: Option<PlanFile> = None;
+        for entry in fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            let named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+            let path = path.join("plan.json");
+            if !named || !path.exists() {
+                continue;
+            }
+            let file: PlanFile = read_json(&path)?;
+            file.plan
+                .check(federation)
+                .with_context(|| format!("{} cannot be carried out", path.display()))?;
+            if found.as_ref().is_none_or(|known| known.plan.attempt < file.plan.attempt) {
+                found = Some(file);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where the members of an epoch listen: as the configuration says, or the plan that brought them.
+    pub(crate) fn addresses(
+        &self,
+        config: &NodeConfig,
+        document: &FederationDocument,
+    ) -> Result<BTreeMap<NodeId, SocketAddr>> {
+        let mut addresses: BTreeMap<_, _> =
+            config.peers.iter().map(|NodeAddress { id, address }| (*id, *address)).collect();
+        for succession in &document.successions {
+            let path = self.planned(&succession.plan).directory.join("plan.json");
+            if path.exists() {
+                addresses.extend(read_json::<PlanFile>(&path)?.addresses);
+            }
+        }
+        Ok(addresses)
+    }
+
+    fn secret(&self, name: &str) -> Result<Zeroizing<[u8; 32]>> {
+        let path = self.0.join(name);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = Zeroizing::new(text);
+        let mut bytes = Zeroizing::new([0; 32]);
+        if hex::decode_to_slice(text.trim(), bytes.as_mut()).is_err() {
+            bail!("{} is not a key of 64 hex digits", path.display());
+        }
+        Ok(bytes)
+    }
+
+    pub(crate) fn identity(&self) -> Result<IdentityKey> {
+        IdentityKey::from_bytes(&*self.secret("identity.key")?).context("identity.key is not a valid key")
+    }
+
+    /// Seed of the randomness of key generation and refreshes: a restarted node says the same again.
+    pub(crate) fn dkg_seed(&self) -> Result<Zeroizing<[u8; 32]>> {
+        self.secret("dkg.seed")
+    }
+
+    fn cipher(&self) -> Result<ChaCha20Poly1305> {
+        Ok(ChaCha20Poly1305::new(Key::from_slice(self.secret("seal.key")?.as_ref())))
+    }
+}
+
+impl EpochFiles {
+    /// A file of the epoch.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub(crate) fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        read_json(&self.path(name))
+    }
+
+    pub(crate) fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        write_durably(&self.path(name), &serde_json::to_vec_pretty(value)?)
+    }
+
+    /// Stores the share, encrypted under `seal.key`, durably.
+    pub(crate) fn write_share(&self, share: &NodeShare) -> Result<()> {
+        let mut nonce = [0; 12];
+        getrandom::getrandom(&mut nonce).context("no source of randomness")?;
+        let label = self.label(share.node());
+        let bytes = share.to_bytes();
+        let payload = Payload { msg: bytes.as_ref(), aad: label.as_bytes() };
+        let sealed = self.node.cipher()?.encrypt(Nonce::from_slice(&nonce), payload);
+        let Ok(sealed) = sealed else { bail!("the share cannot be encrypted") };
+        fs::create_dir_all(&self.directory)?;
+        write_durably(&self.path("share.sealed"), &[nonce.as_slice(), &sealed].concat())
+    }
+
+    /// This node's share, if it is the one that the federation's document shows.
+    pub(crate) fn read_share(&self, node: NodeId, federation: &Federation) -> Result<NodeShare> {
+        ensure!(federation.epoch() == self.epoch, "the share is of another epoch");
+        let path = self.path("share.sealed");
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let (nonce, sealed) = bytes.split_at_checked(12).context("share.sealed is cut short")?;
+        let label = self.label(node);
+        let payload = Payload { msg: sealed, aad: label.as_bytes() };
+        let Ok(open) = self.node.cipher()?.decrypt(Nonce::from_slice(nonce), payload) else {
+            bail!("{} does not open with seal.key: wrong key, or damaged", path.display());
+        };
+        let open = Zeroizing::new(open);
+        let bytes: &[u8; 32] = open.as_slice().try_into().context("share.sealed holds no share")?;
+        let share = NodeShare::from_bytes(node, bytes).context("share.sealed holds no share")?;
+        ensure!(
+            share.fits(federation.key()),
+            "{} is not this node's share of the federation key",
+            path.display()
+        );
+        Ok(share)
+    }
+
+    /// The share of an epoch that is over is of no use to this node, and would be to a thief.
+    pub(crate) fn delete_share(&self) -> Result<()> {
+        match fs::remove_file(self.path("share.sealed")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn label(&self, node: NodeId) -> String {
+        format!("quorate share of node {node} in epoch {}", self.epoch.0)
+    }
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+}
+
+/// Writes a file so that after a crash it is either absent, as before, or complete.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    let draft = path.with_extension("new");
+    let directory = path.parent().context("a file in a directory")?;
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::File::create(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        fs::File::open(directory)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,180 @@
+//! Repair of a lost share over the network (see [`quorate::frost::RepairSession`]): the helper's desk, and the one who asks.
+
+use crate::{membership::Peer, peers::Peers};
+use anyhow::{Result, bail};
+use quorate::{
+    Federation, NodeId,
+    federation::Member,
+    frost::{NodeShare, RepairHelper, RepairPart, RepairSession, finish_repair},
+    wire::{ErrorCode, Fault, PeerReply, PeerRequest, WireError},
+};
+use rand_core::RngCore as _;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Sessions that one participant may have open at a helper; the oldest goes.
+const SESSIONS_MAX: usize = 8;
+/// Sets of helpers that are tried before giving up.
+const TRIES_MAX: usize = 64;
+
+/// A node's side as a helper, while it runs.
+#[derive(Debug)]
+pub(crate) struct RepairDesk {
+    federation: Federation,
+    share: NodeShare,
+    peers: Arc<Peers>,
+    open: Mutex<BTreeMap<NodeId, Vec<RepairHelper>>>,
+    /// Newcomers whose plan a quorum has approved; they get the share of the node that they replace.
+    newcomers: Mutex<Vec<Member>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl RepairDesk {
+    pub(crate) fn new(federation: Federation, share: NodeShare, peers: Arc<Peers>) -> Self {
+        Self { federation, share, peers, open: Mutex::default(), newcomers: Mutex::default() }
+    }
+
+    /// A quorum has approved these members for the next epoch.
+    pub(crate) fn authorise(&self, members: &[Member]) {
+        *lock(&self.newcomers) = members.to_vec();
+    }
+
+    pub(crate) async fn answer(&self, peer: &Peer, request: PeerRequest) -> PeerReply {
+        let answer = if let PeerRequest::RepairOpen { session } = request {
+            self.open(peer, session)
+        } else if let PeerRequest::RepairPiece { session } = request {
+            self.piece(peer, &session)
+        } else if let PeerRequest::RepairSum { session } = request {
+            self.sum(peer, &session).await
+        } else {
+            Err(refused("not a message of a repair"))
+        };
+        answer.unwrap_or_else(|error| PeerReply::Error { error })
+    }
+
+    /// The share goes to whom the federation's document or an approved plan names, and only on that node's own request.
+    fn check_participant(&self, peer: &Peer, session: &RepairSession) -> Result<(), WireError> {
+        let known = peer.is_among(self.federation.members()) || peer.is_among(&lock(&self.newcomers));
+        if peer.id == session.participant && known {
+            return Ok(());
+        }
+        Err(refused(
+            "only the node itself, or the one that an approved plan puts in its place, has its share repaired",
+        ))
+    }
+
+    fn open(&self, peer: &Peer, session: RepairSession) -> Result<PeerReply, WireError> {
+        self.check_participant(peer, &session)?;
+        let mut open = lock(&self.open);
+        let mine = open.entry(peer.id).or_default();
+        if mine.iter().all(|helper| *helper.session() != session) {
+            let (key, quorum) = (self.federation.key(), self.federation.quorum());
+            let helper = RepairHelper::new(&self.share, key, quorum, session, &mut rand_core::OsRng);
+            if mine.len() >= SESSIONS_MAX {
+                mine.remove(0);
+            }
+            mine.push(helper.ok_or_else(|| {
+                refused("the repair needs exactly a quorum of other nodes, this one among them")
+            })?);
+        }
+        tracing::info!(participant = %peer.id, "helps to repair a share");
+        Ok(PeerReply::Done)
+    }
+
+    fn piece(&self, peer: &Peer, session: &RepairSession) -> Result<PeerReply, WireError> {
+        if !peer.is_among(self.federation.members()) || !session.helpers.contains(&peer.id) {
+            return Err(refused("pieces are for the other helpers"));
+        }
+        Ok(PeerReply::RepairPart { part: self.own_piece(session, peer.id)? })
+    }
+
+    fn own_piece(&self, session: &RepairSession, helper: NodeId) -> Result<RepairPart, WireError> {
+        let open = lock(&self.open);
+        let found = open.get(&session.participant).into_iter().flatten().find(|one| one.session() == session);
+        found.and_then(|one| one.part_for(helper).cloned()).ok_or_else(unknown)
+    }
+
+    async fn sum(&self, peer: &Peer, session: &RepairSession) -> Result<PeerReply, WireError> {
+        self.check_participant(peer, session)?;
+        let me = self.share.node();
+        let mut pieces = BTreeMap::from([(me, self.own_piece(session, me)?)]);
+        for helper in session.helpers.iter().filter(|helper| **helper != me) {
+            let request = PeerRequest::RepairPiece { session: session.clone() };
+            if let Ok(PeerReply::RepairPart { part }) = self.peers.ask(*helper, &request).await {
+                pieces.insert(*helper, part);
+            }
+        }
+        let open = lock(&self.open);
+        let found = open.get(&session.participant).into_iter().flatten().find(|one| one.session() == session);
+        let part = found.ok_or_else(unknown)?.sum(&pieces);
+        let missing =
+            || WireError::passing(ErrorCode::NotReady, Fault::Network, "another helper does not answer");
+        Ok(PeerReply::RepairPart { part: part.ok_or_else(missing)? })
+    }
+}
+
+fn refused(message: &str) -> WireError {
+    WireError::sender(ErrorCode::WrongRole, message)
+}
+
+fn unknown() -> WireError {
+    WireError::passing(ErrorCode::NotReady, Fault::Sender, "this repair is not open here; start again")
+}
+
+/// Has this node's share repaired by q of the others, whichever answer and do not lie.
+pub(crate) async fn repair(me: NodeId, federation: &Federation, peers: &Peers) -> Result<NodeShare> {
+    let quorum = federation.quorum();
+    let mut silent = BTreeSet::new();
+    for attempt in 1..=TRIES_MAX {
+        let mut candidates: Vec<NodeId> = peers.ids().filter(|node| !silent.contains(node)).collect();
+        if candidates.len() < usize::from(quorum.votes()) {
+            bail!(
+                "fewer than {} nodes help to repair the share of node {me}; nodes {silent:?} do not",
+                quorum.votes()
+            );
+        }
+        // Any order, but another one each time.
+        candidates.sort_by_cached_key(|_| rand_core::OsRng.next_u64());
+        let helpers = candidates.into_iter().take(quorum.votes().into()).collect();
+        let session = RepairSession { number: rand_core::OsRng.next_u64(), participant: me, helpers };
+        match try_repair(&session, federation, peers).await {
+            Ok(Some(share)) => {
+                tracing::info!(node = %me, attempt, "the share is repaired, and is the one that the document shows");
+                return Ok(share);
+            }
+            Ok(None) => {
+                tracing::warn!(helpers = ?session.helpers, "one of these helpers sent something else than its part");
+            }
+            Err((node, error)) => {
+                tracing::warn!(%node, error = format!("{error:#}"), "does not help to repair the share");
+                silent.insert(node);
+            }
+        }
+    }
+    bail!("no set of helpers gave the right share in {TRIES_MAX} tries")
+}
+
+async fn try_repair(
+    session: &RepairSession,
+    federation: &Federation,
+    peers: &Peers,
+) -> Result<Option<NodeShare>, (NodeId, anyhow::Error)> {
+    for helper in &session.helpers {
+        let request = PeerRequest::RepairOpen { session: session.clone() };
+        peers.ask(*helper, &request).await.map_err(|error| (*helper, error))?;
+    }
+    let mut sums = BTreeMap::new();
+    for helper in &session.helpers {
+        let request = PeerRequest::RepairSum { session: session.clone() };
+        let reply = peers.ask(*helper, &request).await.map_err(|error| (*helper, error))?;
+        if let PeerReply::RepairPart { part } = reply {
+            sums.insert(*helper, part);
+        }
+    }
+    Ok(finish_repair(session, &sums, federation.key(), federation.quorum()))
+}

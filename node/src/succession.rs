@@ -1,0 +1,373 @@
+//! How a node gets from one epoch to the next, as its operator's plan says: approvals, repair, refresh, seals, opening.
+//!
+//! The epoch that ends goes on voting until the new key is certified by all its members; only then is it sealed. Everything is pulled and
+//! may be repeated, so a node that stops at any point goes on when it starts again.
+
+use crate::{
+    driver::Input,
+    files::{NodeFiles, PlanFile},
+    machine::{self, LogRecord},
+    peers::Peers,
+    repair::{self, RepairDesk},
+    server::Service,
+    setup::Setup,
+    store::{ChangeSet, Store, Table},
+};
+use anyhow::{Context as _, Result, bail, ensure};
+use bitcoin::secp256k1::schnorr;
+use quorate::{
+    Federation, NodeId,
+    federation::{Succession, SuccessionPlan},
+    frost::dkg::Ceremony,
+    log::LogHead,
+    seal::{Handover, Seal, SealedTransaction},
+    wire::{PeerReply, PeerRequest},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Time between two looks at the directory of plans, and between two rounds of questions to all peers.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What a node knows of the epoch after the present one; its peers ask for it.
+#[derive(Debug, Default)]
+pub(crate) struct News(Mutex<Known>);
+
+#[derive(Clone, Debug, Default)]
+struct Known {
+    plan: Option<(SuccessionPlan, [u8; 32])>,
+    approvals: BTreeMap<NodeId, schnorr::Signature>,
+    succession: Option<Succession>,
+    step: &'static str,
+    problem: Option<String>,
+}
+
+/// How far the preparation of the next epoch is, for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Progress {
+    /// The epoch that is prepared.
+    pub epoch: quorate::Epoch,
+    /// Number of its plan.
+    pub attempt: u32,
+    /// Nodes that have approved the plan.
+    pub approved_by: Vec<NodeId>,
+    /// What is going on.
+    pub step: &'static str,
+    /// Why it does not go on, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+impl News {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn answer(&self) -> PeerReply {
+        let known = self.known().clone();
+        PeerReply::SuccessionNews {
+            plan: known.plan.map_or([0; 32], |(_, digest)| digest),
+            approvals: known.approvals,
+            succession: known.succession.map(Box::new),
+        }
+    }
+
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        let known = self.known();
+        let (plan, _) = known.plan.as_ref()?;
+        Some(Progress {
+            epoch: plan.epoch,
+            attempt: plan.attempt,
+            approved_by: known.approvals.keys().copied().collect(),
+            step: known.step,
+            problem: known.problem.clone(),
+        })
+    }
+
+    fn step(&self, step: &'static str) {
+        self.known().step = step;
+        tracing::info!(step, "the next epoch");
+    }
+}
+
+/// A node's own seal of the epoch before, for members that are still behind.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct OwnSeal {
+    pub(crate) seal: Seal,
+    pub(crate) transactions: Vec<SealedTransaction>,
+}
+
+impl OwnSeal {
+    pub(crate) fn page(&self, skip: u32) -> PeerReply {
+        machine::seal_page(&self.seal, &self.transactions, skip)
+    }
+}
+
+/// One epoch of a running node.
+pub(crate) struct Present<'a> {
+    pub(crate) me: NodeId,
+    pub(crate) files: &'a NodeFiles,
+    pub(crate) endpoint: &'a quinn::Endpoint,
+    pub(crate) service: &'a Service,
+    pub(crate) federation: &'a Federation,
+    pub(crate) peers: &'a Arc<Peers>,
+    pub(crate) addresses: &'a BTreeMap<NodeId, SocketAddr>,
+    /// The machine's; absent at a newcomer.
+    pub(crate) inputs: Option<&'a mpsc::Sender<Input>>,
+    pub(crate) news: &'a News,
+    pub(crate) desk: Option<&'a RepairDesk>,
+}
+
+impl Present<'_> {
+    /// Waits for a plan, carries it out, and gives the federation in the next epoch.
+    pub(crate) async fn next_epoch(&self) -> Result<Federation> {
+        let mut done = 0;
+        loop {
+            let file = self.plan_after(done).await?;
+            done = file.plan.attempt;
+            tracing::info!(epoch = file.plan.epoch.0, attempt = done, "a plan for the next epoch");
+            let carried_out = tokio::select! {
+                carried_out = self.carry_out(&file) => carried_out,
+                superseded = self.plan_after(done) => {
+                    superseded?;
+                    continue;
+                }
+            };
+            match carried_out {
+                Ok(federation) => return Ok(federation),
+                Err(error) => {
+                    let problem = format!("{error:#}");
+                    tracing::error!(
+                        problem,
+                        "the plan for the next epoch cannot be carried out; make another"
+                    );
+                    self.news.known().problem = Some(problem);
+                }
+            }
+        }
+    }
+
+    async fn plan_after(&self, attempt: u32) -> Result<PlanFile> {
+        let mut reported = String::new();
+        loop {
+            match self.files.approved_plan(self.federation) {
+                Ok(Some(file)) if file.plan.attempt > attempt => return Ok(file),
+                Ok(_) => {}
+                Err(error) => {
+                    let problem = format!("{error:#}");
+                    if problem != reported {
+                        tracing::error!(problem, "a plan for the next epoch cannot be read");
+                        reported = problem;
+                    }
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn carry_out(&self, file: &PlanFile) -> Result<Federation> {
+        let PlanFile { plan, addresses } = file;
+        let planned = self.files.planned(plan);
+        let key = self.files.identity()?;
+        ensure!(
+            plan.members.iter().any(|member| member.id == self.me && member.identity_key == key.public()),
+            "this node is not a member in the plan that its operator approved"
+        );
+        let mut known =
+            Known { plan: Some((plan.clone(), plan.digest(self.federation))), ..Known::default() };
+        if self.federation.identity_key(self.me) == Some(&key.public()) {
+            known.approvals.insert(self.me, plan.approve(self.federation, &key));
+        }
+        *self.news.known() = known;
+        if let Some(inputs) = self.inputs {
+            inputs.send(Input::Plan(Box::new(plan.clone()))).await?;
+        }
+        self.service.membership.prepare(plan.members.clone());
+        let mut everywhere = self.addresses.clone();
+        everywhere.extend(addresses);
+        let next_peers = Peers::new(self.endpoint.clone(), self.me, &plan.members, &everywhere);
+
+        self.news.step("collecting approvals");
+        let votes = usize::from(self.federation.quorum().votes());
+        while self.news.known().approvals.len() < votes && self.news.known().succession.is_none() {
+            self.pull_news(plan, &next_peers).await;
+        }
+        if let Some(desk) = self.desk {
+            desk.authorise(&plan.members);
+        }
+        let saved = planned.path("succession.json").exists();
+        let succession = if saved {
+            planned.read_json("succession.json")?
+        } else {
+            let made = self.make_key(plan, &next_peers).await?;
+            planned.write_json("succession.json", &made)?;
+            made
+        };
+        let next = self.federation.clone().succeed(succession.clone())?;
+        planned
+            .read_share(self.me, &next)
+            .context("the new key is there, but not this node's share of it: `quorate-node share repair`")?;
+        self.news.known().succession = Some(succession.clone());
+
+        self.news.step("collecting the seals of the epoch that ends");
+        let digest = succession.digest(self.federation);
+        let (handover, own) = self.collect_seals(&succession, digest).await;
+        if let Some(own) = own {
+            planned.write_json("seal.json", &own)?;
+        }
+        self.news.step("opening");
+        write_store(&planned.path("store.redb"), &handover, digest)?;
+        self.files.write_federation(next.document())?;
+        self.files.epoch(self.federation.document()).delete_share()?;
+        tracing::info!(epoch = plan.epoch.0, "the epoch is open");
+        Ok(next)
+    }
+
+    /// Refreshes the share with all members of the plan, unless the others have finished that already.
+    async fn make_key(&self, plan: &SuccessionPlan, next_peers: &Peers) -> Result<Succession> {
+        let present = self.files.epoch(self.federation.document());
+        let share = match present.read_share(self.me, self.federation) {
+            Ok(share) => share,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "this node has no share of the present epoch");
+                self.news.step("having this node's share repaired");
+                loop {
+                    match repair::repair(self.me, self.federation, self.peers).await {
+                        Ok(share) => break share,
+                        Err(error) => {
+                            tracing::warn!(error = format!("{error:#}"), "the repair is tried again");
+                            tokio::time::sleep(POLL).await;
+                        }
+                    }
+                }
+            }
+        };
+        self.news.step("refreshing all shares");
+        let ceremony = Ceremony::refresh(self.federation, plan)?;
+        let setup = Arc::new(Setup::new(ceremony, self.files, self.files.planned(plan), Some(share))?);
+        self.service.add_setup(setup.clone());
+        let found = async {
+            loop {
+                if let Some(succession) = self.news.known().succession.clone() {
+                    return succession;
+                }
+                self.pull_news(plan, next_peers).await;
+            }
+        };
+        tokio::select! {
+            key = setup.run(next_peers) => {
+                let approvals = self.news.known().approvals.clone();
+                Ok(Succession { plan: plan.clone(), approvals, key: key? })
+            }
+            succession = found => Ok(succession),
+        }
+    }
+
+    /// Asks everybody what they know of the next epoch, and keeps what verifies and is of this plan.
+    async fn pull_news(&self, plan: &SuccessionPlan, next_peers: &Peers) {
+        let digest = plan.digest(self.federation);
+        let request = PeerRequest::SuccessionPull { epoch: self.federation.epoch() };
+        for peers in [&**self.peers, next_peers] {
+            for peer in peers.ids() {
+                let answer = peers.ask(peer, &request).await;
+                let Ok(PeerReply::SuccessionNews { plan: theirs, approvals, succession }) = answer else {
+                    continue;
+                };
+                let mut known = self.news.known();
+                if theirs == digest {
+                    let valid = |(node, one): &(NodeId, schnorr::Signature)| {
+                        plan.verify_approval(self.federation, *node, one)
+                    };
+                    known.approvals.extend(approvals.into_iter().filter(valid));
+                }
+                let finished = succession.filter(|one| {
+                    one.plan == *plan && self.federation.clone().succeed((**one).clone()).is_ok()
+                });
+                if let Some(finished) = finished {
+                    known.succession = Some(*finished);
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(POLL).await;
+    }
+
+    /// Asks all members of the epoch that ends until q have sealed it. Also gives this node's own seal.
+    async fn collect_seals(&self, succession: &Succession, digest: [u8; 32]) -> (Handover, Option<OwnSeal>) {
+        let mut seals: BTreeMap<NodeId, OwnSeal> = BTreeMap::new();
+        loop {
+            let missing = self.federation.members().iter().map(|member| member.id);
+            let missing: Vec<_> = missing.filter(|node| !seals.contains_key(node)).collect();
+            for node in missing {
+                match self.seal_of(node, succession).await {
+                    Ok(seal) if seal.seal.node == node && seal.seal.succession == digest => {
+                        if seal.seal.verify(self.federation, &seal.transactions) {
+                            seals.insert(node, seal);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::debug!(%node, error = format!("{error:#}"), "has not sealed"),
+                }
+            }
+            let together: Vec<_> =
+                seals.values().map(|one| (one.seal.clone(), one.transactions.clone())).collect();
+            if let Ok(handover) = Handover::new(self.federation, digest, &together) {
+                return (handover, seals.remove(&self.me));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn seal_of(&self, node: NodeId, succession: &Succession) -> Result<OwnSeal> {
+        let mut whole: Option<OwnSeal> = None;
+        loop {
+            let have = whole.as_ref().map_or(0, |whole| whole.transactions.len());
+            let skip = u32::try_from(have).context("too many transactions")?;
+            let request = PeerRequest::SealRequest { succession: Box::new(succession.clone()), skip };
+            let reply = if node == self.me {
+                let (reply, answer) = oneshot::channel();
+                let inputs = self.inputs.context("this node is new")?;
+                inputs.send(Input::Request { from: self.me, request, reply }).await?;
+                answer.await?
+            } else {
+                self.peers.ask(node, &request).await?
+            };
+            let PeerReply::Sealed { seal, transactions, more } = reply else {
+                bail!("node {node} has not sealed")
+            };
+            let whole =
+                whole.get_or_insert_with(|| OwnSeal { seal: (*seal).clone(), transactions: Vec::new() });
+            ensure!(*seal == whole.seal, "the seal has changed");
+            ensure!(!more || !transactions.is_empty(), "an empty page");
+            whole.transactions.extend(transactions);
+            if !more {
+                return Ok(whole.clone());
+            }
+        }
+    }
+}
+
+/// Makes the store of an epoch with what it begins with. Whatever a crash in the middle left of one is made again: nothing has been done
+/// in the epoch before its document is in force.
+fn write_store(path: &std::path::Path, handover: &Handover, succession: [u8; 32]) -> Result<()> {
+    if path.exists() {
+        std::fs::remove_file(path)?;
+    }
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let stored = machine::stored_from(handover, u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+    let mut change = ChangeSet::default();
+    for record in &stored.transactions {
+        change.put(Table::Transactions, record.target.txid().as_ref(), record);
+    }
+    // A store without a log in a later epoch is one that was lost.
+    let head = LogHead::default().extend(&succession);
+    change.put(Table::Log, b"log", &LogRecord { head, ..LogRecord::default() });
+    let store = Store::open(path)?;
+    Ok(store.write(&[&change])?)
+}

@@ -23,6 +23,8 @@ use tokio::sync::{Notify, broadcast, watch};
 
 /// Wait before connecting to a node again.
 const RECONNECT: Duration = Duration::from_millis(250);
+/// How long a request waits for a node while none is connected.
+const NOBODY_PATIENCE: Duration = Duration::from_secs(3);
 /// Changes of interest that an event stream may lag behind; then it is opened anew.
 const INTEREST_CHANGES_MAX: usize = 4_096;
 
@@ -50,6 +52,8 @@ pub(crate) struct Upstream {
     hub: Arc<Mutex<Hub>>,
     /// Woken when a node's snapshots have been taken in.
     pub(crate) progress: Notify,
+    /// Woken when a node is connected.
+    up: Notify,
 }
 
 pub(crate) fn lock(hub: &Mutex<Hub>) -> MutexGuard<'_, Hub> {
@@ -66,8 +70,14 @@ impl Upstream {
         endpoint.set_default_client_config(identity.client_config()?);
         let (interests, _) = broadcast::channel(INTEREST_CHANGES_MAX);
         let links = nodes.iter().map(|_| watch::Sender::new(None)).collect();
-        let upstream =
-            Arc::new(Self { links, next: AtomicUsize::new(0), interests, hub, progress: Notify::new() });
+        let upstream = Arc::new(Self {
+            links,
+            next: AtomicUsize::new(0),
+            interests,
+            hub,
+            progress: Notify::new(),
+            up: Notify::new(),
+        });
         for (index, node) in nodes.iter().cloned().enumerate() {
             tokio::spawn(keep_connected(upstream.clone(), endpoint.clone(), index, node));
         }
@@ -92,6 +102,17 @@ impl Upstream {
 
     /// Opens a session stream to the next node in turn and sends a message on it.
     pub(crate) async fn open(&self, id: Option<u64>, message: &ClientMessage) -> Result<Relay> {
+        // Between two epochs no node is there for a moment.
+        let up = async {
+            loop {
+                let change = self.up.notified();
+                if self.connected() > 0 {
+                    return;
+                }
+                change.await;
+            }
+        };
+        let _nobody_in_time = tokio::time::timeout(NOBODY_PATIENCE, up).await;
         let count = self.links.len();
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let live = (0..count).filter_map(|step| self.links.get((first + step) % count)?.borrow().clone());
@@ -171,6 +192,7 @@ async fn connected(
     take(upstream, first)?;
     if let Some(link) = upstream.links.get(index) {
         link.send_replace(Some(connection));
+        upstream.up.notify_waiters();
     }
     tracing::info!(node = %node.id, "connected to a node");
     loop {

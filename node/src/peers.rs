@@ -2,6 +2,7 @@
 
 use crate::membership::{Membership, tls_key};
 use anyhow::Result;
+use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
 use quinn::crypto::rustls::QuicServerConfig;
 use quorate::{
     NodeId,
@@ -96,9 +97,23 @@ pub(crate) fn endpoint(
     tls.max_early_data_size = 0;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config.transport_config(transport_config());
-    let mut endpoint = quinn::Endpoint::server(config, listen)?;
+    let socket = std::net::UdpSocket::bind(listen)?;
+    let runtime = quinn::default_runtime().ok_or_else(|| anyhow::anyhow!("no runtime"))?;
+    let mut endpoint = quinn::Endpoint::new(endpoint_config(identity), Some(config), socket, runtime)?;
     endpoint.set_default_client_config(identity.client_config()?);
     Ok(endpoint)
+}
+
+/// Stateless resets under a key that outlives the process: peers notice at once that a node has started again, instead of waiting for
+/// their connections to time out (RFC 9000, section 10.3).
+fn endpoint_config(identity: &TlsIdentity) -> quinn::EndpointConfig {
+    let (_, key) = identity.certificate();
+    let mut engine = sha256::Hash::engine();
+    engine.input(b"quorate stateless reset");
+    engine.input(key.secret_der());
+    let reset = sha256::Hash::from_engine(engine);
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, reset.as_byte_array());
+    quinn::EndpointConfig::new(Arc::new(key))
 }
 
 /// The certificate at the other end.
@@ -169,30 +184,42 @@ impl Peers {
         self.links.keys().copied()
     }
 
-    /// Asks a peer on a stream of its own. A peer that does not answer in time is connected anew the next time.
+    /// Asks a peer on a stream of its own. A peer that does not answer in time is connected anew the next time; one that has started
+    /// again since it was last asked is connected anew at once.
     pub(crate) async fn ask(&self, to: NodeId, request: &PeerRequest) -> Result<PeerReply> {
         let link = self.links.get(&to).ok_or_else(|| anyhow::anyhow!("node {to} is not configured"))?;
-        let connection = self.connection(to, link).await?;
-        let id = connection.stable_id();
-        match tokio::time::timeout(REQUEST_TIMEOUT, exchange(&connection, request)).await {
-            Ok(Ok(reply)) => Ok(reply),
-            failed => {
-                let mut cached = link.connection.lock().await;
-                if cached.as_ref().is_some_and(|cached| cached.stable_id() == id) {
-                    *cached = None;
-                }
-                match failed {
-                    Ok(Err(error)) => Err(error),
-                    Ok(Ok(_)) | Err(_) => anyhow::bail!("node {to} did not answer in {REQUEST_TIMEOUT:?}"),
-                }
+        let (connection, fresh) = self.connection(to, link).await?;
+        match self.ask_on(to, link, &connection, request).await {
+            Err(_) if !fresh && connection.close_reason().is_some() => {
+                let (connection, _) = self.connection(to, link).await?;
+                self.ask_on(to, link, &connection, request).await
             }
+            answered => answered,
         }
     }
 
-    async fn connection(&self, to: NodeId, link: &Link) -> Result<quinn::Connection> {
+    async fn ask_on(
+        &self,
+        to: NodeId,
+        link: &Link,
+        connection: &quinn::Connection,
+        request: &PeerRequest,
+    ) -> Result<PeerReply> {
+        let answered = tokio::time::timeout(REQUEST_TIMEOUT, exchange(connection, request)).await;
+        if answered.is_err() {
+            let mut cached = link.connection.lock().await;
+            if cached.as_ref().is_some_and(|cached| cached.stable_id() == connection.stable_id()) {
+                *cached = None;
+            }
+        }
+        answered.unwrap_or_else(|_| Err(anyhow::anyhow!("node {to} did not answer in {REQUEST_TIMEOUT:?}")))
+    }
+
+    /// A connection, and whether it was made just now.
+    async fn connection(&self, to: NodeId, link: &Link) -> Result<(quinn::Connection, bool)> {
         let mut cached = link.connection.lock().await;
         if let Some(connection) = cached.as_ref().filter(|connection| connection.close_reason().is_none()) {
-            return Ok(connection.clone());
+            return Ok((connection.clone(), false));
         }
         let connecting = self.endpoint.connect(link.address, &server_name(to))?;
         let connection = tokio::time::timeout(REQUEST_TIMEOUT, connecting).await??;
@@ -202,7 +229,7 @@ impl Peers {
             anyhow::bail!("what answers as node {to} at {} is not the member that was called", link.address);
         }
         *cached = Some(connection.clone());
-        Ok(connection)
+        Ok((connection, true))
     }
 }
 

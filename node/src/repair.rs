@@ -10,7 +10,7 @@ use quorate::{
 };
 use rand_core::RngCore as _;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -103,10 +103,15 @@ impl RepairDesk {
         self.check_participant(peer, session)?;
         let me = self.share.node();
         let mut pieces = BTreeMap::from([(me, self.own_piece(session, me)?)]);
-        for helper in session.helpers.iter().filter(|helper| **helper != me) {
+        let mut asking = tokio::task::JoinSet::new();
+        for helper in session.helpers.iter().copied().filter(|helper| *helper != me) {
             let request = PeerRequest::RepairPiece { session: session.clone() };
-            if let Ok(PeerReply::RepairPart { part }) = self.peers.ask(*helper, &request).await {
-                pieces.insert(*helper, part);
+            let peers = self.peers.clone();
+            asking.spawn(async move { (helper, peers.ask(helper, &request).await) });
+        }
+        while let Some(answered) = asking.join_next().await {
+            if let Ok((helper, Ok(PeerReply::RepairPart { part }))) = answered {
+                pieces.insert(helper, part);
             }
         }
         let open = lock(&self.open);
@@ -129,13 +134,16 @@ fn unknown() -> WireError {
 /// Has this node's share repaired by q of the others, whichever answer and do not lie.
 pub(crate) async fn repair(me: NodeId, federation: &Federation, peers: &Peers) -> Result<NodeShare> {
     let quorum = federation.quorum();
-    let mut silent = BTreeSet::new();
+    let mut silent = BTreeMap::new();
     for attempt in 1..=TRIES_MAX {
-        let mut candidates: Vec<NodeId> = peers.ids().filter(|node| !silent.contains(node)).collect();
+        let mut candidates: Vec<NodeId> = peers.ids().filter(|node| !silent.contains_key(node)).collect();
         if candidates.len() < usize::from(quorum.votes()) {
+            let why: Vec<String> =
+                silent.iter().map(|(node, error)| format!("node {node}: {error}")).collect();
             bail!(
-                "fewer than {} nodes help to repair the share of node {me}; nodes {silent:?} do not",
-                quorum.votes()
+                "fewer than {} nodes help to repair the share of node {me}: {}",
+                quorum.votes(),
+                why.join("; ")
             );
         }
         // Any order, but another one each time.
@@ -151,8 +159,7 @@ pub(crate) async fn repair(me: NodeId, federation: &Federation, peers: &Peers) -
                 tracing::warn!(helpers = ?session.helpers, "one of these helpers sent something else than its part");
             }
             Err((node, error)) => {
-                tracing::warn!(%node, error = format!("{error:#}"), "does not help to repair the share");
-                silent.insert(node);
+                silent.insert(node, format!("{error:#}"));
             }
         }
     }

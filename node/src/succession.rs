@@ -91,7 +91,9 @@ impl News {
     }
 
     fn step(&self, step: &'static str) {
-        self.known().step = step;
+        let mut known = self.known();
+        (known.step, known.problem) = (step, None);
+        drop(known);
         tracing::info!(step, "the next epoch");
     }
 }
@@ -229,6 +231,15 @@ impl Present<'_> {
         Ok(next)
     }
 
+    /// Something passing keeps the next epoch from going on; says so once.
+    async fn still(&self, problem: &str) {
+        let before = self.news.known().problem.replace(problem.to_owned());
+        if before.as_deref() != Some(problem) {
+            tracing::warn!(problem, "the next epoch has to wait");
+        }
+        tokio::time::sleep(POLL).await;
+    }
+
     /// Refreshes the share with all members of the plan, unless the others have finished that already.
     async fn make_key(&self, plan: &SuccessionPlan, next_peers: &Peers) -> Result<Succession> {
         let present = self.files.epoch(self.federation.document());
@@ -240,10 +251,7 @@ impl Present<'_> {
                 loop {
                     match repair::repair(self.me, self.federation, self.peers).await {
                         Ok(share) => break share,
-                        Err(error) => {
-                            tracing::warn!(error = format!("{error:#}"), "the repair is tried again");
-                            tokio::time::sleep(POLL).await;
-                        }
+                        Err(error) => self.still(&format!("{error:#}")).await,
                     }
                 }
             }

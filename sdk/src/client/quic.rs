@@ -14,9 +14,9 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// Time without any packet after which a connection is given up.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
 /// Packets that keep an unused connection open.
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Streams that a peer may have open at once; each costs memory.
 pub const STREAMS_MAX: u32 = 1_024;
 /// Bytes read from a stream at once.

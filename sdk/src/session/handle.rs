@@ -102,8 +102,7 @@ impl Session {
         if self.wallet.certificate().is_some() {
             self.event(Event::Ready);
         } else {
-            let record = self.wallet.account().record().clone();
-            self.request(Pending::Register, &ClientMessage::AccountRegister { record });
+            self.register();
         }
         self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys: vec![SubscriptionKey::Tip] });
         let _new = self.wallet.take_unwatched();

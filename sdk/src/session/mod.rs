@@ -88,6 +88,7 @@ enum Pending {
     Headers { step: u32 },
     Proof { txid: Txid },
     FeeRate,
+    Ping,
     Submit { txid: Txid },
 }
 
@@ -134,6 +135,8 @@ pub struct Session {
     waiting_proofs: BTreeSet<Txid>,
     /// What cannot be understood before the federation's next document is here.
     postponed: epoch::Postponed,
+    /// Requests that failed for a passing reason, and when to make them again.
+    redo: Vec<(Now, Pending)>,
     /// The highest tip that a server told of. Behind a bridge, the node that answers may not have it yet.
     told_tip: Option<BlockRef>,
     chase: Backoff,
@@ -169,6 +172,7 @@ impl Session {
             dormant: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
             postponed: epoch::Postponed::default(),
+            redo: Vec::new(),
             told_tip: None,
             chase: Backoff::new(CHASE_MIN, CHASE_MAX),
             chase_at: None,
@@ -301,6 +305,7 @@ impl Session {
         self.asked_at.clear();
         self.waiting_proofs.clear();
         self.postponed = epoch::Postponed::default();
+        self.redo.clear();
         (self.told_tip, self.chase_at) = (None, None);
         self.outputs.retain(|output| !matches!(output, Output::Send(_)));
         for payment in self.payments.values_mut() {
@@ -359,6 +364,12 @@ impl Session {
             if self.postponed.ask_at.is_some_and(|at| now >= at) {
                 self.ask_document();
             }
+            if now >= self.ping_at() {
+                self.request(Pending::Ping, &ClientMessage::Ping);
+            }
+            let (due, later) = std::mem::take(&mut self.redo).into_iter().partition(|(at, _)| now >= *at);
+            self.redo = later;
+            self.ask_again(due);
             if self.chase_at.is_some_and(|at| now >= at) {
                 self.chase_at = None;
                 self.ask_headers(0);
@@ -381,7 +392,10 @@ impl Session {
             Link::Down { retry_at } => Some(retry_at),
             Link::Connecting => None,
             Link::Greeting { until } => Some(until),
-            Link::Live => self.unanswered().into_iter().chain([self.heard_at + LIVENESS]).min(),
+            Link::Live => {
+                let fixed = [self.heard_at + LIVENESS, self.ping_at()];
+                self.unanswered().into_iter().chain(fixed).chain(self.redo.iter().map(|(at, _)| *at)).min()
+            }
         };
         let live = matches!(self.link, Link::Live);
         let payments = self.payments.values().filter_map(|payment| payment.resubmit_at).filter(|_| live);
@@ -400,6 +414,29 @@ impl Session {
     fn unanswered(&self) -> Option<Now> {
         let open = self.asked_at.iter().filter(|(id, _)| self.pending.contains_key(*id));
         open.map(|(_, at)| *at + ANSWER_TIMEOUT).min()
+    }
+
+    /// When a server that has been silent is asked whether it is still there. Never while that question is open.
+    fn ping_at(&self) -> Now {
+        let asked = self.pending.values().any(|pending| *pending == Pending::Ping);
+        if asked { Now::MAX } else { self.heard_at + limits::PING_INTERVAL }
+    }
+
+    fn ask_again(&mut self, due: Vec<(Now, Pending)>) {
+        for (_, pending) in due {
+            if pending == Pending::Register {
+                self.register();
+            } else if pending == Pending::FeeRate {
+                self.request(pending, &ClientMessage::FeeRateQuery);
+            } else {
+                self.ask_document();
+            }
+        }
+    }
+
+    fn register(&mut self) {
+        let record = self.wallet.account().record().clone();
+        self.request(Pending::Register, &ClientMessage::AccountRegister { record });
     }
 
     fn hang_up(&mut self, now: Now, reason: &str) {
@@ -511,6 +548,12 @@ impl Session {
             Some(Pending::Proof { txid }) if error.retry => {
                 self.waiting_proofs.insert(txid);
             }
+            Some(pending @ (Pending::Register | Pending::FeeRate | Pending::Federation)) if error.retry => {
+                let wait = self.chase.next(&mut *self.rng);
+                self.redo.push((now + wait, pending));
+            }
+            // Its keys would be watched by nobody.
+            Some(Pending::Subscribe) if error.retry => self.hang_up(now, &error.to_string()),
             Some(_) | None => self.event(Event::Refused { error: error.clone() }),
         }
     }

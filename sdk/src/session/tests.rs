@@ -164,3 +164,95 @@ fn what_does_not_verify_changes_nothing() {
     assert_eq!(others.iter().filter(misbehaved).count(), 3);
     assert!(session.payments.contains_key(&txid), "the payment is still open");
 }
+
+#[test]
+fn a_registration_that_failed_for_a_passing_reason_is_made_again() {
+    let mut session = live();
+    let registrations = |sent: &[(Option<u64>, ClientMessage)]| {
+        let ours = |message: &ClientMessage| matches!(message, ClientMessage::AccountRegister { .. });
+        sent.iter().filter(|(_, message)| ours(message)).map(|(id, _)| *id).collect::<Vec<_>>()
+    };
+    let first = registrations(&drain(&mut session).0);
+    let error = WireError::passing(ErrorCode::NoNodeAvailable, Fault::Network, "no node");
+    tell(&mut session, first[0], &ServerMessage::Error { error });
+    let again = session.poll_timeout().expect("a retry is planned");
+    assert!(again < START + RECONNECT_MAX);
+    session.handle_timeout(again);
+    assert_eq!(registrations(&drain(&mut session).0).len(), 1);
+}
+
+#[test]
+fn a_silent_server_is_asked_and_then_left() {
+    let mut session = live();
+    let (sent, _) = drain(&mut session);
+    for (id, _) in sent {
+        tell(&mut session, id, &ServerMessage::Pong);
+    }
+    drain(&mut session);
+    let ping_at = session.poll_timeout().expect("a question is planned");
+    assert_eq!(ping_at, START + limits::PING_INTERVAL);
+    session.handle_timeout(ping_at);
+    let (sent, others) = drain(&mut session);
+    assert!(matches!(sent[..], [(_, ClientMessage::Ping)]) && others.is_empty());
+    session.handle_text(ping_at, &encode_text(sent[0].0, &ServerMessage::Pong));
+    let next = session.poll_timeout().expect("the next one");
+    assert_eq!(next, ping_at + limits::PING_INTERVAL, "an idle connection is kept");
+    session.handle_timeout(next);
+    drain(&mut session);
+    session.handle_timeout(session.poll_timeout().expect("patience ends"));
+    assert!(drain(&mut session).1.contains(&Output::Close));
+}
+
+#[test]
+fn statements_of_a_later_epoch_wait_for_its_document() {
+    let world = testing::federation(4);
+    let next = testing::succession(&world, &[crate::NodeId(2)]);
+    let mut session = live();
+    drain(&mut session);
+    let record = session.wallet().account().record().clone();
+    let acceptances = (1..).map(crate::NodeId).zip(&next.keys);
+    let acceptances = acceptances.map(|(node, key)| (node, record.accept(&next.federation, key))).collect();
+    let epoch = next.federation.epoch();
+    let certificate = crate::account::AccountCertificate { record, epoch, acceptances };
+    let descriptor = session.wallet().descriptor();
+
+    tell(&mut session, Some(2), &ServerMessage::AccountCertified { certificate });
+    let (sent, others) = drain(&mut session);
+    assert!(matches!(sent[..], [(_, ClientMessage::FederationQuery)]), "{sent:?}");
+    assert!(others.is_empty(), "nothing is believed yet: {others:?}");
+
+    // A node that is behind answers first.
+    let old = Box::new(world.federation.document().clone());
+    tell(&mut session, sent[0].0, &ServerMessage::Federation { document: old });
+    assert!(drain(&mut session).1.is_empty());
+    session.handle_timeout(session.poll_timeout().expect("it asks again"));
+    let (sent, _) = drain(&mut session);
+    assert!(matches!(sent[..], [(_, ClientMessage::FederationQuery)]), "{sent:?}");
+
+    let document = Box::new(next.federation.document().clone());
+    tell(&mut session, sent[0].0, &ServerMessage::Federation { document });
+    let (_, others) = drain(&mut session);
+    assert_eq!(others, [Output::Event(Event::Epoch { epoch }), Output::Event(Event::Ready)]);
+    assert_eq!(session.wallet().descriptor(), descriptor);
+}
+
+#[test]
+fn a_document_that_does_not_follow_is_refused() {
+    let world = testing::federation(7);
+    let next = testing::succession(&world, &[]);
+    let federation = world.federation;
+    let words = SecretWords::generate().expect("randomness");
+    let wallet = Wallet::new(federation, &words, 0, AccountPolicy::default(), None).expect("opens");
+    let mut session = Session::new(wallet, Box::new(rng(1)));
+    session.handle_connected(START);
+    let (sent, _) = drain(&mut session);
+    let message = welcome(&session);
+    tell(&mut session, sent[0].0, &message);
+    drain(&mut session);
+    let mut forged = next.federation.document().clone();
+    forged.successions[0].approvals.retain(|node, _| node.0 < 5);
+    tell(&mut session, None, &ServerMessage::Federation { document: Box::new(forged) });
+    let (_, others) = drain(&mut session);
+    assert!(matches!(others[..], [Output::Event(Event::ServerMisbehaved { .. })]), "{others:?}");
+    assert_eq!(session.wallet().federation().epoch(), crate::Epoch::FIRST);
+}

@@ -5,7 +5,7 @@
 //! | `roster.json`, `federation.json` | the first epoch's members; the document of the epoch in force |
 //! | `identity.key`, `seal.key`, `dkg.seed`, `tls.*`, `ca.pem` | this node's keys and certificates |
 //! | `share.sealed`, `store.redb` | share and store of the first epoch |
-//! | `epoch-N-A/` | the same of epoch N by its plan number A, with `plan.json` and this node's `seal.json` of the epoch before |
+//! | `epoch-N-A/` | the same of epoch N by its plan number A, with `plan.json`, `succession.json` and the `seals.json` that the epoch began with |
 
 use crate::config::{NodeAddress, NodeConfig};
 use anyhow::{Context as _, Result, bail, ensure};

@@ -13,7 +13,7 @@ use crate::{
     server::{self, Live, Service},
     setup::Setup,
     store::{open_or_set_aside, set_lost},
-    succession::{News, OwnSeal, Present},
+    succession::{News, Present, WholeSeal},
 };
 use anyhow::{Context as _, Result};
 use quorate::{
@@ -151,13 +151,14 @@ impl Run {
             tracing::info!("this node is not a member yet; it waits for the plan that makes it one");
             (None, None)
         };
-        let past = self.files.epoch(federation.document()).read_json::<OwnSeal>("seal.json").ok();
+        // Absent in the first epoch, and at a newcomer.
+        let past = self.files.epoch(federation.document()).read_json::<Vec<WholeSeal>>("seals.json");
         let live = Live {
             federation: Arc::new(federation.clone()),
             inputs: inputs.clone(),
             news: news.clone(),
             desk: desk.clone(),
-            past: past.map(Arc::new),
+            past: Arc::new(past.unwrap_or_default()),
         };
         self.service.go_live(live.clone());
         self.live.send_replace(Some(live));

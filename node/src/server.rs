@@ -7,7 +7,7 @@ use crate::{
     peers::{certificate_of, read_frame, write_message},
     repair::RepairDesk,
     setup::Setup,
-    succession::{News, OwnSeal},
+    succession::{News, WholeSeal},
 };
 use anyhow::{Context as _, Result};
 use quorate::{
@@ -52,8 +52,8 @@ pub(crate) struct Live {
     pub(crate) inputs: Option<mpsc::Sender<Input>>,
     pub(crate) news: Arc<News>,
     pub(crate) desk: Option<Arc<RepairDesk>>,
-    /// With what this node ended the epoch before.
-    pub(crate) past: Option<Arc<OwnSeal>>,
+    /// The seals that this node began the epoch with.
+    pub(crate) past: Arc<Vec<WholeSeal>>,
 }
 
 impl Service {
@@ -153,9 +153,12 @@ async fn answer(peer: Peer, request: PeerRequest, service: &Service) -> PeerRepl
                 None => PeerReply::Error { error: not_ready("this node has no share yet") },
             }
         }
-        PeerRequest::SealRequest { succession, skip } if succession.plan.epoch <= live.federation.epoch() => {
-            let past = live.past.as_ref().filter(|_| succession.plan.epoch == live.federation.epoch());
-            let none = || PeerReply::Error { error: not_ready("this node has no seal of that epoch") };
+        PeerRequest::SealRequest { succession, of, skip }
+            if succession.plan.epoch <= live.federation.epoch() =>
+        {
+            let same = succession.plan.epoch == live.federation.epoch();
+            let past = live.past.iter().find(|past| same && past.seal.node == of);
+            let none = || PeerReply::Error { error: not_ready("this node does not have that seal") };
             past.map_or_else(none, |past| past.page(skip))
         }
         PeerRequest::SealRequest { .. } => live.ask(peer, request).await,

@@ -333,7 +333,7 @@ pub(crate) fn open_or_set_aside(path: &Path) -> Result<(Store, Stored), StoreErr
 ///
 /// # Errors
 /// The disk cannot be written.
-pub(crate) fn set_lost(store: &Store, reason: &str) -> Result<LogRecord, StoreError> {
+pub fn set_lost(store: &Store, reason: &str) -> Result<LogRecord, StoreError> {
     let lost = format!("{reason}; it votes again in the next epoch");
     let log = LogRecord { lost: Some(lost), ..LogRecord::default() };
     let mut change = ChangeSet::default();

@@ -6,20 +6,20 @@
 use crate::{
     driver::Input,
     files::{NodeFiles, PlanFile},
-    machine::{self, LogRecord},
+    machine,
     peers::Peers,
     repair::{self, RepairDesk},
     server::Service,
     setup::Setup,
-    store::{ChangeSet, Store, Table},
+    store::Store,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use bitcoin::secp256k1::schnorr;
 use quorate::{
     Federation, NodeId,
+    evidence::Evidence,
     federation::{Succession, SuccessionPlan},
     frost::dkg::Ceremony,
-    log::LogHead,
     seal::{Handover, Seal, SealedTransaction},
     wire::{PeerReply, PeerRequest},
 };
@@ -98,14 +98,20 @@ impl News {
     }
 }
 
-/// A node's own seal of the epoch before, for members that are still behind.
+/// A seal with its transactions. A node keeps those that it began an epoch with, for members that are still behind.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct OwnSeal {
+pub(crate) struct WholeSeal {
     pub(crate) seal: Seal,
     pub(crate) transactions: Vec<SealedTransaction>,
 }
 
-impl OwnSeal {
+impl WholeSeal {
+    fn holds(&self, node: NodeId, succession: [u8; 32], federation: &Federation) -> bool {
+        self.seal.node == node
+            && self.seal.succession == succession
+            && self.seal.verify(federation, &self.transactions)
+    }
+
     pub(crate) fn page(&self, skip: u32) -> PeerReply {
         machine::seal_page(&self.seal, &self.transactions, skip)
     }
@@ -219,12 +225,11 @@ impl Present<'_> {
 
         self.news.step("collecting the seals of the epoch that ends");
         let digest = succession.digest(self.federation);
-        let (handover, own) = self.collect_seals(&succession, digest).await;
-        if let Some(own) = own {
-            planned.write_json("seal.json", &own)?;
-        }
+        let (handover, seals) = self.collect_seals(&succession, digest).await;
+        planned.write_json("seals.json", &seals)?;
         self.news.step("opening");
-        write_store(&planned.path("store.redb"), &handover, digest)?;
+        let evidence = self.evidence().await;
+        write_store(&planned.path("store.redb"), &handover, digest, &evidence)?;
         self.files.write_federation(next.document())?;
         self.files.epoch(self.federation.document()).delete_share()?;
         tracing::info!(epoch = plan.epoch.0, "the epoch is open");
@@ -306,51 +311,64 @@ impl Present<'_> {
         tokio::time::sleep(POLL).await;
     }
 
-    /// Asks all members of the epoch that ends until q have sealed it. Also gives this node's own seal.
-    async fn collect_seals(&self, succession: &Succession, digest: [u8; 32]) -> (Handover, Option<OwnSeal>) {
-        let mut seals: BTreeMap<NodeId, OwnSeal> = BTreeMap::new();
+    /// Asks all members of the epoch that ends until q have sealed it. What one of them does not answer itself, another may have.
+    async fn collect_seals(&self, succession: &Succession, digest: [u8; 32]) -> (Handover, Vec<WholeSeal>) {
+        let mut seals: BTreeMap<NodeId, WholeSeal> = BTreeMap::new();
         loop {
             let missing = self.federation.members().iter().map(|member| member.id);
             let missing: Vec<_> = missing.filter(|node| !seals.contains_key(node)).collect();
-            for node in missing {
-                match self.seal_of(node, succession).await {
-                    Ok(seal) if seal.seal.node == node && seal.seal.succession == digest => {
-                        if seal.seal.verify(self.federation, &seal.transactions) {
-                            seals.insert(node, seal);
+            for of in missing {
+                let others = self.peers.ids().filter(|other| *other != of);
+                for at in std::iter::once(of).chain(others) {
+                    match self.seal_of(of, at, succession).await {
+                        Ok(seal) if seal.holds(of, digest, self.federation) => {
+                            seals.insert(of, seal);
+                            break;
                         }
+                        Ok(_) => tracing::warn!(%of, %at, "a seal that does not hold"),
+                        Err(error) => tracing::debug!(%of, %at, error = format!("{error:#}"), "no seal"),
                     }
-                    Ok(_) => {}
-                    Err(error) => tracing::debug!(%node, error = format!("{error:#}"), "has not sealed"),
                 }
-            }
-            let together: Vec<_> =
-                seals.values().map(|one| (one.seal.clone(), one.transactions.clone())).collect();
-            if let Ok(handover) = Handover::new(self.federation, digest, &together) {
-                return (handover, seals.remove(&self.me));
+                let together: Vec<_> =
+                    seals.values().map(|one| (one.seal.clone(), one.transactions.clone())).collect();
+                if let Ok(handover) = Handover::new(self.federation, digest, &together) {
+                    return (handover, seals.into_values().collect());
+                }
             }
             tokio::time::sleep(POLL).await;
         }
     }
 
-    async fn seal_of(&self, node: NodeId, succession: &Succession) -> Result<OwnSeal> {
-        let mut whole: Option<OwnSeal> = None;
+    /// What this node has against others, to be kept over the change.
+    async fn evidence(&self) -> Vec<Evidence> {
+        let Some(inputs) = self.inputs else { return Vec::new() };
+        let (reply, answer) = oneshot::channel();
+        // A machine that has just ended has its evidence on the disk of its epoch.
+        if inputs.send(Input::Evidence { reply }).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.map(|file| file.evidence).unwrap_or_default()
+    }
+
+    async fn seal_of(&self, of: NodeId, at: NodeId, succession: &Succession) -> Result<WholeSeal> {
+        let mut whole: Option<WholeSeal> = None;
         loop {
             let have = whole.as_ref().map_or(0, |whole| whole.transactions.len());
             let skip = u32::try_from(have).context("too many transactions")?;
-            let request = PeerRequest::SealRequest { succession: Box::new(succession.clone()), skip };
-            let reply = if node == self.me {
+            let request = PeerRequest::SealRequest { succession: Box::new(succession.clone()), of, skip };
+            let reply = if at == self.me {
                 let (reply, answer) = oneshot::channel();
                 let inputs = self.inputs.context("this node is new")?;
                 inputs.send(Input::Request { from: self.me, request, reply }).await?;
                 answer.await?
             } else {
-                self.peers.ask(node, &request).await?
+                self.peers.ask(at, &request).await?
             };
             let PeerReply::Sealed { seal, transactions, more } = reply else {
-                bail!("node {node} has not sealed")
+                bail!("node {at} has no seal")
             };
             let whole =
-                whole.get_or_insert_with(|| OwnSeal { seal: (*seal).clone(), transactions: Vec::new() });
+                whole.get_or_insert_with(|| WholeSeal { seal: (*seal).clone(), transactions: Vec::new() });
             ensure!(*seal == whole.seal, "the seal has changed");
             ensure!(!more || !transactions.is_empty(), "an empty page");
             whole.transactions.extend(transactions);
@@ -363,19 +381,17 @@ impl Present<'_> {
 
 /// Makes the store of an epoch with what it begins with. Whatever a crash in the middle left of one is made again: nothing has been done
 /// in the epoch before its document is in force.
-fn write_store(path: &std::path::Path, handover: &Handover, succession: [u8; 32]) -> Result<()> {
+fn write_store(
+    path: &std::path::Path,
+    handover: &Handover,
+    succession: [u8; 32],
+    evidence: &[Evidence],
+) -> Result<()> {
     if path.exists() {
         std::fs::remove_file(path)?;
     }
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let stored = machine::stored_from(handover, u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
-    let mut change = ChangeSet::default();
-    for record in &stored.transactions {
-        change.put(Table::Transactions, record.target.txid().as_ref(), record);
-    }
-    // A store without a log in a later epoch is one that was lost.
-    let head = LogHead::default().extend(&succession);
-    change.put(Table::Log, b"log", &LogRecord { head, ..LogRecord::default() });
+    let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
     let store = Store::open(path)?;
-    Ok(store.write(&[&change])?)
+    Ok(store.write(&[&machine::opening(handover, succession, evidence, wall_ms)])?)
 }

@@ -49,11 +49,17 @@ pub enum Bug {
     ReuseNonce,
     /// Ended coordinations are kept.
     LeakCoordinations,
+    /// A seal leaves out what the node committed to.
+    SealForgetsCommits,
+    /// Votes and commits go on after the seal.
+    VoteAfterSeal,
+    /// What the epoch before left an outpoint to binds nobody.
+    IgnoreInherited,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::VoteForSpentCoin,
         Self::VoteTwice,
         Self::VoteBeforeWrite,
@@ -75,6 +81,9 @@ impl Bug {
         Self::ReorganisationUndoesFinality,
         Self::ReuseNonce,
         Self::LeakCoordinations,
+        Self::SealForgetsCommits,
+        Self::VoteAfterSeal,
+        Self::IgnoreInherited,
     ];
 
     /// Whether this bug is the one planted.

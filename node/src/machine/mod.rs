@@ -25,7 +25,7 @@ mod watch;
 pub use bugs::Bug;
 pub use ledger::{RoundRecord, TxRecord};
 pub use nonces::StoredResponse;
-pub use sealing::{seal_page, stored_from};
+pub use sealing::{opening, seal_page};
 pub use standing::{LogRecord, Standing};
 
 use crate::{
@@ -232,7 +232,7 @@ impl Machine {
             next_registration: 1,
             subscriptions: Subscriptions::default(),
             greeted: HashMap::new(),
-            watch: watch::Watch::restore(stored.evidence),
+            watch: watch::Watch::restore(stored.evidence, epoch),
             log: standing::Log::restore(stored.log, stored.peers, boot),
             announcements: announce::Announcements::new(),
             gossip_at: final_before,
@@ -381,7 +381,7 @@ impl Machine {
             PeerRequest::Heartbeat { head } => Ok(self.heartbeat(from, head)),
             PeerRequest::FinalTransaction { proof } => self.take_final(proof).map(|()| PeerReply::Done),
             PeerRequest::AccountRequest { record } => self.accept_account(&record),
-            PeerRequest::SealRequest { succession, skip } => self.seal_requested(&succession, skip),
+            PeerRequest::SealRequest { succession, of, skip } => self.seal_requested(&succession, of, skip),
             PeerRequest::DkgPull { .. }
             | PeerRequest::TrialCommit { .. }
             | PeerRequest::TrialSign { .. }

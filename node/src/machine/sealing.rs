@@ -1,13 +1,17 @@
 //! The end of an epoch at one node, and the beginning of the next (see [`quorate::seal`]).
 
-use super::{Machine, Stored, TxRecord};
-use crate::store::ChangeSet;
+use super::{Bug, LogRecord, Machine, TxRecord, watch::evidence_key};
+use crate::store::{ChangeSet, Table};
 use quorate::{
+    NodeId,
+    evidence::Evidence,
     federation::{Succession, SuccessionPlan},
+    log::LogHead,
     seal::{Handover, Seal, SealedTransaction},
     vote::VoteTarget,
     wire::{ErrorCode, Fault, PeerReply, WireError, limits},
 };
+use std::collections::BTreeMap;
 
 /// Blocks above a final transaction after which the next epoch need not be told of it: the chain says it.
 const BURIED: u32 = 144;
@@ -24,8 +28,13 @@ impl Machine {
     pub(super) fn seal_requested(
         &mut self,
         succession: &Succession,
+        of: NodeId,
         skip: u32,
     ) -> Result<PeerReply, WireError> {
+        if of != self.me {
+            let message = "this node has no seal of another one yet";
+            return Err(WireError::passing(ErrorCode::NotReady, Fault::Receiver, message));
+        }
         let digest = succession.digest(&self.federation);
         match self.log.sealed() {
             Some(sealed) if sealed == digest => {}
@@ -35,8 +44,12 @@ impl Machine {
             }
             None => self.end_epoch(succession, digest)?,
         }
+        let forgets = self.planted(Bug::SealForgetsCommits);
         let (seal, transactions) = self.seal.get_or_insert_with(|| {
-            let transactions = self.ledger.sealed(BURIED);
+            let mut transactions = self.ledger.sealed(BURIED);
+            if forgets {
+                transactions.retain(|one| one.proof.is_some());
+            }
             (Seal::sign(&self.federation, self.me, &self.key, digest, &transactions), transactions)
         });
         Ok(seal_page(seal, transactions, skip))
@@ -80,18 +93,20 @@ pub fn seal_page(seal: &Seal, transactions: &[SealedTransaction], skip: u32) -> 
     PeerReply::Sealed { seal: Box::new(seal.clone()), transactions: page, more }
 }
 
-/// What a node begins an epoch with.
-pub fn stored_from(handover: &Handover, wall_ms: u64) -> Stored {
-    let record = |one: &SealedTransaction| {
+/// Everything that a node's store holds when an epoch begins: what was handed over, the evidence of the epochs before, and a log that
+/// has begun, so that a store without one is known to have been lost.
+pub fn opening(handover: &Handover, succession: [u8; 32], evidence: &[Evidence], wall_ms: u64) -> ChangeSet {
+    let mut change = ChangeSet::default();
+    for one in handover.transactions() {
         let target = match (&one.certificate, &one.proof) {
             (Some(certificate), _) => certificate.target.clone(),
             (None, Some(proof)) => {
                 let inputs = proof.outpoints().map(|outpoint| (outpoint, quorate::Round(0)));
                 VoteTarget::new(one.txid, inputs)
             }
-            (None, None) => return None,
+            (None, None) => continue,
         };
-        Some(TxRecord {
+        let record = TxRecord {
             target,
             proposal: one.proposal.clone(),
             account: one.account.clone(),
@@ -100,7 +115,16 @@ pub fn stored_from(handover: &Handover, wall_ms: u64) -> Stored {
             locked_at: wall_ms,
             certificate: one.certificate.clone(),
             proof: one.proof.clone(),
-        })
-    };
-    Stored { transactions: handover.transactions().filter_map(record).collect(), ..Stored::default() }
+        };
+        change.put(Table::Transactions, one.txid.as_ref(), &record);
+    }
+    let mut pieces: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for one in evidence {
+        let number = pieces.entry(one.accused()).or_default();
+        change.put(Table::Evidence, &evidence_key(one.accused(), *number), one);
+        *number += 1;
+    }
+    let head = LogHead::default().extend(&succession);
+    change.put(Table::Log, b"log", &LogRecord { head, ..LogRecord::default() });
+    change
 }

@@ -123,7 +123,7 @@ impl Machine {
         let needed = usize::from(self.federation.quorum().votes()) - 1;
         match &self.log.lost {
             Some(reason) => Standing::Lost { reason: reason.clone() },
-            None if self.log.sealed.is_some() => Standing::Sealed,
+            None if self.log.sealed.is_some() && !self.planted(Bug::VoteAfterSeal) => Standing::Sealed,
             None if self.log.answered.len() < needed && !self.planted(Bug::TrustOldStore) => {
                 Standing::Asking { answered: self.log.answered.len(), needed }
             }
@@ -190,6 +190,12 @@ impl Machine {
     /// A peer's answer: what it knows of this node's log.
     pub(super) fn take_heartbeat(&mut self, from: NodeId, head: SignedHead, known: Option<SignedHead>) {
         self.take_head(from, Some(head));
+        // A peer that has gone on to the next epoch, or not come to this one, knows nothing of this node's log in it.
+        let of_this_epoch =
+            self.log.peers.get(&from).is_some_and(|known| *known == head) || head.verify(&self.federation);
+        if !of_this_epoch || head.node != from {
+            return;
+        }
         if let Some(known) = known.filter(|known| known.node == self.me) {
             let further = known.head.sequence > self.log.head.sequence;
             let mut same = self.log.history.iter().filter(|own| own.sequence == known.head.sequence);

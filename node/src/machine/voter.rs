@@ -264,11 +264,17 @@ impl Machine {
             return Err(RejectReason::Conflict { outpoint, txid: other });
         }
         match self.ledger.forced(&outpoint) {
-            Some(forced) if forced != txid && !self.planted(Bug::IgnoreForced) => {
+            Some(forced) if forced != txid && !self.ignores_forced(&outpoint) => {
                 Err(RejectReason::Conflict { outpoint, txid: forced })
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Planted bugs: what a release, or the epoch before, left the outpoint to binds nobody.
+    fn ignores_forced(&self, outpoint: &OutPoint) -> bool {
+        self.planted(Bug::IgnoreForced)
+            || (self.planted(Bug::IgnoreInherited) && self.ledger.release(outpoint).is_none())
     }
 
     /// Rule V4: records the certificate durably, then releases share or signature.
@@ -331,7 +337,7 @@ impl Machine {
             return Err(WireError::passing(ErrorCode::RoundOver, Fault::Network, message));
         }
         for outpoint in &outpoints {
-            let forced = self.ledger.forced(outpoint);
+            let forced = self.ledger.forced(outpoint).filter(|_| !self.planted(Bug::IgnoreInherited));
             let other = self.ledger.spent_by(outpoint).or(forced).filter(|other| *other != target.txid());
             if let Some(other) = other {
                 let message = format!("{outpoint} is held by {other}");

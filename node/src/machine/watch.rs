@@ -7,7 +7,7 @@ use super::Machine;
 use crate::store::{ChangeSet, Table};
 use bitcoin::OutPoint;
 use quorate::{
-    NodeId,
+    Epoch, NodeId,
     evidence::{CommitStatement, Evidence, EvidenceKind, two_approvals},
     release::SignedPromise,
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
@@ -39,10 +39,13 @@ enum Statement {
 }
 
 impl Watch {
-    pub(super) fn restore(evidence: Vec<Evidence>) -> Self {
+    /// Evidence of earlier epochs is kept, but whoever has the accused node's number now may be another one.
+    pub(super) fn restore(evidence: Vec<Evidence>, epoch: Epoch) -> Self {
         let mut watch = Self::default();
         for one in evidence {
-            watch.suspects.insert(one.accused());
+            if one.epoch() == Some(epoch) {
+                watch.suspects.insert(one.accused());
+            }
             watch.evidence.entry(one.accused()).or_default().push(one);
         }
         watch
@@ -59,6 +62,11 @@ impl Watch {
             }
         }
     }
+}
+
+/// Where a piece of evidence is kept: by accused node and number.
+pub(super) fn evidence_key(node: NodeId, number: u32) -> Vec<u8> {
+    [node.0.to_be_bytes().as_slice(), &number.to_be_bytes()].concat()
 }
 
 fn forget_first<T>(map: &mut HashMap<Key, Vec<T>>, key: &Key) {
@@ -167,8 +175,7 @@ impl Machine {
         known.push(evidence.clone());
         self.watch.suspects.insert(node);
         let mut change = ChangeSet::default();
-        let key = [node.0.to_be_bytes().as_slice(), &number.to_be_bytes()].concat();
-        change.put(Table::Evidence, &key, &evidence);
+        change.put(Table::Evidence, &evidence_key(node, number), &evidence);
         self.persist(change);
     }
 

@@ -131,6 +131,8 @@ pub enum PeerRequest {
     SealRequest {
         /// Shows that the next epoch is approved and its key is there.
         succession: Box<Succession>,
+        /// Whose seal is asked for. A node that has opened the next epoch has those of a quorum.
+        of: NodeId,
         /// Transactions that the asker has already.
         skip: u32,
     },

@@ -182,7 +182,7 @@ impl World {
                 let Some(tip) = self.bridge.hub.tip() else { return };
                 let welcome = ServerMessage::Welcome {
                     protocol: limits::PROTOCOL_VERSION,
-                    federation: self.base.federation.id(),
+                    federation: self.base.first.federation.id(),
                     agent: "simulation".to_owned(),
                     tip,
                 };

@@ -95,11 +95,19 @@ pub enum Fault {
     ReconnectStorm,
     /// The bridge restarts.
     BridgeRestart,
+    /// An epoch ends and the next one begins.
+    Succession,
+    /// A node is replaced by one with an empty disk and new keys.
+    Replacement,
+    /// An evil node seals its epoch without what it committed to, and goes on in it.
+    LyingSeal,
+    /// A node learns the seals of others from one that is in the next epoch already.
+    LateSeals,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 46] = [
         Self::Crash,
         Self::CrashWhileWriting,
         Self::CrashInRecovery,
@@ -142,6 +150,10 @@ impl Fault {
         Self::SlowSubscriber,
         Self::ReconnectStorm,
         Self::BridgeRestart,
+        Self::Succession,
+        Self::Replacement,
+        Self::LyingSeal,
+        Self::LateSeals,
     ];
 
     /// The reorganisation of this depth.
@@ -251,6 +263,10 @@ pub struct Plan {
     pub work: usize,
     /// Time with faults.
     pub storm: Duration,
+    /// When the epoch changes, if it does.
+    pub succession: Option<Duration>,
+    /// Whether a node is replaced then.
+    pub replace: bool,
 }
 
 impl Plan {
@@ -265,6 +281,10 @@ impl Plan {
             0 => 0,
             _ => low + u64::try_from(dice.below(usize::try_from(high - low).unwrap_or(1))).unwrap_or(0),
         };
+        let storm = Duration::from_secs(12) + dice.between(0, 15_000_000);
+        let most = u64::try_from(storm.as_micros()).unwrap_or(u64::MAX);
+        let succession = (dice.below(3) == 0).then(|| dice.between(3_000_000, most));
+        let replace = dice.below(2) == 0;
         Self {
             nodes,
             drop: sometimes(dice, 200),
@@ -277,7 +297,9 @@ impl Plan {
             byzantine,
             forgetful: faulty - byzantine,
             work: 4 + dice.below(8),
-            storm: Duration::from_secs(12) + dice.between(0, 15_000_000),
+            storm,
+            succession,
+            replace,
         }
     }
 }

@@ -59,6 +59,7 @@ impl World {
                 }
             }
         }
+        broken.extend(self.behind_the_epoch());
         broken.extend(self.amnesiacs());
         broken.extend(self.left_over());
         broken.extend(self.forgotten_locks());
@@ -68,6 +69,16 @@ impl World {
             self.oracle.broken(rule, what);
         }
         self.end();
+    }
+
+    /// When the epoch has changed, everybody comes to the new one.
+    fn behind_the_epoch(&self) -> Vec<(&'static str, String)> {
+        let epoch = self.federation().epoch();
+        let behind = self.honest().filter(|(node, _)| node.epoch < epoch);
+        let behind =
+            behind.map(|(node, _)| ("every node comes to the next epoch", format!("node {}", node.id)));
+        let down = self.nodes.values().filter(|node| node.is_newcomer());
+        behind.chain(down.map(|node| ("a newcomer takes part", format!("node {}", node.id)))).collect()
     }
 
     /// A node whose memory was set back behind what others had seen of it has noticed, and does not vote.

@@ -15,6 +15,7 @@ pub mod bridge;
 pub mod byzantine;
 pub mod clients;
 pub mod disk;
+pub mod epochs;
 pub mod faults;
 pub mod fuzz;
 pub mod judge;

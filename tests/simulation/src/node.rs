@@ -3,12 +3,13 @@
 use crate::{
     byzantine::Evil,
     disk::Disk,
+    epochs::WholeSeal,
     oracle::Mirror,
     world::{Event, Owner, World},
 };
 use bitcoin::Txid;
 use quorate::{
-    NodeId,
+    Epoch, NodeId,
     account::AccountCertificate,
     frost::NodeShare,
     proposal::Proposal,
@@ -16,7 +17,7 @@ use quorate::{
 };
 use quorate_node::{
     machine::{Machine, Output, ReplyTo, Rules, SessionId, Tag},
-    store::{BATCH_MAX, ChangeSet, Store, Table},
+    store::{BATCH_MAX, ChangeSet, Store, Table, set_lost},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{
@@ -43,7 +44,7 @@ pub struct SimNode {
     pub disk: Disk,
     /// Running.
     pub machine: Option<Machine>,
-    store: Option<Store>,
+    pub(crate) store: Option<Store>,
     /// Counts starts; answers to an earlier one are lost.
     pub incarnation: u32,
     queue: VecDeque<Item>,
@@ -83,6 +84,14 @@ pub struct SimNode {
     pub snapshot: Option<(Vec<u8>, Mirror)>,
     /// Proposals that it has heard of.
     pub proposals: Proposals,
+    /// The epoch that it has come to.
+    pub epoch: Epoch,
+    /// It takes a lost node's place from the second epoch on.
+    pub newcomer: bool,
+    /// Seals of the first epoch that it has collected, and, in the second, those that it began with.
+    pub seals: BTreeMap<NodeId, WholeSeal>,
+    /// Requests for seals that wait for an answer, with whose seal it is.
+    pub seal_rpcs: BTreeMap<u64, NodeId>,
 }
 
 impl SimNode {
@@ -115,7 +124,16 @@ impl SimNode {
             amnesiac: false,
             snapshot: None,
             proposals: Proposals::new(),
+            epoch: Epoch::FIRST,
+            newcomer: false,
+            seals: BTreeMap::new(),
+            seal_rpcs: BTreeMap::new(),
         }
+    }
+
+    /// Whether its epoch has not begun.
+    pub fn is_newcomer(&self) -> bool {
+        self.newcomer && self.epoch == Epoch::FIRST
     }
 
     /// Whether the oracle holds it to the rules.
@@ -137,6 +155,10 @@ impl SimNode {
         self.queue.clear();
         self.replies.clear();
         self.rpcs.clear();
+        self.seal_rpcs.clear();
+        if self.epoch == Epoch::FIRST {
+            self.seals.clear();
+        }
         self.incarnation += 1;
         std::mem::take(&mut self.sessions).into_values().collect()
     }
@@ -154,8 +176,8 @@ impl World {
     /// Starts a node from its disk. `false` if the disk failed again while it was read.
     pub fn start_node(&mut self, id: NodeId) -> bool {
         let (seed, rules) = (self.seed, self.rules());
-        let base = self.base;
-        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        let era = self.era_of(id);
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.is_newcomer()) else { return false };
         if !node.created {
             // The real store is made beside its place and moved there when it is whole.
             node.disk = Disk::new(Vec::new());
@@ -168,7 +190,7 @@ impl World {
             }
             Ok((store, stored, mirror))
         });
-        let (store, stored, mirror) = match opened {
+        let (store, mut stored, mirror) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let found = error.to_string();
@@ -176,6 +198,11 @@ impl World {
                 return false;
             }
         };
+        if node.epoch > Epoch::FIRST && stored.log.head.sequence == 0 && stored.log.lost.is_none() {
+            // As the real node does; if the disk fails again, it finds the same at its next start.
+            stored.log.lost = Some("its store is missing".to_owned());
+            let _failed = set_lost(&store, "its store is missing");
+        }
         // A write that the crash interrupted may be there or not; what was confirmed has to be.
         if let Some((table, key)) = node.mirror.keys().find(|row| !mirror.contains_key(*row)) {
             let what = format!("node {id} lost record {} of {table:?}", hex::encode(key));
@@ -186,8 +213,7 @@ impl World {
         if node.is_trusted() {
             self.oracle.found_votes(id, &node.mirror);
         }
-        let index = usize::from(id.0) - 1;
-        let (Some(key), Some(share)) = (base.keys.get(index), base.shares.get(index)) else { return false };
+        let Some((federation, key, share)) = era.of_node(id) else { return false };
         let share = NodeShare::from_bytes(id, share).expect("a share");
         let mut random = [0; 32];
         for (place, byte) in random.iter_mut().zip(
@@ -196,7 +222,7 @@ impl World {
             *place = byte;
         }
         let rng = ChaCha20Rng::from_seed(random);
-        let machine = Machine::new(id, base.federation.clone(), key.clone(), share, rules, rng, stored);
+        let machine = Machine::new(id, federation.clone(), key.clone(), share, rules, rng, stored);
         (node.machine, node.store, node.height) = (Some(machine), Some(store), 0);
         self.follow_chain(id);
         self.schedule(Duration::from_millis(10), Event::Sweep { node: id });
@@ -331,7 +357,8 @@ impl World {
         if let PeerRequest::FinalTransaction { proof } = &request
             && self.nodes.get(&id).is_some_and(SimNode::is_trusted)
         {
-            self.oracle.proof(&self.base.federation, proof);
+            let federation = self.federation();
+            self.oracle.proof(federation, proof);
         }
         if let PeerRequest::Released { releases } = &request
             && self.nodes.get(&id).is_some_and(SimNode::is_trusted)
@@ -357,6 +384,11 @@ impl World {
 
     /// A peer's request arrives.
     pub fn requested(&mut self, from: NodeId, to: NodeId, rpc: u64, request: PeerRequest) {
+        if let PeerRequest::SealRequest { of, .. } = &request
+            && self.seal_asked(from, to, rpc, *of)
+        {
+            return;
+        }
         let Some(node) = self.nodes.get_mut(&to) else { return };
         if let Some(evil) = &mut node.evil {
             evil.hear(&request);
@@ -387,8 +419,8 @@ impl World {
     }
 
     fn answer(&mut self, id: NodeId, number: u64, reply: PeerReply) {
-        let base = self.base;
-        let weight = self.weight();
+        let era = self.era_of(id);
+        let weight = self.weight(id);
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some((to, rpc, request)) = node.replies.remove(&number) else { return };
         if node.is_trusted() {
@@ -397,8 +429,8 @@ impl World {
         let reply = match &mut node.evil {
             None => Some(reply),
             Some(evil) => {
-                let Some(key) = base.keys.get(usize::from(id.0) - 1) else { return };
-                let (federation, proposals) = (&base.federation, &node.proposals);
+                let Some((federation, key, _)) = era.of_node(id) else { return };
+                let proposals = &node.proposals;
                 let me = crate::byzantine::Me { id, key, federation, proposals };
                 evil.answer(me, &request, reply, &mut self.dice, &mut self.counters)
             }
@@ -415,10 +447,11 @@ impl World {
         request: Option<u64>,
         message: quorate::wire::ServerMessage,
     ) {
+        let federation = self.federation();
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(owner) = node.sessions.get(&session).cloned() else { return };
         if node.is_trusted() {
-            self.oracle.told(id, &node.mirror, &message, &self.base.federation);
+            self.oracle.told(id, &node.mirror, &message, federation);
             if let quorate::wire::ServerMessage::SignRequest { attempt, certificate, .. } = &message {
                 self.sessions.entry((id, certificate.target.clone())).or_default().insert(*attempt);
             }

@@ -5,11 +5,12 @@
 
 use bitcoin::{OutPoint, Txid};
 use quorate::{
-    Federation, NodeId, NonceCommitment, Round,
+    Epoch, Federation, NodeId, NonceCommitment, Round,
     evidence::Evidence,
     finality::{FinalityProof, VerifiedAccounts},
     log::SignedHead,
     release::{Outcome, ReleaseCertificate, SignedPromise},
+    seal::SealedTransaction,
     vote::{SignedVote, Verdict, VoteTarget},
     wire::{CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus},
 };
@@ -40,6 +41,8 @@ pub struct Oracle {
     pub violation: Option<String>,
     /// Statements looked at.
     pub checks: u64,
+    /// Nodes that have sealed the first epoch.
+    sealed: BTreeSet<NodeId>,
 }
 
 impl Oracle {
@@ -105,6 +108,7 @@ impl Oracle {
                     self.became_final(&certificate.target);
                 }
             }
+            (_, PeerReply::Sealed { transactions, .. }) => self.seal(node, transactions),
             (_, PeerReply::ReleaseResponse { promise, release, proof, .. }) => {
                 if let Some(promise) = promise {
                     self.promise(node, mirror, promise);
@@ -133,6 +137,7 @@ impl Oracle {
         if vote.verdict != Verdict::Approve {
             return;
         }
+        self.not_sealed(node, vote.target.inputs().values().next().copied());
         let txid = vote.target.txid();
         let first = vote.target.inputs().keys().any(|one| {
             let round = vote.target.inputs().get(one).copied().unwrap_or_default();
@@ -174,9 +179,18 @@ impl Oracle {
             self.broken("valid first", what);
         }
         let release = stored(mirror, &outpoint).and_then(|record| record.release);
-        if round > Round(0) && release.as_ref().is_none_or(|release| release.round.0 + 1 < round.0) {
+        let begins = round.epoch().first_round();
+        if round > begins && release.as_ref().is_none_or(|release| release.round.0 + 1 < round.0) {
             let what = format!("node {node} approved {txid} for {outpoint} in round {}", round.0);
             self.broken("no vote before the release is complete", what);
+        }
+        if release.is_none()
+            && let Some(inherited) =
+                inherited(mirror, &outpoint, begins).filter(|inherited| *inherited != txid)
+        {
+            let what =
+                format!("node {node} approved {txid} for {outpoint}, which it inherited for {inherited}");
+            self.broken("what an epoch hands over binds the next", what);
         }
         let highest = release.filter(|release| release.round.next() == round).map(|release| release.highest);
         // Void by what the node itself has on its disk: releases of the other inputs, or final transactions that spend them.
@@ -195,7 +209,27 @@ impl Oracle {
         }
     }
 
+    /// A seal names every final transaction that its node has committed to.
+    fn seal(&mut self, node: NodeId, sealed: &[SealedTransaction]) {
+        self.sealed.insert(node);
+        let finals = self.finals.iter().filter(|(outpoint, txid)| {
+            let committed = self.committed_to.get(&(node, **outpoint));
+            committed.is_some_and(|all| all.iter().any(|target| target.txid() == **txid))
+        });
+        let forgotten = finals.map(|(_, txid)| *txid).find(|txid| sealed.iter().all(|one| one.txid != *txid));
+        if let Some(txid) = forgotten {
+            self.broken("a seal is complete", format!("node {node} sealed without the final {txid}"));
+        }
+    }
+
+    fn not_sealed(&mut self, node: NodeId, round: Option<Round>) {
+        if round.is_some_and(|round| round.epoch() == Epoch::FIRST) && self.sealed.contains(&node) {
+            self.broken("nothing is said after the seal", format!("by node {node}"));
+        }
+    }
+
     fn committed(&mut self, node: NodeId, mirror: &Mirror, target: &VoteTarget) {
+        self.not_sealed(node, target.inputs().values().next().copied());
         let recorded = record(mirror, target.txid()).and_then(|record| record.certificate);
         if !recorded.is_some_and(|certificate| covers(&certificate.target, target)) {
             let what = format!("node {node}'s commit to {}", target.txid());
@@ -211,6 +245,7 @@ impl Oracle {
     }
 
     fn promise(&mut self, node: NodeId, mirror: &Mirror, promise: &SignedPromise) {
+        self.not_sealed(node, Some(promise.round));
         if stored_round(mirror, &promise.outpoint) <= promise.round {
             let what = format!("node {node}'s promise for {} in round {}", promise.outpoint, promise.round.0);
             self.broken("nothing leaves that is not durable", what);
@@ -353,6 +388,18 @@ pub struct Weight<'a> {
 fn record(mirror: &Mirror, txid: Txid) -> Option<TxRecord> {
     let key: &[u8] = txid.as_ref();
     serde_json::from_slice(mirror.get(&(Table::Transactions, key.to_vec()))?).ok()
+}
+
+/// What the epoch before left an outpoint to by a node's disk, if that spends nothing else and so cannot be void.
+fn inherited(mirror: &Mirror, outpoint: &OutPoint, begins: Round) -> Option<Txid> {
+    let stored = mirror.iter().filter(|((table, _), _)| *table == Table::Transactions);
+    let records = stored.filter_map(|(_, value)| serde_json::from_slice::<TxRecord>(value).ok());
+    let certified = records.filter(|record| record.proof.is_none()).filter_map(|record| record.certificate);
+    let mut of_this = certified.filter(|one| {
+        one.target.inputs().len() == 1
+            && one.target.inputs().get(outpoint).is_some_and(|round| *round < begins)
+    });
+    of_this.next().map(|one| one.target.txid())
 }
 
 /// Whether a record shows a statement: it is of the same transaction and the same rounds, or of later ones that came in the same write.

@@ -6,7 +6,7 @@ use crate::{
     node::SimNode,
     world::{Event, World},
 };
-use quorate::{NodeId, Round};
+use quorate::{Epoch, NodeId, Round};
 use std::time::Duration;
 
 impl World {
@@ -206,7 +206,8 @@ impl World {
         node.disk = crate::disk::Disk::new(content);
         node.mirror = mirror;
         let found = crate::oracle::log_sequence(&node.mirror);
-        let honest = self.nodes.values().filter(|other| other.is_trusted());
+        let epoch = node.epoch;
+        let honest = self.nodes.values().filter(|other| other.is_trusted() && other.epoch == epoch);
         let seen = honest.map(|other| crate::oracle::known_sequence(&other.mirror, id)).max();
         let amnesiac = seen.is_some_and(|seen| seen > found);
         if let Some(node) = self.nodes.get_mut(&id) {
@@ -251,12 +252,16 @@ impl World {
 
     /// Evidence that honest nodes hold is checked as soon as it may have appeared.
     pub(crate) fn judge_evidence(&mut self, id: NodeId) {
+        let federation = self.federation();
         let Some(node) = self.nodes.get(&id).filter(|node| node.is_trusted()) else { return };
         let Some(machine) = &node.machine else { return };
         for evidence in machine.evidence() {
             let accused = self.nodes.get(&evidence.accused());
             let may_cheat = accused.is_some_and(|accused| !SimNode::is_trusted(accused));
-            self.oracle.evidence(&self.base.federation, evidence, may_cheat);
+            // Whoever was replaced may have cheated before.
+            let before = evidence.epoch() == Some(Epoch::FIRST);
+            let old = before && self.succession.is_some_and(|one| one.replaced == Some(evidence.accused()));
+            self.oracle.evidence(federation, evidence, may_cheat || old);
         }
     }
 }

@@ -68,6 +68,8 @@ pub enum Event {
     Subscriber { index: usize, event: crate::clients::SubscriberEvent },
     Submit { index: usize },
     Work,
+    Succession,
+    Seals { node: NodeId },
     MachineFault,
     NetworkFault,
     Calm,
@@ -130,6 +132,8 @@ pub struct World {
     pub(crate) wallets: Vec<SimWallet>,
     pub(crate) submissions: Vec<Submission>,
     pub(crate) subscribers: Vec<Subscriber>,
+    /// The change of epoch, once it has begun.
+    pub(crate) succession: Option<crate::epochs::Change>,
     pub(crate) oracle: Oracle,
     /// Attempts that honest coordinators asked wallets to sign.
     pub(crate) sessions: BTreeMap<(NodeId, VoteTarget), BTreeSet<u32>>,
@@ -222,6 +226,7 @@ impl World {
             wallets,
             submissions: Vec::new(),
             subscribers: Vec::new(),
+            succession: None,
             oracle: Oracle::default(),
             sessions: BTreeMap::new(),
             counters: Counters::default(),
@@ -260,16 +265,27 @@ impl World {
         self.next_machine_fault();
         self.next_network_fault();
         self.schedule(self.plan.storm, Event::Calm);
+        if let Some(at) = self.plan.succession {
+            self.schedule(at, Event::Succession);
+            // Something has to be under way.
+            for before in [20_000, 100_000, 400_000] {
+                let wait = self.dice.between(0, before);
+                self.schedule(at.saturating_sub(wait), Event::Work);
+            }
+        }
     }
 
-    /// How much it takes to make a transaction final behind the back of honest nodes.
-    pub(crate) fn weight(&self) -> Weight<'static> {
-        let quorum = usize::from(self.base.federation.quorum().votes());
-        Weight {
-            federation: &self.base.federation,
-            faulty: self.plan.byzantine + self.plan.forgetful,
-            quorum,
-        }
+    /// How much it takes to make a transaction final behind the back of honest nodes, in the epoch that a node is in.
+    pub(crate) fn weight(&self, id: NodeId) -> Weight<'static> {
+        let federation = self.federation();
+        let quorum = usize::from(federation.quorum().votes());
+        let first = self.nodes.get(&id).is_none_or(|node| node.epoch == quorate::Epoch::FIRST);
+        let faulty = if first {
+            self.plan.byzantine + self.plan.forgetful
+        } else {
+            self.nodes.values().filter(|node| !node.is_trusted()).count()
+        };
+        Weight { federation, faulty, quorum }
     }
 
     pub(crate) fn schedule(&mut self, wait: Duration, event: Event) {
@@ -354,6 +370,9 @@ impl World {
                 self.requested(from, to, rpc, *request)
             }
             Event::Reply { from, to, rpc, reply } => {
+                if self.seal_heard(to, rpc, &reply) {
+                    return;
+                }
                 let tag = self.nodes.get_mut(&to).and_then(|node| node.rpcs.remove(&rpc)).map(|(_, tag)| tag);
                 if let Some(tag) = tag {
                     // As the real driver: a refusal is no answer.
@@ -399,6 +418,8 @@ impl World {
             Event::Subscriber { index, event } => self.subscriber_event(index, event),
             Event::Submit { index } => self.submit_again(index),
             Event::Work => self.work(),
+            Event::Succession => self.begin_succession(),
+            Event::Seals { node } => self.collect_seals(node),
             Event::MachineFault => self.machine_fault(),
             Event::NetworkFault => self.network_fault(),
             Event::Calm => self.calm(),
@@ -534,6 +555,7 @@ fn target(event: &Event) -> Option<NodeId> {
         | Event::Disk { node, .. }
         | Event::Timer { node, .. }
         | Event::Sweep { node }
+        | Event::Seals { node }
         | Event::Chain { node }
         | Event::ClientSays { node, .. } => Some(*node),
         _elsewhere => None,

@@ -17,6 +17,8 @@ const TWO_OF_SEVEN: Plan = Plan {
     forgetful: 0,
     work: 16,
     storm: Duration::from_secs(20),
+    succession: None,
+    replace: false,
 };
 
 #[test]

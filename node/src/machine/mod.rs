@@ -354,10 +354,15 @@ impl Machine {
         outpoints.iter().filter(|outpoint| !self.ledger.knows(outpoint)).copied().collect()
     }
 
-    /// Takes in what the chain backend says about outpoints.
+    /// Takes in what the chain backend says about outpoints, and tells who waits for news of them: what they heard last may be of an
+    /// earlier epoch.
     pub fn handle_coins(&mut self, coins: Vec<(OutPoint, ChainCoin)>) {
         for (outpoint, coin) in coins {
+            let new = !self.ledger.knows(&outpoint);
             self.ledger.add_coin(outpoint, coin);
+            if new {
+                self.notify_outpoint(outpoint, None);
+            }
         }
     }
 

@@ -158,6 +158,7 @@ fn metrics_text(status: &Status) -> String {
             "1 if its memory cannot be trusted in this epoch",
             i64::from(matches!(status.standing, Standing::Lost { .. })),
         ),
+        ("epoch", "the epoch that it is in", i64::try_from(status.epoch.0).unwrap_or(i64::MAX)),
         ("tip_height", "height of its chain", i64::from(status.tip.height)),
         ("transactions", "transactions with a record", count(status.held.transactions)),
         ("rounds", "outpoints with a vote, commit or round", count(status.held.rounds)),

@@ -91,6 +91,12 @@ pub(crate) async fn approve(directory: &Path, path: &Path, dry_run: bool) -> Res
     );
     if let Some(known) = node.files.approved_plan(&node.federation)? {
         ensure!(
+            known == file || !node.files.is_complete(&known.plan),
+            "the key of plan {} is complete; epoch {} begins with it",
+            known.plan.attempt,
+            known.plan.epoch.0
+        );
+        ensure!(
             known == file || known.plan.attempt < file.plan.attempt,
             "plan {} for epoch {} is approved here; another one needs a higher number",
             known.plan.attempt,

@@ -90,7 +90,7 @@ impl NodeFiles {
         EpochFiles { node: self.clone(), directory: self.0.join(name), epoch: plan.epoch }
     }
 
-    /// The plan with the highest number that the operator has approved for the epoch after.
+    /// The plan that the operator has approved for the epoch after: the one whose key is complete, or the one with the highest number.
     pub(crate) fn approved_plan(&self, federation: &Federation) -> Result<Option<PlanFile>> {
         let prefix = format!("epoch-{}-", federation.epoch().next().0);
         let mut found: Option<PlanFile> = None;
@@ -105,11 +105,20 @@ impl NodeFiles {
             file.plan
                 .check(federation)
                 .with_context(|| format!("{} cannot be carried out", path.display()))?;
+            if self.is_complete(&file.plan) {
+                // Other members may end their epoch for it at any moment; there is no way back.
+                return Ok(Some(file));
+            }
             if found.as_ref().is_none_or(|known| known.plan.attempt < file.plan.attempt) {
                 found = Some(file);
             }
         }
         Ok(found)
+    }
+
+    /// Whether the key of a planned epoch is certified, as far as this node knows.
+    pub(crate) fn is_complete(&self, plan: &SuccessionPlan) -> bool {
+        self.planned(plan).path("succession.json").exists()
     }
 
     /// Where the members of an epoch listen: as the configuration says, or the plan that brought them.

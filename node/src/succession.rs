@@ -165,7 +165,10 @@ impl Present<'_> {
         let mut reported = String::new();
         loop {
             match self.files.approved_plan(self.federation) {
-                Ok(Some(file)) if file.plan.attempt > attempt => return Ok(file),
+                // From the moment on at which a key is complete its plan is not left any more.
+                Ok(Some(file)) if file.plan.attempt > attempt && self.news.known().succession.is_none() => {
+                    return Ok(file);
+                }
                 Ok(_) => {}
                 Err(error) => {
                     let problem = format!("{error:#}");

@@ -119,6 +119,15 @@ enum EpochCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Take back this node's part in a plan that can never be completed
+    Withdraw {
+        /// Directory of the node
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+        /// Only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -258,6 +267,9 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Epoch(EpochCommand::Approve { directory, plan, dry_run }) => {
             epoch_commands::approve(&directory, &plan, dry_run).await
+        }
+        Command::Epoch(EpochCommand::Withdraw { directory, dry_run }) => {
+            epoch_commands::withdraw(&directory, dry_run)
         }
         Command::Share(ShareCommand::Repair { directory, dry_run }) => {
             epoch_commands::repair(&directory, dry_run).await

@@ -76,6 +76,8 @@ pub(crate) enum Input {
     Evidence {
         reply: oneshot::Sender<EvidenceFile>,
     },
+    /// The chain has been read up to its tip.
+    CaughtUp,
     /// The operator has approved a plan for the next epoch.
     Plan(Box<SuccessionPlan>),
     /// The epoch is over.
@@ -208,6 +210,7 @@ impl Driver {
             Input::Evidence { reply } => {
                 let _asker_gone = reply.send(self.machine.evidence_file());
             }
+            Input::CaughtUp => self.machine.handle_caught_up(),
             Input::Plan(plan) => self.machine.handle_plan(&plan),
             // The loop has ended by then.
             Input::Stop => {}
@@ -247,6 +250,7 @@ impl Driver {
             | Input::BlockHash { .. }
             | Input::Status { .. }
             | Input::Evidence { .. }
+            | Input::CaughtUp
             | Input::Plan(_)
             | Input::Stop
             | Input::Coins { .. } => return Some(input),

@@ -91,8 +91,9 @@ pub(crate) async fn approve(directory: &Path, path: &Path, dry_run: bool) -> Res
     );
     if let Some(known) = node.files.approved_plan(&node.federation)? {
         ensure!(
-            known == file || !node.files.is_complete(&known.plan),
-            "the key of plan {} is complete; epoch {} begins with it",
+            known == file || !node.files.is_bound(&known.plan),
+            "this node has finished its part of plan {} for epoch {}; if that can never be completed, because a member of it is \
+             destroyed, withdraw it first on all nodes: `quorate-node epoch withdraw`",
             known.plan.attempt,
             known.plan.epoch.0
         );
@@ -114,6 +115,29 @@ pub(crate) async fn approve(directory: &Path, path: &Path, dry_run: bool) -> Res
     Ok(())
 }
 
+/// `epoch withdraw`: takes back this node's part in a plan that can never be completed.
+pub(crate) fn withdraw(directory: &Path, dry_run: bool) -> Result<()> {
+    let node = Operator::open(directory)?;
+    let known = node.files.approved_plan(&node.federation)?.context("no plan is approved here")?;
+    ensure!(
+        !node.files.is_complete(&known.plan),
+        "the key of plan {} is complete; epoch {} begins with it",
+        known.plan.attempt,
+        known.plan.epoch.0
+    );
+    println!(
+        "plan {} for epoch {}: withdraw it only if one of its members is destroyed and can never finish its part, and do so on all nodes",
+        known.plan.attempt, known.plan.epoch.0
+    );
+    if dry_run {
+        println!("nothing has been changed; without --dry-run this node gives up its share of that epoch");
+        return Ok(());
+    }
+    node.files.withdraw(&known.plan)?;
+    println!("withdrawn; start the node again, then approve a plan with a higher number");
+    Ok(())
+}
+
 fn describe(node: &Operator, file: &PlanFile, newcomers: &[NodeId]) {
     let quorum = node.federation.quorum();
     println!(
@@ -129,9 +153,14 @@ fn describe(node: &Operator, file: &PlanFile, newcomers: &[NodeId]) {
     for id in newcomers {
         let key = file.plan.members.iter().find(|member| member.id == *id).map(|member| member.identity_key);
         let key = key.map(|key| key.to_string()).unwrap_or_default();
-        println!("node {id} is replaced by the one with key {key}; the old one is shut out");
+        println!(
+            "node {id} is replaced by the one with key {key}; the other nodes will not talk to the old one any more"
+        );
     }
-    println!("{} nodes have to approve; all members of the next epoch have to be running", quorum.votes());
+    println!(
+        "all members have to approve it and be running; the approvals of {} make it valid",
+        quorum.votes()
+    );
 }
 
 /// Who answers, and who has approved.

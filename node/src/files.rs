@@ -3,7 +3,8 @@
 //! | file | what |
 //! | --- | --- |
 //! | `roster.json`, `federation.json` | the first epoch's members; the document of the epoch in force |
-//! | `identity.key`, `seal.key`, `dkg.seed`, `tls.*`, `ca.pem` | this node's keys and certificates |
+//! | `identity.key`, `seal.key`, `tls.*`, `ca.pem` | this node's keys and certificates |
+//! | `dkg.seed` | randomness of the key generation; erased afterwards |
 //! | `share.sealed`, `store.redb` | share and store of the first epoch |
 //! | `epoch-N-A/` | the same of epoch N by its plan number A, with `plan.json`, `succession.json` and the `seals.json` that the epoch began with |
 
@@ -25,6 +26,7 @@ use std::{
     fs,
     io::Write as _,
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
@@ -90,7 +92,7 @@ impl NodeFiles {
         EpochFiles { node: self.clone(), directory: self.0.join(name), epoch: plan.epoch }
     }
 
-    /// The plan that the operator has approved for the epoch after: the one whose key is complete, or the one with the highest number.
+    /// The plan that the operator has approved for the epoch after: the one that this node is bound to, or the one with the highest number.
     pub(crate) fn approved_plan(&self, federation: &Federation) -> Result<Option<PlanFile>> {
         let prefix = format!("epoch-{}-", federation.epoch().next().0);
         let mut found: Option<PlanFile> = None;
@@ -105,8 +107,7 @@ impl NodeFiles {
             file.plan
                 .check(federation)
                 .with_context(|| format!("{} cannot be carried out", path.display()))?;
-            if self.is_complete(&file.plan) {
-                // Other members may end their epoch for it at any moment; there is no way back.
+            if self.is_bound(&file.plan) {
                 return Ok(Some(file));
             }
             if found.as_ref().is_none_or(|known| known.plan.attempt < file.plan.attempt) {
@@ -114,6 +115,21 @@ impl NodeFiles {
             }
         }
         Ok(found)
+    }
+
+    /// Whether this node has stored its share of a planned epoch. It may have said so, and then the others can complete the key at any
+    /// moment: taking part in another plan as well could leave two keys complete and neither with a quorum of seals.
+    pub(crate) fn is_bound(&self, plan: &SuccessionPlan) -> bool {
+        self.planned(plan).path("share.sealed").exists()
+    }
+
+    /// Takes a plan away that this node is bound to. Only for an operator who knows that it can never be completed.
+    pub(crate) fn withdraw(&self, plan: &SuccessionPlan) -> Result<()> {
+        let planned = self.planned(plan);
+        erase(&planned.path("share.sealed"))?;
+        erase(&planned.path("dkg.seed"))?;
+        let aside = self.0.join(format!("withdrawn-epoch-{}-{}", plan.epoch.0, plan.attempt));
+        Ok(fs::rename(planned.directory, aside)?)
     }
 
     /// Whether the key of a planned epoch is certified, as far as this node knows.
@@ -139,23 +155,33 @@ impl NodeFiles {
     }
 
     fn secret(&self, name: &str) -> Result<Zeroizing<[u8; 32]>> {
-        let path = self.0.join(name);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let text = Zeroizing::new(text);
-        let mut bytes = Zeroizing::new([0; 32]);
-        if hex::decode_to_slice(text.trim(), bytes.as_mut()).is_err() {
-            bail!("{} is not a key of 64 hex digits", path.display());
-        }
-        Ok(bytes)
+        read_secret(&self.0.join(name))
     }
 
     pub(crate) fn identity(&self) -> Result<IdentityKey> {
         IdentityKey::from_bytes(&*self.secret("identity.key")?).context("identity.key is not a valid key")
     }
 
-    /// Seed of the randomness of key generation and refreshes: a restarted node says the same again.
-    pub(crate) fn dkg_seed(&self) -> Result<Zeroizing<[u8; 32]>> {
-        self.secret("dkg.seed")
+    /// Erases what is of no use to this node any more and would be to a thief: shares of epochs that are over and of plans that were
+    /// superseded, and the seeds of their refreshes. Done at every start, so that a crash in between leaves nothing.
+    pub(crate) fn erase_past(&self, document: &FederationDocument) -> Result<()> {
+        let present = self.epoch(document).directory;
+        let mut past = vec![self.0.clone()];
+        for entry in fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let epoch = name.strip_prefix("epoch-").and_then(|rest| rest.split('-').next()?.parse().ok());
+            if epoch.is_some_and(|epoch: u64| epoch <= document.epoch().0) {
+                past.push(path);
+            }
+        }
+        for directory in past {
+            erase(&directory.join("dkg.seed"))?;
+            if directory != present {
+                erase(&directory.join("share.sealed"))?;
+            }
+        }
+        Ok(())
     }
 
     fn cipher(&self) -> Result<ChaCha20Poly1305> {
@@ -213,16 +239,40 @@ impl EpochFiles {
         Ok(share)
     }
 
-    /// The share of an epoch that is over is of no use to this node, and would be to a thief.
-    pub(crate) fn delete_share(&self) -> Result<()> {
-        match fs::remove_file(self.path("share.sealed")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            Ok(()) | Err(_) => Ok(()),
+    /// Seed of the randomness of the key generation or refresh: a node that has started again says the same again. It is made when it is
+    /// first wanted, and erased when the epoch has begun.
+    pub(crate) fn dkg_seed(&self) -> Result<Zeroizing<[u8; 32]>> {
+        let path = self.path("dkg.seed");
+        if !path.exists() {
+            let mut seed = Zeroizing::new([0; 32]);
+            getrandom::getrandom(seed.as_mut()).context("no source of randomness")?;
+            fs::create_dir_all(&self.directory)?;
+            write_durably(&path, Zeroizing::new(hex::encode(seed.as_slice())).as_bytes())?;
         }
+        read_secret(&path)
     }
 
     fn label(&self, node: NodeId) -> String {
         format!("quorate share of node {node} in epoch {}", self.epoch.0)
+    }
+}
+
+fn read_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = Zeroizing::new(text);
+    let mut bytes = Zeroizing::new([0; 32]);
+    if hex::decode_to_slice(text.trim(), bytes.as_mut()).is_err() {
+        bail!("{} is not a key of 64 hex digits", path.display());
+    }
+    Ok(bytes)
+}
+
+fn erase(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot erase {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -236,7 +286,8 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let draft = path.with_extension("new");
     let directory = path.parent().context("a file in a directory")?;
     let write = || -> std::io::Result<()> {
-        let mut file = fs::File::create(&draft)?;
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&draft, path)?;

@@ -48,6 +48,7 @@ async fn step(chain: &dyn Chain, inputs: &mpsc::Sender<Input>, height: &mut u32)
         reached += count;
         *height = reached;
     }
+    inputs.send(Input::CaughtUp).await.context("the node has ended")?;
     chain.wait_for_tip(tip).await?;
     Ok(())
 }

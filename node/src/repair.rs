@@ -25,7 +25,8 @@ pub(crate) struct RepairDesk {
     federation: Federation,
     share: NodeShare,
     peers: Arc<Peers>,
-    open: Mutex<BTreeMap<NodeId, Vec<RepairHelper>>>,
+    /// By the key of the certificate that asked: a node and the one that takes its place have the same number.
+    open: Mutex<BTreeMap<[u8; 32], Vec<RepairHelper>>>,
     /// Newcomers whose plan a quorum has approved; they get the share of the node that they replace.
     newcomers: Mutex<Vec<Member>>,
 }
@@ -71,7 +72,7 @@ impl RepairDesk {
     fn open(&self, peer: &Peer, session: RepairSession) -> Result<PeerReply, WireError> {
         self.check_participant(peer, &session)?;
         let mut open = lock(&self.open);
-        let mine = open.entry(peer.id).or_default();
+        let mine = open.entry(peer.tls_key).or_default();
         if mine.iter().all(|helper| *helper.session() != session) {
             let (key, quorum) = (self.federation.key(), self.federation.quorum());
             let helper = RepairHelper::new(&self.share, key, quorum, session, &mut rand_core::OsRng);
@@ -95,7 +96,7 @@ impl RepairDesk {
 
     fn own_piece(&self, session: &RepairSession, helper: NodeId) -> Result<RepairPart, WireError> {
         let open = lock(&self.open);
-        let found = open.get(&session.participant).into_iter().flatten().find(|one| one.session() == session);
+        let found = open.values().flatten().find(|one| one.session() == session);
         found.and_then(|one| one.part_for(helper).cloned()).ok_or_else(unknown)
     }
 
@@ -115,7 +116,7 @@ impl RepairDesk {
             }
         }
         let open = lock(&self.open);
-        let found = open.get(&session.participant).into_iter().flatten().find(|one| one.session() == session);
+        let found = open.values().flatten().find(|one| one.session() == session);
         let part = found.ok_or_else(unknown)?.sum(&pieces);
         let missing =
             || WireError::passing(ErrorCode::NotReady, Fault::Network, "another helper does not answer");
@@ -131,7 +132,8 @@ fn unknown() -> WireError {
     WireError::passing(ErrorCode::NotReady, Fault::Sender, "this repair is not open here; start again")
 }
 
-/// Has this node's share repaired by q of the others, whichever answer and do not lie.
+/// Has this node's share repaired by q of the others. Which of them lies cannot be seen, so other sets are tried: with few liars one
+/// without any is found soon.
 pub(crate) async fn repair(me: NodeId, federation: &Federation, peers: &Peers) -> Result<NodeShare> {
     let quorum = federation.quorum();
     let mut silent = BTreeMap::new();
@@ -149,7 +151,8 @@ pub(crate) async fn repair(me: NodeId, federation: &Federation, peers: &Peers) -
         // Any order, but another one each time.
         candidates.sort_by_cached_key(|_| rand_core::OsRng.next_u64());
         let helpers = candidates.into_iter().take(quorum.votes().into()).collect();
-        let session = RepairSession { number: rand_core::OsRng.next_u64(), participant: me, helpers };
+        let epoch = federation.epoch();
+        let session = RepairSession { epoch, number: rand_core::OsRng.next_u64(), participant: me, helpers };
         match try_repair(&session, federation, peers).await {
             Ok(Some(share)) => {
                 tracing::info!(node = %me, attempt, "the share is repaired, and is the one that the document shows");

@@ -122,7 +122,7 @@ impl Run {
         let draft = self.files.first_epoch();
         let setup = Arc::new(Setup::new(Ceremony::generation(&roster)?, &self.files, draft, None)?);
         self.service.add_setup(setup.clone());
-        let key = setup.run(&peers).await?;
+        let key = setup.run(&peers, &|waiting| tracing::debug!(waiting, "key generation")).await?;
         let id = roster.id();
         let document = FederationDocument { roster, key, successions: Vec::new() };
         let federation = document.verify(id).context("the federation document does not verify")?;
@@ -132,6 +132,7 @@ impl Run {
 
     /// Runs one epoch and gives the federation in the next.
     async fn epoch(&self, federation: Federation) -> Result<Federation> {
+        self.files.erase_past(federation.document())?;
         let me = self.config.id;
         let key = self.files.identity()?;
         let addresses = self.files.addresses(&self.config, federation.document())?;

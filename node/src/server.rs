@@ -12,6 +12,7 @@ use crate::{
 use anyhow::{Context as _, Result};
 use quorate::{
     Epoch, Federation,
+    frost::dkg::RunId,
     wire::{
         ErrorCode, Fault, FrameBuffer, PeerReply, PeerRequest, ServerMessage, WireError, decode, encode_frame,
     },
@@ -39,8 +40,8 @@ pub(crate) struct Service {
 /// What there is to serve with at the moment.
 #[derive(Clone, Debug, Default)]
 struct Phase {
-    /// Key generations and refreshes of this run, by epoch. They are kept for members that are still behind.
-    setups: BTreeMap<Epoch, Arc<Setup>>,
+    /// Key generations and refreshes under way. The first is kept while its epoch lasts, for members that are still behind.
+    setups: BTreeMap<RunId, Arc<Setup>>,
     live: Option<Live>,
 }
 
@@ -63,13 +64,18 @@ impl Service {
 
     pub(crate) fn add_setup(&self, setup: Arc<Setup>) {
         self.phase.send_modify(|phase| {
-            phase.setups.insert(setup.epoch(), setup);
+            phase.setups.insert(setup.run_id(), setup);
         });
     }
 
     pub(crate) fn go_live(&self, live: Live) {
         self.membership.open(live.federation.members().to_vec());
-        self.phase.send_modify(|phase| phase.live = Some(live));
+        let epoch = live.federation.epoch();
+        self.phase.send_modify(|phase| {
+            // What a refresh was made of would give a later thief the share of the epoch before.
+            phase.setups.retain(|run, _| run.epoch > epoch || (run.epoch == epoch && epoch == Epoch::FIRST));
+            phase.live = Some(live);
+        });
     }
 
     fn live(&self) -> Option<Live> {
@@ -131,15 +137,17 @@ async fn serve_peer(
 async fn answer(peer: Peer, request: PeerRequest, service: &Service) -> PeerReply {
     let phase = service.phase.borrow().clone();
     let of_key = match &request {
-        PeerRequest::DkgPull { epoch }
-        | PeerRequest::TrialCommit { epoch }
-        | PeerRequest::TrialSign { epoch, .. } => Some(*epoch),
+        PeerRequest::DkgPull { run }
+        | PeerRequest::TrialCommit { run }
+        | PeerRequest::TrialSign { run, .. } => Some(*run),
         _other => None,
     };
-    if let Some(epoch) = of_key {
-        return match phase.setups.get(&epoch) {
+    if let Some(run) = of_key {
+        return match phase.setups.get(&run) {
             Some(setup) => setup.answer(&peer, &request),
-            None => PeerReply::Error { error: not_ready("this node is not ready yet; try again") },
+            None => {
+                PeerReply::Error { error: not_ready("this node does not take part in that yet; try again") }
+            }
         };
     }
     let Some(live) = phase.live else {

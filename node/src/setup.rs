@@ -10,11 +10,11 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use quorate::{
-    Epoch, NodeId, NonceCommitment, SignatureShare,
+    NodeId, NonceCommitment, SignatureShare,
     federation::{EpochKey, KeyCertificate},
     frost::{
         NodeNonces, NodeShare, aggregate_trial,
-        dkg::{Ceremony, Dkg},
+        dkg::{Ceremony, Dkg, RunId},
     },
     wire::{ErrorCode, Fault, PeerReply, PeerRequest, WireError},
 };
@@ -55,15 +55,15 @@ impl Setup {
         files: EpochFiles,
         share: Option<NodeShare>,
     ) -> Result<Self> {
-        let seed = ceremony.randomness_seed(&*node.dkg_seed()?);
+        let seed = ceremony.randomness_seed(&*files.dkg_seed()?);
         let rng = ChaCha20Rng::from_seed(*seed);
         let dkg = Dkg::new(ceremony.clone(), node.identity()?, share, rng)?;
         Ok(Self { ceremony, files, dkg: Mutex::new(dkg), trials: Mutex::default() })
     }
 
-    /// The epoch whose key is made.
-    pub(crate) fn epoch(&self) -> Epoch {
-        self.ceremony.context().epoch
+    /// Which run it is.
+    pub(crate) fn run_id(&self) -> RunId {
+        self.ceremony.run()
     }
 
     /// Answers a member of the epoch.
@@ -128,20 +128,30 @@ impl Setup {
             .map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))
     }
 
-    /// Runs until the key is certified by all members; this node's share is on disk then.
-    pub(crate) async fn run(&self, peers: &Peers) -> Result<KeyCertificate> {
+    /// Runs until the key is certified by all members; this node's share is on disk then. What it waits for is reported.
+    pub(crate) async fn run(
+        &self,
+        peers: &Peers,
+        report: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<KeyCertificate> {
         let mut shown = 0;
         while lock(&self.dkg).outcome().is_none() {
-            let pulls: Vec<_> = peers.ids().map(|peer| self.pull(peers, peer)).collect();
-            for pull in pulls {
-                pull.await?;
+            let mut silent = Vec::new();
+            for peer in peers.ids() {
+                if !self.pull(peers, peer).await? {
+                    silent.push(peer);
+                }
             }
             self.store()?;
             let steps = lock(&self.dkg).steps_done();
             if steps > shown {
                 shown = steps;
-                tracing::info!(epoch = self.epoch().0, step = steps, of = 4, "key generation");
+                tracing::info!(epoch = self.run_id().epoch.0, step = steps, of = 4, "key generation");
             } else {
+                if !silent.is_empty() {
+                    silent.sort_unstable();
+                    report(format!("nodes {silent:?} do not take part yet"));
+                }
                 tokio::time::sleep(PULL_INTERVAL).await;
             }
         }
@@ -150,7 +160,7 @@ impl Setup {
             match self.trial(peers, &key).await {
                 Ok(signature) => break signature,
                 Err(error) => {
-                    tracing::debug!(%error, "the trial signature is tried again");
+                    report(format!("the trial signature is tried again: {error:#}"));
                     tokio::time::sleep(PULL_INTERVAL).await;
                 }
             }
@@ -158,10 +168,14 @@ impl Setup {
         Ok(KeyCertificate { key, certificate, trial_signature })
     }
 
-    async fn pull(&self, peers: &Peers, peer: NodeId) -> Result<()> {
-        match peers.ask(peer, &PeerRequest::DkgPull { epoch: self.epoch() }).await {
-            Ok(PeerReply::DkgBundle { bundle }) => Ok(lock(&self.dkg).handle_bundle(peer, bundle)?),
-            Ok(_) | Err(_) => Ok(()),
+    /// Whether the peer takes part in this run.
+    async fn pull(&self, peers: &Peers, peer: NodeId) -> Result<bool> {
+        match peers.ask(peer, &PeerRequest::DkgPull { run: self.run_id() }).await {
+            Ok(PeerReply::DkgBundle { bundle }) => {
+                lock(&self.dkg).handle_bundle(peer, bundle)?;
+                Ok(true)
+            }
+            Ok(_) | Err(_) => Ok(false),
         }
     }
 
@@ -178,7 +192,7 @@ impl Setup {
     }
 
     async fn trial(&self, peers: &Peers, key: &EpochKey) -> Result<bitcoin::secp256k1::schnorr::Signature> {
-        let (quorum, epoch) = (self.ceremony.quorum(), self.epoch());
+        let (quorum, run) = (self.ceremony.quorum(), self.run_id());
         let message = key.trial_message(self.ceremony.context());
         let (me, own, nonces) = {
             let dkg = lock(&self.dkg);
@@ -189,14 +203,14 @@ impl Setup {
         let mut commitments = BTreeMap::from([(me, own)]);
         for peer in peers.ids() {
             if let PeerReply::TrialCommitment { commitment } =
-                peers.ask(peer, &PeerRequest::TrialCommit { epoch }).await?
+                peers.ask(peer, &PeerRequest::TrialCommit { run }).await?
             {
                 commitments.insert(peer, commitment);
             }
         }
         let mut shares = BTreeMap::new();
         for peer in peers.ids() {
-            let request = PeerRequest::TrialSign { epoch, commitments: commitments.clone() };
+            let request = PeerRequest::TrialSign { run, commitments: commitments.clone() };
             if let PeerReply::TrialShare { share } = peers.ask(peer, &request).await? {
                 shares.insert(peer, share);
             }

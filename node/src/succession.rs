@@ -15,6 +15,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use bitcoin::secp256k1::schnorr;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use quorate::{
     Federation, NodeId,
     evidence::Evidence,
@@ -32,6 +33,12 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+/// Time until a plan is tried again after something failed.
+const RETRY: Duration = Duration::from_secs(5);
+/// Longest time for one seal, from whoever has it.
+const SEAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most transactions in one seal. A node that says it has more is not believed.
+const SEALED_MAX: usize = 200_000;
 /// Time between two looks at the directory of plans, and between two rounds of questions to all peers.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -133,31 +140,36 @@ pub(crate) struct Present<'a> {
 }
 
 impl Present<'_> {
-    /// Waits for a plan, carries it out, and gives the federation in the next epoch.
+    /// Waits for a plan, carries it out, and gives the federation in the next epoch. What fails is tried again, or another plan takes
+    /// its place.
     pub(crate) async fn next_epoch(&self) -> Result<Federation> {
-        let mut done = 0;
+        let mut file = self.plan_after(0).await?;
         loop {
-            let file = self.plan_after(done).await?;
-            done = file.plan.attempt;
-            tracing::info!(epoch = file.plan.epoch.0, attempt = done, "a plan for the next epoch");
+            let attempt = file.plan.attempt;
+            tracing::info!(epoch = file.plan.epoch.0, attempt, "a plan for the next epoch");
             let carried_out = tokio::select! {
                 carried_out = self.carry_out(&file) => carried_out,
-                superseded = self.plan_after(done) => {
-                    superseded?;
+                newer = self.plan_after(attempt) => {
+                    file = newer?;
                     continue;
                 }
             };
             match carried_out {
                 Ok(federation) => return Ok(federation),
-                Err(error) => {
-                    let problem = format!("{error:#}");
-                    tracing::error!(
-                        problem,
-                        "the plan for the next epoch cannot be carried out; make another"
-                    );
-                    self.news.known().problem = Some(problem);
-                }
+                Err(error) => self.problem(&format!("{error:#}")),
             }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                newer = self.plan_after(attempt) => file = newer?,
+            }
+        }
+    }
+
+    /// Something keeps the next epoch from going on; the log says so once, the status as long as it lasts.
+    fn problem(&self, problem: &str) {
+        let before = self.news.known().problem.replace(problem.to_owned());
+        if before.as_deref() != Some(problem) {
+            tracing::warn!(problem, "the next epoch has to wait");
         }
     }
 
@@ -165,10 +177,7 @@ impl Present<'_> {
         let mut reported = String::new();
         loop {
             match self.files.approved_plan(self.federation) {
-                // From the moment on at which a key is complete its plan is not left any more.
-                Ok(Some(file)) if file.plan.attempt > attempt && self.news.known().succession.is_none() => {
-                    return Ok(file);
-                }
+                Ok(Some(file)) if file.plan.attempt > attempt => return Ok(file),
                 Ok(_) => {}
                 Err(error) => {
                     let problem = format!("{error:#}");
@@ -234,18 +243,8 @@ impl Present<'_> {
         let evidence = self.evidence().await;
         write_store(&planned.path("store.redb"), &handover, digest, &evidence)?;
         self.files.write_federation(next.document())?;
-        self.files.epoch(self.federation.document()).delete_share()?;
         tracing::info!(epoch = plan.epoch.0, "the epoch is open");
         Ok(next)
-    }
-
-    /// Something passing keeps the next epoch from going on; says so once.
-    async fn still(&self, problem: &str) {
-        let before = self.news.known().problem.replace(problem.to_owned());
-        if before.as_deref() != Some(problem) {
-            tracing::warn!(problem, "the next epoch has to wait");
-        }
-        tokio::time::sleep(POLL).await;
     }
 
     /// Refreshes the share with all members of the plan, unless the others have finished that already.
@@ -259,7 +258,10 @@ impl Present<'_> {
                 loop {
                     match repair::repair(self.me, self.federation, self.peers).await {
                         Ok(share) => break share,
-                        Err(error) => self.still(&format!("{error:#}")).await,
+                        Err(error) => {
+                            self.problem(&format!("{error:#}"));
+                            tokio::time::sleep(POLL).await;
+                        }
                     }
                 }
             }
@@ -268,6 +270,7 @@ impl Present<'_> {
         let ceremony = Ceremony::refresh(self.federation, plan)?;
         let setup = Arc::new(Setup::new(ceremony, self.files, self.files.planned(plan), Some(share))?);
         self.service.add_setup(setup.clone());
+        let report = |problem: String| self.problem(&problem);
         let found = async {
             loop {
                 if let Some(succession) = self.news.known().succession.clone() {
@@ -277,7 +280,7 @@ impl Present<'_> {
             }
         };
         tokio::select! {
-            key = setup.run(next_peers) => {
+            key = setup.run(next_peers, &report) => {
                 let approvals = self.news.known().approvals.clone();
                 Ok(Succession { plan: plan.clone(), approvals, key: key? })
             }
@@ -314,23 +317,23 @@ impl Present<'_> {
         tokio::time::sleep(POLL).await;
     }
 
-    /// Asks all members of the epoch that ends until q have sealed it. What one of them does not answer itself, another may have.
+    /// Asks all members of the epoch that ends at once until q have sealed it. What one of them does not answer itself, another may have.
     async fn collect_seals(&self, succession: &Succession, digest: [u8; 32]) -> (Handover, Vec<WholeSeal>) {
         let mut seals: BTreeMap<NodeId, WholeSeal> = BTreeMap::new();
+        let votes = usize::from(self.federation.quorum().votes());
         loop {
             let missing = self.federation.members().iter().map(|member| member.id);
             let missing: Vec<_> = missing.filter(|node| !seals.contains_key(node)).collect();
-            for of in missing {
-                let others = self.peers.ids().filter(|other| *other != of);
-                for at in std::iter::once(of).chain(others) {
-                    match self.seal_of(of, at, succession).await {
-                        Ok(seal) if seal.holds(of, digest, self.federation) => {
-                            seals.insert(of, seal);
-                            break;
-                        }
-                        Ok(_) => tracing::warn!(%of, %at, "a seal that does not hold"),
-                        Err(error) => tracing::debug!(%of, %at, error = format!("{error:#}"), "no seal"),
-                    }
+            let asked = missing.into_iter().map(|of| async move {
+                let found =
+                    tokio::time::timeout(SEAL_TIMEOUT, self.seal_anywhere(of, succession, digest)).await;
+                (of, found.ok().flatten())
+            });
+            let mut asked: FuturesUnordered<_> = asked.collect();
+            while let Some((of, found)) = asked.next().await {
+                seals.extend(found.map(|seal| (of, seal)));
+                if seals.len() < votes {
+                    continue;
                 }
                 let together: Vec<_> =
                     seals.values().map(|one| (one.seal.clone(), one.transactions.clone())).collect();
@@ -338,8 +341,26 @@ impl Present<'_> {
                     return (handover, seals.into_values().collect());
                 }
             }
+            self.problem(&format!("nodes {:?} have sealed the epoch, {votes} have to", seals.keys()));
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    async fn seal_anywhere(
+        &self,
+        of: NodeId,
+        succession: &Succession,
+        digest: [u8; 32],
+    ) -> Option<WholeSeal> {
+        let others = self.peers.ids().filter(|other| *other != of);
+        for at in std::iter::once(of).chain(others) {
+            match self.seal_of(of, at, succession).await {
+                Ok(seal) if seal.holds(of, digest, self.federation) => return Some(seal),
+                Ok(_) => tracing::warn!(%of, %at, "a seal that does not hold"),
+                Err(error) => tracing::debug!(%of, %at, error = format!("{error:#}"), "no seal"),
+            }
+        }
+        None
     }
 
     /// What this node has against others, to be kept over the change.
@@ -375,6 +396,7 @@ impl Present<'_> {
             ensure!(*seal == whole.seal, "the seal has changed");
             ensure!(!more || !transactions.is_empty(), "an empty page");
             whole.transactions.extend(transactions);
+            ensure!(whole.transactions.len() <= SEALED_MAX, "more than {SEALED_MAX} transactions");
             if !more {
                 return Ok(whole.clone());
             }

@@ -113,6 +113,7 @@ impl JointProposal {
             return Err(ProposalError::Authorisation);
         }
         standard::check_shape(transaction)?;
+        standard::check_size(self.psbt.serialize().len())?;
         let (addresses, spent) = self.inputs(account)?;
         let own_outputs = self.own_outputs(account)?;
         let weight = transaction.weight().to_wu()

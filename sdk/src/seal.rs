@@ -131,44 +131,15 @@ impl Handover {
         if valid.len() < usize::from(needed) {
             return Err(CertificateError::TooFew { needed, found: valid.len() });
         }
-        let mut handover = Self::default();
-        let mut accounts = VerifiedAccounts::new();
+        let mut candidates: BTreeMap<Txid, Vec<&SealedTransaction>> = BTreeMap::new();
         for sealed in valid.into_values().flatten() {
-            handover.add(federation, &mut accounts, sealed);
+            candidates.entry(sealed.txid).or_default().push(sealed);
         }
-        Ok(handover)
-    }
-
-    fn add(&mut self, federation: &Federation, accounts: &mut VerifiedAccounts, sealed: &SealedTransaction) {
-        let proof = sealed.proof.as_ref().filter(|proof| {
-            let known = self.transactions.get(&sealed.txid).is_some_and(|known| known.proof.is_some());
-            !known && proof.txid() == sealed.txid && proof.verify(federation, accounts).is_ok()
-        });
-        let certificate = sealed.certificate.as_ref().filter(|certificate| {
-            certificate.target.txid() == sealed.txid
-                && sealed.is_described(certificate)
-                && certificate.verify(federation).is_ok()
-        });
-        if proof.is_none() && certificate.is_none() {
-            return;
-        }
-        let kept = self.transactions.entry(sealed.txid).or_insert_with(|| SealedTransaction {
-            txid: sealed.txid,
-            proposal: None,
-            account: None,
-            certificate: None,
-            proof: None,
-        });
-        if let Some(proof) = proof {
-            kept.proof = Some(proof.clone());
-        }
-        let Some(certificate) = certificate else { return };
-        let later = |known: &ApprovalCertificate| age(known) < age(certificate);
-        if kept.certificate.as_ref().is_none_or(later) {
-            kept.certificate = Some(certificate.clone());
-            kept.proposal.clone_from(&sealed.proposal);
-            kept.account.clone_from(&sealed.account);
-        }
+        let mut accounts = VerifiedAccounts::new();
+        let kept = candidates
+            .into_iter()
+            .filter_map(|(txid, sealed)| Some((txid, resolve(federation, &mut accounts, txid, &sealed)?)));
+        Ok(Self { transactions: kept.collect() })
     }
 
     /// The transactions, by id.
@@ -177,17 +148,61 @@ impl Handover {
     }
 }
 
+/// What holds of all that was sealed of one transaction: a proof, and the latest certificate as most describe it. If it may be final, more
+/// honest nodes describe it than there are faulty ones.
+fn resolve(
+    federation: &Federation,
+    accounts: &mut VerifiedAccounts,
+    txid: Txid,
+    sealed: &[&SealedTransaction],
+) -> Option<SealedTransaction> {
+    let proofs = sealed.iter().filter_map(|one| one.proof.as_ref()).filter(|proof| proof.txid() == txid);
+    let proof = proofs.into_iter().find(|proof| proof.verify(federation, accounts).is_ok()).cloned();
+    let certified = |one: &&&SealedTransaction| {
+        let of_this = one.certificate.as_ref().filter(|certificate| certificate.target.txid() == txid);
+        of_this.is_some_and(|certificate| {
+            one.is_described(certificate, federation) && certificate.verify(federation).is_ok()
+        })
+    };
+    let certified: Vec<&&SealedTransaction> = sealed.iter().filter(certified).collect();
+    let votes = |one: &SealedTransaction| {
+        let same =
+            |other: &&&&SealedTransaction| other.proposal == one.proposal && other.account == one.account;
+        certified.iter().filter(same).count()
+    };
+    let age_of = |one: &&&SealedTransaction| one.certificate.as_ref().map(age);
+    let latest = certified.iter().copied().max_by_key(|one| (age_of(one), votes(one)));
+    if proof.is_none() && latest.is_none() {
+        return None;
+    }
+    Some(SealedTransaction {
+        txid,
+        proposal: latest.and_then(|one| one.proposal.clone()),
+        account: latest.and_then(|one| one.account.clone()),
+        certificate: latest.and_then(|one| one.certificate.clone()),
+        proof,
+    })
+}
+
 impl SealedTransaction {
     /// Whether it comes with the proposal that the certificate is about: with it, whoever inherits the commit can finish the payment.
-    fn is_described(&self, certificate: &ApprovalCertificate) -> bool {
+    fn is_described(&self, certificate: &ApprovalCertificate, federation: &Federation) -> bool {
         let inputs = certificate.target.inputs();
-        self.proposal.as_ref().is_some_and(|proposal| {
+        let same = self.proposal.as_ref().is_some_and(|proposal| {
             let outpoints = proposal.outpoints();
             proposal.txid() == self.txid
                 && outpoints.len() <= INPUTS_MAX
                 && outpoints.len() == inputs.len()
                 && outpoints.iter().all(|outpoint| inputs.contains_key(outpoint))
-        })
+        });
+        let authorised = match (&self.proposal, &self.account) {
+            (Some(Proposal::Joint(joint)), Some(account)) => {
+                account.verify(federation).is_ok_and(|account| joint.check(federation, &account).is_ok())
+            }
+            (Some(Proposal::Joint(_)), None) | (None, _) => false,
+            (Some(Proposal::Sole { .. }), _) => true,
+        };
+        same && authorised
     }
 }
 
@@ -223,7 +238,7 @@ mod tests {
             txid: target.txid(),
             certificate: Some(ApprovalCertificate { target, approvals }),
             proposal: Some(Proposal::Joint(Box::new(proposal))),
-            account: None,
+            account: Some(world.certificate()),
             proof: None,
         }
     }

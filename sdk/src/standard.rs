@@ -33,6 +33,7 @@ pub fn check_shape(transaction: &Transaction) -> Result<(), StandardError> {
     if transaction.weight() > Transaction::MAX_STANDARD_WEIGHT {
         return Err(StandardError::Weight);
     }
+    check_size(transaction.total_size())?;
     let mut seen = BTreeSet::new();
     for input in &transaction.input {
         if !seen.insert(input.previous_output) {
@@ -40,6 +41,12 @@ pub fn check_shape(transaction: &Transaction) -> Result<(), StandardError> {
         }
     }
     transaction.output.iter().enumerate().try_for_each(|(index, output)| check_output(index, output))
+}
+
+/// A limit of the protocol, not of the network: what is voted for has to fit into messages with what proves it.
+pub(crate) fn check_size(found: usize) -> Result<(), StandardError> {
+    let max = crate::wire::limits::PROPOSAL_BYTES_MAX;
+    if found <= max { Ok(()) } else { Err(StandardError::Size { max, found }) }
 }
 
 fn check_output(index: usize, output: &TxOut) -> Result<(), StandardError> {
@@ -114,6 +121,16 @@ pub enum StandardError {
         /// Limit.
         max: usize,
         /// Given.
+        found: usize,
+    },
+    /// More bytes than the protocol carries.
+    #[error(
+        "{found} bytes are more than the limit of {max} for a proposal or transaction; use fewer inputs or less data"
+    )]
+    Size {
+        /// The limit, in bytes.
+        max: usize,
+        /// What was handed in, in bytes.
         found: usize,
     },
     /// Above 400,000 weight units.

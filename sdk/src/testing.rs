@@ -198,6 +198,15 @@ impl World {
         JointProposal::authorise(&self.federation, self.account.id(), &self.authorisation, psbt)
     }
 
+    /// The account as all nodes certify it.
+    pub fn certificate(&self) -> AccountCertificate {
+        let record = self.account.record().clone();
+        let acceptances = (1..).map(NodeId).zip(&self.keys);
+        let acceptances =
+            acceptances.map(|(node, key)| (node, record.accept(&self.federation, key))).collect();
+        AccountCertificate { record, epoch: self.federation.epoch(), acceptances }
+    }
+
     /// A node's part in a session that signs [`World::proposal`].
     pub fn signing_record(&self, node: NodeId) -> (SigningRecord, bool) {
         let proposal = self.proposal();
@@ -225,10 +234,7 @@ impl World {
         let shares = self.shares[index].sign(federation, &session, vec![nonces]).expect("signs");
         let signature = session.sign_shares(federation, &self.keys[index], &shares);
         let good = session.share_is_valid(federation, self.account.record(), node, &shares);
-        let acceptances = (1..).map(NodeId).zip(&self.keys);
-        let record = self.account.record().clone();
-        let acceptances = acceptances.map(|(node, key)| (node, record.accept(federation, key))).collect();
-        let account = AccountCertificate { record, epoch: federation.epoch(), acceptances };
+        let account = self.certificate();
         let wallet = wallet.commitments;
         (SigningRecord { proposal, account, target, attempt: 1, nodes, wallet, shares, signature }, good)
     }

@@ -31,7 +31,9 @@ impl Machine {
         certificate: &AccountCertificate,
     ) -> Result<JointAccount, AccountError> {
         let id = certificate.record.id(&self.federation);
-        if let Some((account, _)) = self.accounts.get(&id) {
+        if let Some((account, known)) = self.accounts.get(&id)
+            && known == certificate
+        {
             return Ok(account.clone());
         }
         let account = certificate.verify(&self.federation)?;

@@ -198,8 +198,13 @@ impl Ledger {
     /// (V6), or a certificate for another transaction that the epoch before reached in a later round.
     fn voids(&self, input: &OutPoint, target: &VoteTarget) -> bool {
         let other = |txid: Txid| txid != target.txid();
+        self.spent_by(input).is_some_and(other) || self.voids_for_good(input, target)
+    }
+
+    fn voids_for_good(&self, input: &OutPoint, target: &VoteTarget) -> bool {
+        let other = |txid: Txid| txid != target.txid();
         self.release(input).is_some_and(|release| release.voids(target))
-            || self.spent_by(input).is_some_and(other)
+            || self.final_spend(input).is_some_and(other)
             || self.inherited(input).is_some_and(|certificate| {
                 other(certificate.target.txid())
                     && certificate.target.inputs().get(input) >= target.inputs().get(input)
@@ -210,13 +215,20 @@ impl Ledger {
     /// deep in the chain.
     pub(super) fn sealed(&self, depth: u32) -> Vec<SealedTransaction> {
         let buried = |block: BlockRef| self.tip().height >= block.height.saturating_add(depth);
+        // One block can be undone; what contradicts a commit for good is a release, a final spend, or one deep in the chain.
+        let dead = |input: &OutPoint, target: &VoteTarget| {
+            let deep = self.coin(input).and_then(|coin| coin.spent).filter(|spent| buried(spent.block));
+            deep.is_some_and(|spent| spent.txid != target.txid()) || self.voids_for_good(input, target)
+        };
         let settled = |record: &&TxRecord| {
+            let in_chain = self.block_of(&record.target.txid()).is_some_and(buried);
             let certified = record.certificate.as_ref().map(|certificate| &certificate.target);
-            match (&record.proof, certified) {
-                (Some(_), _) => self.block_of(&record.target.txid()).is_some_and(buried),
-                (None, Some(target)) => target.inputs().keys().any(|input| self.voids(input, target)),
-                (None, None) => true,
-            }
+            let open = match (&record.proof, certified) {
+                (Some(_), _) => true,
+                (None, Some(target)) => !target.inputs().keys().any(|input| dead(input, target)),
+                (None, None) => false,
+            };
+            in_chain || !open
         };
         let mut records: Vec<&TxRecord> = self.records.values().filter(|record| !settled(record)).collect();
         records.sort_unstable_by_key(|record| record.target.txid());

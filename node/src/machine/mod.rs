@@ -192,6 +192,8 @@ pub struct Machine {
     /// When somebody last coordinated an open transaction.
     heard_of: HashMap<Txid, Duration>,
     sweep_at: Duration,
+    /// The chain has been read up to its tip once.
+    caught_up: bool,
     /// The plan for the next epoch that this node's operator has approved.
     plan: Option<[u8; 32]>,
     /// What this node ended its epoch with.
@@ -243,6 +245,7 @@ impl Machine {
             cancels_used: BTreeSet::new(),
             heard_of: HashMap::new(),
             sweep_at: Duration::ZERO,
+            caught_up: false,
             plan: None,
             seal: None,
             late: None,

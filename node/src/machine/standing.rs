@@ -62,6 +62,8 @@ pub enum Standing {
     },
     /// The epoch is over for it; the next one is being opened.
     Sealed,
+    /// Not before it has read the chain up to its tip: until then it takes coins for unspent that the chain has spent.
+    Following,
 }
 
 #[derive(Debug)]
@@ -124,11 +126,17 @@ impl Machine {
         match &self.log.lost {
             Some(reason) => Standing::Lost { reason: reason.clone() },
             None if self.log.sealed.is_some() && !self.planted(Bug::VoteAfterSeal) => Standing::Sealed,
+            None if !self.caught_up => Standing::Following,
             None if self.log.answered.len() < needed && !self.planted(Bug::TrustOldStore) => {
                 Standing::Asking { answered: self.log.answered.len(), needed }
             }
             None => Standing::Voting,
         }
+    }
+
+    /// The chain has been read up to the tip that its backend had.
+    pub fn handle_caught_up(&mut self) {
+        self.caught_up = true;
     }
 
     /// Records in this node's durable log.
@@ -145,6 +153,7 @@ impl Machine {
             }
             Standing::Lost { reason } => format!("this node does not vote in this epoch: {reason}"),
             Standing::Sealed => "this epoch is over; the next one is being opened".to_owned(),
+            Standing::Following => "this node is still reading the chain".to_owned(),
         };
         Err(WireError::passing(ErrorCode::NotReady, Fault::Receiver, message))
     }
@@ -232,7 +241,7 @@ impl Machine {
             return;
         }
         // Until it votes it asks often: its peers may have started a moment later, and payments wait for it.
-        let asking = matches!(self.standing(), Standing::Asking { .. });
+        let asking = matches!(self.standing(), Standing::Asking { .. } | Standing::Following);
         self.log.beat_at = self.now + if asking { HEARTBEAT_ASKING } else { HEARTBEAT };
         let request = PeerRequest::Heartbeat { head: self.signed_head() };
         for to in self.everyone().filter(|node| *node != self.me).collect::<Vec<_>>() {

@@ -166,6 +166,10 @@ impl Machine {
                 return;
             }
         };
+        // Whoever had the number in an earlier epoch may have been another node.
+        if evidence.epoch() == Some(self.federation.epoch()) {
+            self.watch.suspects.insert(node);
+        }
         let known = self.watch.evidence.entry(node).or_default();
         if known.len() >= EVIDENCE_PER_NODE_MAX || known.contains(&evidence) {
             return;
@@ -173,7 +177,6 @@ impl Machine {
         tracing::warn!(%node, kind = %evidence.kind(), "a node cheated; the evidence is kept");
         let number = u32::try_from(known.len()).unwrap_or(u32::MAX);
         known.push(evidence.clone());
-        self.watch.suspects.insert(node);
         let mut change = ChangeSet::default();
         change.put(Table::Evidence, &evidence_key(node, number), &evidence);
         self.persist(change);

@@ -38,9 +38,9 @@ impl EpochKey {
         key.sign(self.digest(context))
     }
 
-    /// The message that every node signs with its share before the key is used.
+    /// The message that every node signs with its share before the key is used: bound to the group key and to all public shares.
     pub fn trial_message(&self, context: &Context) -> [u8; 32] {
-        Writer::signed(Purpose::Trial, context).fixed(&self.group_key.serialize()).finish()
+        Writer::signed(Purpose::Trial, context).fixed(&self.digest(context)).finish()
     }
 }
 

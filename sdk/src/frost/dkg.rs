@@ -68,6 +68,16 @@ pub struct Bundle {
     pub success: Option<schnorr::Signature>,
 }
 
+/// Names one key generation or refresh, so that messages of two plans for one epoch never mix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RunId {
+    /// The epoch whose key is made.
+    pub epoch: Epoch,
+    /// Hash of its plan; zeros for the first key.
+    #[serde(with = "hex::serde")]
+    pub plan: [u8; 32],
+}
+
 /// Who makes what: a new federation key, or new shares of one.
 #[derive(Clone, Debug)]
 pub struct Ceremony {
@@ -104,6 +114,11 @@ impl Ceremony {
             plan: plan.digest(federation),
             before: Some(federation.key().clone()),
         })
+    }
+
+    /// Its name.
+    pub fn run(&self) -> RunId {
+        RunId { epoch: self.context.epoch, plan: self.plan }
     }
 
     /// Who takes part.

@@ -5,7 +5,7 @@
 //! the sum of these sums is the share. The library does not check the result: [`finish_repair`] compares it with the public share.
 
 use super::{NodeShare, identifier, public_package};
-use crate::{NodeId, Quorum, federation::EpochKey};
+use crate::{Epoch, NodeId, Quorum, federation::EpochKey};
 use frost_secp256k1_tr::keys::{self, repairable};
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 /// One repair: which nodes help whom. Another try has another number, so that the pieces of two of them never mix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RepairSession {
+    /// The epoch of the share.
+    pub epoch: Epoch,
     /// A random number.
     pub number: u64,
     /// Whose share is repaired.
@@ -64,7 +66,8 @@ impl RepairHelper {
         session: RepairSession,
         rng: &mut (impl RngCore + CryptoRng),
     ) -> Option<Self> {
-        if !session.is_sound(quorum) || !session.helpers.contains(&share.node()) {
+        let fits = session.epoch == key.epoch && session.is_sound(quorum);
+        if !fits || !session.helpers.contains(&share.node()) {
             return None;
         }
         let public = public_package(key, quorum)?;

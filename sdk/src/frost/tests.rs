@@ -137,6 +137,7 @@ fn a_lost_share_is_repaired_and_a_lying_helper_is_noticed() {
     let world = testing::federation(7);
     let (key, quorum) = (world.federation.key(), world.federation.quorum());
     let session = RepairSession {
+        epoch: world.federation.epoch(),
         number: 1,
         participant: NodeId(3),
         helpers: [1, 2, 4, 6, 7].into_iter().map(NodeId).collect(),
@@ -165,6 +166,7 @@ fn a_lost_share_is_repaired_and_a_lying_helper_is_noticed() {
     assert!(finish_repair(&session, &lie, key, quorum).is_none());
 
     let unsound = [
+        RepairSession { epoch: world.federation.epoch().next(), ..session.clone() },
         RepairSession { participant: NodeId(1), ..session.clone() },
         RepairSession { participant: NodeId(8), ..session.clone() },
         RepairSession { helpers: [1, 2, 4, 6].into_iter().map(NodeId).collect(), ..session.clone() },

@@ -8,7 +8,10 @@ use crate::{
     account::{AccountCertificate, AccountRecord},
     federation::Succession,
     finality::FinalityProof,
-    frost::{NodeCommitments, RepairPart, RepairSession, WalletSignature, dkg::Bundle},
+    frost::{
+        NodeCommitments, RepairPart, RepairSession, WalletSignature,
+        dkg::{Bundle, RunId},
+    },
     log::SignedHead,
     proposal::Proposal,
     release::{ReleaseCertificate, SignedCancel, SignedPromise},
@@ -107,18 +110,18 @@ pub enum PeerRequest {
     },
     /// Key generation or refresh: everything that you have to say to me so far.
     DkgPull {
-        /// Of which epoch.
-        epoch: Epoch,
+        /// Of which run.
+        run: RunId,
     },
     /// Trial signature: a fresh nonce commitment.
     TrialCommit {
-        /// Of which epoch.
-        epoch: Epoch,
+        /// Of which run.
+        run: RunId,
     },
     /// Trial signature: your share for these commitments.
     TrialSign {
-        /// Of which epoch.
-        epoch: Epoch,
+        /// Of which run.
+        run: RunId,
         /// Of all nodes.
         commitments: BTreeMap<NodeId, NonceCommitment>,
     },

@@ -225,6 +225,7 @@ impl World {
         let machine = Machine::new(id, federation.clone(), key.clone(), share, rules, rng, stored);
         (node.machine, node.store, node.height) = (Some(machine), Some(store), 0);
         self.follow_chain(id);
+        self.step(id, Machine::handle_caught_up);
         self.schedule(Duration::from_millis(10), Event::Sweep { node: id });
         self.step(id, |machine| machine.handle_timeout());
         true

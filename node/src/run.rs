@@ -20,8 +20,11 @@ use quorate::{
     Epoch, Federation, FederationDocument, client::TlsIdentity, federation::Roster, frost::dkg::Ceremony,
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
+
+/// Wait before the operator's API is served again.
+const API_RETRY: Duration = Duration::from_secs(1);
 
 /// A running node.
 #[derive(Debug)]
@@ -53,8 +56,14 @@ impl Node {
         let (live, live_state) = watch::channel(None);
         let api_address = config.api_address();
         let serving = tokio::spawn(async move {
-            if let Err(error) = api::serve(api_address, live_state).await {
-                tracing::warn!(address = %api_address, error = format!("{error:#}"), "the operator's API is not served; set `api` in node.toml");
+            // Another program may hold the port for a moment.
+            let mut said = false;
+            while let Err(error) = api::serve(api_address, live_state.clone()).await {
+                if !said {
+                    tracing::warn!(address = %api_address, error = format!("{error:#}"), "the operator's API is not served yet; set `api` in node.toml if this port is taken");
+                }
+                said = true;
+                tokio::time::sleep(API_RETRY).await;
             }
         });
         let run = Run { files, config, chain, endpoint: endpoint.clone(), service, live, publish };

@@ -111,7 +111,7 @@ async fn bad_frames_get_their_own_errors() -> Result<()> {
     let huge = Message::text("x".repeat(limits::FRAME_BYTES_MAX + 1));
     assert_eq!(errors(&cluster, vec![huge]).await.unwrap_or_default().len(), 0);
 
-    let vote = json!({"type": "DkgPull"}).to_string();
+    let vote = json!({"type": "SuccessionPull", "epoch": 1}).to_string();
     assert_eq!(quic_errors(&federation, &cluster, vec![vote]).await?, ErrorCode::WrongRole);
     let unknown = json!({"type": "Teleport"}).to_string();
     assert_eq!(quic_errors(&federation, &cluster, vec![unknown]).await?, ErrorCode::UnknownMessageType);

@@ -63,7 +63,7 @@ impl Machine {
             let Some(proof) = self.ledger.record(&txid).and_then(|record| record.proof.clone()) else {
                 continue;
             };
-            let request = PeerRequest::FinalTransaction { proof };
+            let request = PeerRequest::FinalTransaction { proof, head: None };
             for to in missing {
                 self.outputs.push_back(Output::Ask {
                     to,
@@ -79,7 +79,7 @@ impl Machine {
         while let Some((_, txid)) = self.gossip_at.pop_front_if(|(at, _)| self.now >= *at) {
             let proof = self.ledger.record(&txid).and_then(|record| record.proof.clone());
             if let Some(proof) = proof.filter(|_| self.ledger.block_of(&txid).is_none()) {
-                self.announce(txid, &PeerRequest::FinalTransaction { proof });
+                self.announce(txid, &PeerRequest::FinalTransaction { proof, head: None });
             }
         }
     }

@@ -375,7 +375,8 @@ impl Machine {
             PeerRequest::VoteRequest { proposal, account, certificate, releases } => {
                 self.vote(from, proposal, account, certificate, releases)
             }
-            PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, releases } => {
+            PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, releases, head } => {
+                self.take_head(from, head);
                 self.commit(CommitCall { certificate, attempt, nodes, wallet }, releases)
             }
             PeerRequest::ReleaseRequest { outpoint, round, rejects, cancel, promises, previous } => {
@@ -387,7 +388,10 @@ impl Machine {
                 Ok(PeerReply::Done)
             }
             PeerRequest::Heartbeat { head } => Ok(self.heartbeat(from, head)),
-            PeerRequest::FinalTransaction { proof } => self.take_final(proof).map(|()| PeerReply::Done),
+            PeerRequest::FinalTransaction { proof, head } => {
+                self.take_head(from, head);
+                self.take_final(proof).map(|()| PeerReply::Done)
+            }
             PeerRequest::AccountRequest { record } => self.accept_account(&record),
             PeerRequest::SealRequest { succession, of, skip } => self.seal_requested(&succession, of, skip),
             PeerRequest::DkgPull { .. }

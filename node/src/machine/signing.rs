@@ -79,12 +79,14 @@ impl Machine {
         coordination.signing.asked.extend(&missing);
         coordination.deadline = self.now + self.rules.signing_timeout;
         let target = coordination.target.clone();
+        let head = Some(self.signed_head());
         let request = PeerRequest::CommitRequest {
             certificate,
             attempt,
             nodes: BTreeMap::new(),
             wallet: None,
             releases: self.releases_of(&target),
+            head,
         };
         for to in missing {
             let tag = Tag::Commit { txid, attempt };
@@ -129,14 +131,12 @@ impl Machine {
             return Err(invalid(&"the wallet's shares are not signed by the account's authorisation key"));
         }
         let releases = self.releases_of(&coordination.target);
-        let request = PeerRequest::CommitRequest {
-            certificate: certificate.clone(),
-            attempt,
-            nodes: chosen.clone(),
-            wallet: Some(wallet.clone()),
-            releases,
-        };
+        let (certificate, nodes) = (certificate.clone(), chosen.clone());
         let chosen: Vec<_> = chosen.keys().copied().collect();
+        let head = Some(self.signed_head());
+        let wallet_part = Some(wallet.clone());
+        let request =
+            PeerRequest::CommitRequest { certificate, attempt, nodes, wallet: wallet_part, releases, head };
         if let Some(coordination) = self.coordinations.get_mut(&txid) {
             coordination.signing.wallet = Some(wallet);
             coordination.signing.session = Some(session);
@@ -278,9 +278,9 @@ impl Machine {
     }
 
     pub(super) fn complete(&mut self, proof: FinalityProof) {
-        let request = PeerRequest::FinalTransaction { proof: proof.clone() };
         let txid = proof.txid();
-        self.record_final(proof);
+        self.record_final(proof.clone());
+        let request = PeerRequest::FinalTransaction { proof, head: Some(self.signed_head()) };
         self.announce(txid, &request);
     }
 

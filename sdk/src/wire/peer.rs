@@ -35,7 +35,6 @@ pub struct Cancellation {
 }
 
 /// Requests from node to node.
-#[expect(clippy::large_enum_variant, reason = "a request lives as long as its stream")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum PeerRequest {
@@ -68,6 +67,9 @@ pub enum PeerRequest {
         /// Why the inputs are in the rounds they are in.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         releases: Vec<ReleaseCertificate>,
+        /// How far the coordinator's log has come, its own vote included (V9).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        head: Option<SignedHead>,
     },
     /// Promise to leave a round of an outpoint (V5). One of the reasons has to hold at the receiver, or its own timer.
     ReleaseRequest {
@@ -102,6 +104,9 @@ pub enum PeerRequest {
     FinalTransaction {
         /// The proof.
         proof: FinalityProof,
+        /// How far the sender's log has come, its own commit included, if it coordinated the payment (V9).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        head: Option<SignedHead>,
     },
     /// Accept an account.
     AccountRequest {

@@ -355,7 +355,7 @@ impl World {
     }
 
     fn ask(&mut self, id: NodeId, to: NodeId, tag: Tag, request: PeerRequest) {
-        if let PeerRequest::FinalTransaction { proof } = &request
+        if let PeerRequest::FinalTransaction { proof, .. } = &request
             && self.nodes.get(&id).is_some_and(SimNode::is_trusted)
         {
             let federation = self.federation();

@@ -45,6 +45,8 @@ pub(crate) fn write(directory: &Path) -> Result<()> {
     let document = world.federation.document();
     let records = directory.join("records");
     fs::write(records.join("federation.json"), serde_json::to_vec(document)?)?;
+    let next = quorate::testing::succession(&world, &[quorate::NodeId(2)]);
+    fs::write(records.join("second-epoch.json"), serde_json::to_vec(next.federation.document())?)?;
     let file = serde_json::json!({ "federation": document, "evidence": [] });
     fs::write(records.join("evidence-file.json"), serde_json::to_vec(&file)?)?;
     let round =

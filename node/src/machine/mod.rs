@@ -251,6 +251,7 @@ impl Machine {
             late: None,
             outputs: VecDeque::new(),
         };
+        machine.record_run();
         machine.resume_releases();
         machine
     }

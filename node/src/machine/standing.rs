@@ -4,9 +4,10 @@
 //! a start this node votes only when q - 1 others have said how far they know its log, and none knows it further than it is. A
 //! node whose store was missing, older or damaged says so plainly and stays without a vote until the next epoch gives it a new key.
 //!
-//! A peer that answers later is believed too: a head that this node never had, at a length that it has reached since, is noticed by its
-//! hash. What this cannot see is a store set back by so little that every peer that heard of the lost part forgot it in a crash of its
-//! own before its next heartbeat. Such a node counts as one of the f faulty ones, like any that lies.
+//! Every run of a node has a random number that is on its disk before a head of the run leaves. A head of a run that the store does not
+//! have, or further than that run came by the store, shows a lost memory, whenever the peer that knows it answers, and however far the
+//! log has grown since. What this cannot see is a lost part that no peer heard of, or that all who did forgot in a crash of their own
+//! before their next heartbeat. Such a node counts as one of the f faulty ones, like any that lies.
 
 use super::{Bug, Machine, Output, Tag};
 use crate::store::{ChangeSet, Table};
@@ -17,7 +18,7 @@ use quorate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -26,8 +27,8 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The same while this node does not know yet whether it may vote.
 const HEARTBEAT_ASKING: Duration = Duration::from_millis(100);
 
-/// Heads remembered since the start, 40 bytes each.
-const HISTORY_MAX: usize = 65_536;
+/// Runs of a node that it remembers, 16 bytes each.
+const RUNS_MAX: usize = 64;
 
 /// What the store keeps about this node's and its peers' logs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -40,6 +41,9 @@ pub struct LogRecord {
     /// The succession that this node ended its epoch for.
     #[serde(default)]
     pub sealed: Option<[u8; 32]>,
+    /// The runs of this node in this epoch, in order: their random numbers, and how long the log was when they began.
+    #[serde(default)]
+    pub runs: Vec<(u64, u64)>,
 }
 
 /// Whether this node votes.
@@ -71,8 +75,8 @@ pub(super) struct Log {
     head: LogHead,
     /// The head at the start of this run, and the run's number.
     start: (LogHead, u64),
-    /// Heads since the start, to recognise one that a peer knows and this node never had.
-    history: VecDeque<LogHead>,
+    /// As [`LogRecord::runs`], this one included.
+    runs: Vec<(u64, u64)>,
     /// The head as it was last signed.
     signed: Option<SignedHead>,
     lost: Option<String>,
@@ -90,7 +94,7 @@ impl Log {
         Self {
             head: record.head,
             start: (record.head, boot),
-            history: VecDeque::from([record.head]),
+            runs: record.runs.into_iter().chain([(boot, record.head.sequence)]).collect(),
             signed: None,
             lost: record.lost,
             sealed: record.sealed,
@@ -161,13 +165,39 @@ impl Machine {
     /// Emits a durable write and extends the log by it.
     pub(super) fn persist(&mut self, mut change: ChangeSet) {
         self.log.head = self.log.head.extend(&change.digest());
-        self.log.history.push_back(self.log.head);
-        if self.log.history.len() > HISTORY_MAX {
-            self.log.history.pop_front();
-        }
-        let record = LogRecord { head: self.log.head, lost: self.log.lost.clone(), sealed: self.log.sealed };
-        change.put(Table::Log, b"log", &record);
+        self.put_log(&mut change);
         self.outputs.push_back(Output::Persist(change));
+    }
+
+    fn put_log(&self, change: &mut ChangeSet) {
+        let Log { head, lost, sealed, runs, .. } = &self.log;
+        let record = LogRecord { head: *head, lost: lost.clone(), sealed: *sealed, runs: runs.clone() };
+        change.put(Table::Log, b"log", &record);
+    }
+
+    /// A run is on the disk before a head of it leaves: whoever is set back to before it does not know it.
+    pub(super) fn record_run(&mut self) {
+        let old = self.log.runs.len().saturating_sub(RUNS_MAX);
+        self.log.runs.drain(..old);
+        let mut change = ChangeSet::default();
+        self.put_log(&mut change);
+        self.outputs.push_back(Output::Persist(change));
+    }
+
+    /// Whether a head that a peer knows of this node is one that this node remembers having had: of one of its runs, and no further than
+    /// that run came.
+    fn remembers(&self, known: &SignedHead) -> bool {
+        let runs = &self.log.runs;
+        match runs.iter().position(|(boot, _)| *boot == known.boot) {
+            Some(run) => {
+                let end = runs.get(run + 1).map_or(self.log.head.sequence, |(_, start)| *start);
+                known.head.sequence <= end
+            }
+            // Runs of very long ago are forgotten.
+            None => {
+                runs.len() >= RUNS_MAX && runs.first().is_some_and(|(_, start)| known.head.sequence <= *start)
+            }
+        }
     }
 
     /// This node's head, to be sent after the writes before it.
@@ -206,13 +236,7 @@ impl Machine {
             return;
         }
         if let Some(known) = known.filter(|known| known.node == self.me) {
-            let further = known.head.sequence > self.log.head.sequence;
-            let mut same = self.log.history.iter().filter(|own| own.sequence == known.head.sequence);
-            let (start, boot) = self.log.start;
-            // A head that this node never had, or that an earlier run of it reached beyond where this one began.
-            let forked = same.any(|own| own.hash != known.head.hash)
-                || (known.boot != boot && known.head.sequence > start.sequence);
-            let lost = (further || forked) && self.log.lost.is_none() && known.verify(&self.federation);
+            let lost = !self.remembers(&known) && self.log.lost.is_none() && known.verify(&self.federation);
             if lost && !self.planted(Bug::TrustOldStore) {
                 self.lose(format!(
                     "its store is missing or older than what node {from} has seen of it (record {} of {}); it votes again in the next epoch",

@@ -63,6 +63,8 @@ pub struct Submission {
     proposal: Proposal,
     at: Option<(NodeId, SessionId)>,
     heard: Duration,
+    /// When it was last handed to a node.
+    submitted: Duration,
     /// What became of it.
     pub outcome: Option<TransactionStatus>,
 }
@@ -355,7 +357,13 @@ impl World {
         let transaction = spend(inputs, vec![TxOut { value, script_pubkey: open_output() }]);
         let proposal = Proposal::Sole { transaction };
         let index = self.submissions.len();
-        self.submissions.push(Submission { proposal, at: None, heard: Duration::ZERO, outcome: None });
+        self.submissions.push(Submission {
+            proposal,
+            at: None,
+            heard: Duration::ZERO,
+            submitted: Duration::ZERO,
+            outcome: None,
+        });
         let wait = self.dice.between(0, 20_000);
         self.schedule(wait, Event::Submit { index });
     }
@@ -384,7 +392,7 @@ impl World {
         };
         let Some(submission) = self.submissions.get_mut(index) else { return };
         submission.at = Some((node, session));
-        submission.heard = now;
+        (submission.heard, submission.submitted) = (now, now);
         let proposal = submission.proposal.clone();
         self.say(node, session, None, hello());
         self.say(node, session, Some(1), ClientMessage::TransactionBroadcast { proposal, account: None });
@@ -501,6 +509,11 @@ fn request(to: &Address, amount: Amount) -> PaymentRequest {
 }
 
 impl World {
+    /// Whether somebody has submitted anything since then.
+    pub(crate) fn submitted_since(&self, then: Duration) -> bool {
+        self.submissions.iter().any(|one| one.submitted > then)
+    }
+
     /// Whether the owner of a coin is still submitting something that spends it.
     pub(crate) fn submissions_open(&self, outpoint: &OutPoint) -> bool {
         let spends = |one: &Submission| one.proposal.outpoints().contains(outpoint);

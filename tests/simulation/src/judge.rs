@@ -1,11 +1,18 @@
 //! What has to hold after faults have stopped: everything contested ends, everybody knows the truth, nothing is kept for ever.
 
-use crate::{node::SimNode, world::World};
+use crate::{
+    node::SimNode,
+    world::{Event, World},
+};
 use bitcoin::{OutPoint, Txid};
 use quorate::wire::UtxoState;
 use quorate_node::machine::{Hold, Machine, Standing};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
+/// Time after which an outpoint that was contested anew is judged.
+const JUDGE_AGAIN: Duration = Duration::from_secs(10);
+/// How often that may happen.
+const JUDGED_AGAIN_MAX: u32 = 2;
 /// Most coordinations and releases that may be left at a quiet node.
 const LEFT_OVER_MAX: usize = 0;
 
@@ -37,10 +44,15 @@ impl World {
                 }
             }
         }
-        if let Some(first) = stuck.first() {
-            let what = format!("{first} and {} more", stuck.len() - 1);
-            self.oracle.broken("every contested outpoint ends", what);
+        let Some(first) = stuck.first() else { return };
+        // Its owner may have signed and submitted again after the faults stopped, and contested it anew; then that is judged.
+        if self.judged_again < JUDGED_AGAIN_MAX && self.submitted_since(self.now.saturating_sub(JUDGE_AGAIN))
+        {
+            self.judged_again += 1;
+            return self.schedule(JUDGE_AGAIN, Event::Judge);
         }
+        let what = format!("{first} and {} more", stuck.len() - 1);
+        self.oracle.broken("every contested outpoint ends", what);
     }
 
     /// At the end everybody agrees and nothing is left over.

@@ -143,6 +143,8 @@ pub struct World {
     /// Pairs that cannot talk, in this direction.
     pub(crate) cuts: BTreeSet<(NodeId, NodeId)>,
     pub(crate) stormy: bool,
+    /// How often contested outpoints were judged again.
+    pub(crate) judged_again: u32,
     last_delivery: BTreeMap<(NodeId, SessionId), Duration>,
     queue: BTreeMap<(Duration, u64), Event>,
     next_event: u64,
@@ -234,6 +236,7 @@ impl World {
             next_coin: 0,
             cuts: BTreeSet::new(),
             stormy: true,
+            judged_again: 0,
             last_delivery: BTreeMap::new(),
             queue: BTreeMap::new(),
             next_event: 0,

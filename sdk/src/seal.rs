@@ -31,7 +31,7 @@ use crate::{
     standard::INPUTS_MAX,
     vote::{ApprovalCertificate, CertificateError},
 };
-use bitcoin::{Txid, secp256k1::schnorr};
+use bitcoin::{TxOut, Txid, secp256k1::schnorr};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -46,6 +46,10 @@ pub struct SealedTransaction {
     /// The paying account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<AccountCertificate>,
+    /// The outputs that it spends, in input order, if the node knows them: whoever inherits the commit sees by them when the chain spends the
+    /// coins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spent: Vec<TxOut>,
     /// The latest certificate that the node committed to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<ApprovalCertificate>,
@@ -179,9 +183,17 @@ fn resolve(
         txid,
         proposal: latest.and_then(|one| one.proposal.clone()),
         account: latest.and_then(|one| one.account.clone()),
+        spent: most_said(certified.iter().map(|one| &one.spent)),
         certificate: latest.and_then(|one| one.certificate.clone()),
         proof,
     })
+}
+
+/// What most of those say that say anything.
+fn most_said<'a>(all: impl Iterator<Item = &'a Vec<TxOut>>) -> Vec<TxOut> {
+    let said: Vec<&Vec<TxOut>> = all.filter(|one| !one.is_empty()).collect();
+    let votes = |one: &&&Vec<TxOut>| said.iter().filter(|other| *other == *one).count();
+    said.iter().max_by_key(votes).map(|one| (*one).clone()).unwrap_or_default()
 }
 
 impl SealedTransaction {
@@ -239,6 +251,7 @@ mod tests {
             certificate: Some(ApprovalCertificate { target, approvals }),
             proposal: Some(Proposal::Joint(Box::new(proposal))),
             account: Some(world.certificate()),
+            spent: Vec::new(),
             proof: None,
         }
     }

@@ -238,6 +238,7 @@ impl Ledger {
                 txid: record.target.txid(),
                 proposal: record.proposal.clone().filter(|_| record.certificate.is_some()),
                 account: record.account.clone().filter(|_| record.certificate.is_some()),
+                spent: if record.certificate.is_some() { record.spent.clone() } else { Vec::new() },
                 certificate: record.certificate.clone(),
                 proof: record.proof.clone(),
             })

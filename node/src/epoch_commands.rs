@@ -8,6 +8,7 @@
 use crate::{
     config::NodeConfig,
     files::{NodeFiles, PlanFile, read_json},
+    membership::listed,
     peers::Peers,
     provision::MemberFile,
     repair,
@@ -57,7 +58,6 @@ impl Operator {
 /// `epoch plan`: prints a plan for the next epoch, with the given nodes in the place of those with the same number.
 pub(crate) fn plan(directory: &Path, replace: &[PathBuf]) -> Result<()> {
     let node = Operator::open(directory)?;
-    let approved = node.files.approved_plan(&node.federation)?;
     let mut members = node.federation.members().to_vec();
     let mut addresses = BTreeMap::new();
     for path in replace {
@@ -67,8 +67,9 @@ pub(crate) fn plan(directory: &Path, replace: &[PathBuf]) -> Result<()> {
         addresses.insert(member.id, address);
         *place = member;
     }
-    let attempt = approved.map_or(0, |file| file.plan.attempt) + 1;
-    let plan = SuccessionPlan { epoch: node.federation.epoch().next(), attempt, members };
+    let epoch = node.federation.epoch().next();
+    let attempt = node.files.last_attempt(epoch)? + 1;
+    let plan = SuccessionPlan { epoch, attempt, members };
     plan.check(&node.federation)?;
     println!("{}", serde_json::to_string_pretty(&PlanFile { plan, addresses })?);
     Ok(())
@@ -89,21 +90,22 @@ pub(crate) async fn approve(directory: &Path, path: &Path, dry_run: bool) -> Res
         me.is_some_and(|member| member.identity_key == key),
         "this node is not a member in the plan; it needs no approval of its own"
     );
-    if let Some(known) = node.files.approved_plan(&node.federation)? {
+    let approved = node.files.approved_plan(&node.federation)?;
+    if let Some(known) = &approved {
         ensure!(
-            known == file || !node.files.is_bound(&known.plan),
+            *known == file || !node.files.is_bound(&known.plan),
             "this node has finished its part of plan {} for epoch {}; if that can never be completed, because a member of it is \
              destroyed, withdraw it first on all nodes: `quorate-node epoch withdraw`",
             known.plan.attempt,
             known.plan.epoch.0
         );
-        ensure!(
-            known == file || known.plan.attempt < file.plan.attempt,
-            "plan {} for epoch {} is approved here; another one needs a higher number",
-            known.plan.attempt,
-            known.plan.epoch.0
-        );
     }
+    let last = node.files.last_attempt(file.plan.epoch)?;
+    ensure!(
+        approved.as_ref() == Some(&file) || last < file.plan.attempt,
+        "plan {last} for epoch {} was approved here; another one needs a higher number",
+        file.plan.epoch.0
+    );
     describe(&node, &file, &newcomers);
     if dry_run {
         probe(&node, &file).await?;
@@ -184,8 +186,9 @@ async fn probe(node: &Operator, file: &PlanFile) -> Result<()> {
         }
     }
     if !silent.is_empty() {
+        let silent = listed(silent);
         println!(
-            "the next epoch cannot begin without nodes {silent:?}: start them, or replace them in the plan"
+            "the next epoch cannot begin without nodes {silent}: start them, or replace them in the plan"
         );
     }
     Ok(())
@@ -217,7 +220,10 @@ pub(crate) async fn repair(directory: &Path, dry_run: bool) -> Result<()> {
         }
         answering.sort_unstable();
         let needed = node.federation.quorum().votes();
-        println!("nodes {answering:?} answer; {needed} are needed. Nothing has been changed");
+        println!(
+            "{needed} nodes have to answer. These do: {}. Nothing has been changed",
+            listed(answering.iter().copied())
+        );
         ensure!(answering.len() >= usize::from(needed), "too few nodes answer");
         return Ok(());
     }

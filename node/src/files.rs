@@ -123,6 +123,19 @@ impl NodeFiles {
         self.planned(plan).path("share.sealed").exists()
     }
 
+    /// The highest number of a plan for this epoch that was ever approved here, withdrawn ones among them.
+    pub(crate) fn last_attempt(&self, epoch: Epoch) -> Result<u32> {
+        let mut last = 0;
+        for entry in fs::read_dir(&self.0)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let planned = name.strip_prefix("withdrawn-").unwrap_or(&name);
+            let attempt =
+                planned.strip_prefix(&format!("epoch-{}-", epoch.0)).and_then(|rest| rest.parse().ok());
+            last = last.max(attempt.unwrap_or(0));
+        }
+        Ok(last)
+    }
+
     /// Takes a plan away that this node is bound to. Only for an operator who knows that it can never be completed.
     pub(crate) fn withdraw(&self, plan: &SuccessionPlan) -> Result<()> {
         let planned = self.planned(plan);

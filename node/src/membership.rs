@@ -26,6 +26,12 @@ impl Peer {
     }
 }
 
+/// Nodes as a message to an operator lists them: `2, 4`.
+pub(crate) fn listed(nodes: impl IntoIterator<Item = NodeId>) -> String {
+    let nodes: Vec<String> = nodes.into_iter().map(|node| node.to_string()).collect();
+    nodes.join(", ")
+}
+
 /// What a certificate allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {

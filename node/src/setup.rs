@@ -5,7 +5,7 @@
 
 use crate::{
     files::{EpochFiles, NodeFiles},
-    membership::Peer,
+    membership::{Peer, listed},
     peers::Peers,
 };
 use anyhow::{Context as _, Result};
@@ -150,7 +150,7 @@ impl Setup {
             } else {
                 if !silent.is_empty() {
                     silent.sort_unstable();
-                    report(format!("nodes {silent:?} do not take part yet"));
+                    report(format!("nodes {} do not take part yet", listed(silent)));
                 }
                 tokio::time::sleep(PULL_INTERVAL).await;
             }

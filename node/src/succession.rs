@@ -7,6 +7,7 @@ use crate::{
     driver::Input,
     files::{NodeFiles, PlanFile},
     machine,
+    membership::listed,
     peers::Peers,
     repair::{self, RepairDesk},
     server::Service,
@@ -232,7 +233,7 @@ impl Present<'_> {
         let next = self.federation.clone().succeed(succession.clone())?;
         planned
             .read_share(self.me, &next)
-            .context("the new key is there, but not this node's share of it: `quorate-node share repair`")?;
+            .context("the new key is complete, but this node has lost its share of it: it has to be replaced in a later epoch")?;
         self.news.known().succession = Some(succession.clone());
 
         self.news.step("collecting the seals of the epoch that ends");
@@ -341,7 +342,8 @@ impl Present<'_> {
                     return (handover, seals.into_values().collect());
                 }
             }
-            self.problem(&format!("nodes {:?} have sealed the epoch, {votes} have to", seals.keys()));
+            let sealed = listed(seals.keys().copied());
+            self.problem(&format!("{votes} nodes have to seal the epoch; sealed by: {sealed}"));
             tokio::time::sleep(POLL).await;
         }
     }

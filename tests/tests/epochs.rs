@@ -128,7 +128,7 @@ async fn a_lost_share_is_repaired_by_command() -> Result<()> {
     let before = fs::read(home.join("share.sealed"))?;
     fs::write(home.join("share.sealed"), &before[..20])?;
     let dry = command(NODE, &["share", "repair", text(&home), "--dry-run"])?;
-    ensure!(dry.contains("Nothing has been changed") && dry.contains("3 are needed"), "{dry}");
+    ensure!(dry.contains("Nothing has been changed") && dry.contains("3 nodes have to answer"), "{dry}");
     ensure!(fs::read(home.join("share.sealed"))?.len() == 20, "a dry run changes nothing");
     let said = command(NODE, &["share", "repair", text(&home)])?;
     ensure!(said.contains("repaired; start the node"), "{said}");
@@ -210,5 +210,47 @@ async fn a_new_node_takes_the_place_of_a_lost_one() -> Result<()> {
     pay(&payer, &payee).await?;
     let still = quorate_tests::operator::status(&old, "asking").await?;
     ensure!(still["answered"] == 0, "a node that was replaced is shut out: {still}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_cannot_go_on_is_superseded_or_withdrawn() -> Result<()> {
+    let mut cluster = Cluster::start(NODE, 4).await?;
+    let homes = cluster.files.nodes.clone();
+    status(&homes[3], "voting").await?;
+    cluster.kill(4)?;
+    // All shall stay, but node 4 is dead: the others say whom they wait for, and go on voting.
+    let first = approve(&cluster, &[], &homes[..3])?;
+    let waits = |status: &Value| {
+        let problem = status["next_epoch"]["problem"].as_str().unwrap_or_default();
+        problem.contains("nodes 4 do not") && status["standing"] == "voting"
+    };
+    status_where(&homes[0], "waiting for node 4", waits).await?;
+
+    // A withdrawn plan is not approved again, and the next one has a higher number.
+    let dry = command(NODE, &["epoch", "withdraw", text(&homes[0]), "--dry-run"])?;
+    ensure!(dry.contains("nothing has been changed") && homes[0].join("epoch-2-1").exists(), "{dry}");
+    cluster.kill(1)?;
+    command(NODE, &["epoch", "withdraw", text(&homes[0])])?;
+    ensure!(!homes[0].join("epoch-2-1").exists(), "it is gone");
+    let again = command(NODE, &["epoch", "approve", text(&homes[0]), text(&first)]).expect_err("withdrawn");
+    ensure!(again.to_string().contains("needs a higher number"), "{again}");
+    cluster.start_node(1, None)?;
+
+    let new = homes[3].with_file_name("new-4");
+    let (authority, listen) =
+        (homes[3].with_file_name("ca.key"), cluster.files.addresses[3].address.to_string());
+    let (new_text, like, authority) = (text(&new), text(&homes[0]), text(&authority));
+    let make = ["federation", "replacement", new_text, "--id", "4", "--listen", &listen];
+    command(NODE, &[&make[..], &["--like", like, "--authority", authority]].concat())?;
+    cluster.files.nodes[3].clone_from(&new);
+    cluster.start_node(4, None)?;
+    let homes = cluster.files.nodes.clone();
+    approve(&cluster, &[&new.join("member.json")], &homes)?;
+    in_epoch(&homes, 2).await?;
+    ensure!(
+        homes[1].join("epoch-2-2/share.sealed").exists(),
+        "the second plan is the one that was carried out"
+    );
     Ok(())
 }

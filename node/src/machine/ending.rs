@@ -16,7 +16,7 @@ use quorate::{
     vote::VoteTarget,
     wire::{NodeReject, RejectReason, TransactionStatus},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 impl Machine {
     /// Has the inputs released, and ends the transaction when they are.
@@ -165,10 +165,13 @@ impl Machine {
         coordination.first_attempt = coordination.attempt;
         coordination.signing = Attempt::default();
         coordination.restarts = restarts;
-        (coordination.ask_at, coordination.wait) = (self.now + ASK_AGAIN_MIN, ASK_AGAIN_MIN);
+        let pause = pause_before(restarts);
+        (coordination.ask_at, coordination.wait) = (self.now + pause.unwrap_or(ASK_AGAIN_MIN), ASK_AGAIN_MIN);
         coordination.deadline = self.now + self.rules.voting_timeout;
         self.push_pending(txid);
-        self.ask_votes(txid);
+        if pause.is_none() {
+            self.ask_votes(txid);
+        }
     }
 
     /// Helps to finish the releases that inputs wait for.
@@ -186,4 +189,11 @@ impl Machine {
     pub(super) fn give_up(&mut self, txid: Txid, message: &str, retry: bool) {
         self.end(txid, Ending::Failed { message: message.to_owned(), retry });
     }
+}
+
+/// A transaction that is left its inputs again and again, and rejected each time, is asked votes for ever more slowly: it may have become
+/// invalid for good, and an epoch has no endless number of rounds.
+fn pause_before(restarts: u32) -> Option<Duration> {
+    let doublings = restarts.checked_sub(3)?.min(2);
+    Some(ASK_AGAIN_MIN * 2_u32.pow(doublings))
 }

@@ -4,6 +4,7 @@ use crate::membership::{Membership, tls_key};
 use anyhow::Result;
 use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
 use quinn::crypto::rustls::QuicServerConfig;
+use quinn_proto::HashedConnectionIdGenerator;
 use quorate::{
     NodeId,
     client::quic::{READ_BYTES, TlsIdentity, server_name, transport_config},
@@ -105,15 +106,23 @@ pub(crate) fn endpoint(
 }
 
 /// Stateless resets under a key that outlives the process: peers notice at once that a node has started again, instead of waiting for
-/// their connections to time out (RFC 9000, section 10.3).
+/// their connections to time out (RFC 9000, section 10.3). The connection ids have to be recognised for that by the new process.
 fn endpoint_config(identity: &TlsIdentity) -> quinn::EndpointConfig {
+    let reset = endpoint_key(identity, b"quorate stateless reset");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, reset.as_byte_array());
+    let mut config = quinn::EndpointConfig::new(Arc::new(key));
+    let [a, b, c, d, e, f, g, h, ..] = endpoint_key(identity, b"quorate connection ids").to_byte_array();
+    let ids = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    config
+}
+
+fn endpoint_key(identity: &TlsIdentity, purpose: &[u8]) -> sha256::Hash {
     let (_, key) = identity.certificate();
     let mut engine = sha256::Hash::engine();
-    engine.input(b"quorate stateless reset");
+    engine.input(purpose);
     engine.input(key.secret_der());
-    let reset = sha256::Hash::from_engine(engine);
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, reset.as_byte_array());
-    quinn::EndpointConfig::new(Arc::new(key))
+    sha256::Hash::from_engine(engine)
 }
 
 /// The certificate at the other end.

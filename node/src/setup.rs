@@ -9,6 +9,7 @@ use crate::{
     peers::Peers,
 };
 use anyhow::{Context as _, Result};
+use futures_util::future::join_all;
 use quorate::{
     NodeId, NonceCommitment, SignatureShare,
     federation::{EpochKey, KeyCertificate},
@@ -137,8 +138,9 @@ impl Setup {
         let mut shown = 0;
         while lock(&self.dkg).outcome().is_none() {
             let mut silent = Vec::new();
-            for peer in peers.ids() {
-                if !self.pull(peers, peer).await? {
+            let pulls = peers.ids().map(|peer| async move { (peer, self.pull(peers, peer).await) });
+            for (peer, pulled) in join_all(pulls).await {
+                if !pulled? {
                     silent.push(peer);
                 }
             }

@@ -16,7 +16,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use bitcoin::secp256k1::schnorr;
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use quorate::{
     Federation, NodeId,
     evidence::Evidence,
@@ -293,26 +293,25 @@ impl Present<'_> {
     async fn pull_news(&self, plan: &SuccessionPlan, next_peers: &Peers) {
         let digest = plan.digest(self.federation);
         let request = PeerRequest::SuccessionPull { epoch: self.federation.epoch() };
-        for peers in [&**self.peers, next_peers] {
-            for peer in peers.ids() {
-                let answer = peers.ask(peer, &request).await;
-                let Ok(PeerReply::SuccessionNews { plan: theirs, approvals, succession }) = answer else {
-                    continue;
+        let everybody =
+            [&**self.peers, next_peers].into_iter().flat_map(|peers| peers.ids().map(move |id| (peers, id)));
+        let answers = join_all(everybody.map(|(peers, id)| peers.ask(id, &request))).await;
+        for answer in answers {
+            let Ok(PeerReply::SuccessionNews { plan: theirs, approvals, succession }) = answer else {
+                continue;
+            };
+            let mut known = self.news.known();
+            if theirs == digest {
+                let valid = |(node, one): &(NodeId, schnorr::Signature)| {
+                    plan.verify_approval(self.federation, *node, one)
                 };
-                let mut known = self.news.known();
-                if theirs == digest {
-                    let valid = |(node, one): &(NodeId, schnorr::Signature)| {
-                        plan.verify_approval(self.federation, *node, one)
-                    };
-                    known.approvals.extend(approvals.into_iter().filter(valid));
-                }
-                let finished = succession.filter(|one| {
-                    one.plan == *plan && self.federation.clone().succeed((**one).clone()).is_ok()
-                });
-                if let Some(finished) = finished {
-                    known.succession = Some(*finished);
-                    return;
-                }
+                known.approvals.extend(approvals.into_iter().filter(valid));
+            }
+            let finished = succession
+                .filter(|one| one.plan == *plan && self.federation.clone().succeed((**one).clone()).is_ok());
+            if let Some(finished) = finished {
+                known.succession = Some(*finished);
+                return;
             }
         }
         tokio::time::sleep(POLL).await;

@@ -75,6 +75,16 @@ impl HeaderChain {
         self.headers.get(usize::try_from(height.checked_sub(self.base)?).ok()?)
     }
 
+    /// Height of the checkpoint.
+    pub fn base(&self) -> u32 {
+        self.base
+    }
+
+    /// The height of a block of the chain.
+    pub fn height_of(&self, hash: &bitcoin::BlockHash) -> Option<u32> {
+        self.heights.get(hash).copied()
+    }
+
     /// Whether a block is in the chain.
     pub fn contains(&self, block: &BlockRef) -> bool {
         self.heights.get(&block.hash) == Some(&block.height)

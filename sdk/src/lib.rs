@@ -2,7 +2,7 @@
 
 pub mod account;
 pub mod chain;
-#[cfg(feature = "native")]
+#[cfg(any(feature = "native", all(feature = "web", target_arch = "wasm32")))]
 pub mod client;
 mod consensus_hex;
 pub mod digest;

@@ -9,11 +9,14 @@ use bitcoin::{
 use quorate::{
     Federation,
     account::AccountPolicy,
-    client::{Client, Transport, WebSocket, fetch_federation},
-    wallet::{Destination, PaymentRequest, SecretWords, Wallet},
+    client::{Client, Saving, Store, Transport, WebSocket, fetch_federation},
+    wallet::{Destination, PaymentRequest, SavedState, SecretWords, StateChange, Wallet, apply_change},
 };
 use quorate_node::chain::Devnet;
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::time::timeout;
 
 /// Script of a coin that anybody can spend, wrapped in P2WSH.
@@ -85,6 +88,38 @@ pub async fn open_wallet(
     let client = Client::start(wallet, transport);
     timeout(PATIENCE, client.ready()).await.context("the account is not certified in time")??;
     Ok(client)
+}
+
+/// A disk of a wallet that survives the client, as one survives a closed page.
+#[derive(Clone, Debug, Default)]
+pub struct Disk(Arc<Mutex<SavedState>>);
+
+impl Disk {
+    /// What is on it.
+    pub fn read(&self) -> SavedState {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Store for Disk {
+    fn save(&mut self, change: StateChange) -> Saving {
+        apply_change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner), change);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A wallet that goes on from what is on its disk.
+///
+/// # Errors
+/// The state on the disk is not usable.
+pub fn reopen_wallet(
+    federation: &Federation,
+    words: &SecretWords,
+    transport: impl Transport,
+    disk: &Disk,
+) -> Result<Client> {
+    let wallet = Wallet::new(federation.clone(), words, 0, AccountPolicy::default(), None)?;
+    Ok(Client::open(wallet, transport, &disk.read(), disk.clone())?)
 }
 
 /// Waits until a wallet has so much to spend.

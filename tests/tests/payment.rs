@@ -12,7 +12,8 @@ use quorate::{
 use quorate_tests::{
     Cluster, PATIENCE,
     wallets::{
-        PAYMENT_PATIENCE, federation, fund, nobody, open_wallet, pay_out, request, sole_spend, wait_spendable,
+        Disk, PAYMENT_PATIENCE, federation, fund, nobody, open_wallet, pay_out, reopen_wallet, request,
+        sole_spend, wait_spendable,
     },
 };
 use tokio::time::timeout;
@@ -178,5 +179,57 @@ async fn a_cancelled_payment_frees_its_coin_for_another() -> Result<()> {
     assert_ne!(other.txid, txid, "the same coin has paid something else");
     let error = payer.cancel(other.txid).await.expect_err("it is final");
     assert!(matches!(error, ClientError::Wallet(_)), "{error}");
+    Ok(())
+}
+
+/// A page is closed at every state that its payment comes to; the next page ends the payment and knows everything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_that_is_closed_in_the_middle_of_a_payment_ends_it_when_it_is_opened_again() -> Result<()> {
+    let cluster = Cluster::start(NODE, 4).await?;
+    let federation = federation(&cluster).await?;
+    let (words, disk) = (SecretWords::generate()?, Disk::default());
+    let open = || reopen_wallet(&federation, &words, WebSocket::new(cluster.url()), &disk);
+    let mut payer = open()?;
+    timeout(PATIENCE, payer.ready()).await??;
+    let payee = open_wallet(&federation, &SecretWords::generate()?, WebSocket::new(cluster.url())).await?;
+    let own = payer.next_address().await?;
+    fund(&cluster.chain, &[own], 6, COIN)?;
+    wait_spendable(&payer, COIN * 6).await?;
+
+    let stops: [fn(&PaymentState) -> bool; 3] = [
+        |state| matches!(state, PaymentState::Submitted),
+        |state| matches!(state, PaymentState::Voting { .. }),
+        |state| matches!(state, PaymentState::Approved),
+    ];
+    for (count, stop) in (1..).zip(stops) {
+        let mut events = payer.events();
+        let to = payee.next_address().await?;
+        let txid = payer.send(request(&to, Amount::from_sat(10_000))?).await?;
+        let reached = async {
+            while let Some(event) = events.next().await {
+                if matches!(&event, Event::Payment { txid: other, state } if *other == txid && stop(state)) {
+                    return Ok(());
+                }
+            }
+            anyhow::bail!("the client has ended")
+        };
+        timeout(PATIENCE, reached).await??;
+        drop((payer, events));
+        payer = open()?;
+        let known = payer.inspect(move |session| session.payments().any(|(open, _)| open == txid)).await?;
+        let ended = move |session: &quorate::session::Session| session.wallet().proof(txid).map(drop);
+        timeout(PAYMENT_PATIENCE, payer.wait(ended)).await??;
+        assert!(known || stop(&PaymentState::Approved), "a payment that was only submitted is still open");
+        wait_spendable(&payee, Amount::from_sat(10_000) * count).await?;
+    }
+
+    // Without a server, what is shown is what was known.
+    let (balance, history) =
+        payer.inspect(|session| (session.wallet().balance(), session.wallet().history().to_vec())).await?;
+    drop(payer);
+    let offline = reopen_wallet(&federation, &words, WebSocket::new("ws://127.0.0.1:9"), &disk)?;
+    assert_eq!(offline.balance().await?, balance);
+    assert_eq!(offline.inspect(|session| session.wallet().history().to_vec()).await?, history);
+    assert_eq!(history.len(), 4);
     Ok(())
 }

@@ -1,19 +1,22 @@
 //! The driver: does what the session says, and nothing else.
 
-use super::{Connection, Transport, TransportError};
+use super::{
+    Connection, MaybeSend, Store, StoreError, Transport, TransportError,
+    runtime::{Instant, sleep_until, spawn},
+};
 use crate::{
     finality::{FinalityKind, FinalityProof},
     session::{Event, Output, PaymentState, Session},
-    wallet::{Balance, PaymentRequest, Wallet, WalletError},
+    wallet::{Balance, PaymentRequest, SavedState, StateError, Wallet, WalletError},
     wire::NodeReject,
 };
 use bitcoin::{Address, Txid};
 use futures_util::{Stream, stream};
-use std::time::Duration;
-use tokio::{
-    sync::{broadcast, mpsc, oneshot},
-    time::Instant,
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// Events that a slow reader may lag behind before it is told that it missed some.
 const EVENTS_MAX: usize = 4_096;
@@ -27,6 +30,7 @@ type Command = Box<dyn FnOnce(&mut Session, Duration) + Send>;
 pub struct Client {
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<Event>,
+    failed: Arc<OnceLock<StoreError>>,
 }
 
 /// A payment that is final, with its proof.
@@ -66,27 +70,50 @@ pub enum ClientError {
     /// The client has ended.
     #[error("the client has ended")]
     Ended,
+    /// The state could not be saved, so the client stopped before anything left it that it would not remember. What was saved before is whole.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl Client {
     /// Starts a client in the current tokio runtime.
     pub fn start(wallet: Wallet, transport: impl Transport) -> Self {
-        let session = Session::new(wallet, Box::new(rand_core::OsRng));
+        Self::run(Session::new(wallet, Box::new(rand_core::OsRng)), transport, None)
+    }
+
+    /// Starts a client that goes on from a saved state (which may be empty) and saves what it does.
+    ///
+    /// # Errors
+    /// The state is damaged or another wallet's.
+    pub fn open(
+        wallet: Wallet,
+        transport: impl Transport,
+        state: &SavedState,
+        store: impl Store,
+    ) -> Result<Self, StateError> {
+        let session = Session::restore(wallet, Box::new(rand_core::OsRng), state)?;
+        Ok(Self::run(session, transport, Some(Box::new(store))))
+    }
+
+    fn run(session: Session, transport: impl Transport, store: Option<Box<dyn Store>>) -> Self {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (events, _) = broadcast::channel(EVENTS_MAX);
+        let failed = Arc::new(OnceLock::new());
         let driver = Driver {
             session,
             transport: Box::new(transport),
             connection: None,
+            store,
+            failed: failed.clone(),
             events: events.clone(),
             started: Instant::now(),
         };
-        tokio::spawn(driver.run(receiver));
-        Self { commands, events }
+        spawn(driver.run(receiver));
+        Self { commands, events, failed }
     }
 
     /// Everything that happens from now on. A reader that is too slow gets [`Event::Lagged`] instead of what it missed.
-    pub fn events(&self) -> impl Stream<Item = Event> + Send + Unpin + use<> {
+    pub fn events(&self) -> impl Stream<Item = Event> + MaybeSend + Unpin + use<> {
         let receiver = self.events.subscribe();
         Box::pin(stream::unfold(receiver, |mut receiver| async move {
             match receiver.recv().await {
@@ -122,7 +149,7 @@ impl Client {
                 return Ok(value);
             }
             if let Err(broadcast::error::RecvError::Closed) = events.recv().await {
-                return Err(ClientError::Ended);
+                return Err(self.ended());
             }
         }
     }
@@ -177,7 +204,7 @@ impl Client {
     pub async fn pay_psbt(&self, psbt: bitcoin::Psbt) -> Result<Receipt, ClientError> {
         let events = self.events.subscribe();
         let txid = self.call(move |session, now| session.send_psbt(now, psbt)).await??;
-        outcome(events, txid).await
+        self.outcome(events, txid).await
     }
 
     /// Submits a payment and waits until it is final by a proof that this wallet verified.
@@ -187,7 +214,7 @@ impl Client {
     pub async fn pay(&self, request: PaymentRequest) -> Result<Receipt, ClientError> {
         let events = self.events.subscribe();
         let txid = self.send(request).await?;
-        outcome(events, txid).await
+        self.outcome(events, txid).await
     }
 
     /// Asks the federation to stop a payment that is not final. A waiting [`Client::pay`] ends with [`ClientError::Failed`] or
@@ -212,7 +239,7 @@ impl Client {
     pub async fn attest(&self, transaction: bitcoin::Transaction) -> Result<Receipt, ClientError> {
         let events = self.events.subscribe();
         let txid = self.call(move |session, now| session.submit_signed(now, transaction)).await?;
-        outcome(events, txid).await
+        self.outcome(events, txid).await
     }
 
     async fn call<T: Send + 'static>(
@@ -224,30 +251,38 @@ impl Client {
             // The caller may have stopped waiting.
             let _gone = reply.send(run(session, now));
         });
-        self.commands.send(command).await.map_err(|_| ClientError::Ended)?;
-        answer.await.map_err(|_| ClientError::Ended)
+        self.commands.send(command).await.map_err(|_| self.ended())?;
+        answer.await.map_err(|_| self.ended())
     }
-}
 
-async fn outcome(mut events: broadcast::Receiver<Event>, txid: Txid) -> Result<Receipt, ClientError> {
-    loop {
-        match events.recv().await {
-            Ok(Event::Payment { txid: other, state }) if other == txid => match state {
-                PaymentState::Final { kind, proof } => return Ok(Receipt { txid, kind, proof }),
-                PaymentState::Rejected { rejects, retry } => {
-                    return Err(ClientError::Rejected { rejects, retry });
-                }
-                PaymentState::Failed { message, retry } => {
-                    return Err(ClientError::Failed { message, retry });
-                }
-                PaymentState::Submitted
-                | PaymentState::Voting { .. }
-                | PaymentState::Approved
-                | PaymentState::Signing { .. } => {}
-            },
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-            Err(broadcast::error::RecvError::Closed) => return Err(ClientError::Ended),
+    async fn outcome(
+        &self,
+        mut events: broadcast::Receiver<Event>,
+        txid: Txid,
+    ) -> Result<Receipt, ClientError> {
+        loop {
+            match events.recv().await {
+                Ok(Event::Payment { txid: other, state }) if other == txid => match state {
+                    PaymentState::Final { kind, proof } => return Ok(Receipt { txid, kind, proof }),
+                    PaymentState::Rejected { rejects, retry } => {
+                        return Err(ClientError::Rejected { rejects, retry });
+                    }
+                    PaymentState::Failed { message, retry } => {
+                        return Err(ClientError::Failed { message, retry });
+                    }
+                    PaymentState::Submitted
+                    | PaymentState::Voting { .. }
+                    | PaymentState::Approved
+                    | PaymentState::Signing { .. } => {}
+                },
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return Err(self.ended()),
+            }
         }
+    }
+
+    fn ended(&self) -> ClientError {
+        self.failed.get().map_or(ClientError::Ended, |error| error.clone().into())
     }
 }
 
@@ -255,6 +290,8 @@ struct Driver {
     session: Session,
     transport: Box<dyn Transport>,
     connection: Option<Connection>,
+    store: Option<Box<dyn Store>>,
+    failed: Arc<OnceLock<StoreError>>,
     events: broadcast::Sender<Event>,
     started: Instant,
 }
@@ -262,7 +299,11 @@ struct Driver {
 impl Driver {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
-            self.drain().await;
+            if let Err(error) = self.drain().await {
+                // Calls that are waiting end with this.
+                let _first_failure = self.failed.set(error);
+                return;
+            }
             let timeout = self.session.poll_timeout().map(|at| self.started + at);
             tokio::select! {
                 command = commands.recv() => match command {
@@ -279,12 +320,12 @@ impl Driver {
                         }
                     }
                 }
-                () = sleep_until(timeout) => self.session.handle_timeout(self.started.elapsed()),
+                () = wake_at(timeout) => self.session.handle_timeout(self.started.elapsed()),
             }
         }
     }
 
-    async fn drain(&mut self) {
+    async fn drain(&mut self) -> Result<(), StoreError> {
         while let Some(output) = self.session.poll_output() {
             match output {
                 Output::Connect => match self.transport.connect().await {
@@ -309,8 +350,14 @@ impl Driver {
                     // Nobody may be listening.
                     let _listeners = self.events.send(event);
                 }
+                Output::Save(change) => {
+                    if let Some(store) = &mut self.store {
+                        store.save(change).await?;
+                    }
+                }
             }
         }
+        Ok(())
     }
 }
 
@@ -324,9 +371,9 @@ async fn receive(connection: &mut Option<Connection>) -> Result<String, Transpor
     }
 }
 
-async fn sleep_until(at: Option<Instant>) {
+async fn wake_at(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at).await,
+        Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

@@ -1,4 +1,6 @@
-//! The native client: a tokio driver around [`crate::session::Session`], over a WebSocket to a bridge or QUIC straight to a node.
+//! The client: a driver around [`crate::session::Session`], over a WebSocket to a bridge or, natively, QUIC straight to a node.
+//!
+//! It runs on tokio with the feature `native`, and on the event loop of a JavaScript runtime with the feature `web`.
 //!
 //! ```no_run
 //! # async fn example(federation: quorate::Federation) -> Result<(), Box<dyn std::error::Error>> {
@@ -17,14 +19,29 @@
 //! ```
 
 mod driver;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod quic;
+mod runtime;
+mod store;
+#[cfg(target_arch = "wasm32")]
+mod web;
+#[cfg(not(target_arch = "wasm32"))]
 mod websocket;
 
 pub use driver::{Client, ClientError, Receipt};
+#[cfg(not(target_arch = "wasm32"))]
 pub use quic::{Quic, TlsError, TlsIdentity};
-pub use websocket::{WebSocket, fetch_federation};
+pub use runtime::{MaybeSend, PlatformFuture};
+pub use store::{Saving, Store, StoreError};
+#[cfg(target_arch = "wasm32")]
+pub use web::{SocketFactory, WebSocket};
+#[cfg(not(target_arch = "wasm32"))]
+pub use websocket::WebSocket;
 
-use std::{future::Future, pin::Pin};
+use crate::{
+    FederationDocument,
+    wire::{ClientMessage, ServerMessage, decode, encode_text, limits},
+};
 use tokio::sync::mpsc;
 
 /// Frames under way in each direction before the other side has to wait.
@@ -51,10 +68,50 @@ impl TransportError {
 }
 
 /// What opening a connection gives.
-pub type Connecting = Pin<Box<dyn Future<Output = Result<Connection, TransportError>> + Send>>;
+pub type Connecting = PlatformFuture<Result<Connection, TransportError>>;
 
 /// A way to a server.
-pub trait Transport: Send + 'static {
+pub trait Transport: MaybeSend + 'static {
     /// Opens a new connection.
     fn connect(&mut self) -> Connecting;
+}
+
+/// Asks a bridge for its federation document. Verify it against the id that you pin.
+///
+/// # Errors
+/// The bridge cannot be reached, or answers something else.
+pub async fn fetch_federation(transport: &mut dyn Transport) -> Result<FederationDocument, TransportError> {
+    let mut connection = transport.connect().await?;
+    let hello = ClientMessage::Hello {
+        protocol: limits::PROTOCOL_VERSION,
+        federation: None,
+        agent: concat!("quorate/", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
+    for (id, message) in [(1, hello), (2, ClientMessage::FederationQuery)] {
+        let closed = |_| TransportError::new("closed by the server");
+        connection.to_server.send(encode_text(Some(id), &message)).await.map_err(closed)?;
+    }
+    while let Some(text) = connection.from_server.recv().await {
+        match decode::<ServerMessage>(text?.as_bytes()).map_err(|(_, error)| TransportError::new(error))?.body
+        {
+            ServerMessage::Federation { document } => return Ok(*document),
+            ServerMessage::Error { error } => return Err(TransportError::new(error)),
+            ServerMessage::Welcome { .. }
+            | ServerMessage::UTXOSubscribed { .. }
+            | ServerMessage::UTXOUnsubscribed { .. }
+            | ServerMessage::UTXOStateResponse { .. }
+            | ServerMessage::UTXOStateNotification { .. }
+            | ServerMessage::TransactionStatus { .. }
+            | ServerMessage::SignRequest { .. }
+            | ServerMessage::AccountCertified { .. }
+            | ServerMessage::Headers { .. }
+            | ServerMessage::Proof { .. }
+            | ServerMessage::FeeRate { .. }
+            | ServerMessage::Tip { .. }
+            | ServerMessage::Gap { .. }
+            | ServerMessage::GoingAway { .. }
+            | ServerMessage::Pong => {}
+        }
+    }
+    Err(TransportError::new("closed by the server"))
 }

@@ -1,10 +1,7 @@
 //! WebSocket to a bridge: text frames, subprotocol `quorate.1`.
 
 use super::{CHANNEL_FRAMES_MAX, Connecting, Connection, Transport, TransportError};
-use crate::{
-    FederationDocument,
-    wire::{ClientMessage, ServerMessage, decode, encode_text, limits},
-};
+use crate::wire::limits;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::{
@@ -81,44 +78,4 @@ async fn connect(url: String) -> Result<Connection, TransportError> {
         let _closing = sink.close().await;
     });
     Ok(Connection { to_server, from_server })
-}
-
-/// Asks a bridge for its federation document. Verify it against the id that you pin.
-///
-/// # Errors
-/// The bridge cannot be reached, or answers something else.
-pub async fn fetch_federation(transport: &mut dyn Transport) -> Result<FederationDocument, TransportError> {
-    let mut connection = transport.connect().await?;
-    let hello = ClientMessage::Hello {
-        protocol: limits::PROTOCOL_VERSION,
-        federation: None,
-        agent: concat!("quorate/", env!("CARGO_PKG_VERSION")).to_owned(),
-    };
-    for (id, message) in [(1, hello), (2, ClientMessage::FederationQuery)] {
-        let closed = |_| TransportError::new("closed by the server");
-        connection.to_server.send(encode_text(Some(id), &message)).await.map_err(closed)?;
-    }
-    while let Some(text) = connection.from_server.recv().await {
-        match decode::<ServerMessage>(text?.as_bytes()).map_err(|(_, error)| TransportError::new(error))?.body
-        {
-            ServerMessage::Federation { document } => return Ok(*document),
-            ServerMessage::Error { error } => return Err(TransportError::new(error)),
-            ServerMessage::Welcome { .. }
-            | ServerMessage::UTXOSubscribed { .. }
-            | ServerMessage::UTXOUnsubscribed { .. }
-            | ServerMessage::UTXOStateResponse { .. }
-            | ServerMessage::UTXOStateNotification { .. }
-            | ServerMessage::TransactionStatus { .. }
-            | ServerMessage::SignRequest { .. }
-            | ServerMessage::AccountCertified { .. }
-            | ServerMessage::Headers { .. }
-            | ServerMessage::Proof { .. }
-            | ServerMessage::FeeRate { .. }
-            | ServerMessage::Tip { .. }
-            | ServerMessage::Gap { .. }
-            | ServerMessage::GoingAway { .. }
-            | ServerMessage::Pong => {}
-        }
-    }
-    Err(TransportError::new("closed by the server"))
 }

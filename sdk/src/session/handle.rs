@@ -155,6 +155,7 @@ impl Session {
     fn revive(&mut self, now: Now, record: &UtxoRecord) {
         let Some(lock) = record.lock.filter(|lock| lock.round.0 > 0) else { return };
         let Some(Proposal::Joint(joint)) = self.dormant.remove(&lock.txid) else { return };
+        self.touched.dormant.insert(lock.txid);
         if let Ok(proposal) = self.wallet.propose(joint.psbt) {
             let _txid = self.submit_as(now, proposal, true);
         }
@@ -273,6 +274,7 @@ impl Session {
                 payment.cancelled = true;
                 payment.ended = Some(state);
             }
+            self.touched.payments.insert(txid);
             self.send_submission(now, txid);
         } else if over {
             let first = self.payments.get_mut(&txid).and_then(|payment| payment.ended.take());
@@ -325,6 +327,7 @@ impl Session {
                     payment.heard(now);
                     if !payment.signed.contains(&certificate.target) {
                         payment.signed.push(certificate.target.clone());
+                        self.touched.payments.insert(txid);
                     }
                 }
                 self.move_on(txid, PaymentState::Approved);

@@ -11,6 +11,7 @@ mod backoff;
 mod epoch;
 mod events;
 mod handle;
+mod state;
 
 pub use events::{Event, PaymentState};
 
@@ -18,7 +19,7 @@ use crate::{
     chain::Extension,
     proposal::Proposal,
     vote::VoteTarget,
-    wallet::{Balance, PaymentRequest, Wallet, WalletError},
+    wallet::{Balance, PaymentRequest, StateChange, Wallet, WalletError},
     wire::{BlockRef, ClientMessage, ServerMessage, SubscriptionKey, WireError, decode, encode_text, limits},
 };
 use backoff::Backoff;
@@ -69,6 +70,8 @@ pub enum Output {
     Close,
     /// Tell the application.
     Event(Event),
+    /// Make this durable, as a whole, before any later output is carried out. Only given by a session of [`Session::restore`].
+    Save(StateChange),
 }
 
 #[derive(Debug)]
@@ -93,6 +96,20 @@ enum Pending {
 }
 
 impl Payment {
+    fn new(now: Now, proposal: Proposal, cancelled: bool) -> Self {
+        Self {
+            proposal,
+            backoff: Backoff::new(RESUBMIT_MIN, RESUBMIT_MAX),
+            resubmit_at: None,
+            submitted_at: now,
+            passing_rejects: 0,
+            state: PaymentState::Submitted,
+            signed: Vec::new(),
+            cancelled,
+            ended: None,
+        }
+    }
+
     /// News of it: waits for more, but not for ever.
     fn heard(&mut self, now: Now) {
         self.resubmit_at = Some((now + SUBMIT_SILENCE).min(self.submitted_at + COORDINATOR_PATIENCE));
@@ -143,6 +160,9 @@ pub struct Session {
     chase_at: Option<Now>,
     fee_rate: FeeRate,
     last_balance: Balance,
+    /// Whether changes are given to be saved.
+    saves: bool,
+    touched: state::Touched,
     outputs: VecDeque<Output>,
 }
 
@@ -178,6 +198,8 @@ impl Session {
             chase_at: None,
             fee_rate: crate::standard::FEE_RATE_MIN,
             last_balance: Balance::default(),
+            saves: false,
+            touched: state::Touched::default(),
             outputs: VecDeque::from([Output::Connect]),
         }
     }
@@ -244,6 +266,7 @@ impl Session {
             return Err(WalletError::NotProposed);
         }
         payment.cancelled = true;
+        self.touched.payments.insert(txid);
         self.send_submission(now, txid);
         Ok(())
     }
@@ -254,21 +277,16 @@ impl Session {
 
     fn submit_as(&mut self, now: Now, proposal: Proposal, cancelled: bool) -> Txid {
         let txid = proposal.txid();
-        let payment = Payment {
-            proposal,
-            backoff: Backoff::new(RESUBMIT_MIN, RESUBMIT_MAX),
-            resubmit_at: None,
-            submitted_at: now,
-            passing_rejects: 0,
-            state: PaymentState::Submitted,
-            signed: Vec::new(),
-            cancelled,
-            ended: None,
-        };
-        self.payments.insert(txid, payment);
+        self.payments.insert(txid, Payment::new(now, proposal, cancelled));
+        self.touched.payments.insert(txid);
         self.event(Event::Payment { txid, state: PaymentState::Submitted });
         self.send_submission(now, txid);
         txid
+    }
+
+    /// Payments that are under way.
+    pub fn payments(&self) -> impl Iterator<Item = (Txid, &PaymentState)> + '_ {
+        self.payments.iter().map(|(txid, payment)| (*txid, &payment.state))
     }
 
     /// Whether the server has answered everything that this session asked for: what the wallet shows is then as of now.
@@ -407,7 +425,7 @@ impl Session {
 
     /// Next action, in order. Drain to `None` after every call.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.take_save().or_else(|| self.outputs.pop_front())
     }
 
     /// When the oldest question under way should have been answered.
@@ -499,7 +517,9 @@ impl Session {
         let account = self.wallet.certificate().filter(|_| joint).cloned();
         let proposal = payment.proposal.clone();
         let message = if payment.cancelled {
-            ClientMessage::TransactionCancel { cancel: self.wallet.sign_cancel(txid), proposal, account }
+            // A wallet that only watches has no payments.
+            let Ok(cancel) = self.wallet.sign_cancel(txid) else { return };
+            ClientMessage::TransactionCancel { cancel, proposal, account }
         } else {
             ClientMessage::TransactionBroadcast { proposal, account }
         };
@@ -566,14 +586,16 @@ impl Session {
 
     fn finish(&mut self, txid: Txid, state: PaymentState) {
         let ended = self.payments.remove(&txid);
+        self.touched.payments.insert(txid);
         self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
         if !matches!(state, PaymentState::Final { .. }) {
             self.wallet.abandon(txid);
             if let Some(ended) = ended.filter(|ended| matches!(ended.proposal, Proposal::Joint(_))) {
                 self.dormant.insert(txid, ended.proposal);
+                self.touched.dormant.insert(txid);
             }
             while self.dormant.len() > DORMANT_MAX {
-                self.dormant.pop_first();
+                self.touched.dormant.extend(self.dormant.pop_first().map(|(txid, _)| txid));
             }
         }
         self.event(Event::Payment { txid, state });

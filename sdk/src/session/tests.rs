@@ -5,7 +5,7 @@ use crate::{
     finality::FinalityProof,
     testing::{self, rng},
     vote::{ApprovalCertificate, VoteTarget},
-    wallet::SecretWords,
+    wallet::{SavedState, SecretWords, StateError, apply_change},
     wire::{ChainTip, ErrorCode, Fault},
 };
 use bitcoin::{
@@ -31,7 +31,9 @@ fn drain(session: &mut Session) -> (Vec<(Option<u64>, ClientMessage)>, Vec<Outpu
                 let envelope = decode::<ClientMessage>(text.as_bytes()).expect("own messages parse");
                 sent.push((envelope.id, envelope.body));
             }
-            other @ (Output::Connect | Output::Close | Output::Event(_)) => others.push(other),
+            other @ (Output::Connect | Output::Close | Output::Event(_) | Output::Save(_)) => {
+                others.push(other)
+            }
         }
     }
     (sent, others)
@@ -255,4 +257,104 @@ fn a_document_that_does_not_follow_is_refused() {
     let (_, others) = drain(&mut session);
     assert!(matches!(others[..], [Output::Event(Event::ServerMisbehaved { .. })]), "{others:?}");
     assert_eq!(session.wallet().federation().epoch(), crate::Epoch::FIRST);
+}
+
+fn opened(state: &SavedState) -> Session {
+    let session = session();
+    Session::restore(session.wallet, Box::new(rng(2)), state).expect("the state is its own")
+}
+
+/// Carries out saves as a driver does.
+fn drain_saving(session: &mut Session, disk: &mut SavedState) -> Vec<Output> {
+    let mut others = Vec::new();
+    while let Some(output) = session.poll_output() {
+        match output {
+            Output::Save(change) => apply_change(disk, change),
+            other @ (Output::Connect | Output::Close | Output::Event(_) | Output::Send(_)) => {
+                others.push(other);
+            }
+        }
+    }
+    others
+}
+
+#[test]
+fn what_leaves_a_session_was_saved_before_and_is_submitted_again_by_the_next() {
+    let mut disk = SavedState::new();
+    let mut session = opened(&disk);
+    session.handle_connected(START);
+    drain_saving(&mut session, &mut disk);
+    let message = welcome(&session);
+    tell(&mut session, Some(1), &message);
+    drain_saving(&mut session, &mut disk);
+    session.next_address().expect("the first");
+    let txid = session.submit_signed(START, transaction());
+    let first = session.poll_output();
+    let Some(Output::Save(change)) = first else { panic!("saved first, not {first:?}") };
+    assert!(change.contains_key(&format!("payment/{txid}")));
+    apply_change(&mut disk, change);
+    drain_saving(&mut session, &mut disk);
+
+    let mut again = opened(&disk);
+    assert_eq!(again.payments().map(|(txid, _)| txid).collect::<Vec<_>>(), [txid]);
+    assert_eq!(again.next_address().expect("the second"), session.next_address().expect("the second"));
+    again.handle_connected(START);
+    drain_saving(&mut again, &mut disk);
+    let message = welcome(&again);
+    tell(&mut again, Some(1), &message);
+    let sent = drain_saving(&mut again, &mut disk);
+    let submitted =
+        |output: &Output| matches!(output, Output::Send(text) if text.contains("TransactionBroadcast"));
+    assert!(sent.iter().any(submitted), "{sent:?}");
+
+    let error = WireError::sender(ErrorCode::InvalidProposal, "bad");
+    let id =
+        again.pending.iter().find(|(_, pending)| **pending == Pending::Submit { txid }).map(|(id, _)| *id);
+    tell(&mut again, id, &ServerMessage::Error { error });
+    drain_saving(&mut again, &mut disk);
+    assert_eq!(opened(&disk).payments().count(), 0, "what has ended is not taken up again");
+}
+
+#[test]
+fn a_state_that_is_damaged_or_anothers_is_refused() {
+    let mut disk = SavedState::new();
+    drain_saving(&mut opened(&disk), &mut disk);
+    let restore = |disk: &SavedState, wallet: Wallet| Session::restore(wallet, Box::new(rng(3)), disk).err();
+    assert_eq!(restore(&disk, session().wallet), None);
+
+    let federation = testing::federation(4).federation;
+    let words = SecretWords::generate().expect("randomness");
+    let other = Wallet::new(federation, &words, 0, AccountPolicy::default(), None).expect("opens");
+    assert_eq!(restore(&disk, other), Some(StateError::OtherWallet));
+
+    for (key, value) in [
+        ("keychains", "{}"),
+        ("certificate", "[]"),
+        ("headers/00000000", "[\"00\"]"),
+        ("payment/x", "{\"signed\":[]}"),
+        ("wallet", ""),
+    ] {
+        let mut damaged = disk.clone();
+        damaged.insert(key.to_owned(), value.as_bytes().to_vec());
+        let error = restore(&damaged, session().wallet);
+        assert!(
+            matches!(&error, Some(StateError::Damaged { key: found, .. }) if found == key),
+            "{key}: {error:?}"
+        );
+    }
+    let later =
+        String::from_utf8(disk["wallet"].clone()).expect("JSON").replace("\"version\":1", "\"version\":2");
+    disk.insert("wallet".to_owned(), later.into_bytes());
+    assert_eq!(restore(&disk, session().wallet), Some(StateError::Version { found: 2 }));
+}
+
+#[test]
+fn a_wallet_that_only_watches_registers_and_cannot_pay() {
+    let full = session().wallet;
+    let record = full.account().record().clone();
+    let mut watching = Wallet::watch(full.federation().clone(), record, None).expect("valid");
+    assert_eq!(watching.scripts(), full.scripts());
+    assert_eq!(watching.sign_cancel(Txid::all_zeros()).err(), Some(WalletError::WatchOnly));
+    let psbt = Psbt::from_unsigned_tx(Transaction { input: Vec::new(), ..transaction() }).expect("unsigned");
+    assert_eq!(watching.propose(psbt).err(), Some(WalletError::WatchOnly));
 }

@@ -8,14 +8,16 @@ use crate::{
     wire::{BlockRef, UtxoRecord},
 };
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// An output of the wallet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coin {
     /// The outpoint.
     pub outpoint: OutPoint,
     /// Value.
+    #[serde(with = "bitcoin::amount::serde::as_sat")]
     pub value: Amount,
     /// Output script.
     pub script_pubkey: ScriptBuf,
@@ -50,13 +52,15 @@ pub struct Balance {
 }
 
 /// A transaction that concerns the wallet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
     /// The transaction.
     pub txid: Txid,
     /// Paid to this wallet.
+    #[serde(with = "bitcoin::amount::serde::as_sat")]
     pub received: Amount,
     /// Spent by this wallet, change and fee included.
+    #[serde(with = "bitcoin::amount::serde::as_sat")]
     pub spent: Amount,
     /// Set once it is final by a verified proof.
     pub finality: Option<FinalityKind>,
@@ -69,6 +73,8 @@ pub(super) struct CoinBook {
     coins: BTreeMap<OutPoint, Coin>,
     history: Vec<HistoryEntry>,
     index: HashMap<Txid, usize>,
+    touched_coins: BTreeSet<OutPoint>,
+    touched_history: BTreeSet<usize>,
 }
 
 type Addresses = BTreeMap<ScriptBuf, Address>;
@@ -78,8 +84,32 @@ impl CoinBook {
         self.coins.values()
     }
 
+    pub(super) fn coin(&self, outpoint: &OutPoint) -> Option<&Coin> {
+        self.coins.get(outpoint)
+    }
+
     pub(super) fn history(&self) -> &[HistoryEntry] {
         &self.history
+    }
+
+    /// Coins and history entries that changed since this was last called.
+    pub(super) fn take_touched(&mut self) -> (BTreeSet<OutPoint>, BTreeSet<usize>) {
+        (std::mem::take(&mut self.touched_coins), std::mem::take(&mut self.touched_history))
+    }
+
+    pub(super) fn restore_coin(&mut self, coin: Coin) {
+        self.coins.insert(coin.outpoint, coin);
+    }
+
+    pub(super) fn restore_entry(&mut self, entry: HistoryEntry) {
+        self.index.insert(entry.txid, self.history.len());
+        self.history.push(entry);
+    }
+
+    fn coin_mut(&mut self, outpoint: &OutPoint) -> Option<&mut Coin> {
+        let coin = self.coins.get_mut(outpoint)?;
+        self.touched_coins.insert(*outpoint);
+        Some(coin)
     }
 
     pub(super) fn spendable<'a>(&'a self, chain: &'a HeaderChain) -> impl Iterator<Item = &'a Coin> + 'a {
@@ -121,13 +151,15 @@ impl CoinBook {
             self.index.insert(txid, self.history.len());
             self.history.push(HistoryEntry { txid, received, spent, finality: None, block: None });
         }
-        self.history.get_mut(*self.index.get(&txid)?)
+        let index = *self.index.get(&txid)?;
+        self.touched_history.insert(index);
+        self.history.get_mut(index)
     }
 
     pub(super) fn propose(&mut self, checked: &CheckedProposal, addresses: &Addresses) {
         let txid = checked.plan.txid;
         for input in &checked.transaction.input {
-            if let Some(coin) = self.coins.get_mut(&input.previous_output) {
+            if let Some(coin) = self.coin_mut(&input.previous_output) {
                 coin.locked_by = Some(txid);
             }
         }
@@ -137,6 +169,7 @@ impl CoinBook {
     pub(super) fn abandon(&mut self, txid: Txid) {
         for coin in self.coins.values_mut().filter(|coin| coin.locked_by == Some(txid)) {
             coin.locked_by = None;
+            self.touched_coins.insert(coin.outpoint);
         }
     }
 
@@ -147,6 +180,7 @@ impl CoinBook {
         position: KeychainIndex,
         chain: &HeaderChain,
     ) -> Vec<Txid> {
+        let before = self.coins.get(&record.outpoint).cloned();
         let coin = self.coins.entry(record.outpoint).or_insert_with(|| Coin {
             outpoint: record.outpoint,
             value: record.value,
@@ -159,6 +193,9 @@ impl CoinBook {
         });
         if coin.locked_by.is_none() && coin.spent_by.is_none() {
             coin.locked_by = record.lock.map(|lock| lock.txid);
+        }
+        if before.as_ref() != Some(&*coin) {
+            self.touched_coins.insert(record.outpoint);
         }
         let proven = coin.block.is_some_and(|block| chain.contains(&block));
         let created = record.created.filter(|_| !proven).map(|_| record.outpoint.txid);
@@ -198,9 +235,12 @@ impl CoinBook {
         for (output, vout) in transaction.output.iter().zip(0..) {
             let outpoint = OutPoint { txid, vout };
             let Some(address) = addresses.get(&output.script_pubkey) else {
-                self.coins.remove(&outpoint);
+                if self.coins.remove(&outpoint).is_some() {
+                    self.touched_coins.insert(outpoint);
+                }
                 continue;
             };
+            self.touched_coins.insert(outpoint);
             let coin = self.coins.entry(outpoint).or_insert_with(|| Coin {
                 outpoint,
                 value: output.value,
@@ -216,7 +256,7 @@ impl CoinBook {
             mark(coin);
         }
         for input in &transaction.input {
-            if let Some(coin) = self.coins.get_mut(&input.previous_output) {
+            if let Some(coin) = self.coin_mut(&input.previous_output) {
                 coin.spent_by = Some(txid);
                 coin.locked_by = None;
             }
@@ -226,8 +266,9 @@ impl CoinBook {
     /// Forgets blocks that a reorganisation took; gives the transactions that were in them.
     pub(super) fn drop_blocks_outside(&mut self, chain: &HeaderChain) -> Vec<Txid> {
         let mut lost = BTreeSet::new();
-        for entry in &mut self.history {
+        for (index, entry) in self.history.iter_mut().enumerate() {
             if entry.block.is_some_and(|block| !chain.contains(&block)) {
+                self.touched_history.insert(index);
                 entry.block = None;
                 lost.insert(entry.txid);
             }
@@ -235,13 +276,18 @@ impl CoinBook {
         for coin in self.coins.values_mut() {
             if coin.block.is_some_and(|block| !chain.contains(&block)) {
                 coin.block = None;
+                self.touched_coins.insert(coin.outpoint);
             }
             // A spend that was only in a lost block is open again; a final one stands.
             let still = |txid: &Txid| {
                 let entry = self.index.get(txid).and_then(|index| self.history.get(*index));
                 entry.is_some_and(|entry| entry.finality.is_some() || entry.block.is_some())
             };
-            coin.spent_by = coin.spent_by.filter(still);
+            let open = coin.spent_by.filter(still);
+            if coin.spent_by != open {
+                coin.spent_by = open;
+                self.touched_coins.insert(coin.outpoint);
+            }
         }
         lost.into_iter().collect()
     }

@@ -1,5 +1,6 @@
 //! What can go wrong before anything leaves the wallet.
 
+use super::StateError;
 use crate::{account::AccountError, frost::SigningError, proposal::ProposalError, standard::StandardError};
 use bitcoin::{Amount, Network, OutPoint};
 
@@ -81,6 +82,12 @@ pub enum WalletError {
     /// The server asked to sign something that this wallet did not propose.
     #[error("asked to sign a transaction that this wallet did not propose")]
     NotProposed,
+    /// The wallet was opened without its words.
+    #[error("this wallet only watches its account; open it with its words to pay")]
+    WatchOnly,
+    /// The saved state cannot be used.
+    #[error(transparent)]
+    State(StateError),
     /// A key or certificate of the account.
     #[error(transparent)]
     Account(#[from] AccountError),

@@ -9,16 +9,21 @@ mod coins;
 mod destination;
 mod error;
 mod keys;
+mod state;
 
 pub use build::{PaymentAmount, PaymentRequest};
 pub use coins::{Balance, Coin, HistoryEntry};
 pub use destination::Destination;
 pub use error::WalletError;
 pub use keys::SecretWords;
+pub use state::{SavedState, StateChange, StateError, apply_change};
+pub(crate) use state::{read as read_state, under as under_state, value as state_value};
 
 use crate::{
     Federation, NodeId,
-    account::{AccountCertificate, AccountPolicy, Address, JointAccount, Keychain, KeychainIndex},
+    account::{
+        AccountCertificate, AccountPolicy, AccountRecord, Address, JointAccount, Keychain, KeychainIndex,
+    },
     chain::{Checkpoint, Extension, HeaderChain, HeaderError, ProofError},
     finality::{FinalityError, FinalityProof, VerifiedAccounts},
     frost::{NodeCommitments, WalletSignature, wallet_sign},
@@ -32,6 +37,7 @@ use build::{Funds, SpendableCoin};
 use coins::CoinBook;
 use keys::WalletKeys;
 use rand_core::CryptoRngCore;
+use state::Touched;
 use std::collections::BTreeMap;
 
 /// Unused addresses that are watched beyond the last used one, per keychain (BIP44's gap limit).
@@ -51,7 +57,8 @@ pub const GAP_LIMIT: u32 = 20;
 #[derive(Debug)]
 pub struct Wallet {
     federation: Federation,
-    keys: WalletKeys,
+    /// Absent in a wallet that only watches.
+    keys: Option<WalletKeys>,
     account: JointAccount,
     certificate: Option<AccountCertificate>,
     addresses: BTreeMap<ScriptBuf, Address>,
@@ -61,6 +68,9 @@ pub struct Wallet {
     chain: HeaderChain,
     verified_accounts: VerifiedAccounts,
     proposals: BTreeMap<Txid, CheckedProposal>,
+    proofs: BTreeMap<Txid, FinalityProof>,
+    touched: Touched,
+    saved_before: bool,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +96,40 @@ impl Wallet {
         let network = federation.network();
         let keys = WalletKeys::derive(words, network.into(), account)?;
         let account = keys.account(&federation, policy)?;
+        Self::open(federation, Some(keys), account, checkpoint)
+    }
+
+    /// Opens an account to look at: it sees addresses, coins and payments, and cannot pay.
+    ///
+    /// ```
+    /// # fn example(wallet: quorate::wallet::Wallet) -> Result<(), quorate::wallet::WalletError> {
+    /// use quorate::wallet::Wallet;
+    /// let record = wallet.account().record().clone();
+    /// let watching = Wallet::watch(wallet.federation().clone(), record, None)?;
+    /// assert_eq!(watching.descriptor(), wallet.descriptor());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The record is not valid for this federation.
+    pub fn watch(
+        federation: Federation,
+        record: AccountRecord,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<Self, WalletError> {
+        record.check(&federation)?;
+        let account = JointAccount::new(&federation, record)?;
+        Self::open(federation, None, account, checkpoint)
+    }
+
+    fn open(
+        federation: Federation,
+        keys: Option<WalletKeys>,
+        account: JointAccount,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<Self, WalletError> {
+        let network = federation.network();
         let checkpoint = checkpoint.unwrap_or_else(|| Checkpoint::genesis(network));
         let mut wallet = Self {
             federation,
@@ -99,6 +143,9 @@ impl Wallet {
             chain: HeaderChain::new(network, checkpoint),
             verified_accounts: VerifiedAccounts::new(),
             proposals: BTreeMap::new(),
+            proofs: BTreeMap::new(),
+            touched: Touched::default(),
+            saved_before: false,
         };
         wallet.derive_ahead()?;
         Ok(wallet)
@@ -112,6 +159,7 @@ impl Wallet {
     /// Takes over the federation in a later epoch. Keys, addresses and account stay the same.
     pub(crate) fn adopt(&mut self, federation: Federation) {
         self.federation = federation;
+        self.touched.federation = true;
     }
 
     /// The account.
@@ -139,6 +187,7 @@ impl Wallet {
             return Err(crate::account::AccountError::Key.into());
         }
         self.certificate = Some(certificate);
+        self.touched.certificate = true;
         Ok(())
     }
 
@@ -173,6 +222,20 @@ impl Wallet {
     /// Payments in and out, in the order in which the wallet learned of them.
     pub fn history(&self) -> &[HistoryEntry] {
         self.book.history()
+    }
+
+    /// The verified proof that a transaction of the history is final: to show, to keep or to hand on.
+    pub fn proof(&self, txid: Txid) -> Option<&FinalityProof> {
+        self.proofs.get(&txid)
+    }
+
+    /// Whether this wallet has no keys and cannot pay.
+    pub fn is_watch_only(&self) -> bool {
+        self.keys.is_none()
+    }
+
+    fn keys(&self) -> Result<&WalletKeys, WalletError> {
+        self.keys.as_ref().ok_or(WalletError::WatchOnly)
     }
 
     /// Builds a payment as a PSBT, without reserving or sending anything.
@@ -210,8 +273,14 @@ impl Wallet {
                 return Err(WalletError::Coin { outpoint });
             }
         }
-        let proposal =
-            JointProposal::authorise(&self.federation, self.account.id(), &self.keys.authorisation, psbt);
+        let key = &self.keys()?.authorisation;
+        let proposal = JointProposal::authorise(&self.federation, self.account.id(), key, psbt);
+        self.take_proposal(&proposal)?;
+        Ok(Proposal::Joint(Box::new(proposal)))
+    }
+
+    /// Takes in a proposal of this account, as it was saved or has just been made.
+    pub(crate) fn take_proposal(&mut self, proposal: &JointProposal) -> Result<(), WalletError> {
         let checked = proposal.check(&self.federation, &self.account)?;
         let txid = checked.plan.txid;
         for output in &checked.transaction.output {
@@ -219,7 +288,7 @@ impl Wallet {
         }
         self.book.propose(&checked, &self.addresses);
         self.proposals.insert(txid, checked);
-        Ok(Proposal::Joint(Box::new(proposal)))
+        Ok(())
     }
 
     /// Frees the coins of a proposal that the federation refused for good.
@@ -229,8 +298,11 @@ impl Wallet {
     }
 
     /// The owner's signed wish that a payment should not happen.
-    pub fn sign_cancel(&self, txid: Txid) -> SignedCancel {
-        SignedCancel::sign(&self.federation, &self.keys.authorisation, txid)
+    ///
+    /// # Errors
+    /// The wallet only watches.
+    pub fn sign_cancel(&self, txid: Txid) -> Result<SignedCancel, WalletError> {
+        Ok(SignedCancel::sign(&self.federation, &self.keys()?.authorisation, txid))
     }
 
     /// Makes the wallet's part of a signing session, for a transaction that it proposed.
@@ -252,7 +324,7 @@ impl Wallet {
             return Err(WalletError::NotProposed);
         }
         certificate.verify(&self.federation).map_err(crate::account::AccountError::from)?;
-        let secret = self.keys.secret();
+        let secret = self.keys()?.secret();
         let mut rng = rng;
         Ok(wallet_sign(
             &self.federation,
@@ -261,7 +333,7 @@ impl Wallet {
             attempt,
             nodes,
             &secret,
-            &self.keys.authorisation,
+            &self.keys()?.authorisation,
             &mut rng,
         )?)
     }
@@ -290,8 +362,14 @@ impl Wallet {
             // An index beyond the limit cannot have been given out.
             let _beyond_limit = self.mark_used(&output.script_pubkey);
         }
-        self.proposals.remove(&proof.txid());
-        Ok(self.book.apply_final(proof.transaction(), proof.kind(), &self.addresses))
+        let txid = proof.txid();
+        self.proposals.remove(&txid);
+        let news = self.book.apply_final(proof.transaction(), proof.kind(), &self.addresses);
+        if news {
+            self.proofs.insert(txid, proof.clone());
+            self.touched.proofs.insert(txid);
+        }
+        Ok(news)
     }
 
     /// Checks a transaction's place in the chain and takes it in. Tells whether it was news.
@@ -311,7 +389,11 @@ impl Wallet {
     /// # Errors
     /// The headers do not connect, or break a rule.
     pub fn apply_headers(&mut self, headers: &[Header]) -> Result<(Extension, Vec<Txid>), HeaderError> {
+        let parent = headers.first().and_then(|first| self.chain.height_of(&first.prev_blockhash));
         let extension = self.chain.extend(headers)?;
+        if let Some(from) = parent.filter(|_| extension != Extension::Unchanged).map(|height| height + 1) {
+            self.touched.headers_from = Some(self.touched.headers_from.map_or(from, |other| other.min(from)));
+        }
         let lost = match extension {
             Extension::Reorganised { .. } => self.book.drop_blocks_outside(&self.chain),
             Extension::Extended | Extension::Unchanged => Vec::new(),
@@ -352,6 +434,7 @@ impl Wallet {
             let state = self.keychains.entry(keychain).or_default();
             if index >= state.next {
                 state.next = index + 1;
+                self.touched.keychains = true;
                 self.derive_ahead()?;
             }
         }

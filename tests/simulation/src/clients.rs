@@ -167,6 +167,7 @@ impl World {
                     }
                 }
                 Output::Event(event) => self.wallet_told(index, event),
+                Output::Save(_) => {}
             }
         }
         let now = self.now;

@@ -75,6 +75,32 @@ pub enum ClientError {
     Store(#[from] StoreError),
 }
 
+impl ClientError {
+    /// A stable name for programs, in `snake_case`; names are only added.
+    ///
+    /// ```
+    /// assert_eq!(quorate::client::ClientError::Ended.code(), "closed");
+    /// ```
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Wallet(error) => error.code(),
+            Self::Rejected { .. } => "payment_rejected",
+            Self::Failed { .. } => "payment_failed",
+            Self::Ended => "closed",
+            Self::Store(_) => "storage_failed",
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Wallet(error) => matches!(error, WalletError::NotCertified | WalletError::Coin { .. }),
+            Self::Rejected { retry, .. } | Self::Failed { retry, .. } => *retry,
+            Self::Ended | Self::Store(_) => false,
+        }
+    }
+}
+
 impl Client {
     /// Starts a client in the current tokio runtime.
     pub fn start(wallet: Wallet, transport: impl Transport) -> Self {

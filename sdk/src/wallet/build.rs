@@ -53,6 +53,13 @@ impl PaymentRequest {
         self
     }
 
+    /// Pays everything that is spendable, less the fee.
+    #[must_use]
+    pub fn everything(mut self) -> Self {
+        self.amount = Some(PaymentAmount::Everything);
+        self
+    }
+
     /// Uses a fee rate.
     #[must_use]
     pub fn fee_rate(mut self, rate: FeeRate) -> Self {

@@ -101,3 +101,36 @@ pub enum WalletError {
     #[error(transparent)]
     Signing(#[from] SigningError),
 }
+
+impl WalletError {
+    /// A stable name for programs, in `snake_case`; names are only added.
+    ///
+    /// ```
+    /// assert_eq!(quorate::wallet::WalletError::AmountMissing.code(), "amount_missing");
+    /// ```
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Words(_) => "invalid_words",
+            Self::Randomness => "randomness_unavailable",
+            Self::Derivation => "derivation_failed",
+            Self::Address { .. } => "invalid_address",
+            Self::Network { .. } => "wrong_network",
+            Self::AddressType { .. } => "unknown_address_type",
+            Self::AmountMissing => "amount_missing",
+            Self::Dust { .. } => "dust",
+            Self::InsufficientFunds { .. } => "insufficient_funds",
+            Self::FeeRate { .. } => "fee_rate_out_of_range",
+            Self::Coin { .. } => "coin_not_spendable",
+            Self::NotCertified => "not_certified",
+            Self::NotProposed => "unknown_payment",
+            Self::WatchOnly => "watch_only",
+            Self::State(StateError::OtherWallet) => "other_wallet",
+            Self::State(StateError::Version { .. }) => "state_too_new",
+            Self::State(StateError::Damaged { .. }) => "state_damaged",
+            Self::Account(_) => "invalid_account",
+            Self::Proposal(_) => "invalid_proposal",
+            Self::Standard(_) => "not_standard",
+            Self::Signing(_) => "signing_failed",
+        }
+    }
+}

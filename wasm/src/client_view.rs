@@ -1,0 +1,230 @@
+//! Wallet data and events as plain objects.
+
+use bitcoin::{Address, Network};
+use quorate::{
+    account::Keychain,
+    chain::HeaderChain,
+    finality::FinalityKind,
+    session::{Event, PaymentState, Session},
+    wallet::{Balance, Coin, HistoryEntry},
+    wire::{BlockRef, NodeReject, WireError},
+};
+use serde::Serialize;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BalanceView {
+    spendable: u64,
+    incoming: u64,
+    locked: u64,
+}
+
+impl From<Balance> for BalanceView {
+    fn from(balance: Balance) -> Self {
+        Self {
+            spendable: balance.spendable.to_sat(),
+            incoming: balance.incoming.to_sat(),
+            locked: balance.locked.to_sat(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BlockView {
+    height: u32,
+    hash: String,
+}
+
+impl From<BlockRef> for BlockView {
+    fn from(block: BlockRef) -> Self {
+        Self { height: block.height, hash: block.hash.to_string() }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CoinView {
+    outpoint: String,
+    value: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    keychain: Keychain,
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finality: Option<FinalityKind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    block: Option<BlockView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locked_by: Option<String>,
+}
+
+impl CoinView {
+    pub(crate) fn new(coin: &Coin, network: Network) -> Self {
+        Self {
+            outpoint: coin.outpoint.to_string(),
+            value: coin.value.to_sat(),
+            address: Address::from_script(&coin.script_pubkey, network)
+                .ok()
+                .map(|address| address.to_string()),
+            keychain: coin.position.keychain,
+            index: coin.position.index,
+            finality: coin.finality,
+            block: coin.block.map(BlockView::from),
+            locked_by: coin.locked_by.map(|txid| txid.to_string()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct HistoryView {
+    txid: String,
+    received: u64,
+    spent: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finality: Option<FinalityKind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    block: Option<BlockView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    block_time: Option<u32>,
+    confirmations: u32,
+    /// A payment of this wallet that has not come to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment: Option<PaymentView>,
+}
+
+impl HistoryView {
+    pub(crate) fn new(entry: &HistoryEntry, session: &Session) -> Self {
+        let chain: &HeaderChain = session.wallet().chain();
+        let payment = session.payments().find(|(txid, _)| *txid == entry.txid);
+        Self {
+            txid: entry.txid.to_string(),
+            received: entry.received.to_sat(),
+            spent: entry.spent.to_sat(),
+            finality: entry.finality,
+            block: entry.block.map(BlockView::from),
+            block_time: entry.block.and_then(|block| chain.header(block.height)).map(|header| header.time),
+            confirmations: entry.block.map_or(0, |block| chain.confirmations(&block)),
+            payment: payment.map(|(_, state)| state.clone().into()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(tag = "state", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub(crate) enum PaymentView {
+    Submitted,
+    Voting {
+        votes: u16,
+        quorum: u16,
+        nodes: u16,
+    },
+    Approved,
+    Signing {
+        attempt: u32,
+    },
+    Final {
+        finality: FinalityKind,
+        proof: String,
+    },
+    Rejected {
+        rejects: Vec<NodeReject>,
+        retryable: bool,
+    },
+    Failed {
+        message: String,
+        retryable: bool,
+    },
+    /// Of a later SDK.
+    Unknown,
+}
+
+impl From<PaymentState> for PaymentView {
+    fn from(state: PaymentState) -> Self {
+        match state {
+            PaymentState::Submitted => Self::Submitted,
+            PaymentState::Voting { votes, quorum, nodes } => Self::Voting { votes, quorum, nodes },
+            PaymentState::Approved => Self::Approved,
+            PaymentState::Signing { attempt } => Self::Signing { attempt },
+            PaymentState::Final { kind, proof } => Self::Final {
+                finality: kind,
+                proof: serde_json::to_string(&proof).expect("own types are written without fail"),
+            },
+            PaymentState::Rejected { rejects, retry } => Self::Rejected { rejects, retryable: retry },
+            PaymentState::Failed { message, retry } => Self::Failed { message, retryable: retry },
+            _ => Self::Unknown,
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub(crate) enum EventView {
+    Connected,
+    Disconnected {
+        reason: String,
+        retry_in_ms: u32,
+    },
+    Ready,
+    Epoch {
+        epoch: u32,
+    },
+    Balance {
+        balance: BalanceView,
+    },
+    Payment {
+        txid: String,
+        #[serde(flatten)]
+        state: PaymentView,
+    },
+    Received {
+        txid: String,
+        amount: u64,
+        finality: FinalityKind,
+    },
+    Confirmed {
+        txid: String,
+        block: BlockView,
+    },
+    Tip {
+        tip: BlockView,
+    },
+    Lagged {
+        missed: u64,
+    },
+    Refused {
+        error: WireError,
+    },
+    ServerMisbehaved {
+        what: String,
+    },
+    Unknown,
+}
+
+impl From<Event> for EventView {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::Connected => Self::Connected,
+            Event::Disconnected { reason, retry_in } => Self::Disconnected {
+                reason,
+                retry_in_ms: u32::try_from(retry_in.as_millis()).unwrap_or(u32::MAX),
+            },
+            Event::Ready => Self::Ready,
+            Event::Epoch { epoch } => Self::Epoch { epoch: u32::try_from(epoch.0).unwrap_or(u32::MAX) },
+            Event::Balance(balance) => Self::Balance { balance: balance.into() },
+            Event::Payment { txid, state } => Self::Payment { txid: txid.to_string(), state: state.into() },
+            Event::Received { txid, amount, kind, .. } => {
+                Self::Received { txid: txid.to_string(), amount: amount.to_sat(), finality: kind }
+            }
+            Event::Confirmed { txid, block } => {
+                Self::Confirmed { txid: txid.to_string(), block: block.into() }
+            }
+            Event::Tip { tip } => Self::Tip { tip: tip.into() },
+            Event::Lagged { missed } => Self::Lagged { missed },
+            Event::Refused { error } => Self::Refused { error },
+            Event::ServerMisbehaved { what } => Self::ServerMisbehaved { what },
+            _ => Self::Unknown,
+        }
+    }
+}

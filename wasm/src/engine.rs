@@ -1,0 +1,268 @@
+//! A running wallet.
+
+use crate::{
+    client_view::{BalanceView, CoinView, EventView, HistoryView},
+    error::Failure,
+    js::{from_js, promise, to_js},
+    options::{PaymentOptions, WalletOptions},
+    store::{JsStore, read_state},
+    verify::Federation,
+};
+use bitcoin::{Network, Psbt, Transaction, Txid};
+use futures_util::StreamExt as _;
+use js_sys::{Function, Map, Promise};
+use quorate::{
+    client::{Client, Receipt, WebSocket},
+    session::Session,
+};
+use serde::Serialize;
+use std::cell::RefCell;
+use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
+
+/// A running wallet; ends when [`Engine::close`] is called.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Engine {
+    client: RefCell<Option<Client>>,
+    network: Network,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReceiptView {
+    txid: String,
+    finality: quorate::finality::FinalityKind,
+    proof: String,
+}
+
+impl From<Receipt> for ReceiptView {
+    fn from(receipt: Receipt) -> Self {
+        let proof = serde_json::to_string(&receipt.proof).expect("own types are written without fail");
+        Self { txid: receipt.txid.to_string(), finality: receipt.kind, proof }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AccountView {
+    id: String,
+    descriptor: String,
+    record: String,
+    network: String,
+    federation: String,
+    watch_only: bool,
+}
+
+/// Asks a bridge for its federation document, as JSON. Verify it against the id that is pinned.
+#[wasm_bindgen(js_name = fetchFederation)]
+pub fn fetch_federation(urls: Vec<String>, socket: Option<Function>) -> Promise {
+    promise(async move {
+        let mut transport = transport(urls, socket)?;
+        let document = quorate::client::fetch_federation(&mut transport).await;
+        let document = document.map_err(|error| Failure::new("bridge_unreachable", error).retryable(true))?;
+        Ok(serde_json::to_string(&document).expect("own types are written without fail"))
+    })
+}
+
+fn transport(urls: Vec<String>, socket: Option<Function>) -> Result<WebSocket, Failure> {
+    let mut urls = urls.into_iter();
+    let first = urls.next().ok_or_else(|| Failure::argument("bridge", "at least one address is needed"))?;
+    Ok(urls.fold(WebSocket::new(first), WebSocket::or).with_factory(socket))
+}
+
+#[wasm_bindgen]
+impl Engine {
+    /// Opens a wallet: from a saved state (a `Map`, which may be empty), saving through `save(change)` if it is given.
+    pub fn open(
+        federation: &Federation,
+        options: JsValue,
+        state: &Map,
+        save: Option<Function>,
+        socket: Option<Function>,
+    ) -> Result<Engine, JsValue> {
+        let mut options: WalletOptions = from_js("options", options)?;
+        let wallet = options.wallet(federation.inner.clone())?;
+        let network = wallet.federation().network();
+        let transport = transport(options.urls, socket)?;
+        let client = match save {
+            Some(save) => Client::open(wallet, transport, &read_state(state), JsStore(save))
+                .map_err(|error| Failure::from(quorate::wallet::WalletError::from(error)))?,
+            None => Client::start(wallet, transport),
+        };
+        Ok(Self { client: RefCell::new(Some(client)), network })
+    }
+
+    fn client(&self) -> Result<Client, Failure> {
+        let client = self.client.try_borrow().ok().and_then(|client| client.clone());
+        client.ok_or_else(|| Failure::from(quorate::client::ClientError::Ended))
+    }
+
+    fn ask<T: Serialize + Send + 'static>(
+        &self,
+        look: impl FnOnce(&Session) -> T + Send + 'static,
+    ) -> Promise {
+        let client = self.client();
+        promise(async move { Ok(to_js(&client?.inspect(look).await?)) })
+    }
+
+    /// Ends the wallet. Calls that wait end with the code `closed`.
+    pub fn close(&self) {
+        if let Ok(mut client) = self.client.try_borrow_mut() {
+            client.take();
+        }
+    }
+
+    /// Calls `listener(event)` for everything that happens from now on, and `listener()` at the end.
+    pub fn listen(&self, listener: Function) -> Result<(), JsValue> {
+        let mut events = self.client()?.events();
+        wasm_bindgen_futures::spawn_local(async move {
+            while let Some(event) = events.next().await {
+                // What a listener throws is its own affair; the TypeScript face never throws here.
+                let _thrown = listener.call1(&JsValue::NULL, &to_js(&EventView::from(event)));
+            }
+            let _thrown = listener.call0(&JsValue::NULL);
+        });
+        Ok(())
+    }
+
+    /// Resolves when payments can be made.
+    pub fn ready(&self) -> Promise {
+        let client = self.client();
+        promise(async move { Ok(client?.ready().await.map(|()| JsValue::UNDEFINED)?) })
+    }
+
+    /// Resolves when what the wallet shows is as of now.
+    pub fn synced(&self) -> Promise {
+        let client = self.client();
+        promise(async move {
+            client?.wait(|session| session.is_synced().then_some(())).await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// What never changes.
+    pub fn account(&self) -> Promise {
+        self.ask(|session| {
+            let wallet = session.wallet();
+            AccountView {
+                id: wallet.account().id().to_string(),
+                descriptor: wallet.descriptor(),
+                record: serde_json::to_string(wallet.account().record())
+                    .expect("own types are written without fail"),
+                network: wallet.federation().network().to_string(),
+                federation: wallet.federation().id().to_string(),
+                watch_only: wallet.is_watch_only(),
+            }
+        })
+    }
+
+    /// What the wallet has.
+    pub fn balance(&self) -> Promise {
+        self.ask(|session| BalanceView::from(session.wallet().balance()))
+    }
+
+    /// Coins that are not spent.
+    pub fn coins(&self) -> Promise {
+        let network = self.network;
+        self.ask(move |session| {
+            session.wallet().coins().map(|coin| CoinView::new(coin, network)).collect::<Vec<_>>()
+        })
+    }
+
+    /// Payments in and out.
+    pub fn history(&self) -> Promise {
+        self.ask(|session| {
+            session
+                .wallet()
+                .history()
+                .iter()
+                .map(|entry| HistoryView::new(entry, session))
+                .collect::<Vec<_>>()
+        })
+    }
+
+    /// The verified proof that a transaction is final, as JSON.
+    pub fn proof(&self, txid: &str) -> Result<Promise, JsValue> {
+        let txid = parse_txid(txid)?;
+        Ok(self.ask(move |session| {
+            let proof = session.wallet().proof(txid);
+            proof.map(|proof| serde_json::to_string(proof).expect("own types are written without fail"))
+        }))
+    }
+
+    /// The tip of the wallet's own chain.
+    pub fn tip(&self) -> Promise {
+        self.ask(|session| crate::client_view::BlockView::from(session.wallet().chain().tip()))
+    }
+
+    /// The fee rate in use, in sat/vB.
+    #[wasm_bindgen(js_name = feeRate)]
+    pub fn fee_rate(&self) -> Promise {
+        // A rate is far below 2^32.
+        self.ask(|session| {
+            u32::try_from(session.fee_rate().to_sat_per_kwu()).map_or(f64::MAX, f64::from) / 250.0
+        })
+    }
+
+    /// Gives out the next receive address.
+    #[wasm_bindgen(js_name = nextAddress)]
+    pub fn next_address(&self) -> Promise {
+        let client = self.client();
+        promise(async move { Ok(client?.next_address().await?.to_string()) })
+    }
+
+    /// Builds a payment as a PSBT in base64.
+    #[wasm_bindgen(js_name = createPsbt)]
+    pub fn create_psbt(&self, payment: JsValue) -> Promise {
+        let (client, network) = (self.client(), self.network);
+        promise(async move {
+            let request = from_js::<PaymentOptions>("payment", payment)?.request(network)?;
+            Ok(client?.create_psbt(request).await?.to_string())
+        })
+    }
+
+    /// Submits a payment; gives its txid.
+    pub fn send(&self, payment: JsValue) -> Promise {
+        let (client, network) = (self.client(), self.network);
+        promise(async move {
+            let request = from_js::<PaymentOptions>("payment", payment)?.request(network)?;
+            Ok(client?.send(request).await?.to_string())
+        })
+    }
+
+    /// Pays and waits until it is final.
+    pub fn pay(&self, payment: JsValue) -> Promise {
+        let (client, network) = (self.client(), self.network);
+        promise(async move {
+            let request = from_js::<PaymentOptions>("payment", payment)?.request(network)?;
+            Ok(to_js(&ReceiptView::from(client?.pay(request).await?)))
+        })
+    }
+
+    /// Authorises and submits a PSBT of this account (base64), and waits until it is final.
+    #[wasm_bindgen(js_name = payPsbt)]
+    pub fn pay_psbt(&self, psbt: &str) -> Result<Promise, JsValue> {
+        let psbt: Psbt = psbt.parse().map_err(|error| Failure::argument("psbt", error))?;
+        let client = self.client();
+        Ok(promise(async move { Ok(to_js(&ReceiptView::from(client?.pay_psbt(psbt).await?))) }))
+    }
+
+    /// Submits a signed transaction (hex) of coins in sole custody, and waits until it is attested.
+    pub fn attest(&self, transaction: &str) -> Result<Promise, JsValue> {
+        let transaction: Transaction = bitcoin::consensus::encode::deserialize_hex(transaction)
+            .map_err(|error| Failure::argument("transaction", error))?;
+        let client = self.client();
+        Ok(promise(async move { Ok(to_js(&ReceiptView::from(client?.attest(transaction).await?))) }))
+    }
+
+    /// Asks the federation to stop a payment that is not final.
+    pub fn cancel(&self, txid: &str) -> Result<Promise, JsValue> {
+        let txid = parse_txid(txid)?;
+        let client = self.client();
+        Ok(promise(async move { Ok(client?.cancel(txid).await.map(|()| JsValue::UNDEFINED)?) }))
+    }
+}
+
+fn parse_txid(text: &str) -> Result<Txid, Failure> {
+    text.parse().map_err(|error| Failure::argument("txid", error))
+}

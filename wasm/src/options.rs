@@ -1,0 +1,98 @@
+//! Arguments of the engine.
+
+use crate::{error::Failure, js::from_json};
+use bitcoin::{Amount, FeeRate, Network};
+use quorate::{
+    account::{AccountPolicy, AccountRecord},
+    chain::Checkpoint,
+    wallet::{Destination, PaymentRequest, SecretWords, Wallet},
+    wire::Header,
+};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+/// How to open a wallet.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct WalletOptions {
+    /// The secret words; without them the wallet watches `record`.
+    pub(crate) words: Option<String>,
+    /// Account number of the words.
+    #[serde(default)]
+    pub(crate) account: u32,
+    /// An account record as JSON, to watch.
+    pub(crate) record: Option<String>,
+    /// Most that one payment may be, enforced by the nodes, in satoshis.
+    pub(crate) payment_max: Option<u64>,
+    /// Where header verification starts.
+    pub(crate) checkpoint: Option<CheckpointOption>,
+    /// Bridges, tried in turn.
+    pub(crate) urls: Vec<String>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct CheckpointOption {
+    height: u32,
+    header: Header,
+}
+
+impl WalletOptions {
+    pub(crate) fn wallet(&mut self, federation: quorate::Federation) -> Result<Wallet, Failure> {
+        let checkpoint = self.checkpoint.as_ref();
+        let checkpoint = checkpoint.map(|one| Checkpoint { height: one.height, header: one.header.0 });
+        let words = self.words.take().map(Zeroizing::new);
+        match (words, &self.record) {
+            (Some(words), None) => {
+                let policy = AccountPolicy { payment_max: self.payment_max.map(Amount::from_sat) };
+                let words = SecretWords::parse(&words)?;
+                Ok(Wallet::new(federation, &words, self.account, policy, checkpoint)?)
+            }
+            (None, Some(record)) => {
+                let record: AccountRecord = from_json("account record", record)?;
+                Ok(Wallet::watch(federation, record, checkpoint)?)
+            }
+            _ => Err(Failure::argument("options", "either `words` or `record` is needed")),
+        }
+    }
+}
+
+/// A payment to make.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct PaymentOptions {
+    to: String,
+    /// In satoshis.
+    amount: Option<u64>,
+    /// Everything that is spendable, less the fee.
+    #[serde(default)]
+    everything: bool,
+    /// In sat/vB.
+    fee_rate: Option<f64>,
+}
+
+impl PaymentOptions {
+    pub(crate) fn request(&self, network: Network) -> Result<PaymentRequest, Failure> {
+        let mut request = PaymentRequest::new(Destination::parse(&self.to, network)?);
+        match (self.amount, self.everything) {
+            (Some(_), true) => return Err(Failure::argument("amount", "either an amount or everything")),
+            (Some(sat), false) => request = request.exact(Amount::from_sat(sat)),
+            (None, true) => request = request.everything(),
+            (None, false) => {}
+        }
+        if let Some(rate) = self.fee_rate {
+            request = request.fee_rate(fee_rate(rate)?);
+        }
+        Ok(request)
+    }
+}
+
+fn fee_rate(sat_per_vb: f64) -> Result<FeeRate, Failure> {
+    let sat_per_kwu = (sat_per_vb * 250.0).ceil();
+    if !(0.0..=f64::from(u32::MAX)).contains(&sat_per_kwu) {
+        return Err(Failure::argument("feeRate", "has to be a positive number of sat/vB"));
+    }
+    // Checked above: a whole number that fits.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
+    let sat_per_kwu = sat_per_kwu as u64;
+    Ok(FeeRate::from_sat_per_kwu(sat_per_kwu))
+}

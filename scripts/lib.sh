@@ -49,3 +49,17 @@ setup_native() {
     fail "cargo $have is older than $wanted: install Rust with rustup (https://rustup.rs), then run this again"
   fi
 }
+
+# Node with npm, and the packages of the lock file.
+setup_node() {
+  need node nodejs
+  need npm npm
+  local major
+  major=$(node -p 'process.versions.node.split(".")[0]')
+  [ "$major" -ge 20 ] || fail "node $(node --version) is too old: install Node 20.19 or later (https://nodejs.org), then run this again"
+  if ! cmp -s package-lock.json node_modules/.quorate-lock; then
+    say "npm packages"
+    npm ci --no-audit --no-fund --silent
+    cp package-lock.json node_modules/.quorate-lock
+  fi
+}

@@ -167,6 +167,7 @@ pub(crate) enum EventView {
         retry_in_ms: u32,
     },
     Ready,
+    Synced,
     Epoch {
         epoch: u32,
     },
@@ -211,6 +212,7 @@ impl From<Event> for EventView {
                 retry_in_ms: u32::try_from(retry_in.as_millis()).unwrap_or(u32::MAX),
             },
             Event::Ready => Self::Ready,
+            Event::Synced => Self::Synced,
             Event::Epoch { epoch } => Self::Epoch { epoch: u32::try_from(epoch.0).unwrap_or(u32::MAX) },
             Event::Balance(balance) => Self::Balance { balance: balance.into() },
             Event::Payment { txid, state } => Self::Payment { txid: txid.to_string(), state: state.into() },

@@ -31,6 +31,7 @@ pub(crate) fn promise<T: Into<JsValue>>(
     task: impl Future<Output = Result<T, Failure>> + 'static,
 ) -> js_sys::Promise {
     // Boxed, so that the machinery behind a promise is in the binary once and not once per method.
-    let task: LocalBoxFuture<'static, Result<JsValue, JsValue>> = Box::pin(async move { Ok(task.await?.into()) });
+    let task: LocalBoxFuture<'static, Result<JsValue, JsValue>> =
+        Box::pin(async move { Ok(task.await?.into()) });
     wasm_bindgen_futures::future_to_promise(task)
 }

@@ -69,6 +69,8 @@ pub enum Event {
     },
     /// The federation has certified the account; payments can be made.
     Ready,
+    /// The server has answered everything that this session asked for: what the wallet shows is as of now.
+    Synced,
     /// The federation has come to its next epoch, by a document that this wallet verified. There is nothing to do.
     Epoch {
         /// The epoch.

@@ -160,6 +160,8 @@ pub struct Session {
     chase_at: Option<Now>,
     fee_rate: FeeRate,
     last_balance: Balance,
+    /// Whether the application knows that everything asked for has been answered.
+    told_synced: bool,
     /// Whether changes are given to be saved.
     saves: bool,
     touched: state::Touched,
@@ -198,6 +200,7 @@ impl Session {
             chase_at: None,
             fee_rate: crate::standard::FEE_RATE_MIN,
             last_balance: Balance::default(),
+            told_synced: false,
             saves: false,
             touched: state::Touched::default(),
             outputs: VecDeque::from([Output::Connect]),
@@ -291,7 +294,7 @@ impl Session {
 
     /// Whether the server has answered everything that this session asked for: what the wallet shows is then as of now.
     pub fn is_synced(&self) -> bool {
-        let asked = |pending: &Pending| !matches!(pending, Pending::Submit { .. });
+        let asked = |pending: &Pending| !matches!(pending, Pending::Submit { .. } | Pending::Ping);
         self.is_live() && !self.pending.values().any(asked) && self.waiting_proofs.is_empty()
     }
 
@@ -319,6 +322,7 @@ impl Session {
         }
         let wait = self.reconnect.next(&mut *self.rng);
         self.link = Link::Down { retry_at: now + wait };
+        self.told_synced = false;
         self.pending.clear();
         self.asked_at.clear();
         self.waiting_proofs.clear();
@@ -345,6 +349,10 @@ impl Session {
                 }
             }
             Err((_, error)) => self.misbehaved(&error),
+        }
+        if !self.told_synced && self.is_synced() {
+            self.told_synced = true;
+            self.event(Event::Synced);
         }
         self.plan_chase(now);
         self.balance_event();
@@ -484,6 +492,7 @@ impl Session {
         if !matches!(pending, Pending::Submit { .. }) {
             self.asked_at.insert(id, self.now);
         }
+        self.told_synced &= matches!(pending, Pending::Submit { .. } | Pending::Ping);
         self.pending.insert(id, pending);
         self.outputs.push_back(Output::Send(encode_text(Some(id), message)));
     }

@@ -358,3 +358,21 @@ fn a_wallet_that_only_watches_registers_and_cannot_pay() {
     let psbt = Psbt::from_unsigned_tx(Transaction { input: Vec::new(), ..transaction() }).expect("unsigned");
     assert_eq!(watching.propose(psbt).err(), Some(WalletError::WatchOnly));
 }
+
+#[test]
+fn who_waits_for_an_answer_hears_of_it_even_if_it_brings_no_news() {
+    let mut session = live();
+    let answer = |session: &mut Session| {
+        let (sent, mut told) = drain(session);
+        for (id, _) in sent {
+            tell(session, id, &ServerMessage::Pong);
+        }
+        told.extend(drain(session).1);
+        told.iter().filter(|output| matches!(output, Output::Event(Event::Synced))).count()
+    };
+    assert_eq!(answer(&mut session), 1);
+    assert!(session.is_synced());
+    session.next_address().expect("the first");
+    assert!(!session.is_synced(), "a new script is being subscribed");
+    assert_eq!(answer(&mut session), 1);
+}

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Builds the npm package in wasm/js/dist: the engine and the verifier as WebAssembly, their bindings, and the TypeScript face.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+setup_node
+bash scripts/setup-wasm.sh
+out=wasm/js/dist
+glue=wasm/js/src/glue
+mkdir -p "$out/glue" "$glue" .tools/wasm
+
+# wasm NAME CARGO-FLAG… : one module with its bindings, optimised for size.
+wasm() {
+  local name=$1; shift
+  say "wasm: $name"
+  .tools/bin/cargo-wasm build --locked -q -p quorate-wasm --profile wasm "$@"
+  local built=$CARGO_TARGET_DIR/wasm32-unknown-unknown/wasm/quorate_wasm.wasm hash
+  hash=$(cat "$built" scripts/build-npm.sh package-lock.json | sha256sum)
+  if [ "$hash" != "$(cat ".tools/wasm/$name.hash" 2>/dev/null)" ] || [ ! -e "$out/$name.wasm" ] || [ ! -e "$glue/$name.js" ]; then
+    .tools/bin/wasm-bindgen --target web --omit-default-module-path --out-dir ".tools/wasm/$name" --out-name "$name" "$built"
+    # Twice: merging similar functions makes room for more.
+    node_modules/.bin/wasm-opt --enable-bulk-memory --enable-nontrapping-float-to-int --enable-sign-ext --enable-mutable-globals --enable-reference-types --enable-multivalue -Oz --merge-similar-functions -Oz --strip-debug --strip-producers \
+      ".tools/wasm/$name/${name}_bg.wasm" -o "$out/$name.wasm"
+    cp ".tools/wasm/$name/$name.js" ".tools/wasm/$name/$name.d.ts" "$glue/"
+    printf '%s\n' "$hash" > ".tools/wasm/$name.hash"
+  fi
+}
+wasm verify --no-default-features
+wasm quorate
+
+say "TypeScript"
+npx --no-install tsc -p wasm/js
+cp "$glue"/*.js "$glue"/*.d.ts "$out/glue/"
+node scripts/bundle-npm.mjs

@@ -1,0 +1,29 @@
+// Makes the two files of the npm package that have to stand alone: the worker, and the one with the engine inside.
+import { build } from "esbuild";
+import { readFileSync } from "node:fs";
+
+const source = "wasm/js/src";
+const common = {
+  bundle: true,
+  format: "esm",
+  target: "es2022",
+  minify: true,
+  legalComments: "none",
+  conditions: ["browser"],
+  logLevel: "warning",
+  alias: { "#platform": `./${source}/platform/web.ts` },
+};
+
+await build({ ...common, entryPoints: [`${source}/worker.ts`], outfile: "wasm/js/dist/worker.js" });
+
+const engine = {
+  name: "engine",
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^quorate-engine-base64$/ }, ({ path }) => ({ path, namespace: "engine" }));
+    onLoad({ filter: /.*/, namespace: "engine" }, () => ({
+      contents: readFileSync("wasm/js/dist/quorate.wasm").toString("base64"),
+      loader: "text",
+    }));
+  },
+};
+await build({ ...common, entryPoints: [`${source}/inline.ts`], outfile: "wasm/js/dist/inline.js", plugins: [engine] });

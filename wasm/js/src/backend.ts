@@ -1,0 +1,313 @@
+import { Engine, Federation, fetchFederation } from "./glue/quorate.js";
+import { QuorateError, call } from "./errors.js";
+import { init } from "./init.js";
+import { defaultStorage, socketFactory } from "#platform";
+import { MemoryStorage, type StateChange, type StateStore, type WalletStorage } from "./storage.js";
+import type { AccountInfo, Balance, Block, Checkpoint, Coin, HistoryEntry, PaymentRequest, Receipt, WalletEvent } from "./types.js";
+import { Vault, type Unlock } from "./vault.js";
+
+/** What a wallet can be asked, here or in a worker. */
+export interface Methods {
+  ready(): void;
+  synced(): void;
+  balance(): Balance;
+  coins(): readonly Coin[];
+  history(): readonly HistoryEntry[];
+  proof(txid: string): string | undefined;
+  tip(): Block;
+  feeRate(): number;
+  federation(): string;
+  nextAddress(): string;
+  createPsbt(payment: PaymentRequest): string;
+  send(payment: PaymentRequest): string;
+  pay(payment: PaymentRequest): Receipt;
+  payPsbt(psbt: string): Receipt;
+  attest(transaction: string): Receipt;
+  cancel(txid: string): void;
+  revealWords(unlock: Unlock | undefined): string;
+  changeUnlock(from: Unlock, to: Unlock): void;
+}
+
+/** A running wallet, wherever it runs. */
+export interface Backend {
+  readonly account: AccountInfo;
+  request<M extends keyof Methods>(method: M, ...args: Parameters<Methods[M]>): Promise<ReturnType<Methods[M]>>;
+  /** Calls `listener` for every event, and with `undefined` at the end. Once. */
+  listen(listener: (event: WalletEvent | undefined) => void): void;
+  close(): Promise<void>;
+}
+
+/** How to reach the federation. */
+export interface ConnectionOptions {
+  /** Address of a bridge, `wss://` or `ws://`; several are tried in turn. */
+  readonly bridge: string | readonly string[];
+}
+
+/** Where a wallet is kept, and under which lock. */
+export interface StorageOptions {
+  /** Name of the wallet in its storage. @defaultValue `"default"` */
+  readonly name?: string;
+  /**
+   * Where it is kept: IndexedDB in browsers and files in Node if absent, `"memory"` for a wallet that is gone with the page, or a storage of your own
+   * (not in a worker).
+   */
+  readonly storage?: "memory" | WalletStorage;
+  /** Directory of the files, in Node. @defaultValue `~/.quorate` */
+  readonly directory?: string;
+  /** Unlocks the wallet. Either this or `key`, unless the wallet is in memory. */
+  readonly password?: string;
+  /** Unlocks the wallet: 32 or more secret bytes, from a passkey or a keystore. */
+  readonly key?: Uint8Array;
+}
+
+/** How to make a wallet. */
+export interface CreateOptions extends ConnectionOptions, StorageOptions {
+  /** Id of the federation, 64 hex digits, from a source that you trust: everything else is verified against it. */
+  readonly federation: string;
+  /** The secret words of a wallet to restore; new ones if absent. */
+  readonly words?: string;
+  /** Account number of the words. @defaultValue 0 */
+  readonly account?: number;
+  /** Most that one payment may be, in satoshis; the nodes enforce it. It is part of the account: restore with the same. */
+  readonly paymentMax?: bigint;
+  /** Where header verification starts. @defaultValue the genesis block */
+  readonly checkpoint?: Checkpoint;
+}
+
+/** How to open a wallet that exists. */
+export interface OpenOptions extends StorageOptions {
+  /** Other bridges than the ones that it was made with. */
+  readonly bridge?: string | readonly string[];
+}
+
+/** How to watch an account without its words. */
+export interface WatchOptions extends ConnectionOptions {
+  /** Id of the federation, 64 hex digits. */
+  readonly federation: string;
+  /** The account record, as {@link AccountInfo.record} has it. */
+  readonly record: string;
+  /** Where header verification starts. @defaultValue the genesis block */
+  readonly checkpoint?: Checkpoint;
+}
+
+/** A request to open a backend, as it is sent to a worker. */
+export type Opening =
+  | { readonly mode: "create"; readonly options: CreateOptions }
+  | { readonly mode: "open"; readonly options: OpenOptions }
+  | { readonly mode: "watch"; readonly options: WatchOptions };
+
+/** What is stored of a wallet besides its state. */
+interface Config {
+  readonly federation: string;
+  readonly document: string;
+  readonly urls: readonly string[];
+  readonly words: string;
+  readonly account: number;
+  readonly paymentMax?: string;
+  readonly checkpoint?: Checkpoint;
+}
+
+const CONFIG = "config";
+const memory = /* @__PURE__ */ new MemoryStorage();
+
+/** The storage that options ask for. */
+export function storageOf(options: StorageOptions): WalletStorage {
+  if (options.storage === "memory") return memory;
+  return options.storage ?? defaultStorage(options.directory);
+}
+
+/** The name that options ask for. */
+export function nameOf(options: StorageOptions): string {
+  return options.name ?? "default";
+}
+
+/** Asks a bridge which federation it serves. The answer is only as good as the bridge: compare the id with one from a source that you trust. */
+export async function federationDocument(bridge: string | readonly string[]): Promise<string> {
+  await init();
+  const factory = await socketFactory();
+  return call(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>);
+}
+
+/** Opens a wallet in this thread. */
+export async function openLocal(opening: Opening): Promise<Backend> {
+  await init();
+  switch (opening.mode) {
+    case "create":
+      return create(opening.options);
+    case "open":
+      return open(opening.options);
+    case "watch": {
+      const { bridge, federation, record, checkpoint } = opening.options;
+      const document = await federationDocument(bridge);
+      return start({ federation, document, urls: urlsOf(bridge), account: 0, ...(checkpoint && { checkpoint }) }, { record });
+    }
+  }
+}
+
+async function create(options: CreateOptions): Promise<Backend> {
+  const { generateWords, checkWords } = await import("./glue/quorate.js");
+  const words = await call(() => (options.words === undefined ? generateWords() : checkWords(options.words)));
+  const unlock = unlockOf(options);
+  const document = await federationDocument(options.bridge);
+  // Refused here, before anything is stored.
+  (await call(() => new Federation(document, options.federation))).free();
+  const config: Config = {
+    federation: options.federation,
+    document,
+    urls: urlsOf(options.bridge),
+    words,
+    account: options.account ?? 0,
+    ...(options.paymentMax !== undefined && { paymentMax: String(options.paymentMax) }),
+    ...(options.checkpoint !== undefined && { checkpoint: options.checkpoint }),
+  };
+  return withStore(options, async (store) => {
+    const vault = await Vault.create(store, unlock, new Map([[CONFIG, new TextEncoder().encode(JSON.stringify(config))]]));
+    return start(config, { words, vault });
+  });
+}
+
+async function open(options: OpenOptions): Promise<Backend> {
+  const unlock = unlockOf(options);
+  return withStore(options, async (store) => {
+    const { vault, values } = await Vault.open(store, unlock);
+    const stored = values.get(CONFIG);
+    if (stored === undefined) throw new QuorateError("storage_damaged", "the stored wallet has no configuration");
+    values.delete(CONFIG);
+    let config = JSON.parse(new TextDecoder().decode(stored)) as Config;
+    if (options.bridge !== undefined) config = { ...config, urls: urlsOf(options.bridge) };
+    return start(config, { words: config.words, vault, state: values });
+  });
+}
+
+async function withStore(options: StorageOptions, run: (store: StateStore) => Promise<Backend>): Promise<Backend> {
+  const store = await storageOf(options).open(nameOf(options));
+  try {
+    return await run(store);
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+/** Wallets in memory need no lock: nothing is written anywhere. */
+const MEMORY_UNLOCK: Unlock = /* @__PURE__ */ { key: /* @__PURE__ */ new Uint8Array(32) };
+
+function unlockOf(options: StorageOptions): Unlock {
+  if (options.password !== undefined && options.key !== undefined) {
+    throw new QuorateError("invalid_argument", "either password or key, not both");
+  }
+  if (options.key !== undefined) return { key: options.key };
+  if (options.password !== undefined) return { password: options.password };
+  if (options.storage === "memory") return MEMORY_UNLOCK;
+  throw new QuorateError("password_required", "a wallet that is stored needs a password or key to encrypt its words with");
+}
+
+interface Parts {
+  readonly words?: string;
+  readonly record?: string;
+  readonly vault?: Vault;
+  readonly state?: ReadonlyMap<string, Uint8Array>;
+}
+
+async function start(config: Omit<Config, "words">, parts: Parts): Promise<Backend> {
+  const factory = await socketFactory();
+  const federation = await call(() => new Federation(config.document, config.federation));
+  const options = {
+    words: parts.words,
+    record: parts.record,
+    account: config.account,
+    paymentMax: config.paymentMax === undefined ? undefined : BigInt(config.paymentMax),
+    checkpoint: config.checkpoint,
+    urls: config.urls,
+  };
+  const { vault } = parts;
+  const save = vault === undefined ? undefined : (change: StateChange) => vault.save(change);
+  const state = new Map(parts.state);
+  const engine = await call(() => Engine.open(federation, options, state, save as Function | undefined, factory as unknown as Function | undefined));
+  const account = (await call(() => engine.account())) as AccountInfo;
+  return new LocalBackend(engine, federation, account, vault, parts.words);
+}
+
+class LocalBackend implements Backend {
+  readonly account: AccountInfo;
+  readonly #engine: Engine;
+  readonly #federation: Federation;
+  readonly #vault: Vault | undefined;
+  readonly #words: string | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(engine: Engine, federation: Federation, account: AccountInfo, vault: Vault | undefined, words: string | undefined) {
+    this.#engine = engine;
+    this.#federation = federation;
+    this.account = account;
+    this.#vault = vault;
+    this.#words = words;
+  }
+
+  async request<M extends keyof Methods>(method: M, ...args: Parameters<Methods[M]>): Promise<ReturnType<Methods[M]>> {
+    return (await call(() => this.#run(method, args))) as ReturnType<Methods[M]>;
+  }
+
+  #run(method: keyof Methods, args: unknown[]): unknown {
+    const [first, second] = args;
+    switch (method) {
+      case "ready":
+      case "synced":
+      case "balance":
+      case "coins":
+      case "history":
+      case "tip":
+      case "feeRate":
+      case "nextAddress":
+        return this.#engine[method]();
+      case "proof":
+      case "payPsbt":
+      case "attest":
+      case "cancel":
+        return this.#engine[method](first as string);
+      case "createPsbt":
+      case "send":
+      case "pay":
+        return this.#engine[method](paymentOf(first as PaymentRequest));
+      case "federation":
+        return this.#federation.document();
+      case "revealWords":
+        return this.#reveal(first as Unlock | undefined);
+      case "changeUnlock":
+        return this.#relock(first as Unlock, second as Unlock);
+    }
+  }
+
+  async #reveal(unlock: Unlock | undefined): Promise<string> {
+    if (this.#words === undefined) throw new QuorateError("watch_only", "this wallet only watches its account; it has no words");
+    await this.#vault?.check(unlock ?? MEMORY_UNLOCK);
+    return this.#words;
+  }
+
+  async #relock(from: Unlock, to: Unlock): Promise<void> {
+    if (this.#vault === undefined) throw new QuorateError("watch_only", "this wallet is not stored");
+    await this.#vault.check(from);
+    await this.#vault.relock(to);
+  }
+
+  listen(listener: (event: WalletEvent | undefined) => void): void {
+    this.#engine.listen(listener as Function);
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= (async () => {
+      this.#engine.close();
+      await this.#vault?.close();
+    })();
+    return this.#closing;
+  }
+}
+
+/** The engine's form of a payment. */
+function paymentOf({ to, amount, feeRate }: PaymentRequest): unknown {
+  return amount === "everything" ? { to, everything: true, feeRate } : { to, amount, feeRate };
+}
+
+function urlsOf(bridge: string | readonly string[]): string[] {
+  return typeof bridge === "string" ? [bridge] : [...bridge];
+}

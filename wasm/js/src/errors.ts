@@ -1,0 +1,86 @@
+/** Facts about an error, by name; satoshis are `bigint`. */
+export type ErrorDetails = Readonly<Record<string, unknown>>;
+
+/**
+ * Everything that this package throws.
+ *
+ * @example
+ * ```ts
+ * import { QuorateError } from "quorate";
+ * const error = new QuorateError("insufficient_funds", "too little money");
+ * console.assert(error instanceof Error && error.code === "insufficient_funds" && !error.retryable);
+ * ```
+ */
+export class QuorateError extends Error {
+  override readonly name = "QuorateError";
+  /** A stable name in snake_case; names are only added. */
+  readonly code: string;
+  /** Whether the same call may succeed later. */
+  readonly retryable: boolean;
+  /** Facts, by name. */
+  readonly details: ErrorDetails;
+
+  constructor(
+    code: string,
+    message: string,
+    options: { retryable?: boolean; details?: ErrorDetails; cause?: unknown } = {},
+  ) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.retryable = options.retryable ?? false;
+    this.details = options.details ?? {};
+  }
+
+  /** Makes a `QuorateError` of whatever was thrown. */
+  static from(thrown: unknown): QuorateError {
+    if (thrown instanceof QuorateError) return thrown;
+    if (typeof thrown === "object" && thrown !== null && "code" in thrown && "message" in thrown) {
+      const { code, message } = thrown;
+      if (typeof code === "string" && typeof message === "string" && !(thrown instanceof Error)) {
+        const retryable = "retryable" in thrown && thrown.retryable === true;
+        return new QuorateError(code, message, { retryable, details: detailsOf(thrown) });
+      }
+    }
+    const message = thrown instanceof Error ? thrown.message : String(thrown);
+    return new QuorateError("internal", message, { cause: thrown });
+  }
+
+  /** What can be posted to another thread. */
+  toJSON(): { code: string; message: string; retryable: boolean; details: ErrorDetails } {
+    return { code: this.code, message: this.message, retryable: this.retryable, details: this.details };
+  }
+}
+
+function detailsOf(thrown: object): ErrorDetails {
+  if (!("details" in thrown) || typeof thrown.details !== "object" || thrown.details === null) return {};
+  return thrown.details as ErrorDetails;
+}
+
+/** Runs a call into the engine and gives its errors their class. */
+export async function call<T>(run: () => T | Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    throw QuorateError.from(error);
+  }
+}
+
+/** The same for calls that answer at once. */
+export function callNow<T>(run: () => T): T {
+  try {
+    return run();
+  } catch (error) {
+    throw QuorateError.from(error);
+  }
+}
+
+/** Stops waiting when the signal is aborted; what was asked for goes on. */
+export function abortable<T>(promise: Promise<T>, signal?: AbortSignal): Promise<T> {
+  if (signal === undefined) return promise;
+  return new Promise<T>((resolve, reject) => {
+    const abort = (): void => reject(signal.reason);
+    if (signal.aborted) return abort();
+    signal.addEventListener("abort", abort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+  });
+}

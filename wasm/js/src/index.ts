@@ -1,0 +1,78 @@
+/**
+ * Instant finality for Bitcoin wallets that keep their keys.
+ *
+ * @example
+ * ```ts no-run
+ * import { Wallet } from "quorate";
+ * const wallet = await Wallet.create({ bridge: "wss://bridge.example", federation: "…", password: "…" });
+ * await wallet.ready();
+ * const receipt = await wallet.pay({ to: "bitcoin:bc1p…?amount=0.001" });
+ * console.log(receipt.txid, "is final");
+ * ```
+ *
+ * @packageDocumentation
+ */
+import { nameOf, openLocal, storageOf, type CreateOptions, type OpenOptions, type StorageOptions, type WatchOptions } from "./backend.js";
+import { Vault } from "./vault.js";
+import { OpenWallet } from "./wallet.js";
+
+export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type StorageOptions, type WatchOptions } from "./backend.js";
+export { QuorateError, type ErrorDetails } from "./errors.js";
+export { FrostGroup, FrostParty, frostAggregate, type FrostCommitments, type FrostRound } from "./frost.js";
+export { init } from "./init.js";
+export { createPasskey, passkeyKey } from "./passkey.js";
+export { MemoryStorage, type StateChange, type StateStore, type WalletStorage } from "./storage.js";
+export { checkWords, generateWords, parseDestination } from "./tools.js";
+export type * from "./types.js";
+export type { Unlock } from "./vault.js";
+export { OpenWallet, type IncomingPayment } from "./wallet.js";
+export type { WasmSource } from "./wasm.js";
+
+/** Wallets of this page or process. */
+export class Wallet extends OpenWallet {
+  /**
+   * Makes a new wallet, or restores one from its words, and connects it.
+   *
+   * @throws {@link QuorateError} `wallet_exists`, `wallet_in_use`, `invalid_words`, `invalid_federation` (the bridge serves another one than the id says),
+   * `bridge_unreachable`, `password_required`.
+   *
+   * @example
+   * ```ts no-run
+   * import { Wallet } from "quorate";
+   * const wallet = await Wallet.create({ bridge: "ws://127.0.0.1:9000", federation: "…", password: "correct horse" });
+   * console.log("write these down:", await wallet.revealWords({ password: "correct horse" }));
+   * ```
+   */
+  static async create(options: CreateOptions): Promise<Wallet> {
+    return new Wallet(await openLocal({ mode: "create", options }));
+  }
+
+  /**
+   * Opens a wallet that is stored here. It shows at once what it knew, and goes on with payments that were under way.
+   *
+   * @throws {@link QuorateError} `wallet_missing`, `wallet_in_use`, `wrong_password`, `storage_damaged`.
+   */
+  static async open(options: OpenOptions = {}): Promise<Wallet> {
+    return new Wallet(await openLocal({ mode: "open", options }));
+  }
+
+  /** Watches an account without its words: it sees everything and cannot pay. Nothing is stored. */
+  static async watch(options: WatchOptions): Promise<Wallet> {
+    return new Wallet(await openLocal({ mode: "watch", options }));
+  }
+
+  /** Whether a wallet of this name is stored here. */
+  static async exists(options: StorageOptions = {}): Promise<boolean> {
+    const store = await storageOf(options).open(nameOf(options));
+    try {
+      return await Vault.exists(store);
+    } finally {
+      await store.close();
+    }
+  }
+
+  /** Erases a stored wallet. Without its words the money is gone. */
+  static async erase(options: StorageOptions = {}): Promise<void> {
+    await storageOf(options).erase(nameOf(options));
+  }
+}

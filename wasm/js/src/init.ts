@@ -1,0 +1,19 @@
+import initialise from "./glue/quorate.js";
+import { wasmSource } from "#platform";
+import { memoisedInit, type WasmSource } from "./wasm.js";
+
+/**
+ * Loads the engine. Calls that are asynchronous do it by themselves; call it yourself before those that are not, or to say where the module
+ * is. Loading happens once, however often this is called.
+ *
+ * @param source - URL, `Response`, bytes or compiled module; the file of this package if absent.
+ * @throws {@link QuorateError} `init_failed`, which may be tried again.
+ *
+ * @example
+ * ```ts
+ * import { generateWords, init } from "quorate";
+ * await init();
+ * console.assert(generateWords().split(" ").length === 12);
+ * ```
+ */
+export const init: (source?: WasmSource) => Promise<void> = /* @__PURE__ */ memoisedInit(initialise, wasmSource);

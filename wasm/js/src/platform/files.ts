@@ -1,0 +1,181 @@
+import { createHash } from "node:crypto";
+import { mkdir, open, readFile, rename, rm, unlink, type FileHandle } from "node:fs/promises";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { inUse, storageFailed, type StateChange, type StateStore, type WalletStorage } from "../storage.js";
+
+/** A log is written anew when it is larger than this and four times what is in it. */
+const COMPACT_BYTES_MIN = 1 << 20;
+/** Length and checksum in front of each record. */
+const HEADER_BYTES = 12;
+
+/**
+ * Files, one log per wallet: each change is a record with a checksum, written and synced before it counts. What a crash left at the end is
+ * not a record and is cut off.
+ */
+export class FileStorage implements WalletStorage {
+  readonly #directory: string;
+
+  constructor(directory?: string) {
+    this.#directory = directory ?? join(homedir(), ".quorate");
+  }
+
+  #path(name: string): string {
+    return join(this.#directory, `${encodeURIComponent(name)}.wallet`);
+  }
+
+  async open(name: string): Promise<StateStore> {
+    try {
+      await mkdir(this.#directory, { recursive: true, mode: 0o700 });
+    } catch (error) {
+      throw storageFailed(`${this.#directory} cannot be made`, error);
+    }
+    const path = this.#path(name);
+    const unlock = await lock(`${path}.lock`, name);
+    try {
+      return await Log.open(path, unlock);
+    } catch (error) {
+      await unlock();
+      throw storageFailed(`${path} cannot be opened`, error);
+    }
+  }
+
+  async erase(name: string): Promise<void> {
+    const path = this.#path(name);
+    const unlock = await lock(`${path}.lock`, name).catch((error: unknown) => {
+      if (isCode(error, "ENOENT")) return async () => {};
+      throw error;
+    });
+    try {
+      await rm(path, { force: true });
+    } finally {
+      await unlock();
+    }
+  }
+}
+
+/** A lock file with the process that holds it; one that was left by a process that is gone is taken over. */
+async function lock(path: string, name: string): Promise<() => Promise<void>> {
+  for (;;) {
+    try {
+      const file = await open(path, "wx", 0o600);
+      await file.writeFile(String(process.pid));
+      await file.close();
+      return () => unlink(path).catch(() => undefined);
+    } catch (error) {
+      if (!isCode(error, "EEXIST")) throw error;
+      const holder = Number(await readFile(path, "utf8").catch(() => "0"));
+      if (isAlive(holder)) throw inUse(name);
+      await unlink(path).catch(() => undefined);
+    }
+  }
+}
+
+function isAlive(pid: number): boolean {
+  if (!Number.isInteger(pid) || pid <= 0) return false;
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return isCode(error, "EPERM");
+  }
+}
+
+function isCode(error: unknown, code: string): boolean {
+  return error instanceof Error && "code" in error && error.code === code;
+}
+
+class Log implements StateStore {
+  #path: string;
+  #file: FileHandle;
+  #size: number;
+  #state: Map<string, Uint8Array>;
+  #unlock: () => Promise<void>;
+
+  private constructor(path: string, file: FileHandle, size: number, state: Map<string, Uint8Array>, unlock: () => Promise<void>) {
+    this.#path = path;
+    this.#file = file;
+    this.#size = size;
+    this.#state = state;
+    this.#unlock = unlock;
+  }
+
+  static async open(path: string, unlock: () => Promise<void>): Promise<Log> {
+    await rm(`${path}.new`, { force: true });
+    const file = await open(path, "a+", 0o600);
+    const bytes = await file.readFile();
+    const state = new Map<string, Uint8Array>();
+    const size = replay(bytes, state);
+    if (size < bytes.length) {
+      await file.truncate(size);
+      await file.sync();
+    }
+    return new Log(path, file, size, state, unlock);
+  }
+
+  async load(): Promise<Map<string, Uint8Array>> {
+    return new Map(this.#state);
+  }
+
+  async apply(change: StateChange): Promise<void> {
+    try {
+      const record = encode(change);
+      await this.#file.appendFile(record);
+      await this.#file.datasync();
+      this.#size += record.length;
+      take(change, this.#state);
+      await this.#compact();
+    } catch (error) {
+      throw storageFailed(`${this.#path} cannot be written`, error);
+    }
+  }
+
+  async #compact(): Promise<void> {
+    if (this.#size < COMPACT_BYTES_MIN) return;
+    const whole = encode(this.#state);
+    if (whole.length * 4 > this.#size) return;
+    const file = await open(`${this.#path}.new`, "wx", 0o600);
+    await file.writeFile(whole);
+    await file.sync();
+    await rename(`${this.#path}.new`, this.#path);
+    await this.#file.close();
+    await file.close();
+    this.#file = await open(this.#path, "a", 0o600);
+    this.#size = whole.length;
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close();
+    await this.#unlock();
+  }
+}
+
+function take(change: StateChange, state: Map<string, Uint8Array>): void {
+  for (const [key, value] of change) value === null ? state.delete(key) : state.set(key, value);
+}
+
+function checksum(body: Uint8Array): Buffer {
+  return createHash("sha256").update(body).digest().subarray(0, 8);
+}
+
+function encode(change: StateChange): Buffer {
+  const entries = [...change].map(([key, value]) => [key, value === null ? null : Buffer.from(value).toString("base64")]);
+  const body = Buffer.from(JSON.stringify(entries));
+  const length = Buffer.alloc(4);
+  length.writeUInt32BE(body.length);
+  return Buffer.concat([length, checksum(body), body]);
+}
+
+/** Takes in whole records; gives where they end. */
+function replay(bytes: Buffer, state: Map<string, Uint8Array>): number {
+  let at = 0;
+  while (at + HEADER_BYTES <= bytes.length) {
+    const end = at + HEADER_BYTES + bytes.readUInt32BE(at);
+    const body = bytes.subarray(at + HEADER_BYTES, end);
+    if (end > bytes.length || !checksum(body).equals(bytes.subarray(at + 4, at + HEADER_BYTES))) break;
+    const entries = JSON.parse(body.toString()) as [string, string | null][];
+    take(new Map(entries.map(([key, value]) => [key, value === null ? null : new Uint8Array(Buffer.from(value, "base64"))])), state);
+    at = end;
+  }
+  return at;
+}

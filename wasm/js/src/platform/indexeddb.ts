@@ -1,0 +1,87 @@
+import { inUse, storageFailed, type StateStore, type WalletStorage } from "../storage.js";
+
+const STORE = "state";
+
+/** IndexedDB, one database per wallet; one writer by the Web Locks API. */
+export class IndexedDbStorage implements WalletStorage {
+  async open(name: string): Promise<StateStore> {
+    const release = await lock(name);
+    try {
+      return store(await connect(name), release);
+    } catch (error) {
+      release();
+      throw storageFailed("the browser's database cannot be opened", error);
+    }
+  }
+
+  async erase(name: string): Promise<void> {
+    const release = await lock(name);
+    try {
+      await done(indexedDB.deleteDatabase(database(name)));
+    } catch (error) {
+      throw storageFailed("the wallet cannot be erased", error);
+    } finally {
+      release();
+    }
+  }
+}
+
+function database(name: string): string {
+  return `quorate/${name}`;
+}
+
+/** Holds the wallet's lock until the function that it gives is called. The browser frees it if the page dies. */
+function lock(name: string): Promise<() => void> {
+  return new Promise((resolve, reject) => {
+    const held = (granted: Lock | null): Promise<void> | undefined => {
+      if (granted === null) return void reject(inUse(name));
+      return new Promise<void>((release) => resolve(release));
+    };
+    navigator.locks.request(database(name), { mode: "exclusive", ifAvailable: true }, held).catch(reject);
+  });
+}
+
+async function connect(name: string): Promise<IDBDatabase> {
+  const request = indexedDB.open(database(name), 1);
+  request.onupgradeneeded = () => void request.result.createObjectStore(STORE);
+  return done(request);
+}
+
+function store(database: IDBDatabase, release: () => void): StateStore {
+  return {
+    async load() {
+      try {
+        const transaction = database.transaction(STORE, "readonly");
+        const objects = transaction.objectStore(STORE);
+        const [keys, values] = await Promise.all([done(objects.getAllKeys()), done(objects.getAll())]);
+        return new Map(keys.map((key, index) => [String(key), values[index] as Uint8Array]));
+      } catch (error) {
+        throw storageFailed("the browser's database cannot be read", error);
+      }
+    },
+    async apply(change) {
+      try {
+        const transaction = database.transaction(STORE, "readwrite", { durability: "strict" });
+        const objects = transaction.objectStore(STORE);
+        for (const [key, value] of change) value === null ? objects.delete(key) : objects.put(value, key);
+        await new Promise<void>((resolve, reject) => {
+          transaction.oncomplete = () => resolve();
+          transaction.onabort = () => reject(transaction.error);
+        });
+      } catch (error) {
+        throw storageFailed("the browser's database cannot be written", error);
+      }
+    },
+    async close() {
+      database.close();
+      release();
+    },
+  };
+}
+
+function done<T>(request: IDBRequest<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}

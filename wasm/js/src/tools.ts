@@ -1,0 +1,34 @@
+import * as glue from "./glue/quorate.js";
+import { callNow } from "./errors.js";
+import type { Destination, Network } from "./types.js";
+
+/** Twelve new secret words (BIP39). Call `init` first. */
+export function generateWords(): string {
+  return callNow(() => glue.generateWords());
+}
+
+/**
+ * Checks secret words and gives them in their normal form. Call `init` first.
+ *
+ * @throws {@link QuorateError} `invalid_words`, which says which one.
+ */
+export function checkWords(words: string): string {
+  return callNow(() => glue.checkWords(words));
+}
+
+/**
+ * Reads an address or `bitcoin:` URI (BIP21) and checks it against the network. Call `init` first.
+ *
+ * @throws {@link QuorateError} `invalid_address`, `wrong_network`, `unknown_address_type`.
+ *
+ * @example
+ * ```ts
+ * import { init, parseDestination } from "quorate";
+ * await init();
+ * const { amount } = parseDestination("bitcoin:bcrt1qs758ursh4q9z627kt3pp5yysm78ddny6txaqgw?amount=0.5", "regtest");
+ * console.assert(amount === 50_000_000n);
+ * ```
+ */
+export function parseDestination(text: string, network: Network): Destination {
+  return callNow(() => glue.parseDestination(text, network) as Destination);
+}

@@ -1,0 +1,146 @@
+/** Which promise stands behind a final transaction: no conflicting one can be signed, or a quorum attests that it knows of none. */
+export type Finality = "enforced" | "attested";
+
+/** Bitcoin networks. */
+export type Network = "bitcoin" | "testnet" | "testnet4" | "signet" | "regtest";
+
+/** What a wallet has, in satoshis, by how sure it is. */
+export interface Balance {
+  /** Verified and free. */
+  readonly spendable: bigint;
+  /** Announced, but neither final nor in a block by a verified proof. */
+  readonly incoming: bigint;
+  /** Reserved by a payment that is under way. */
+  readonly locked: bigint;
+}
+
+/** A block of the wallet's own header chain. */
+export interface Block {
+  readonly height: number;
+  readonly hash: string;
+}
+
+/** An unspent output of the wallet. */
+export interface Coin {
+  /** `txid:vout`. */
+  readonly outpoint: string;
+  /** In satoshis. */
+  readonly value: bigint;
+  readonly address: string;
+  readonly keychain: "receive" | "change";
+  /** Index of its address in the keychain. */
+  readonly index: number;
+  /** Set once it is final by a verified proof. */
+  readonly finality?: Finality;
+  /** Set once it is in a block by a verified proof. */
+  readonly block?: Block;
+  /** The transaction that it is reserved for. */
+  readonly lockedBy?: string;
+}
+
+/** A node's reason to reject a payment, as the protocol names it. */
+export interface Reject {
+  readonly node: number;
+  readonly reason: string;
+  readonly [fact: string]: unknown;
+}
+
+/** Where a payment of this wallet stands. */
+export type PaymentState =
+  | { readonly state: "submitted" }
+  | { readonly state: "voting"; readonly votes: number; readonly quorum: number; readonly nodes: number }
+  | { readonly state: "approved" }
+  | { readonly state: "signing"; readonly attempt: number }
+  | { readonly state: "final"; readonly finality: Finality; readonly proof: string }
+  | { readonly state: "rejected"; readonly rejects: readonly Reject[]; readonly retryable: boolean }
+  | { readonly state: "failed"; readonly message: string; readonly retryable: boolean };
+
+/** A transaction that concerns the wallet. */
+export interface HistoryEntry {
+  readonly txid: string;
+  /** Paid to this wallet, in satoshis; change included. */
+  readonly received: bigint;
+  /** Spent by this wallet, in satoshis; change and fee included. */
+  readonly spent: bigint;
+  /** Set once it is final by a verified proof. */
+  readonly finality?: Finality;
+  /** Set once it is in a block by a verified proof. */
+  readonly block?: Block;
+  /** Time of that block, in seconds since 1970. */
+  readonly blockTime?: number;
+  /** 0 while it is in no block. */
+  readonly confirmations: number;
+  /** Set while a payment of this wallet is under way. */
+  readonly payment?: PaymentState;
+}
+
+/** A payment that is final, with its verified proof. */
+export interface Receipt {
+  readonly txid: string;
+  readonly finality: Finality;
+  /** The proof as JSON, for the payee or for keeping. */
+  readonly proof: string;
+}
+
+/** What a wallet tells. */
+export type WalletEvent =
+  | { readonly type: "connected" }
+  | { readonly type: "disconnected"; readonly reason: string; readonly retryInMs: number }
+  | { readonly type: "ready" }
+  | { readonly type: "synced" }
+  | { readonly type: "epoch"; readonly epoch: number }
+  | { readonly type: "balance"; readonly balance: Balance }
+  | ({ readonly type: "payment"; readonly txid: string } & PaymentState)
+  | { readonly type: "received"; readonly txid: string; readonly amount: bigint; readonly finality: Finality }
+  | { readonly type: "confirmed"; readonly txid: string; readonly block: Block }
+  | { readonly type: "tip"; readonly tip: Block }
+  | { readonly type: "lagged"; readonly missed: number }
+  | { readonly type: "refused"; readonly error: { readonly code: string; readonly message: string; readonly retry: boolean } }
+  | { readonly type: "serverMisbehaved"; readonly what: string };
+
+/** What an account is, for ever. */
+export interface AccountInfo {
+  /** The account's id, 64 hex digits. */
+  readonly id: string;
+  /** Public output descriptor with checksum, to watch or recover with any descriptor wallet. */
+  readonly descriptor: string;
+  /** The account record as JSON: what {@link Wallet.watch} takes. */
+  readonly record: string;
+  readonly network: Network;
+  /** The federation's id, 64 hex digits. */
+  readonly federation: string;
+  /** Whether the wallet has no keys. */
+  readonly watchOnly: boolean;
+}
+
+/** A payment to make. */
+export interface PaymentRequest {
+  /** Address or `bitcoin:` URI (BIP21). */
+  readonly to: string;
+  /** In satoshis, or everything that is spendable less the fee; what the URI asks for if absent. */
+  readonly amount?: bigint | "everything";
+  /** In sat/vB; the server's estimate if absent. */
+  readonly feeRate?: number;
+}
+
+/** An address or `bitcoin:` URI, read and checked. */
+export interface Destination {
+  readonly address: string;
+  /** In satoshis. */
+  readonly amount?: bigint;
+  readonly label?: string;
+  readonly message?: string;
+}
+
+/** For calls that wait. Aborting stops the waiting, not what is under way. */
+export interface WaitOptions {
+  readonly signal?: AbortSignal;
+}
+
+/** A header to start verification at, from a source that you trust. */
+export interface Checkpoint {
+  /** A multiple of 2016 on networks that retarget. */
+  readonly height: number;
+  /** 80 bytes in hex. */
+  readonly header: string;
+}

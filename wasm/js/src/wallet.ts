@@ -1,0 +1,204 @@
+import type { Backend } from "./backend.js";
+import { QuorateError, abortable } from "./errors.js";
+import { EventHub } from "./events.js";
+import type {
+  AccountInfo,
+  Balance,
+  Block,
+  Coin,
+  Finality,
+  HistoryEntry,
+  PaymentRequest,
+  Receipt,
+  WaitOptions,
+  WalletEvent,
+} from "./types.js";
+import type { Unlock } from "./vault.js";
+
+/** A payment that arrived. */
+export interface IncomingPayment {
+  readonly address: string;
+  /** Sum of what arrived at the address, in satoshis. */
+  readonly amount: bigint;
+  /** The transactions, each with its proof if it is final; those without are in a block. */
+  readonly transactions: readonly { readonly txid: string; readonly finality?: Finality; readonly proof?: string }[];
+}
+
+/**
+ * An open wallet. Everything that it shows it has verified; a server is trusted with nothing.
+ *
+ * Amounts are satoshis as `bigint`. Calls may overlap as they like.
+ */
+export class OpenWallet implements AsyncDisposable {
+  readonly #backend: Backend;
+  readonly #events = new EventHub();
+
+  /** @internal */
+  constructor(backend: Backend) {
+    this.#backend = backend;
+    backend.listen((event) => this.#events.push(event));
+  }
+
+  /** The account: id, descriptor, network. */
+  get account(): AccountInfo {
+    return this.#backend.account;
+  }
+
+  /** Waits until the federation has certified the account; payments can be made then. */
+  async ready(options: WaitOptions = {}): Promise<void> {
+    await abortable(this.#backend.request("ready"), options.signal);
+  }
+
+  /** Waits until what the wallet shows is as of now. */
+  async synced(options: WaitOptions = {}): Promise<void> {
+    await abortable(this.#backend.request("synced"), options.signal);
+  }
+
+  /** What the wallet has. */
+  balance(): Promise<Balance> {
+    return this.#backend.request("balance");
+  }
+
+  /** Its unspent outputs. */
+  coins(): Promise<readonly Coin[]> {
+    return this.#backend.request("coins");
+  }
+
+  /** Payments in and out, in the order in which the wallet learned of them. */
+  history(): Promise<readonly HistoryEntry[]> {
+    return this.#backend.request("history");
+  }
+
+  /** The verified proof that a transaction is final, as JSON: to show, to keep, or to hand on to anyone. */
+  proof(txid: string): Promise<string | undefined> {
+    return this.#backend.request("proof", txid);
+  }
+
+  /** The tip of the wallet's own header chain. */
+  tip(): Promise<Block> {
+    return this.#backend.request("tip");
+  }
+
+  /** The fee rate that is used if a request names none, in sat/vB. */
+  feeRate(): Promise<number> {
+    return this.#backend.request("feeRate");
+  }
+
+  /** The federation's document as JSON: with its id, all that `quorate/verify` needs. */
+  federationDocument(): Promise<string> {
+    return this.#backend.request("federation");
+  }
+
+  /** Gives out the next address to be paid at. */
+  nextAddress(): Promise<string> {
+    return this.#backend.request("nextAddress");
+  }
+
+  /** Builds a payment as a PSBT in base64 (BIP174, BIP371), without reserving or sending anything. */
+  createPsbt(request: PaymentRequest): Promise<string> {
+    return this.#backend.request("createPsbt", request);
+  }
+
+  /**
+   * Submits a payment and gives its txid at once; how it goes on is told by `payment` events.
+   *
+   * @throws {@link QuorateError} such as `insufficient_funds`, `dust`, `invalid_address`; nothing has been sent then.
+   */
+  send(request: PaymentRequest): Promise<string> {
+    return this.#backend.request("send", request);
+  }
+
+  /**
+   * Pays and waits until the payment is final by a proof that this wallet verified.
+   *
+   * A payment that was submitted goes on by itself, whatever becomes of the page: when the wallet is opened again it is ended.
+   *
+   * @throws {@link QuorateError} as {@link OpenWallet.send}, and `payment_rejected` or `payment_failed` with the coins free again.
+   */
+  pay(request: PaymentRequest, options: WaitOptions = {}): Promise<Receipt> {
+    return abortable(this.#backend.request("pay", request), options.signal);
+  }
+
+  /** Authorises and submits a PSBT of this account, and waits until it is final. */
+  payPsbt(psbt: string, options: WaitOptions = {}): Promise<Receipt> {
+    return abortable(this.#backend.request("payPsbt", psbt), options.signal);
+  }
+
+  /** Submits a signed transaction (hex) of coins in anybody's sole custody, and waits until it is attested. */
+  attest(transaction: string, options: WaitOptions = {}): Promise<Receipt> {
+    return abortable(this.#backend.request("attest", transaction), options.signal);
+  }
+
+  /** Asks the federation to stop a payment that is not final yet. Its outcome comes as a `payment` event. */
+  async cancel(txid: string): Promise<void> {
+    await this.#backend.request("cancel", txid);
+  }
+
+  /**
+   * Waits until what arrived at an address, final or in a block by a verified proof, is at least `amount`: hand over the goods then.
+   */
+  paymentTo(address: string, options: { amount: bigint } & WaitOptions): Promise<IncomingPayment> {
+    const check = async (): Promise<IncomingPayment | undefined> => {
+      const coins = (await this.coins()).filter((coin) => coin.address === address && (coin.finality ?? coin.block));
+      const amount = coins.reduce((sum, coin) => sum + coin.value, 0n);
+      if (amount < options.amount) return undefined;
+      const txids = [...new Set(coins.map((coin) => coin.outpoint.slice(0, 64)))];
+      const transactions = txids.map(async (txid) => {
+        const finality = coins.find((coin) => coin.outpoint.startsWith(txid))?.finality;
+        const proof = await this.proof(txid);
+        return { txid, ...(finality && { finality }), ...(proof !== undefined && { proof }) };
+      });
+      return { address, amount, transactions: await Promise.all(transactions) };
+    };
+    return this.#events.until(check, options);
+  }
+
+  /**
+   * Everything that happens from now on. A reader that is too slow gets a `lagged` event instead of what it missed.
+   *
+   * @example
+   * ```ts no-run
+   * for await (const event of wallet.events({ signal: AbortSignal.timeout(60_000) })) {
+   *   if (event.type === "received") console.log(event.amount, "satoshis, final");
+   * }
+   * ```
+   */
+  events(options: WaitOptions = {}): AsyncIterableIterator<WalletEvent> & AsyncDisposable {
+    return this.#events.iterate(options);
+  }
+
+  /** Calls a listener for every event of a type. Gives a function that ends it. */
+  on<T extends WalletEvent["type"]>(
+    type: T,
+    listener: (event: Extract<WalletEvent, { type: T }>) => void,
+    options: WaitOptions = {},
+  ): () => void {
+    return this.#events.on(type, listener, options);
+  }
+
+  /**
+   * The secret words, for the user's backup. Whoever has them has the money.
+   *
+   * @param unlock - The wallet's password or key, asked again; not needed for one in memory.
+   */
+  revealWords(unlock?: Unlock): Promise<string> {
+    return this.#backend.request("revealWords", unlock);
+  }
+
+  /** Replaces password or key. */
+  async changeUnlock(from: Unlock, to: Unlock): Promise<void> {
+    await this.#backend.request("changeUnlock", from, to);
+  }
+
+  /** Ends the wallet and lets another tab or process open it. Waiting calls end with the code `closed`. */
+  async close(): Promise<void> {
+    await this.#backend.close();
+    this.#events.push(undefined);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+export { QuorateError };

@@ -1,0 +1,129 @@
+/**
+ * The same wallets with their engine in a web worker, so that signing and verification never hold up the page.
+ *
+ * @example
+ * ```ts no-run
+ * import { Wallet } from "quorate/worker";
+ * const wallet = await Wallet.open({ password: "correct horse" });
+ * ```
+ *
+ * @packageDocumentation
+ */
+import type { Backend, CreateOptions, Methods, OpenOptions, Opening, StorageOptions, WatchOptions } from "./backend.js";
+import { QuorateError } from "./errors.js";
+import type { AccountInfo, WalletEvent } from "./types.js";
+import { OpenWallet } from "./wallet.js";
+import type { FromWorker, ToWorker } from "./worker.js";
+
+export { QuorateError } from "./errors.js";
+export type * from "./types.js";
+export { OpenWallet, type IncomingPayment } from "./wallet.js";
+
+type Unnumbered<T> = T extends unknown ? Omit<T, "id"> : never;
+
+/** How the worker is made, if not from the file of this package. */
+export interface WorkerOptions {
+  /** A worker that runs `quorate/worker.js`, for bundlers and content policies that want it their way. */
+  readonly worker?: () => Worker;
+  /** Where the engine's module is, for those that move files. */
+  readonly wasm?: string | WebAssembly.Module | ArrayBuffer;
+}
+
+class WorkerBackend implements Backend {
+  readonly #worker: Worker;
+  readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: unknown) => void }>();
+  readonly #early: WalletEvent[] = [];
+  #listener: ((event: WalletEvent | undefined) => void) | undefined;
+  #next = 1;
+  #account: AccountInfo | undefined;
+  #ended = false;
+
+  private constructor(worker: Worker) {
+    this.#worker = worker;
+    worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.#take(data);
+    worker.onerror = (event) => this.#fail(new QuorateError("worker_failed", `the worker failed: ${event.message}`));
+  }
+
+  static async open(opening: Opening, { worker, wasm }: WorkerOptions): Promise<WorkerBackend> {
+    const made = worker?.() ?? new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+    const backend = new WorkerBackend(made);
+    try {
+      const source = wasm ?? new URL("./quorate.wasm", import.meta.url).href;
+      backend.#account = (await backend.#ask({ type: "open", opening, wasm: source })) as AccountInfo;
+    } catch (error) {
+      made.terminate();
+      throw error;
+    }
+    return backend;
+  }
+
+  get account(): AccountInfo {
+    if (this.#account === undefined) throw new QuorateError("closed", "the wallet is not open");
+    return this.#account;
+  }
+
+  #take(message: FromWorker): void {
+    if ("event" in message) {
+      const event = message.event as WalletEvent | undefined;
+      if (this.#listener) this.#listener(event);
+      else if (event) this.#early.push(event);
+      return;
+    }
+    const waiting = this.#waiting.get(message.id);
+    this.#waiting.delete(message.id);
+    if ("error" in message) waiting?.reject(QuorateError.from(message.error));
+    else waiting?.resolve(message.value);
+  }
+
+  #fail(error: QuorateError): void {
+    this.#ended = true;
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+    this.#listener?.(undefined);
+  }
+
+  #ask(message: Unnumbered<ToWorker>): Promise<unknown> {
+    if (this.#ended) return Promise.reject(new QuorateError("closed", "the wallet has been closed"));
+    const id = this.#next++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      this.#worker.postMessage({ ...message, id } as ToWorker);
+    });
+  }
+
+  async request<M extends keyof Methods>(method: M, ...args: Parameters<Methods[M]>): Promise<ReturnType<Methods[M]>> {
+    return (await this.#ask({ type: "request", method, args })) as ReturnType<Methods[M]>;
+  }
+
+  listen(listener: (event: WalletEvent | undefined) => void): void {
+    this.#listener = listener;
+    for (const event of this.#early.splice(0)) listener(event);
+  }
+
+  async close(): Promise<void> {
+    if (this.#ended) return;
+    await this.#ask({ type: "close" });
+    this.#fail(new QuorateError("closed", "the wallet has been closed"));
+    this.#worker.terminate();
+  }
+}
+
+/** Wallets whose engine runs in a worker. Storages of your own cannot be used here. */
+export class Wallet extends OpenWallet {
+  /** See `Wallet.create` of `quorate`. */
+  static async create(options: CreateOptions, worker: WorkerOptions = {}): Promise<Wallet> {
+    return new Wallet(await WorkerBackend.open({ mode: "create", options }, worker));
+  }
+
+  /** See `Wallet.open` of `quorate`. */
+  static async open(options: OpenOptions = {}, worker: WorkerOptions = {}): Promise<Wallet> {
+    return new Wallet(await WorkerBackend.open({ mode: "open", options }, worker));
+  }
+
+  /** See `Wallet.watch` of `quorate`. */
+  static async watch(options: WatchOptions, worker: WorkerOptions = {}): Promise<Wallet> {
+    return new Wallet(await WorkerBackend.open({ mode: "watch", options }, worker));
+  }
+}
+
+export type { CreateOptions, OpenOptions, StorageOptions, WatchOptions };

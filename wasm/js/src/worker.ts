@@ -1,0 +1,42 @@
+// The engine in a web worker: a self-contained file, started by worker-client.ts.
+import { openLocal, type Backend, type Methods, type Opening } from "./backend.js";
+import { QuorateError } from "./errors.js";
+import { init } from "./init.js";
+import type { WasmSource } from "./wasm.js";
+
+/** From the page. */
+export type ToWorker =
+  | { readonly id: number; readonly type: "open"; readonly opening: Opening; readonly wasm: string | WebAssembly.Module | ArrayBuffer }
+  | { readonly id: number; readonly type: "request"; readonly method: keyof Methods; readonly args: unknown[] }
+  | { readonly id: number; readonly type: "close" };
+
+/** To the page. */
+export type FromWorker =
+  | { readonly id: number; readonly value: unknown }
+  | { readonly id: number; readonly error: ReturnType<QuorateError["toJSON"]> }
+  | { readonly event: unknown };
+
+let backend: Backend | undefined;
+
+async function handle(message: ToWorker): Promise<unknown> {
+  switch (message.type) {
+    case "open":
+      await init(message.wasm as WasmSource);
+      backend = await openLocal(message.opening);
+      backend.listen((event) => postMessage({ event } satisfies FromWorker));
+      return backend.account;
+    case "request":
+      if (backend === undefined) throw new QuorateError("closed", "no wallet is open");
+      return (backend.request as (method: keyof Methods, ...args: unknown[]) => Promise<unknown>)(message.method, ...message.args);
+    case "close":
+      await backend?.close();
+      return undefined;
+  }
+}
+
+addEventListener("message", ({ data }: MessageEvent<ToWorker>) => {
+  handle(data).then(
+    (value) => postMessage({ id: data.id, value } satisfies FromWorker),
+    (error: unknown) => postMessage({ id: data.id, error: QuorateError.from(error).toJSON() } satisfies FromWorker),
+  );
+});

@@ -11,10 +11,11 @@ const common = {
   legalComments: "none",
   conditions: ["browser"],
   logLevel: "warning",
-  alias: { "#platform": `./${source}/platform/web.ts` },
 };
 
-await build({ ...common, entryPoints: [`${source}/worker.ts`], outfile: "wasm/js/dist/worker.js" });
+const platform = (name) => ({ "#platform": `./${source}/platform/${name}.ts` });
+
+await build({ ...common, alias: platform("worker-file"), entryPoints: [`${source}/worker.ts`], outfile: "wasm/js/dist/worker.js" });
 
 const engine = {
   name: "engine",
@@ -26,4 +27,4 @@ const engine = {
     }));
   },
 };
-await build({ ...common, entryPoints: [`${source}/inline.ts`], outfile: "wasm/js/dist/inline.js", plugins: [engine] });
+await build({ ...common, alias: platform("inline-file"), entryPoints: [`${source}/inline.ts`], outfile: "wasm/js/dist/inline.js", plugins: [engine] });

@@ -67,6 +67,12 @@ enum Command {
         /// Address of the chain's JSON-RPC; a free port by default
         #[arg(long)]
         rpc: Option<SocketAddr>,
+        /// Serve the pages in this directory to browsers, with a faucet
+        #[arg(long)]
+        pages: Option<PathBuf>,
+        /// Address of the pages; a free port by default
+        #[arg(long)]
+        web: Option<SocketAddr>,
     },
     /// Serve the embedded chain over JSON-RPC, for nodes in other processes
     Chain {
@@ -274,8 +280,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Share(ShareCommand::Repair { directory, dry_run }) => {
             epoch_commands::repair(&directory, dry_run).await
         }
-        Command::Devnet { nodes, data_dir, once, json, bridge, rpc } => {
-            demo::run(demo::Options { nodes, data_dir, once, json, bridge, rpc }).await
+        Command::Devnet { nodes, data_dir, once, json, bridge, rpc, pages, web } => {
+            demo::run(demo::Options { nodes, data_dir, once, json, bridge, rpc, pages, web }).await
         }
         Command::Chain { listen, data_dir } => {
             let chain = match data_dir {

@@ -4,6 +4,10 @@
 //! endpoint, and the wallets speak to the bridge over a WebSocket.
 
 mod timeline;
+mod treasury;
+mod web;
+
+pub use treasury::Treasury;
 
 use crate::{
     chain::{Chain, Devnet},
@@ -12,7 +16,7 @@ use crate::{
     run::Node,
 };
 use anyhow::{Context as _, Result};
-use bitcoin::{Address, Amount, Network, ScriptBuf};
+use bitcoin::{Amount, Network};
 use quorate::{
     Federation, FederationDocument,
     account::AccountPolicy,
@@ -29,8 +33,6 @@ use std::{
 use timeline::Timeline;
 use tokio::{net::TcpListener, time::timeout};
 
-/// Blocks until the first reward is mature, and one more.
-const FIRST_BLOCKS: u32 = 101;
 /// What wallet A is given.
 const FUNDING: Amount = Amount::from_sat(100_000_000);
 /// What wallet B is paid.
@@ -53,6 +55,10 @@ pub struct Options {
     pub bridge: Option<SocketAddr>,
     /// Address of the chain's JSON-RPC; a free port if absent.
     pub rpc: Option<SocketAddr>,
+    /// Directory of the pages to serve to browsers; none are served if absent.
+    pub pages: Option<PathBuf>,
+    /// Address of the pages; a free port if absent.
+    pub web: Option<SocketAddr>,
 }
 
 /// A federation that is running in this process.
@@ -70,7 +76,8 @@ pub struct Devnetwork {
     pub directory: PathBuf,
     /// Where the chain's JSON-RPC listens.
     pub rpc: SocketAddr,
-    miner: ScriptBuf,
+    /// Money to play with.
+    pub treasury: Treasury,
 }
 
 impl Devnetwork {
@@ -113,65 +120,8 @@ impl Devnetwork {
         let mut config = BridgeConfig::read(&home.join("bridge").join("bridge.toml"))?;
         config.listen = bridge;
         let bridge = RunningBridge::start(&home.join("bridge"), config).await?;
-        // A bare OP_TRUE is nobody's and can be spent by anybody: right for the rewards of a play chain.
-        let miner = ScriptBuf::new_p2wsh(&any_one_can_spend().wscript_hash());
-        Ok(Self { chain, nodes: running, bridge, federation, directory: directory.to_owned(), rpc, miner })
-    }
-
-    /// Mines blocks.
-    ///
-    /// # Errors
-    /// The chain cannot be written.
-    pub fn mine(&self, count: u32) -> Result<()> {
-        self.chain.mine(count, &self.miner)?;
-        Ok(())
-    }
-
-    /// Sends money from a mature reward to an address, and mines a block with it.
-    ///
-    /// # Errors
-    /// There is no mature reward left.
-    pub fn fund(&self, address: &Address, amount: Amount) -> Result<()> {
-        let needed = FIRST_BLOCKS.saturating_sub(self.chain.height());
-        self.mine(needed)?;
-        self.spend_reward(address, amount)?;
-        self.mine(1)
-    }
-
-    fn spend_reward(&self, address: &Address, amount: Amount) -> Result<()> {
-        use bitcoin::{
-            OutPoint, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime, transaction::Version,
-        };
-        const FEE: Amount = Amount::from_sat(1_000);
-        let mempool = self.chain.mempool();
-        let mature = usize::try_from(self.chain.height().saturating_sub(99))?;
-        for block in self.chain.blocks().iter().take(mature) {
-            let Some(reward) = block.txdata.first() else { continue };
-            let outpoint = OutPoint { txid: reward.compute_txid(), vout: 0 };
-            let Some(output) = reward.output.first() else { continue };
-            let Some(change) = output.value.checked_sub(amount + FEE) else { continue };
-            let transaction = Transaction {
-                version: Version::TWO,
-                lock_time: LockTime::ZERO,
-                input: vec![TxIn {
-                    previous_output: outpoint,
-                    script_sig: ScriptBuf::new(),
-                    sequence: Sequence::MAX,
-                    witness: Witness::from_slice(&[any_one_can_spend().as_bytes()]),
-                }],
-                output: vec![
-                    TxOut { value: amount, script_pubkey: address.script_pubkey() },
-                    TxOut { value: change, script_pubkey: self.miner.clone() },
-                ],
-            };
-            if output.script_pubkey == self.miner
-                && !mempool.contains(&transaction.compute_txid())
-                && self.chain.submit(transaction).is_ok()
-            {
-                return Ok(());
-            }
-        }
-        anyhow::bail!("no mature reward of {amount} is left; mine more blocks")
+        let treasury = Treasury::new(chain.clone());
+        Ok(Self { chain, nodes: running, bridge, federation, directory: directory.to_owned(), rpc, treasury })
     }
 
     /// The bridge's WebSocket address.
@@ -217,10 +167,6 @@ impl Devnetwork {
     }
 }
 
-fn any_one_can_spend() -> ScriptBuf {
-    ScriptBuf::from_bytes(vec![bitcoin::opcodes::OP_TRUE.to_u8()])
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -257,7 +203,18 @@ pub async fn run(options: Options) -> Result<()> {
         network.shut_down().await?;
         return if timeline.verified { Ok(()) } else { Err(anyhow::anyhow!("the payment was not verified")) };
     }
-    print_connection(&network);
+    let pages = match &options.pages {
+        Some(pages) => {
+            let description = web::Description {
+                bridge: network.url(),
+                federation: network.federation.id().to_string(),
+                network: network.federation.network(),
+            };
+            Some(web::serve(options.web.unwrap_or(free), pages, description, network.treasury.clone()).await?)
+        }
+        None => None,
+    };
+    print_connection(&network, pages);
     stay(&network).await?;
     progress("stopping …");
     network.shut_down().await
@@ -268,7 +225,7 @@ async fn pay_once(network: &Devnetwork, progress: &impl Fn(&str)) -> Result<Time
     let (payee, _) = network.wallet().await?;
     let address = payer.next_address().await?;
     progress(&format!("wallet A is given {FUNDING} at {address}"));
-    network.fund(&address, FUNDING)?;
+    network.treasury.fund(&address, FUNDING)?;
     network.wait_spendable(&payer, FUNDING).await?;
     let to = payee.next_address().await?;
     progress(&format!("wallet A pays {PAYMENT} to wallet B at {to}"));
@@ -289,8 +246,14 @@ fn print_timeline(timeline: &Timeline, json: bool) -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn print_connection(network: &Devnetwork) {
+fn print_connection(network: &Devnetwork, pages: Option<SocketAddr>) {
     let bridge = network.bridge.address();
+    if let Some(pages) = pages {
+        println!("Open in a browser:");
+        println!("  wallet       http://{pages}/            (another one: http://{pages}/?wallet=bob)");
+        println!("  checkout     http://{pages}/checkout.html");
+        println!();
+    }
     println!("Connect a wallet or a plain WebSocket client:");
     println!("  bridge       ws://{bridge}   (subprotocol {})", quorate::wire::limits::PROTOCOL);
     println!("  federation   http://{bridge}/federation   id {}", network.federation.id());
@@ -310,7 +273,7 @@ async fn stay(network: &Devnetwork) -> Result<()> {
         tokio::select! {
             _ = blocks.tick() => {
                 if !network.chain.mempool().is_empty() {
-                    network.mine(1)?;
+                    network.treasury.mine(1)?;
                 }
             }
             _ = terminate.recv() => return Ok(()),

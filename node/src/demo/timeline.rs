@@ -76,7 +76,7 @@ impl Timeline {
                     Event::ServerMisbehaved { what } => anyhow::bail!("wallet B was sent something invalid: {what}"),
                     _other => {}
                 },
-                () = network.in_mempool(txid), if verified && !mined => network.mine(1)?,
+                () = network.in_mempool(txid), if verified && !mined => network.treasury.mine(1)?,
             }
         }
         let quorum = network.federation.quorum();

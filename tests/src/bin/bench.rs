@@ -278,7 +278,7 @@ async fn plain(bench: &mut Bench<'_>, network: &Devnetwork) -> Result<()> {
     let mut notify = Vec::new();
     for _ in 0..SEQUENTIAL {
         let started = Instant::now();
-        network.mine(1)?;
+        network.treasury.mine(1)?;
         ask(&mut socket, Value::Null, "Tip").await?;
         notify.push(ms(started));
     }

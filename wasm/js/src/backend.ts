@@ -1,8 +1,9 @@
 import { Engine, Federation, fetchFederation } from "./glue/quorate.js";
 import { QuorateError, call } from "./errors.js";
 import { init } from "./init.js";
-import { defaultStorage, socketFactory } from "#platform";
-import { MemoryStorage, type StateChange, type StateStore, type WalletStorage } from "./storage.js";
+import { socketFactory } from "#platform";
+import type { StateChange, StateStore } from "./storage.js";
+import { nameOf, storageOf, type StorageOptions } from "./stored.js";
 import type { AccountInfo, Balance, Block, Checkpoint, Coin, HistoryEntry, PaymentRequest, Receipt, WalletEvent } from "./types.js";
 import { Vault, type Unlock } from "./vault.js";
 
@@ -41,23 +42,6 @@ export interface Backend {
 export interface ConnectionOptions {
   /** Address of a bridge, `wss://` or `ws://`; several are tried in turn. */
   readonly bridge: string | readonly string[];
-}
-
-/** Where a wallet is kept, and under which lock. */
-export interface StorageOptions {
-  /** Name of the wallet in its storage. @defaultValue `"default"` */
-  readonly name?: string;
-  /**
-   * Where it is kept: IndexedDB in browsers and files in Node if absent, `"memory"` for a wallet that is gone with the page, or a storage of your own
-   * (not in a worker).
-   */
-  readonly storage?: "memory" | WalletStorage;
-  /** Directory of the files, in Node. @defaultValue `~/.quorate` */
-  readonly directory?: string;
-  /** Unlocks the wallet. Either this or `key`, unless the wallet is in memory. */
-  readonly password?: string;
-  /** Unlocks the wallet: 32 or more secret bytes, from a passkey or a keystore. */
-  readonly key?: Uint8Array;
 }
 
 /** How to make a wallet. */
@@ -108,19 +92,6 @@ interface Config {
 }
 
 const CONFIG = "config";
-const memory = /* @__PURE__ */ new MemoryStorage();
-
-/** The storage that options ask for. */
-export function storageOf(options: StorageOptions): WalletStorage {
-  if (options.storage === "memory") return memory;
-  return options.storage ?? defaultStorage(options.directory);
-}
-
-/** The name that options ask for. */
-export function nameOf(options: StorageOptions): string {
-  return options.name ?? "default";
-}
-
 /** Asks a bridge which federation it serves. The answer is only as good as the bridge: compare the id with one from a source that you trust. */
 export async function federationDocument(bridge: string | readonly string[]): Promise<string> {
   await init();

@@ -12,11 +12,12 @@
  *
  * @packageDocumentation
  */
-import { nameOf, openLocal, storageOf, type CreateOptions, type OpenOptions, type StorageOptions, type WatchOptions } from "./backend.js";
-import { Vault } from "./vault.js";
+import { openLocal, type CreateOptions, type OpenOptions, type WatchOptions } from "./backend.js";
+import { erase, isStored, type StorageOptions } from "./stored.js";
 import { OpenWallet } from "./wallet.js";
 
-export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type StorageOptions, type WatchOptions } from "./backend.js";
+export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type WatchOptions } from "./backend.js";
+export type { StorageOptions } from "./stored.js";
 export { QuorateError, type ErrorDetails } from "./errors.js";
 export { FrostGroup, FrostParty, frostAggregate, type FrostCommitments, type FrostRound } from "./frost.js";
 export { init } from "./init.js";
@@ -63,16 +64,11 @@ export class Wallet extends OpenWallet {
 
   /** Whether a wallet of this name is stored here. */
   static async exists(options: StorageOptions = {}): Promise<boolean> {
-    const store = await storageOf(options).open(nameOf(options));
-    try {
-      return await Vault.exists(store);
-    } finally {
-      await store.close();
-    }
+    return isStored(options);
   }
 
   /** Erases a stored wallet. Without its words the money is gone. */
   static async erase(options: StorageOptions = {}): Promise<void> {
-    await storageOf(options).erase(nameOf(options));
+    await erase(options);
   }
 }

@@ -9,8 +9,9 @@
  *
  * @packageDocumentation
  */
-import type { Backend, CreateOptions, Methods, OpenOptions, Opening, StorageOptions, WatchOptions } from "./backend.js";
+import type { Backend, CreateOptions, Methods, OpenOptions, Opening, WatchOptions } from "./backend.js";
 import { QuorateError } from "./errors.js";
+import { erase, isStored, type StorageOptions } from "./stored.js";
 import type { AccountInfo, WalletEvent } from "./types.js";
 import { OpenWallet } from "./wallet.js";
 import type { FromWorker, ToWorker } from "./worker.js";
@@ -123,6 +124,16 @@ export class Wallet extends OpenWallet {
   /** See `Wallet.watch` of `quorate`. */
   static async watch(options: WatchOptions, worker: WorkerOptions = {}): Promise<Wallet> {
     return new Wallet(await WorkerBackend.open({ mode: "watch", options }, worker));
+  }
+
+  /** See `Wallet.exists` of `quorate`. */
+  static exists(options: StorageOptions = {}): Promise<boolean> {
+    return isStored(options);
+  }
+
+  /** See `Wallet.erase` of `quorate`. */
+  static erase(options: StorageOptions = {}): Promise<void> {
+    return erase(options);
   }
 }
 

@@ -3,7 +3,7 @@ import type { WasmSource } from "../wasm.js";
 import engine from "../quorate.wasm";
 import verifier from "../verify.wasm";
 
-export { defaultStorage, socketFactory } from "./web.js";
+export { defaultStorage, socketFactory } from "./browser.js";
 
 /** The engine, compiled by the bundler. */
 export function wasmSource(): WasmSource {

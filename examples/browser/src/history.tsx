@@ -1,0 +1,35 @@
+import type { HistoryEntry } from "quorate";
+import { sats } from "./ui.js";
+
+/** What people want to know of a payment: is it over, and how surely. */
+function standing({ payment, finality, confirmations }: HistoryEntry): { text: string; tone: string } {
+  if (confirmations > 0) return { text: `${confirmations} confirmation${confirmations > 1 ? "s" : ""}`, tone: "good" };
+  if (finality === "enforced") return { text: "final", tone: "good" };
+  if (finality === "attested") return { text: "attested", tone: "wait" };
+  if (payment?.state === "voting") return { text: `votes ${payment.votes}/${payment.quorum}`, tone: "wait" };
+  if (payment) return { text: payment.state, tone: "wait" };
+  return { text: "not sent", tone: "bad" };
+}
+
+export function History({ entries }: { entries: readonly HistoryEntry[] | undefined }) {
+  if (!entries?.length) return <p className="card soft">Nothing yet. What you pay and receive appears here.</p>;
+  return (
+    <section className="card" aria-label="History">
+      <ul className="history">
+        {entries.toReversed().map((entry) => {
+          const { text, tone } = standing(entry);
+          const net = entry.received - entry.spent;
+          const when = entry.blockTime ? new Date(entry.blockTime * 1000).toLocaleString() : "just now";
+          return (
+            <li key={entry.txid} data-txid={entry.txid}>
+              <span>{net < 0n ? "Sent" : "Received"}</span>
+              <span className={`amount ${net < 0n ? "" : "in"}`}>{net < 0n ? "−" : "+"}{sats(net < 0n ? -net : net)}</span>
+              <span className="hint">{when} · <span className="mono" title={entry.txid}>{entry.txid.slice(0, 8)}…</span></span>
+              <span><span className={`pill ${tone}`}>{text}</span></span>
+            </li>
+          );
+        })}
+      </ul>
+    </section>
+  );
+}

@@ -1,0 +1,30 @@
+import { useEffect, useState } from "react";
+import type { OpenWallet } from "quorate/worker";
+import { Copy, Field, Problem, Qr, btc, parseSats, sats, useAction } from "./ui.js";
+
+export function Receive({ wallet }: { wallet: OpenWallet }) {
+  const [address, setAddress] = useState<string>();
+  const [amount, setAmount] = useState("");
+  const [received, setReceived] = useState<bigint>();
+  const { error, run } = useAction();
+  const next = () => run(async () => setAddress(await wallet.nextAddress()));
+  useEffect(next, [wallet]);
+  useEffect(() => wallet.on("received", ({ amount }) => setReceived(amount)), [wallet]);
+  const wanted = parseSats(amount);
+  const uri = address && `bitcoin:${address}${wanted ? `?amount=${btc(wanted)}` : ""}`;
+  return (
+    <section className="card" aria-label="Receive">
+      {received !== undefined && <p role="status" className="pill good">{sats(received)} received, final</p>}
+      {uri && <Qr text={uri} label={`QR code for ${uri}`} />}
+      <p className="mono" data-testid="address">{address}</p>
+      <Field label="Amount (optional)" hint="In satoshis.">
+        {(id) => <input id={id} inputMode="numeric" value={amount} onChange={(event) => setAmount(event.target.value)} />}
+      </Field>
+      <Problem error={error} />
+      <div className="row">
+        {address && <Copy text={wanted && uri ? uri : address} label={wanted ? "Copy link" : "Copy address"} />}
+        <button type="button" className="quiet" onClick={next}>New address</button>
+      </div>
+    </section>
+  );
+}

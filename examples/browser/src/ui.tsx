@@ -1,0 +1,97 @@
+import { useEffect, useId, useState, type ReactNode } from "react";
+import { renderSVG } from "uqr";
+
+const SAT_PER_BTC = 100_000_000n;
+
+/** Satoshis as people read them. */
+export function sats(amount: bigint): string {
+  return `${amount.toLocaleString("en-US").replaceAll(",", "\u202f")} sat`;
+}
+
+/** Satoshis as BTC for a BIP21 URI. */
+export function btc(amount: bigint): string {
+  return `${amount / SAT_PER_BTC}.${String(amount % SAT_PER_BTC).padStart(8, "0")}`.replace(/\.?0+$/, "");
+}
+
+/** Reads a whole number of satoshis. */
+export function parseSats(text: string): bigint | undefined {
+  const digits = text.replace(/[\s_,.\u202f]/g, "");
+  return /^\d{1,16}$/.test(digits) && BigInt(digits) > 0n ? BigInt(digits) : undefined;
+}
+
+/** What went wrong, in words. */
+export function words(error: unknown): string {
+  const text = error instanceof Error ? error.message : String(error);
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+
+export function Qr({ text, label }: { text: string; label: string }) {
+  const svg = renderSVG(text, { border: 2, whiteColor: "#ffffff", blackColor: "#10201c" });
+  return <div className="qr" role="img" aria-label={label} dangerouslySetInnerHTML={{ __html: svg }} />;
+}
+
+export function Copy({ text, label }: { text: string; label: string }) {
+  const [copied, setCopied] = useState(false);
+  useEffect(() => {
+    if (!copied) return undefined;
+    const timer = setTimeout(() => setCopied(false), 1500);
+    return () => clearTimeout(timer);
+  }, [copied]);
+  const copy = () => void navigator.clipboard.writeText(text).then(() => setCopied(true));
+  return (
+    <button type="button" className="quiet" onClick={copy}>
+      {copied ? "Copied" : label}
+    </button>
+  );
+}
+
+export function Field({ label, hint, children }: { label: string; hint?: string; children: (id: string) => ReactNode }) {
+  const id = useId();
+  return (
+    <div className="field">
+      <label htmlFor={id}>{label}</label>
+      {children(id)}
+      {hint && <p className="hint">{hint}</p>}
+    </div>
+  );
+}
+
+export function Problem({ error }: { error: unknown }) {
+  return error === undefined ? null : (
+    <p className="problem" role="alert">
+      {words(error)}
+    </p>
+  );
+}
+
+/** Runs something that takes time, one at a time, and keeps its error. */
+export function useAction(): { busy: boolean; error: unknown; run: (action: () => Promise<void>) => void } {
+  const [busy, setBusy] = useState(false);
+  const [error, setError] = useState<unknown>();
+  const run = (action: () => Promise<void>) => {
+    setBusy(true);
+    setError(undefined);
+    action()
+      .catch(setError)
+      .finally(() => setBusy(false));
+  };
+  return { busy, error, run };
+}
+
+export function Shell({ title, aside, children }: { title: string; aside?: ReactNode; children: ReactNode }) {
+  return (
+    <div className="shell">
+      <header>
+        <span className="brand">
+          <svg viewBox="0 0 16 16" aria-hidden="true">
+            <circle cx="8" cy="8" r="7" />
+            <path d="M4.5 8.2l2.4 2.4 4.6-5" />
+          </svg>
+          {title}
+        </span>
+        {aside}
+      </header>
+      <main>{children}</main>
+    </div>
+  );
+}

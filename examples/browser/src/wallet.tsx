@@ -1,0 +1,77 @@
+import { StrictMode, useEffect, useState } from "react";
+import { createRoot } from "react-dom/client";
+import { useBalance, useConnection, useHistory } from "quorate/react";
+import { Wallet } from "quorate/worker";
+import { findDevnet, fund, type Devnet } from "./devnet.js";
+import { History } from "./history.js";
+import { Receive } from "./receive.js";
+import { Send } from "./send.js";
+import { Settings } from "./settings.js";
+import { Open } from "./open.js";
+import "./style.css";
+import { Problem, Shell, sats, useAction } from "./ui.js";
+
+const GIFT = 1_000_000n;
+const TABS = ["Home", "Receive", "Send", "Settings"] as const;
+
+function App() {
+  const [devnet, setDevnet] = useState<Devnet | null>();
+  const [wallet, setWallet] = useState<Wallet>();
+  useEffect(() => void findDevnet().then((found) => setDevnet(found ?? null)), []);
+  if (devnet === undefined) return <Shell title="Quorate">{null}</Shell>;
+  if (wallet === undefined) return <Open devnet={devnet} onOpen={setWallet} />;
+  const lock = () => {
+    setWallet(undefined);
+    void wallet.close();
+  };
+  return <Main wallet={wallet} devnet={devnet} lock={lock} />;
+}
+
+function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null; lock: () => void }) {
+  const [tab, setTab] = useState<(typeof TABS)[number]>("Home");
+  const connection = useConnection(wallet);
+  const balance = useBalance(wallet);
+  const history = useHistory(wallet);
+  const tone = { ready: "good", connected: "wait", connecting: "wait", offline: "bad" }[connection];
+  return (
+    <Shell title="Quorate wallet" aside={<span className={`pill ${tone}`} role="status">{connection}</span>}>
+      <section className="card" aria-label="Balance">
+        <div>
+          <p className="balance" data-testid="balance">{balance ? sats(balance.spendable) : "…"}</p>
+          <p className="soft">
+            {balance && balance.incoming > 0n && <>{sats(balance.incoming)} incoming · </>}
+            {balance && balance.locked > 0n && <>{sats(balance.locked)} being paid · </>}
+            ready to spend
+          </p>
+        </div>
+        {devnet && <Gift wallet={wallet} />}
+      </section>
+      <nav aria-label="Sections">
+        {TABS.map((name) => (
+          <button key={name} type="button" aria-current={name === tab ? "page" : undefined} onClick={() => setTab(name)}>
+            {name}
+          </button>
+        ))}
+      </nav>
+      {tab === "Home" && <History entries={history} />}
+      {tab === "Receive" && <Receive wallet={wallet} />}
+      {tab === "Send" && <Send wallet={wallet} ready={connection === "ready"} />}
+      {tab === "Settings" && <Settings wallet={wallet} lock={lock} />}
+    </Shell>
+  );
+}
+
+function Gift({ wallet }: { wallet: Wallet }) {
+  const { busy, error, run } = useAction();
+  return (
+    <div>
+      <button type="button" className="quiet" disabled={busy} onClick={() => run(async () => fund(await wallet.nextAddress(), GIFT))}>
+        Get {sats(GIFT)} to play with
+      </button>
+      <Problem error={error} />
+    </div>
+  );
+}
+
+const root = document.getElementById("root");
+if (root) createRoot(root).render(<StrictMode><App /></StrictMode>);

@@ -102,9 +102,10 @@ impl Drop for Socket {
         self.socket.set_onopen(None);
         self.socket.set_onmessage(None);
         self.socket.set_onclose(None);
-        // Closing a socket that is still connecting is an error event in some runtimes; nobody listens any more.
-        let ignore = js_sys::Function::new_no_args("");
-        self.socket.set_onerror(Some(&ignore));
+        // To close a socket that is still connecting is an error, which some runtimes throw unless somebody listens.
+        let ignore = (self.socket.ready_state() == web_sys::WebSocket::CONNECTING)
+            .then(|| Closure::once_into_js(|| {}).unchecked_into::<js_sys::Function>());
+        self.socket.set_onerror(ignore.as_ref());
         let _already_closed = self.socket.close();
     }
 }

@@ -1,0 +1,97 @@
+// A devnet with its pages, and a browser to look at them.
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+
+const target = process.env.CARGO_TARGET_DIR ?? "target";
+export const NODE = process.env.QUORATE_NODE ?? join(target, "debug", "test-node");
+/** Screenshots are kept here. */
+export const SHOTS = "target/screenshots";
+/** Longest wait for anything; conditions end waits much earlier. */
+export const PATIENCE_MS = 30_000;
+
+/** A free TCP port, at this moment. */
+export function freePort() {
+  return new Promise((resolve, reject) => {
+    const server = createServer().once("error", reject);
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+/** Starts a devnet and gives its addresses. */
+export async function startDevnet({ nodes = 4, pages = "examples/browser/dist", bridge, directory } = {}) {
+  const bridgeAt = bridge ?? `127.0.0.1:${await freePort()}`;
+  const options = ["devnet", "--nodes", String(nodes), "--bridge", bridgeAt, "--pages", pages];
+  if (directory) options.push("--data-dir", directory);
+  const child = spawn(NODE, options, { stdio: ["ignore", "pipe", "inherit"] });
+  const text = await new Promise((resolve, reject) => {
+    let seen = "";
+    child.once("error", reject);
+    child.once("exit", (code) => reject(new Error(`the devnet ended with ${code}: ${seen}`)));
+    child.stdout.setEncoding("utf8").on("data", (chunk) => {
+      seen += chunk;
+      if (seen.includes("Stop with Ctrl-C")) resolve(seen);
+    });
+  });
+  const find = (pattern) => text.match(pattern)?.[1] ?? "";
+  return {
+    site: find(/wallet +(http:\S+?)\/ /),
+    bridge: find(/bridge +(ws:\S+)/),
+    federation: find(/id ([0-9a-f]{64})/),
+    stop: () =>
+      new Promise((resolve) => {
+        child.removeAllListeners("exit");
+        child.once("exit", resolve);
+        child.kill("SIGTERM");
+      }),
+  };
+}
+
+/** Starts Debian's Chromium with an empty profile. */
+export async function startBrowser() {
+  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+  if (!existsSync(executablePath)) throw new Error(`${executablePath} is missing: install chromium, or name it in CHROMIUM`);
+  mkdirSync(SHOTS, { recursive: true });
+  const profile = mkdtempSync(join(tmpdir(), "quorate-browser-"));
+  const context = await chromium.launchPersistentContext(profile, {
+    executablePath,
+    headless: true,
+    viewport: { width: 900, height: 900 },
+    args: [
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
+  });
+  context.setDefaultTimeout(PATIENCE_MS);
+  return {
+    context,
+    stop: async () => {
+      await context.close();
+      rmSync(profile, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A page whose uncaught errors fail the test. */
+export async function openPage(context, url, problems) {
+  const page = await context.newPage();
+  page.on("pageerror", (error) => problems.push(`${url}: ${error.message}`));
+  page.on("console", (message) => message.type() === "error" && problems.push(`${url}: ${message.text()}`));
+  await page.goto(url);
+  return page;
+}
+
+export async function shot(page, name) {
+  await page.screenshot({ path: join(SHOTS, `${name}.png`), fullPage: true });
+}

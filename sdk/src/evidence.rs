@@ -327,6 +327,29 @@ mod tests {
     }
 
     #[test]
+    fn two_promises_convict_only_who_signed_both() {
+        let world = testing::federation(4);
+        let pair = |first: SignedPromise, second: SignedPromise| {
+            Evidence::TwoPromises { first, second }.verify(&world.federation)
+        };
+        let other = || promise(&world, 2, 1, Some(target(1, &[(0, 1)])));
+        let forged = |one: SignedPromise| SignedPromise { signature: other().signature, ..one };
+        assert_eq!(pair(promise(&world, 2, 1, None), other()), Ok(NodeId(2)));
+        assert_eq!(pair(forged(promise(&world, 2, 1, None)), other()), Err(EvidenceError::Signature));
+        assert_eq!(pair(other(), forged(promise(&world, 2, 1, None))), Err(EvidenceError::Signature));
+        assert_eq!(pair(promise(&world, 3, 1, None), other()), Err(EvidenceError::Signature));
+        let consistent = Err(EvidenceError::Consistent { node: NodeId(2) });
+        assert_eq!(pair(other(), other()), consistent);
+        assert_eq!(pair(promise(&world, 2, 2, None), other()), consistent);
+    }
+
+    #[test]
+    fn every_kind_has_the_name_that_operators_see() {
+        let names = EvidenceKind::ALL.map(|kind| kind.to_string());
+        assert_eq!(names, ["two_approvals", "two_promises", "commit_against_promise", "bad_share"]);
+    }
+
+    #[test]
     fn a_bad_share_convicts_and_a_good_or_foreign_one_does_not() {
         let world = testing::federation(4);
         let (record, good) = world.signing_record(NodeId(2));

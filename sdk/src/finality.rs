@@ -190,3 +190,88 @@ pub enum FinalityError {
     #[error(transparent)]
     Spend(#[from] ProposalError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{NodeId, account::Keychain, testing, vote::sign_commit};
+    use bitcoin::{Amount, Witness};
+
+    fn final_payment(world: &testing::World) -> FinalityProof {
+        let proposal = world.proposal();
+        let checked = proposal.check(&world.federation, &world.account).expect("valid");
+        let signatures = world.sign(&checked.plan, |node| node.0 <= 3).expect("a quorum");
+        let mut transaction = checked.transaction;
+        for (input, signature) in transaction.input.iter_mut().zip(signatures) {
+            input.witness = Witness::from_slice(&[signature.serialize()]);
+        }
+        let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
+        let spent = checked.spent.into_iter().map(|output| SpentOutput { output, position });
+        FinalityProof::Enforced {
+            transaction,
+            spent: spent.collect(),
+            account: Box::new(world.certificate()),
+        }
+    }
+
+    fn check(world: &testing::World, proof: &FinalityProof) -> Result<(), FinalityError> {
+        proof.verify(&world.federation, &mut VerifiedAccounts::new())
+    }
+
+    #[test]
+    fn a_payment_of_a_joint_account_is_final_by_its_witness_and_by_nothing_less() {
+        let world = testing::federation(4);
+        let proof = final_payment(&world);
+        assert_eq!(check(&world, &proof), Ok(()));
+        let spent = world.proposal().psbt.unsigned_tx.input[0].previous_output;
+        assert_eq!(proof.outpoints().collect::<Vec<_>>(), [spent]);
+
+        type Change = fn(&mut Transaction, &mut Vec<SpentOutput>, &mut AccountCertificate);
+        let changed = |change: Change| {
+            let FinalityProof::Enforced { mut transaction, mut spent, mut account } = proof.clone() else {
+                panic!("enforced")
+            };
+            change(&mut transaction, &mut spent, &mut account);
+            check(&world, &FinalityProof::Enforced { transaction, spent, account })
+        };
+        let witness = Err(FinalityError::Witness { index: 0 });
+        assert_eq!(changed(|transaction, _, _| transaction.output[0].value -= Amount::from_sat(1)), witness);
+        assert_eq!(changed(|transaction, _, _| transaction.input[0].witness = Witness::new()), witness);
+        assert_eq!(changed(|transaction, _, _| transaction.input[0].witness.push([0])), witness);
+        assert_eq!(changed(|_, spent, _| spent[0].output.value += Amount::from_sat(1)), witness);
+        let script = Err(FinalityError::Script { index: 0 });
+        assert_eq!(changed(|_, spent, _| spent[0].position.index = 1), script);
+        assert_eq!(changed(|_, spent, _| spent.clear()), Err(FinalityError::Inputs));
+        assert_eq!(changed(|_, spent, _| spent.push(spent[0].clone())), Err(FinalityError::Inputs));
+        let nothing = changed(|transaction, spent, _| {
+            transaction.input.clear();
+            spent.clear();
+        });
+        assert_eq!(nothing, Err(FinalityError::Inputs));
+        let uncertified = changed(|_, _, account| account.acceptances.retain(|node, _| node.0 < 3));
+        assert!(matches!(uncertified, Err(FinalityError::Account(_))), "{uncertified:?}");
+    }
+
+    #[test]
+    fn a_transaction_of_sole_custody_is_attested_by_a_quorum_in_its_rounds() {
+        let world = testing::federation(4);
+        let transaction = world.proposal().psbt.unsigned_tx;
+        let rounds = vec![Round(7)];
+        let target =
+            VoteTarget::new(transaction.compute_txid(), [(transaction.input[0].previous_output, rounds[0])]);
+        let commits = (1..).map(NodeId).zip(&world.keys);
+        let commits: BTreeMap<_, _> = commits
+            .map(|(node, key)| (node, sign_commit(world.federation.context(), key, &target)))
+            .take(3)
+            .collect();
+        let proof = |rounds: Vec<Round>, commits: &BTreeMap<NodeId, schnorr::Signature>| {
+            let (transaction, commits) = (transaction.clone(), commits.clone());
+            check(&world, &FinalityProof::Attested { transaction, rounds, commits })
+        };
+        assert_eq!(proof(rounds.clone(), &commits), Ok(()));
+        assert_eq!(proof(Vec::new(), &commits), Err(FinalityError::Inputs));
+        assert!(matches!(proof(vec![Round(8)], &commits), Err(FinalityError::Certificate(_))));
+        let two = commits.into_iter().take(2).collect();
+        assert!(matches!(proof(rounds, &two), Err(FinalityError::Certificate(_))));
+    }
+}

@@ -92,6 +92,15 @@ mod tests {
     use crate::testing;
 
     #[test]
+    fn a_head_counts_its_records_and_depends_on_each_and_on_their_order() {
+        let head = |records: &[&[u8]]| records.iter().fold(LogHead::default(), |head, one| head.extend(one));
+        assert_eq!(head(&[b"a", b"b"]).sequence, 2);
+        assert_eq!(head(&[b"a", b"b"]), head(&[b"a", b"b"]));
+        assert_ne!(head(&[b"a", b"b"]).hash, head(&[b"b", b"a"]).hash);
+        assert_ne!(head(&[b"ab"]).hash, head(&[b"a", b"b"]).hash);
+    }
+
+    #[test]
     fn a_head_of_a_run_that_began_before_a_known_one_does_not_follow_it() {
         let world = testing::federation(4);
         let head = |sequence| LogHead { sequence, hash: [1; 32] };
@@ -107,5 +116,7 @@ mod tests {
         assert!(signed(10, 10, 2).follows(&known), "it started where it was");
         assert!(signed(30, 12, 2).follows(&known), "it went on unheard");
         assert!(!signed(30, 9, 2).follows(&known), "it was set back and has overtaken its own past");
+        let other = LogHead { sequence: 10, hash: [2; 32] };
+        assert!(!SignedHead { start: other, boot: 2, ..known }.follows(&known), "it began from another past");
     }
 }

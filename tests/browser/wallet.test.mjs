@@ -121,7 +121,7 @@ test("a payment goes on when the page is closed in the middle, and words restore
   await again.getByLabel("Password", { exact: true }).fill(PASSWORD);
   await again.getByLabel("Password again").fill(PASSWORD);
   await again.getByRole("button", { name: "Restore" }).click();
-  await balance(again, /^599 /);
+  await balance(again, /^599\s/);
   await again.close();
   await other.close();
 });

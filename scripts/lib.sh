@@ -63,3 +63,8 @@ setup_node() {
     cp package-lock.json node_modules/.quorate-lock
   fi
 }
+
+# Chromium for the browser tests; another one may be named in CHROMIUM.
+need_browser() {
+  [ -n "${CHROMIUM:-}" ] || [ -x /usr/bin/chromium ] || need_packages chromium
+}

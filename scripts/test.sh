@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# npm test: sets up what is missing, then format, lints, docs, unit, property and system tests, simulation, model,
-# and the wasm32 check.
+# npm test: sets up what is missing, then format, lints, docs, unit, property and system tests, simulation, model, and the npm package in Node and in a
+# browser.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 setup_native
 say "format"
@@ -23,7 +23,13 @@ say "examples in the documentation"
 cargo test --workspace --locked --doc -q
 say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps -q
-say "the SDK on wasm32"
-bash scripts/setup-wasm.sh
-.tools/bin/cargo-wasm check --locked -p quorate
+say "the npm package"
+bash scripts/build-npm.sh
+say "the browser wallet"
+npx --no-install tsc -p examples/browser
+npm run --silent build -w quorate-browser-wallet
+need_browser
+say "tests of the npm package, and of the wallet in a browser"
+export QUORATE_NODE=$CARGO_TARGET_DIR/debug/test-node
+node --test --test-concurrency=1 tests/npm/*.test.mjs tests/browser/*.test.mjs
 say "all passed"

@@ -244,6 +244,9 @@ impl Session {
     /// # Errors
     /// Nothing has been sent and nothing is reserved.
     pub fn send_psbt(&mut self, now: Now, psbt: Psbt) -> Result<Txid, WalletError> {
+        if self.wallet.is_watch_only() {
+            return Err(WalletError::WatchOnly);
+        }
         if self.wallet.certificate().is_none() {
             return Err(WalletError::NotCertified);
         }

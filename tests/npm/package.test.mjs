@@ -1,0 +1,184 @@
+// The package as it is published: its files, its size, and what it does in Node on a real federation.
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { brotliCompressSync, constants } from "node:zlib";
+import * as btc from "@scure/btc-signer";
+import { QuorateError, Wallet, federationDocument } from "quorate";
+import * as verify from "quorate/verify";
+import { startDevnet } from "../browser/support.mjs";
+
+const PACKAGE = "wasm/js";
+/** What the modules may weigh, brotli, in bytes; `npm run bench` has the figures. Raise it knowingly. */
+const BUDGET = JSON.parse(readFileSync("wasm/js/size-budget.json", "utf8"));
+const REGTEST = { bech32: "bcrt", pubKeyHash: 0x6f, scriptHash: 0xc4, wif: 0xef };
+
+let directory, devnet;
+
+before(async () => {
+  directory = mkdtempSync(join(tmpdir(), "quorate-npm-"));
+  devnet = await startDevnet();
+});
+after(async () => {
+  await devnet?.stop();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+async function fund(address, amount) {
+  const body = JSON.stringify({ address, amount });
+  const answer = await fetch(`${devnet.site}/devnet/fund`, { method: "POST", headers: { "content-type": "application/json" }, body });
+  assert.equal(answer.status, 204);
+}
+
+async function spendable(wallet, amount) {
+  const enough = async () => (await wallet.balance()).spendable >= amount;
+  const events = wallet.events({ signal: AbortSignal.timeout(30_000) });
+  while (!(await enough())) assert.ok(!(await events.next()).done, "the money does not arrive");
+  await events.return();
+}
+
+const coded = (code) => (error) => error instanceof QuorateError && error instanceof Error && error.code === code;
+
+test("the package holds what it should and nothing else", () => {
+  const [{ files }] = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: PACKAGE, encoding: "utf8" }));
+  const names = files.map(({ path }) => path).filter((path) => !/^dist\/[\w/-]+\.(js|d\.ts)$/.test(path));
+  assert.deepEqual(names.sort(), ["README.md", "dist/quorate.wasm", "dist/verify.wasm", "package.json"]);
+  const { exports } = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8"));
+  for (const entry of Object.values(exports)) {
+    for (const file of typeof entry === "string" ? [entry] : Object.values(entry)) readFileSync(join(PACKAGE, file));
+  }
+});
+
+test("the modules need nothing but their bindings, and stay within their size", () => {
+  for (const name of ["quorate", "verify"]) {
+    const bytes = readFileSync(join(PACKAGE, "dist", `${name}.wasm`));
+    const imports = WebAssembly.Module.imports(new WebAssembly.Module(bytes)).map(({ module }) => module);
+    assert.deepEqual([...new Set(imports)], [`./${name}_bg.js`]);
+    const size = brotliCompressSync(bytes, { params: { [constants.BROTLI_PARAM_QUALITY]: 11, [constants.BROTLI_PARAM_LGWIN]: 24 } }).length;
+    assert.ok(size <= BUDGET[name] * 1.05, `${name}.wasm is ${size} bytes with brotli, its budget is ${BUDGET[name]} and 5 %`);
+  }
+});
+
+test("no file of the package logs, evaluates text or has a global effect", () => {
+  const read = (folder) =>
+    readdirSync(folder, { withFileTypes: true }).flatMap((entry) =>
+      entry.isDirectory() ? read(join(folder, entry.name)) : entry.name.endsWith(".js") ? [join(folder, entry.name)] : [],
+    );
+  for (const file of read(join(PACKAGE, "dist"))) {
+    const text = readFileSync(file, "utf8").replace(/\/\*[^]*?\*\//g, "");
+    assert.doesNotMatch(text, /\beval\(|new Function\(/, file);
+    if (!file.includes("glue") && !/worker\.js|inline\.js/.test(file)) assert.doesNotMatch(text, /console\./, file);
+  }
+});
+
+test("two wallets in Node: pay, verify, close in between, open again", { timeout: 120_000 }, async () => {
+  const connection = { bridge: devnet.bridge, federation: devnet.federation };
+  const options = { ...connection, directory, name: "alice", password: "pass" };
+  let alice = await Wallet.create(options);
+  await assert.rejects(Wallet.create(options), coded("wallet_in_use"));
+  await assert.rejects(Wallet.create({ ...connection, directory, name: "x" }), coded("password_required"));
+  await assert.rejects(Wallet.create({ ...options, name: "y", words: "abandon abandon" }), coded("invalid_words"));
+  await assert.rejects(Wallet.create({ ...options, name: "z", federation: "00".repeat(32) }), coded("invalid_federation"));
+  const bob = await Wallet.create({ ...connection, storage: "memory", name: "bob" });
+  await Promise.all([alice.ready(), bob.ready()]);
+  await alice.synced();
+  const own = await alice.nextAddress();
+  await fund(own, 500_000);
+  await spendable(alice, 500_000n);
+
+  const to = await bob.nextAddress();
+  const psbt = btc.Transaction.fromPSBT(Buffer.from(await alice.createPsbt({ to, amount: 120_000n }), "base64"));
+  assert.equal(psbt.inputsLength, 1);
+  assert.equal(psbt.getInput(0).witnessUtxo?.amount, 500_000n);
+
+  const arriving = bob.paymentTo(to, { amount: 120_000n, signal: AbortSignal.timeout(30_000) });
+  const states = [];
+  alice.on("payment", ({ state }) => states.push(state));
+  const receipt = await alice.pay({ to, amount: 120_000n });
+  assert.equal(receipt.finality, "enforced");
+  const arrived = await arriving;
+  assert.equal(arrived.amount, 120_000n);
+  assert.equal(arrived.transactions[0]?.txid, receipt.txid);
+  assert.ok(["submitted", "approved", "final"].every((state) => states.includes(state)), states.join());
+
+  // An independent implementation reads the same from the proof, and so does the small verifier.
+  await verify.init();
+  const federation = new verify.Federation(await federationDocument(devnet.bridge), devnet.federation);
+  assert.equal(federation.info.quorum, 3);
+  const verified = federation.verifyProof(receipt.proof);
+  const transaction = btc.Transaction.fromRaw(Buffer.from(verified.transaction, "hex"));
+  assert.equal(transaction.id, receipt.txid);
+  assert.equal(verified.txid, receipt.txid);
+  const output = verified.outputs.find(({ address }) => address === to);
+  assert.equal(output?.value, 120_000n);
+  const theirs = Array.from({ length: transaction.outputsLength }, (_, vout) => transaction.getOutputAddress(vout, REGTEST));
+  assert.deepEqual(verified.outputs.map(({ address }) => address), theirs);
+  const forged = JSON.parse(receipt.proof);
+  forged.spent[0].output.value += 1;
+  assert.throws(() => federation.verifyProof(JSON.stringify(forged)), (error) => error.code === "invalid_proof");
+
+  // Errors say what is missing, with the figures.
+  await assert.rejects(alice.pay({ to, amount: 10_000_000n }), (error) => coded("insufficient_funds")(error) && error.details.spendableSat < 500_000);
+  await assert.rejects(alice.pay({ to: "hello", amount: 1n }), coded("invalid_address"));
+  await assert.rejects(alice.pay({ to, amount: 1n }), coded("dust"));
+  await assert.rejects(alice.pay({ to }), coded("amount_missing"));
+
+  const before = [await alice.balance(), await alice.history()];
+  const words = await alice.revealWords({ password: "pass" });
+  await assert.rejects(alice.revealWords({ password: "wrong" }), coded("wrong_password"));
+  await alice.changeUnlock({ password: "pass" }, { password: "another" });
+  const waiting = assert.rejects(alice.paymentTo(own, { amount: 10_000_000n }), coded("closed"));
+  await alice.close();
+  await waiting;
+  await assert.rejects(alice.balance(), coded("closed"));
+  await assert.rejects(Wallet.open({ directory, name: "alice", password: "pass" }), coded("wrong_password"));
+  await assert.rejects(Wallet.open({ directory, name: "nobody", password: "pass" }), coded("wallet_missing"));
+  assert.equal(await Wallet.exists({ directory, name: "alice" }), true);
+
+  // Without its bridge a wallet still shows what it knew.
+  alice = await Wallet.open({ directory, name: "alice", password: "another", bridge: "ws://127.0.0.1:9" });
+  assert.deepEqual((await alice.balance()).spendable, before[0].spendable);
+  assert.deepEqual((await alice.history()).map(({ txid }) => txid), before[1].map(({ txid }) => txid));
+  assert.equal(await alice.proof(receipt.txid), receipt.proof);
+  await alice.close();
+
+  const stored = readFileSync(join(directory, "alice.wallet"), "latin1");
+  const decoded = [...stored.matchAll(/"([A-Za-z0-9+/=]{40,})"/g)].map(([, text]) => Buffer.from(text ?? "", "base64").toString("latin1")).join();
+  for (const secret of [words, words.split(" ").slice(0, 2).join(" "), own, receipt.txid]) {
+    assert.ok(!stored.includes(secret) && !decoded.includes(secret), "stored in the clear");
+  }
+
+  // A crash in the middle of a write costs that write and nothing else.
+  const path = join(directory, "alice.wallet");
+  writeFileSync(path, Buffer.concat([readFileSync(path), Buffer.from([0, 0, 1, 0, 1, 2, 3])]));
+  const again = await Wallet.open({ directory, name: "alice", password: "another" });
+  await again.ready();
+  assert.equal(await again.revealWords({ password: "another" }), words);
+
+  const watching = await Wallet.watch({ ...connection, record: again.account.record });
+  await spendable(watching, 1n);
+  assert.equal(watching.account.descriptor, again.account.descriptor);
+  await assert.rejects(watching.pay({ to, amount: 1_000n }), coded("watch_only"));
+  for (const wallet of [again, watching, bob]) await wallet.close();
+});
+
+test("calls that overlap do not disturb each other", { timeout: 60_000 }, async () => {
+  const wallet = await Wallet.create({ bridge: devnet.bridge, federation: devnet.federation, storage: "memory", name: "busy" });
+  const calls = Array.from({ length: 200 }, (_, index) => [
+    wallet.balance(),
+    wallet.nextAddress(),
+    wallet.history(),
+    wallet.pay({ to: "hello", amount: BigInt(index) }).catch((error) => error.code),
+  ]).flat();
+  const results = await Promise.all(calls);
+  const addresses = results.filter((_, index) => index % 4 === 1);
+  assert.equal(new Set(addresses).size, 200, "every address is given out once");
+  const events = wallet.events();
+  const pair = Promise.all([events.next(), events.next()]);
+  await wallet.nextAddress();
+  await wallet.close();
+  assert.ok((await pair).length === 2);
+});

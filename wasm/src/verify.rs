@@ -9,7 +9,6 @@ use quorate::{
     FederationDocument, FederationId,
     account::AccountCertificate,
     chain::{Checkpoint, HeaderChain},
-    evidence::Evidence,
     finality::{FinalityProof, VerifiedAccounts},
     wire::RawTransactionProof,
 };
@@ -68,6 +67,7 @@ struct FinalView {
     outputs: Vec<OutputView>,
 }
 
+#[cfg(feature = "wallet")]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AccusationView {
@@ -132,10 +132,16 @@ impl Federation {
         Ok(to_js(&AccountView { id: account.id().to_string(), descriptor: account.descriptor() }))
     }
 
+}
+
+// Evidence holds whole signing sessions; a page that checks payments has no use for them, and they double the module.
+#[cfg(feature = "wallet")]
+#[wasm_bindgen]
+impl Federation {
     /// Checks that a node cheated.
     #[wasm_bindgen(js_name = verifyEvidence)]
     pub fn verify_evidence(&self, evidence: &str) -> Result<JsValue, JsValue> {
-        let evidence: Evidence = from_json("evidence", evidence)?;
+        let evidence: quorate::evidence::Evidence = from_json("evidence", evidence)?;
         let node = evidence.verify(&self.inner).map_err(|error| Failure::new("invalid_evidence", error))?;
         Ok(to_js(&AccusationView { node: node.0, kind: evidence.kind().to_string() }))
     }

@@ -23,7 +23,7 @@ export { FrostGroup, FrostParty, frostAggregate, type FrostCommitments, type Fro
 export { init } from "./init.js";
 export { createPasskey, passkeyKey } from "./passkey.js";
 export { MemoryStorage, type StateChange, type StateStore, type WalletStorage } from "./storage.js";
-export { checkWords, generateWords, parseDestination } from "./tools.js";
+export { checkWords, generateWords, parseDestination, verifyEvidence } from "./tools.js";
 export type * from "./types.js";
 export type { Unlock } from "./vault.js";
 export { OpenWallet, type IncomingPayment } from "./wallet.js";

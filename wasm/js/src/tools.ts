@@ -32,3 +32,21 @@ export function checkWords(words: string): string {
 export function parseDestination(text: string, network: Network): Destination {
   return callNow(() => glue.parseDestination(text, network) as Destination);
 }
+
+/**
+ * Checks evidence (JSON, from a node's `/api/v1/evidence`) that a node cheated. Call `init` first.
+ *
+ * @param document - The federation's document as JSON.
+ * @param id - The federation's id that you pin.
+ * @throws {@link QuorateError} `invalid_evidence`: the node is not to blame.
+ */
+export function verifyEvidence(document: string, id: string, evidence: string): { readonly node: number; readonly kind: string } {
+  return callNow(() => {
+    const federation = new glue.Federation(document, id);
+    try {
+      return federation.verifyEvidence(evidence) as { node: number; kind: string };
+    } finally {
+      federation.free();
+    }
+  });
+}

@@ -1,5 +1,5 @@
 /**
- * What a page can check that trusts nobody but the federation whose id it pins: finality proofs, accounts, evidence of cheating, blocks. A small
+ * What a page can check that trusts nobody but the federation whose id it pins: finality proofs, accounts, blocks. A small
  * module of its own, without keys or sockets.
  *
  * @packageDocumentation
@@ -89,11 +89,6 @@ export class Federation implements Disposable {
   /** Checks an account's certificate (JSON). @throws {@link QuorateError} `invalid_account`. */
   verifyAccount(certificate: string): { readonly id: string; readonly descriptor: string } {
     return callNow(() => this.#inner.verifyAccount(certificate) as { id: string; descriptor: string });
-  }
-
-  /** Checks evidence (JSON) that a node cheated. @throws {@link QuorateError} `invalid_evidence`: the node is not to blame. */
-  verifyEvidence(evidence: string): { readonly node: number; readonly kind: string } {
-    return callNow(() => this.#inner.verifyEvidence(evidence) as { node: number; kind: string });
   }
 
   [Symbol.dispose](): void {

@@ -26,7 +26,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 /// Time for one answer of a peer; also bounds how long a dead connection is kept.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -169,7 +169,14 @@ pub(crate) struct Peers {
 struct Link {
     address: SocketAddr,
     tls_key: [u8; 32],
-    connection: Mutex<Option<quinn::Connection>>,
+    state: Mutex<LinkState>,
+}
+
+#[derive(Debug, Default)]
+struct LinkState {
+    connection: Option<quinn::Connection>,
+    /// When the last attempt to connect failed.
+    failed_at: Option<Instant>,
 }
 
 impl Peers {
@@ -182,7 +189,7 @@ impl Peers {
     ) -> Self {
         let link = |member: &Member| {
             let address = *addresses.get(&member.id)?;
-            let link = Link { address, tls_key: member.tls_key, connection: Mutex::new(None) };
+            let link = Link { address, tls_key: member.tls_key, state: Mutex::default() };
             Some((member.id, link))
         };
         let others = members.iter().filter(|member| member.id != me);
@@ -216,9 +223,9 @@ impl Peers {
     ) -> Result<PeerReply> {
         let answered = tokio::time::timeout(REQUEST_TIMEOUT, exchange(connection, request)).await;
         if answered.is_err() {
-            let mut cached = link.connection.lock().await;
-            if cached.as_ref().is_some_and(|cached| cached.stable_id() == connection.stable_id()) {
-                *cached = None;
+            let mut state = link.state.lock().await;
+            if state.connection.as_ref().is_some_and(|cached| cached.stable_id() == connection.stable_id()) {
+                state.connection = None;
             }
         }
         answered.unwrap_or_else(|_| Err(anyhow::anyhow!("node {to} did not answer in {REQUEST_TIMEOUT:?}")))
@@ -226,18 +233,25 @@ impl Peers {
 
     /// A connection, and whether it was made just now.
     async fn connection(&self, to: NodeId, link: &Link) -> Result<(quinn::Connection, bool)> {
-        let mut cached = link.connection.lock().await;
-        if let Some(connection) = cached.as_ref().filter(|connection| connection.close_reason().is_none()) {
-            return Ok((connection.clone(), false));
+        let asked_at = Instant::now();
+        let mut state = link.state.lock().await;
+        if let Some(open) = state.connection.as_ref().filter(|open| open.close_reason().is_none()) {
+            return Ok((open.clone(), false));
+        }
+        // Who waited while another attempt failed need not make the same one: requests to a dead node would queue up.
+        if state.failed_at.is_some_and(|failed_at| failed_at >= asked_at) {
+            anyhow::bail!("node {to} cannot be reached at {}", link.address);
         }
         let connecting = self.endpoint.connect(link.address, &server_name(to))?;
-        let connection = tokio::time::timeout(REQUEST_TIMEOUT, connecting).await??;
+        let connected = tokio::time::timeout(REQUEST_TIMEOUT, connecting).await;
+        state.failed_at = (!matches!(connected, Ok(Ok(_)))).then(Instant::now);
+        let connection = connected??;
         let shown = certificate_of(&connection).as_ref().and_then(tls_key);
         if shown != Some(link.tls_key) {
             connection.close(1_u8.into(), b"not the member that was called");
             anyhow::bail!("what answers as node {to} at {} is not the member that was called", link.address);
         }
-        *cached = Some(connection.clone());
+        state.connection = Some(connection.clone());
         Ok((connection, true))
     }
 }

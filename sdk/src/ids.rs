@@ -195,6 +195,11 @@ hex_bytes! {
     SignatureShare, 32
 }
 
+/// For people: `1, 2, 3`.
+pub(crate) fn listed<T: fmt::Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

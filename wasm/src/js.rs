@@ -16,6 +16,7 @@ pub(crate) fn to_js(value: &impl Serialize) -> JsValue {
 }
 
 /// Reads an argument.
+#[cfg(feature = "wallet")]
 pub(crate) fn from_js<T: DeserializeOwned>(name: &str, value: JsValue) -> Result<T, Failure> {
     serde_wasm_bindgen::from_value(value).map_err(|error| Failure::argument(name, error))
 }

@@ -23,6 +23,14 @@ mod secrets;
 mod store;
 mod verify;
 
+#[cfg(feature = "wallet")]
+pub use engine::{Engine, fetch_federation};
+#[cfg(feature = "wallet")]
+pub use frost::{FrostGroup, FrostNonces, FrostPackage, FrostParty};
+#[cfg(feature = "wallet")]
+pub use secrets::{argon2id, check_words, generate_words, parse_destination};
+pub use verify::{Federation, Headers};
+
 use wasm_bindgen::prelude::wasm_bindgen;
 
 /// Version of the SDK.

@@ -131,7 +131,6 @@ impl Federation {
             certificate.verify(&self.inner).map_err(|error| Failure::new("invalid_account", error))?;
         Ok(to_js(&AccountView { id: account.id().to_string(), descriptor: account.descriptor() }))
     }
-
 }
 
 // Evidence holds whole signing sessions; a page that checks payments has no use for them, and they double the module.

@@ -187,7 +187,7 @@ pub fn aggregate_trial(
 
 /// The trial signature failed: these nodes hold a share that does not fit the certified key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the trial signature failed; bad shares from nodes {culprits:?}")]
+#[error("the trial signature failed; bad shares from nodes {}", crate::ids::listed(culprits))]
 pub struct TrialError {
     /// The nodes.
     pub culprits: Vec<NodeId>,

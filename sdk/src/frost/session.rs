@@ -9,6 +9,7 @@ use crate::{
     AccountId, Federation, NodeId, NonceCommitment, PackageDigest, SignatureShare,
     account::AccountRecord,
     digest::{IdentityKey, Purpose, Writer, verify},
+    ids::listed,
     proposal::SpendPlan,
     vote::VoteTarget,
 };
@@ -16,7 +17,7 @@ use bitcoin::secp256k1::{self, schnorr};
 use frost_secp256k1_tr::{self as tr, keys::Tweak as _};
 use k256::{ProjectivePoint, Scalar};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 /// A node's nonce commitments for one transaction, one per input, signed end to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -429,6 +430,15 @@ pub enum Culprit {
     Node(NodeId),
 }
 
+impl fmt::Display for Culprit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wallet => f.write_str("the wallet"),
+            Self::Node(node) => write!(f, "node {node}"),
+        }
+    }
+}
+
 /// Why a signing package cannot be built, or no share be made for it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -469,7 +479,7 @@ impl From<secp256k1::Error> for SigningError {
 #[non_exhaustive]
 pub enum AggregateError {
     /// Shares that are missing or not valid; start the next session without these parties.
-    #[error("signature shares of {culprits:?} are not valid")]
+    #[error("signature shares of {} are not valid", listed(culprits))]
     Shares {
         /// Whose.
         culprits: Vec<Culprit>,

@@ -6,6 +6,7 @@ use crate::{
     chain::HeaderError,
     finality::FinalityProof,
     frost::NodeCommitments,
+    ids::listed,
     proposal::Proposal,
     release::ReleaseCertificate,
     standard::{FEE_RATE_MAX, FEE_RATE_MIN},
@@ -241,7 +242,7 @@ impl Session {
                 if evidence.iter().any(|one| one.verify(federation).is_err()) {
                     return self.misbehaved(&"an accusation that proves nothing");
                 }
-                let message = format!("nodes {culprits:?} cheated and could not be worked around");
+                let message = format!("nodes {} cheated and could not be worked around", listed(&culprits));
                 return self.end(now, txid, &[], PaymentState::Failed { message, retry: true });
             }
             // The wallet says `Approved` itself when it has checked the certificate, and `Confirmed` by its own chain.

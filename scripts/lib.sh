@@ -67,4 +67,5 @@ setup_node() {
 # Chromium for the browser tests; another one may be named in CHROMIUM.
 need_browser() {
   [ -n "${CHROMIUM:-}" ] || [ -x /usr/bin/chromium ] || need_packages chromium
+  [ -n "${CHROMEDRIVER:-}" ] || [ -x /usr/bin/chromedriver ] || need_packages chromium-driver
 }

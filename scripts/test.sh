@@ -25,10 +25,13 @@ say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps -q
 say "the npm package"
 bash scripts/build-npm.sh
+need_browser
+say "bindings, in Node and in a browser"
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$PWD/.tools/bin/wasm-bindgen-test-runner CHROMEDRIVER="${CHROMEDRIVER:-/usr/bin/chromedriver}"
+.tools/bin/cargo-wasm test --locked -q -p quorate-wasm
 say "the browser wallet"
 npx --no-install tsc -p examples/browser
 npm run --silent build -w quorate-browser-wallet
-need_browser
 say "tests of the npm package, and of the wallet in a browser"
 export QUORATE_NODE=$CARGO_TARGET_DIR/debug/test-node
 node --test --test-concurrency=1 tests/npm/*.test.mjs tests/browser/*.test.mjs

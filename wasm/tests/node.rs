@@ -1,0 +1,5 @@
+//! In Node.
+
+#![cfg(target_arch = "wasm32")]
+
+mod common;

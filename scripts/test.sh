@@ -28,7 +28,7 @@ bash scripts/build-npm.sh
 need_browser
 say "bindings, in Node and in a browser"
 export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$PWD/.tools/bin/wasm-bindgen-test-runner CHROMEDRIVER="${CHROMEDRIVER:-/usr/bin/chromedriver}"
-.tools/bin/cargo-wasm test --locked -q -p quorate-wasm
+.tools/bin/cargo-wasm test --locked -p quorate-wasm
 say "the browser wallet"
 npx --no-install tsc -p examples/browser
 npm run --silent build -w quorate-browser-wallet

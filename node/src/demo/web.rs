@@ -12,7 +12,7 @@ use bitcoin::{Address, Amount, Network, address::NetworkUnchecked};
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::Path};
 use tokio::net::TcpListener;
-use tower_http::{services::ServeDir, set_header::SetResponseHeaderLayer};
+use tower_http::{cors::CorsLayer, services::ServeDir, set_header::SetResponseHeaderLayer};
 
 /// Most that one request is given: half of a reward.
 const GIFT_MAX: Amount = Amount::from_sat(25 * 100_000_000);
@@ -61,6 +61,8 @@ pub(super) async fn serve(
         .route("/devnet/fund", post(give))
         .route("/devnet/mine", post(mine))
         .with_state(Site { description, treasury })
+        // Play money is for pages of other servers too, such as the one of a developer.
+        .layer(CorsLayer::permissive())
         .fallback_service(ServeDir::new(pages))
         .layer(SetResponseHeaderLayer::overriding(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY))
         .layer(SetResponseHeaderLayer::overriding(

@@ -52,6 +52,18 @@ test("the package holds what it should and nothing else", () => {
   }
 });
 
+test("publint and attw find nothing wrong", () => {
+  execFileSync("npx", ["--no-install", "publint", "--strict", PACKAGE], { stdio: ["ignore", "ignore", "inherit"] });
+  // The two modules are files, not code: they have no types.
+  const files = ["--exclude-entrypoints", "quorate.wasm", "verify.wasm"];
+  execFileSync("npx", ["--no-install", "attw", "--pack", PACKAGE, "--profile", "esm-only", ...files], { stdio: ["ignore", "ignore", "inherit"] });
+});
+
+test("CommonJS can require it", () => {
+  const code = "const { init, generateWords } = require('quorate'); init().then(() => process.stdout.write(String(generateWords().split(' ').length)))";
+  assert.equal(execFileSync(process.execPath, ["-e", code], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }), "12");
+});
+
 test("the modules need nothing but their bindings, and stay within their size", () => {
   for (const name of ["quorate", "verify"]) {
     const bytes = readFileSync(join(PACKAGE, "dist", `${name}.wasm`));

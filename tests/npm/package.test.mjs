@@ -1,7 +1,7 @@
 // The package as it is published: its files, its size, and what it does in Node on a real federation.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -62,6 +62,18 @@ test("publint and attw find nothing wrong", () => {
 test("CommonJS can require it", () => {
   const code = "const { init, generateWords } = require('quorate'); init().then(() => process.stdout.write(String(generateWords().split(' ').length)))";
   assert.equal(execFileSync(process.execPath, ["-e", code], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }), "12");
+});
+
+test("the inline file has everything inside", async () => {
+  const alone = join(directory, "alone.mjs");
+  copyFileSync(join(PACKAGE, "dist/inline.js"), alone);
+  const inline = await import(alone);
+  await inline.init();
+  assert.equal(inline.generateWords().split(" ").length, 12);
+  const wallet = await inline.Wallet.create({ bridge: devnet.bridge, federation: devnet.federation, storage: "memory" }).catch((error) => error.code);
+  // A browser's file: in a runtime without sockets of its own it says that it cannot connect.
+  if (typeof WebSocket === "undefined") assert.equal(wallet, "bridge_unreachable");
+  else await wallet.close();
 });
 
 test("the modules need nothing but their bindings, and stay within their size", () => {

@@ -192,7 +192,7 @@ pub(crate) enum EventView {
         tip: BlockView,
     },
     Lagged {
-        missed: u64,
+        missed: u32,
     },
     Refused {
         error: WireError,
@@ -223,7 +223,7 @@ impl From<Event> for EventView {
                 Self::Confirmed { txid: txid.to_string(), block: block.into() }
             }
             Event::Tip { tip } => Self::Tip { tip: tip.into() },
-            Event::Lagged { missed } => Self::Lagged { missed },
+            Event::Lagged { missed } => Self::Lagged { missed: u32::try_from(missed).unwrap_or(u32::MAX) },
             Event::Refused { error } => Self::Refused { error },
             Event::ServerMisbehaved { what } => Self::ServerMisbehaved { what },
             _ => Self::Unknown,

@@ -105,11 +105,23 @@ impl Engine {
         promise(async move { Ok(to_js(&client?.inspect(look).await?)) })
     }
 
-    /// Ends the wallet. Calls that wait end with the code `closed`.
-    pub fn close(&self) {
-        if let Ok(mut client) = self.client.try_borrow_mut() {
-            client.take();
-        }
+    /// Ends the wallet and waits until nothing of it runs. Calls that wait end with the code `closed`.
+    pub fn close(&self) -> Promise {
+        let client = self.client.try_borrow_mut().ok().and_then(|mut client| client.take());
+        promise(async move {
+            if let Some(client) = client {
+                client.close().await;
+            }
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// The federation's document as JSON, of the latest epoch that the wallet knows.
+    pub fn federation(&self) -> Promise {
+        self.ask(|session| {
+            let document = session.wallet().federation().document();
+            serde_json::to_string(document).expect("own types are written without fail")
+        })
     }
 
     /// Calls `listener(event)` for everything that happens from now on, and `listener()` at the end.

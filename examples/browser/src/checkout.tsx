@@ -68,6 +68,8 @@ function Charge({ wallet, onSale }: { wallet: Wallet; onSale: (sale: Sale) => vo
   const submit = (event: FormEvent) => {
     event.preventDefault();
     run(async () => {
+      // Addresses that were used before are known only then.
+      await wallet.synced();
       if (amount !== undefined) onSale({ amount, address: await wallet.nextAddress() });
     });
   };
@@ -83,14 +85,15 @@ function Charge({ wallet, onSale }: { wallet: Wallet; onSale: (sale: Sale) => vo
   );
 }
 
-async function check(wallet: Wallet, payment: IncomingPayment): Promise<Checked | undefined> {
-  const proof = payment.transactions.find((one) => one.proof)?.proof;
+async function check(wallet: Wallet, payment: IncomingPayment, amount: bigint): Promise<Checked | undefined> {
+  const [{ proof } = { proof: undefined }] = payment.transactions;
   if (proof === undefined) return undefined;
   const federation = new Federation(await wallet.federationDocument(), wallet.account.federation);
   try {
     const from = performance.now();
     const transaction = federation.verifyProof(proof);
-    return { transaction, proof, tookMs: performance.now() - from };
+    const paid = transaction.outputs.filter(({ address }) => address === payment.address).reduce((sum, { value }) => sum + value, 0n);
+    return paid >= amount ? { transaction, proof, tookMs: performance.now() - from } : undefined;
   } finally {
     federation[Symbol.dispose]();
   }
@@ -105,7 +108,7 @@ function Payment({ wallet, sale, onNext }: { wallet: Wallet; sale: Sale; onNext:
     wallet
       .paymentTo(sale.address, { amount: sale.amount, signal: stop.signal })
       .then(async (payment) => {
-        setChecked(await check(wallet, payment));
+        setChecked(await check(wallet, payment, sale.amount));
         setPaid(payment);
       })
       .catch((thrown: unknown) => stop.signal.aborted || setError(thrown));
@@ -137,7 +140,7 @@ function Paid({ wallet, paid, checked, onNext }: { wallet: Wallet; paid: Incomin
       <div className="card done" role="status">
         <svg className="mark" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="7" /><path d="M4.5 8.2l2.4 2.4 4.6-5" /></svg>
         <h1>{sats(paid.amount)} paid</h1>
-        {checked && <p>Final, verified in this browser in {checked.tookMs.toFixed(1)} ms.</p>}
+        {checked ? <p>Final, verified in this browser in {checked.tookMs.toFixed(1)} ms.</p> : <p>Paid by more than one transaction, each verified by the till's wallet.</p>}
         <p className="soft" data-testid="confirmations">
           {confirmations === 0 ? "Not in a block yet; it need not be." : `${confirmations} confirmation${confirmations > 1 ? "s" : ""}`}
         </p>

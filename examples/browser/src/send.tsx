@@ -41,7 +41,7 @@ export function Send({ wallet, ready }: { wallet: OpenWallet; ready: boolean }) 
     event.preventDefault();
     setStarted(performance.now());
     setTook(undefined);
-    void send(asked ? { to } : { to, amount: wanted });
+    void send(asked === undefined ? { to, amount: wanted } : { to });
   };
   const again = () => {
     reset();
@@ -83,7 +83,7 @@ export function Send({ wallet, ready }: { wallet: OpenWallet; ready: boolean }) 
         </Field>
       )}
       <Problem error={error} />
-      <button disabled={!ready || to.trim() === "" || wanted === undefined}>{wanted ? `Pay ${sats(wanted)}` : "Pay"}</button>
+      <button disabled={!ready || to.trim() === "" || !wanted}>{wanted ? `Pay ${sats(wanted)}` : "Pay"}</button>
       {!ready && <p className="hint">Waiting for the federation…</p>}
     </form>
   );

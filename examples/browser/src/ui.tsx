@@ -15,8 +15,10 @@ export function btc(amount: bigint): string {
 
 /** Reads a whole number of satoshis. */
 export function parseSats(text: string): bigint | undefined {
-  const digits = text.replace(/[\s_,.\u202f]/g, "");
-  return /^\d{1,16}$/.test(digits) && BigInt(digits) > 0n ? BigInt(digits) : undefined;
+  // Digits, alone or in groups of three; never a decimal point, which would be a hundred million times more than was meant.
+  const grouped = /^\d{1,3}(?:[\s_,\u202f]\d{3})+$|^\d{1,16}$/.test(text.trim());
+  const digits = text.replace(/\D/g, "");
+  return grouped && BigInt(digits) > 0n ? BigInt(digits) : undefined;
 }
 
 /** What went wrong, in words. */

@@ -21,8 +21,7 @@ function App() {
   if (devnet === undefined) return <Shell title="Quorate">{null}</Shell>;
   if (wallet === undefined) return <Open devnet={devnet} onOpen={setWallet} />;
   const lock = () => {
-    setWallet(undefined);
-    void wallet.close();
+    void wallet.close().finally(() => setWallet(undefined));
   };
   return <Main wallet={wallet} devnet={devnet} lock={lock} />;
 }

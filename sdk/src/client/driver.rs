@@ -1,7 +1,7 @@
 //! The driver: does what the session says, and nothing else.
 
 use super::{
-    Connection, MaybeSend, Store, StoreError, Transport, TransportError,
+    Connecting, Connection, MaybeSend, Store, StoreError, Transport, TransportError,
     runtime::{Instant, sleep_until, spawn},
 };
 use crate::{
@@ -16,10 +16,12 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 
 /// Events that a slow reader may lag behind before it is told that it missed some.
 const EVENTS_MAX: usize = 4_096;
+/// A connection that is not open after so long is given up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Calls under way from the application.
 const COMMANDS_MAX: usize = 64;
 
@@ -31,6 +33,9 @@ pub struct Client {
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<Event>,
     failed: Arc<OnceLock<StoreError>>,
+    stop: Arc<Notify>,
+    /// Closed when the driver has ended.
+    ended: watch::Receiver<()>,
 }
 
 /// A payment that is final, with its proof.
@@ -125,31 +130,49 @@ impl Client {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let failed = Arc::new(OnceLock::new());
+        let stop = Arc::new(Notify::new());
+        let (alive, ended) = watch::channel(());
         let driver = Driver {
             session,
             transport: Box::new(transport),
             connection: None,
+            connecting: None,
             store,
             failed: failed.clone(),
+            stop: stop.clone(),
+            _alive: alive,
             events: events.clone(),
             started: Instant::now(),
         };
         spawn(driver.run(receiver));
-        Self { commands, events, failed }
+        Self { commands, events, failed, stop, ended }
     }
 
     /// Everything that happens from now on. A reader that is too slow gets [`Event::Lagged`] instead of what it missed.
     pub fn events(&self) -> impl Stream<Item = Event> + MaybeSend + Unpin + use<> {
-        let receiver = self.events.subscribe();
-        Box::pin(stream::unfold(receiver, |mut receiver| async move {
-            match receiver.recv().await {
-                Ok(event) => Some((event, receiver)),
+        let state = (self.events.subscribe(), self.ended.clone());
+        Box::pin(stream::unfold(state, |(mut receiver, ended)| async move {
+            match next_event(&mut receiver, &ended).await {
+                Ok(event) => Some((event, (receiver, ended))),
                 Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    Some((Event::Lagged { missed }, receiver))
+                    Some((Event::Lagged { missed }, (receiver, ended)))
                 }
                 Err(broadcast::error::RecvError::Closed) => None,
             }
         }))
+    }
+
+    /// Ends the client, whoever else has a clone of it, and waits until nothing of it runs: calls under way give
+    /// [`ClientError::Ended`], and what was to be saved is saved. Payments go on when the wallet is opened again.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate::client::Client) {
+    /// client.close().await;
+    /// # }
+    /// ```
+    pub async fn close(&self) {
+        self.stop.notify_one();
+        gone(self.ended.clone()).await;
     }
 
     /// Waits until the account is certified and payments can be made.
@@ -174,7 +197,7 @@ impl Client {
             if let Some(value) = self.call(move |session, _| check(session)).await? {
                 return Ok(value);
             }
-            if let Err(broadcast::error::RecvError::Closed) = events.recv().await {
+            if let Err(broadcast::error::RecvError::Closed) = next_event(&mut events, &self.ended).await {
                 return Err(self.ended());
             }
         }
@@ -287,7 +310,7 @@ impl Client {
         txid: Txid,
     ) -> Result<Receipt, ClientError> {
         loop {
-            match events.recv().await {
+            match next_event(&mut events, &self.ended).await {
                 Ok(Event::Payment { txid: other, state }) if other == txid => match state {
                     PaymentState::Final { kind, proof } => return Ok(Receipt { txid, kind, proof }),
                     PaymentState::Rejected { rejects, retry } => {
@@ -316,8 +339,11 @@ struct Driver {
     session: Session,
     transport: Box<dyn Transport>,
     connection: Option<Connection>,
+    connecting: Option<(Connecting, Instant)>,
     store: Option<Box<dyn Store>>,
     failed: Arc<OnceLock<StoreError>>,
+    stop: Arc<Notify>,
+    _alive: watch::Sender<()>,
     events: broadcast::Sender<Event>,
     started: Instant,
 }
@@ -331,7 +357,9 @@ impl Driver {
                 return;
             }
             let timeout = self.session.poll_timeout().map(|at| self.started + at);
+            let stop = self.stop.clone();
             tokio::select! {
+                () = stop.notified() => return,
                 command = commands.recv() => match command {
                     Some(command) => command(&mut self.session, self.started.elapsed()),
                     None => return,
@@ -346,6 +374,17 @@ impl Driver {
                         }
                     }
                 }
+                opened = open(&mut self.connecting) => {
+                    self.connecting = None;
+                    let now = self.started.elapsed();
+                    match opened {
+                        Ok(connection) => {
+                            self.connection = Some(connection);
+                            self.session.handle_connected(now);
+                        }
+                        Err(error) => self.session.handle_disconnected(now, &error.0),
+                    }
+                }
                 () = wake_at(timeout) => self.session.handle_timeout(self.started.elapsed()),
             }
         }
@@ -354,13 +393,10 @@ impl Driver {
     async fn drain(&mut self) -> Result<(), StoreError> {
         while let Some(output) = self.session.poll_output() {
             match output {
-                Output::Connect => match self.transport.connect().await {
-                    Ok(connection) => {
-                        self.connection = Some(connection);
-                        self.session.handle_connected(self.started.elapsed());
-                    }
-                    Err(error) => self.session.handle_disconnected(self.started.elapsed(), &error.0),
-                },
+                // Connecting may take its time; calls, timers and the end do not wait for it.
+                Output::Connect => {
+                    self.connecting = Some((self.transport.connect(), Instant::now() + CONNECT_TIMEOUT));
+                }
                 Output::Send(text) => {
                     let sent = match &self.connection {
                         Some(connection) => connection.to_server.send(text).await.is_ok(),
@@ -371,7 +407,7 @@ impl Driver {
                         self.session.handle_disconnected(self.started.elapsed(), "the connection broke");
                     }
                 }
-                Output::Close => self.connection = None,
+                Output::Close => (self.connection, self.connecting) = (None, None),
                 Output::Event(event) => {
                     // Nobody may be listening.
                     let _listeners = self.events.send(event);
@@ -395,6 +431,33 @@ async fn receive(connection: &mut Option<Connection>) -> Result<String, Transpor
         }
         None => std::future::pending().await,
     }
+}
+
+async fn open(connecting: &mut Option<(Connecting, Instant)>) -> Result<Connection, TransportError> {
+    match connecting {
+        Some((connecting, deadline)) => tokio::select! {
+            opened = connecting => opened,
+            () = sleep_until(*deadline) => Err(TransportError::new("the server does not answer")),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// The next event, or that there will be none.
+async fn next_event(
+    events: &mut broadcast::Receiver<Event>,
+    ended: &watch::Receiver<()>,
+) -> Result<Event, broadcast::error::RecvError> {
+    tokio::select! {
+        biased;
+        event = events.recv() => event,
+        () = gone(ended.clone()) => Err(broadcast::error::RecvError::Closed),
+    }
+}
+
+/// Waits until the driver has ended.
+async fn gone(mut ended: watch::Receiver<()>) {
+    while ended.changed().await.is_ok() {}
 }
 
 async fn wake_at(at: Option<Instant>) {

@@ -133,7 +133,13 @@ async function create(options: CreateOptions): Promise<Backend> {
   };
   return withStore(options, async (store) => {
     const vault = await Vault.create(store, unlock, new Map([[CONFIG, new TextEncoder().encode(JSON.stringify(config))]]));
-    return start(config, { words, vault });
+    try {
+      return await start(config, { words, vault });
+    } catch (error) {
+      // Its words were never shown: what cannot be opened must not be left behind.
+      await store.apply(new Map([...(await store.load()).keys()].map((key) => [key, null])));
+      throw error;
+    }
   });
 }
 
@@ -230,6 +236,7 @@ class LocalBackend implements Backend {
       case "tip":
       case "feeRate":
       case "nextAddress":
+      case "federation":
         return this.#engine[method]();
       case "proof":
       case "payPsbt":
@@ -240,8 +247,6 @@ class LocalBackend implements Backend {
       case "send":
       case "pay":
         return this.#engine[method](paymentOf(first as PaymentRequest));
-      case "federation":
-        return this.#federation.document();
       case "revealWords":
         return this.#reveal(first as Unlock | undefined);
       case "changeUnlock":
@@ -267,7 +272,9 @@ class LocalBackend implements Backend {
 
   close(): Promise<void> {
     this.#closing ??= (async () => {
-      this.#engine.close();
+      // Nothing may be saved after the lock is gone, and nobody else may open the wallet while this engine runs.
+      await this.#engine.close();
+      this.#federation.free();
       await this.#vault?.close();
     })();
     return this.#closing;

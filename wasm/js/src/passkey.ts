@@ -53,7 +53,7 @@ export async function passkeyKey(id: Uint8Array): Promise<Uint8Array> {
   );
   const secret = shown.getClientExtensionResults().prf?.results?.first;
   if (secret === undefined) throw unsupported();
-  return secret instanceof ArrayBuffer ? new Uint8Array(secret) : new Uint8Array(secret.buffer);
+  return secret instanceof ArrayBuffer ? new Uint8Array(secret) : new Uint8Array(secret.buffer, secret.byteOffset, secret.byteLength).slice();
 }
 
 async function ask(run: () => Promise<Credential | null>): Promise<PublicKeyCredential> {

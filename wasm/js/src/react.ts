@@ -25,7 +25,15 @@ export function useEvents(wallet: OpenWallet | undefined, listener: (event: Wall
     if (wallet === undefined) return undefined;
     const stop = new AbortController();
     void (async () => {
-      for await (const event of wallet.events({ signal: stop.signal })) latest.current(event);
+      for await (const event of wallet.events({ signal: stop.signal })) {
+        if (stop.signal.aborted) return;
+        try {
+          latest.current(event);
+        } catch (error) {
+          // The listener's own error, shown where errors of event handlers are shown.
+          reportError(error);
+        }
+      }
     })();
     return () => stop.abort();
   }, [wallet]);
@@ -57,8 +65,8 @@ function useRead<T>(wallet: OpenWallet | undefined, read: (wallet: OpenWallet) =
   const latest = useRef(read);
   latest.current = read;
   const refresh = useCallback(() => {
-    if (wallet === undefined) return setValue(undefined);
     const mine = ++reading.current;
+    if (wallet === undefined) return setValue(undefined);
     // Of several readings under way only the last counts; a wallet that is closed keeps what it showed.
     latest.current(wallet).then((found) => mine === reading.current && setValue(found), () => undefined);
   }, [wallet]);

@@ -31,12 +31,17 @@ export class MemoryStorage implements WalletStorage {
     this.#open.add(name);
     const state = this.#wallets.get(name) ?? new Map<string, Uint8Array>();
     this.#wallets.set(name, state);
+    let closed = false;
     return {
       load: async () => new Map(state),
       apply: async (change) => {
+        if (closed) throw new QuorateError("closed", "the wallet has been closed");
         for (const [key, value] of change) value === null ? state.delete(key) : state.set(key, value);
       },
-      close: async () => void this.#open.delete(name),
+      close: async () => {
+        closed = true;
+        this.#open.delete(name);
+      },
     };
   }
 

@@ -12,6 +12,9 @@ export type Unlock = { readonly password: string } | { readonly key: Uint8Array 
 /** Argon2id (RFC 9106), one lane: 64 MiB, three passes. */
 const MEMORY_KIB = 65_536;
 const PASSES = 3;
+/** What a stored wallet may ask for at most. */
+const MEMORY_KIB_MAX = 1 << 20;
+const PASSES_MAX = 16;
 const SALT_BYTES = 16;
 const KEY_BYTES = 32;
 const NONCE_BYTES = 12;
@@ -158,6 +161,8 @@ async function derive(derivation: Derivation, unlock: Unlock): Promise<CryptoKey
   const salt = fromBase64url(derivation.salt);
   if ("password" in unlock && derivation.name === "argon2id") {
     if (unlock.password === "") throw new QuorateError("invalid_argument", "password: must not be empty");
+    // What is stored is not trusted with this device's memory and time.
+    if (derivation.memoryKib > MEMORY_KIB_MAX || derivation.passes > PASSES_MAX) throw damaged("the vault's lock asks for too much", undefined);
     await init();
     // Compatibility composition: the same password on every keyboard (RFC 8265 does the same).
     const password = utf8(unlock.password.normalize("NFKC"));

@@ -78,6 +78,7 @@ class WorkerBackend implements Backend {
 
   #fail(error: QuorateError): void {
     this.#ended = true;
+    this.#worker.terminate();
     for (const { reject } of this.#waiting.values()) reject(error);
     this.#waiting.clear();
     this.#listener?.(undefined);
@@ -103,9 +104,11 @@ class WorkerBackend implements Backend {
 
   async close(): Promise<void> {
     if (this.#ended) return;
-    await this.#ask({ type: "close" });
-    this.#fail(new QuorateError("closed", "the wallet has been closed"));
-    this.#worker.terminate();
+    try {
+      await this.#ask({ type: "close" });
+    } finally {
+      this.#fail(new QuorateError("closed", "the wallet has been closed"));
+    }
   }
 }
 

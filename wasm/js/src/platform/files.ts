@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
 import { mkdir, open, readFile, rename, rm, unlink, type FileHandle } from "node:fs/promises";
 import { homedir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { QuorateError } from "../errors.js";
 import { inUse, storageFailed, type StateChange, type StateStore, type WalletStorage } from "../storage.js";
 
 /** A log is written anew when it is larger than this and four times what is in it. */
@@ -36,7 +37,7 @@ export class FileStorage implements WalletStorage {
       return await Log.open(path, unlock);
     } catch (error) {
       await unlock();
-      throw storageFailed(`${path} cannot be opened`, error);
+      throw error instanceof QuorateError ? error : storageFailed(`${path} cannot be opened`, error);
     }
   }
 
@@ -91,6 +92,8 @@ class Log implements StateStore {
   #size: number;
   #state: Map<string, Uint8Array>;
   #unlock: () => Promise<void>;
+  #turn: Promise<void> = Promise.resolve();
+  #failed: QuorateError | undefined;
 
   private constructor(path: string, file: FileHandle, size: number, state: Map<string, Uint8Array>, unlock: () => Promise<void>) {
     this.#path = path;
@@ -103,6 +106,7 @@ class Log implements StateStore {
   static async open(path: string, unlock: () => Promise<void>): Promise<Log> {
     await rm(`${path}.new`, { force: true });
     const file = await open(path, "a+", 0o600);
+    await syncDirectory(path);
     const bytes = await file.readFile();
     const state = new Map<string, Uint8Array>();
     const size = replay(bytes, state);
@@ -117,7 +121,15 @@ class Log implements StateStore {
     return new Map(this.#state);
   }
 
-  async apply(change: StateChange): Promise<void> {
+  /** One write at a time. After one that failed the end of the file is not known, so none is made any more. */
+  apply(change: StateChange): Promise<void> {
+    const written = this.#turn.then(() => this.#append(change));
+    this.#turn = written.catch(() => undefined);
+    return written;
+  }
+
+  async #append(change: StateChange): Promise<void> {
+    if (this.#failed !== undefined) throw this.#failed;
     try {
       const record = encode(change);
       await this.#file.appendFile(record);
@@ -126,7 +138,8 @@ class Log implements StateStore {
       take(change, this.#state);
       await this.#compact();
     } catch (error) {
-      throw storageFailed(`${this.#path} cannot be written`, error);
+      this.#failed = storageFailed(`${this.#path} cannot be written`, error);
+      throw this.#failed;
     }
   }
 
@@ -134,10 +147,11 @@ class Log implements StateStore {
     if (this.#size < COMPACT_BYTES_MIN) return;
     const whole = encode(this.#state);
     if (whole.length * 4 > this.#size) return;
-    const file = await open(`${this.#path}.new`, "wx", 0o600);
+    const file = await open(`${this.#path}.new`, "w", 0o600);
     await file.writeFile(whole);
     await file.sync();
     await rename(`${this.#path}.new`, this.#path);
+    await syncDirectory(this.#path);
     await this.#file.close();
     await file.close();
     this.#file = await open(this.#path, "a", 0o600);
@@ -145,8 +159,20 @@ class Log implements StateStore {
   }
 
   async close(): Promise<void> {
+    await this.#turn;
+    this.#failed ??= new QuorateError("closed", "the wallet has been closed");
     await this.#file.close();
     await this.#unlock();
+  }
+}
+
+/** Makes the entry of a file durable, not only what is in it. */
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(dirname(path), "r");
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
   }
 }
 
@@ -171,8 +197,13 @@ function replay(bytes: Buffer, state: Map<string, Uint8Array>): number {
   let at = 0;
   while (at + HEADER_BYTES <= bytes.length) {
     const end = at + HEADER_BYTES + bytes.readUInt32BE(at);
+    if (end > bytes.length) break;
     const body = bytes.subarray(at + HEADER_BYTES, end);
-    if (end > bytes.length || !checksum(body).equals(bytes.subarray(at + 4, at + HEADER_BYTES))) break;
+    // A whole record that is wrong was not left by a crash: it is not cut off, and nothing behind it is believed.
+    if (!checksum(body).equals(bytes.subarray(at + 4, at + HEADER_BYTES))) {
+      const message = "the stored wallet is damaged; keep the file aside and restore the wallet from its words";
+      throw new QuorateError("storage_damaged", message, { details: { offset: at } });
+    }
     const entries = JSON.parse(body.toString()) as [string, string | null][];
     take(new Map(entries.map(([key, value]) => [key, value === null ? null : new Uint8Array(Buffer.from(value, "base64"))])), state);
     at = end;

@@ -55,6 +55,16 @@ for (const [min, max] of [[2, 3], [3, 4], [5, 7]]) {
   });
 }
 
+test("identifiers and shares that do not fit are refused, not cut", () => {
+  const made = group(2, 3);
+  const options = { secretShare: made.parties[0].secret.signingShare, groupKey: made.key, threshold: 2 };
+  for (const identifier of [0, 65_537, 1.5]) {
+    assert.throws(() => new FrostParty({ ...options, identifier }), (error) => error.code === "invalid_argument");
+  }
+  const short = new Map([[1, made.key.slice(1)], [2, made.key]]);
+  assert.throws(() => new FrostGroup({ key: made.key, threshold: 2, verifyingShares: short }), (error) => error.code === "invalid_argument");
+});
+
 test("nonces sign once, and a wrong share names its party", () => {
   const made = group(2, 3);
   const signers = made.parties.slice(0, 2);

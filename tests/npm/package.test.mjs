@@ -25,6 +25,11 @@ before(async () => {
 after(async () => {
   await devnet?.stop();
   rmSync(directory, { recursive: true, force: true });
+  // Whatever keeps Node alive now was not closed; fails where it would hang.
+  setTimeout(() => {
+    console.error("something is still open:", process.getActiveResourcesInfo());
+    process.exit(1);
+  }, 10_000).unref();
 });
 
 async function fund(address, amount) {
@@ -161,6 +166,7 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   await assert.rejects(Wallet.open({ directory, name: "alice", password: "pass" }), coded("wrong_password"));
   await assert.rejects(Wallet.open({ directory, name: "nobody", password: "pass" }), coded("wallet_missing"));
   assert.equal(await Wallet.exists({ directory, name: "alice" }), true);
+  assert.equal(await Wallet.exists({ directory, name: "nobody" }), false);
 
   // Without its bridge a wallet still shows what it knew.
   alice = await Wallet.open({ directory, name: "alice", password: "another", bridge: "ws://127.0.0.1:9" });
@@ -187,6 +193,36 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   assert.equal(watching.account.descriptor, again.account.descriptor);
   await assert.rejects(watching.pay({ to, amount: 1_000n }), coded("watch_only"));
   for (const wallet of [again, watching, bob]) await wallet.close();
+});
+
+test("a lock that a dead process left is taken over by one, and one only", { timeout: 60_000 }, async () => {
+  const options = { bridge: devnet.bridge, federation: devnet.federation, directory, password: "pass", name: "locked" };
+  const wallet = await Wallet.create(options);
+  assert.equal(await Wallet.exists(options), true, "that it is open elsewhere does not matter");
+  await wallet.close();
+  // The same process id, started at another time: what a container leaves behind.
+  for (const left of [`${process.pid} 1`, "999999999", ""]) {
+    writeFileSync(join(directory, "locked.wallet.lock"), left);
+    writeFileSync(join(directory, "locked.wallet.lock.removing"), left);
+    const opened = await Promise.allSettled(Array.from({ length: 8 }, () => Wallet.open(options)));
+    const open = opened.filter(({ status }) => status === "fulfilled");
+    for (const { value } of open) await value.close();
+    assert.equal(open.length, 1, JSON.stringify(opened.map(({ reason }) => reason?.message)));
+    for (const { reason } of opened) if (reason) assert.equal(reason.code, "wallet_in_use");
+  }
+  const left = readdirSync(directory).filter((file) => file.startsWith("locked.wallet."));
+  assert.deepEqual(left, [], "nothing is left behind");
+});
+
+test("what is damaged in the middle is not cut off but said", { timeout: 60_000 }, async () => {
+  const options = { bridge: devnet.bridge, federation: devnet.federation, directory, password: "pass", name: "damaged" };
+  await (await Wallet.create(options)).close();
+  const path = join(directory, "damaged.wallet");
+  const bytes = readFileSync(path);
+  bytes[40] ^= 1;
+  writeFileSync(path, bytes);
+  await assert.rejects(Wallet.open(options), coded("storage_damaged"));
+  assert.deepEqual(readFileSync(path), bytes, "it is left as it was");
 });
 
 test("calls that overlap do not disturb each other", { timeout: 60_000 }, async () => {

@@ -1,5 +1,9 @@
 import * as glue from "./glue/quorate.js";
-import { callNow } from "./errors.js";
+import { QuorateError, callNow } from "./errors.js";
+
+/** A compressed point. */
+const POINT_BYTES = 33;
+const IDENTIFIER_MAX = 65_535;
 
 /** A signer's public nonce commitments, 33 bytes each. */
 export interface FrostCommitments {
@@ -23,6 +27,7 @@ export interface FrostRound {
 export class FrostParty implements Disposable {
   readonly #inner: glue.FrostParty;
   #nonces: glue.FrostNonces | undefined;
+  #disposed = false;
 
   /**
    * @param options.identifier - 1 to 65535.
@@ -31,6 +36,7 @@ export class FrostParty implements Disposable {
    */
   constructor(options: { identifier: number; secretShare: Uint8Array; groupKey: Uint8Array; threshold: number }) {
     const { identifier, secretShare, groupKey, threshold } = options;
+    checkIdentifiers([identifier]);
     this.#inner = callNow(() => new glue.FrostParty(identifier, secretShare, groupKey, threshold));
   }
 
@@ -65,6 +71,9 @@ export class FrostParty implements Disposable {
 
   [Symbol.dispose](): void {
     this.#nonces?.free();
+    this.#nonces = undefined;
+    if (this.#disposed) return;
+    this.#disposed = true;
     this.#inner.free();
   }
 }
@@ -80,8 +89,12 @@ export class FrostGroup implements Disposable {
    */
   constructor(options: { key: Uint8Array; threshold: number; verifyingShares: ReadonlyMap<number, Uint8Array> }) {
     const { key, threshold, verifyingShares } = options;
-    const shares = new Uint8Array(33 * verifyingShares.size);
-    [...verifyingShares.values()].forEach((share, index) => shares.set(share, 33 * index));
+    checkIdentifiers(verifyingShares.keys());
+    if ([...verifyingShares.values()].some((share) => share.length !== POINT_BYTES)) {
+      throw new QuorateError("invalid_argument", `verifyingShares: each has ${POINT_BYTES} bytes`);
+    }
+    const shares = new Uint8Array(POINT_BYTES * verifyingShares.size);
+    [...verifyingShares.values()].forEach((share, index) => shares.set(share, POINT_BYTES * index));
     const identifiers = Uint16Array.from(verifyingShares.keys());
     this.inner = callNow(() => new glue.FrostGroup(key, threshold, identifiers, shares));
   }
@@ -100,6 +113,7 @@ export function frostAggregate(group: FrostGroup, round: FrostRound, shares: Rea
   return callNow(() => {
     const packed = packageOf(round);
     try {
+      checkIdentifiers(shares.keys());
       for (const [identifier, share] of shares) packed.addShare(identifier, share);
       return packed.aggregate(group.inner, round.taproot ?? false);
     } finally {
@@ -108,7 +122,17 @@ export function frostAggregate(group: FrostGroup, round: FrostRound, shares: Rea
   });
 }
 
+/** The engine takes 16 bits and would cut off the rest. */
+function checkIdentifiers(identifiers: Iterable<number>): void {
+  for (const identifier of identifiers) {
+    if (!Number.isInteger(identifier) || identifier < 1 || identifier > IDENTIFIER_MAX) {
+      throw new QuorateError("invalid_argument", `identifier: ${identifier} is not a whole number from 1 to ${IDENTIFIER_MAX}`);
+    }
+  }
+}
+
 function packageOf({ message, commitments }: FrostRound): glue.FrostPackage {
+  checkIdentifiers(commitments.keys());
   const packed = new glue.FrostPackage(message);
   for (const [identifier, { hiding, binding }] of commitments) packed.addCommitments(identifier, hiding, binding);
   return packed;

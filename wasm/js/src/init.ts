@@ -6,7 +6,7 @@ import { memoisedInit, type WasmSource } from "./wasm.js";
  * Loads the engine. Calls that are asynchronous do it by themselves; call it yourself before those that are not, or to say where the module
  * is. Loading happens once, however often this is called.
  *
- * @param source - URL, `Response`, bytes or compiled module; the file of this package if absent.
+ * @param source - URL, `Response`, bytes or compiled module; the file of this package if absent. Only the first call's counts.
  * @throws {@link QuorateError} `init_failed`, which may be tried again.
  *
  * @example

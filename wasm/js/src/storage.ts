@@ -17,6 +17,8 @@ export interface StateStore {
 export interface WalletStorage {
   /** Opens the place of a wallet for one writer; fails with the code `wallet_in_use` while another has it open. */
   open(name: string): Promise<StateStore>;
+  /** Whether a wallet is there, open elsewhere or not. Changes nothing. */
+  has(name: string): Promise<boolean>;
   /** Erases a wallet and everything about it. */
   erase(name: string): Promise<void>;
 }
@@ -43,6 +45,10 @@ export class MemoryStorage implements WalletStorage {
         this.#open.delete(name);
       },
     };
+  }
+
+  async has(name: string): Promise<boolean> {
+    return (this.#wallets.get(name)?.size ?? 0) > 0;
   }
 
   async erase(name: string): Promise<void> {

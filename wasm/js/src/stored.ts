@@ -32,13 +32,8 @@ export function nameOf(options: StorageOptions): string {
 }
 
 /** Whether a wallet is stored. */
-export async function isStored(options: StorageOptions): Promise<boolean> {
-  const store = await storageOf(options).open(nameOf(options));
-  try {
-    return (await store.load()).size > 0;
-  } finally {
-    await store.close();
-  }
+export function isStored(options: StorageOptions): Promise<boolean> {
+  return storageOf(options).has(nameOf(options));
 }
 
 /** Erases a stored wallet. */

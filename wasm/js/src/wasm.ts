@@ -13,8 +13,7 @@ export type WasmSource =
 export type Initialiser = (options: { module_or_path: WasmSource }) => Promise<unknown>;
 
 /**
- * Makes an `init` that runs once. A failed attempt may be made again; a second source while the first is in use is refused, because there
- * is one engine per page.
+ * Makes an `init` that runs once: there is one engine per page, so a source is looked at by the first call only. A failed attempt may be made again.
  */
 export function memoisedInit(initialise: Initialiser, source: () => WasmSource): (from?: WasmSource) => Promise<void> {
   let running: Promise<void> | undefined;

@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
-import { mkdir, open, readFile, rename, rm, unlink, type FileHandle } from "node:fs/promises";
+import { mkdir, open, rename, rm, stat, type FileHandle } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { QuorateError } from "../errors.js";
-import { inUse, storageFailed, type StateChange, type StateStore, type WalletStorage } from "../storage.js";
+import { storageFailed, type StateChange, type StateStore, type WalletStorage } from "../storage.js";
+import { isCode, lock } from "./file-lock.js";
 
 /** A log is written anew when it is larger than this and four times what is in it. */
 const COMPACT_BYTES_MIN = 1 << 20;
@@ -32,12 +33,23 @@ export class FileStorage implements WalletStorage {
       throw storageFailed(`${this.#directory} cannot be made`, error);
     }
     const path = this.#path(name);
-    const unlock = await lock(`${path}.lock`, name);
+    const unlock = await lock(`${path}.lock`, name).catch((error: unknown) => {
+      throw error instanceof QuorateError ? error : storageFailed(`${path}.lock cannot be made`, error);
+    });
     try {
       return await Log.open(path, unlock);
     } catch (error) {
       await unlock();
       throw error instanceof QuorateError ? error : storageFailed(`${path} cannot be opened`, error);
+    }
+  }
+
+  async has(name: string): Promise<boolean> {
+    try {
+      return (await stat(this.#path(name))).size > 0;
+    } catch (error) {
+      if (isCode(error, "ENOENT")) return false;
+      throw storageFailed(`${this.#path(name)} cannot be read`, error);
     }
   }
 
@@ -53,37 +65,6 @@ export class FileStorage implements WalletStorage {
       await unlock();
     }
   }
-}
-
-/** A lock file with the process that holds it; one that was left by a process that is gone is taken over. */
-async function lock(path: string, name: string): Promise<() => Promise<void>> {
-  for (;;) {
-    try {
-      const file = await open(path, "wx", 0o600);
-      await file.writeFile(String(process.pid));
-      await file.close();
-      return () => unlink(path).catch(() => undefined);
-    } catch (error) {
-      if (!isCode(error, "EEXIST")) throw error;
-      const holder = Number(await readFile(path, "utf8").catch(() => "0"));
-      if (isAlive(holder)) throw inUse(name);
-      await unlink(path).catch(() => undefined);
-    }
-  }
-}
-
-function isAlive(pid: number): boolean {
-  if (!Number.isInteger(pid) || pid <= 0) return false;
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return isCode(error, "EPERM");
-  }
-}
-
-function isCode(error: unknown, code: string): boolean {
-  return error instanceof Error && "code" in error && error.code === code;
 }
 
 class Log implements StateStore {
@@ -106,15 +87,20 @@ class Log implements StateStore {
   static async open(path: string, unlock: () => Promise<void>): Promise<Log> {
     await rm(`${path}.new`, { force: true });
     const file = await open(path, "a+", 0o600);
-    await syncDirectory(path);
-    const bytes = await file.readFile();
-    const state = new Map<string, Uint8Array>();
-    const size = replay(bytes, state);
-    if (size < bytes.length) {
-      await file.truncate(size);
-      await file.sync();
+    try {
+      await syncDirectory(path);
+      const bytes = await file.readFile();
+      const state = new Map<string, Uint8Array>();
+      const size = replay(bytes, state);
+      if (size < bytes.length) {
+        await file.truncate(size);
+        await file.sync();
+      }
+      return new Log(path, file, size, state, unlock);
+    } catch (error) {
+      await file.close();
+      throw error;
     }
-    return new Log(path, file, size, state, unlock);
   }
 
   async load(): Promise<Map<string, Uint8Array>> {
@@ -168,6 +154,8 @@ class Log implements StateStore {
 
 /** Makes the entry of a file durable, not only what is in it. */
 async function syncDirectory(path: string): Promise<void> {
+  // Windows has no handle of a directory to sync; its journal does this.
+  if (process.platform === "win32") return;
   const directory = await open(dirname(path), "r");
   try {
     await directory.sync();

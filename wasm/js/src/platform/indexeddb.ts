@@ -14,6 +14,20 @@ export class IndexedDbStorage implements WalletStorage {
     }
   }
 
+  async has(name: string): Promise<boolean> {
+    try {
+      // To open a database that is not there would make it.
+      const known = await indexedDB.databases();
+      if (!known.some((one) => one.name === database(name))) return false;
+      const open = await connect(name);
+      const count = await done(open.transaction(STORE, "readonly").objectStore(STORE).count());
+      open.close();
+      return count > 0;
+    } catch (error) {
+      throw storageFailed("the browser's database cannot be read", error);
+    }
+  }
+
   async erase(name: string): Promise<void> {
     const release = await lock(name);
     try {

@@ -23,7 +23,7 @@ wasm() {
     printf '%s\n' "$hash" > ".tools/wasm/$name.hash"
   fi
 }
-wasm verify --no-default-features
+wasm verify --no-default-features --features verify
 wasm quorate
 
 say "TypeScript"

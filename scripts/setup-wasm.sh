@@ -12,15 +12,35 @@ if [ "${CI:-}" != true ] && command -v rustup >/dev/null; then
 fi
 # libsecp256k1 is C: clang has the wasm32 back end.
 need clang clang
+# A linker that exports none of the bindings' own symbols: they would keep libsecp256k1, with its tables, in a module that does not use it.
+linker() {
+  cat > .tools/bin/wasm-ld <<W
+#!/usr/bin/env bash
+args=()
+while [ \$# -gt 0 ]; do
+  case "\$1 \$2" in
+    "--export rustsecp256k1_"*) shift ;;
+    --export=rustsecp256k1_*) ;;
+    *) args+=("\$1") ;;
+  esac
+  shift
+done
+exec "$1" "\${args[@]}"
+W
+  chmod +x .tools/bin/wasm-ld
+}
 if [ $way = rustup ]; then
+  linker "$(dirname "$(rustc --print target-libdir)")/bin/gcc-ld/wasm-ld"
   cat > .tools/bin/cargo-wasm <<'W'
 #!/usr/bin/env bash
 set -e
 sub=$1; shift
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$PWD/.tools/bin/wasm-ld
 exec cargo "$sub" --target wasm32-unknown-unknown "$@"
 W
 else
   need_packages rustc-web cargo-web rust-web-src lld-22
+  linker /usr/bin/wasm-ld-22
   cat > .tools/bin/cargo-wasm <<'W'
 #!/usr/bin/env bash
 # RUSTC_BOOTSTRAP: -Zbuild-std is a nightly option of a stable compiler.
@@ -33,7 +53,7 @@ export CARGO_UNSTABLE_BUILD_STD_FEATURES=optimize_for_size
 case " $* " in
   *" --profile wasm "*) export RUSTFLAGS="-Zunstable-options -Cpanic=immediate-abort -Zlocation-detail=none ${RUSTFLAGS:-}" ;;
 esac
-export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=/usr/bin/wasm-ld-22
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$PWD/.tools/bin/wasm-ld
 exec /usr/bin/cargo "$sub" --target wasm32-unknown-unknown "$@"
 W
 fi

@@ -212,9 +212,7 @@ impl fmt::Debug for IdentityKey {
     }
 }
 
-pub(crate) fn verify(key: &XOnlyPublicKey, digest: [u8; 32], signature: &Signature) -> bool {
-    secp().verify_schnorr(signature, &Message::from_digest(digest), key).is_ok()
-}
+pub(crate) use crate::curve::verify;
 
 #[cfg(test)]
 mod tests {

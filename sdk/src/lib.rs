@@ -5,6 +5,7 @@ pub mod chain;
 #[cfg(any(feature = "native", all(feature = "web", target_arch = "wasm32")))]
 pub mod client;
 mod consensus_hex;
+mod curve;
 pub mod digest;
 pub mod evidence;
 pub mod federation;

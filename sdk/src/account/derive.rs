@@ -1,12 +1,11 @@
 //! Keys, scripts and addresses of a joint account.
 
 use super::{AccountError, AccountRecord, descriptor};
-use crate::{AccountId, Federation, digest::secp};
+use crate::{AccountId, Federation, curve};
 use bitcoin::{
     Network, ScriptBuf, TapNodeHash, XOnlyPublicKey,
     bip32::{ChainCode, ChildNumber, DerivationPath, Fingerprint, Xpub},
     hashes::{Hash as _, sha256},
-    key::TapTweak as _,
     opcodes::all::{OP_CHECKSIGVERIFY, OP_CSV},
     secp256k1::PublicKey,
     taproot::LeafVersion,
@@ -130,9 +129,8 @@ impl JointAccount {
         };
         let chain = |keychain: Keychain| {
             let child = ChildNumber::Normal { index: keychain.number() };
-            let (tweak, _) = xpub.ckd_pub_tweak(child).map_err(|_| AccountError::Key)?;
-            let joint = xpub.ckd_pub(secp(), child).map_err(|_| AccountError::Key)?;
-            let recovery = record.recovery_xpub.ckd_pub(secp(), child).map_err(|_| AccountError::Key)?;
+            let (joint, tweak) = curve::child(&xpub, child).ok_or(AccountError::Key)?;
+            let (recovery, _) = curve::child(&record.recovery_xpub, child).ok_or(AccountError::Key)?;
             Ok::<_, AccountError>(Chain { joint, tweak: tweak.secret_bytes(), recovery })
         };
         let chains = [chain(Keychain::Receive)?, chain(Keychain::Change)?];
@@ -165,18 +163,19 @@ impl JointAccount {
             Keychain::Change => change,
         };
         let child = ChildNumber::from_normal_idx(position.index).map_err(|_| AccountError::Key)?;
-        let (tweak, _) = chain.joint.ckd_pub_tweak(child).map_err(|_| AccountError::Key)?;
+        let (joint, tweak) = curve::child(&chain.joint, child).ok_or(AccountError::Key)?;
+        let key = joint.public_key;
         let tweak = tweak
             .add_tweak(
                 &bitcoin::secp256k1::Scalar::from_be_bytes(chain.tweak).map_err(|_| AccountError::Key)?,
             )
             .map_err(|_| AccountError::Key)?;
-        let key = chain.joint.ckd_pub(secp(), child).map_err(|_| AccountError::Key)?.public_key;
-        let recovery = chain.recovery.ckd_pub(secp(), child).map_err(|_| AccountError::Key)?;
+        let (recovery, _) = curve::child(&chain.recovery, child).ok_or(AccountError::Key)?;
         let recovery_key = recovery.public_key.x_only_public_key().0;
         let leaf = recovery_leaf(&recovery_key, self.record.recovery_delay);
         let merkle_root = TapNodeHash::from_script(&leaf, LeafVersion::TapScript);
-        let (output, _) = key.x_only_public_key().0.tap_tweak(secp(), Some(merkle_root));
+        let output =
+            curve::taproot_output(key.x_only_public_key().0, merkle_root).ok_or(AccountError::Key)?;
         Ok(Address {
             position,
             key,
@@ -234,7 +233,10 @@ mod tests {
         let address =
             account.address(KeychainIndex { keychain: Keychain::Change, index: 9 }).expect("derives");
         let tweak = bitcoin::secp256k1::Scalar::from_be_bytes(address.tweak).expect("in range");
-        assert_eq!(account.xpub().public_key.add_exp_tweak(secp(), &tweak).expect("adds"), address.key);
+        assert_eq!(
+            account.xpub().public_key.add_exp_tweak(crate::digest::secp(), &tweak).expect("adds"),
+            address.key
+        );
     }
 
     #[test]

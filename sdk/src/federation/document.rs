@@ -8,7 +8,7 @@ use crate::{
 };
 use bitcoin::{
     Network, XOnlyPublicKey,
-    secp256k1::{self, PublicKey, schnorr},
+    secp256k1::{PublicKey, schnorr},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -72,11 +72,10 @@ impl KeyCertificate {
                 return Err(FederationError::Share { node: member.id });
             }
         }
-        let message = secp256k1::Message::from_digest(self.key.trial_message(context));
         let group = self.key.group_key.x_only_public_key().0;
-        digest::secp()
-            .verify_schnorr(&self.trial_signature, &message, &group)
-            .map_err(|_| FederationError::Trial)?;
+        if !digest::verify(&group, self.key.trial_message(context), &self.trial_signature) {
+            return Err(FederationError::Trial);
+        }
         frost::weighted_shares(&self.key.verifying_shares).ok_or(FederationError::Trial)
     }
 }

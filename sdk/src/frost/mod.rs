@@ -85,7 +85,7 @@ pub(crate) fn weighted_shares(
     shares.iter().map(|(node, share)| Some((*node, point(share)? * weight(*node)?))).collect()
 }
 
-fn point(key: &PublicKey) -> Option<ProjectivePoint> {
+pub(crate) fn point(key: &PublicKey) -> Option<ProjectivePoint> {
     let encoded = k256::EncodedPoint::from_bytes(key.serialize()).ok()?;
     Option::from(ProjectivePoint::from_encoded_point(&encoded))
 }

@@ -10,6 +10,7 @@ use crate::{
     frost::{NodeCommitments, Session, SigningError},
     proposal::{JointProposal, ProposalError},
     release::SignedPromise,
+    tagged::tagged,
     vote::{SignedVote, Verdict, VoteTarget, verify_commit},
 };
 use bitcoin::secp256k1::schnorr;
@@ -39,7 +40,7 @@ pub struct SigningRecord {
 
 /// A node's release of a commit: a commit signature, or shares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "custody", rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum CommitStatement {
     /// For coins in sole custody.
     Sole {
@@ -54,10 +55,11 @@ pub enum CommitStatement {
         record: Box<SigningRecord>,
     },
 }
+tagged!("custody": CommitStatement);
 
 /// What proves by itself that a node cheated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Evidence {
     /// Two approvals for one outpoint and round (against V2).
@@ -91,6 +93,7 @@ pub enum Evidence {
         record: Box<SigningRecord>,
     },
 }
+tagged!("kind": Evidence);
 
 /// The kinds of [`Evidence`], for counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

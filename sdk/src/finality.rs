@@ -12,6 +12,7 @@ use crate::{
     account::{AccountCertificate, AccountError, Address, JointAccount, KeychainIndex},
     digest::verify,
     proposal::{ProposalError, SpendPlan},
+    tagged::tagged,
     vote::{CertificateError, VoteTarget, verify_commits},
 };
 use bitcoin::{OutPoint, Transaction, TxOut, Txid, secp256k1::schnorr};
@@ -39,7 +40,7 @@ pub struct SpentOutput {
 
 /// The evidence that a transaction is final. Whoever relays it need not be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum FinalityProof {
     /// The finished transaction of a joint account.
     Enforced {
@@ -62,6 +63,7 @@ pub enum FinalityProof {
         commits: BTreeMap<crate::NodeId, schnorr::Signature>,
     },
 }
+tagged!("kind": FinalityProof);
 
 /// Accounts whose certificate has been verified before, so that it is verified once only.
 pub type VerifiedAccounts = BTreeMap<AccountId, JointAccount>;

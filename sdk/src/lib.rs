@@ -18,6 +18,7 @@ pub mod release;
 pub mod seal;
 pub mod session;
 pub mod standard;
+mod tagged;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;

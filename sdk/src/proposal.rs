@@ -10,6 +10,7 @@ use crate::{
     account::{Address, JointAccount, KeychainIndex},
     digest::{IdentityKey, Purpose, Writer, verify},
     standard::{self, StandardError},
+    tagged::tagged,
 };
 use bitcoin::{
     Amount, OutPoint, Psbt, TapSighashType, Transaction, TxOut, Txid, XOnlyPublicKey,
@@ -29,7 +30,7 @@ const SEGWIT_MARKER_WEIGHT: u64 = 2;
 
 /// What a wallet asks the federation to finalise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "custody", rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum Proposal {
     /// A payment from a joint account; finality will be enforced.
     Joint(Box<JointProposal>),
@@ -40,6 +41,7 @@ pub enum Proposal {
         transaction: Transaction,
     },
 }
+tagged!("custody": Proposal);
 
 impl Proposal {
     /// The transaction's id, which signatures do not change.

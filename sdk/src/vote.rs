@@ -11,9 +11,10 @@
 use crate::{
     Epoch, Federation, InputsHash, NodeId, Round,
     digest::{Context, IdentityKey, Purpose, Writer},
+    tagged,
 };
 use bitcoin::{OutPoint, Txid, secp256k1::schnorr};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
 /// An input's outpoint and the round that it is voted in.
@@ -109,7 +110,7 @@ pub enum Verdict {
 ///
 /// Signed bytes: `tagged_hash("quorate/vote/1", magic(4) || federation(32) || epoch(u64) || txid(32) || inputs_hash(32) ||
 /// verdict(1))`, integers big-endian, txid in internal byte order, verdict 1 for approve and 0 for reject.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SignedVote {
     /// Who votes.
     pub node: NodeId,
@@ -120,6 +121,19 @@ pub struct SignedVote {
     pub verdict: Verdict,
     /// BIP340 signature of the node's identity key.
     pub signature: schnorr::Signature,
+}
+
+impl<'de> Deserialize<'de> for SignedVote {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Signed {
+            node: NodeId,
+            verdict: Verdict,
+            signature: schnorr::Signature,
+        }
+        let (Signed { node, verdict, signature }, target) = tagged::both(deserializer)?;
+        Ok(Self { node, target, verdict, signature })
+    }
 }
 
 impl SignedVote {
@@ -149,13 +163,23 @@ fn vote_digest(target: &VoteTarget, context: &Context, verdict: Verdict) -> [u8;
 }
 
 /// The approvals of at least q distinct nodes for one target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ApprovalCertificate {
     /// The transaction and its inputs' rounds.
     #[serde(flatten)]
     pub target: VoteTarget,
     /// Signatures of approving nodes.
     pub approvals: BTreeMap<NodeId, schnorr::Signature>,
+}
+
+impl<'de> Deserialize<'de> for ApprovalCertificate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct By {
+            approvals: BTreeMap<NodeId, schnorr::Signature>,
+        }
+        tagged::both(deserializer).map(|(By { approvals }, target)| Self { target, approvals })
+    }
 }
 
 impl ApprovalCertificate {

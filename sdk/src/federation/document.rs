@@ -4,13 +4,13 @@ use super::{FederationError, Member, Quorum, Roster, check_members, write_member
 use crate::{
     Epoch, FederationId, NodeId,
     digest::{self, Context, IdentityKey, Purpose, Writer},
-    frost,
+    frost, tagged,
 };
 use bitcoin::{
     Network, XOnlyPublicKey,
     secp256k1::{PublicKey, schnorr},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
 /// The public result of a key generation or refresh.
@@ -152,7 +152,7 @@ impl SuccessionPlan {
 }
 
 /// An epoch that followed on another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Succession {
     /// Its members.
     pub plan: SuccessionPlan,
@@ -163,8 +163,19 @@ pub struct Succession {
     pub key: KeyCertificate,
 }
 
+impl<'de> Deserialize<'de> for Succession {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Approved {
+            plan: SuccessionPlan,
+            approvals: BTreeMap<NodeId, schnorr::Signature>,
+        }
+        tagged::both(deserializer).map(|(Approved { plan, approvals }, key)| Self { plan, approvals, key })
+    }
+}
+
 /// The federation as it publishes itself (`GET /federation` at a bridge). Not trusted before [`FederationDocument::verify`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FederationDocument {
     /// Members of the first epoch, and parameters.
     pub roster: Roster,
@@ -174,6 +185,22 @@ pub struct FederationDocument {
     /// The epochs after the first, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub successions: Vec<Succession>,
+}
+
+impl<'de> Deserialize<'de> for FederationDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Epochs {
+            roster: Roster,
+            #[serde(default)]
+            successions: Vec<Succession>,
+        }
+        tagged::both(deserializer).map(|(Epochs { roster, successions }, key)| Self {
+            roster,
+            key,
+            successions,
+        })
+    }
 }
 
 impl Succession {

@@ -8,10 +8,12 @@ use crate::{
     frost::{NodeCommitments, WalletSignature},
     proposal::Proposal,
     release::{ReleaseCertificate, SignedCancel},
+    tagged::{self, tagged},
     vote::ApprovalCertificate,
 };
 use bitcoin::{Address, OutPoint, ScriptBuf, Txid, address::NetworkUnchecked, block};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// What a subscription or query is about.
@@ -47,9 +49,9 @@ pub fn outpoints_of(keys: &[SubscriptionKey]) -> Vec<OutPoint> {
 
 /// The tip of a node's chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ChainTip {
     /// The block.
-    #[serde(flatten)]
     pub block: BlockRef,
 }
 
@@ -72,13 +74,33 @@ pub struct RawTransactionProof {
 }
 
 /// What became of one key of a batch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyResult {
     /// The key as it was sent.
     pub key: SubscriptionKey,
     /// Its answer.
     #[serde(flatten)]
     pub outcome: KeyOutcome,
+}
+
+impl<'de> Deserialize<'de> for KeyResult {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Parts {
+            key: SubscriptionKey,
+            snapshot: Option<Box<RawValue>>,
+            error: Option<Box<RawValue>>,
+        }
+        let Parts { key, snapshot, error } = Parts::deserialize(deserializer)?;
+        let outcome = match (&snapshot, &error) {
+            (Some(text), None) => tagged::Reader::of("snapshot", text),
+            (None, Some(text)) => tagged::Reader::of("error", text),
+            (None, None) | (Some(_), Some(_)) => {
+                return Err(D::Error::custom("the answer for a key is either a snapshot or an error"));
+            }
+        };
+        Ok(Self { key, outcome: KeyOutcome::deserialize(outcome).map_err(D::Error::custom)? })
+    }
 }
 
 /// The answer for one key. "Nothing found" is an accepted key without records; hitting a limit is an error.
@@ -106,7 +128,7 @@ pub enum KeyOutcome {
 
 /// Messages from a wallet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type")]
+#[serde(remote = "Self")]
 pub enum ClientMessage {
     /// First message of a session.
     Hello {
@@ -184,6 +206,7 @@ pub enum ClientMessage {
     /// Ask for a `Pong`.
     Ping,
 }
+tagged!("type": ClientMessage);
 
 impl Message for ClientMessage {
     const TYPES: &'static [&'static str] = &[
@@ -205,7 +228,7 @@ impl Message for ClientMessage {
 
 /// Messages to a wallet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type")]
+#[serde(remote = "Self")]
 pub enum ServerMessage {
     /// Answer to `Hello`.
     Welcome {
@@ -238,6 +261,7 @@ pub enum ServerMessage {
         tip: ChainTip,
     },
     /// An outpoint of a subscribed key changed.
+    #[serde(deserialize_with = "read_notification")]
     UTXOStateNotification {
         /// The key, as subscribed.
         key: SubscriptionKey,
@@ -251,6 +275,7 @@ pub enum ServerMessage {
         proof: Option<Box<FinalityProof>>,
     },
     /// A transaction moved on; answers `TransactionBroadcast` and follows subscriptions by txid or account.
+    #[serde(deserialize_with = "read_status")]
     TransactionStatus {
         /// The transaction.
         txid: Txid,
@@ -320,11 +345,33 @@ pub enum ServerMessage {
     /// Answer to `Ping`.
     Pong,
     /// A refusal.
+    #[serde(deserialize_with = "Deserialize::deserialize")]
     Error {
         /// Why.
         #[serde(flatten)]
         error: WireError,
     },
+}
+tagged!("type": ServerMessage);
+
+type Notification = (SubscriptionKey, UtxoRecord, UtxoState, Option<Box<FinalityProof>>);
+
+fn read_notification<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Notification, D::Error> {
+    #[derive(Deserialize)]
+    struct News {
+        key: SubscriptionKey,
+        utxo: UtxoRecord,
+        proof: Option<Box<FinalityProof>>,
+    }
+    tagged::both(deserializer).map(|(News { key, utxo, proof }, state)| (key, utxo, state, proof))
+}
+
+fn read_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(Txid, TransactionStatus), D::Error> {
+    #[derive(Deserialize)]
+    struct Of {
+        txid: Txid,
+    }
+    tagged::both(deserializer).map(|(Of { txid }, status)| (txid, status))
 }
 
 impl Message for ServerMessage {

@@ -4,10 +4,10 @@ use super::{ErrorCode, WireError, limits::FRAME_BYTES_MAX};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A message with the number that pairs it with its answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Envelope<T> {
     /// Chosen by who asks; repeated by who answers; absent in notifications.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
     /// The message.
     #[serde(flatten)]
@@ -18,6 +18,12 @@ pub struct Envelope<T> {
 pub trait Message: Serialize + DeserializeOwned {
     /// Every `type` in the set.
     const TYPES: &'static [&'static str];
+}
+
+#[derive(Deserialize)]
+struct Id {
+    #[serde(default)]
+    id: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -36,7 +42,9 @@ pub fn decode<T: Message>(json: &[u8]) -> Result<Envelope<T>, (Option<u64>, Wire
     if json.len() > FRAME_BYTES_MAX {
         return Err((None, too_large(json.len())));
     }
-    serde_json::from_slice(json).map_err(|error| match serde_json::from_slice::<Head>(json) {
+    let read = serde_json::from_slice(json)
+        .and_then(|Id { id }| Ok(Envelope { id, body: serde_json::from_slice(json)? }));
+    read.map_err(|error| match serde_json::from_slice::<Head>(json) {
         Ok(head) if !T::TYPES.contains(&head.kind.as_str()) => {
             let shown: String = head.kind.chars().take(64).collect();
             let message =

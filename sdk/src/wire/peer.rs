@@ -16,6 +16,7 @@ use crate::{
     proposal::Proposal,
     release::{ReleaseCertificate, SignedCancel, SignedPromise},
     seal::{Seal, SealedTransaction},
+    tagged::tagged,
     vote::{ApprovalCertificate, SignedVote},
 };
 use bitcoin::{OutPoint, secp256k1::schnorr};
@@ -36,7 +37,7 @@ pub struct Cancellation {
 
 /// Requests from node to node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type")]
+#[serde(remote = "Self")]
 pub enum PeerRequest {
     /// Phase 1: vote on a proposal. Asked again, the same vote comes again, with fresh nonce commitments.
     VoteRequest {
@@ -160,6 +161,7 @@ pub enum PeerRequest {
         session: RepairSession,
     },
 }
+tagged!("type": PeerRequest);
 
 impl Message for PeerRequest {
     const TYPES: &'static [&'static str] = &[
@@ -183,7 +185,7 @@ impl Message for PeerRequest {
 
 /// What a node releases in phase 2.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "custody", rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum CommitReply {
     /// Signature shares, one per input.
     Joint {
@@ -198,10 +200,11 @@ pub enum CommitReply {
         signature: schnorr::Signature,
     },
 }
+tagged!("custody": CommitReply);
 
 /// Answers from node to node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type")]
+#[serde(remote = "Self")]
 pub enum PeerReply {
     /// To `VoteRequest`.
     VoteResponse {
@@ -247,6 +250,7 @@ pub enum PeerReply {
         known: Option<SignedHead>,
     },
     /// To `CommitRequest`.
+    #[serde(deserialize_with = "Deserialize::deserialize")]
     CommitResponse {
         /// Shares or commit signature.
         #[serde(flatten)]
@@ -258,6 +262,7 @@ pub enum PeerReply {
         signature: schnorr::Signature,
     },
     /// To `DkgPull`.
+    #[serde(deserialize_with = "Deserialize::deserialize")]
     DkgBundle {
         /// Everything so far.
         #[serde(flatten)]
@@ -302,12 +307,14 @@ pub enum PeerReply {
     /// To `FinalTransaction`, `Released` and `RepairOpen`.
     Done,
     /// A refusal.
+    #[serde(deserialize_with = "Deserialize::deserialize")]
     Error {
         /// Why.
         #[serde(flatten)]
         error: WireError,
     },
 }
+tagged!("type": PeerReply);
 
 impl Message for PeerReply {
     const TYPES: &'static [&'static str] = &[

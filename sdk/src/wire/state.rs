@@ -9,9 +9,10 @@ use crate::{
     evidence::Evidence,
     finality::{FinalityKind, FinalityProof},
     release::ReleaseCertificate,
+    tagged::{self, tagged},
 };
 use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, Txid};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A block by height and hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -88,7 +89,7 @@ pub struct UtxoRecord {
 
 /// The state of an outpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum UtxoState {
     /// Spendable: confirmed, or output of a final transaction.
     Unspent,
@@ -123,6 +124,7 @@ pub enum UtxoState {
         block_hash: BlockHash,
     },
 }
+tagged!("state": UtxoState);
 
 impl UtxoRecord {
     /// The state that the facts amount to.
@@ -178,7 +180,7 @@ impl UtxoRecord {
 
 /// Why a node rejects a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "reason", rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RejectReason {
     /// An input is locked for another transaction.
@@ -241,6 +243,7 @@ pub enum RejectReason {
         message: String,
     },
 }
+tagged!("reason": RejectReason);
 
 impl RejectReason {
     /// Whether the same transaction may be approved later.
@@ -258,7 +261,7 @@ impl RejectReason {
 }
 
 /// One node's reject, with its reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NodeReject {
     /// The node.
     pub node: NodeId,
@@ -267,9 +270,19 @@ pub struct NodeReject {
     pub reason: RejectReason,
 }
 
+impl<'de> Deserialize<'de> for NodeReject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct By {
+            node: NodeId,
+        }
+        tagged::both(deserializer).map(|(By { node }, reason)| Self { node, reason })
+    }
+}
+
 /// Where a transaction stands (design, section 4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "status", rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum TransactionStatus {
     /// Accepted by its coordinator.
     Pending,
@@ -329,6 +342,7 @@ pub enum TransactionStatus {
         evidence: Vec<Evidence>,
     },
 }
+tagged!("status": TransactionStatus);
 
 #[cfg(test)]
 mod tests {

@@ -196,25 +196,8 @@ pub enum FinalityError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NodeId, account::Keychain, testing, vote::sign_commit};
+    use crate::{NodeId, testing, vote::sign_commit};
     use bitcoin::{Amount, Witness};
-
-    fn final_payment(world: &testing::World) -> FinalityProof {
-        let proposal = world.proposal();
-        let checked = proposal.check(&world.federation, &world.account).expect("valid");
-        let signatures = world.sign(&checked.plan, |node| node.0 <= 3).expect("a quorum");
-        let mut transaction = checked.transaction;
-        for (input, signature) in transaction.input.iter_mut().zip(signatures) {
-            input.witness = Witness::from_slice(&[signature.serialize()]);
-        }
-        let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
-        let spent = checked.spent.into_iter().map(|output| SpentOutput { output, position });
-        FinalityProof::Enforced {
-            transaction,
-            spent: spent.collect(),
-            account: Box::new(world.certificate()),
-        }
-    }
 
     fn check(world: &testing::World, proof: &FinalityProof) -> Result<(), FinalityError> {
         proof.verify(&world.federation, &mut VerifiedAccounts::new())
@@ -223,7 +206,7 @@ mod tests {
     #[test]
     fn a_payment_of_a_joint_account_is_final_by_its_witness_and_by_nothing_less() {
         let world = testing::federation(4);
-        let proof = final_payment(&world);
+        let proof = world.final_payment();
         assert_eq!(check(&world, &proof), Ok(()));
         let spent = world.proposal().psbt.unsigned_tx.input[0].previous_output;
         assert_eq!(proof.outpoints().collect::<Vec<_>>(), [spent]);

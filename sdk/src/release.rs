@@ -33,7 +33,10 @@ use crate::{
 };
 use bitcoin::{OutPoint, Txid, secp256k1::schnorr};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 /// A node's promise for one outpoint: no vote and no commit in rounds up to `round`.
 ///
@@ -104,10 +107,11 @@ impl SignedPromise {
         }
         match &self.committed {
             None => true,
-            Some(named) => match named.inputs().get(&self.outpoint) {
-                Some(named_round) if named_round == round => named.txid() != target.txid(),
-                Some(named_round) => named_round < round,
-                None => true,
+            Some(named) => match named.inputs().get(&self.outpoint).map(|named_round| named_round.cmp(round))
+            {
+                Some(Ordering::Greater) => false,
+                Some(Ordering::Equal) => named.txid() != target.txid(),
+                Some(Ordering::Less) | None => true,
             },
         }
     }
@@ -299,7 +303,7 @@ pub enum ReleaseError {
 mod tests {
     use super::*;
     use crate::{
-        testing,
+        Epoch, testing,
         vote::{SignedVote, Verdict},
     };
     use bitcoin::hashes::Hash as _;
@@ -396,6 +400,38 @@ mod tests {
         assert!(!promise(&world, 1, 0, Some(&target(1, &[(0, 1)]))).verify(&world.federation));
         assert!(!promise(&world, 1, 0, Some(&target(1, &[(7, 0)]))).verify(&world.federation));
         assert!(promise(&world, 1, 0, Some(&target(1, &[(0, 0)]))).verify(&world.federation));
+    }
+
+    #[test]
+    fn a_promise_contradicts_the_commits_that_it_denies_and_no_others() {
+        let world = testing::federation(4);
+        let contradicts = |named: Option<&VoteTarget>, commit: &VoteTarget| {
+            promise(&world, 1, 2, named).contradicts_commit(commit)
+        };
+        let of = |txid, round| target(txid, &[(0, round)]);
+        assert!(contradicts(None, &of(1, 2)));
+        assert!(!contradicts(None, &of(1, 3)), "a later round");
+        assert!(!contradicts(None, &target(1, &[(1, 0)])), "another outpoint");
+        let named = of(1, 1);
+        assert!(!contradicts(Some(&named), &of(2, 0)), "an earlier round than the one it names");
+        assert!(!contradicts(Some(&named), &of(1, 1)), "the one it names");
+        assert!(contradicts(Some(&named), &of(2, 1)), "another transaction of that round");
+        assert!(contradicts(Some(&named), &of(1, 2)), "a later round than the one it names");
+        let later = Epoch(2).first_round();
+        let of_next_epoch = SignedPromise { round: Round(later.0 + 1), ..promise(&world, 1, 2, None) };
+        assert!(!of_next_epoch.contradicts_commit(&of(1, 2)), "an earlier epoch");
+        assert!(of_next_epoch.contradicts_commit(&of(1, later.0)));
+    }
+
+    #[test]
+    fn promises_of_other_outpoints_and_rounds_are_left_out() {
+        let world = testing::federation(4);
+        let mut other_outpoint = promise(&world, 2, 1, None);
+        other_outpoint.outpoint = outpoint(7);
+        let promises = [promise(&world, 1, 1, None), other_outpoint, promise(&world, 3, 0, None)];
+        let promises = promises.into_iter().map(|one| (one.node, one)).collect();
+        let release = ReleaseCertificate::assemble(outpoint(0), Round(1), &promises, &[]);
+        assert_eq!(release.promises.into_keys().collect::<Vec<_>>(), [NodeId(1)]);
     }
 
     #[test]

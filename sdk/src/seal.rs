@@ -136,8 +136,13 @@ impl Handover {
             return Err(CertificateError::TooFew { needed, found: valid.len() });
         }
         let mut candidates: BTreeMap<Txid, Vec<&SealedTransaction>> = BTreeMap::new();
-        for sealed in valid.into_values().flatten() {
-            candidates.entry(sealed.txid).or_default().push(sealed);
+        for sealed in valid.into_values() {
+            // A node has one word on each transaction, however often it repeats itself.
+            let words: BTreeMap<Txid, &SealedTransaction> =
+                sealed.iter().rev().map(|one| (one.txid, one)).collect();
+            for (txid, word) in words {
+                candidates.entry(txid).or_default().push(word);
+            }
         }
         let mut accounts = VerifiedAccounts::new();
         let kept = candidates
@@ -302,6 +307,123 @@ mod tests {
             let kept: Vec<_> = handover.transactions().collect();
             assert_eq!(kept, [&late]);
         }
+    }
+
+    #[test]
+    fn the_layout_of_a_seals_signed_bytes_is_pinned() {
+        let world = testing::federation(4);
+        let (seal, transactions) = sealed(&world, 1, vec![certified(&world, 0)]);
+        assert!(seal.verify(&world.federation, &transactions));
+        let other = Seal { succession: [6; 32], ..seal.clone() };
+        assert!(!other.verify(&world.federation, &transactions), "the succession is signed");
+        let other = Seal { transactions: transactions_hash(&[]), ..seal };
+        assert!(!other.verify(&world.federation, &[]), "and so are the transactions");
+    }
+
+    #[test]
+    fn a_certificate_counts_only_with_what_finishes_its_payment() {
+        let world = testing::federation(4);
+        let good = certified(&world, 0);
+        let outpoint =
+            *good.certificate.as_ref().expect("certified").target.inputs().keys().next().expect("one");
+        let sign = |inputs: &[bitcoin::OutPoint]| {
+            let inputs = inputs.iter().map(|outpoint| (*outpoint, Round(0)));
+            let target = VoteTarget::new(good.txid, inputs);
+            let approvals = (1..).map(NodeId).zip(&world.keys).map(|(node, key)| {
+                let context = world.federation.context();
+                (node, SignedVote::sign(context, node, key, target.clone(), Verdict::Approve).signature)
+            });
+            Some(ApprovalCertificate { approvals: approvals.collect(), target })
+        };
+        let elsewhere = bitcoin::OutPoint { vout: 7, ..outpoint };
+        let Some(Proposal::Joint(mut other)) = good.proposal.clone() else { panic!("a joint payment") };
+        other.psbt.unsigned_tx.output[0].value -= bitcoin::Amount::ONE_SAT;
+        let other = crate::proposal::JointProposal::authorise(
+            &world.federation,
+            world.account.id(),
+            &world.authorisation,
+            other.psbt,
+        );
+        other.check(&world.federation, &world.account).expect("valid in itself");
+        let bad = [
+            SealedTransaction { certificate: sign(&[outpoint, elsewhere]), ..good.clone() },
+            SealedTransaction { certificate: sign(&[elsewhere]), ..good.clone() },
+            SealedTransaction { proposal: Some(Proposal::Joint(Box::new(other))), ..good.clone() },
+            SealedTransaction { account: None, ..good.clone() },
+        ];
+        let kept = |one: &SealedTransaction| {
+            let seals = [1, 2, 3].map(|node| sealed(&world, node, vec![one.clone()]));
+            let handover = Handover::new(&world.federation, SUCCESSION, &seals).expect("a quorum");
+            handover.transactions().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&good), std::slice::from_ref(&good));
+        for bad in &bad {
+            assert_eq!(kept(bad), []);
+        }
+    }
+
+    #[test]
+    fn of_several_descriptions_the_one_of_most_nodes_stays_however_often_one_repeats_itself() {
+        let world = testing::federation(4);
+        let spent = |sats| vec![TxOut { value: bitcoin::Amount::from_sat(sats), ..TxOut::NULL }];
+        let good = SealedTransaction { spent: spent(90_500), ..certified(&world, 0) };
+        // Both verify: a certificate of fewer nodes, and a proposal with something that no rule reads.
+        let mut account = good.account.clone();
+        account.as_mut().expect("certified").acceptances.remove(&NodeId(4));
+        let mut proposal = good.proposal.clone();
+        if let Some(Proposal::Joint(joint)) = &mut proposal {
+            joint.psbt.unknown.insert(bitcoin::psbt::raw::Key { type_value: 0xf0, key: vec![1] }, vec![2]);
+        }
+        let alternatives = [
+            SealedTransaction { account: account.clone(), ..good.clone() },
+            SealedTransaction { proposal: proposal.clone(), ..good.clone() },
+            SealedTransaction { account, proposal, spent: spent(1), ..good.clone() },
+        ];
+        for other in &alternatives {
+            for liar in 1..=3 {
+                let seals = [1, 2, 3].map(|node| {
+                    let lies = vec![other.clone(); 5];
+                    sealed(&world, node, if node == liar { lies } else { vec![good.clone()] })
+                });
+                let handover = Handover::new(&world.federation, SUCCESSION, &seals).expect("a quorum");
+                assert_eq!(handover.transactions().collect::<Vec<_>>(), [&good]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_proof_stays_with_its_transaction_whatever_else_was_sealed() {
+        let world = testing::federation(4);
+        let proof = world.final_payment();
+        let proven = |proof: &FinalityProof| SealedTransaction {
+            certificate: None,
+            proposal: None,
+            account: None,
+            proof: Some(proof.clone()),
+            ..certified(&world, 0)
+        };
+        let mut forged = proof.clone();
+        if let FinalityProof::Enforced { spent, .. } = &mut forged {
+            spent.clear();
+        }
+        let elsewhere = SealedTransaction { txid: bitcoin::hashes::Hash::all_zeros(), ..proven(&proof) };
+        let seals = [
+            sealed(&world, 1, vec![elsewhere]),
+            sealed(&world, 2, vec![proven(&forged)]),
+            sealed(&world, 3, vec![proven(&proof)]),
+        ];
+        let handover = Handover::new(&world.federation, SUCCESSION, &seals).expect("a quorum");
+        assert_eq!(handover.transactions().collect::<Vec<_>>(), [&proven(&proof)]);
+    }
+
+    #[test]
+    fn who_says_nothing_has_no_vote_on_what_is_spent() {
+        let spent = |sats| vec![TxOut { value: bitcoin::Amount::from_sat(sats), ..TxOut::NULL }];
+        let (one, two, none) = (spent(1), spent(2), Vec::new());
+        for order in [[&one, &none, &two, &none, &one, &none], [&none, &one, &one, &none, &none, &two]] {
+            assert_eq!(most_said(order.into_iter()), one);
+        }
+        assert_eq!(most_said([&none, &none].into_iter()), none);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::{
     digest::{IdentityKey, secp},
     evidence::SigningRecord,
     federation::{KeyCertificate, Member, Roster, Succession, SuccessionPlan},
+    finality::{FinalityProof, SpentOutput},
     frost::{
         NodeCommitments, NodeNonces, NodeShare, Session, WalletSecret, aggregate_trial,
         dkg::{Ceremony, Dkg},
@@ -196,6 +197,20 @@ impl World {
         psbt.inputs[0].witness_utxo = Some(spent);
         describe_input(&self.account, &address, &mut psbt.inputs[0]);
         JointProposal::authorise(&self.federation, self.account.id(), &self.authorisation, psbt)
+    }
+
+    /// [`World::proposal`], finished.
+    pub fn final_payment(&self) -> FinalityProof {
+        let checked = self.proposal().check(&self.federation, &self.account).expect("valid");
+        let quorum = self.federation.quorum().votes();
+        let signatures = self.sign(&checked.plan, |node| node.0 <= quorum).expect("a quorum");
+        let mut transaction = checked.transaction;
+        for (input, signature) in transaction.input.iter_mut().zip(signatures) {
+            input.witness = bitcoin::Witness::from_slice(&[signature.serialize()]);
+        }
+        let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
+        let spent = checked.spent.into_iter().map(|output| SpentOutput { output, position });
+        FinalityProof::Enforced { transaction, spent: spent.collect(), account: Box::new(self.certificate()) }
     }
 
     /// The account as all nodes certify it.

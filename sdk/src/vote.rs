@@ -349,6 +349,18 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_is_of_one_node_and_one_target() {
+        let world = testing::federation(4);
+        let signature = sign_commit(world.federation.context(), &world.keys[0], &target());
+        let verified =
+            |node, target: &VoteTarget| verify_commit(&world.federation, NodeId(node), target, &signature);
+        assert!(verified(1, &target()));
+        assert!(!verified(2, &target()));
+        let other = VoteTarget::new(Txid::from_byte_array([1; 32]), target().inputs);
+        assert!(!verified(1, &other));
+    }
+
+    #[test]
     fn a_certificate_of_other_rounds_does_not_verify() {
         let world = testing::federation(4);
         let mut other = certificate(&world, 1..4);

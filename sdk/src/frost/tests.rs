@@ -156,6 +156,7 @@ fn a_lost_share_is_repaired_and_a_lying_helper_is_noticed() {
             (*node, helpers[0].sum(&pieces.collect()).expect("adds up"))
         })
         .collect();
+    assert_eq!(format!("{:?}", sums[&NodeId(1)]), "RepairPart(..)");
     let repaired = finish_repair(&session, &sums, key, quorum).expect("the share");
     assert_eq!(*repaired.to_bytes(), *world.shares[2].to_bytes());
 

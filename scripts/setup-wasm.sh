@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Makes .tools/bin/cargo-wasm, a cargo for wasm32-unknown-unknown: through rustup where it can fetch the target, else Debian's
-# rustc-web, which builds the standard library from source.
+# Makes .tools/bin/cargo-wasm, a cargo for wasm32-unknown-unknown: with rustup's compiler where it can fetch target and sources, else with
+# Debian's rustc-web. What is shipped has its standard library built from source either way, for size.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 mkdir -p .tools/bin
 way=debian
 if [ "${CI:-}" != true ] && command -v rustup >/dev/null; then
-  if rustup target list --installed | grep -qx wasm32-unknown-unknown \
-    || timeout 180 rustup target add wasm32-unknown-unknown >/dev/null 2>&1; then
+  if timeout 180 rustup target add wasm32-unknown-unknown >/dev/null 2>&1 && timeout 180 rustup component add rust-src >/dev/null 2>&1; then
     way=rustup
   fi
 fi
@@ -30,33 +29,31 @@ W
   chmod +x .tools/bin/wasm-ld
 }
 if [ $way = rustup ]; then
-  linker "$(dirname "$(rustc --print target-libdir)")/bin/gcc-ld/wasm-ld"
-  cat > .tools/bin/cargo-wasm <<'W'
-#!/usr/bin/env bash
-set -e
-sub=$1; shift
-export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$PWD/.tools/bin/wasm-ld
-exec cargo "$sub" --target wasm32-unknown-unknown "$@"
-W
+  linker "$(dirname "$(rustc --print target-libdir)")/bin/rust-lld"
+  compiler='cargo=cargo from_source='
 else
   need_packages rustc-web cargo-web rust-web-src lld-22
   linker /usr/bin/wasm-ld-22
-  cat > .tools/bin/cargo-wasm <<'W'
-#!/usr/bin/env bash
-# RUSTC_BOOTSTRAP: -Zbuild-std is a nightly option of a stable compiler.
-set -e
-sub=$1; shift
-unset RUSTUP_TOOLCHAIN
-export RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc RUSTC_BOOTSTRAP=1 CARGO_UNSTABLE_BUILD_STD=std,panic_abort
-export CARGO_UNSTABLE_BUILD_STD_FEATURES=optimize_for_size
-# Nothing on this target shows a panic's message; without them what is shipped is a tenth smaller.
-case " $* " in
-  *" --profile wasm "*) export RUSTFLAGS="-Zunstable-options -Cpanic=immediate-abort -Zlocation-detail=none ${RUSTFLAGS:-}" ;;
-esac
-export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=$PWD/.tools/bin/wasm-ld
-exec /usr/bin/cargo "$sub" --target wasm32-unknown-unknown "$@"
-W
+  compiler='unset RUSTUP_TOOLCHAIN; export RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc; cargo=/usr/bin/cargo from_source=yes'
 fi
+cat > .tools/bin/cargo-wasm <<W
+#!/usr/bin/env bash
+set -e
+sub=\$1; shift
+$compiler
+export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=\$PWD/.tools/bin/wasm-ld
+# Nothing on this target shows a panic's message; without them what is shipped is a tenth smaller.
+case " \$* " in
+  *" --profile wasm "*)
+    from_source=yes
+    export RUSTFLAGS="-Zunstable-options -Cpanic=immediate-abort -Zlocation-detail=none \${RUSTFLAGS:-}" ;;
+esac
+# RUSTC_BOOTSTRAP: -Zbuild-std is a nightly option of a stable compiler.
+if [ "\$from_source" ]; then
+  export RUSTC_BOOTSTRAP=1 CARGO_UNSTABLE_BUILD_STD=std,panic_abort CARGO_UNSTABLE_BUILD_STD_FEATURES=optimize_for_size
+fi
+exec \$cargo "\$sub" --target wasm32-unknown-unknown "\$@"
+W
 chmod +x .tools/bin/cargo-wasm
 # The generator of bindings has to be of the same version as the crate.
 wanted=$(awk '/^name = "wasm-bindgen"$/ { getline; gsub(/[^0-9.]/, ""); print; exit }' Cargo.lock)

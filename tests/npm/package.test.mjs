@@ -114,9 +114,12 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   const bob = await Wallet.create({ ...connection, storage: "memory", name: "bob" });
   await Promise.all([alice.ready(), bob.ready()]);
   await alice.synced();
-  const own = await alice.nextAddress();
+  assert.equal(await alice.connection(), "ready");
+  const own = await alice.unusedAddress();
+  assert.equal(await alice.unusedAddress(), own, "shown again until somebody pays to it");
   await fund(own, 500_000);
   await spendable(alice, 500_000n);
+  assert.notEqual(await alice.unusedAddress(), own);
 
   const to = await bob.nextAddress();
   const psbt = btc.Transaction.fromPSBT(Buffer.from(await alice.createPsbt({ to, amount: 120_000n }), "base64"));
@@ -133,6 +136,13 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   assert.equal(arrived.transactions[0]?.txid, receipt.txid);
   assert.ok(["submitted", "approved", "final"].every((state) => states.includes(state)), states.join());
 
+  assert.deepEqual(await alice.outcome(receipt.txid), receipt, "also when it has ended");
+  await assert.rejects(alice.outcome("00".repeat(32)), coded("unknown_payment"));
+  // What was spent since has arrived all the same.
+  assert.equal((await alice.coins()).find(({ address }) => address === own), undefined);
+  const spent = await alice.paymentTo(own, { amount: 500_000n });
+  assert.equal(spent.amount, 500_000n);
+
   // An independent implementation reads the same from the proof, and so does the small verifier.
   await verify.init();
   const federation = new verify.Federation(await federationDocument(devnet.bridge), devnet.federation);
@@ -141,6 +151,7 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   const transaction = btc.Transaction.fromRaw(Buffer.from(verified.transaction, "hex"));
   assert.equal(transaction.id, receipt.txid);
   assert.equal(verified.txid, receipt.txid);
+  const fee = 500_000n - verified.outputs.reduce((sum, { value }) => sum + value, 0n);
   const output = verified.outputs.find(({ address }) => address === to);
   assert.equal(output?.value, 120_000n);
   const theirs = Array.from({ length: transaction.outputsLength }, (_, vout) => transaction.getOutputAddress(vout, REGTEST));
@@ -150,7 +161,8 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   assert.throws(() => federation.verifyProof(JSON.stringify(forged)), (error) => error.code === "invalid_proof");
 
   // Errors say what is missing, with the figures.
-  await assert.rejects(alice.pay({ to, amount: 10_000_000n }), (error) => coded("insufficient_funds")(error) && error.details.spendableSat < 500_000);
+  await assert.rejects(alice.pay({ to, amount: 10_000_000n }), (error) => coded("insufficient_funds")(error) && error.details.spendableSat === 500_000n - 120_000n - fee);
+  await assert.rejects(Wallet.create({ ...connection, storage: "memory", name: "wide", gapLimit: 0 }), coded("invalid_argument"));
   await assert.rejects(alice.pay({ to: "hello", amount: 1n }), coded("invalid_address"));
   await assert.rejects(alice.pay({ to, amount: 1n }), coded("dust"));
   await assert.rejects(alice.pay({ to }), coded("amount_missing"));
@@ -173,6 +185,8 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   assert.deepEqual((await alice.balance()).spendable, before[0].spendable);
   assert.deepEqual((await alice.history()).map(({ txid }) => txid), before[1].map(({ txid }) => txid));
   assert.equal(await alice.proof(receipt.txid), receipt.proof);
+  assert.equal(await alice.connection(), "offline");
+  await alice.ready();
   await alice.close();
 
   const stored = readFileSync(join(directory, "alice.wallet"), "latin1");

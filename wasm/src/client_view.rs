@@ -47,8 +47,7 @@ impl From<BlockRef> for BlockView {
 pub(crate) struct CoinView {
     outpoint: String,
     value: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
+    address: String,
     keychain: Keychain,
     index: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,6 +56,8 @@ pub(crate) struct CoinView {
     block: Option<BlockView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     locked_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spent_by: Option<String>,
 }
 
 impl CoinView {
@@ -64,14 +65,15 @@ impl CoinView {
         Self {
             outpoint: coin.outpoint.to_string(),
             value: coin.value.to_sat(),
+            // Every script of the wallet is Taproot and has one.
             address: Address::from_script(&coin.script_pubkey, network)
-                .ok()
-                .map(|address| address.to_string()),
+                .map_or_else(|_| coin.script_pubkey.to_hex_string(), |address| address.to_string()),
             keychain: coin.position.keychain,
             index: coin.position.index,
             finality: coin.finality,
             block: coin.block.map(BlockView::from),
             locked_by: coin.locked_by.map(|txid| txid.to_string()),
+            spent_by: coin.spent_by.map(|txid| txid.to_string()),
         }
     }
 }
@@ -106,7 +108,7 @@ impl HistoryView {
             block: entry.block.map(BlockView::from),
             block_time: entry.block.and_then(|block| chain.header(block.height)).map(|header| header.time),
             confirmations: entry.block.map_or(0, |block| chain.confirmations(&block)),
-            payment: payment.map(|(_, state)| state.clone().into()),
+            payment: payment.and_then(|(_, state)| PaymentView::new(state.clone())),
         }
     }
 }
@@ -115,34 +117,18 @@ impl HistoryView {
 #[serde(tag = "state", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub(crate) enum PaymentView {
     Submitted,
-    Voting {
-        votes: u16,
-        quorum: u16,
-        nodes: u16,
-    },
+    Voting { votes: u16, quorum: u16, nodes: u16 },
     Approved,
-    Signing {
-        attempt: u32,
-    },
-    Final {
-        finality: FinalityKind,
-        proof: String,
-    },
-    Rejected {
-        rejects: Vec<NodeReject>,
-        retryable: bool,
-    },
-    Failed {
-        message: String,
-        retryable: bool,
-    },
-    /// Of a later SDK.
-    Unknown,
+    Signing { attempt: u32 },
+    Final { finality: FinalityKind, proof: String },
+    Rejected { rejects: Vec<NodeReject>, retryable: bool },
+    Failed { message: String, retryable: bool },
 }
 
-impl From<PaymentState> for PaymentView {
-    fn from(state: PaymentState) -> Self {
-        match state {
+impl PaymentView {
+    /// `None` for what a later SDK may add.
+    fn new(state: PaymentState) -> Option<Self> {
+        Some(match state {
             PaymentState::Submitted => Self::Submitted,
             PaymentState::Voting { votes, quorum, nodes } => Self::Voting { votes, quorum, nodes },
             PaymentState::Approved => Self::Approved,
@@ -153,8 +139,8 @@ impl From<PaymentState> for PaymentView {
             },
             PaymentState::Rejected { rejects, retry } => Self::Rejected { rejects, retryable: retry },
             PaymentState::Failed { message, retry } => Self::Failed { message, retryable: retry },
-            _ => Self::Unknown,
-        }
+            _ => return None,
+        })
     }
 }
 
@@ -200,12 +186,12 @@ pub(crate) enum EventView {
     ServerMisbehaved {
         what: String,
     },
-    Unknown,
 }
 
-impl From<Event> for EventView {
-    fn from(event: Event) -> Self {
-        match event {
+impl EventView {
+    /// `None` for what a later SDK may add.
+    pub(crate) fn new(event: Event) -> Option<Self> {
+        Some(match event {
             Event::Connected => Self::Connected,
             Event::Disconnected { reason, retry_in } => Self::Disconnected {
                 reason,
@@ -215,7 +201,9 @@ impl From<Event> for EventView {
             Event::Synced => Self::Synced,
             Event::Epoch { epoch } => Self::Epoch { epoch: u32::try_from(epoch.0).unwrap_or(u32::MAX) },
             Event::Balance(balance) => Self::Balance { balance: balance.into() },
-            Event::Payment { txid, state } => Self::Payment { txid: txid.to_string(), state: state.into() },
+            Event::Payment { txid, state } => {
+                Self::Payment { txid: txid.to_string(), state: PaymentView::new(state)? }
+            }
             Event::Received { txid, amount, kind, .. } => {
                 Self::Received { txid: txid.to_string(), amount: amount.to_sat(), finality: kind }
             }
@@ -226,7 +214,7 @@ impl From<Event> for EventView {
             Event::Lagged { missed } => Self::Lagged { missed: u32::try_from(missed).unwrap_or(u32::MAX) },
             Event::Refused { error } => Self::Refused { error },
             Event::ServerMisbehaved { what } => Self::ServerMisbehaved { what },
-            _ => Self::Unknown,
-        }
+            _ => return None,
+        })
     }
 }

@@ -13,7 +13,8 @@ use futures_util::StreamExt as _;
 use js_sys::{Function, Map, Promise};
 use quorate::{
     client::{Client, Receipt, WebSocket},
-    session::Session,
+    session::{Reach, Session},
+    wallet::Destination,
 };
 use serde::Serialize;
 use std::cell::RefCell;
@@ -57,10 +58,19 @@ struct AccountView {
 #[wasm_bindgen(js_name = fetchFederation)]
 pub fn fetch_federation(urls: Vec<String>, socket: Option<Function>) -> Promise {
     promise(async move {
+        let bridges = urls.len();
         let mut transport = transport(urls, socket)?;
-        let document = quorate::client::fetch_federation(&mut transport).await;
-        let document = document.map_err(|error| Failure::new("bridge_unreachable", error).retryable(true))?;
-        Ok(serde_json::to_string(&document).expect("own types are written without fail"))
+        let mut failure = String::new();
+        // Each attempt is at the next one.
+        for _ in 0..bridges {
+            match quorate::client::fetch_federation(&mut transport).await {
+                Ok(document) => {
+                    return Ok(serde_json::to_string(&document).expect("own types are written without fail"));
+                }
+                Err(error) => failure = error.to_string(),
+            }
+        }
+        Err(Failure::new("bridge_unreachable", failure).retryable(true))
     })
 }
 
@@ -129,8 +139,9 @@ impl Engine {
         let mut events = self.client()?.events();
         wasm_bindgen_futures::spawn_local(async move {
             while let Some(event) = events.next().await {
+                let Some(event) = EventView::new(event) else { continue };
                 // What a listener throws is its own affair; the TypeScript face never throws here.
-                let _thrown = listener.call1(&JsValue::NULL, &to_js(&EventView::from(event)));
+                let _thrown = listener.call1(&JsValue::NULL, &to_js(&event));
             }
             let _thrown = listener.call0(&JsValue::NULL);
         });
@@ -221,6 +232,39 @@ impl Engine {
     pub fn next_address(&self) -> Promise {
         let client = self.client();
         promise(async move { Ok(client?.next_address().await?.to_string()) })
+    }
+
+    /// Gives the receive address that was given out last, until somebody pays to it.
+    #[wasm_bindgen(js_name = unusedAddress)]
+    pub fn unused_address(&self) -> Promise {
+        let client = self.client();
+        promise(async move { Ok(client?.unused_address().await?.to_string()) })
+    }
+
+    /// Everything that ever arrived at an address of this wallet, spent or not.
+    #[wasm_bindgen(js_name = coinsAt)]
+    pub fn coins_at(&self, address: &str) -> Result<Promise, JsValue> {
+        let network = self.network;
+        let address = Destination::parse(address, network).map_err(Failure::from)?.script_pubkey();
+        Ok(self.ask(move |session| {
+            session.wallet().coins_at(&address).map(|coin| CoinView::new(coin, network)).collect::<Vec<_>>()
+        }))
+    }
+
+    /// How far the wallet has come with its bridge.
+    pub fn connection(&self) -> Promise {
+        self.ask(|session| match session.reach() {
+            Reach::Offline => "offline",
+            Reach::Connected => "connected",
+            Reach::Ready => "ready",
+        })
+    }
+
+    /// Waits until a payment that was submitted is final.
+    pub fn outcome(&self, txid: &str) -> Result<Promise, JsValue> {
+        let txid = parse_txid(txid)?;
+        let client = self.client();
+        Ok(promise(async move { Ok(to_js(&ReceiptView::from(client?.outcome(txid).await?))) }))
     }
 
     /// Builds a payment as a PSBT in base64.

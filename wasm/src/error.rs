@@ -1,26 +1,25 @@
 //! Errors as JavaScript sees them.
 
 use serde::Serialize;
-use serde_json::Value;
 use std::fmt::Display;
 use wasm_bindgen::JsValue;
 
 /// What is thrown: the TypeScript face makes a `QuorateError` of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Failure {
     /// Stable, in snake_case.
-    pub(crate) code: String,
+    pub(crate) code: &'static str,
     /// For people: what happened and what to do.
     pub(crate) message: String,
     /// Whether the same call may succeed later.
     pub(crate) retryable: bool,
     /// Facts by name.
-    pub(crate) details: Value,
+    pub(crate) details: JsValue,
 }
 
 impl Failure {
-    pub(crate) fn new(code: &str, message: impl Display) -> Self {
-        Self { code: code.to_owned(), message: message.to_string(), retryable: false, details: Value::Null }
+    pub(crate) fn new(code: &'static str, message: impl Display) -> Self {
+        Self { code, message: message.to_string(), retryable: false, details: JsValue::UNDEFINED }
     }
 
     /// The caller gave something that cannot be used.
@@ -35,43 +34,65 @@ impl Failure {
     }
 
     #[cfg(feature = "wallet")]
-    pub(crate) fn with(mut self, details: Value) -> Self {
-        self.details = details;
+    pub(crate) fn with(mut self, details: &impl Serialize) -> Self {
+        self.details = crate::js::to_js(details);
         self
     }
 }
 
 impl From<Failure> for JsValue {
     fn from(failure: Failure) -> Self {
-        crate::js::to_js(&failure)
+        #[derive(Serialize)]
+        struct View<'a> {
+            code: &'a str,
+            message: &'a str,
+            retryable: bool,
+            #[serde(with = "serde_wasm_bindgen::preserve")]
+            details: JsValue,
+        }
+        let Failure { code, message, retryable, details } = failure;
+        crate::js::to_js(&View { code, message: &message, retryable, details })
     }
 }
 
 #[cfg(feature = "wallet")]
 mod wallet {
     use super::Failure;
+    use quorate::wire::NodeReject;
     use quorate::{client::ClientError, wallet::WalletError};
-    use serde_json::json;
+    use serde::Serialize;
+
+    #[derive(Serialize)]
+    #[serde(untagged, rename_all_fields = "camelCase")]
+    enum Details<'a> {
+        Funds { needed_sat: u64, spendable_sat: u64, incoming_sat: u64 },
+        Dust { amount_sat: u64, limit_sat: u64 },
+        FeeRate { sat_per_vb: u64, min: u64, max: u64 },
+        Network { address: &'a str, expected: String },
+        Rejected { rejects: &'a [NodeReject] },
+    }
 
     impl From<WalletError> for Failure {
         fn from(error: WalletError) -> Self {
             let details = match &error {
-                WalletError::InsufficientFunds { needed, spendable, incoming } => json!({
-                    "neededSat": needed.to_sat(), "spendableSat": spendable.to_sat(), "incomingSat": incoming.to_sat(),
+                WalletError::InsufficientFunds { needed, spendable, incoming } => Some(Details::Funds {
+                    needed_sat: needed.to_sat(),
+                    spendable_sat: spendable.to_sat(),
+                    incoming_sat: incoming.to_sat(),
                 }),
                 WalletError::Dust { amount, limit } => {
-                    json!({ "amountSat": amount.to_sat(), "limitSat": limit.to_sat() })
+                    Some(Details::Dust { amount_sat: amount.to_sat(), limit_sat: limit.to_sat() })
                 }
                 WalletError::FeeRate { sat_per_vb, min, max } => {
-                    json!({ "satPerVb": sat_per_vb, "min": min, "max": max })
+                    Some(Details::FeeRate { sat_per_vb: *sat_per_vb, min: *min, max: *max })
                 }
                 WalletError::Network { address, expected } => {
-                    json!({ "address": address, "expected": expected.to_string() })
+                    Some(Details::Network { address, expected: expected.to_string() })
                 }
-                _ => serde_json::Value::Null,
+                _ => None,
             };
             let retry = matches!(error, WalletError::NotCertified | WalletError::Coin { .. });
-            Self::new(error.code(), error).retryable(retry).with(details)
+            Self::new(error.code(), &error).retryable(retry).with(&details)
         }
     }
 
@@ -81,8 +102,7 @@ mod wallet {
             match error {
                 ClientError::Wallet(error) => error.into(),
                 ClientError::Rejected { ref rejects, .. } => {
-                    let rejects = serde_json::to_value(rejects).unwrap_or_default();
-                    Self::new(code, &error).retryable(retry).with(json!({ "rejects": rejects }))
+                    Self::new(code, &error).retryable(retry).with(&Details::Rejected { rejects })
                 }
                 other => Self::new(code, other).retryable(retry),
             }

@@ -5,7 +5,7 @@ use bitcoin::{Amount, FeeRate, Network};
 use quorate::{
     account::{AccountPolicy, AccountRecord},
     chain::Checkpoint,
-    wallet::{Destination, PaymentRequest, SecretWords, Wallet},
+    wallet::{Destination, GAP_LIMIT_MAX, PaymentRequest, SecretWords, Wallet},
     wire::Header,
 };
 use serde::Deserialize;
@@ -26,6 +26,8 @@ pub(crate) struct WalletOptions {
     pub(crate) payment_max: Option<u64>,
     /// Where header verification starts.
     pub(crate) checkpoint: Option<CheckpointOption>,
+    /// How many addresses after the last used one are watched.
+    pub(crate) gap_limit: Option<u32>,
     /// Bridges, tried in turn.
     pub(crate) urls: Vec<String>,
 }
@@ -41,18 +43,25 @@ impl WalletOptions {
         let checkpoint = self.checkpoint.as_ref();
         let checkpoint = checkpoint.map(|one| Checkpoint { height: one.height, header: one.header.0 });
         let words = self.words.take().map(Zeroizing::new);
-        match (words, &self.record) {
+        let mut wallet = match (words, &self.record) {
             (Some(words), None) => {
                 let policy = AccountPolicy { payment_max: self.payment_max.map(Amount::from_sat) };
                 let words = SecretWords::parse(&words)?;
-                Ok(Wallet::new(federation, &words, self.account, policy, checkpoint)?)
+                Wallet::new(federation, &words, self.account, policy, checkpoint)?
             }
             (None, Some(record)) => {
                 let record: AccountRecord = from_json("account record", record)?;
-                Ok(Wallet::watch(federation, record, checkpoint)?)
+                Wallet::watch(federation, record, checkpoint)?
             }
-            _ => Err(Failure::argument("options", "either `words` or `record` is needed")),
+            _ => return Err(Failure::argument("options", "either `words` or `record` is needed")),
+        };
+        if let Some(addresses) = self.gap_limit {
+            if !(1..=GAP_LIMIT_MAX).contains(&addresses) {
+                return Err(Failure::argument("gapLimit", format!("has to be from 1 to {GAP_LIMIT_MAX}")));
+            }
+            wallet.set_gap_limit(addresses)?;
         }
+        Ok(wallet)
     }
 }
 

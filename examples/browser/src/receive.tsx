@@ -8,7 +8,7 @@ export function Receive({ wallet }: { wallet: OpenWallet }) {
   const [received, setReceived] = useState<bigint>();
   const { error, run } = useAction();
   const next = () => run(async () => setAddress(await wallet.nextAddress()));
-  useEffect(next, [wallet]);
+  useEffect(() => run(async () => setAddress(await wallet.unusedAddress())), [wallet, received]);
   useEffect(() => wallet.on("received", ({ amount }) => setReceived(amount)), [wallet]);
   const wanted = parseSats(amount);
   const uri = address && `bitcoin:${address}${wanted ? `?amount=${btc(wanted)}` : ""}`;

@@ -31,7 +31,7 @@ function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null;
   const connection = useConnection(wallet);
   const balance = useBalance(wallet);
   const history = useHistory(wallet);
-  const tone = { ready: "good", connected: "wait", connecting: "wait", offline: "bad" }[connection];
+  const tone = { ready: "good", connected: "wait", offline: "bad" }[connection ?? "offline"];
   return (
     <Shell title="Quorate wallet" aside={<span className={`pill ${tone}`} role="status">{connection}</span>}>
       <section className="card" aria-label="Balance">
@@ -64,7 +64,7 @@ function Gift({ wallet }: { wallet: Wallet }) {
   const { busy, error, run } = useAction();
   return (
     <div>
-      <button type="button" className="quiet" disabled={busy} onClick={() => run(async () => fund(await wallet.nextAddress(), GIFT))}>
+      <button type="button" className="quiet" disabled={busy} onClick={() => run(async () => fund(await wallet.unusedAddress(), GIFT))}>
         Get {sats(GIFT)} to play with
       </button>
       <Problem error={error} />

@@ -230,6 +230,14 @@ impl Client {
         Ok(self.call(|session, _| session.next_address()).await??)
     }
 
+    /// The receive address that was given out last, as long as nobody has paid to it; else the next one.
+    ///
+    /// # Errors
+    /// All addresses have been given out, or the client has ended.
+    pub async fn unused_address(&self) -> Result<Address, ClientError> {
+        Ok(self.call(|session, _| session.unused_address()).await??)
+    }
+
     /// Submits a payment; its progress comes as [`Event::Payment`].
     ///
     /// # Errors
@@ -253,7 +261,7 @@ impl Client {
     pub async fn pay_psbt(&self, psbt: bitcoin::Psbt) -> Result<Receipt, ClientError> {
         let events = self.events.subscribe();
         let txid = self.call(move |session, now| session.send_psbt(now, psbt)).await??;
-        self.outcome(events, txid).await
+        self.follow(events, txid).await
     }
 
     /// Submits a payment and waits until it is final by a proof that this wallet verified.
@@ -263,7 +271,37 @@ impl Client {
     pub async fn pay(&self, request: PaymentRequest) -> Result<Receipt, ClientError> {
         let events = self.events.subscribe();
         let txid = self.send(request).await?;
-        self.outcome(events, txid).await
+        self.follow(events, txid).await
+    }
+
+    /// Waits until a payment that was submitted is final, in this run or in one before.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate::client::Client, request: quorate::wallet::PaymentRequest) -> Result<(), quorate::client::ClientError> {
+    /// let txid = client.send(request).await?;
+    /// let receipt = client.outcome(txid).await?;
+    /// assert_eq!(receipt.txid, txid);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// No such payment is under way or final, the federation refused it, or the client has ended.
+    pub async fn outcome(&self, txid: Txid) -> Result<Receipt, ClientError> {
+        let events = self.events.subscribe();
+        let known = self.inspect(move |session| {
+            let proof = session.wallet().proof(txid);
+            let under_way = session.payments().any(|(other, _)| other == txid);
+            (
+                proof.map(|proof| Receipt { txid, kind: proof.kind(), proof: Box::new(proof.clone()) }),
+                under_way,
+            )
+        });
+        match known.await? {
+            (Some(receipt), _) => Ok(receipt),
+            (None, true) => self.follow(events, txid).await,
+            (None, false) => Err(WalletError::NotProposed.into()),
+        }
     }
 
     /// Asks the federation to stop a payment that is not final. A waiting [`Client::pay`] ends with [`ClientError::Failed`] or
@@ -288,7 +326,7 @@ impl Client {
     pub async fn attest(&self, transaction: bitcoin::Transaction) -> Result<Receipt, ClientError> {
         let events = self.events.subscribe();
         let txid = self.call(move |session, now| session.submit_signed(now, transaction)).await?;
-        self.outcome(events, txid).await
+        self.follow(events, txid).await
     }
 
     async fn call<T: Send + 'static>(
@@ -304,7 +342,7 @@ impl Client {
         answer.await.map_err(|_| self.ended())
     }
 
-    async fn outcome(
+    async fn follow(
         &self,
         mut events: broadcast::Receiver<Event>,
         txid: Txid,

@@ -42,6 +42,7 @@ use crate::{
     FederationDocument,
     wire::{ClientMessage, ServerMessage, decode, encode_text, limits},
 };
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Frames under way in each direction before the other side has to wait.
@@ -76,11 +77,23 @@ pub trait Transport: MaybeSend + 'static {
     fn connect(&mut self) -> Connecting;
 }
 
+const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Asks a bridge for its federation document. Verify it against the id that you pin.
 ///
 /// # Errors
-/// The bridge cannot be reached, or answers something else.
+/// The bridge cannot be reached, does not answer within 15 seconds, or answers something else.
 pub async fn fetch_federation(transport: &mut dyn Transport) -> Result<FederationDocument, TransportError> {
+    let asking = ask_for_document(transport);
+    tokio::select! {
+        document = asking => document,
+        () = runtime::sleep_until(runtime::Instant::now() + FETCH_TIMEOUT) => {
+            Err(TransportError(format!("no answer within {} s", FETCH_TIMEOUT.as_secs())))
+        }
+    }
+}
+
+async fn ask_for_document(transport: &mut dyn Transport) -> Result<FederationDocument, TransportError> {
     let mut connection = transport.connect().await?;
     let hello = ClientMessage::Hello {
         protocol: limits::PROTOCOL_VERSION,

@@ -1,6 +1,6 @@
 use super::{dkg::*, *};
 use crate::{
-    FederationDocument,
+    FederationDocument, SignatureShare,
     digest::{IdentityKey, secp},
     federation::SuccessionPlan,
     testing::{self, rng},
@@ -236,16 +236,41 @@ fn a_garbage_share_names_its_node_and_a_garbage_wallet_names_the_wallet() {
     let (session, mut shares, wallet) = world.shares(&plan, |node| node.0 != 4).expect("signed");
     let good = shares.clone();
     let bad = shares.get_mut(&NodeId(2)).expect("a signer");
-    bad[0] = crate::SignatureShare([3; 32]);
+    bad[0] = SignatureShare([3; 32]);
     let record = world.account.record();
     assert_eq!(
         session.aggregate(&world.federation, record, &shares, &wallet),
         Err(AggregateError::Shares { culprits: vec![Culprit::Node(NodeId(2))] })
     );
     assert_eq!(
-        session.aggregate(&world.federation, record, &good, &[crate::SignatureShare([3; 32])]),
+        session.aggregate(&world.federation, record, &good, &[SignatureShare([3; 32])]),
         Err(AggregateError::Shares { culprits: vec![Culprit::Wallet] })
     );
+}
+
+#[test]
+fn a_wallets_signature_is_over_as_many_shares_as_inputs_and_its_own() {
+    let world = testing::federation(4);
+    let (session, _, shares) = world.shares(&world.plan(2), |node| node.0 != 4).expect("signed");
+    let commitments = Vec::new();
+    let sent = |shares: &[SignatureShare], key: &IdentityKey| {
+        let signature = session.sign_shares(&world.federation, key, shares);
+        let wallet = WalletSignature { commitments: commitments.clone(), shares: shares.to_vec(), signature };
+        session.verify_wallet(&world.federation, world.account.record(), &wallet)
+    };
+    assert!(sent(&shares, &world.authorisation));
+    assert!(!sent(&shares, &world.keys[0]), "another key");
+    assert!(!sent(&shares[..1], &world.authorisation), "too few");
+}
+
+#[test]
+fn commitments_are_curve_points() {
+    let world = testing::federation(4);
+    let (_, nodes) = world.commitments(&world.plan(2), |node| node.0 == 1);
+    let mut commitments = nodes[&NodeId(1)].clone();
+    assert!(commitments.is_well_formed());
+    commitments.commitments[1] = crate::NonceCommitment([7; 66]);
+    assert!(!commitments.is_well_formed());
 }
 
 #[test]

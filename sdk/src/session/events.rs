@@ -54,6 +54,17 @@ pub enum PaymentState {
     },
 }
 
+/// How far a session has come with its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// There is no connection; the session opens one by itself.
+    Offline,
+    /// The server has greeted; the federation has not certified the account yet.
+    Connected,
+    /// Payments can be made.
+    Ready,
+}
+
 /// What a session tells the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

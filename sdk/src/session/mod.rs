@@ -13,7 +13,7 @@ mod events;
 mod handle;
 mod state;
 
-pub use events::{Event, PaymentState};
+pub use events::{Event, PaymentState, Reach};
 
 use crate::{
     chain::Extension,
@@ -220,6 +220,25 @@ impl Session {
         let address = self.wallet.next_address()?;
         self.subscribe_new();
         Ok(address.to_address(self.wallet.federation().network()))
+    }
+
+    /// The receive address that was given out last, as long as nobody has paid to it; else the next one.
+    ///
+    /// # Errors
+    /// All addresses have been given out.
+    pub fn unused_address(&mut self) -> Result<bitcoin::Address, WalletError> {
+        let address = self.wallet.unused_address()?;
+        self.subscribe_new();
+        Ok(address.to_address(self.wallet.federation().network()))
+    }
+
+    /// How far this session has come with its server.
+    pub fn reach(&self) -> Reach {
+        match self.link {
+            Link::Live if self.wallet.certificate().is_some() => Reach::Ready,
+            Link::Live => Reach::Connected,
+            Link::Down { .. } | Link::Connecting | Link::Greeting { .. } => Reach::Offline,
+        }
     }
 
     /// Builds a payment as a PSBT, without reserving or sending anything.

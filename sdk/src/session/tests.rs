@@ -6,7 +6,7 @@ use crate::{
     testing::{self, rng},
     vote::{ApprovalCertificate, VoteTarget},
     wallet::{SavedState, SecretWords, StateError, apply_change},
-    wire::{ChainTip, ErrorCode, Fault},
+    wire::{ChainTip, ErrorCode, Fault, SubscriptionKey, UtxoRecord},
 };
 use bitcoin::{
     OutPoint, Transaction, TxIn, TxOut, absolute::LockTime, hashes::Hash as _, transaction::Version,
@@ -78,6 +78,50 @@ fn greeting_registers_and_subscribes_every_script() {
         1 + 2 * usize::try_from(crate::wallet::GAP_LIMIT).expect("small"),
         "tip and two keychains"
     );
+}
+
+#[test]
+fn an_address_is_shown_again_until_somebody_pays_to_it() {
+    let mut session = live();
+    drain(&mut session);
+    let first = session.unused_address().expect("an address");
+    assert_eq!(session.unused_address().expect("an address"), first);
+    let utxo = UtxoRecord {
+        outpoint: OutPoint { txid: Txid::all_zeros(), vout: 3 },
+        value: bitcoin::Amount::from_sat(1_000),
+        script_pubkey: first.script_pubkey(),
+        tip_height: 0,
+        created: None,
+        final_parent: None,
+        round: Round(0),
+        lock: None,
+        votes: 0,
+        spend: None,
+        spent: None,
+    };
+    let key = SubscriptionKey::Script(utxo.script_pubkey.clone());
+    let state = utxo.state();
+    tell(&mut session, None, &ServerMessage::UTXOStateNotification { key, utxo, state, proof: None });
+    let script = first.script_pubkey();
+    assert_eq!(session.wallet().coins_at(&script).count(), 1);
+    let second = session.unused_address().expect("an address");
+    assert_ne!(second, first);
+    assert_eq!(session.next_address().expect("an address").script_pubkey(), {
+        let third = session.unused_address().expect("an address");
+        assert_ne!(third, second, "one that was given out is not shown to somebody else");
+        third.script_pubkey()
+    });
+}
+
+#[test]
+fn a_wider_gap_is_watched_at_once() {
+    let mut session = live();
+    drain(&mut session);
+    let before = session.wallet.scripts().len();
+    session.wallet.set_gap_limit(50).expect("derives");
+    assert_eq!(session.wallet.scripts().len(), before + 2 * 30);
+    session.wallet.set_gap_limit(1).expect("derives");
+    assert_eq!(session.wallet.scripts().len(), before + 2 * 30, "what is watched stays watched");
 }
 
 #[test]

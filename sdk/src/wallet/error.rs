@@ -79,8 +79,8 @@ pub enum WalletError {
     /// The account has no certificate yet; connect first.
     #[error("the account is not certified by the federation yet; connect and try again")]
     NotCertified,
-    /// The server asked to sign something that this wallet did not propose.
-    #[error("asked to sign a transaction that this wallet did not propose")]
+    /// No payment of this wallet has this txid.
+    #[error("this wallet has proposed no such payment; compare the txid")]
     NotProposed,
     /// The wallet was opened without its words.
     #[error("this wallet only watches its account; open it with its words to pay")]

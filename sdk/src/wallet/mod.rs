@@ -42,6 +42,8 @@ use std::collections::BTreeMap;
 
 /// Unused addresses that are watched beyond the last used one, per keychain (BIP44's gap limit).
 pub const GAP_LIMIT: u32 = 20;
+/// Most that it can be set to.
+pub const GAP_LIMIT_MAX: u32 = 1000;
 
 /// A wallet of one joint account.
 ///
@@ -69,6 +71,7 @@ pub struct Wallet {
     verified_accounts: VerifiedAccounts,
     proposals: BTreeMap<Txid, CheckedProposal>,
     proofs: BTreeMap<Txid, FinalityProof>,
+    gap_limit: u32,
     touched: Touched,
     saved_before: bool,
 }
@@ -144,6 +147,7 @@ impl Wallet {
             verified_accounts: VerifiedAccounts::new(),
             proposals: BTreeMap::new(),
             proofs: BTreeMap::new(),
+            gap_limit: GAP_LIMIT,
             touched: Touched::default(),
             saved_before: false,
         };
@@ -202,6 +206,37 @@ impl Wallet {
     /// 2^31 addresses have been given out.
     pub fn next_address(&mut self) -> Result<Address, WalletError> {
         self.take_next(Keychain::Receive)
+    }
+
+    /// The receive address that was given out last, as long as nobody has paid to it; else the next one. Showing this one again keeps the
+    /// addresses that nobody used within the gap that a restored wallet looks across.
+    ///
+    /// # Errors
+    /// 2^31 addresses have been given out.
+    pub fn unused_address(&mut self) -> Result<Address, WalletError> {
+        let last = self.keychains.get(&Keychain::Receive).and_then(|state| {
+            let index = usize::try_from(state.next.checked_sub(1)?).ok()?;
+            state.derived.get(index)
+        });
+        match last {
+            Some(last) if self.coins_at(&last.script_pubkey).next().is_none() => Ok(last.clone()),
+            Some(_) | None => self.next_address(),
+        }
+    }
+
+    /// Everything that ever arrived at a script of this wallet, spent or not.
+    pub fn coins_at<'a>(&'a self, script: &'a ScriptBuf) -> impl Iterator<Item = &'a Coin> + 'a {
+        self.book.coins().filter(move |coin| coin.script_pubkey == *script)
+    }
+
+    /// How many addresses after the last one that was given out or used are watched; [`GAP_LIMIT`] unless set. A wallet that is restored
+    /// from its words finds what was paid to addresses with smaller gaps between them. At most [`GAP_LIMIT_MAX`].
+    ///
+    /// # Errors
+    /// A key cannot be derived.
+    pub fn set_gap_limit(&mut self, addresses: u32) -> Result<(), WalletError> {
+        self.gap_limit = addresses.clamp(1, GAP_LIMIT_MAX);
+        self.derive_ahead()
     }
 
     /// What the wallet has.
@@ -444,7 +479,7 @@ impl Wallet {
     fn derive_ahead(&mut self) -> Result<(), WalletError> {
         for keychain in [Keychain::Receive, Keychain::Change] {
             let state = self.keychains.entry(keychain).or_default();
-            let until = state.next.saturating_add(GAP_LIMIT);
+            let until = state.next.saturating_add(self.gap_limit);
             let from = u32::try_from(state.derived.len()).map_err(|_| WalletError::Derivation)?;
             for index in from..until {
                 let address = self.account.address(KeychainIndex { keychain, index })?;

@@ -1,10 +1,22 @@
 import { Engine, Federation, fetchFederation } from "./glue/quorate.js";
-import { QuorateError, call } from "./errors.js";
+import { QuorateError, abortable, call } from "./errors.js";
 import { init } from "./init.js";
 import { socketFactory } from "#platform";
 import type { StateChange, StateStore } from "./storage.js";
 import { nameOf, storageOf, type StorageOptions } from "./stored.js";
-import type { AccountInfo, Balance, Block, Checkpoint, Coin, HistoryEntry, PaymentRequest, Receipt, WalletEvent } from "./types.js";
+import type {
+  AccountInfo,
+  Balance,
+  Block,
+  Checkpoint,
+  Coin,
+  Connection,
+  HistoryEntry,
+  PaymentRequest,
+  Receipt,
+  WaitOptions,
+  WalletEvent,
+} from "./types.js";
 import { Vault, type Unlock } from "./vault.js";
 
 /** What a wallet can be asked, here or in a worker. */
@@ -18,10 +30,14 @@ export interface Methods {
   tip(): Block;
   feeRate(): number;
   federation(): string;
+  connection(): Connection;
   nextAddress(): string;
+  unusedAddress(): string;
+  coinsAt(address: string): readonly Coin[];
   createPsbt(payment: PaymentRequest): string;
   send(payment: PaymentRequest): string;
   pay(payment: PaymentRequest): Receipt;
+  outcome(txid: string): Receipt;
   payPsbt(psbt: string): Receipt;
   attest(transaction: string): Receipt;
   cancel(txid: string): void;
@@ -52,6 +68,11 @@ export interface CreateOptions extends ConnectionOptions, StorageOptions {
   readonly words?: string;
   /** Account number of the words. @defaultValue 0 */
   readonly account?: number;
+  /**
+   * How many addresses after the last used one are watched, 1 to 1000. Restore with a higher one where many addresses were given out that nobody
+   * paid to, as a shop does. @defaultValue 20
+   */
+  readonly gapLimit?: number;
   /** Most that one payment may be, in satoshis; the nodes enforce it. It is part of the account: restore with the same. */
   readonly paymentMax?: bigint;
   /** Where header verification starts. @defaultValue the genesis block */
@@ -70,6 +91,8 @@ export interface WatchOptions extends ConnectionOptions {
   readonly federation: string;
   /** The account record, as {@link AccountInfo.record} has it. */
   readonly record: string;
+  /** As {@link CreateOptions.gapLimit}. */
+  readonly gapLimit?: number;
   /** Where header verification starts. @defaultValue the genesis block */
   readonly checkpoint?: Checkpoint;
 }
@@ -88,15 +111,17 @@ interface Config {
   readonly words: string;
   readonly account: number;
   readonly paymentMax?: string;
+  readonly gapLimit?: number;
   readonly checkpoint?: Checkpoint;
 }
 
 const CONFIG = "config";
+
 /** Asks a bridge which federation it serves. The answer is only as good as the bridge: compare the id with one from a source that you trust. */
-export async function federationDocument(bridge: string | readonly string[]): Promise<string> {
-  await init();
+export async function federationDocument(bridge: string | readonly string[], { signal }: WaitOptions = {}): Promise<string> {
+  await abortable(init(), signal);
   const factory = await socketFactory();
-  return call(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>);
+  return abortable(call(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>), signal);
 }
 
 /** Opens a wallet in this thread. */
@@ -108,9 +133,10 @@ export async function openLocal(opening: Opening): Promise<Backend> {
     case "open":
       return open(opening.options);
     case "watch": {
-      const { bridge, federation, record, checkpoint } = opening.options;
+      const { bridge, federation, record, gapLimit, checkpoint } = opening.options;
       const document = await federationDocument(bridge);
-      return start({ federation, document, urls: urlsOf(bridge), account: 0, ...(checkpoint && { checkpoint }) }, { record });
+      const config = { federation, document, urls: urlsOf(bridge), account: 0, ...(gapLimit && { gapLimit }), ...(checkpoint && { checkpoint }) };
+      return start(config, { record });
     }
   }
 }
@@ -129,6 +155,7 @@ async function create(options: CreateOptions): Promise<Backend> {
     words,
     account: options.account ?? 0,
     ...(options.paymentMax !== undefined && { paymentMax: String(options.paymentMax) }),
+    ...(options.gapLimit !== undefined && { gapLimit: options.gapLimit }),
     ...(options.checkpoint !== undefined && { checkpoint: options.checkpoint }),
   };
   return withStore(options, async (store) => {
@@ -194,6 +221,7 @@ async function start(config: Omit<Config, "words">, parts: Parts): Promise<Backe
     record: parts.record,
     account: config.account,
     paymentMax: config.paymentMax === undefined ? undefined : BigInt(config.paymentMax),
+    gapLimit: config.gapLimit,
     checkpoint: config.checkpoint,
     urls: config.urls,
   };
@@ -210,7 +238,7 @@ class LocalBackend implements Backend {
   readonly #engine: Engine;
   readonly #federation: Federation;
   readonly #vault: Vault | undefined;
-  readonly #words: string | undefined;
+  #words: string | undefined;
   #closing: Promise<void> | undefined;
 
   constructor(engine: Engine, federation: Federation, account: AccountInfo, vault: Vault | undefined, words: string | undefined) {
@@ -235,10 +263,14 @@ class LocalBackend implements Backend {
       case "history":
       case "tip":
       case "feeRate":
+      case "connection":
       case "nextAddress":
+      case "unusedAddress":
       case "federation":
         return this.#engine[method]();
       case "proof":
+      case "coinsAt":
+      case "outcome":
       case "payPsbt":
       case "attest":
       case "cancel":
@@ -275,6 +307,7 @@ class LocalBackend implements Backend {
       // Nothing may be saved after the lock is gone, and nobody else may open the wallet while this engine runs.
       await this.#engine.close();
       this.#federation.free();
+      this.#words = undefined;
       await this.#vault?.close();
     })();
     return this.#closing;

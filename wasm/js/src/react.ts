@@ -13,7 +13,7 @@
  * @packageDocumentation
  */
 import { useCallback, useEffect, useRef, useState } from "react";
-import type { Balance, HistoryEntry, PaymentRequest, PaymentState, Receipt, WalletEvent } from "./types.js";
+import type { Balance, Connection, HistoryEntry, PaymentRequest, PaymentState, Receipt, WalletEvent } from "./types.js";
 import { QuorateError } from "./errors.js";
 import type { OpenWallet } from "./wallet.js";
 
@@ -39,25 +39,6 @@ export function useEvents(wallet: OpenWallet | undefined, listener: (event: Wall
   }, [wallet]);
 }
 
-/** Whether the wallet is connected: `ready` once payments can be made. */
-export function useConnection(wallet: OpenWallet | undefined): "connecting" | "connected" | "ready" | "offline" {
-  const [state, setState] = useState<"connecting" | "connected" | "ready" | "offline">("connecting");
-  useEffect(() => {
-    setState("connecting");
-    let current = true;
-    // It may have become ready before anyone listened.
-    wallet?.ready().then(() => current && setState((before) => (before === "offline" ? before : "ready")), () => undefined);
-    return () => {
-      current = false;
-    };
-  }, [wallet]);
-  useEvents(wallet, ({ type }) => {
-    if (type === "connected" || type === "ready") setState(type);
-    else if (type === "disconnected") setState("offline");
-  });
-  return state;
-}
-
 /** Reads something of the wallet, now and after every event that may have changed it. */
 function useRead<T>(wallet: OpenWallet | undefined, read: (wallet: OpenWallet) => Promise<T>): T | undefined {
   const [value, setValue] = useState<T>();
@@ -75,6 +56,11 @@ function useRead<T>(wallet: OpenWallet | undefined, read: (wallet: OpenWallet) =
   return value;
 }
 
+/** Whether the wallet is connected: `ready` once payments can be made. `undefined` before there is a wallet. */
+export function useConnection(wallet: OpenWallet | undefined): Connection | undefined {
+  return useRead(wallet, (open) => open.connection());
+}
+
 /** What the wallet has. */
 export function useBalance(wallet: OpenWallet | undefined): Balance | undefined {
   return useRead(wallet, (open) => open.balance());
@@ -89,6 +75,8 @@ export function useHistory(wallet: OpenWallet | undefined): readonly HistoryEntr
 export interface Sending {
   /** Pays; the state, the receipt or the error appear here. */
   readonly send: (request: PaymentRequest) => Promise<Receipt | undefined>;
+  /** Known once it has been submitted. */
+  readonly txid: string | undefined;
   /** Where it stands. */
   readonly state: PaymentState | undefined;
   readonly receipt: Receipt | undefined;
@@ -97,38 +85,47 @@ export interface Sending {
   readonly reset: () => void;
 }
 
+const NOTHING_SENT = { txid: undefined, state: undefined, receipt: undefined, error: undefined };
+
 /** Makes payments one at a time and shows how they go. */
 export function useSend(wallet: OpenWallet | undefined): Sending {
-  const [state, setState] = useState<PaymentState>();
-  const [receipt, setReceipt] = useState<Receipt>();
-  const [error, setError] = useState<QuorateError>();
-  const txid = useRef<string>(undefined);
+  const [shown, setShown] = useState<Omit<Sending, "send" | "reset">>(NOTHING_SENT);
+  const attempt = useRef(0);
+  const sent = useRef<{ txid: string | undefined; readonly states: Map<string, PaymentState> }>(undefined);
   const reset = useCallback(() => {
-    txid.current = undefined;
-    setState(undefined);
-    setReceipt(undefined);
-    setError(undefined);
+    attempt.current += 1;
+    sent.current = undefined;
+    setShown(NOTHING_SENT);
   }, []);
   useEvents(wallet, (event) => {
-    if (event.type !== "payment") return;
-    if (event.state === "submitted" && txid.current === "") txid.current = event.txid;
-    if (event.txid === txid.current) setState(event);
+    if (event.type !== "payment" || sent.current === undefined) return;
+    // The first states may come before `send` gives the txid.
+    sent.current.states.set(event.txid, event);
+    if (event.txid === sent.current.txid) setShown((before) => ({ ...before, state: event }));
   });
   const send = useCallback(
     async (request: PaymentRequest) => {
       reset();
       if (wallet === undefined) return undefined;
-      txid.current = "";
+      const mine = attempt.current;
+      const show = (what: Partial<Sending>) => {
+        if (attempt.current === mine) setShown((before) => ({ ...before, ...what }));
+      };
+      const current = { txid: undefined as string | undefined, states: new Map<string, PaymentState>() };
+      sent.current = current;
       try {
-        const paid = await wallet.pay(request);
-        setReceipt(paid);
-        return paid;
+        const txid = await wallet.send(request);
+        current.txid = txid;
+        show({ txid, state: current.states.get(txid) });
+        const receipt = await wallet.outcome(txid);
+        show({ receipt });
+        return receipt;
       } catch (thrown) {
-        setError(QuorateError.from(thrown));
+        show({ error: QuorateError.from(thrown) });
         return undefined;
       }
     },
     [wallet, reset],
   );
-  return { send, state, receipt, error, reset };
+  return { ...shown, send, reset };
 }

@@ -36,6 +36,8 @@ export interface Coin {
   readonly block?: Block;
   /** The transaction that it is reserved for. */
   readonly lockedBy?: string;
+  /** The transaction that spent it, final or in a block by a verified proof. Such coins are told of by address only. */
+  readonly spentBy?: string;
 }
 
 /** A node's reason to reject a payment, as the protocol names it. */
@@ -81,6 +83,9 @@ export interface Receipt {
   /** The proof as JSON, for the payee or for keeping. */
   readonly proof: string;
 }
+
+/** How far a wallet has come with its bridge: `ready` once payments can be made. It connects by itself. */
+export type Connection = "offline" | "connected" | "ready";
 
 /** What a wallet tells. */
 export type WalletEvent =

@@ -166,15 +166,24 @@ async function derive(derivation: Derivation, unlock: Unlock): Promise<CryptoKey
     await init();
     // Compatibility composition: the same password on every keyboard (RFC 8265 does the same).
     const password = utf8(unlock.password.normalize("NFKC"));
-    const key = await call(() => argon2id(password, salt, derivation.memoryKib, derivation.passes));
-    return hkdf(new Uint8Array(key), "quorate vault password", { name: "AES-GCM", length: 256 }, ["encrypt", "decrypt"], salt);
+    const key = new Uint8Array(await call(() => argon2id(password, salt, derivation.memoryKib, derivation.passes)));
+    return wiped(key, () => hkdf(key, "quorate vault password", { name: "AES-GCM", length: 256 }, ["encrypt", "decrypt"], salt));
   }
   if ("key" in unlock) {
     if (unlock.key.length < KEY_BYTES) throw new QuorateError("invalid_argument", "key: at least 32 bytes are needed");
     const key = new Uint8Array(unlock.key);
-    return hkdf(key, "quorate vault key", { name: "AES-GCM", length: 256 }, ["encrypt", "decrypt"], salt);
+    return wiped(key, () => hkdf(key, "quorate vault key", { name: "AES-GCM", length: 256 }, ["encrypt", "decrypt"], salt));
   }
   throw new QuorateError("wrong_unlock", "this wallet is unlocked by something else");
+}
+
+/** Wipes a secret once it has been used. */
+async function wiped<T>(secret: Uint8Array, use: () => Promise<T>): Promise<T> {
+  try {
+    return await use();
+  } finally {
+    secret.fill(0);
+  }
 }
 
 async function hkdf(

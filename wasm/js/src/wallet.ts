@@ -6,6 +6,7 @@ import type {
   Balance,
   Block,
   Coin,
+  Connection,
   Finality,
   HistoryEntry,
   PaymentRequest,
@@ -44,7 +45,12 @@ export class OpenWallet implements AsyncDisposable {
     return this.#backend.account;
   }
 
-  /** Waits until the federation has certified the account; payments can be made then. */
+  /** How far the wallet has come with its bridge, now. */
+  connection(): Promise<Connection> {
+    return this.#backend.request("connection");
+  }
+
+  /** Waits until the federation has certified the account, in this run or in one before. It may be offline all the same: see `connection`. */
   async ready(options: WaitOptions = {}): Promise<void> {
     await abortable(this.#backend.request("ready"), options.signal);
   }
@@ -89,9 +95,17 @@ export class OpenWallet implements AsyncDisposable {
     return this.#backend.request("federation");
   }
 
-  /** Gives out the next address to be paid at. */
+  /** Gives out the next address to be paid at: one for each payer or sale. */
   nextAddress(): Promise<string> {
     return this.#backend.request("nextAddress");
+  }
+
+  /**
+   * Gives the address that was given out last, until somebody pays to it: for a page that shows "your address". A wallet that is restored from its
+   * words looks {@link CreateOptions.gapLimit} addresses ahead, so those that nobody pays to should not become many.
+   */
+  unusedAddress(): Promise<string> {
+    return this.#backend.request("unusedAddress");
   }
 
   /** Builds a payment as a PSBT in base64 (BIP174, BIP371), without reserving or sending anything. */
@@ -119,6 +133,15 @@ export class OpenWallet implements AsyncDisposable {
     return abortable(this.#backend.request("pay", request), options.signal);
   }
 
+  /**
+   * Waits until a payment that was submitted is final, be it by `send` or before the wallet was opened.
+   *
+   * @throws {@link QuorateError} as {@link OpenWallet.pay}, and `unknown_payment`.
+   */
+  outcome(txid: string, options: WaitOptions = {}): Promise<Receipt> {
+    return abortable(this.#backend.request("outcome", txid), options.signal);
+  }
+
   /** Authorises and submits a PSBT of this account, and waits until it is final. */
   payPsbt(psbt: string, options: WaitOptions = {}): Promise<Receipt> {
     return abortable(this.#backend.request("payPsbt", psbt), options.signal);
@@ -135,11 +158,12 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /**
-   * Waits until what arrived at an address, final or in a block by a verified proof, is at least `amount`: hand over the goods then.
+   * Waits until what arrived at an address, final or in a block by a verified proof, is at least `amount`: hand over the goods then. What has been
+   * spent since counts too. Give each sale an address of its own; two tills of one account give out the same ones, so let one of them do it.
    */
   paymentTo(address: string, options: { amount: bigint } & WaitOptions): Promise<IncomingPayment> {
     const check = async (): Promise<IncomingPayment | undefined> => {
-      const coins = (await this.coins()).filter((coin) => coin.address === address && (coin.finality ?? coin.block));
+      const coins = (await this.#backend.request("coinsAt", address)).filter((coin) => coin.finality ?? coin.block);
       const amount = coins.reduce((sum, coin) => sum + coin.value, 0n);
       if (amount < options.amount) return undefined;
       const txids = [...new Set(coins.map((coin) => coin.outpoint.slice(0, 64)))];

@@ -2,10 +2,20 @@
 # npm run bench [-- SUITE]: measures and writes bench/results.json.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 setup_native
-cargo build --release --locked -p quorate-tests --bin bench
 suite=${1:-all}
-if [ "$suite" != faults ]; then
-  "$CARGO_TARGET_DIR/release/bench" "$@"
+case $suite in
+  faults | npm) ;;
+  *)
+    cargo build --release --locked -p quorate-tests --bin bench
+    "$CARGO_TARGET_DIR/release/bench" "$@"
+    ;;
+esac
+# The npm package against its peers, and payments in a browser.
+if [ "$suite" = all ] || [ "$suite" = npm ]; then
+  bash scripts/build-npm.sh
+  need_browser
+  cargo build --release --locked -p quorate-tests --bin test-node
+  QUORATE_NODE=$CARGO_TARGET_DIR/release/test-node node scripts/bench-npm.mjs
 fi
 # The checkers' figures: simulation, planted bugs and model.
 if [ "$suite" = all ] || [ "$suite" = faults ]; then

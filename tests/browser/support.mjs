@@ -1,9 +1,10 @@
 // A devnet with its pages, and a browser to look at them.
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { createServer as createHttpServer } from "node:http";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, normalize } from "node:path";
 import { chromium } from "playwright-core";
 
 const target = process.env.CARGO_TARGET_DIR ?? "target";
@@ -53,8 +54,8 @@ export async function startDevnet({ nodes = 4, pages = "examples/browser/dist", 
   };
 }
 
-/** Starts Debian's Chromium with an empty profile. */
-export async function startBrowser() {
+/** Starts Debian's Chromium with an empty profile, and perhaps an unpacked extension. */
+export async function startBrowser({ extension } = {}) {
   const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
   if (!existsSync(executablePath)) throw new Error(`${executablePath} is missing: install chromium, or name it in CHROMIUM`);
   mkdirSync(SHOTS, { recursive: true });
@@ -71,7 +72,9 @@ export async function startBrowser() {
       "--disable-background-networking",
       "--disable-component-update",
       "--disable-sync",
+      ...(extension === undefined ? [] : [`--disable-extensions-except=${extension}`, `--load-extension=${extension}`]),
     ],
+    ...(extension !== undefined && { ignoreDefaultArgs: ["--disable-extensions"] }),
   });
   context.setDefaultTimeout(PATIENCE_MS);
   return {
@@ -81,6 +84,25 @@ export async function startBrowser() {
       rmSync(profile, { recursive: true, force: true });
     },
   };
+}
+
+const TYPES = { js: "text/javascript", wasm: "application/wasm" };
+
+/** The package as it is built, for a page without a bundler; `files` are others by their path. */
+export async function servePackage(files = {}) {
+  const page = '<!doctype html><script type="importmap">{"imports":{"#platform":"/platform/web.js"}}</script>';
+  const server = createHttpServer((request, response) => {
+    const path = normalize(new URL(request.url ?? "/", "http://localhost").pathname);
+    response.setHeader("content-type", TYPES[path.split(".").pop()] ?? "text/html");
+    if (path === "/") return response.end(page);
+    try {
+      response.end(readFileSync(files[path] ?? join("wasm/js/dist", path)));
+    } catch {
+      response.writeHead(404).end();
+    }
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return { url: `http://localhost:${server.address().port}/`, stop: () => server.close() };
 }
 
 /** A page whose uncaught errors fail the test. */

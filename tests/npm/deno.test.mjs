@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { startDevnet } from "../browser/support.mjs";
+import { emptyProject } from "./support.mjs";
 
 const DENO = `node_modules/@deno/${process.platform}-${process.arch}-glibc/deno`;
 
@@ -34,9 +35,7 @@ test("a payment in Deno", { timeout: 120_000 }, async (context) => {
   const directory = mkdtempSync(join(tmpdir(), "quorate-deno-"));
   const devnet = await startDevnet();
   try {
-    const [{ filename }] = JSON.parse(execFileSync("npm", ["pack", "--json", "--pack-destination", directory], { cwd: "wasm/js", encoding: "utf8" }));
-    writeFileSync(join(directory, "package.json"), JSON.stringify({ name: "empty", private: true, type: "module" }));
-    execFileSync("npm", ["install", "--no-audit", "--no-fund", "--silent", "deno@2.9.6", join(directory, filename)], { cwd: directory });
+    emptyProject(directory, "deno@2.9.6");
     writeFileSync(join(directory, "pay.mjs"), CODE);
     const deno = join(directory, DENO);
     if (!existsSync(deno) && !process.env.CI) return context.skip("npm has no Deno for this platform");

@@ -1,33 +1,24 @@
-// The README's five minutes: an empty Vite project, the package from its tarball, a payment that is final; in development and as built.
-import assert from "node:assert/strict";
+// The README's five minutes: an empty Vite project, the package from its tarball, a payment that is final; in development, as built, and as built in
+// an extension.
 import { execFileSync, spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import { PATIENCE_MS, freePort, startBrowser, startDevnet } from "../browser/support.mjs";
+import { emptyProject, pageThatPays, readmeCode } from "./support.mjs";
 
 const VITE = resolve("node_modules/vite/bin/vite.js");
+const PAGE = '<!doctype html><html lang="en"><title>Empty</title><script type="module" src="/src/main.js"></script></html>';
 let directory, devnet, browser;
-
-/** The code of the README, with this devnet's addresses. */
-function readme() {
-  const [, code = ""] = /## Five minutes[^]*?```js\n([^]*?)```/.exec(readFileSync("wasm/js/README.md", "utf8")) ?? [];
-  assert.match(code, /alice\.pay/);
-  return code
-    .replace('bridge: "ws://127.0.0.1:…", federation: "…"', `bridge: "${devnet.bridge}", federation: "${devnet.federation}"`)
-    .replaceAll("http://127.0.0.1:8480", devnet.site);
-}
 
 before(async () => {
   directory = mkdtempSync(join(tmpdir(), "quorate-vite-"));
   [devnet, browser] = await Promise.all([startDevnet(), startBrowser()]);
-  const [{ filename }] = JSON.parse(execFileSync("npm", ["pack", "--json", "--pack-destination", directory], { cwd: "wasm/js", encoding: "utf8" }));
-  writeFileSync(join(directory, "package.json"), JSON.stringify({ name: "empty", private: true, type: "module" }));
-  execFileSync("npm", ["install", "--no-audit", "--no-fund", "--silent", join(directory, filename)], { cwd: directory });
+  emptyProject(directory);
   mkdirSync(join(directory, "src"));
-  writeFileSync(join(directory, "index.html"), '<!doctype html><html lang="en"><title>Empty</title><script type="module" src="/src/main.js"></script></html>');
-  writeFileSync(join(directory, "src/main.js"), readme());
+  writeFileSync(join(directory, "index.html"), PAGE);
+  writeFileSync(join(directory, "src/main.js"), readmeCode(devnet));
 });
 after(async () => {
   await browser?.stop();
@@ -47,22 +38,9 @@ async function serve(args) {
 
 async function pays(args) {
   const server = await serve(args);
-  const page = await browser.context.newPage();
   try {
-    const said = [];
-    const done = new Promise((resolve, reject) => {
-      page.on("console", (message) => {
-        said.push(message.text());
-        if (message.text().includes("verified by the payee")) resolve();
-      });
-      page.on("pageerror", (error) => reject(error));
-      setTimeout(() => reject(new Error(`no payment; the page said: ${said.join("; ")}`)), PATIENCE_MS).unref();
-    });
-    await page.goto(server.url);
-    await done;
-    assert.ok(said.some((text) => text.includes("is final for the payer")), said.join("; "));
+    await pageThatPays(browser.context, server.url);
   } finally {
-    await page.close();
     server.stop();
   }
 }
@@ -72,4 +50,27 @@ test("an empty Vite project pays in development", { timeout: 3 * PATIENCE_MS }, 
 test("and as it is built", { timeout: 3 * PATIENCE_MS }, async () => {
   execFileSync(process.execPath, [VITE, "build"], { cwd: directory, stdio: ["ignore", "ignore", "inherit"] });
   await pays(["preview"]);
+});
+
+test("and in an extension, under the content policy of manifest version 3", { timeout: 3 * PATIENCE_MS }, async () => {
+  const extension = join(directory, "extension");
+  execFileSync(process.execPath, [VITE, "build", "--outDir", extension], { cwd: directory, stdio: ["ignore", "ignore", "inherit"] });
+  const manifest = {
+    manifest_version: 3,
+    name: "Empty",
+    version: "1",
+    action: { default_popup: "index.html" },
+    host_permissions: ["http://127.0.0.1/*"],
+    content_security_policy: { extension_pages: "script-src 'self' 'wasm-unsafe-eval'; object-src 'self'" },
+    background: { service_worker: "background.js" },
+  };
+  writeFileSync(join(extension, "manifest.json"), JSON.stringify(manifest));
+  writeFileSync(join(extension, "background.js"), "");
+  const chrome = await startBrowser({ extension });
+  try {
+    const worker = chrome.context.serviceWorkers()[0] ?? (await chrome.context.waitForEvent("serviceworker"));
+    await pageThatPays(chrome.context, new URL("index.html", worker.url()).href);
+  } finally {
+    await chrome.stop();
+  }
 });

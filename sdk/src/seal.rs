@@ -116,8 +116,8 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Puts the seals of at least q nodes of the epoch that ends together. What a node sealed that does not verify is left out, and only
-    /// that: an honest node's seal has everything that matters.
+    /// Puts the seals of at least q nodes of the epoch that ends together. A node has one word on each transaction, its first. What
+    /// does not verify is left out, and only that: an honest node's seal has everything that matters.
     ///
     /// # Errors
     /// Fewer than q of the seals hold for this succession.
@@ -157,8 +157,8 @@ impl Handover {
     }
 }
 
-/// What holds of all that was sealed of one transaction: a proof, and the latest certificate as most describe it. If it may be final, more
-/// honest nodes describe it than there are faulty ones.
+/// What holds of all that was sealed of one transaction: a proof, the latest certificate, and the payment as most describe it. If it may be
+/// final, more honest nodes describe it than there are faulty ones.
 fn resolve(
     federation: &Federation,
     accounts: &mut VerifiedAccounts,
@@ -180,14 +180,16 @@ fn resolve(
         certified.iter().filter(same).count()
     };
     let age_of = |one: &&&SealedTransaction| one.certificate.as_ref().map(age);
-    let latest = certified.iter().copied().max_by_key(|one| (age_of(one), votes(one)));
+    let latest = certified.iter().copied().max_by_key(age_of);
+    // Whoever has a later certificate than the others does not choose the description: each fits every certificate of the transaction.
+    let described = certified.iter().copied().max_by_key(|one| votes(one));
     if proof.is_none() && latest.is_none() {
         return None;
     }
     Some(SealedTransaction {
         txid,
-        proposal: latest.and_then(|one| one.proposal.clone()),
-        account: latest.and_then(|one| one.account.clone()),
+        proposal: described.and_then(|one| one.proposal.clone()),
+        account: described.and_then(|one| one.account.clone()),
         spent: most_said(certified.iter().map(|one| &one.spent)),
         certificate: latest.and_then(|one| one.certificate.clone()),
         proof,
@@ -379,6 +381,21 @@ mod tests {
             SealedTransaction { proposal: proposal.clone(), ..good.clone() },
             SealedTransaction { account, proposal, spent: spent(1), ..good.clone() },
         ];
+        let mut later = alternatives[2].clone();
+        later.certificate = certified(&world, 2).certificate;
+        let latest = later.certificate.clone();
+        for liar in 1..=3 {
+            let seals = [1, 2, 3].map(|node| {
+                sealed(&world, node, vec![if node == liar { later.clone() } else { good.clone() }])
+            });
+            let handover = Handover::new(&world.federation, SUCCESSION, &seals).expect("a quorum");
+            let expected = SealedTransaction { certificate: latest.clone(), ..good.clone() };
+            assert_eq!(
+                handover.transactions().collect::<Vec<_>>(),
+                [&expected],
+                "its certificate, not its words"
+            );
+        }
         for other in &alternatives {
             for liar in 1..=3 {
                 let seals = [1, 2, 3].map(|node| {

@@ -6,8 +6,9 @@ import { PATIENCE_MS, servePackage, startBrowser, startDevnet } from "./support.
 const AUTHENTICATOR = { protocol: "ctap2", ctap2Version: "ctap2_1", transport: "internal", hasResidentKey: true, hasUserVerification: true, isUserVerified: true };
 
 test("a passkey unlocks the wallet, and nothing else does", { timeout: 3 * PATIENCE_MS }, async () => {
-  const [devnet, browser, server] = await Promise.all([startDevnet(), startBrowser(), servePackage()]);
+  let devnet, browser, server;
   try {
+    [devnet, browser, server] = await Promise.all([startDevnet(), startBrowser(), servePackage()]);
     const page = await browser.context.newPage();
     await page.goto(server.url);
     const cdp = await browser.context.newCDPSession(page);
@@ -45,8 +46,8 @@ test("a passkey unlocks the wallet, and nothing else does", { timeout: 3 * PATIE
     );
     assert.deepEqual(said, { wrong: ["wrong_password", "wrong_unlock"], same: true });
   } finally {
-    server.stop();
-    await browser.stop();
-    await devnet.stop();
+    server?.stop();
+    await browser?.stop();
+    await devnet?.stop();
   }
 });

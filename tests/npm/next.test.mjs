@@ -21,11 +21,11 @@ export default function Page() {
 
 test("a payment in Next", { timeout: 6 * PATIENCE_MS }, async () => {
   const directory = mkdtempSync(join(tmpdir(), "quorate-next-"));
-  const [devnet, browser] = await Promise.all([startDevnet(), startBrowser()]);
   const next = join(directory, "node_modules/next/dist/bin/next");
   const env = { ...process.env, NEXT_TELEMETRY_DISABLED: "1" };
-  let server;
+  let devnet, browser, server;
   try {
+    [devnet, browser] = await Promise.all([startDevnet(), startBrowser()]);
     emptyProject(directory, "next@16", "react@19", "react-dom@19");
     mkdirSync(join(directory, "app"));
     writeFileSync(join(directory, "app/layout.js"), LAYOUT);
@@ -43,8 +43,8 @@ test("a payment in Next", { timeout: 6 * PATIENCE_MS }, async () => {
     await pageThatPays(browser.context, `http://127.0.0.1:${port}/`);
   } finally {
     server?.removeAllListeners("exit").kill();
-    await browser.stop();
-    await devnet.stop();
+    await browser?.stop();
+    await devnet?.stop();
     rmSync(directory, { recursive: true, force: true });
   }
 });

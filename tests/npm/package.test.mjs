@@ -120,6 +120,7 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   await fund(own, 500_000);
   await spendable(alice, 500_000n);
   assert.notEqual(await alice.unusedAddress(), own);
+  assert.notEqual(await alice.nextAddress(), await alice.unusedAddress(), "a payer's own address is shown to nobody else");
 
   const to = await bob.nextAddress();
   const psbt = btc.Transaction.fromPSBT(Buffer.from(await alice.createPsbt({ to, amount: 120_000n }), "base64"));
@@ -203,10 +204,46 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   assert.equal(await again.revealWords({ password: "another" }), words);
 
   const watching = await Wallet.watch({ ...connection, record: again.account.record });
+  assert.equal((await watching.coins()).some(({ address: at }) => at === own), false);
+  assert.notEqual(await watching.nextAddress(), own, "addresses that were used are known before one is given out");
   await spendable(watching, 1n);
   assert.equal(watching.account.descriptor, again.account.descriptor);
   await assert.rejects(watching.pay({ to, amount: 1_000n }), coded("watch_only"));
   for (const wallet of [again, watching, bob]) await wallet.close();
+});
+
+test("a lock is held by one, whoever closes and opens meanwhile", { timeout: 60_000 }, async () => {
+  const options = { bridge: devnet.bridge, federation: devnet.federation, directory, key: new Uint8Array(32), name: "contended" };
+  await (await Wallet.create(options)).close();
+  let [open, opened] = [0, 0];
+  const opener = async () => {
+    for (let round = 0; round < 12; round += 1) {
+      try {
+        const wallet = await Wallet.open(options);
+        open += 1;
+        opened += 1;
+        assert.equal(open, 1, "two have it open");
+        await wallet.balance();
+        open -= 1;
+        await wallet.close();
+      } catch (error) {
+        if (error.code !== "wallet_in_use") throw error;
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: 6 }, opener));
+  assert.ok(opened > 0);
+  assert.deepEqual(readdirSync(directory).filter((file) => file.startsWith("contended.wallet.")), [], "nothing is left behind");
+});
+
+test("opening can be given up", { timeout: 60_000 }, async () => {
+  const options = { bridge: devnet.bridge, federation: devnet.federation, directory, password: "pass", name: "given-up" };
+  const reason = new Error("the user left");
+  await assert.rejects(Wallet.create({ ...options, signal: AbortSignal.abort(reason) }), reason);
+  const stop = new AbortController();
+  const creating = Wallet.create({ ...options, bridge: "ws://127.0.0.1:9", name: "unreachable", signal: stop.signal });
+  stop.abort(reason);
+  await assert.rejects(creating, reason);
 });
 
 test("a lock that a dead process left is taken over by one, and one only", { timeout: 60_000 }, async () => {

@@ -20,7 +20,6 @@ const TYPES = { js: "text/javascript", wasm: "application/wasm" };
 
 test("a payment through webpack 5", { timeout: 4 * PATIENCE_MS }, async () => {
   const directory = mkdtempSync(join(tmpdir(), "quorate-webpack-"));
-  const [devnet, browser] = await Promise.all([startDevnet(), startBrowser()]);
   const server = createServer((request, response) => {
     const path = new URL(request.url ?? "/", "http://localhost").pathname;
     const file = join(directory, "dist", path);
@@ -29,7 +28,9 @@ test("a payment through webpack 5", { timeout: 4 * PATIENCE_MS }, async () => {
     else if (existsSync(file)) createReadStream(file).pipe(response);
     else response.writeHead(404).end();
   });
+  let devnet, browser;
   try {
+    [devnet, browser] = await Promise.all([startDevnet(), startBrowser()]);
     emptyProject(directory, "webpack@5");
     writeFileSync(join(directory, "main.js"), readmeCode(devnet));
     writeFileSync(join(directory, "build.js"), BUILD);
@@ -38,8 +39,8 @@ test("a payment through webpack 5", { timeout: 4 * PATIENCE_MS }, async () => {
     await pageThatPays(browser.context, `http://127.0.0.1:${server.address().port}/`);
   } finally {
     server.close();
-    await browser.stop();
-    await devnet.stop();
+    await browser?.stop();
+    await devnet?.stop();
     rmSync(directory, { recursive: true, force: true });
   }
 });

@@ -91,7 +91,7 @@ mod wallet {
                 }
                 _ => None,
             };
-            let retry = matches!(error, WalletError::NotCertified | WalletError::Coin { .. });
+            let retry = error.is_retryable();
             Self::new(error.code(), &error).retryable(retry).with(&details)
         }
     }

@@ -68,8 +68,6 @@ function Charge({ wallet, onSale }: { wallet: Wallet; onSale: (sale: Sale) => vo
   const submit = (event: FormEvent) => {
     event.preventDefault();
     run(async () => {
-      // Addresses that were used before are known only then.
-      await wallet.synced();
       if (amount !== undefined) onSale({ amount, address: await wallet.nextAddress() });
     });
   };

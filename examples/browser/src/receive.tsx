@@ -5,16 +5,16 @@ import { Copy, Field, Problem, Qr, btc, parseSats, sats, useAction } from "./ui.
 export function Receive({ wallet }: { wallet: OpenWallet }) {
   const [address, setAddress] = useState<string>();
   const [amount, setAmount] = useState("");
-  const [received, setReceived] = useState<bigint>();
+  const [received, setReceived] = useState<{ readonly amount: bigint }>();
   const { error, run } = useAction();
   const next = () => run(async () => setAddress(await wallet.nextAddress()));
   useEffect(() => run(async () => setAddress(await wallet.unusedAddress())), [wallet, received]);
-  useEffect(() => wallet.on("received", ({ amount }) => setReceived(amount)), [wallet]);
+  useEffect(() => wallet.on("received", setReceived), [wallet]);
   const wanted = parseSats(amount);
   const uri = address && `bitcoin:${address}${wanted ? `?amount=${btc(wanted)}` : ""}`;
   return (
     <section className="card" aria-label="Receive">
-      {received !== undefined && <p role="status" className="pill good">{sats(received)} received, final</p>}
+      {received !== undefined && <p role="status" className="pill good">{sats(received.amount)} received, final</p>}
       {uri && <Qr text={uri} label={`QR code for ${uri}`} />}
       <p className="mono" data-testid="address">{address}</p>
       <Field label="Amount (optional)" hint="In satoshis.">

@@ -99,7 +99,7 @@ impl ClientError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Wallet(error) => matches!(error, WalletError::NotCertified | WalletError::Coin { .. }),
+            Self::Wallet(error) => error.is_retryable(),
             Self::Rejected { retry, .. } | Self::Failed { retry, .. } => *retry,
             Self::Ended | Self::Store(_) => false,
         }
@@ -230,7 +230,7 @@ impl Client {
         Ok(self.call(|session, _| session.next_address()).await??)
     }
 
-    /// The receive address that was given out last, as long as nobody has paid to it; else the next one.
+    /// An address to show to anyone: the same until somebody has paid to it ([`crate::wallet::Wallet::unused_address`]).
     ///
     /// # Errors
     /// All addresses have been given out, or the client has ended.
@@ -286,22 +286,18 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// No such payment is under way or final, the federation refused it, or the client has ended.
+    /// This wallet knows no such payment, the federation refused it, or the client has ended.
     pub async fn outcome(&self, txid: Txid) -> Result<Receipt, ClientError> {
         let events = self.events.subscribe();
-        let known = self.inspect(move |session| {
-            let proof = session.wallet().proof(txid);
-            let under_way = session.payments().any(|(other, _)| other == txid);
-            (
-                proof.map(|proof| Receipt { txid, kind: proof.kind(), proof: Box::new(proof.clone()) }),
-                under_way,
-            )
-        });
-        match known.await? {
-            (Some(receipt), _) => Ok(receipt),
-            (None, true) => self.follow(events, txid).await,
-            (None, false) => Err(WalletError::NotProposed.into()),
+        let state = self.state_of(txid).await?.ok_or(WalletError::UnknownPayment)?;
+        match ended_as(txid, state) {
+            Some(result) => result,
+            None => self.follow(events, txid).await,
         }
+    }
+
+    async fn state_of(&self, txid: Txid) -> Result<Option<PaymentState>, ClientError> {
+        self.inspect(move |session| session.payment(txid)).await
     }
 
     /// Asks the federation to stop a payment that is not final. A waiting [`Client::pay`] ends with [`ClientError::Failed`] or
@@ -348,28 +344,34 @@ impl Client {
         txid: Txid,
     ) -> Result<Receipt, ClientError> {
         loop {
-            match next_event(&mut events, &self.ended).await {
-                Ok(Event::Payment { txid: other, state }) if other == txid => match state {
-                    PaymentState::Final { kind, proof } => return Ok(Receipt { txid, kind, proof }),
-                    PaymentState::Rejected { rejects, retry } => {
-                        return Err(ClientError::Rejected { rejects, retry });
-                    }
-                    PaymentState::Failed { message, retry } => {
-                        return Err(ClientError::Failed { message, retry });
-                    }
-                    PaymentState::Submitted
-                    | PaymentState::Voting { .. }
-                    | PaymentState::Approved
-                    | PaymentState::Signing { .. } => {}
-                },
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            let state = match next_event(&mut events, &self.ended).await {
+                Ok(Event::Payment { txid: other, state }) if other == txid => Some(state),
+                Ok(_) => None,
+                // Its end may have been among what was missed.
+                Err(broadcast::error::RecvError::Lagged(_)) => self.state_of(txid).await?,
                 Err(broadcast::error::RecvError::Closed) => return Err(self.ended()),
+            };
+            if let Some(result) = state.and_then(|state| ended_as(txid, state)) {
+                return result;
             }
         }
     }
 
     fn ended(&self) -> ClientError {
         self.failed.get().map_or(ClientError::Ended, |error| error.clone().into())
+    }
+}
+
+/// The result of a payment that has come to its end.
+fn ended_as(txid: Txid, state: PaymentState) -> Option<Result<Receipt, ClientError>> {
+    match state {
+        PaymentState::Final { kind, proof } => Some(Ok(Receipt { txid, kind, proof })),
+        PaymentState::Rejected { rejects, retry } => Some(Err(ClientError::Rejected { rejects, retry })),
+        PaymentState::Failed { message, retry } => Some(Err(ClientError::Failed { message, retry })),
+        PaymentState::Submitted
+        | PaymentState::Voting { .. }
+        | PaymentState::Approved
+        | PaymentState::Signing { .. } => None,
     }
 }
 

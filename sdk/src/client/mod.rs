@@ -77,6 +77,7 @@ pub trait Transport: MaybeSend + 'static {
     fn connect(&mut self) -> Connecting;
 }
 
+/// A bridge that works answers within a second; this is for slow networks, as the driver allows for connecting.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Asks a bridge for its federation document. Verify it against the id that you pin.

@@ -56,6 +56,8 @@ const PASSING_REJECTS_MAX: u32 = 8;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Ended payments that are remembered.
 const DORMANT_MAX: usize = 256;
+/// Ends of payments that are remembered.
+const OUTCOMES_MAX: usize = 256;
 /// A connection without any frame for so long is given up.
 const LIVENESS: Duration = Duration::from_secs(45);
 
@@ -149,6 +151,8 @@ pub struct Session {
     payments: BTreeMap<Txid, Payment>,
     /// Payments that ended without becoming final, should a coin be left to one of them after all.
     dormant: BTreeMap<Txid, Proposal>,
+    /// How payments of this run ended, for who asks later.
+    outcomes: BTreeMap<Txid, PaymentState>,
     waiting_proofs: BTreeSet<Txid>,
     /// What cannot be understood before the federation's next document is here.
     postponed: epoch::Postponed,
@@ -192,6 +196,7 @@ impl Session {
             now: Now::ZERO,
             payments: BTreeMap::new(),
             dormant: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
             postponed: epoch::Postponed::default(),
             redo: Vec::new(),
@@ -222,7 +227,7 @@ impl Session {
         Ok(address.to_address(self.wallet.federation().network()))
     }
 
-    /// The receive address that was given out last, as long as nobody has paid to it; else the next one.
+    /// An address to show to anyone: the same until somebody has paid to it ([`Wallet::unused_address`]).
     ///
     /// # Errors
     /// All addresses have been given out.
@@ -286,9 +291,9 @@ impl Session {
     /// # Errors
     /// No such payment of this account is under way.
     pub fn cancel(&mut self, now: Now, txid: Txid) -> Result<(), WalletError> {
-        let payment = self.payments.get_mut(&txid).ok_or(WalletError::NotProposed)?;
+        let payment = self.payments.get_mut(&txid).ok_or(WalletError::UnknownPayment)?;
         if !matches!(payment.proposal, Proposal::Joint(_)) {
-            return Err(WalletError::NotProposed);
+            return Err(WalletError::UnknownPayment);
         }
         payment.cancelled = true;
         self.touched.payments.insert(txid);
@@ -303,6 +308,7 @@ impl Session {
     fn submit_as(&mut self, now: Now, proposal: Proposal, cancelled: bool) -> Txid {
         let txid = proposal.txid();
         self.payments.insert(txid, Payment::new(now, proposal, cancelled));
+        self.outcomes.remove(&txid);
         self.touched.payments.insert(txid);
         self.event(Event::Payment { txid, state: PaymentState::Submitted });
         self.send_submission(now, txid);
@@ -312,6 +318,23 @@ impl Session {
     /// Payments that are under way.
     pub fn payments(&self) -> impl Iterator<Item = (Txid, &PaymentState)> + '_ {
         self.payments.iter().map(|(txid, payment)| (*txid, &payment.state))
+    }
+
+    /// Where a payment of this wallet stands, or how it ended; `None` if it is not known.
+    pub fn payment(&self, txid: Txid) -> Option<PaymentState> {
+        if let Some(payment) = self.payments.get(&txid) {
+            return Some(payment.state.clone());
+        }
+        if let Some(proof) = self.wallet.proof(txid) {
+            return Some(PaymentState::Final { kind: proof.kind(), proof: Box::new(proof.clone()) });
+        }
+        let before = || PaymentState::Failed {
+            message:
+                "the federation did not take this payment, before the wallet was opened; its coins are free"
+                    .to_owned(),
+            retry: false,
+        };
+        self.outcomes.get(&txid).cloned().or_else(|| self.dormant.contains_key(&txid).then(before))
     }
 
     /// Whether the server has answered everything that this session asked for: what the wallet shows is then as of now.
@@ -629,6 +652,10 @@ impl Session {
                 self.touched.dormant.extend(self.dormant.pop_first().map(|(txid, _)| txid));
             }
         }
+        while self.outcomes.len() >= OUTCOMES_MAX {
+            self.outcomes.pop_first();
+        }
+        self.outcomes.insert(txid, state.clone());
         self.event(Event::Payment { txid, state });
     }
 }

@@ -14,13 +14,16 @@ use bitcoin::{
 
 const START: Now = Now::from_secs(100);
 
-fn session() -> Session {
+fn wallet() -> Wallet {
     let federation = testing::federation(4).federation;
     let words =
         "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
     let words = SecretWords::parse(words).expect("valid words");
-    let wallet = Wallet::new(federation, &words, 0, AccountPolicy::default(), None).expect("opens");
-    Session::new(wallet, Box::new(rng(1)))
+    Wallet::new(federation, &words, 0, AccountPolicy::default(), None).expect("opens")
+}
+
+fn session() -> Session {
+    Session::new(wallet(), Box::new(rng(1)))
 }
 
 fn drain(session: &mut Session) -> (Vec<(Option<u64>, ClientMessage)>, Vec<Output>) {
@@ -104,24 +107,40 @@ fn an_address_is_shown_again_until_somebody_pays_to_it() {
     tell(&mut session, None, &ServerMessage::UTXOStateNotification { key, utxo, state, proof: None });
     let script = first.script_pubkey();
     assert_eq!(session.wallet().coins_at(&script).count(), 1);
-    let second = session.unused_address().expect("an address");
-    assert_ne!(second, first);
-    assert_eq!(session.next_address().expect("an address").script_pubkey(), {
-        let third = session.unused_address().expect("an address");
-        assert_ne!(third, second, "one that was given out is not shown to somebody else");
-        third.script_pubkey()
-    });
+    assert_eq!(
+        session.unused_address().expect("an address"),
+        first,
+        "what a server only claims moves nothing"
+    );
+    let own = session.next_address().expect("an address");
+    assert_ne!(own, first);
+    assert_eq!(
+        session.unused_address().expect("an address"),
+        first,
+        "a payer's own address is shown to nobody else"
+    );
+
+    let mut saved = SavedState::new();
+    apply_change(&mut saved, session.wallet.take_change());
+    let mut again = wallet();
+    again.restore(&saved).expect("its own state");
+    assert_eq!(again.unused_address().expect("an address").script_pubkey, script, "nor is it forgotten");
 }
 
 #[test]
-fn a_wider_gap_is_watched_at_once() {
-    let mut session = live();
-    drain(&mut session);
-    let before = session.wallet.scripts().len();
+fn a_wider_gap_is_subscribed() {
+    let mut session = session();
     session.wallet.set_gap_limit(50).expect("derives");
-    assert_eq!(session.wallet.scripts().len(), before + 2 * 30);
-    session.wallet.set_gap_limit(1).expect("derives");
-    assert_eq!(session.wallet.scripts().len(), before + 2 * 30, "what is watched stays watched");
+    session.handle_connected(START);
+    let (sent, _) = drain(&mut session);
+    let message = welcome(&session);
+    tell(&mut session, sent[0].0, &message);
+    let (sent, _) = drain(&mut session);
+    let keys = |message: &ClientMessage| match message {
+        ClientMessage::UTXOSubscribe { keys } => keys.len(),
+        _ => 0,
+    };
+    assert_eq!(sent.iter().map(|(_, message)| keys(message)).sum::<usize>(), 1 + 2 * 50);
 }
 
 #[test]

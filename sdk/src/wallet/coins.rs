@@ -34,9 +34,13 @@ pub struct Coin {
 }
 
 impl Coin {
+    /// Whether it is final, or in a block of this chain, by a verified proof.
+    pub(super) fn is_verified(&self, chain: &HeaderChain) -> bool {
+        self.finality.is_some() || self.block.is_some_and(|block| chain.contains(&block))
+    }
+
     fn is_spendable(&self, chain: &HeaderChain) -> bool {
-        let verified = self.finality.is_some() || self.block.is_some_and(|block| chain.contains(&block));
-        verified && self.spent_by.is_none() && self.locked_by.is_none()
+        self.is_verified(chain) && self.spent_by.is_none() && self.locked_by.is_none()
     }
 }
 

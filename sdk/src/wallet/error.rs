@@ -79,9 +79,12 @@ pub enum WalletError {
     /// The account has no certificate yet; connect first.
     #[error("the account is not certified by the federation yet; connect and try again")]
     NotCertified,
-    /// No payment of this wallet has this txid.
-    #[error("this wallet has proposed no such payment; compare the txid")]
+    /// The server asked to sign something that this wallet did not propose.
+    #[error("asked to sign a transaction that this wallet did not propose")]
     NotProposed,
+    /// No payment of this wallet that could be waited for or stopped has this txid.
+    #[error("this wallet knows no such payment; compare the txid")]
+    UnknownPayment,
     /// The wallet was opened without its words.
     #[error("this wallet only watches its account; open it with its words to pay")]
     WatchOnly,
@@ -103,6 +106,15 @@ pub enum WalletError {
 }
 
 impl WalletError {
+    /// Whether the same call may succeed later.
+    ///
+    /// ```
+    /// assert!(quorate::wallet::WalletError::NotCertified.is_retryable());
+    /// ```
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::NotCertified | Self::Coin { .. })
+    }
+
     /// A stable name for programs, in `snake_case`; names are only added.
     ///
     /// ```
@@ -122,7 +134,8 @@ impl WalletError {
             Self::FeeRate { .. } => "fee_rate_out_of_range",
             Self::Coin { .. } => "coin_not_spendable",
             Self::NotCertified => "not_certified",
-            Self::NotProposed => "unknown_payment",
+            Self::NotProposed => "not_proposed",
+            Self::UnknownPayment => "unknown_payment",
             Self::WatchOnly => "watch_only",
             Self::State(StateError::OtherWallet) => "other_wallet",
             Self::State(StateError::Version { .. }) => "state_too_new",

@@ -72,6 +72,8 @@ pub struct Wallet {
     proposals: BTreeMap<Txid, CheckedProposal>,
     proofs: BTreeMap<Txid, FinalityProof>,
     gap_limit: u32,
+    /// Index of the receive address that is shown until somebody pays to it.
+    shown: Option<u32>,
     touched: Touched,
     saved_before: bool,
 }
@@ -148,6 +150,7 @@ impl Wallet {
             proposals: BTreeMap::new(),
             proofs: BTreeMap::new(),
             gap_limit: GAP_LIMIT,
+            shown: None,
             touched: Touched::default(),
             saved_before: false,
         };
@@ -208,23 +211,29 @@ impl Wallet {
         self.take_next(Keychain::Receive)
     }
 
-    /// The receive address that was given out last, as long as nobody has paid to it; else the next one. Showing this one again keeps the
-    /// addresses that nobody used within the gap that a restored wallet looks across.
+    /// An address to show to anyone: the same until somebody has paid to it, by a verified proof. [`Wallet::next_address`] never gives this one
+    /// to a payer of its own. Showing it again keeps the addresses that nobody used within the gap that a restored wallet looks across.
     ///
     /// # Errors
     /// 2^31 addresses have been given out.
     pub fn unused_address(&mut self) -> Result<Address, WalletError> {
-        let last = self.keychains.get(&Keychain::Receive).and_then(|state| {
-            let index = usize::try_from(state.next.checked_sub(1)?).ok()?;
-            state.derived.get(index)
+        let shown = self.shown.and_then(|index| {
+            let state = self.keychains.get(&Keychain::Receive)?;
+            state.derived.get(usize::try_from(index).ok()?)
         });
-        match last {
-            Some(last) if self.coins_at(&last.script_pubkey).next().is_none() => Ok(last.clone()),
-            Some(_) | None => self.next_address(),
+        if let Some(shown) = shown
+            && !self.coins_at(&shown.script_pubkey).any(|coin| coin.is_verified(&self.chain))
+        {
+            return Ok(shown.clone());
         }
+        let address = self.next_address()?;
+        self.shown = Some(address.position.index);
+        self.touched.keychains = true;
+        Ok(address)
     }
 
-    /// Everything that ever arrived at a script of this wallet, spent or not.
+    /// Everything that ever arrived at a script of this wallet, spent or not; also what a server only claims, as [`Coin::finality`] and
+    /// [`Coin::block`] tell.
     pub fn coins_at<'a>(&'a self, script: &'a ScriptBuf) -> impl Iterator<Item = &'a Coin> + 'a {
         self.book.coins().filter(move |coin| coin.script_pubkey == *script)
     }

@@ -8,7 +8,7 @@
 //! | `wallet` | the layout's version, federation and account, so that no other wallet's state is taken for this one's |
 //! | `federation` | the document, when the federation has changed its epoch |
 //! | `certificate` | the account's certificate |
-//! | `keychains` | next index of each |
+//! | `keychains` | next index of each, and the address that is shown |
 //! | `coin/OUTPOINT` | a coin |
 //! | `history/N` | the N-th transaction of the history |
 //! | `proof/TXID` | a verified proof of finality |
@@ -104,6 +104,9 @@ struct Identity {
 struct Keychains {
     receive: u32,
     change: u32,
+    /// The receive address that is shown until somebody pays to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shown: Option<u32>,
 }
 
 pub(crate) fn value(value: &impl Serialize) -> Option<Vec<u8>> {
@@ -148,7 +151,11 @@ impl Wallet {
         }
         if touched.keychains {
             let next = |keychain| self.keychains.get(&keychain).map_or(0, |state| state.next);
-            let keychains = Keychains { receive: next(Keychain::Receive), change: next(Keychain::Change) };
+            let keychains = Keychains {
+                receive: next(Keychain::Receive),
+                change: next(Keychain::Change),
+                shown: self.shown,
+            };
             change.insert("keychains".to_owned(), value(&keychains));
         }
         for outpoint in coins {
@@ -209,7 +216,8 @@ impl Wallet {
             self.set_certificate(certificate).map_err(|error| StateError::damaged("certificate", error))?;
         }
         if let Some(keychains) = state.get("keychains") {
-            let Keychains { receive, change } = read("keychains", keychains)?;
+            let Keychains { receive, change, shown } = read("keychains", keychains)?;
+            self.shown = shown;
             for (keychain, next) in [(Keychain::Receive, receive), (Keychain::Change, change)] {
                 self.keychains.entry(keychain).or_default().next = next;
             }

@@ -55,7 +55,7 @@ export interface Backend {
 }
 
 /** How to reach the federation. */
-export interface ConnectionOptions {
+export interface ConnectionOptions extends WaitOptions {
   /** Address of a bridge, `wss://` or `ws://`; several are tried in turn. */
   readonly bridge: string | readonly string[];
 }
@@ -80,7 +80,7 @@ export interface CreateOptions extends ConnectionOptions, StorageOptions {
 }
 
 /** How to open a wallet that exists. */
-export interface OpenOptions extends StorageOptions {
+export interface OpenOptions extends StorageOptions, WaitOptions {
   /** Other bridges than the ones that it was made with. */
   readonly bridge?: string | readonly string[];
 }
@@ -124,8 +124,16 @@ export async function federationDocument(bridge: string | readonly string[], { s
   return abortable(call(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>), signal);
 }
 
-/** Opens a wallet in this thread. */
-export async function openLocal(opening: Opening): Promise<Backend> {
+/** Opens a wallet in this thread. One whose opening was aborted is closed again. */
+export function openLocal(opening: Opening): Promise<Backend> {
+  const opened = openHere(opening);
+  return abortable(opened, opening.options.signal).catch((error: unknown) => {
+    opened.then((backend) => backend.close()).catch(() => undefined);
+    throw error;
+  });
+}
+
+async function openHere(opening: Opening): Promise<Backend> {
   await init();
   switch (opening.mode) {
     case "create":
@@ -135,7 +143,7 @@ export async function openLocal(opening: Opening): Promise<Backend> {
     case "watch": {
       const { bridge, federation, record, gapLimit, checkpoint } = opening.options;
       const document = await federationDocument(bridge);
-      const config = { federation, document, urls: urlsOf(bridge), account: 0, ...(gapLimit && { gapLimit }), ...(checkpoint && { checkpoint }) };
+      const config = { federation, document, urls: urlsOf(bridge), account: 0, ...(gapLimit !== undefined && { gapLimit }), ...(checkpoint && { checkpoint }) };
       return start(config, { record });
     }
   }
@@ -161,7 +169,7 @@ async function create(options: CreateOptions): Promise<Backend> {
   return withStore(options, async (store) => {
     const vault = await Vault.create(store, unlock, new Map([[CONFIG, new TextEncoder().encode(JSON.stringify(config))]]));
     try {
-      return await start(config, { words, vault });
+      return await start(config, { words, vault, known: options.words === undefined });
     } catch (error) {
       // Its words were never shown: what cannot be opened must not be left behind.
       await store.apply(new Map([...(await store.load()).keys()].map((key) => [key, null])));
@@ -179,7 +187,7 @@ async function open(options: OpenOptions): Promise<Backend> {
     values.delete(CONFIG);
     let config = JSON.parse(new TextDecoder().decode(stored)) as Config;
     if (options.bridge !== undefined) config = { ...config, urls: urlsOf(options.bridge) };
-    return start(config, { words: config.words, vault, state: values });
+    return start(config, { words: config.words, vault, state: values, known: values.has("keychains") });
   });
 }
 
@@ -211,6 +219,8 @@ interface Parts {
   readonly record?: string;
   readonly vault?: Vault;
   readonly state?: ReadonlyMap<string, Uint8Array>;
+  /** Whether it is known which addresses were used. */
+  readonly known?: boolean;
 }
 
 async function start(config: Omit<Config, "words">, parts: Parts): Promise<Backend> {
@@ -230,7 +240,7 @@ async function start(config: Omit<Config, "words">, parts: Parts): Promise<Backe
   const state = new Map(parts.state);
   const engine = await call(() => Engine.open(federation, options, state, save as Function | undefined, factory as unknown as Function | undefined));
   const account = (await call(() => engine.account())) as AccountInfo;
-  return new LocalBackend(engine, federation, account, vault, parts.words);
+  return new LocalBackend(engine, federation, account, parts);
 }
 
 class LocalBackend implements Backend {
@@ -239,14 +249,16 @@ class LocalBackend implements Backend {
   readonly #federation: Federation;
   readonly #vault: Vault | undefined;
   #words: string | undefined;
+  #known: boolean;
   #closing: Promise<void> | undefined;
 
-  constructor(engine: Engine, federation: Federation, account: AccountInfo, vault: Vault | undefined, words: string | undefined) {
+  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, known = false }: Parts) {
     this.#engine = engine;
     this.#federation = federation;
     this.account = account;
     this.#vault = vault;
     this.#words = words;
+    this.#known = known;
   }
 
   async request<M extends keyof Methods>(method: M, ...args: Parameters<Methods[M]>): Promise<ReturnType<Methods[M]>> {
@@ -264,10 +276,11 @@ class LocalBackend implements Backend {
       case "tip":
       case "feeRate":
       case "connection":
-      case "nextAddress":
-      case "unusedAddress":
       case "federation":
         return this.#engine[method]();
+      case "nextAddress":
+      case "unusedAddress":
+        return this.#addressesKnown().then(() => this.#engine[method]());
       case "proof":
       case "coinsAt":
       case "outcome":
@@ -286,7 +299,15 @@ class LocalBackend implements Backend {
     }
   }
 
+  /** Which addresses were used is known from the state that was saved, or from the first sync; new words have used none. */
+  async #addressesKnown(): Promise<void> {
+    if (this.#known) return;
+    await this.#engine.synced();
+    this.#known = true;
+  }
+
   async #reveal(unlock: Unlock | undefined): Promise<string> {
+    if (this.#closing !== undefined) throw new QuorateError("closed", "the wallet has been closed");
     if (this.#words === undefined) throw new QuorateError("watch_only", "this wallet only watches its account; it has no words");
     await this.#vault?.check(unlock ?? MEMORY_UNLOCK);
     return this.#words;

@@ -41,19 +41,20 @@ export function useEvents(wallet: OpenWallet | undefined, listener: (event: Wall
 
 /** Reads something of the wallet, now and after every event that may have changed it. */
 function useRead<T>(wallet: OpenWallet | undefined, read: (wallet: OpenWallet) => Promise<T>): T | undefined {
-  const [value, setValue] = useState<T>();
+  const [found, setFound] = useState<{ readonly of: OpenWallet; readonly value: T }>();
   const reading = useRef(0);
   const latest = useRef(read);
   latest.current = read;
   const refresh = useCallback(() => {
     const mine = ++reading.current;
-    if (wallet === undefined) return setValue(undefined);
+    if (wallet === undefined) return;
     // Of several readings under way only the last counts; a wallet that is closed keeps what it showed.
-    latest.current(wallet).then((found) => mine === reading.current && setValue(found), () => undefined);
+    latest.current(wallet).then((value) => mine === reading.current && setFound({ of: wallet, value }), () => undefined);
   }, [wallet]);
   useEffect(refresh, [refresh]);
   useEvents(wallet, refresh);
-  return value;
+  // Never what another wallet had.
+  return found !== undefined && found.of === wallet ? found.value : undefined;
 }
 
 /** Whether the wallet is connected: `ready` once payments can be made. `undefined` before there is a wallet. */
@@ -73,8 +74,10 @@ export function useHistory(wallet: OpenWallet | undefined): readonly HistoryEntr
 
 /** A payment being made. */
 export interface Sending {
-  /** Pays; the state, the receipt or the error appear here. */
+  /** Pays; the state, the receipt or the error appear here. While a payment is under way it gives that one's result and sends nothing. */
   readonly send: (request: PaymentRequest) => Promise<Receipt | undefined>;
+  /** Whether a payment is under way. */
+  readonly sending: boolean;
   /** Known once it has been submitted. */
   readonly txid: string | undefined;
   /** Where it stands. */
@@ -85,45 +88,67 @@ export interface Sending {
   readonly reset: () => void;
 }
 
-const NOTHING_SENT = { txid: undefined, state: undefined, receipt: undefined, error: undefined };
+type Shown = Omit<Sending, "send" | "reset">;
+
+interface Current {
+  txid: string | undefined;
+  readonly early: Map<string, PaymentState>;
+  result: Promise<Receipt | undefined>;
+}
+
+const NOTHING_SENT: Shown = { sending: false, txid: undefined, state: undefined, receipt: undefined, error: undefined };
 
 /** Makes payments one at a time and shows how they go. */
 export function useSend(wallet: OpenWallet | undefined): Sending {
-  const [shown, setShown] = useState<Omit<Sending, "send" | "reset">>(NOTHING_SENT);
+  const [shown, setShown] = useState<Shown>(NOTHING_SENT);
   const attempt = useRef(0);
-  const sent = useRef<{ txid: string | undefined; readonly states: Map<string, PaymentState> }>(undefined);
+  const current = useRef<Current>(undefined);
   const reset = useCallback(() => {
     attempt.current += 1;
-    sent.current = undefined;
+    current.current = undefined;
     setShown(NOTHING_SENT);
   }, []);
+  // Another wallet's payments are not this one's.
+  useEffect(() => reset, [wallet, reset]);
   useEvents(wallet, (event) => {
-    if (event.type !== "payment" || sent.current === undefined) return;
+    if (event.type !== "payment" || current.current === undefined) return;
+    const { txid, early } = current.current;
     // The first states may come before `send` gives the txid.
-    sent.current.states.set(event.txid, event);
-    if (event.txid === sent.current.txid) setShown((before) => ({ ...before, state: event }));
+    if (txid === undefined) early.set(event.txid, event);
+    else if (event.txid === txid) setShown((before) => ({ ...before, state: event }));
   });
   const send = useCallback(
-    async (request: PaymentRequest) => {
+    (request: PaymentRequest): Promise<Receipt | undefined> => {
+      // A second click is not a second payment.
+      if (current.current !== undefined) return current.current.result;
       reset();
-      if (wallet === undefined) return undefined;
+      if (wallet === undefined) return Promise.resolve(undefined);
       const mine = attempt.current;
-      const show = (what: Partial<Sending>) => {
+      const show = (what: Partial<Shown>): void => {
         if (attempt.current === mine) setShown((before) => ({ ...before, ...what }));
       };
-      const current = { txid: undefined as string | undefined, states: new Map<string, PaymentState>() };
-      sent.current = current;
-      try {
-        const txid = await wallet.send(request);
-        current.txid = txid;
-        show({ txid, state: current.states.get(txid) });
-        const receipt = await wallet.outcome(txid);
-        show({ receipt });
-        return receipt;
-      } catch (thrown) {
-        show({ error: QuorateError.from(thrown) });
-        return undefined;
-      }
+      const making: Current = { txid: undefined, early: new Map(), result: Promise.resolve(undefined) };
+      const pay = async (): Promise<Receipt | undefined> => {
+        try {
+          const txid = await wallet.send(request);
+          making.txid = txid;
+          show({ txid, state: making.early.get(txid) });
+          making.early.clear();
+          const receipt = await wallet.outcome(txid);
+          show({ receipt });
+          return receipt;
+        } catch (thrown) {
+          show({ error: QuorateError.from(thrown) });
+          return undefined;
+        } finally {
+          show({ sending: false });
+          if (current.current === making) current.current = undefined;
+        }
+      };
+      current.current = making;
+      show({ sending: true });
+      making.result = pay();
+      return making.result;
     },
     [wallet, reset],
   );

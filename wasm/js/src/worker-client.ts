@@ -10,7 +10,7 @@
  * @packageDocumentation
  */
 import type { Backend, CreateOptions, Methods, OpenOptions, Opening, WatchOptions } from "./backend.js";
-import { QuorateError } from "./errors.js";
+import { QuorateError, abortable } from "./errors.js";
 import { erase, isStored, type StorageOptions } from "./stored.js";
 import type { AccountInfo, WalletEvent } from "./types.js";
 import { OpenWallet } from "./wallet.js";
@@ -50,7 +50,10 @@ class WorkerBackend implements Backend {
     const backend = new WorkerBackend(made);
     try {
       const source = wasm ?? new URL("./quorate.wasm", import.meta.url).href;
-      backend.#account = (await backend.#ask({ type: "open", opening, wasm: source })) as AccountInfo;
+      // A signal cannot be sent to a worker; one that is aborted ends it.
+      const { signal, ...options } = opening.options;
+      const asked = backend.#ask({ type: "open", opening: { ...opening, options } as Opening, wasm: source });
+      backend.#account = (await abortable(asked, signal)) as AccountInfo;
     } catch (error) {
       made.terminate();
       throw error;

@@ -1,10 +1,10 @@
 import { randomUUID } from "node:crypto";
-import { link, readFile, rm, unlink, writeFile } from "node:fs/promises";
+import { link, readFile, unlink, writeFile } from "node:fs/promises";
 import { inUse } from "../storage.js";
 
 /**
  * A lock file that names the process that holds it. It appears whole or not at all (`link`). One that was left by a process that is gone is removed
- * under a lock of its own, so that nobody removes what another has just taken. Processes in different containers cannot see each other: do not share
+ * under a lock of its own, and only while it says so, so that nobody removes what another has just taken. Processes in different containers cannot see each other: do not share
  * a directory between them.
  */
 export async function lock(path: string, name: string): Promise<() => Promise<void>> {
@@ -19,16 +19,19 @@ export async function lock(path: string, name: string): Promise<() => Promise<vo
 }
 
 async function take(mine: string, path: string, name: string): Promise<void> {
-  if (await linked(mine, path)) return;
-  if (await isHeld(path)) throw inUse(name);
-  const removing = `${path}.removing`;
-  await take(mine, removing, name);
-  try {
-    if (await isHeld(path)) throw inUse(name);
-    await rm(path, { force: true });
-    if (!(await linked(mine, path))) throw inUse(name);
-  } finally {
-    await unlink(removing);
+  while (!(await linked(mine, path))) {
+    const state = await stateOf(path);
+    if (state === "held") throw inUse(name);
+    // Let go in this moment: try again, and remove nothing, for another may have it by now.
+    if (state === "free") continue;
+    const removing = `${path}.removing`;
+    await take(mine, removing, name);
+    try {
+      // Nobody else removes, and who holds it is gone: what is stale now stays until it is removed here.
+      if ((await stateOf(path)) === "stale") await unlink(path);
+    } finally {
+      await unlink(removing);
+    }
   }
 }
 
@@ -43,14 +46,25 @@ async function linked(mine: string, path: string): Promise<boolean> {
   }
 }
 
-async function isHeld(path: string): Promise<boolean> {
-  const holder = await readFile(path, "utf8").catch(() => undefined);
-  return holder !== undefined && isAlive(holder);
+async function stateOf(path: string): Promise<"free" | "held" | "stale"> {
+  const holder = await readIfThere(path);
+  if (holder === undefined) return "free";
+  return (await isAlive(holder)) ? "held" : "stale";
+}
+
+/** A file's text, or `undefined` if there is none. That it cannot be read is no sign that nobody holds it. */
+async function readIfThere(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    if (isCode(error, "ENOENT") || isCode(error, "ESRCH")) return undefined;
+    throw error;
+  }
 }
 
 /** A process by its id and, where the system tells, when it started: ids are used again, in containers at once. */
 async function identity(pid: number): Promise<string | undefined> {
-  const stat = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => undefined);
+  const stat = await readIfThere(`/proc/${pid}/stat`);
   // The name, in parentheses, may contain anything; the start is the 20th field after it (proc(5)).
   const started = stat?.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
   return started === undefined ? undefined : `${pid} ${started}`;

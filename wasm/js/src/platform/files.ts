@@ -57,10 +57,12 @@ export class FileStorage implements WalletStorage {
     const path = this.#path(name);
     const unlock = await lock(`${path}.lock`, name).catch((error: unknown) => {
       if (isCode(error, "ENOENT")) return async () => {};
-      throw error;
+      throw error instanceof QuorateError ? error : storageFailed(`${path}.lock cannot be made`, error);
     });
     try {
       await rm(path, { force: true });
+    } catch (error) {
+      throw storageFailed(`${path} cannot be erased`, error);
     } finally {
       await unlock();
     }

@@ -8,7 +8,7 @@ use crate::{
     files::NodeFiles,
     membership::tls_key,
 };
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bitcoin::Network;
 use quorate::{
     FederationId, NodeId,
@@ -22,7 +22,7 @@ use rcgen::{
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -119,22 +119,36 @@ pub fn federation(directory: &Path, plan: &Plan) -> Result<Provisioned> {
 }
 
 fn addresses(plan: &Plan) -> Result<Vec<NodeAddress>> {
-    // The sockets are held until all ports are chosen, so that none is chosen twice.
+    // Held until all ports are chosen, so that none is chosen twice.
     let mut held = Vec::new();
     (1..=plan.nodes)
         .map(|id| {
             let port = match plan.first_port {
                 Some(first) => first.checked_add(id - 1).context("the ports do not fit below 65536")?,
                 None => {
-                    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-                    let port = socket.local_addr()?.port();
-                    held.push(socket);
+                    let (port, sockets) = free_port()?;
+                    held.push(sockets);
                     port
                 }
             };
             Ok(NodeAddress { id: NodeId(id), address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) })
         })
         .collect()
+}
+
+/// A port that is free for QUIC and for the API, below those that systems give to outgoing connections: one of them could have it before the
+/// node starts.
+fn free_port() -> Result<(u16, (UdpSocket, TcpListener))> {
+    for _ in 0..100 {
+        let mut random = [0; 2];
+        getrandom::getrandom(&mut random).context("no source of randomness")?;
+        let port = 10_000 + u16::from_le_bytes(random) % 20_000;
+        let at = (Ipv4Addr::LOCALHOST, port);
+        if let (Ok(udp), Ok(tcp)) = (UdpSocket::bind(at), TcpListener::bind(at)) {
+            return Ok((port, (udp, tcp)));
+        }
+    }
+    bail!("found no free port from 10000 to 29999; name the first one")
 }
 
 fn secret() -> Result<Zeroizing<[u8; 32]>> {

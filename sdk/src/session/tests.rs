@@ -67,17 +67,20 @@ fn transaction() -> Transaction {
     Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: vec![input], output: vec![output] }
 }
 
+fn subscribed(sent: &[(Option<u64>, ClientMessage)]) -> usize {
+    let keys = |message: &ClientMessage| {
+        if let ClientMessage::UTXOSubscribe { keys } = message { keys.len() } else { 0 }
+    };
+    sent.iter().map(|(_, message)| keys(message)).sum()
+}
+
 #[test]
 fn greeting_registers_and_subscribes_every_script() {
     let mut session = live();
     let (sent, _) = drain(&mut session);
     assert!(sent.iter().any(|(_, message)| matches!(message, ClientMessage::AccountRegister { .. })));
-    let keys: usize = sent
-        .iter()
-        .map(|(_, message)| if let ClientMessage::UTXOSubscribe { keys } = message { keys.len() } else { 0 })
-        .sum();
     assert_eq!(
-        keys,
+        subscribed(&sent),
         1 + 2 * usize::try_from(crate::wallet::GAP_LIMIT).expect("small"),
         "tip and two keychains"
     );
@@ -136,11 +139,7 @@ fn a_wider_gap_is_subscribed() {
     let message = welcome(&session);
     tell(&mut session, sent[0].0, &message);
     let (sent, _) = drain(&mut session);
-    let keys = |message: &ClientMessage| match message {
-        ClientMessage::UTXOSubscribe { keys } => keys.len(),
-        _ => 0,
-    };
-    assert_eq!(sent.iter().map(|(_, message)| keys(message)).sum::<usize>(), 1 + 2 * 50);
+    assert_eq!(subscribed(&sent), 1 + 2 * 50);
 }
 
 #[test]

@@ -168,6 +168,9 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   await assert.rejects(alice.pay({ to, amount: 1n }), coded("dust"));
   await assert.rejects(alice.pay({ to }), coded("amount_missing"));
 
+  await assert.rejects(alice.pay({ to, amount: 10_000n }, { signal: AbortSignal.abort() }), { name: "AbortError" });
+  assert.equal((await alice.history()).length, 2, "what is aborted before it begins sends nothing");
+
   const before = [await alice.balance(), await alice.history()];
   const words = await alice.revealWords({ password: "pass" });
   await assert.rejects(alice.revealWords({ password: "wrong" }), coded("wrong_password"));
@@ -240,6 +243,9 @@ test("opening can be given up", { timeout: 60_000 }, async () => {
   const options = { bridge: devnet.bridge, federation: devnet.federation, directory, password: "pass", name: "given-up" };
   const reason = new Error("the user left");
   await assert.rejects(Wallet.create({ ...options, signal: AbortSignal.abort(reason) }), reason);
+  assert.equal(await Wallet.exists(options), false, "nothing was begun");
+  // What is aborted before it begins asks nothing, and its failure is nobody's unhandled one.
+  await assert.rejects(federationDocument("ws://127.0.0.1:9", { signal: AbortSignal.abort(reason) }), reason);
   const stop = new AbortController();
   const creating = Wallet.create({ ...options, bridge: "ws://127.0.0.1:9", name: "unreachable", signal: stop.signal });
   stop.abort(reason);

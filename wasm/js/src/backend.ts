@@ -119,16 +119,17 @@ const CONFIG = "config";
 
 /** Asks a bridge which federation it serves. The answer is only as good as the bridge: compare the id with one from a source that you trust. */
 export async function federationDocument(bridge: string | readonly string[], { signal }: WaitOptions = {}): Promise<string> {
-  await abortable(init(), signal);
+  await abortable(init, signal);
   const factory = await socketFactory();
-  return abortable(call(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>), signal);
+  return abortable(() => call(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>), signal);
 }
 
 /** Opens a wallet in this thread. One whose opening was aborted is closed again. */
 export function openLocal(opening: Opening): Promise<Backend> {
-  const opened = openHere(opening);
-  return abortable(opened, opening.options.signal).catch((error: unknown) => {
-    opened.then((backend) => backend.close()).catch(() => undefined);
+  let opened: Promise<Backend> | undefined;
+  const open = (): Promise<Backend> => (opened = openHere(opening));
+  return abortable(open, opening.options.signal).catch((error: unknown) => {
+    opened?.then((backend) => backend.close()).catch(() => undefined);
     throw error;
   });
 }

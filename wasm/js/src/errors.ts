@@ -74,13 +74,13 @@ export function callNow<T>(run: () => T): T {
   }
 }
 
-/** Stops waiting when the signal is aborted; what was asked for goes on. */
-export function abortable<T>(promise: Promise<T>, signal?: AbortSignal): Promise<T> {
-  if (signal === undefined) return promise;
+/** Stops waiting when the signal is aborted; what was asked for goes on. Nothing is asked for if it is aborted already. */
+export function abortable<T>(ask: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  if (signal === undefined) return ask();
   return new Promise<T>((resolve, reject) => {
     const abort = (): void => reject(signal.reason);
     if (signal.aborted) return abort();
     signal.addEventListener("abort", abort, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+    ask().then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
   });
 }

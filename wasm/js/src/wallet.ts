@@ -52,12 +52,12 @@ export class OpenWallet implements AsyncDisposable {
 
   /** Waits until the federation has certified the account, in this run or in one before. It may be offline all the same: see `connection`. */
   async ready(options: WaitOptions = {}): Promise<void> {
-    await abortable(this.#backend.request("ready"), options.signal);
+    await abortable(() => this.#backend.request("ready"), options.signal);
   }
 
   /** Waits until what the wallet shows is as of now. */
   async synced(options: WaitOptions = {}): Promise<void> {
-    await abortable(this.#backend.request("synced"), options.signal);
+    await abortable(() => this.#backend.request("synced"), options.signal);
   }
 
   /** What the wallet has. */
@@ -95,17 +95,17 @@ export class OpenWallet implements AsyncDisposable {
     return this.#backend.request("federation");
   }
 
-  /** Gives out the next address to be paid at: one for each payer or sale. */
-  nextAddress(): Promise<string> {
-    return this.#backend.request("nextAddress");
+  /** Gives out the next address to be paid at: one for each payer or sale. A wallet that was restored or is watched waits for its first sync. */
+  nextAddress(options: WaitOptions = {}): Promise<string> {
+    return abortable(() => this.#backend.request("nextAddress"), options.signal);
   }
 
   /**
    * Gives the address that was given out last, until somebody pays to it: for a page that shows "your address". A wallet that is restored from its
    * words looks {@link CreateOptions.gapLimit} addresses ahead, so those that nobody pays to should not become many.
    */
-  unusedAddress(): Promise<string> {
-    return this.#backend.request("unusedAddress");
+  unusedAddress(options: WaitOptions = {}): Promise<string> {
+    return abortable(() => this.#backend.request("unusedAddress"), options.signal);
   }
 
   /** Builds a payment as a PSBT in base64 (BIP174, BIP371), without reserving or sending anything. */
@@ -130,7 +130,7 @@ export class OpenWallet implements AsyncDisposable {
    * @throws {@link QuorateError} as {@link OpenWallet.send}, and `payment_rejected` or `payment_failed` with the coins free again.
    */
   pay(request: PaymentRequest, options: WaitOptions = {}): Promise<Receipt> {
-    return abortable(this.#backend.request("pay", request), options.signal);
+    return abortable(() => this.#backend.request("pay", request), options.signal);
   }
 
   /**
@@ -139,17 +139,17 @@ export class OpenWallet implements AsyncDisposable {
    * @throws {@link QuorateError} as {@link OpenWallet.pay}, and `unknown_payment`.
    */
   outcome(txid: string, options: WaitOptions = {}): Promise<Receipt> {
-    return abortable(this.#backend.request("outcome", txid), options.signal);
+    return abortable(() => this.#backend.request("outcome", txid), options.signal);
   }
 
   /** Authorises and submits a PSBT of this account, and waits until it is final. */
   payPsbt(psbt: string, options: WaitOptions = {}): Promise<Receipt> {
-    return abortable(this.#backend.request("payPsbt", psbt), options.signal);
+    return abortable(() => this.#backend.request("payPsbt", psbt), options.signal);
   }
 
   /** Submits a signed transaction (hex) of coins in anybody's sole custody, and waits until it is attested. */
   attest(transaction: string, options: WaitOptions = {}): Promise<Receipt> {
-    return abortable(this.#backend.request("attest", transaction), options.signal);
+    return abortable(() => this.#backend.request("attest", transaction), options.signal);
   }
 
   /** Asks the federation to stop a payment that is not final yet. Its outcome comes as a `payment` event. */

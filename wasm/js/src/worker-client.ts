@@ -52,8 +52,8 @@ class WorkerBackend implements Backend {
       const source = wasm ?? new URL("./quorate.wasm", import.meta.url).href;
       // A signal cannot be sent to a worker; one that is aborted ends it.
       const { signal, ...options } = opening.options;
-      const asked = backend.#ask({ type: "open", opening: { ...opening, options } as Opening, wasm: source });
-      backend.#account = (await abortable(asked, signal)) as AccountInfo;
+      const ask = (): Promise<unknown> => backend.#ask({ type: "open", opening: { ...opening, options } as Opening, wasm: source });
+      backend.#account = (await abortable(ask, signal)) as AccountInfo;
     } catch (error) {
       made.terminate();
       throw error;

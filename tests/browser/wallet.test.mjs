@@ -101,15 +101,24 @@ test("two wallets pay each other in two tabs, and their payments are confirmed",
   await bob.close();
 });
 
+/** In the page: reloads it in the moment in which it first shows that a payment is saved. */
+function reloadOnceSaved() {
+  const observer = new MutationObserver(() => {
+    if (!/Submitted|votes|sign|Final/.test(document.querySelector("section[role=status]")?.textContent ?? "")) return;
+    observer.disconnect();
+    location.reload();
+  });
+  observer.observe(document.body, { subtree: true, childList: true, characterData: true });
+}
+
 test("a payment goes on when the page is closed in the middle, and words restore a wallet", { timeout: 4 * PATIENCE_MS }, async () => {
   const { page, words } = await createWallet("carol");
   await page.getByRole("button", { name: /to play with/ }).click();
   await balance(page, "1 000 000 sat");
   const { page: other } = await createWallet("dave");
   const to = await address(other);
-  await pay(page, to, "400000");
-  await page.getByRole("status").filter({ hasText: /Submitted|votes|signing|sign|Final/ }).waitFor();
-  await page.reload();
+  await page.evaluate(reloadOnceSaved);
+  await Promise.all([page.waitForEvent("load"), pay(page, to, "400000")]);
   await unlock(page);
   await balance(other, "400 000 sat");
   await page.getByText(/final|confirmation/).first().waitFor();

@@ -13,7 +13,9 @@ function amountOf(to: string): bigint | undefined {
   return parts ? BigInt(parts[1] + (parts[2] ?? "").padEnd(8, "0")) : undefined;
 }
 
-function progressOf(state: PaymentState | undefined): { text: string; value: number } {
+/** What to show while a payment is made; it is saved once it has a txid, and goes on from then on whatever happens to the page. */
+function progressOf(txid: string | undefined, state: PaymentState | undefined): { text: string; value: number } {
+  if (txid === undefined) return { text: "Preparing", value: 0.2 };
   switch (state?.state) {
     case "voting": return { text: `The federation votes: ${state.votes} of ${state.quorum}`, value: 1 + state.votes / state.quorum };
     case "approved": return { text: "Approved; signing here", value: 2.3 };
@@ -29,7 +31,7 @@ export function Send({ wallet, ready }: { wallet: OpenWallet; ready: boolean }) 
   const [scanning, setScanning] = useState(false);
   const [started, setStarted] = useState<number>();
   const [took, setTook] = useState<number>();
-  const { send, state, receipt, error, reset } = useSend(wallet);
+  const { send, txid, state, receipt, error, reset } = useSend(wallet);
   const asked = amountOf(to);
   useEffect(() => {
     if (receipt && started !== undefined && took === undefined) setTook(performance.now() - started);
@@ -62,7 +64,7 @@ export function Send({ wallet, ready }: { wallet: OpenWallet; ready: boolean }) 
     );
   }
   if (busy) {
-    const { text, value } = progressOf(state);
+    const { text, value } = progressOf(txid, state);
     return (
       <section className="card" role="status">
         <h2>{text}…</h2>

@@ -25,7 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Calls under way from the application.
 const COMMANDS_MAX: usize = 64;
 
-type Command = Box<dyn FnOnce(&mut Session, Duration) + Send>;
+/// Gives a call its answer.
+type Reply = Box<dyn FnOnce() + Send>;
+type Command = Box<dyn FnOnce(&mut Session, Duration) -> Reply + Send>;
 
 /// A running client. Dropping the last clone ends it.
 #[derive(Clone, Debug)]
@@ -238,7 +240,8 @@ impl Client {
         Ok(self.call(|session, _| session.unused_address()).await??)
     }
 
-    /// Submits a payment; its progress comes as [`Event::Payment`].
+    /// Submits a payment; its progress comes as [`Event::Payment`]. When this returns, the payment is saved: it goes on when the wallet is
+    /// opened again, and [`Client::outcome`] then waits for its end.
     ///
     /// # Errors
     /// The wallet refused, or the client has ended.
@@ -331,8 +334,11 @@ impl Client {
     ) -> Result<T, ClientError> {
         let (reply, answer) = oneshot::channel();
         let command: Command = Box::new(move |session, now| {
-            // The caller may have stopped waiting.
-            let _gone = reply.send(run(session, now));
+            let result = run(session, now);
+            Box::new(move || {
+                // The caller may have stopped waiting.
+                let _gone = reply.send(result);
+            })
         });
         self.commands.send(command).await.map_err(|_| self.ended())?;
         answer.await.map_err(|_| self.ended())
@@ -390,18 +396,23 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut reply: Option<Reply> = None;
         loop {
             if let Err(error) = self.drain().await {
                 // Calls that are waiting end with this.
                 let _first_failure = self.failed.set(error);
                 return;
             }
+            // What a caller is told, it can rely on after a crash: an answer waits until what it did is saved.
+            if let Some(reply) = reply.take() {
+                reply();
+            }
             let timeout = self.session.poll_timeout().map(|at| self.started + at);
             let stop = self.stop.clone();
             tokio::select! {
                 () = stop.notified() => return,
                 command = commands.recv() => match command {
-                    Some(command) => command(&mut self.session, self.started.elapsed()),
+                    Some(command) => reply = Some(command(&mut self.session, self.started.elapsed())),
                     None => return,
                 },
                 frame = receive(&mut self.connection) => {

@@ -23,6 +23,8 @@ mod driver;
 pub mod quic;
 mod runtime;
 mod store;
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests;
 #[cfg(target_arch = "wasm32")]
 mod web;
 #[cfg(not(target_arch = "wasm32"))]

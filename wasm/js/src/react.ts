@@ -78,7 +78,7 @@ export interface Sending {
   readonly send: (request: PaymentRequest) => Promise<Receipt | undefined>;
   /** Whether a payment is under way. */
   readonly sending: boolean;
-  /** Known once it has been submitted. */
+  /** Known once the payment is saved: from then on it goes on even if the page is closed. */
   readonly txid: string | undefined;
   /** Where it stands. */
   readonly state: PaymentState | undefined;

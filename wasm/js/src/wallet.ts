@@ -114,7 +114,8 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /**
-   * Submits a payment and gives its txid at once; how it goes on is told by `payment` events.
+   * Submits a payment and gives its txid as soon as it is saved: from then on the payment goes on whatever happens to this page, at the
+   * latest when the wallet is opened again. How it goes on is told by `payment` events and by {@link outcome}.
    *
    * @throws {@link QuorateError} such as `insufficient_funds`, `dust`, `invalid_address`; nothing has been sent then.
    */

@@ -18,7 +18,9 @@
 //! # }
 //! ```
 
+mod calls;
 mod driver;
+mod error;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod quic;
 mod runtime;
@@ -30,7 +32,8 @@ mod web;
 #[cfg(not(target_arch = "wasm32"))]
 mod websocket;
 
-pub use driver::{Client, ClientError, Receipt};
+pub use calls::Client;
+pub use error::{ClientError, Receipt};
 #[cfg(not(target_arch = "wasm32"))]
 pub use quic::{Quic, TlsError, TlsIdentity};
 pub use runtime::{MaybeSend, PlatformFuture};

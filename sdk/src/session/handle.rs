@@ -1,13 +1,16 @@
 //! What a session does with each message of the server.
 
-use super::{Event, Link, Now, Payment, PaymentState, Pending, Session};
+use super::{
+    Event, Link, Now, PaymentState, Session,
+    payments::{PASSING_REJECTS_MAX, Payment},
+    requests::Pending,
+};
 use crate::{
     NodeId,
     chain::HeaderError,
     finality::FinalityProof,
     frost::NodeCommitments,
     ids::listed,
-    proposal::Proposal,
     release::ReleaseCertificate,
     standard::{FEE_RATE_MAX, FEE_RATE_MIN},
     vote::ApprovalCertificate,
@@ -151,17 +154,6 @@ impl Session {
         self.subscribe_new();
     }
 
-    /// A coin that is left to a payment which this wallet holds for over: asks to cancel it once more, which either frees the coin or
-    /// shows that the payment has to be finished.
-    fn revive(&mut self, now: Now, record: &UtxoRecord) {
-        let Some(lock) = record.lock.filter(|lock| lock.round.0 > 0) else { return };
-        let Some(Proposal::Joint(joint)) = self.dormant.remove(&lock.txid) else { return };
-        self.touched.dormant.insert(lock.txid);
-        if let Ok(proposal) = self.wallet.propose(joint.psbt) {
-            let _txid = self.submit_as(now, proposal, true);
-        }
-    }
-
     fn take_record(&mut self, record: &UtxoRecord) {
         self.revive(self.now, record);
         match self.wallet.apply_record(record) {
@@ -223,7 +215,7 @@ impl Session {
             }
             TransactionStatus::Signing { attempt } => PaymentState::Signing { attempt },
             TransactionStatus::Rejected { retry: true, .. }
-                if payment.passing_rejects < super::PASSING_REJECTS_MAX =>
+                if payment.passing_rejects < PASSING_REJECTS_MAX =>
             {
                 payment.passing_rejects += 1;
                 return self.retry_later(now, txid);
@@ -255,36 +247,6 @@ impl Session {
         self.move_on(txid, state);
     }
 
-    /// Takes a server's word that a payment is over only if it cannot have become final: this wallet never signed it, or releases
-    /// show that no signature of it counts any more. Otherwise it goes on until it is final or provably over.
-    fn end(&mut self, now: Now, txid: Txid, releases: &[ReleaseCertificate], state: PaymentState) {
-        let Some(payment) = self.payments.get(&txid) else { return };
-        let federation = self.wallet.federation();
-        let inputs = payment.proposal.outpoints();
-        let sound =
-            |one: &&ReleaseCertificate| inputs.contains(&one.outpoint) && one.verify(federation).is_ok();
-        let verified: Vec<_> = releases.iter().filter(sound).collect();
-        let voided = payment.signed.iter().all(|target| verified.iter().any(|release| release.voids(target)));
-        // Another transaction that spends one of its coins, by a proof that this wallet verified, rules it out as well (V6).
-        let other = |outpoint| self.wallet.spender(outpoint).is_some_and(|spender| spender != txid);
-        let over = voided || inputs.iter().any(other);
-        let unproven = verified.is_empty() && matches!(payment.proposal, Proposal::Joint(_));
-        if over && unproven && !payment.cancelled {
-            // Perhaps only this server says so. The owner's cancel has the inputs released, or shows that they need not be.
-            if let Some(payment) = self.payments.get_mut(&txid) {
-                payment.cancelled = true;
-                payment.ended = Some(state);
-            }
-            self.touched.payments.insert(txid);
-            self.send_submission(now, txid);
-        } else if over {
-            let first = self.payments.get_mut(&txid).and_then(|payment| payment.ended.take());
-            self.finish(txid, first.unwrap_or(state));
-        } else {
-            self.retry_later(now, txid);
-        }
-    }
-
     /// Coins of sole custody may not be this wallet's, so their proof is checked here even if the wallet has no use for it.
     fn take_signed(&mut self, txid: Txid, proof: &FinalityProof) {
         self.take_proof(proof);
@@ -293,15 +255,6 @@ impl Session {
         if proof.verify(self.wallet.federation(), &mut accounts).is_ok() {
             let proof = Box::new(proof.clone());
             self.finish(txid, PaymentState::Final { kind: proof.kind(), proof });
-        }
-    }
-
-    fn move_on(&mut self, txid: Txid, state: PaymentState) {
-        if let Some(payment) = self.payments.get_mut(&txid)
-            && payment.state != state
-        {
-            payment.state = state.clone();
-            self.event(Event::Payment { txid, state });
         }
     }
 

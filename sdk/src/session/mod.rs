@@ -11,6 +11,8 @@ mod backoff;
 mod epoch;
 mod events;
 mod handle;
+mod payments;
+mod requests;
 mod state;
 
 pub use events::{Event, PaymentState, Reach};
@@ -18,13 +20,14 @@ pub use events::{Event, PaymentState, Reach};
 use crate::{
     chain::Extension,
     proposal::Proposal,
-    vote::VoteTarget,
-    wallet::{Balance, PaymentRequest, StateChange, Wallet, WalletError},
-    wire::{BlockRef, ClientMessage, ServerMessage, SubscriptionKey, WireError, decode, encode_text, limits},
+    wallet::{Balance, StateChange, Wallet, WalletError},
+    wire::{BlockRef, ClientMessage, ServerMessage, decode, limits},
 };
 use backoff::Backoff;
-use bitcoin::{FeeRate, Psbt, ScriptBuf, Txid};
+use bitcoin::{FeeRate, Txid};
+use payments::Payment;
 use rand_core::CryptoRngCore;
+use requests::Pending;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
@@ -34,30 +37,14 @@ use std::{
 /// Monotonic time from any fixed moment on.
 pub type Now = Duration;
 
-/// Shortest wait before a payment is submitted again.
-const RESUBMIT_MIN: Duration = Duration::from_millis(100);
-/// Longest wait before a payment is submitted again.
-const RESUBMIT_MAX: Duration = Duration::from_secs(5);
 /// Shortest wait before connecting again.
 const RECONNECT_MIN: Duration = Duration::from_millis(200);
 /// Longest wait before connecting again.
 const RECONNECT_MAX: Duration = Duration::from_secs(30);
-/// A submission without any answer for so long is made again.
-const SUBMIT_SILENCE: Duration = Duration::from_secs(5);
-/// A coordinator that has not brought a payment to its end in this time is left for another, however busy it seems.
-const COORDINATOR_PATIENCE: Duration = Duration::from_secs(10);
 /// Shortest wait before headers or proofs that a server did not have yet are asked for again.
 const CHASE_MIN: Duration = Duration::from_millis(50);
 /// Longest wait before they are asked for again.
 const CHASE_MAX: Duration = Duration::from_secs(5);
-/// How often a payment that nodes rejected for a passing reason is submitted again before the reason is reported.
-const PASSING_REJECTS_MAX: u32 = 8;
-/// A server that leaves a question unanswered for so long is given up: behind a bridge, another node may answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Ended payments that are remembered.
-const DORMANT_MAX: usize = 256;
-/// Ends of payments that are remembered.
-const OUTCOMES_MAX: usize = 256;
 /// A connection without any frame for so long is given up.
 const LIVENESS: Duration = Duration::from_secs(45);
 
@@ -82,58 +69,6 @@ enum Link {
     Connecting,
     Greeting { until: Now },
     Live,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Pending {
-    Hello,
-    Register,
-    Subscribe,
-    Federation,
-    Headers { step: u32 },
-    Proof { txid: Txid },
-    FeeRate,
-    Ping,
-    Submit { txid: Txid },
-}
-
-impl Payment {
-    fn new(now: Now, proposal: Proposal, cancelled: bool) -> Self {
-        Self {
-            proposal,
-            backoff: Backoff::new(RESUBMIT_MIN, RESUBMIT_MAX),
-            resubmit_at: None,
-            submitted_at: now,
-            passing_rejects: 0,
-            state: PaymentState::Submitted,
-            signed: Vec::new(),
-            cancelled,
-            ended: None,
-        }
-    }
-
-    /// News of it: waits for more, but not for ever.
-    fn heard(&mut self, now: Now) {
-        self.resubmit_at = Some((now + SUBMIT_SILENCE).min(self.submitted_at + COORDINATOR_PATIENCE));
-    }
-}
-
-#[derive(Debug)]
-struct Payment {
-    proposal: Proposal,
-    backoff: Backoff,
-    resubmit_at: Option<Now>,
-    /// When it was last submitted.
-    submitted_at: Now,
-    /// Submissions that nodes rejected for a passing reason.
-    passing_rejects: u32,
-    state: PaymentState,
-    /// What this wallet gave its signature shares for. Only these can have become final.
-    signed: Vec<VoteTarget>,
-    /// The owner wants it stopped.
-    cancelled: bool,
-    /// How it ended by the word of one server, until that is confirmed.
-    ended: Option<PaymentState>,
 }
 
 /// The session machine.
@@ -246,97 +181,6 @@ impl Session {
         }
     }
 
-    /// Builds a payment as a PSBT, without reserving or sending anything.
-    ///
-    /// # Errors
-    /// Dust, too little money, a fee rate out of bounds, no amount.
-    pub fn create_psbt(&mut self, request: &PaymentRequest) -> Result<Psbt, WalletError> {
-        self.wallet.create_psbt(request, self.fee_rate)
-    }
-
-    /// Builds, authorises and submits a payment; progress comes as [`Event::Payment`].
-    ///
-    /// # Errors
-    /// Nothing has been sent and nothing is reserved.
-    pub fn send(&mut self, now: Now, request: &PaymentRequest) -> Result<Txid, WalletError> {
-        let psbt = self.wallet.create_psbt(request, self.fee_rate)?;
-        self.send_psbt(now, psbt)
-    }
-
-    /// Authorises and submits a PSBT of this account.
-    ///
-    /// # Errors
-    /// Nothing has been sent and nothing is reserved.
-    pub fn send_psbt(&mut self, now: Now, psbt: Psbt) -> Result<Txid, WalletError> {
-        if self.wallet.is_watch_only() {
-            return Err(WalletError::WatchOnly);
-        }
-        if self.wallet.certificate().is_none() {
-            return Err(WalletError::NotCertified);
-        }
-        let proposal = self.wallet.propose(psbt)?;
-        self.subscribe_new();
-        self.balance_event();
-        Ok(self.submit(now, proposal))
-    }
-
-    /// Submits a signed transaction of coins in sole custody. Its finality will be attested only.
-    pub fn submit_signed(&mut self, now: Now, transaction: bitcoin::Transaction) -> Txid {
-        self.submit(now, Proposal::Sole { transaction })
-    }
-
-    /// Asks the federation to stop a payment that is not final. Its outcome comes as [`Event::Payment`]: `Failed` or `Rejected` with
-    /// the coins free again, or `Final` if it was too late.
-    ///
-    /// # Errors
-    /// No such payment of this account is under way.
-    pub fn cancel(&mut self, now: Now, txid: Txid) -> Result<(), WalletError> {
-        let payment = self.payments.get_mut(&txid).ok_or(WalletError::UnknownPayment)?;
-        if !matches!(payment.proposal, Proposal::Joint(_)) {
-            return Err(WalletError::UnknownPayment);
-        }
-        payment.cancelled = true;
-        self.touched.payments.insert(txid);
-        self.send_submission(now, txid);
-        Ok(())
-    }
-
-    fn submit(&mut self, now: Now, proposal: Proposal) -> Txid {
-        self.submit_as(now, proposal, false)
-    }
-
-    fn submit_as(&mut self, now: Now, proposal: Proposal, cancelled: bool) -> Txid {
-        let txid = proposal.txid();
-        self.payments.insert(txid, Payment::new(now, proposal, cancelled));
-        self.outcomes.remove(&txid);
-        self.touched.payments.insert(txid);
-        self.event(Event::Payment { txid, state: PaymentState::Submitted });
-        self.send_submission(now, txid);
-        txid
-    }
-
-    /// Payments that are under way.
-    pub fn payments(&self) -> impl Iterator<Item = (Txid, &PaymentState)> + '_ {
-        self.payments.iter().map(|(txid, payment)| (*txid, &payment.state))
-    }
-
-    /// Where a payment of this wallet stands, or how it ended; `None` if it is not known.
-    pub fn payment(&self, txid: Txid) -> Option<PaymentState> {
-        if let Some(payment) = self.payments.get(&txid) {
-            return Some(payment.state.clone());
-        }
-        if let Some(proof) = self.wallet.proof(txid) {
-            return Some(PaymentState::Final { kind: proof.kind(), proof: Box::new(proof.clone()) });
-        }
-        let before = || PaymentState::Failed {
-            message:
-                "the federation did not take this payment, before the wallet was opened; its coins are free"
-                    .to_owned(),
-            retry: false,
-        };
-        self.outcomes.get(&txid).cloned().or_else(|| self.dormant.contains_key(&txid).then(before))
-    }
-
     /// Whether the server has answered everything that this session asked for: what the wallet shows is then as of now.
     pub fn is_synced(&self) -> bool {
         let asked = |pending: &Pending| !matches!(pending, Pending::Submit { .. } | Pending::Ping);
@@ -401,17 +245,6 @@ impl Session {
         }
         self.plan_chase(now);
         self.balance_event();
-    }
-
-    /// Sees to it that what the wallet lacks is asked for again, by a timer and not by the luck of another event.
-    fn plan_chase(&mut self, now: Now) {
-        let behind = self.told_tip.is_some_and(|tip| tip.height > self.wallet.chain().tip().height);
-        if !behind && self.waiting_proofs.is_empty() {
-            self.chase.reset();
-            self.chase_at = None;
-        } else if self.chase_at.is_none() {
-            self.chase_at = Some(now + self.chase.next(&mut *self.rng));
-        }
     }
 
     /// Fires expired timers; calling early or twice is harmless.
@@ -481,35 +314,6 @@ impl Session {
         self.take_save().or_else(|| self.outputs.pop_front())
     }
 
-    /// When the oldest question under way should have been answered.
-    fn unanswered(&self) -> Option<Now> {
-        let open = self.asked_at.iter().filter(|(id, _)| self.pending.contains_key(*id));
-        open.map(|(_, at)| *at + ANSWER_TIMEOUT).min()
-    }
-
-    /// When a server that has been silent is asked whether it is still there. Never while that question is open.
-    fn ping_at(&self) -> Now {
-        let asked = self.pending.values().any(|pending| *pending == Pending::Ping);
-        if asked { Now::MAX } else { self.heard_at + limits::PING_INTERVAL }
-    }
-
-    fn ask_again(&mut self, due: Vec<(Now, Pending)>) {
-        for (_, pending) in due {
-            if pending == Pending::Register {
-                self.register();
-            } else if pending == Pending::FeeRate {
-                self.request(pending, &ClientMessage::FeeRateQuery);
-            } else {
-                self.ask_document();
-            }
-        }
-    }
-
-    fn register(&mut self) {
-        let record = self.wallet.account().record().clone();
-        self.request(Pending::Register, &ClientMessage::AccountRegister { record });
-    }
-
     fn hang_up(&mut self, now: Now, reason: &str) {
         self.outputs.push_back(Output::Close);
         self.handle_disconnected(now, reason);
@@ -531,71 +335,8 @@ impl Session {
         }
     }
 
-    fn request(&mut self, pending: Pending, message: &ClientMessage) {
-        let id = self.next_id;
-        self.next_id += 1;
-        if !matches!(pending, Pending::Submit { .. }) {
-            self.asked_at.insert(id, self.now);
-        }
-        self.told_synced &= matches!(pending, Pending::Submit { .. } | Pending::Ping);
-        self.pending.insert(id, pending);
-        self.outputs.push_back(Output::Send(encode_text(Some(id), message)));
-    }
-
     fn is_live(&self) -> bool {
         matches!(self.link, Link::Live)
-    }
-
-    fn subscribe_new(&mut self) {
-        if self.is_live() {
-            let scripts = self.wallet.take_unwatched();
-            self.subscribe(scripts);
-        }
-    }
-
-    fn subscribe(&mut self, scripts: Vec<ScriptBuf>) {
-        let keys: Vec<_> = scripts.into_iter().map(SubscriptionKey::Script).collect();
-        for keys in keys.chunks(limits::KEYS_PER_MESSAGE_MAX) {
-            self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys: keys.to_vec() });
-        }
-    }
-
-    fn send_submission(&mut self, now: Now, txid: Txid) {
-        if !self.is_live() {
-            return;
-        }
-        let Some(payment) = self.payments.get_mut(&txid) else { return };
-        payment.submitted_at = now;
-        payment.resubmit_at = Some(now + SUBMIT_SILENCE);
-        let joint = matches!(payment.proposal, Proposal::Joint(_));
-        let account = self.wallet.certificate().filter(|_| joint).cloned();
-        let proposal = payment.proposal.clone();
-        let message = if payment.cancelled {
-            // A wallet that only watches has no payments.
-            let Ok(cancel) = self.wallet.sign_cancel(txid) else { return };
-            ClientMessage::TransactionCancel { cancel, proposal, account }
-        } else {
-            ClientMessage::TransactionBroadcast { proposal, account }
-        };
-        self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
-        self.request(Pending::Submit { txid }, &message);
-    }
-
-    fn ask_headers(&mut self, step: u32) {
-        let asked = |pending: &Pending| matches!(pending, Pending::Headers { .. });
-        if !self.pending.values().any(asked) {
-            let from = self.wallet.chain().ask_from(step);
-            self.request(Pending::Headers { step }, &ClientMessage::HeadersQuery { from });
-        }
-    }
-
-    fn ask_proofs(&mut self, txids: impl IntoIterator<Item = Txid>) {
-        for txid in txids {
-            let pending = Pending::Proof { txid };
-            if !self.pending.values().any(|other| *other == pending) {
-                self.request(pending, &ClientMessage::ProofQuery { txid });
-            }
-        }
     }
 
     fn take_extension(&mut self, extension: Extension) {
@@ -605,58 +346,6 @@ impl Session {
             let waiting = std::mem::take(&mut self.waiting_proofs);
             self.ask_proofs(waiting);
         }
-    }
-
-    fn refused(&mut self, now: Now, id: Option<u64>, error: &WireError) {
-        let pending = id.and_then(|id| self.pending.remove(&id));
-        match pending {
-            Some(Pending::Submit { txid }) if error.retry => self.retry_later(now, txid),
-            Some(Pending::Submit { txid }) => {
-                let state = PaymentState::Failed { message: error.to_string(), retry: false };
-                self.finish(txid, state);
-            }
-            Some(Pending::Hello) => {
-                self.event(Event::Refused { error: error.clone() });
-                self.hang_up(now, &error.to_string());
-            }
-            Some(Pending::Proof { txid }) if error.retry => {
-                self.waiting_proofs.insert(txid);
-            }
-            Some(pending @ (Pending::Register | Pending::FeeRate | Pending::Federation)) if error.retry => {
-                let wait = self.chase.next(&mut *self.rng);
-                self.redo.push((now + wait, pending));
-            }
-            // Its keys would be watched by nobody.
-            Some(Pending::Subscribe) if error.retry => self.hang_up(now, &error.to_string()),
-            Some(_) | None => self.event(Event::Refused { error: error.clone() }),
-        }
-    }
-
-    fn retry_later(&mut self, now: Now, txid: Txid) {
-        if let Some(payment) = self.payments.get_mut(&txid) {
-            payment.resubmit_at = Some(now + payment.backoff.next(&mut *self.rng));
-        }
-    }
-
-    fn finish(&mut self, txid: Txid, state: PaymentState) {
-        let ended = self.payments.remove(&txid);
-        self.touched.payments.insert(txid);
-        self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
-        if !matches!(state, PaymentState::Final { .. }) {
-            self.wallet.abandon(txid);
-            if let Some(ended) = ended.filter(|ended| matches!(ended.proposal, Proposal::Joint(_))) {
-                self.dormant.insert(txid, ended.proposal);
-                self.touched.dormant.insert(txid);
-            }
-            while self.dormant.len() > DORMANT_MAX {
-                self.touched.dormant.extend(self.dormant.pop_first().map(|(txid, _)| txid));
-            }
-        }
-        while self.outcomes.len() >= OUTCOMES_MAX {
-            self.outcomes.pop_first();
-        }
-        self.outcomes.insert(txid, state.clone());
-        self.event(Event::Payment { txid, state });
     }
 }
 

@@ -6,10 +6,11 @@ use crate::{
     testing::{self, rng},
     vote::{ApprovalCertificate, VoteTarget},
     wallet::{SavedState, SecretWords, StateError, apply_change},
-    wire::{ChainTip, ErrorCode, Fault, SubscriptionKey, UtxoRecord},
+    wire::{ChainTip, ErrorCode, Fault, SubscriptionKey, UtxoRecord, WireError, encode_text},
 };
 use bitcoin::{
-    OutPoint, Transaction, TxIn, TxOut, absolute::LockTime, hashes::Hash as _, transaction::Version,
+    OutPoint, Psbt, ScriptBuf, Transaction, TxIn, TxOut, absolute::LockTime, hashes::Hash as _,
+    transaction::Version,
 };
 
 const START: Now = Now::from_secs(100);

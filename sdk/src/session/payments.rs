@@ -1,0 +1,257 @@
+//! The payments of a session: submitted until they are final, or over by more than one server's word.
+
+use super::{Event, Now, PaymentState, Session, backoff::Backoff, requests::Pending};
+use crate::{
+    proposal::Proposal,
+    release::ReleaseCertificate,
+    vote::VoteTarget,
+    wallet::{PaymentRequest, WalletError},
+    wire::{ClientMessage, UtxoRecord},
+};
+use bitcoin::{Psbt, Txid};
+use std::time::Duration;
+
+/// Shortest wait before a payment is submitted again.
+const RESUBMIT_MIN: Duration = Duration::from_millis(100);
+/// Longest wait before a payment is submitted again.
+const RESUBMIT_MAX: Duration = Duration::from_secs(5);
+/// A submission without any answer for so long is made again.
+const SUBMIT_SILENCE: Duration = Duration::from_secs(5);
+/// A coordinator that has not brought a payment to its end in this time is left for another, however busy it seems.
+const COORDINATOR_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a payment that nodes rejected for a passing reason is submitted again before the reason is reported.
+pub(super) const PASSING_REJECTS_MAX: u32 = 8;
+/// Ended payments that are remembered.
+const DORMANT_MAX: usize = 256;
+/// Ends of payments that are remembered.
+const OUTCOMES_MAX: usize = 256;
+
+#[derive(Debug)]
+pub(super) struct Payment {
+    pub(super) proposal: Proposal,
+    pub(super) backoff: Backoff,
+    pub(super) resubmit_at: Option<Now>,
+    /// When it was last submitted.
+    pub(super) submitted_at: Now,
+    /// Submissions that nodes rejected for a passing reason.
+    pub(super) passing_rejects: u32,
+    pub(super) state: PaymentState,
+    /// What this wallet gave its signature shares for. Only these can have become final.
+    pub(super) signed: Vec<VoteTarget>,
+    /// The owner wants it stopped.
+    pub(super) cancelled: bool,
+    /// How it ended by the word of one server, until that is confirmed.
+    pub(super) ended: Option<PaymentState>,
+}
+
+impl Payment {
+    pub(super) fn new(now: Now, proposal: Proposal, cancelled: bool) -> Self {
+        Self {
+            proposal,
+            backoff: Backoff::new(RESUBMIT_MIN, RESUBMIT_MAX),
+            resubmit_at: None,
+            submitted_at: now,
+            passing_rejects: 0,
+            state: PaymentState::Submitted,
+            signed: Vec::new(),
+            cancelled,
+            ended: None,
+        }
+    }
+
+    /// News of it: waits for more, but not for ever.
+    pub(super) fn heard(&mut self, now: Now) {
+        self.resubmit_at = Some((now + SUBMIT_SILENCE).min(self.submitted_at + COORDINATOR_PATIENCE));
+    }
+}
+
+impl Session {
+    /// Builds a payment as a PSBT, without reserving or sending anything.
+    ///
+    /// # Errors
+    /// Dust, too little money, a fee rate out of bounds, no amount.
+    pub fn create_psbt(&mut self, request: &PaymentRequest) -> Result<Psbt, WalletError> {
+        self.wallet.create_psbt(request, self.fee_rate)
+    }
+
+    /// Builds, authorises and submits a payment; progress comes as [`Event::Payment`].
+    ///
+    /// # Errors
+    /// Nothing has been sent and nothing is reserved.
+    pub fn send(&mut self, now: Now, request: &PaymentRequest) -> Result<Txid, WalletError> {
+        let psbt = self.wallet.create_psbt(request, self.fee_rate)?;
+        self.send_psbt(now, psbt)
+    }
+
+    /// Authorises and submits a PSBT of this account.
+    ///
+    /// # Errors
+    /// Nothing has been sent and nothing is reserved.
+    pub fn send_psbt(&mut self, now: Now, psbt: Psbt) -> Result<Txid, WalletError> {
+        if self.wallet.is_watch_only() {
+            return Err(WalletError::WatchOnly);
+        }
+        if self.wallet.certificate().is_none() {
+            return Err(WalletError::NotCertified);
+        }
+        let proposal = self.wallet.propose(psbt)?;
+        self.subscribe_new();
+        self.balance_event();
+        Ok(self.submit(now, proposal))
+    }
+
+    /// Submits a signed transaction of coins in sole custody. Its finality will be attested only.
+    pub fn submit_signed(&mut self, now: Now, transaction: bitcoin::Transaction) -> Txid {
+        self.submit(now, Proposal::Sole { transaction })
+    }
+
+    /// Asks the federation to stop a payment that is not final. Its outcome comes as [`Event::Payment`]: `Failed` or `Rejected` with
+    /// the coins free again, or `Final` if it was too late.
+    ///
+    /// # Errors
+    /// No such payment of this account is under way.
+    pub fn cancel(&mut self, now: Now, txid: Txid) -> Result<(), WalletError> {
+        let payment = self.payments.get_mut(&txid).ok_or(WalletError::UnknownPayment)?;
+        if !matches!(payment.proposal, Proposal::Joint(_)) {
+            return Err(WalletError::UnknownPayment);
+        }
+        payment.cancelled = true;
+        self.touched.payments.insert(txid);
+        self.send_submission(now, txid);
+        Ok(())
+    }
+
+    /// Payments that are under way.
+    pub fn payments(&self) -> impl Iterator<Item = (Txid, &PaymentState)> + '_ {
+        self.payments.iter().map(|(txid, payment)| (*txid, &payment.state))
+    }
+
+    /// Where a payment of this wallet stands, or how it ended; `None` if it is not known.
+    pub fn payment(&self, txid: Txid) -> Option<PaymentState> {
+        if let Some(payment) = self.payments.get(&txid) {
+            return Some(payment.state.clone());
+        }
+        if let Some(proof) = self.wallet.proof(txid) {
+            return Some(PaymentState::Final { kind: proof.kind(), proof: Box::new(proof.clone()) });
+        }
+        let before = || PaymentState::Failed {
+            message:
+                "the federation did not take this payment, before the wallet was opened; its coins are free"
+                    .to_owned(),
+            retry: false,
+        };
+        self.outcomes.get(&txid).cloned().or_else(|| self.dormant.contains_key(&txid).then(before))
+    }
+
+    pub(super) fn submit(&mut self, now: Now, proposal: Proposal) -> Txid {
+        self.submit_as(now, proposal, false)
+    }
+
+    pub(super) fn submit_as(&mut self, now: Now, proposal: Proposal, cancelled: bool) -> Txid {
+        let txid = proposal.txid();
+        self.payments.insert(txid, Payment::new(now, proposal, cancelled));
+        self.outcomes.remove(&txid);
+        self.touched.payments.insert(txid);
+        self.event(Event::Payment { txid, state: PaymentState::Submitted });
+        self.send_submission(now, txid);
+        txid
+    }
+
+    pub(super) fn send_submission(&mut self, now: Now, txid: Txid) {
+        if !self.is_live() {
+            return;
+        }
+        let Some(payment) = self.payments.get_mut(&txid) else { return };
+        payment.submitted_at = now;
+        payment.resubmit_at = Some(now + SUBMIT_SILENCE);
+        let joint = matches!(payment.proposal, Proposal::Joint(_));
+        let account = self.wallet.certificate().filter(|_| joint).cloned();
+        let proposal = payment.proposal.clone();
+        let message = if payment.cancelled {
+            // A wallet that only watches has no payments.
+            let Ok(cancel) = self.wallet.sign_cancel(txid) else { return };
+            ClientMessage::TransactionCancel { cancel, proposal, account }
+        } else {
+            ClientMessage::TransactionBroadcast { proposal, account }
+        };
+        self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
+        self.request(Pending::Submit { txid }, &message);
+    }
+
+    pub(super) fn retry_later(&mut self, now: Now, txid: Txid) {
+        if let Some(payment) = self.payments.get_mut(&txid) {
+            payment.resubmit_at = Some(now + payment.backoff.next(&mut *self.rng));
+        }
+    }
+
+    pub(super) fn finish(&mut self, txid: Txid, state: PaymentState) {
+        let ended = self.payments.remove(&txid);
+        self.touched.payments.insert(txid);
+        self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
+        if !matches!(state, PaymentState::Final { .. }) {
+            self.wallet.abandon(txid);
+            if let Some(ended) = ended.filter(|ended| matches!(ended.proposal, Proposal::Joint(_))) {
+                self.dormant.insert(txid, ended.proposal);
+                self.touched.dormant.insert(txid);
+            }
+            while self.dormant.len() > DORMANT_MAX {
+                self.touched.dormant.extend(self.dormant.pop_first().map(|(txid, _)| txid));
+            }
+        }
+        while self.outcomes.len() >= OUTCOMES_MAX {
+            self.outcomes.pop_first();
+        }
+        self.outcomes.insert(txid, state.clone());
+        self.event(Event::Payment { txid, state });
+    }
+
+    /// A coin that is left to a payment which this wallet holds for over: asks to cancel it once more, which either frees the coin or
+    /// shows that the payment has to be finished.
+    pub(super) fn revive(&mut self, now: Now, record: &UtxoRecord) {
+        let Some(lock) = record.lock.filter(|lock| lock.round.0 > 0) else { return };
+        let Some(Proposal::Joint(joint)) = self.dormant.remove(&lock.txid) else { return };
+        self.touched.dormant.insert(lock.txid);
+        if let Ok(proposal) = self.wallet.propose(joint.psbt) {
+            let _txid = self.submit_as(now, proposal, true);
+        }
+    }
+
+    /// Takes a server's word that a payment is over only if it cannot have become final: this wallet never signed it, or releases
+    /// show that no signature of it counts any more. Otherwise it goes on until it is final or provably over.
+    pub(super) fn end(&mut self, now: Now, txid: Txid, releases: &[ReleaseCertificate], state: PaymentState) {
+        let Some(payment) = self.payments.get(&txid) else { return };
+        let federation = self.wallet.federation();
+        let inputs = payment.proposal.outpoints();
+        let sound =
+            |one: &&ReleaseCertificate| inputs.contains(&one.outpoint) && one.verify(federation).is_ok();
+        let verified: Vec<_> = releases.iter().filter(sound).collect();
+        let voided = payment.signed.iter().all(|target| verified.iter().any(|release| release.voids(target)));
+        // Another transaction that spends one of its coins, by a proof that this wallet verified, rules it out as well (V6).
+        let other = |outpoint| self.wallet.spender(outpoint).is_some_and(|spender| spender != txid);
+        let over = voided || inputs.iter().any(other);
+        let unproven = verified.is_empty() && matches!(payment.proposal, Proposal::Joint(_));
+        if over && unproven && !payment.cancelled {
+            // Perhaps only this server says so. The owner's cancel has the inputs released, or shows that they need not be.
+            if let Some(payment) = self.payments.get_mut(&txid) {
+                payment.cancelled = true;
+                payment.ended = Some(state);
+            }
+            self.touched.payments.insert(txid);
+            self.send_submission(now, txid);
+        } else if over {
+            let first = self.payments.get_mut(&txid).and_then(|payment| payment.ended.take());
+            self.finish(txid, first.unwrap_or(state));
+        } else {
+            self.retry_later(now, txid);
+        }
+    }
+
+    pub(super) fn move_on(&mut self, txid: Txid, state: PaymentState) {
+        if let Some(payment) = self.payments.get_mut(&txid)
+            && payment.state != state
+        {
+            payment.state = state.clone();
+            self.event(Event::Payment { txid, state });
+        }
+    }
+}

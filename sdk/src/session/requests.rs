@@ -1,0 +1,131 @@
+//! What a session asks its server, and asks again.
+
+use super::{Event, Now, Output, PaymentState, Session};
+use crate::wire::{ClientMessage, SubscriptionKey, WireError, encode_text, limits};
+use bitcoin::{ScriptBuf, Txid};
+use std::time::Duration;
+
+/// A server that leaves a question unanswered for so long is given up: behind a bridge, another node may answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Pending {
+    Hello,
+    Register,
+    Subscribe,
+    Federation,
+    Headers { step: u32 },
+    Proof { txid: Txid },
+    FeeRate,
+    Ping,
+    Submit { txid: Txid },
+}
+
+impl Session {
+    pub(super) fn request(&mut self, pending: Pending, message: &ClientMessage) {
+        let id = self.next_id;
+        self.next_id += 1;
+        if !matches!(pending, Pending::Submit { .. }) {
+            self.asked_at.insert(id, self.now);
+        }
+        self.told_synced &= matches!(pending, Pending::Submit { .. } | Pending::Ping);
+        self.pending.insert(id, pending);
+        self.outputs.push_back(Output::Send(encode_text(Some(id), message)));
+    }
+
+    pub(super) fn register(&mut self) {
+        let record = self.wallet.account().record().clone();
+        self.request(Pending::Register, &ClientMessage::AccountRegister { record });
+    }
+
+    pub(super) fn subscribe_new(&mut self) {
+        if self.is_live() {
+            let scripts = self.wallet.take_unwatched();
+            self.subscribe(scripts);
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, scripts: Vec<ScriptBuf>) {
+        let keys: Vec<_> = scripts.into_iter().map(SubscriptionKey::Script).collect();
+        for keys in keys.chunks(limits::KEYS_PER_MESSAGE_MAX) {
+            self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys: keys.to_vec() });
+        }
+    }
+
+    pub(super) fn ask_headers(&mut self, step: u32) {
+        let asked = |pending: &Pending| matches!(pending, Pending::Headers { .. });
+        if !self.pending.values().any(asked) {
+            let from = self.wallet.chain().ask_from(step);
+            self.request(Pending::Headers { step }, &ClientMessage::HeadersQuery { from });
+        }
+    }
+
+    pub(super) fn ask_proofs(&mut self, txids: impl IntoIterator<Item = Txid>) {
+        for txid in txids {
+            let pending = Pending::Proof { txid };
+            if !self.pending.values().any(|other| *other == pending) {
+                self.request(pending, &ClientMessage::ProofQuery { txid });
+            }
+        }
+    }
+
+    pub(super) fn ask_again(&mut self, due: Vec<(Now, Pending)>) {
+        for (_, pending) in due {
+            if pending == Pending::Register {
+                self.register();
+            } else if pending == Pending::FeeRate {
+                self.request(pending, &ClientMessage::FeeRateQuery);
+            } else {
+                self.ask_document();
+            }
+        }
+    }
+
+    pub(super) fn refused(&mut self, now: Now, id: Option<u64>, error: &WireError) {
+        let pending = id.and_then(|id| self.pending.remove(&id));
+        match pending {
+            Some(Pending::Submit { txid }) if error.retry => self.retry_later(now, txid),
+            Some(Pending::Submit { txid }) => {
+                let state = PaymentState::Failed { message: error.to_string(), retry: false };
+                self.finish(txid, state);
+            }
+            Some(Pending::Hello) => {
+                self.event(Event::Refused { error: error.clone() });
+                self.hang_up(now, &error.to_string());
+            }
+            Some(Pending::Proof { txid }) if error.retry => {
+                self.waiting_proofs.insert(txid);
+            }
+            Some(pending @ (Pending::Register | Pending::FeeRate | Pending::Federation)) if error.retry => {
+                let wait = self.chase.next(&mut *self.rng);
+                self.redo.push((now + wait, pending));
+            }
+            // Its keys would be watched by nobody.
+            Some(Pending::Subscribe) if error.retry => self.hang_up(now, &error.to_string()),
+            Some(_) | None => self.event(Event::Refused { error: error.clone() }),
+        }
+    }
+
+    /// When the oldest question under way should have been answered.
+    pub(super) fn unanswered(&self) -> Option<Now> {
+        let open = self.asked_at.iter().filter(|(id, _)| self.pending.contains_key(*id));
+        open.map(|(_, at)| *at + ANSWER_TIMEOUT).min()
+    }
+
+    /// When a server that has been silent is asked whether it is still there. Never while that question is open.
+    pub(super) fn ping_at(&self) -> Now {
+        let asked = self.pending.values().any(|pending| *pending == Pending::Ping);
+        if asked { Now::MAX } else { self.heard_at + limits::PING_INTERVAL }
+    }
+
+    /// Sees to it that what the wallet lacks is asked for again, by a timer and not by the luck of another event.
+    pub(super) fn plan_chase(&mut self, now: Now) {
+        let behind = self.told_tip.is_some_and(|tip| tip.height > self.wallet.chain().tip().height);
+        if !behind && self.waiting_proofs.is_empty() {
+            self.chase.reset();
+            self.chase_at = None;
+        } else if self.chase_at.is_none() {
+            self.chase_at = Some(now + self.chase.next(&mut *self.rng));
+        }
+    }
+}

@@ -6,7 +6,7 @@ use crate::{
     release::ReleaseCertificate,
     vote::VoteTarget,
     wallet::{PaymentRequest, WalletError},
-    wire::{ClientMessage, UtxoRecord},
+    wire::{ClientMessage, UtxoRecord, WireError},
 };
 use bitcoin::{Psbt, Txid};
 use std::time::Duration;
@@ -176,6 +176,20 @@ impl Session {
         };
         self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
         self.request(Pending::Submit { txid }, &message);
+    }
+
+    /// A server will not have this payment. One that this wallet has signed may be final all the same, so it goes on, with this server or another,
+    /// until it is final or its owner has it cancelled.
+    pub(super) fn refused_payment(&mut self, now: Now, txid: Txid, error: &WireError) {
+        let Some(payment) = self.payments.get_mut(&txid) else { return };
+        if payment.signed.is_empty() {
+            let first = payment.ended.take();
+            let refused = PaymentState::Failed { message: error.to_string(), retry: false };
+            self.finish(txid, first.unwrap_or(refused));
+        } else {
+            self.event(Event::Refused { error: error.clone() });
+            self.retry_later(now, txid);
+        }
     }
 
     pub(super) fn retry_later(&mut self, now: Now, txid: Txid) {

@@ -1,6 +1,6 @@
 //! What a session asks its server, and asks again.
 
-use super::{Event, Now, Output, PaymentState, Session};
+use super::{Event, Now, Output, Session};
 use crate::wire::{ClientMessage, SubscriptionKey, WireError, encode_text, limits};
 use bitcoin::{ScriptBuf, Txid};
 use std::time::Duration;
@@ -85,10 +85,7 @@ impl Session {
         let pending = id.and_then(|id| self.pending.remove(&id));
         match pending {
             Some(Pending::Submit { txid }) if error.retry => self.retry_later(now, txid),
-            Some(Pending::Submit { txid }) => {
-                let state = PaymentState::Failed { message: error.to_string(), retry: false };
-                self.finish(txid, state);
-            }
+            Some(Pending::Submit { txid }) => self.refused_payment(now, txid, error),
             Some(Pending::Hello) => {
                 self.event(Event::Refused { error: error.clone() });
                 self.hang_up(now, &error.to_string());

@@ -198,6 +198,25 @@ fn a_lost_coordinator_or_connection_costs_a_resubmission() {
 }
 
 #[test]
+fn a_payment_that_this_wallet_signed_does_not_end_by_a_servers_refusal() {
+    let mut session = live();
+    let txid = session.submit_signed(START, transaction());
+    let payment = session.payments.get_mut(&txid).expect("under way");
+    payment.signed.push(VoteTarget::new(txid, [(OutPoint { txid: Txid::all_zeros(), vout: 3 }, Round(0))]));
+    let (sent, _) = drain(&mut session);
+    let ours = |message: &ClientMessage| matches!(message, ClientMessage::TransactionBroadcast { .. });
+    let id = sent.iter().find(|(_, message)| ours(message)).and_then(|(id, _)| *id);
+    let error = WireError::sender(ErrorCode::InvalidProposal, "bad");
+    tell(&mut session, id, &ServerMessage::Error { error: error.clone() });
+    let (_, others) = drain(&mut session);
+    assert!(others.contains(&Output::Event(Event::Refused { error })));
+    assert_eq!(session.payment(txid), Some(PaymentState::Submitted));
+    let again = session.poll_timeout().expect("a retry is planned");
+    session.handle_timeout(again);
+    assert!(drain(&mut session).0.iter().any(|(_, message)| ours(message)));
+}
+
+#[test]
 fn what_does_not_verify_changes_nothing() {
     let mut session = live();
     drain(&mut session);

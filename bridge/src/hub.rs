@@ -8,8 +8,8 @@ use bitcoin::{OutPoint, Txid};
 use quorate::{
     finality::FinalityProof,
     wire::{
-        ChainTip, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey, TransactionStatus,
-        UtxoRecord, WireError, limits,
+        ChainTip, ClientMessage, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
+        TransactionStatus, UtxoRecord, WireError, limits, pages,
     },
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -172,8 +172,12 @@ impl Hub {
             })
             .collect();
         if let (Some(tip), Some(open)) = (self.tip, self.sessions.get(&session)) {
-            // A full queue here means that the wallet does not read its own answers; its connection is then closed by the liveness timer.
-            let _full = open.queue.try_send((id, ServerMessage::UTXOSubscribed { results, tip }));
+            let mut pages = pages(results).into_iter().peekable();
+            while let Some(results) = pages.next() {
+                let more = pages.peek().is_some();
+                // A full queue here means that the wallet does not read its own answers; its connection is then closed by the liveness timer.
+                let _full = open.queue.try_send((id, ServerMessage::UTXOSubscribed { results, tip, more }));
+            }
         }
     }
 
@@ -283,6 +287,21 @@ impl Hub {
         }
         keys
     }
+}
+
+/// The transaction that a request has the federation finish or stop. Such a request is followed until it ends: the wallet may have to sign.
+#[expect(clippy::wildcard_enum_match_arm, reason = "only these have a coordinator")]
+pub fn submitted_by(message: &ClientMessage) -> Option<Txid> {
+    match message {
+        ClientMessage::TransactionBroadcast { proposal, .. }
+        | ClientMessage::TransactionCancel { proposal, .. } => Some(proposal.txid()),
+        _other => None,
+    }
+}
+
+/// Whether a message is the last answer to a question.
+pub fn ends_answer(message: &ServerMessage) -> bool {
+    !matches!(message, ServerMessage::UTXOStateResponse { more: true, .. })
 }
 
 /// Whether a message is the last one about a submission.

@@ -2,7 +2,7 @@
 
 use crate::{
     Bridge,
-    hub::{SESSION_QUEUE_MAX, SessionId, ends_submission},
+    hub::{SESSION_QUEUE_MAX, SessionId, ends_answer, ends_submission, submitted_by},
     upstream::lock,
 };
 use axum::extract::ws::{Message, WebSocket};
@@ -251,8 +251,7 @@ impl Session {
         let Ok(mut relay) = self.bridge.upstream.open(id, &message).await else {
             return self.answer(id, ServerMessage::Error { error: no_node() }).await;
         };
-        if let ClientMessage::TransactionBroadcast { proposal, .. } = &message {
-            let txid = proposal.txid();
+        if let Some(txid) = submitted_by(&message) {
             let (sender, mut parts) = mpsc::channel(4);
             let own = sender.downgrade();
             self.signers.lock().unwrap_or_else(PoisonError::into_inner).insert(txid, sender);
@@ -289,9 +288,19 @@ impl Session {
             }
             return;
         }
-        match timeout(QUERY_TIMEOUT, relay.receive()).await {
-            Ok(Ok((id, answer))) => self.answer(id, answer).await,
-            Ok(Err(_)) | Err(_) => self.answer(id, ServerMessage::Error { error: no_node() }).await,
+        loop {
+            match timeout(QUERY_TIMEOUT, relay.receive()).await {
+                Ok(Ok((id, answer))) => {
+                    let last = ends_answer(&answer);
+                    self.answer(id, answer).await;
+                    if last {
+                        return;
+                    }
+                }
+                Ok(Err(_)) | Err(_) => {
+                    return self.answer(id, ServerMessage::Error { error: no_node() }).await;
+                }
+            }
         }
     }
 }

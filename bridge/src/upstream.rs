@@ -8,7 +8,7 @@ use quorate::{
         TlsIdentity,
         quic::{READ_BYTES, server_name},
     },
-    wire::{ClientMessage, FrameBuffer, ServerMessage, SubscriptionKey, decode, encode_frame, limits},
+    wire::{ClientMessage, FrameBuffer, Pages, ServerMessage, SubscriptionKey, decode, encode_frame, limits},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -118,7 +118,7 @@ impl Upstream {
         let live = (0..count).filter_map(|step| self.links.get((first + step) % count)?.borrow().clone());
         for connection in live.collect::<Vec<_>>() {
             if let Ok((send, receive)) = connection.open_bi().await {
-                let mut relay = Relay { send, receive, buffer: FrameBuffer::default() };
+                let mut relay = Relay { send, receive, buffer: FrameBuffer::of::<ServerMessage>() };
                 if relay.send(None, &hello()).await.is_ok() && relay.send(id, message).await.is_ok() {
                     return Ok(relay);
                 }
@@ -181,7 +181,7 @@ async fn connected(
 ) -> Result<()> {
     let connection = endpoint.connect(node.address, &server_name(node.id))?.await?;
     let (send, receive) = connection.open_bi().await?;
-    let mut events = Relay { send, receive, buffer: FrameBuffer::default() };
+    let mut events = Relay { send, receive, buffer: FrameBuffer::of::<ServerMessage>() };
     let mut interests = upstream.interests.subscribe();
     events.send(None, &hello()).await?;
     subscribe(&mut events, vec![SubscriptionKey::Tip]).await?;
@@ -189,7 +189,8 @@ async fn connected(
     subscribe(&mut events, keys).await?;
     // The first answer shows that the node is ready to serve.
     let (_, first) = events.receive().await?;
-    take(upstream, first)?;
+    let mut pages = Pages::default();
+    take(upstream, &mut pages, first)?;
     if let Some(link) = upstream.links.get(index) {
         link.send_replace(Some(connection));
         upstream.up.notify_waiters();
@@ -197,7 +198,7 @@ async fn connected(
     tracing::info!(node = %node.id, "connected to a node");
     loop {
         tokio::select! {
-            event = events.receive() => take(upstream, event?.1)?,
+            event = events.receive() => take(upstream, &mut pages, event?.1)?,
             change = interests.recv() => match change.context("fell behind; connecting anew")? {
                 Interest::Begin(keys) => subscribe(&mut events, keys).await?,
                 Interest::End(keys) => {
@@ -220,19 +221,21 @@ async fn subscribe(events: &mut Relay, keys: Vec<SubscriptionKey>) -> Result<()>
     Ok(())
 }
 
-fn take(upstream: &Upstream, message: ServerMessage) -> Result<()> {
+fn take(upstream: &Upstream, pages: &mut Pages, message: ServerMessage) -> Result<()> {
     let mut hub = lock(&upstream.hub);
     match message {
         ServerMessage::UTXOStateNotification { key, utxo, proof, .. } => {
             hub.notify(&key, &utxo, proof.map(|proof| *proof));
         }
-        ServerMessage::UTXOSubscribed { results, tip } => {
+        ServerMessage::UTXOSubscribed { results, tip, more } => {
             hub.take_tip(tip);
-            for result in results {
-                hub.take_result(result);
+            if let Some(results) = pages.take(results, more) {
+                for result in results {
+                    hub.take_result(result);
+                }
+                drop(hub);
+                upstream.progress.notify_waiters();
             }
-            drop(hub);
-            upstream.progress.notify_waiters();
         }
         ServerMessage::TransactionStatus { txid, status } => hub.take_status(txid, &status),
         ServerMessage::Tip { tip } => hub.take_tip(tip),

@@ -16,16 +16,18 @@ use bitcoin::{Block, OutPoint};
 use quorate::{
     NodeId,
     federation::SuccessionPlan,
-    wire::{ClientMessage, PeerReply, PeerRequest, limits, outpoints_of},
+    wire::{BlockRef, ClientMessage, PeerReply, PeerRequest, limits, outpoints_of},
 };
 use std::{
     sync::{Arc, mpsc as blocking},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Inputs that may wait for the machine; producers then have to wait.
 const INPUTS_MAX: usize = 4_096;
+/// Messages under way whose coins the chain is asked for.
+const LOOKUPS_MAX: usize = 256;
 /// Time between two sweeps that broadcast again what is final and not in a block.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -66,7 +68,9 @@ pub(crate) enum Input {
         height: u32,
         reply: oneshot::Sender<Option<bitcoin::BlockHash>>,
     },
+    /// What the chain says of coins that the machine did not know when its tip was this.
     Coins {
+        tip: BlockRef,
         coins: Vec<(OutPoint, ChainCoin)>,
         then: Box<Input>,
     },
@@ -97,7 +101,16 @@ pub(crate) fn start(
     let dispatcher = Dispatcher::new(me, inputs.clone(), peers, chain.clone());
     tokio::spawn(follower::follow(chain.clone(), inputs.clone()));
     let started = Instant::now();
-    let driver = Driver { machine, me, writer, chain, inputs: inputs.downgrade(), started, next_reply: 1 };
+    let driver = Driver {
+        machine,
+        me,
+        writer,
+        chain,
+        inputs: inputs.downgrade(),
+        lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+        started,
+        next_reply: 1,
+    };
     // The dispatcher ends when the writer does, and takes the machine's task with it.
     let dispatching = tokio::spawn(dispatcher.run(released));
     tokio::spawn(async move {
@@ -115,6 +128,8 @@ struct Driver {
     writer: blocking::Sender<(ChangeSet, Release)>,
     chain: Arc<dyn Chain>,
     inputs: mpsc::WeakSender<Input>,
+    /// Questions to the chain about coins, of which there are some at a time.
+    lookups: Arc<Semaphore>,
     started: Instant,
     next_reply: u64,
 }
@@ -140,7 +155,8 @@ impl Driver {
                     self.set_time();
                     self.handle(input);
                 }
-                _ = sweep.tick() => {
+                // Before the chain has been read, everything seems to be in no block.
+                _ = sweep.tick(), if self.machine.is_caught_up() => {
                     for transaction in self.machine.unconfirmed() {
                         self.release(ChangeSet::default(), Release::Output(Box::new(Output::Broadcast(transaction))));
                     }
@@ -159,8 +175,11 @@ impl Driver {
     #[expect(clippy::wildcard_enum_match_arm, reason = "every other input is applied as it is")]
     fn handle(&mut self, input: Input) {
         match input {
-            Input::Coins { coins, then } => {
-                self.machine.handle_coins(coins);
+            Input::Coins { tip, coins, then } => {
+                // A block in between may have spent what was unspent; whoever asked asks again.
+                if tip == self.machine.tip() {
+                    self.machine.handle_coins(coins);
+                }
                 self.apply(*then);
             }
             other => {
@@ -259,8 +278,11 @@ impl Driver {
         if unknown.is_empty() {
             return Some(input);
         }
-        let (chain, inputs) = (self.chain.clone(), self.inputs.clone());
+        // With so many under way already the coins stay unknown, which is a passing reason to refuse.
+        let Ok(permit) = self.lookups.clone().try_acquire_owned() else { return Some(input) };
+        let (chain, inputs, tip) = (self.chain.clone(), self.inputs.clone(), self.machine.tip());
         tokio::spawn(async move {
+            let _permit = permit;
             let mut coins = Vec::new();
             for outpoint in unknown {
                 match chain.coin(outpoint).await {
@@ -270,7 +292,7 @@ impl Driver {
                 }
             }
             if let Some(inputs) = inputs.upgrade() {
-                let _node_ended = inputs.send(Input::Coins { coins, then: Box::new(input) }).await;
+                let _node_ended = inputs.send(Input::Coins { tip, coins, then: Box::new(input) }).await;
             }
         });
         None

@@ -261,7 +261,7 @@ async fn exchange(connection: &quinn::Connection, request: &PeerRequest) -> Resu
     let (mut send, mut receive) = connection.open_bi().await?;
     write_message(&mut send, None, request).await?;
     send.finish()?;
-    let mut buffer = FrameBuffer::default();
+    let mut buffer = FrameBuffer::of::<PeerReply>();
     let json = read_frame(&mut receive, &mut buffer).await?;
     let json = json.ok_or_else(|| anyhow::anyhow!("the stream ended without an answer"))?;
     match decode::<PeerReply>(&json).map_err(|(_, error)| error)?.body {

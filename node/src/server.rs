@@ -14,7 +14,8 @@ use quorate::{
     Epoch, Federation,
     frost::dkg::RunId,
     wire::{
-        ErrorCode, Fault, FrameBuffer, PeerReply, PeerRequest, ServerMessage, WireError, decode, encode_frame,
+        ClientMessage, ErrorCode, Fault, FrameBuffer, PeerReply, PeerRequest, ServerMessage, WireError,
+        decode, encode_frame,
     },
 };
 use std::{
@@ -123,7 +124,7 @@ async fn serve_peer(
     mut receive: quinn::RecvStream,
     service: &Service,
 ) -> Result<()> {
-    let mut buffer = FrameBuffer::default();
+    let mut buffer = FrameBuffer::of::<PeerRequest>();
     let Some(json) = read_frame(&mut receive, &mut buffer).await? else { return Ok(()) };
     let reply = match decode::<PeerRequest>(&json) {
         Ok(envelope) => answer(from, envelope.body, service).await,
@@ -248,7 +249,7 @@ async fn read_session(
     inputs: &mpsc::Sender<Input>,
     local: &mpsc::WeakSender<Vec<u8>>,
 ) -> Result<()> {
-    let mut buffer = FrameBuffer::default();
+    let mut buffer = FrameBuffer::of::<ClientMessage>();
     while let Some(json) = read_frame(receive, &mut buffer).await? {
         match decode(&json) {
             Ok(envelope) => {

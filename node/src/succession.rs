@@ -36,10 +36,11 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Time until a plan is tried again after something failed.
 const RETRY: Duration = Duration::from_secs(5);
-/// Longest time for one seal, from whoever has it.
+/// Longest time for one page of a seal.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most transactions in one seal. A node that says it has more is not believed.
-const SEALED_MAX: usize = 200_000;
+/// Most transactions in one seal, for memory's sake: at 100 final transactions a second this is more than the 144 blocks that a seal covers
+/// take. A node that says it has more is not believed.
+const SEALED_MAX: usize = 10_000_000;
 /// Time between two looks at the directory of plans, and between two rounds of questions to all peers.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -324,11 +325,9 @@ impl Present<'_> {
         loop {
             let missing = self.federation.members().iter().map(|member| member.id);
             let missing: Vec<_> = missing.filter(|node| !seals.contains_key(node)).collect();
-            let asked = missing.into_iter().map(|of| async move {
-                let found =
-                    tokio::time::timeout(SEAL_TIMEOUT, self.seal_anywhere(of, succession, digest)).await;
-                (of, found.ok().flatten())
-            });
+            let asked = missing
+                .into_iter()
+                .map(|of| async move { (of, self.seal_anywhere(of, succession, digest).await) });
             let mut asked: FuturesUnordered<_> = asked.collect();
             while let Some((of, found)) = asked.next().await {
                 seals.extend(found.map(|seal| (of, seal)));
@@ -381,14 +380,16 @@ impl Present<'_> {
             let have = whole.as_ref().map_or(0, |whole| whole.transactions.len());
             let skip = u32::try_from(have).context("too many transactions")?;
             let request = PeerRequest::SealRequest { succession: Box::new(succession.clone()), of, skip };
-            let reply = if at == self.me {
-                let (reply, answer) = oneshot::channel();
-                let inputs = self.inputs.context("this node is new")?;
-                inputs.send(Input::Request { from: self.me, request, reply }).await?;
-                answer.await?
-            } else {
-                self.peers.ask(at, &request).await?
+            let page = async {
+                if at == self.me {
+                    let (reply, answer) = oneshot::channel();
+                    let inputs = self.inputs.context("this node is new")?;
+                    inputs.send(Input::Request { from: self.me, request, reply }).await?;
+                    return Ok(answer.await?);
+                }
+                self.peers.ask(at, &request).await
             };
+            let reply = tokio::time::timeout(SEAL_TIMEOUT, page).await.context("no answer in time")??;
             let PeerReply::Sealed { seal, transactions, more } = reply else {
                 bail!("node {at} has no seal")
             };

@@ -102,7 +102,13 @@ impl Round {
     }
 
     /// Whether there is no round after this one in its epoch. It can only be left into the next epoch.
-    pub(crate) fn is_last(self) -> bool {
+    ///
+    /// ```
+    /// use quorate::{Epoch, Round};
+    /// assert!(Round(Epoch(2).first_round().0 - 1).is_last());
+    /// assert!(!Epoch(2).first_round().is_last());
+    /// ```
+    pub fn is_last(self) -> bool {
         self.next().epoch() != self.epoch() || self.next() == self
     }
 }

@@ -198,16 +198,9 @@ impl ReleaseCertificate {
         if self.promises.len() < usize::from(needed) {
             return Err(CertificateError::TooFew { needed, found: self.promises.len() }.into());
         }
-        for (node, promise) in &self.promises {
-            let signed = SignedPromise {
-                node: *node,
-                outpoint: self.outpoint,
-                round: self.round,
-                committed: promise.committed.clone(),
-                signature: promise.signature,
-            };
+        for signed in self.signed_promises() {
             if !signed.verify(federation) {
-                return Err(CertificateError::Signature { node: *node }.into());
+                return Err(CertificateError::Signature { node: signed.node }.into());
             }
         }
         let named = highest_targets(self.outpoint, self.promises.values());
@@ -215,6 +208,17 @@ impl ReleaseCertificate {
             return Err(ReleaseError::Highest { outpoint: self.outpoint });
         }
         Ok(self.highest.iter().try_for_each(|certificate| certificate.verify(federation))?)
+    }
+
+    /// The promises as their nodes signed them.
+    pub fn signed_promises(&self) -> impl Iterator<Item = SignedPromise> + '_ {
+        self.promises.iter().map(|(node, promise)| SignedPromise {
+            node: *node,
+            outpoint: self.outpoint,
+            round: self.round,
+            committed: promise.committed.clone(),
+            signature: promise.signature,
+        })
     }
 
     /// What may be voted for in the next round. Call [`ReleaseCertificate::verify`] first.

@@ -2,8 +2,10 @@
 
 use anyhow::Result;
 use bitcoin::Amount;
+use futures_util::StreamExt as _;
 use quorate::{
-    client::{Client, WebSocket},
+    client::{Client, ClientError, WebSocket},
+    session::{Event, PaymentState},
     wallet::SecretWords,
 };
 use quorate_node::chain::Devnet;
@@ -144,4 +146,45 @@ async fn any_two_of_seven_may_die_during_a_payment_and_all_one_after_the_other()
     }
     nothing_lost_or_doubled(&cluster.chain, &finals).await?;
     wait_spendable(&payee, PAID * u64::try_from(finals.len())?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_payment_whose_coordinator_died_comes_to_its_end() -> Result<()> {
+    let mut cluster = Cluster::start(NODE, 4).await?;
+    let (payer, payee) = two_wallets(&cluster, TURNS_MAX).await?;
+    // It has aggregated the signature by then, so the nodes have committed: the payment may be final and has to be finished.
+    cluster.kill(1)?;
+    cluster.start_node(1, Some("coordinator.before_broadcast"))?;
+    cluster.connected(4).await?;
+    let mut finals = Vec::new();
+    for _ in 0..TURNS_MAX {
+        let mut events = payer.events();
+        let to = payee.next_address().await?;
+        let txid = payer.send(request(&to, PAID)?).await?;
+        let signed = async {
+            while let Some(event) = events.next().await {
+                match event {
+                    Event::Payment { txid: other, state: PaymentState::Approved } if other == txid => return,
+                    _ => {}
+                }
+            }
+        };
+        timeout(PAYMENT_PATIENCE, signed).await?;
+        // It may be over already.
+        let _too_late = payer.cancel(txid).await;
+        match timeout(PAYMENT_PATIENCE, payer.outcome(txid)).await? {
+            Ok(receipt) => finals.push(receipt.txid),
+            Err(ClientError::Failed { .. } | ClientError::Rejected { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if cluster.has_died(1)? {
+            break;
+        }
+    }
+    assert!(cluster.has_died(1)?, "node 1 coordinates at some time");
+    let free = payer.balance().await?;
+    assert_eq!((free.locked, free.incoming), (Amount::ZERO, Amount::ZERO));
+    cluster.start_node(1, None)?;
+    cluster.connected(4).await?;
+    nothing_lost_or_doubled(&cluster.chain, &finals).await
 }

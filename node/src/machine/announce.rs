@@ -14,6 +14,10 @@ const TELL_AGAIN: Duration = Duration::from_secs(2);
 const TELL_AGAIN_MAX: Duration = Duration::from_secs(16);
 /// What is in no block after this time is told by everybody who knows it: whoever completed it may have crashed, or told only some.
 pub(super) const GOSSIP_AFTER: Duration = Duration::from_secs(10);
+/// Transactions that are passed on at once, so that a node that starts with many does not drown in them.
+const GOSSIP_BATCH: usize = 16;
+/// Wait before the next ones.
+const GOSSIP_PAUSE: Duration = Duration::from_millis(100);
 /// Announcements under way; more are told once.
 const ANNOUNCEMENTS_MAX: usize = 10_000;
 
@@ -74,19 +78,25 @@ impl Machine {
         }
     }
 
-    /// Passes on what should be in a block by now and is not.
+    /// Passes on what should be in a block by now and is not, some at a time. A node that has not read the chain yet cannot tell.
     pub(super) fn gossip(&mut self) {
-        while let Some((_, txid)) = self.gossip_at.pop_front_if(|(at, _)| self.now >= *at) {
+        if !self.caught_up || self.now < self.gossip_next {
+            return;
+        }
+        for _ in 0..GOSSIP_BATCH {
+            let Some((_, txid)) = self.gossip_at.pop_front_if(|(at, _)| self.now >= *at) else { return };
             let proof = self.ledger.record(&txid).and_then(|record| record.proof.clone());
             if let Some(proof) = proof.filter(|_| self.ledger.block_of(&txid).is_none()) {
                 self.announce(txid, &PeerRequest::FinalTransaction { proof, head: None });
+                self.gossip_next = self.now + GOSSIP_PAUSE;
             }
         }
     }
 
     pub(super) fn next_announcement(&self) -> Option<Duration> {
         let again = self.announcements.values().map(|one| one.at).min();
-        again.into_iter().chain(self.gossip_at.front().map(|(at, _)| *at)).min()
+        let gossip = self.gossip_at.front().filter(|_| self.caught_up);
+        again.into_iter().chain(gossip.map(|(at, _)| (*at).max(self.gossip_next))).min()
     }
 }
 

@@ -402,7 +402,10 @@ impl Machine {
             .iter()
             .map(|(node, (_, reason))| NodeReject { node: *node, reason: reason.clone() })
             .collect();
-        let retry = rejects.iter().all(|reject| reject.reason.retry());
+        // It is over for good only if so many say so that no quorum can come together without them; fewer may be liars, and the others late.
+        let blocking = usize::from(self.federation.quorum().blocking());
+        let for_good = rejects.iter().filter(|reject| !reject.reason.retry()).count();
+        let retry = for_good < blocking;
         self.end(txid, Ending::Rejected { rejects, retry });
     }
 

@@ -14,7 +14,7 @@ use quorate::{
     Round,
     release::ReleaseCertificate,
     vote::VoteTarget,
-    wire::{NodeReject, RejectReason, TransactionStatus},
+    wire::{NodeReject, RejectReason, TransactionStatus, encoded_len, limits},
 };
 use std::{collections::BTreeMap, time::Duration};
 
@@ -140,7 +140,13 @@ impl Machine {
         let releases = inputs.filter_map(|(outpoint, round)| {
             self.ledger.release(outpoint).filter(|release| release.round >= *round).cloned()
         });
-        releases.collect()
+        // One shows it as well as another, and together they may be larger than a frame.
+        let mut bytes = 0;
+        let fits = |release: &ReleaseCertificate| {
+            bytes += encoded_len(release);
+            bytes <= limits::FRAME_BYTES_MAX / 2
+        };
+        releases.take_while(fits).collect()
     }
 
     /// Begins again in the present rounds of the inputs.

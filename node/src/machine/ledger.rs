@@ -21,9 +21,14 @@ use quorate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
+
+/// Blocks above a final transaction after which the next epoch need not be told of it: the chain says it.
+const BURIED: u32 = 144;
+/// Scripts other than Taproot's that are indexed because somebody subscribed to them.
+const WANTED_MAX: usize = 1_000_000;
 
 /// What this node holds about a transaction; the durable part of its state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,7 +97,7 @@ pub(super) struct Ledger {
     first_round: Round,
     coins: HashMap<OutPoint, Coin>,
     scripts: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
-    wanted: HashSet<ScriptBuf>,
+    wanted: HashMap<ScriptBuf, u32>,
     records: HashMap<Txid, TxRecord>,
     rounds: HashMap<OutPoint, RoundState>,
     /// What final transactions spend, also of coins that this node does not know.
@@ -115,7 +120,7 @@ impl Ledger {
             first_round: epoch.first_round(),
             coins: HashMap::new(),
             scripts: HashMap::new(),
-            wanted: HashSet::new(),
+            wanted: HashMap::new(),
             records: HashMap::new(),
             rounds: HashMap::new(),
             final_spends: HashMap::new(),
@@ -195,16 +200,12 @@ impl Ledger {
     }
 
     /// Whether what is known of an input shows that the target's transaction did not become final under it: a release or a final spend
-    /// (V6), or a certificate for another transaction that the epoch before reached in a later round.
+    /// (V6), or a certificate for another transaction that the epoch before reached in a later round. A spend that is only in a block does not
+    /// show it before it is deep: one block can be undone, and the target may be final all the while.
     fn voids(&self, input: &OutPoint, target: &VoteTarget) -> bool {
         let other = |txid: Txid| txid != target.txid();
-        self.spent_by(input).is_some_and(other) || self.voids_for_good(input, target)
-    }
-
-    fn voids_for_good(&self, input: &OutPoint, target: &VoteTarget) -> bool {
-        let other = |txid: Txid| txid != target.txid();
         self.release(input).is_some_and(|release| release.voids(target))
-            || self.final_spend(input).is_some_and(other)
+            || self.spent_for_good(input).is_some_and(other)
             || self.inherited(input).is_some_and(|certificate| {
                 other(certificate.target.txid())
                     && certificate.target.inputs().get(input) >= target.inputs().get(input)
@@ -213,19 +214,13 @@ impl Ledger {
 
     /// What this node ends its epoch with: what it has committed to and what may be final by it, and what is final, unless it is dead or
     /// deep in the chain.
-    pub(super) fn sealed(&self, depth: u32) -> Vec<SealedTransaction> {
-        let buried = |block: BlockRef| self.tip().height >= block.height.saturating_add(depth);
-        // One block can be undone; what contradicts a commit for good is a release, a final spend, or one deep in the chain.
-        let dead = |input: &OutPoint, target: &VoteTarget| {
-            let deep = self.coin(input).and_then(|coin| coin.spent).filter(|spent| buried(spent.block));
-            deep.is_some_and(|spent| spent.txid != target.txid()) || self.voids_for_good(input, target)
-        };
+    pub(super) fn sealed(&self) -> Vec<SealedTransaction> {
         let settled = |record: &&TxRecord| {
-            let in_chain = self.block_of(&record.target.txid()).is_some_and(buried);
+            let in_chain = self.block_of(&record.target.txid()).is_some_and(|block| self.is_buried(block));
             let certified = record.certificate.as_ref().map(|certificate| &certificate.target);
             let open = match (&record.proof, certified) {
                 (Some(_), _) => true,
-                (None, Some(target)) => !target.inputs().keys().any(|input| dead(input, target)),
+                (None, Some(target)) => !target.inputs().keys().any(|input| self.voids(input, target)),
                 (None, None) => false,
             };
             in_chain || !open
@@ -249,6 +244,16 @@ impl Ledger {
     pub(super) fn spent_by(&self, outpoint: &OutPoint) -> Option<Txid> {
         let confirmed = self.coin(outpoint).and_then(|coin| coin.spent).map(|spent| spent.txid);
         confirmed.or_else(|| self.final_spend(outpoint))
+    }
+
+    /// The transaction that spends an outpoint and stays, whatever happens to the last blocks: final, or deep in the chain.
+    pub(super) fn spent_for_good(&self, outpoint: &OutPoint) -> Option<Txid> {
+        let deep = || self.coin(outpoint)?.spent.filter(|spent| self.is_buried(spent.block));
+        self.final_spend(outpoint).or_else(|| deep().map(|spent| spent.txid))
+    }
+
+    fn is_buried(&self, block: BlockRef) -> bool {
+        self.tip().height >= block.height.saturating_add(BURIED)
     }
 
     /// The final transaction that spends an outpoint.
@@ -337,13 +342,21 @@ impl Ledger {
         self.blocks.get(txid).copied()
     }
 
-    /// Has outputs of this script indexed from now on. Gives the height from which its history in blocks is known.
+    /// Has outputs of this script indexed from now on, if there is room. Gives the height from which its history in blocks is known.
     pub(super) fn want(&mut self, script: &ScriptBuf) -> u32 {
+        let from = self.history_of(script);
+        if !script.is_p2tr() && self.wanted.len() < WANTED_MAX {
+            self.wanted.entry(script.clone()).or_insert(from);
+        }
+        from
+    }
+
+    /// The height from which a script's history in blocks is known: what no index was asked for is known from the next block on at best.
+    pub(super) fn history_of(&self, script: &ScriptBuf) -> u32 {
         if script.is_p2tr() {
             return 0;
         }
-        let new = self.wanted.insert(script.clone());
-        if new { self.tip().height + 1 } else { 0 }
+        self.wanted.get(script).copied().unwrap_or_else(|| self.tip().height + 1)
     }
 
     /// Takes over a transaction's record; gives the outpoints whose facts changed.
@@ -463,6 +476,11 @@ impl Ledger {
         coin.coinbase = found.coinbase;
         coin.record.tip_height = tip;
         coin.record.created = hash.map(|hash| BlockRef { height: found.height, hash });
+        // Its block may be undone.
+        let effect = usize::try_from(found.height).ok().and_then(|height| self.effects.get_mut(height));
+        if let Some(effect) = effect.filter(|effect| !effect.created.contains(&outpoint)) {
+            effect.created.push(outpoint);
+        }
     }
 
     /// A record as of the present tip.
@@ -511,7 +529,7 @@ impl Ledger {
             for (output, vout) in transaction.output.iter().zip(0..) {
                 let outpoint = OutPoint { txid, vout };
                 let script = &output.script_pubkey;
-                if script.is_p2tr() || self.wanted.contains(script) || self.knows(&outpoint) {
+                if script.is_p2tr() || self.wanted.contains_key(script) || self.knows(&outpoint) {
                     let coin = self.add(outpoint, output, transaction.is_coinbase());
                     coin.coinbase = transaction.is_coinbase();
                     coin.record.created = Some(at);
@@ -553,3 +571,6 @@ impl Ledger {
         open.into_values().map(|proof| proof.transaction().clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

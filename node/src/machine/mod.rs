@@ -179,6 +179,7 @@ pub struct Machine {
     announcements: announce::Announcements,
     /// When to tell everybody of a final transaction that is still in no block.
     gossip_at: VecDeque<(Duration, Txid)>,
+    gossip_next: Duration,
     /// Releases that this node pushes.
     releases: BTreeMap<OutPoint, release::ReleaseRun>,
     /// Promises given whose release this node takes up if whoever asked does not finish it.
@@ -191,6 +192,8 @@ pub struct Machine {
     cancels_used: BTreeSet<(Txid, OutPoint)>,
     /// When somebody last coordinated an open transaction.
     heard_of: HashMap<Txid, Duration>,
+    /// When this node last took over what nobody brought to an end.
+    taken_over: HashMap<Txid, Duration>,
     sweep_at: Duration,
     /// The chain has been read up to its tip once.
     caught_up: bool,
@@ -238,12 +241,14 @@ impl Machine {
             log: standing::Log::restore(stored.log, stored.peers, boot),
             announcements: announce::Announcements::new(),
             gossip_at: final_before,
+            gossip_next: Duration::ZERO,
             releases: BTreeMap::new(),
             follow_up: BTreeMap::new(),
             asked: HashMap::new(),
             cancelled: BTreeSet::new(),
             cancels_used: BTreeSet::new(),
             heard_of: HashMap::new(),
+            taken_over: HashMap::new(),
             sweep_at: Duration::ZERO,
             caught_up: false,
             plan: None,
@@ -422,6 +427,16 @@ impl Machine {
     /// Proven final transactions that are not in a block, to broadcast again.
     pub fn unconfirmed(&self) -> Vec<Transaction> {
         self.ledger.unconfirmed()
+    }
+
+    /// The tip of the chain as far as it has been read.
+    pub fn tip(&self) -> quorate::wire::BlockRef {
+        self.ledger.tip()
+    }
+
+    /// Whether the chain has been read to its tip.
+    pub fn is_caught_up(&self) -> bool {
+        self.caught_up
     }
 
     /// Height and hash that the follower builds on.

@@ -92,7 +92,8 @@ impl Machine {
             let present = self.ledger.round(&outpoint);
             let pending = self.ledger.is_pending(&outpoint);
             let promised = pending && present == round.next();
-            let open = !pending && present == round;
+            // What follows the last round of an epoch is the next epoch's; no release of it would verify.
+            let open = !pending && present == round && !round.is_last();
             if promised || (open && self.is_shown_why(from, outpoint, round, &reason, &promises)) {
                 promise = Some(self.promise(outpoint, round));
             }
@@ -251,6 +252,13 @@ impl Machine {
             if !verified {
                 tracing::warn!(%outpoint, "dropped a release that does not verify");
                 continue;
+            }
+            // Whoever said something else to others is caught by what it says here.
+            for promise in release.signed_promises() {
+                self.watch_promise(&promise);
+            }
+            for certificate in &release.highest {
+                self.watch_certificate(certificate);
             }
             let left = release.round.next();
             let round = self.ledger.round(&outpoint).max(left);

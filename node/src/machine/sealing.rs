@@ -13,10 +13,8 @@ use quorate::{
 };
 use std::collections::BTreeMap;
 
-/// Blocks above a final transaction after which the next epoch need not be told of it: the chain says it.
-const BURIED: u32 = 144;
 /// Bytes of transactions in one answer.
-const PAGE_BYTES: usize = limits::FRAME_BYTES_MAX / 2;
+const PAGE_BYTES: usize = limits::PEER_FRAME_BYTES_MAX / 4;
 
 impl Machine {
     /// The operator has approved a plan for the next epoch: this node ends its epoch for no other.
@@ -46,7 +44,7 @@ impl Machine {
         }
         let forgets = self.planted(Bug::SealForgetsCommits);
         let (seal, transactions) = self.seal.get_or_insert_with(|| {
-            let mut transactions = self.ledger.sealed(BURIED);
+            let mut transactions = self.ledger.sealed();
             if forgets {
                 transactions.retain(|one| one.proof.is_some());
             }

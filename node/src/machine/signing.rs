@@ -52,7 +52,10 @@ impl Machine {
         coordination.signing.chosen = chosen.clone();
         let (attempt, submitters) = (coordination.attempt, coordination.submitters.clone());
         let target = coordination.target.clone();
-        let releases = self.releases_of(&target);
+        // A wallet that cancelled the payment wants to see that nothing else is left; one release shows it.
+        let mut releases = self.releases_of(&target);
+        releases.retain(|release| release.forced_txid() == Some(txid));
+        releases.truncate(1);
         for (session, id) in submitters {
             let message = ServerMessage::SignRequest {
                 txid,

@@ -10,10 +10,13 @@ use quorate::{
     proposal::Proposal,
     wire::{
         Cancellation, ChainTip, ClientMessage, ErrorCode, Header, KeyOutcome, KeyResult, ServerMessage,
-        SubscriptionKey, TransactionStatus, WireError, limits,
+        SubscriptionKey, TransactionStatus, WireError, limits, pages,
     },
 };
 use std::collections::{BTreeSet, HashMap};
+
+/// Most keys that one session may be subscribed to here: a bridge has those of all its wallets on one.
+const KEYS_PER_SESSION_MAX: usize = 1_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
@@ -34,9 +37,9 @@ enum Target {
 impl Subscriptions {
     fn add(&mut self, session: SessionId, key: SubscriptionKey, target: Target) -> Result<(), WireError> {
         let keys = self.by_session.entry(session).or_default();
-        if keys.len() >= limits::KEYS_PER_SESSION_MAX && !keys.contains(&key) {
+        if keys.len() >= KEYS_PER_SESSION_MAX && !keys.contains(&key) {
             let found = keys.len() + 1;
-            let limit = limits::KEYS_PER_SESSION_MAX;
+            let limit = KEYS_PER_SESSION_MAX;
             return Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a session", limit, found));
         }
         keys.insert(key.clone());
@@ -91,8 +94,11 @@ impl Machine {
             ClientMessage::UTXOSubscribe { keys } => {
                 check_count(&keys)?;
                 let results = keys.into_iter().map(|key| self.subscribe(session, key)).collect();
-                let tip = self.chain_tip();
-                self.send_client(session, id, ServerMessage::UTXOSubscribed { results, tip });
+                self.send_pages(session, id, results, |results, tip, more| ServerMessage::UTXOSubscribed {
+                    results,
+                    tip,
+                    more,
+                });
                 Ok(())
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
@@ -107,8 +113,9 @@ impl Machine {
             ClientMessage::UTXOStateQuery { keys } => {
                 check_count(&keys)?;
                 let results = keys.into_iter().map(|key| self.query(key)).collect();
-                let tip = self.chain_tip();
-                self.send_client(session, id, ServerMessage::UTXOStateResponse { results, tip });
+                self.send_pages(session, id, results, |results, tip, more| {
+                    ServerMessage::UTXOStateResponse { results, tip, more }
+                });
                 Ok(())
             }
             ClientMessage::TransactionBroadcast { proposal, account } => {
@@ -175,6 +182,21 @@ impl Machine {
         ChainTip { block: self.ledger.tip() }
     }
 
+    fn send_pages(
+        &mut self,
+        session: SessionId,
+        id: Option<u64>,
+        results: Vec<KeyResult>,
+        message: impl Fn(Vec<KeyResult>, ChainTip, bool) -> ServerMessage,
+    ) {
+        let tip = self.chain_tip();
+        let mut pages = pages(results).into_iter().peekable();
+        while let Some(page) = pages.next() {
+            let more = pages.peek().is_some();
+            self.send_client(session, id, message(page, tip, more));
+        }
+    }
+
     fn target(&self, key: &SubscriptionKey) -> Result<Target, WireError> {
         Ok(match key {
             SubscriptionKey::Script(script) => Target::Script(script.clone()),
@@ -194,14 +216,22 @@ impl Machine {
     }
 
     fn subscribe(&mut self, session: SessionId, key: SubscriptionKey) -> KeyResult {
-        let added = self.target(&key).and_then(|target| self.subscriptions.add(session, key.clone(), target));
+        let added = self.target(&key).and_then(|target| {
+            self.subscriptions.add(session, key.clone(), target.clone())?;
+            Ok(target)
+        });
         match added {
-            Ok(()) => self.query(key),
+            Ok(target) => {
+                if let Target::Script(script) = &target {
+                    let _known_from = self.ledger.want(script);
+                }
+                KeyResult { key, outcome: self.snapshot(&target) }
+            }
             Err(error) => KeyResult { key, outcome: KeyOutcome::Error(error) },
         }
     }
 
-    fn query(&mut self, key: SubscriptionKey) -> KeyResult {
+    fn query(&self, key: SubscriptionKey) -> KeyResult {
         let outcome = match self.target(&key) {
             Ok(target) => self.snapshot(&target),
             Err(error) => KeyOutcome::Error(error),
@@ -209,12 +239,9 @@ impl Machine {
         KeyResult { key, outcome }
     }
 
-    fn snapshot(&mut self, target: &Target) -> KeyOutcome {
+    fn snapshot(&self, target: &Target) -> KeyOutcome {
         let (outpoints, history_from) = match target {
-            Target::Script(script) => {
-                let from = self.ledger.want(script);
-                (self.ledger.by_script(script), Some(from))
-            }
+            Target::Script(script) => (self.ledger.by_script(script), Some(self.ledger.history_of(script))),
             Target::Outpoint(outpoint) => (vec![*outpoint], None),
             Target::Txid(_) | Target::Account(_) | Target::Tip => (Vec::new(), None),
         };

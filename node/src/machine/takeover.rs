@@ -1,7 +1,7 @@
 //! Taking over what a node voted for and nobody coordinates any more, so that nothing stays locked because somebody crashed.
 
 use super::Machine;
-use bitcoin::Txid;
+use bitcoin::{OutPoint, Txid};
 use quorate::proposal::Proposal;
 use std::time::Duration;
 
@@ -46,10 +46,17 @@ impl Machine {
                 continue;
             }
             let heard = *self.heard_of.entry(txid).or_insert(self.now);
-            if self.coordinations.contains_key(&txid) || self.now < heard + self.patience() {
+            if self.coordinations.contains_key(&txid) || self.is_settled_for_now(txid) {
+                continue;
+            }
+            // Somebody who goes on asking for votes and brings nothing to an end does not keep others from it.
+            let tried = self.taken_over.get(&txid).copied().unwrap_or_default();
+            let overdue = self.is_overdue(txid) && self.now >= tried + self.rules.voting_timeout;
+            if !overdue && self.now < heard + self.patience() {
                 continue;
             }
             self.heard_of.insert(txid, self.now);
+            self.taken_over.insert(txid, self.now);
             let Some(record) = self.ledger.record(&txid).cloned() else { continue };
             let Some(proposal) = record.proposal else { continue };
             let inputs = record.target.inputs();
@@ -66,6 +73,29 @@ impl Machine {
         let (now, patience) = (self.now, self.patience());
         let open = self.ledger.open();
         self.heard_of.retain(|txid, heard| open.contains(txid) || now < *heard + patience);
+        self.taken_over.retain(|txid, _| open.contains(txid));
+    }
+
+    /// Whether this node has held an input for the transaction for so long that somebody should have brought it to an end.
+    fn is_overdue(&self, txid: Txid) -> bool {
+        let Some(record) = self.ledger.record(&txid) else { return false };
+        let held = record.target.inputs().keys().filter_map(|outpoint| self.ledger.approved(outpoint));
+        held.filter(|(approved, _)| *approved == txid)
+            .any(|(_, since)| self.now >= since + self.rules.voting_timeout + self.patience())
+    }
+
+    /// Whether a block has spent one of its inputs otherwise and it holds none that is unspent: nothing can be done now, but the block may
+    /// be undone.
+    fn is_settled_for_now(&self, txid: Txid) -> bool {
+        let Some(record) = self.ledger.record(&txid) else { return false };
+        let other = |outpoint| self.ledger.spent_by(outpoint).is_some_and(|other| other != txid);
+        let mut inputs = record.target.inputs().keys();
+        inputs.any(other) && !record.target.inputs().keys().any(|outpoint| self.holds_unspent(outpoint, txid))
+    }
+
+    fn holds_unspent(&self, outpoint: &OutPoint, txid: Txid) -> bool {
+        let holds = self.ledger.approved(outpoint).is_some_and(|(approved, _)| approved == txid);
+        holds && self.ledger.spent_by(outpoint).is_none()
     }
 
     /// Whether an open transaction still holds or is owed one of its inputs.
@@ -73,12 +103,9 @@ impl Machine {
         let Some(record) = self.ledger.record(&txid) else { return false };
         let Some(proposal) = &record.proposal else { return false };
         let outpoints = proposal.outpoints();
-        if outpoints.iter().any(|outpoint| self.ledger.spent_by(outpoint).is_some_and(|other| other != txid))
-        {
-            return outpoints.iter().any(|outpoint| {
-                let holds = self.ledger.approved(outpoint).is_some_and(|(approved, _)| approved == txid);
-                holds && self.ledger.spent_by(outpoint).is_none()
-            });
+        let gone = |outpoint| self.ledger.spent_for_good(outpoint).is_some_and(|other| other != txid);
+        if outpoints.iter().any(gone) {
+            return outpoints.iter().any(|outpoint| self.holds_unspent(outpoint, txid));
         }
         outpoints.iter().any(|outpoint| {
             self.ledger.approved(outpoint).is_some_and(|(approved, _)| approved == txid)

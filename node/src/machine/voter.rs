@@ -434,6 +434,7 @@ impl Machine {
         proof
             .verify(&self.federation, &mut accounts)
             .map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
+        self.watch_commits_of(&proof);
         self.record_final(proof);
         Ok(())
     }

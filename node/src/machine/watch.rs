@@ -9,6 +9,7 @@ use bitcoin::OutPoint;
 use quorate::{
     Epoch, NodeId,
     evidence::{CommitStatement, Evidence, EvidenceKind, two_approvals},
+    finality::FinalityProof,
     release::SignedPromise,
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
 };
@@ -154,6 +155,17 @@ impl Machine {
             if let Some(promise) = denial {
                 self.convict(Evidence::CommitAgainstPromise { promise, node, commit: commit.clone() });
             }
+        }
+    }
+
+    /// Looks at the commits of a proof that has been verified.
+    pub(super) fn watch_commits_of(&mut self, proof: &FinalityProof) {
+        let FinalityProof::Attested { transaction, rounds, commits } = proof else { return };
+        let inputs = transaction.input.iter().map(|input| input.previous_output);
+        let target = VoteTarget::new(proof.txid(), inputs.zip(rounds.iter().copied()));
+        for (node, signature) in commits {
+            let statement = CommitStatement::Sole { target: target.clone(), signature: *signature };
+            self.watch_commit(*node, &target, &statement);
         }
     }
 

@@ -6,7 +6,7 @@
 use super::{CHANNEL_FRAMES_MAX, Connecting, Connection, Transport, TransportError};
 use crate::{
     NodeId,
-    wire::{FrameBuffer, limits},
+    wire::{FrameBuffer, ServerMessage, limits},
 };
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
@@ -191,7 +191,7 @@ async fn connect(
 }
 
 async fn read_frames(mut receive: quinn::RecvStream, incoming: mpsc::Sender<Result<String, TransportError>>) {
-    let mut buffer = FrameBuffer::default();
+    let mut buffer = FrameBuffer::of::<ServerMessage>();
     let error = loop {
         match receive.read_chunk(READ_BYTES, true).await {
             Ok(Some(chunk)) => buffer.extend(&chunk.bytes),

@@ -243,10 +243,13 @@ pub enum ServerMessage {
     },
     /// Answer to `UTXOSubscribe`, per key in the order asked.
     UTXOSubscribed {
-        /// One per key.
+        /// One per key, or more of a key that comes in several pages.
         results: Vec<KeyResult>,
         /// Tip of the chain that the snapshots are of.
         tip: ChainTip,
+        /// Whether another page of this answer follows, under the same id. A key whose records do not fit comes in several.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
     },
     /// Answer to `UTXOUnsubscribe`.
     UTXOUnsubscribed {
@@ -255,10 +258,13 @@ pub enum ServerMessage {
     },
     /// Answer to `UTXOStateQuery`, per key in the order asked.
     UTXOStateResponse {
-        /// One per key.
+        /// One per key, or more of a key that comes in several pages.
         results: Vec<KeyResult>,
         /// Tip of the chain that the snapshots are of.
         tip: ChainTip,
+        /// Whether another page of this answer follows, under the same id. A key whose records do not fit comes in several.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
     },
     /// An outpoint of a subscribed key changed.
     #[serde(deserialize_with = "read_notification")]

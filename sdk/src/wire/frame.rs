@@ -18,6 +18,8 @@ pub struct Envelope<T> {
 pub trait Message: Serialize + DeserializeOwned {
     /// Every `type` in the set.
     const TYPES: &'static [&'static str];
+    /// Largest message of the set, in bytes of JSON.
+    const BYTES_MAX: usize = FRAME_BYTES_MAX;
 }
 
 #[derive(Deserialize)]
@@ -39,8 +41,8 @@ struct Head {
 /// # Errors
 /// The sender is at fault: too large, not a message, or of an unknown type. The answer's id is given where one could be read.
 pub fn decode<T: Message>(json: &[u8]) -> Result<Envelope<T>, (Option<u64>, WireError)> {
-    if json.len() > FRAME_BYTES_MAX {
-        return Err((None, too_large(json.len())));
+    if json.len() > T::BYTES_MAX {
+        return Err((None, too_large(T::BYTES_MAX, json.len())));
     }
     let read = serde_json::from_slice(json)
         .and_then(|Id { id }| Ok(Envelope { id, body: serde_json::from_slice(json)? }));
@@ -62,8 +64,8 @@ pub fn decode<T: Message>(json: &[u8]) -> Result<Envelope<T>, (Option<u64>, Wire
     })
 }
 
-fn too_large(length: usize) -> WireError {
-    WireError::limit(ErrorCode::FrameTooLarge, "bytes in a frame", FRAME_BYTES_MAX, length)
+fn too_large(limit: usize, length: usize) -> WireError {
+    WireError::limit(ErrorCode::FrameTooLarge, "bytes in a frame", limit, length)
 }
 
 /// A message as WebSocket text.
@@ -86,13 +88,19 @@ pub fn encode_frame<T: Message>(id: Option<u64>, body: &T) -> Vec<u8> {
 }
 
 /// Cuts a byte stream into frames, without copying more than it must or holding more than one frame.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameBuffer {
     bytes: Vec<u8>,
     start: usize,
+    limit: usize,
 }
 
 impl FrameBuffer {
+    /// For a stream of such messages.
+    pub fn of<T: Message>() -> Self {
+        Self { bytes: Vec::new(), start: 0, limit: T::BYTES_MAX }
+    }
+
     /// Takes in what arrived.
     pub fn extend(&mut self, bytes: &[u8]) {
         if self.start > 0 {
@@ -105,15 +113,15 @@ impl FrameBuffer {
     /// The next complete frame's JSON, if it has arrived.
     ///
     /// # Errors
-    /// The frame says that it is over [`FRAME_BYTES_MAX`]; the stream cannot be used further.
+    /// The frame says that it is over [`Message::BYTES_MAX`]; the stream cannot be used further.
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, WireError> {
         let rest = self.bytes.get(self.start..).unwrap_or_default();
         let Some((prefix, body)) = rest.split_first_chunk::<4>() else {
             return Ok(None);
         };
         let length = usize::try_from(u32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
-        if length > FRAME_BYTES_MAX {
-            return Err(too_large(length));
+        if length > self.limit {
+            return Err(too_large(self.limit, length));
         }
         if body.len() < length {
             return Ok(None);
@@ -151,7 +159,7 @@ mod tests {
             [encode_frame(Some(1), &ClientMessage::Ping), encode_frame(None, &ClientMessage::FeeRateQuery)];
         let stream = frames.concat();
         for cut in 0..stream.len() {
-            let mut buffer = FrameBuffer::default();
+            let mut buffer = FrameBuffer::of::<ClientMessage>();
             let mut seen = Vec::new();
             for part in [&stream[..cut], &stream[cut..]] {
                 buffer.extend(part);
@@ -167,11 +175,11 @@ mod tests {
 
     #[test]
     fn a_frame_at_the_limit_passes_and_one_byte_more_is_refused() {
-        let mut at_limit = FrameBuffer::default();
+        let mut at_limit = FrameBuffer::of::<ClientMessage>();
         at_limit.extend(&u32::try_from(FRAME_BYTES_MAX).expect("small").to_be_bytes());
         assert_eq!(at_limit.next_frame(), Ok(None));
         assert_eq!(at_limit.finish().map_err(|error| error.code), Err(ErrorCode::TruncatedFrame));
-        let mut over = FrameBuffer::default();
+        let mut over = FrameBuffer::of::<ClientMessage>();
         over.extend(&u32::try_from(FRAME_BYTES_MAX + 1).expect("small").to_be_bytes());
         let error = over.next_frame().expect_err("too large");
         assert_eq!(error.code, ErrorCode::FrameTooLarge);
@@ -192,7 +200,7 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let mut buffer = FrameBuffer::default();
+            let mut buffer = FrameBuffer::of::<ClientMessage>();
             buffer.extend(&bytes);
             while let Ok(Some(json)) = buffer.next_frame() {
                 let _ignored = decode::<ServerMessage>(json);

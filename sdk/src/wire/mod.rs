@@ -10,6 +10,7 @@ mod client;
 mod error;
 mod frame;
 pub mod limits;
+mod pages;
 mod peer;
 mod state;
 
@@ -19,6 +20,7 @@ pub use client::{
 };
 pub use error::{ErrorCode, Fault, WireError};
 pub use frame::{Envelope, FrameBuffer, Message, decode, encode_frame, encode_text};
+pub use pages::{Pages, encoded_len, pages};
 pub use peer::{Cancellation, CommitReply, PeerReply, PeerRequest};
 pub use state::{
     BlockRef, ConfirmedSpend, FinalSpend, Lock, NodeReject, RejectReason, TransactionStatus, UtxoRecord,

@@ -164,6 +164,7 @@ pub enum PeerRequest {
 tagged!("type": PeerRequest);
 
 impl Message for PeerRequest {
+    const BYTES_MAX: usize = super::limits::PEER_FRAME_BYTES_MAX;
     const TYPES: &'static [&'static str] = &[
         "VoteRequest",
         "CommitRequest",
@@ -317,6 +318,7 @@ pub enum PeerReply {
 tagged!("type": PeerReply);
 
 impl Message for PeerReply {
+    const BYTES_MAX: usize = super::limits::PEER_FRAME_BYTES_MAX;
     const TYPES: &'static [&'static str] = &[
         "VoteResponse",
         "CommitResponse",

@@ -7,9 +7,9 @@ use crate::{
 use bitcoin::Txid;
 use quorate::{
     NodeId,
-    wire::{ClientMessage, ErrorCode, Fault as At, ServerMessage, SubscriptionKey, WireError, limits},
+    wire::{ClientMessage, ErrorCode, Fault as At, Pages, ServerMessage, SubscriptionKey, WireError, limits},
 };
-use quorate_bridge::hub::{Hub, SessionId as HubSession, ends_submission};
+use quorate_bridge::hub::{Hub, SessionId as HubSession, ends_answer, ends_submission, submitted_by};
 use quorate_node::machine::SessionId;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -63,6 +63,8 @@ pub struct SimBridge {
     hub: Hub,
     /// Event streams: number of the connection and session at the node.
     links: BTreeMap<NodeId, (u64, SessionId)>,
+    /// Answers of event streams that are not whole yet, by connection.
+    pages: BTreeMap<u64, Pages>,
     sessions: BTreeMap<u64, Open>,
     waiting: Vec<Waiting>,
     relays: BTreeMap<u64, Relay>,
@@ -226,11 +228,7 @@ impl World {
             let error = WireError::passing(ErrorCode::NoNodeAvailable, At::Receiver, "no node is reachable");
             return self.deliver(number, id, ServerMessage::Error { error });
         };
-        let txid = match &message {
-            ClientMessage::TransactionBroadcast { proposal, .. }
-            | ClientMessage::TransactionCancel { proposal, .. } => Some(proposal.txid()),
-            _query => None,
-        };
+        let txid = submitted_by(&message);
         let replaced = |old: &Relay| old.session == HubSession(number) && txid.is_some() && old.txid == txid;
         let old: Vec<_> =
             self.bridge.relays.iter().filter(|(_, old)| replaced(old)).map(|(relay, _)| *relay).collect();
@@ -268,10 +266,13 @@ impl World {
             ServerMessage::UTXOStateNotification { key, utxo, proof, .. } => {
                 self.bridge.hub.notify(&key, &utxo, proof.map(|proof| *proof));
             }
-            ServerMessage::UTXOSubscribed { results, tip } => {
+            ServerMessage::UTXOSubscribed { results, tip, more } => {
                 self.bridge.hub.take_tip(tip);
-                results.into_iter().for_each(|result| self.bridge.hub.take_result(result));
-                self.answer_waiting();
+                let pages = self.bridge.pages.entry(connection).or_default();
+                if let Some(results) = pages.take(results, more) {
+                    results.into_iter().for_each(|result| self.bridge.hub.take_result(result));
+                    self.answer_waiting();
+                }
             }
             ServerMessage::TransactionStatus { txid, status } => self.bridge.hub.take_status(txid, &status),
             ServerMessage::Tip { tip } => self.bridge.hub.take_tip(tip),
@@ -287,7 +288,7 @@ impl World {
             return;
         }
         let (HubSession(number), submission) = (open.session, open.txid.is_some());
-        let ends = !submission || ends_submission(&message);
+        let ends = if submission { ends_submission(&message) } else { ends_answer(&message) };
         self.deliver(number, id, message);
         if ends {
             self.end_relay(relay);
@@ -301,6 +302,7 @@ impl World {
                 let lost = self.bridge.links.iter().find(|(_, (current, _))| *current == connection);
                 if let Some(node) = lost.map(|(node, _)| *node) {
                     self.bridge.links.remove(&node);
+                    self.bridge.pages.remove(&connection);
                     self.schedule(RECONNECT, Event::BridgeConnect { node });
                 }
             }

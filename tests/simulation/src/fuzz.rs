@@ -59,7 +59,7 @@ pub fn messages(data: &[u8]) {
 /// Frames, cut where the first byte says.
 pub fn frames(data: &[u8]) {
     let Some((cut, rest)) = data.split_first() else { return };
-    let mut buffer = FrameBuffer::default();
+    let mut buffer = FrameBuffer::of::<PeerRequest>();
     for part in rest.chunks(usize::from(*cut).max(1)) {
         buffer.extend(part);
         while let Ok(Some(frame)) = buffer.next_frame() {

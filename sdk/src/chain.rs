@@ -114,6 +114,9 @@ impl HeaderChain {
         if same == headers.len() {
             return Ok(Extension::Unchanged);
         }
+        if old.is_empty() {
+            return self.append(parent, headers);
+        }
         let mut branch = kept.to_vec();
         for header in headers {
             self.check(&branch, header)?;
@@ -121,7 +124,7 @@ impl HeaderChain {
         }
         let work = |headers: &[Header]| headers.iter().map(Header::work).reduce(|sum, one| sum + one);
         let new_work: Option<Work> = work(headers);
-        if !old.is_empty() && new_work <= work(old) {
+        if new_work <= work(old) {
             return Ok(Extension::Unchanged);
         }
         let fork = parent + u32::try_from(same).unwrap_or(0);
@@ -134,6 +137,24 @@ impl HeaderChain {
         }
         self.headers = branch;
         Ok(if reorganised { Extension::Reorganised { fork } } else { Extension::Extended })
+    }
+
+    /// Headers on top of the tip, all or none. Nothing is copied: this is how a wallet reads hundreds of thousands.
+    fn append(&mut self, tip: u32, headers: &[Header]) -> Result<Extension, HeaderError> {
+        let mut branch = std::mem::take(&mut self.headers);
+        let before = branch.len();
+        let checked = headers.iter().try_for_each(|header| {
+            self.check(&branch, header)?;
+            branch.push(*header);
+            Ok(())
+        });
+        if checked.is_err() {
+            branch.truncate(before);
+        }
+        self.headers = branch;
+        checked?;
+        self.heights.extend(headers.iter().map(Header::block_hash).zip(tip + 1..));
+        Ok(Extension::Extended)
     }
 
     fn check(&self, branch: &[Header], header: &Header) -> Result<(), HeaderError> {

@@ -175,6 +175,20 @@ impl Client {
         Ok(self.call(move |session, now| session.send(now, &request)).await??)
     }
 
+    /// Says that the network may be back or the device awake, so that the client connects now and not when its timer runs out.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate::client::Client) -> Result<(), quorate::client::ClientError> {
+    /// client.wake().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The client has ended.
+    pub async fn wake(&self) -> Result<(), ClientError> {
+        self.call(|session, now| session.wake(now)).await
+    }
+
     /// Builds a payment as a PSBT (BIP174, BIP371), without reserving or sending anything.
     ///
     /// # Errors
@@ -245,6 +259,9 @@ impl Client {
     }
 
     /// Submits a signed transaction of coins in sole custody and waits for its attested finality.
+    ///
+    /// A refusal is the word of one server. The transaction is signed and may become final or confirmed all the same; to be sure that it does not,
+    /// spend one of its coins otherwise.
     ///
     /// # Errors
     /// The federation refused, or the client has ended.

@@ -87,7 +87,14 @@ impl Driver {
                 }
                 Output::Send(text) => {
                     let sent = match &self.connection {
-                        Some(connection) => connection.to_server.send(text).await.is_ok(),
+                        // A server that does not read cannot keep the client from ending.
+                        Some(connection) => tokio::select! {
+                            sent = connection.to_server.send(text) => sent.is_ok(),
+                            () = self.stop.notified() => {
+                                self.stop.notify_one();
+                                false
+                            }
+                        },
                         None => true,
                     };
                     if !sent {

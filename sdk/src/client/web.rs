@@ -123,23 +123,29 @@ async fn establish(mut socket: Socket, url: &str) -> Result<Connection, Transpor
     let (to_server, mut outgoing) = mpsc::channel::<String>(CHANNEL_FRAMES_MAX);
     let (incoming, from_server) = mpsc::channel(CHANNEL_FRAMES_MAX);
     super::runtime::spawn(async move {
+        // What the driver has no room for yet. Sending goes on meanwhile: the driver may be waiting for just that.
+        let mut read = None;
         loop {
             tokio::select! {
                 frame = outgoing.recv() => match frame {
                     Some(text) if socket.socket.send_with_str(&text).is_ok() => {}
                     Some(_) | None => break,
                 },
-                happened = socket.happened.recv() => {
-                    let item = match happened {
+                permit = incoming.reserve(), if read.is_some() => {
+                    let (Ok(permit), Some(item)) = (permit, read.take()) else { break };
+                    let ended = Result::is_err(&item);
+                    permit.send(item);
+                    if ended {
+                        break;
+                    }
+                }
+                happened = socket.happened.recv(), if read.is_none() => {
+                    read = Some(match happened {
                         Some(Happened::Frame(text)) => Ok(text),
                         Some(Happened::Opened) => continue,
                         Some(Happened::Ended(reason)) => Err(TransportError(reason)),
                         None => Err(TransportError::new("closed")),
-                    };
-                    let ended = item.is_err();
-                    if incoming.send(item).await.is_err() || ended {
-                        break;
-                    }
+                    });
                 }
             }
         }

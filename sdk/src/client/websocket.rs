@@ -53,6 +53,8 @@ async fn connect(url: String) -> Result<Connection, TransportError> {
     let (to_server, mut outgoing) = mpsc::channel::<String>(CHANNEL_FRAMES_MAX);
     let (incoming, from_server) = mpsc::channel(CHANNEL_FRAMES_MAX);
     tokio::spawn(async move {
+        // What the driver has no room for yet. Sending goes on meanwhile: the driver may be waiting for just that.
+        let mut read = None;
         loop {
             tokio::select! {
                 frame = outgoing.recv() => {
@@ -61,17 +63,21 @@ async fn connect(url: String) -> Result<Connection, TransportError> {
                         break;
                     }
                 }
-                message = stream.next() => {
-                    let item = match message {
+                permit = incoming.reserve(), if read.is_some() => {
+                    let (Ok(permit), Some(item)) = (permit, read.take()) else { break };
+                    let ended = Result::is_err(&item);
+                    permit.send(item);
+                    if ended {
+                        break;
+                    }
+                }
+                message = stream.next(), if read.is_none() => {
+                    read = Some(match message {
                         Some(Ok(Message::Text(text))) => Ok(text.as_str().to_owned()),
                         Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Binary(_) | Message::Frame(_))) => continue,
                         Some(Ok(Message::Close(_))) | None => Err(TransportError::new("closed by the server")),
                         Some(Err(error)) => Err(TransportError::new(error)),
-                    };
-                    let ended = item.is_err();
-                    if incoming.send(item).await.is_err() || ended {
-                        break;
-                    }
+                    });
                 }
             }
         }

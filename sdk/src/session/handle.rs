@@ -43,8 +43,10 @@ impl Session {
                     self.greeted(now, id, tip);
                 }
             }
-            ServerMessage::UTXOSubscribed { results, tip }
-            | ServerMessage::UTXOStateResponse { results, tip } => {
+            ServerMessage::UTXOSubscribed { results, tip, more }
+            | ServerMessage::UTXOStateResponse { results, tip, more } => {
+                // Coins and proofs of different pages belong together.
+                let Some(results) = self.take_page(now, id, results, more) else { return };
                 self.done(id);
                 self.take_snapshots(results);
                 self.take_tip(tip);
@@ -90,6 +92,24 @@ impl Session {
             }
             ServerMessage::UTXOUnsubscribed { .. } | ServerMessage::Pong => self.done(id),
         }
+    }
+
+    /// Takes a page of an answer that was asked for; gives the whole answer with the last one.
+    fn take_page(
+        &mut self,
+        now: Now,
+        id: Option<u64>,
+        results: Vec<KeyResult>,
+        more: bool,
+    ) -> Option<Vec<KeyResult>> {
+        let asked = id.filter(|id| self.pending.contains_key(id));
+        let Some(id) = asked else { return Some(results) };
+        if more {
+            self.asked_at.insert(id, now);
+        }
+        let whole = self.pages.entry(id).or_default().take(results, more)?;
+        self.pages.remove(&id);
+        Some(whole)
     }
 
     fn done(&mut self, id: Option<u64>) {

@@ -21,7 +21,7 @@ use crate::{
     chain::Extension,
     proposal::Proposal,
     wallet::{Balance, StateChange, Wallet, WalletError},
-    wire::{BlockRef, ClientMessage, ServerMessage, decode, limits},
+    wire::{BlockRef, ClientMessage, Pages, ServerMessage, decode, limits},
 };
 use backoff::Backoff;
 use bitcoin::{FeeRate, Txid};
@@ -82,6 +82,8 @@ pub struct Session {
     pending: BTreeMap<u64, Pending>,
     /// When the requests under way were sent, for those that are always answered.
     asked_at: BTreeMap<u64, Now>,
+    /// Answers that come in pages and are not whole yet.
+    pages: BTreeMap<u64, Pages>,
     now: Now,
     payments: BTreeMap<Txid, Payment>,
     /// Payments that ended without becoming final, should a coin be left to one of them after all.
@@ -89,6 +91,8 @@ pub struct Session {
     /// How payments of this run ended, for who asks later.
     outcomes: BTreeMap<Txid, PaymentState>,
     waiting_proofs: BTreeSet<Txid>,
+    /// Transactions whose place is asked for when an answer to an earlier question has come.
+    queued_proofs: BTreeSet<Txid>,
     /// What cannot be understood before the federation's next document is here.
     postponed: epoch::Postponed,
     /// Requests that failed for a passing reason, and when to make them again.
@@ -128,11 +132,13 @@ impl Session {
             next_id: 1,
             pending: BTreeMap::new(),
             asked_at: BTreeMap::new(),
+            pages: BTreeMap::new(),
             now: Now::ZERO,
             payments: BTreeMap::new(),
             dormant: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
+            queued_proofs: BTreeSet::new(),
             postponed: epoch::Postponed::default(),
             redo: Vec::new(),
             told_tip: None,
@@ -184,7 +190,10 @@ impl Session {
     /// Whether the server has answered everything that this session asked for: what the wallet shows is then as of now.
     pub fn is_synced(&self) -> bool {
         let asked = |pending: &Pending| !matches!(pending, Pending::Submit { .. } | Pending::Ping);
-        self.is_live() && !self.pending.values().any(asked) && self.waiting_proofs.is_empty()
+        self.is_live()
+            && !self.pending.values().any(asked)
+            && self.waiting_proofs.is_empty()
+            && self.queued_proofs.is_empty()
     }
 
     /// The fee rate in use when a request names none: the server's estimate, within the relay limits.
@@ -214,7 +223,10 @@ impl Session {
         self.told_synced = false;
         self.pending.clear();
         self.asked_at.clear();
+        self.pages.clear();
         self.waiting_proofs.clear();
+        self.queued_proofs.clear();
+        self.wallet.forget_claims();
         self.postponed = epoch::Postponed::default();
         self.redo.clear();
         (self.told_tip, self.chase_at) = (None, None);
@@ -223,6 +235,20 @@ impl Session {
             payment.resubmit_at = None;
         }
         self.event(Event::Disconnected { reason: reason.to_owned(), retry_in: wait });
+    }
+
+    /// The network may be back, or this device awake: does at once what would wait for a timer. Connects, or sees whether the server is still there.
+    pub fn wake(&mut self, now: Now) {
+        self.now = now;
+        match self.link {
+            Link::Down { .. } => {
+                self.reconnect.reset();
+                self.link = Link::Connecting;
+                self.outputs.push_back(Output::Connect);
+            }
+            Link::Live if self.ping_at() < Now::MAX => self.request(Pending::Ping, &ClientMessage::Ping),
+            Link::Live | Link::Connecting | Link::Greeting { .. } => {}
+        }
     }
 
     /// A text frame arrived.
@@ -239,6 +265,7 @@ impl Session {
             }
             Err((_, error)) => self.misbehaved(&error),
         }
+        self.ask_queued_proofs();
         if !self.told_synced && self.is_synced() {
             self.told_synced = true;
             self.event(Event::Synced);

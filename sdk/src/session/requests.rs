@@ -3,8 +3,10 @@
 use super::{Event, Now, Output, Session};
 use crate::wire::{ClientMessage, SubscriptionKey, WireError, encode_text, limits};
 use bitcoin::{ScriptBuf, Txid};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+/// Questions for a transaction's place that are under way at a time.
+const PROOF_QUERIES_MAX: usize = 32;
 /// A server that leaves a question unanswered for so long is given up: behind a bridge, another node may answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -61,10 +63,20 @@ impl Session {
     }
 
     pub(super) fn ask_proofs(&mut self, txids: impl IntoIterator<Item = Txid>) {
-        for txid in txids {
-            let pending = Pending::Proof { txid };
-            if !self.pending.values().any(|other| *other == pending) {
-                self.request(pending, &ClientMessage::ProofQuery { txid });
+        self.queued_proofs.extend(txids);
+        self.ask_queued_proofs();
+    }
+
+    /// Asks some at a time: a restored wallet may lack hundreds.
+    pub(super) fn ask_queued_proofs(&mut self) {
+        let asked =
+            |pending: &Pending| if let Pending::Proof { txid } = pending { Some(*txid) } else { None };
+        let mut open: BTreeSet<Txid> = self.pending.values().filter_map(asked).collect();
+        while open.len() < PROOF_QUERIES_MAX
+            && let Some(txid) = self.queued_proofs.pop_first()
+        {
+            if open.insert(txid) {
+                self.request(Pending::Proof { txid }, &ClientMessage::ProofQuery { txid });
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::{
     testing::{self, rng},
     vote::{ApprovalCertificate, VoteTarget},
     wallet::{SavedState, SecretWords, StateError, apply_change},
-    wire::{ChainTip, ErrorCode, Fault, SubscriptionKey, UtxoRecord, WireError, encode_text},
+    wire::{ChainTip, ErrorCode, Fault, Lock, SubscriptionKey, UtxoRecord, WireError, encode_text},
 };
 use bitcoin::{
     OutPoint, Psbt, ScriptBuf, Transaction, TxIn, TxOut, absolute::LockTime, hashes::Hash as _,
@@ -214,6 +214,76 @@ fn a_payment_that_this_wallet_signed_does_not_end_by_a_servers_refusal() {
     let again = session.poll_timeout().expect("a retry is planned");
     session.handle_timeout(again);
     assert!(drain(&mut session).0.iter().any(|(_, message)| ours(message)));
+}
+
+#[test]
+fn who_is_woken_connects_at_once_and_sees_whether_the_server_is_there() {
+    let mut session = live();
+    drain(&mut session);
+    session.wake(START);
+    session.wake(START);
+    let (sent, _) = drain(&mut session);
+    assert_eq!(sent.iter().filter(|(_, message)| *message == ClientMessage::Ping).count(), 1);
+    session.handle_disconnected(START, "gone");
+    drain(&mut session);
+    session.wake(START);
+    assert!(drain(&mut session).1.contains(&Output::Connect));
+}
+
+#[test]
+fn a_server_that_takes_back_a_lock_or_is_left_holds_no_coin() {
+    let mut session = live();
+    let address = session.next_address().expect("there are some");
+    let record = |round, lock: Option<u8>| UtxoRecord {
+        outpoint: OutPoint { txid: Txid::all_zeros(), vout: 0 },
+        value: bitcoin::Amount::from_sat(1_000),
+        script_pubkey: address.script_pubkey(),
+        tip_height: 1,
+        created: None,
+        final_parent: None,
+        round: Round(round),
+        lock: lock.map(|byte| Lock { txid: Txid::hash(&[byte]), round: Round(round), locked_at: 1 }),
+        votes: 0,
+        spend: None,
+        spent: None,
+    };
+    let locked = |session: &Session| session.wallet().balance().locked.to_sat();
+    let take = |session: &mut Session, record: &UtxoRecord| {
+        session.wallet.apply_record(record).expect("an address of the wallet");
+    };
+    take(&mut session, &record(0, Some(1)));
+    assert_eq!(locked(&session), 1_000);
+    take(&mut session, &record(1, None));
+    assert_eq!(locked(&session), 0, "its round is over");
+    take(&mut session, &record(0, Some(1)));
+    assert_eq!(locked(&session), 0, "what comes late says nothing");
+    take(&mut session, &record(2, Some(2)));
+    assert_eq!(locked(&session), 1_000);
+    session.handle_disconnected(START, "gone");
+    assert_eq!(locked(&session), 0, "another server may not say so");
+}
+
+#[test]
+fn a_snapshot_in_pages_is_taken_as_one() {
+    let mut session = live();
+    let (sent, _) = drain(&mut session);
+    let subscribed = |message: &ClientMessage| matches!(message, ClientMessage::UTXOSubscribe { .. });
+    let asked: Vec<_> = sent.iter().filter(|(_, message)| subscribed(message)).map(|(id, _)| *id).collect();
+    for (id, message) in &sent {
+        if !subscribed(message) {
+            tell(&mut session, *id, &ServerMessage::Pong);
+        }
+    }
+    let page = |more| {
+        let tip = ChainTip { block: wallet().chain().tip() };
+        ServerMessage::UTXOSubscribed { results: Vec::new(), tip, more }
+    };
+    for (number, id) in asked.iter().enumerate() {
+        tell(&mut session, *id, &page(true));
+        assert!(!session.is_synced(), "another page follows");
+        tell(&mut session, *id, &page(false));
+        assert_eq!(session.is_synced(), number + 1 == asked.len());
+    }
 }
 
 #[test]

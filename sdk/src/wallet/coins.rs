@@ -29,8 +29,18 @@ pub struct Coin {
     pub block: Option<BlockRef>,
     /// Spent by a final or confirmed transaction, verified.
     pub spent_by: Option<Txid>,
-    /// Reserved by a proposal of this wallet, or locked by nodes as a server says.
+    /// Reserved by a payment of this wallet.
     pub locked_by: Option<Txid>,
+    /// What the server says of it at present.
+    #[serde(skip)]
+    claim: Claim,
+}
+
+/// A server's word on what holds a coin, and for which round. It can be wrong, so it is not kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Claim {
+    round: u32,
+    holder: Option<Txid>,
 }
 
 impl Coin {
@@ -40,7 +50,12 @@ impl Coin {
     }
 
     fn is_spendable(&self, chain: &HeaderChain) -> bool {
-        self.is_verified(chain) && self.spent_by.is_none() && self.locked_by.is_none()
+        self.is_verified(chain) && self.spent_by.is_none() && self.held_by().is_none()
+    }
+
+    /// The payment that holds it: one of this wallet, or by the server's word that of another device with the same words.
+    pub fn held_by(&self) -> Option<Txid> {
+        self.locked_by.or(self.claim.holder)
     }
 }
 
@@ -123,7 +138,7 @@ impl CoinBook {
     pub(super) fn balance(&self, chain: &HeaderChain) -> Balance {
         let mut balance = Balance::default();
         for coin in self.coins.values().filter(|coin| coin.spent_by.is_none()) {
-            if coin.locked_by.is_some() {
+            if coin.held_by().is_some() {
                 balance.locked += coin.value;
             } else if coin.is_spendable(chain) {
                 balance.spendable += coin.value;
@@ -171,9 +186,16 @@ impl CoinBook {
     }
 
     pub(super) fn abandon(&mut self, txid: Txid) {
-        for coin in self.coins.values_mut().filter(|coin| coin.locked_by == Some(txid)) {
-            coin.locked_by = None;
+        for coin in self.coins.values_mut().filter(|coin| coin.held_by() == Some(txid)) {
+            (coin.locked_by, coin.claim.holder) = (None, None);
             self.touched_coins.insert(coin.outpoint);
+        }
+    }
+
+    /// Forgets what a server said of coins that nobody can prove.
+    pub(super) fn forget_claims(&mut self) {
+        for coin in self.coins.values_mut() {
+            coin.claim = Claim::default();
         }
     }
 
@@ -194,9 +216,10 @@ impl CoinBook {
             block: None,
             spent_by: None,
             locked_by: None,
+            claim: Claim::default(),
         });
-        if coin.locked_by.is_none() && coin.spent_by.is_none() {
-            coin.locked_by = record.lock.map(|lock| lock.txid);
+        if record.round.0 >= coin.claim.round {
+            coin.claim = Claim { round: record.round.0, holder: record.lock.map(|lock| lock.txid) };
         }
         if before.as_ref() != Some(&*coin) {
             self.touched_coins.insert(record.outpoint);
@@ -254,6 +277,7 @@ impl CoinBook {
                 block: None,
                 spent_by: None,
                 locked_by: None,
+                claim: Claim::default(),
             });
             (coin.value, coin.script_pubkey) = (output.value, output.script_pubkey.clone());
             coin.position = address.position;

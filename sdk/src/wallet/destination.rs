@@ -2,6 +2,7 @@
 
 use super::WalletError;
 use bitcoin::{Address, Amount, Network, ScriptBuf, address::NetworkUnchecked};
+use std::collections::BTreeSet;
 
 /// A checked destination.
 ///
@@ -52,6 +53,17 @@ impl Destination {
     }
 
     fn parse_uri(text: &str, network: Network) -> Result<Self, WalletError> {
+        // What a page shows and what is paid must be the same, whichever of two amounts each of them reads.
+        let query = text.split_once('?').map(|(_, query)| query).unwrap_or_default();
+        let mut names = BTreeSet::new();
+        for name in
+            query.split('&').filter_map(|param| param.split('=').next()).filter(|name| !name.is_empty())
+        {
+            if !names.insert(name.to_ascii_lowercase()) {
+                let reason = format!("the parameter {} is given twice", shorten(name));
+                return Err(WalletError::Address { text: shorten(text), reason });
+            }
+        }
         let uri: bip21::Uri<'_, NetworkUnchecked> = text.parse().map_err(|error: bip21::de::Error<_>| {
             WalletError::Address { text: shorten(text), reason: error.to_string() }
         })?;
@@ -100,6 +112,12 @@ mod tests {
         let program = bitcoin::WitnessProgram::new(bitcoin::WitnessVersion::V3, &[7; 32]).expect("valid");
         let future = Address::from_witness_program(program, bitcoin::KnownHrp::Regtest).to_string();
         assert!(matches!(parse(&future), Err(WalletError::AddressType { .. })));
+    }
+
+    #[test]
+    fn a_uri_that_says_something_twice_is_refused() {
+        let uri = "bitcoin:bcrt1qs758ursh4q9z627kt3pp5yysm78ddny6txaqgw?amount=0.0001&label=x&AMOUNT=0.5";
+        assert!(matches!(parse(uri), Err(WalletError::Address { reason, .. }) if reason.contains("twice")));
     }
 
     #[test]

@@ -76,6 +76,14 @@ pub enum WalletError {
         /// The coin.
         outpoint: OutPoint,
     },
+    /// Headers cannot be verified from there on.
+    #[error(
+        "header verification cannot start at height {height}; a checkpoint is the first block of a difficulty period, at a multiple of 2016"
+    )]
+    Checkpoint {
+        /// Its height.
+        height: u32,
+    },
     /// The account has no certificate yet; connect first.
     #[error("the account is not certified by the federation yet; connect and try again")]
     NotCertified,
@@ -137,6 +145,7 @@ impl WalletError {
             Self::NotProposed => "not_proposed",
             Self::UnknownPayment => "unknown_payment",
             Self::WatchOnly => "watch_only",
+            Self::Checkpoint { .. } => "invalid_checkpoint",
             Self::State(StateError::OtherWallet) => "other_wallet",
             Self::State(StateError::Version { .. }) => "state_too_new",
             Self::State(StateError::Damaged { .. }) => "state_damaged",

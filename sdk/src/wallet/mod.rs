@@ -90,7 +90,7 @@ impl Wallet {
     /// block if absent.
     ///
     /// # Errors
-    /// A key cannot be derived.
+    /// A key cannot be derived, or the checkpoint is not the first block of a difficulty period.
     pub fn new(
         federation: Federation,
         words: &SecretWords,
@@ -136,6 +136,12 @@ impl Wallet {
     ) -> Result<Self, WalletError> {
         let network = federation.network();
         let checkpoint = checkpoint.unwrap_or_else(|| Checkpoint::genesis(network));
+        // The first retarget after it needs the time of its period's first block.
+        let params = bitcoin::params::Params::new(network);
+        let aligned = u64::from(checkpoint.height).is_multiple_of(params.difficulty_adjustment_interval());
+        if !aligned && !params.no_pow_retargeting {
+            return Err(WalletError::Checkpoint { height: checkpoint.height });
+        }
         let mut wallet = Self {
             federation,
             keys,
@@ -339,6 +345,11 @@ impl Wallet {
     pub fn abandon(&mut self, txid: Txid) {
         self.proposals.remove(&txid);
         self.book.abandon(txid);
+    }
+
+    /// Forgets which coins are held by the word of a server that is gone; the next one says it anew.
+    pub fn forget_claims(&mut self) {
+        self.book.forget_claims();
     }
 
     /// The owner's signed wish that a payment should not happen.

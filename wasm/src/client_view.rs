@@ -72,7 +72,7 @@ impl CoinView {
             index: coin.position.index,
             finality: coin.finality,
             block: coin.block.map(BlockView::from),
-            locked_by: coin.locked_by.map(|txid| txid.to_string()),
+            locked_by: coin.held_by().map(|txid| txid.to_string()),
             spent_by: coin.spent_by.map(|txid| txid.to_string()),
         }
     }
@@ -91,7 +91,7 @@ pub(crate) struct HistoryView {
     #[serde(skip_serializing_if = "Option::is_none")]
     block_time: Option<u32>,
     confirmations: u32,
-    /// A payment of this wallet that has not come to its end.
+    /// A payment of this wallet that is not final: how it stands, or how it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     payment: Option<PaymentView>,
 }
@@ -99,7 +99,8 @@ pub(crate) struct HistoryView {
 impl HistoryView {
     pub(crate) fn new(entry: &HistoryEntry, session: &Session) -> Self {
         let chain: &HeaderChain = session.wallet().chain();
-        let payment = session.payments().find(|(txid, _)| *txid == entry.txid);
+        let payment = Some(entry).filter(|entry| entry.finality.is_none() && entry.block.is_none());
+        let payment = payment.and_then(|entry| session.payment(entry.txid));
         Self {
             txid: entry.txid.to_string(),
             received: entry.received.to_sat(),
@@ -108,7 +109,7 @@ impl HistoryView {
             block: entry.block.map(BlockView::from),
             block_time: entry.block.and_then(|block| chain.header(block.height)).map(|header| header.time),
             confirmations: entry.block.map_or(0, |block| chain.confirmations(&block)),
-            payment: payment.and_then(|(_, state)| PaymentView::new(state.clone())),
+            payment: payment.and_then(PaymentView::new),
         }
     }
 }

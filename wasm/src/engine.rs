@@ -251,6 +251,12 @@ impl Engine {
         }))
     }
 
+    /// The network may be back: connects now.
+    pub fn wake(&self) -> Promise {
+        let client = self.client();
+        promise(async move { Ok(client?.wake().await.map(|()| JsValue::UNDEFINED)?) })
+    }
+
     /// How far the wallet has come with its bridge.
     pub fn connection(&self) -> Promise {
         self.ask(|session| match session.reach() {

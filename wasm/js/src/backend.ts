@@ -1,9 +1,9 @@
-import { Engine, Federation, fetchFederation } from "./glue/quorate.js";
+import { Engine, Federation, fetchFederation, parseDestination } from "./glue/quorate.js";
 import { QuorateError, abortable, call } from "./errors.js";
 import { init } from "./init.js";
 import { socketFactory } from "#platform";
 import type { StateChange, StateStore } from "./storage.js";
-import { nameOf, storageOf, type StorageOptions } from "./stored.js";
+import { erase, nameOf, storageOf, type StorageOptions } from "./stored.js";
 import type {
   AccountInfo,
   Balance,
@@ -11,6 +11,7 @@ import type {
   Checkpoint,
   Coin,
   Connection,
+  Destination,
   HistoryEntry,
   PaymentRequest,
   Receipt,
@@ -31,6 +32,8 @@ export interface Methods {
   feeRate(): number;
   federation(): string;
   connection(): Connection;
+  parseDestination(text: string): Destination;
+  wake(): void;
   nextAddress(): string;
   unusedAddress(): string;
   coinsAt(address: string): readonly Coin[];
@@ -124,18 +127,22 @@ export async function federationDocument(bridge: string | readonly string[], { s
   return abortable(() => call(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>), signal);
 }
 
-/** Opens a wallet in this thread. One whose opening was aborted is closed again. */
-export function openLocal(opening: Opening): Promise<Backend> {
-  let opened: Promise<Backend> | undefined;
-  const open = (): Promise<Backend> => (opened = openHere(opening));
-  return abortable(open, opening.options.signal).catch((error: unknown) => {
-    opened?.then((backend) => backend.close()).catch(() => undefined);
-    throw error;
-  });
+/**
+ * Opens a wallet in this thread. One whose opening is aborted is closed again, and one that was being made is not there: its words were shown to
+ * nobody.
+ */
+export async function openLocal(opening: Opening): Promise<Backend> {
+  const { signal } = opening.options;
+  signal?.throwIfAborted();
+  const backend = await openHere(opening);
+  if (!signal?.aborted) return backend;
+  await backend.close();
+  if (opening.mode === "create") await erase(opening.options);
+  throw signal.reason;
 }
 
 async function openHere(opening: Opening): Promise<Backend> {
-  await init();
+  await abortable(init, opening.options.signal);
   switch (opening.mode) {
     case "create":
       return create(opening.options);
@@ -143,7 +150,7 @@ async function openHere(opening: Opening): Promise<Backend> {
       return open(opening.options);
     case "watch": {
       const { bridge, federation, record, gapLimit, checkpoint } = opening.options;
-      const document = await federationDocument(bridge);
+      const document = await federationDocument(bridge, opening.options);
       const config = { federation, document, urls: urlsOf(bridge), account: 0, ...(gapLimit !== undefined && { gapLimit }), ...(checkpoint && { checkpoint }) };
       return start(config, { record });
     }
@@ -154,7 +161,7 @@ async function create(options: CreateOptions): Promise<Backend> {
   const { generateWords, checkWords } = await import("./glue/quorate.js");
   const words = await call(() => (options.words === undefined ? generateWords() : checkWords(options.words)));
   const unlock = unlockOf(options);
-  const document = await federationDocument(options.bridge);
+  const document = await federationDocument(options.bridge, options);
   // Refused here, before anything is stored.
   (await call(() => new Federation(document, options.federation))).free();
   const config: Config = {
@@ -168,6 +175,7 @@ async function create(options: CreateOptions): Promise<Backend> {
     ...(options.checkpoint !== undefined && { checkpoint: options.checkpoint }),
   };
   return withStore(options, async (store) => {
+    options.signal?.throwIfAborted();
     const vault = await Vault.create(store, unlock, new Map([[CONFIG, new TextEncoder().encode(JSON.stringify(config))]]));
     try {
       return await start(config, { words, vault, known: options.words === undefined });
@@ -277,6 +285,7 @@ class LocalBackend implements Backend {
       case "tip":
       case "feeRate":
       case "connection":
+      case "wake":
       case "federation":
         return this.#engine[method]();
       case "nextAddress":
@@ -289,6 +298,8 @@ class LocalBackend implements Backend {
       case "attest":
       case "cancel":
         return this.#engine[method](first as string);
+      case "parseDestination":
+        return parseDestination(first as string, this.account.network);
       case "createPsbt":
       case "send":
       case "pay":

@@ -36,18 +36,22 @@ export class QuorateError extends Error {
     if (thrown instanceof QuorateError) return thrown;
     if (typeof thrown === "object" && thrown !== null && "code" in thrown && "message" in thrown) {
       const { code, message } = thrown;
-      if (typeof code === "string" && typeof message === "string" && !(thrown instanceof Error)) {
+      // The engine's own, one of a worker, or one of another copy of this package, such as `quorate/inline`.
+      const ours = !(thrown instanceof Error) || thrown.name === "QuorateError";
+      if (typeof code === "string" && typeof message === "string" && ours) {
         const retryable = "retryable" in thrown && thrown.retryable === true;
-        return new QuorateError(code, message, { retryable, details: detailsOf(thrown) });
+        const cause = "cause" in thrown ? thrown.cause : undefined;
+        return new QuorateError(code, message, { retryable, details: detailsOf(thrown), cause });
       }
     }
     const message = thrown instanceof Error ? thrown.message : String(thrown);
     return new QuorateError("internal", message, { cause: thrown });
   }
 
-  /** What can be posted to another thread. */
-  toJSON(): { code: string; message: string; retryable: boolean; details: ErrorDetails } {
-    return { code: this.code, message: this.message, retryable: this.retryable, details: this.details };
+  /** What can be posted to another thread; the cause comes as its text. */
+  toJSON(): { code: string; message: string; retryable: boolean; details: ErrorDetails; cause?: string } {
+    const { code, message, retryable, details } = this;
+    return { code, message, retryable, details, ...(this.cause !== undefined && { cause: String(this.cause) }) };
   }
 }
 

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import * as glue from "./glue/quorate.js";
 import { QuorateError, callNow } from "./errors.js";
 

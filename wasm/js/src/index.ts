@@ -12,7 +12,7 @@
  *
  * @packageDocumentation
  */
-import { openLocal, type CreateOptions, type OpenOptions, type WatchOptions } from "./backend.js";
+import { openLocal, type Backend, type CreateOptions, type OpenOptions, type WatchOptions } from "./backend.js";
 import { erase, isStored, type StorageOptions } from "./stored.js";
 import { OpenWallet } from "./wallet.js";
 
@@ -31,6 +31,10 @@ export type { WasmSource } from "./wasm.js";
 
 /** Wallets of this page or process. */
 export class Wallet extends OpenWallet {
+  private constructor(backend: Backend) {
+    super(backend);
+  }
+
   /**
    * Makes a new wallet, or restores one from its words, and connects it.
    *

@@ -1,3 +1,5 @@
+import type { QuorateError } from "./errors.js";
+
 /** Which promise stands behind a final transaction: no conflicting one can be signed, or a quorum attests that it knows of none. */
 export type Finality = "enforced" | "attested";
 
@@ -72,7 +74,7 @@ export interface HistoryEntry {
   readonly blockTime?: number;
   /** 0 while it is in no block. */
   readonly confirmations: number;
-  /** Set while a payment of this wallet is under way. */
+  /** Set for a payment of this wallet that is not final: how it stands, or how it ended if it came to nothing. */
   readonly payment?: PaymentState;
 }
 
@@ -84,8 +86,8 @@ export interface Receipt {
   readonly proof: string;
 }
 
-/** How far a wallet has come with its bridge: `ready` once payments can be made. It connects by itself. */
-export type Connection = "offline" | "connected" | "ready";
+/** How far a wallet has come with its bridge: `ready` once payments can be made. It connects by itself, until it is closed. */
+export type Connection = "offline" | "connected" | "ready" | "closed";
 
 /** What a wallet tells. */
 export type WalletEvent =
@@ -101,7 +103,9 @@ export type WalletEvent =
   | { readonly type: "tip"; readonly tip: Block }
   | { readonly type: "lagged"; readonly missed: number }
   | { readonly type: "refused"; readonly error: { readonly code: string; readonly message: string; readonly retry: boolean } }
-  | { readonly type: "serverMisbehaved"; readonly what: string };
+  | { readonly type: "serverMisbehaved"; readonly what: string }
+  /** The last event. With an error if the wallet did not end because it was asked to: `storage_failed` or `worker_failed`. Open it again. */
+  | { readonly type: "closed"; readonly error?: QuorateError };
 
 /** What an account is, for ever. */
 export interface AccountInfo {

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 /**
  * What a page can check that trusts nobody but the federation whose id it pins: finality proofs, accounts, blocks. A small
  * module of its own, without keys or sockets.

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import type { Backend } from "./backend.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
@@ -7,6 +8,7 @@ import type {
   Block,
   Coin,
   Connection,
+  Destination,
   Finality,
   HistoryEntry,
   PaymentRequest,
@@ -34,10 +36,25 @@ export class OpenWallet implements AsyncDisposable {
   readonly #backend: Backend;
   readonly #events = new EventHub();
 
-  /** @internal */
-  constructor(backend: Backend) {
+  #ended = false;
+  readonly #awake = (): void => void this.#backend.request("wake").catch(() => undefined);
+
+  protected constructor(backend: Backend) {
     this.#backend = backend;
-    backend.listen((event) => this.#events.push(event));
+    backend.listen((event) => (event === undefined ? void this.#end() : this.#events.push(event)));
+    globalThis.addEventListener?.("online", this.#awake);
+    globalThis.addEventListener?.("visibilitychange", this.#awake);
+  }
+
+  /** Tells that it is over, and why if nobody asked for it. */
+  async #end(): Promise<void> {
+    if (this.#ended) return;
+    this.#ended = true;
+    globalThis.removeEventListener?.("online", this.#awake);
+    globalThis.removeEventListener?.("visibilitychange", this.#awake);
+    const error = await this.#backend.request("balance").then(() => undefined, (thrown: unknown) => QuorateError.from(thrown));
+    this.#events.push({ type: "closed", ...(error !== undefined && error.code !== "closed" && { error }) });
+    this.#events.push(undefined);
   }
 
   /** The account: id, descriptor, network. */
@@ -46,8 +63,18 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /** How far the wallet has come with its bridge, now. */
-  connection(): Promise<Connection> {
-    return this.#backend.request("connection");
+  async connection(): Promise<Connection> {
+    return this.#ended ? "closed" : this.#backend.request("connection");
+  }
+
+  /**
+   * Reads what a user typed, pasted or scanned: an address or a `bitcoin:` URI (BIP21), checked against the wallet's network. Show what it says
+   * before you pay.
+   *
+   * @throws {@link QuorateError} `invalid_address`, `wrong_network`, `unknown_address_type`.
+   */
+  parseDestination(text: string): Promise<Destination> {
+    return this.#backend.request("parseDestination", text);
   }
 
   /** Waits until the federation has certified the account, in this run or in one before. It may be offline all the same: see `connection`. */
@@ -218,7 +245,7 @@ export class OpenWallet implements AsyncDisposable {
   /** Ends the wallet and lets another tab or process open it. Waiting calls end with the code `closed`. */
   async close(): Promise<void> {
     await this.#backend.close();
-    this.#events.push(undefined);
+    await this.#end();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

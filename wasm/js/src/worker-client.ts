@@ -10,7 +10,7 @@
  * @packageDocumentation
  */
 import type { Backend, CreateOptions, Methods, OpenOptions, Opening, WatchOptions } from "./backend.js";
-import { QuorateError, abortable } from "./errors.js";
+import { QuorateError } from "./errors.js";
 import { erase, isStored, type StorageOptions } from "./stored.js";
 import type { AccountInfo, WalletEvent } from "./types.js";
 import { OpenWallet } from "./wallet.js";
@@ -18,6 +18,7 @@ import type { FromWorker, ToWorker } from "./worker.js";
 
 export { QuorateError } from "./errors.js";
 export type * from "./types.js";
+export type { Unlock } from "./vault.js";
 export { OpenWallet, type IncomingPayment } from "./wallet.js";
 
 type Unnumbered<T> = T extends unknown ? Omit<T, "id"> : never;
@@ -37,26 +38,37 @@ class WorkerBackend implements Backend {
   #listener: ((event: WalletEvent | undefined) => void) | undefined;
   #next = 1;
   #account: AccountInfo | undefined;
-  #ended = false;
+  #ended: QuorateError | undefined;
 
   private constructor(worker: Worker) {
     this.#worker = worker;
     worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.#take(data);
-    worker.onerror = (event) => this.#fail(new QuorateError("worker_failed", `the worker failed: ${event.message}`));
+    worker.onerror = ({ message }) =>
+      this.#fail(new QuorateError("worker_failed", message ? `the worker failed: ${message}` : "the worker's file cannot be loaded; see WorkerOptions"));
   }
 
   static async open(opening: Opening, { worker, wasm }: WorkerOptions): Promise<WorkerBackend> {
+    // A signal cannot be sent to a worker.
+    const { signal, ...options } = opening.options;
+    signal?.throwIfAborted();
+    if ("storage" in options && typeof options.storage === "object") {
+      throw new QuorateError("invalid_argument", "storage: one of your own cannot be used in a worker; use `Wallet` of `quorate`, or IndexedDB");
+    }
+    if (worker === undefined && typeof Worker === "undefined") {
+      throw new QuorateError("worker_failed", "this runtime has no web workers; use `Wallet` of `quorate`");
+    }
     const made = worker?.() ?? new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     const backend = new WorkerBackend(made);
+    const abort = (): void => void backend.#ask({ type: "abort" }).catch(() => undefined);
+    signal?.addEventListener("abort", abort, { once: true });
     try {
       const source = wasm ?? new URL("./quorate.wasm", import.meta.url).href;
-      // A signal cannot be sent to a worker; one that is aborted ends it.
-      const { signal, ...options } = opening.options;
-      const ask = (): Promise<unknown> => backend.#ask({ type: "open", opening: { ...opening, options } as Opening, wasm: source });
-      backend.#account = (await abortable(ask, signal)) as AccountInfo;
+      backend.#account = (await backend.#ask({ type: "open", opening: { ...opening, options } as Opening, wasm: source })) as AccountInfo;
     } catch (error) {
       made.terminate();
-      throw error;
+      throw signal?.aborted ? signal.reason : error;
+    } finally {
+      signal?.removeEventListener("abort", abort);
     }
     return backend;
   }
@@ -80,7 +92,7 @@ class WorkerBackend implements Backend {
   }
 
   #fail(error: QuorateError): void {
-    this.#ended = true;
+    this.#ended ??= error;
     this.#worker.terminate();
     for (const { reject } of this.#waiting.values()) reject(error);
     this.#waiting.clear();
@@ -88,7 +100,7 @@ class WorkerBackend implements Backend {
   }
 
   #ask(message: Unnumbered<ToWorker>): Promise<unknown> {
-    if (this.#ended) return Promise.reject(new QuorateError("closed", "the wallet has been closed"));
+    if (this.#ended !== undefined) return Promise.reject(this.#ended);
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject });
@@ -106,7 +118,7 @@ class WorkerBackend implements Backend {
   }
 
   async close(): Promise<void> {
-    if (this.#ended) return;
+    if (this.#ended !== undefined) return;
     try {
       await this.#ask({ type: "close" });
     } finally {
@@ -117,6 +129,10 @@ class WorkerBackend implements Backend {
 
 /** Wallets whose engine runs in a worker. Storages of your own cannot be used here. */
 export class Wallet extends OpenWallet {
+  private constructor(backend: Backend) {
+    super(backend);
+  }
+
   /** See `Wallet.create` of `quorate`. */
   static async create(options: CreateOptions, worker: WorkerOptions = {}): Promise<Wallet> {
     return new Wallet(await WorkerBackend.open({ mode: "create", options }, worker));

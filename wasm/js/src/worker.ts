@@ -1,6 +1,6 @@
 // The engine in a web worker: a self-contained file, started by worker-client.ts.
 import { openLocal, type Backend, type Methods, type Opening } from "./backend.js";
-import { QuorateError } from "./errors.js";
+import { QuorateError, abortable } from "./errors.js";
 import { init } from "./init.js";
 import type { WasmSource } from "./wasm.js";
 
@@ -8,6 +8,7 @@ import type { WasmSource } from "./wasm.js";
 export type ToWorker =
   | { readonly id: number; readonly type: "open"; readonly opening: Opening; readonly wasm: string | WebAssembly.Module | ArrayBuffer }
   | { readonly id: number; readonly type: "request"; readonly method: keyof Methods; readonly args: unknown[] }
+  | { readonly id: number; readonly type: "abort" }
   | { readonly id: number; readonly type: "close" };
 
 /** To the page. */
@@ -17,17 +18,21 @@ export type FromWorker =
   | { readonly event: unknown };
 
 let backend: Backend | undefined;
+const aborting = new AbortController();
 
 async function handle(message: ToWorker): Promise<unknown> {
   switch (message.type) {
     case "open":
-      await init(message.wasm as WasmSource);
-      backend = await openLocal(message.opening);
+      await abortable(() => init(message.wasm as WasmSource), aborting.signal);
+      backend = await openLocal({ ...message.opening, options: { ...message.opening.options, signal: aborting.signal } } as Opening);
       backend.listen((event) => postMessage({ event } satisfies FromWorker));
       return backend.account;
     case "request":
       if (backend === undefined) throw new QuorateError("closed", "no wallet is open");
       return (backend.request as (method: keyof Methods, ...args: unknown[]) => Promise<unknown>)(message.method, ...message.args);
+    case "abort":
+      aborting.abort();
+      return undefined;
     case "close":
       await backend?.close();
       return undefined;

@@ -1,0 +1,111 @@
+// How wallets begin and end, whatever happens in between; and what TypeScript makes of the package in a plain project.
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { MemoryStorage, QuorateError, Wallet } from "quorate";
+import { QuorateError as InlineError } from "quorate/inline";
+import { Wallet as WorkerWallet } from "quorate/worker";
+import { startDevnet } from "../browser/support.mjs";
+
+let devnet;
+before(async () => (devnet = await startDevnet()));
+after(() => devnet?.stop());
+
+/** A storage in memory that asks first what is to become of each change. */
+function asking(decide) {
+  const storage = new MemoryStorage();
+  const open = storage.open.bind(storage);
+  storage.open = async (name) => {
+    const store = await open(name);
+    const apply = store.apply.bind(store);
+    store.apply = async (change) => {
+      await decide(change);
+      await apply(change);
+    };
+    return store;
+  };
+  return storage;
+}
+
+test("a wallet whose making is given up in the middle is not there", { timeout: 60_000 }, async () => {
+  const reason = new Error("the user left");
+  for (const words of [undefined, "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about"]) {
+    const stop = new AbortController();
+    const storage = asking(() => stop.abort(reason));
+    const options = { bridge: devnet.bridge, federation: devnet.federation, storage, password: "pass" };
+    await assert.rejects(Wallet.create({ ...options, ...(words && { words }), signal: stop.signal }), reason);
+    assert.equal(await Wallet.exists({ storage }), false);
+    await (await Wallet.create(options)).close();
+  }
+});
+
+test("a wallet that cannot save says so, to everybody, and ends", { timeout: 60_000 }, async () => {
+  let full = false;
+  const storage = asking(() => {
+    if (full) throw new Error("the disk is full");
+  });
+  const wallet = await Wallet.create({ bridge: devnet.bridge, federation: devnet.federation, storage, password: "pass" });
+  await wallet.ready();
+  const events = wallet.events();
+  full = true;
+  await assert.rejects(wallet.nextAddress(), (error) => error.code === "storage_failed" && /disk is full/.test(error.message));
+  let last;
+  for await (const event of events) last = event;
+  assert.equal(last.type, "closed");
+  assert.equal(last.error.code, "storage_failed");
+  assert.equal(await wallet.connection(), "closed");
+  await wallet.close();
+  full = false;
+  const again = await Wallet.open({ storage, password: "pass" });
+  await again.ready();
+  const ending = again.events();
+  await again.close();
+  for await (const event of ending) last = event;
+  assert.deepEqual(last, { type: "closed" }, "nothing is wrong with a wallet that was closed");
+});
+
+test("an error of another copy of the package keeps what it says", () => {
+  const foreign = new InlineError("dust", "too little", { retryable: true, details: { least: 330n } });
+  assert.ok(!(foreign instanceof QuorateError));
+  const error = QuorateError.from(foreign);
+  assert.deepEqual([error.code, error.retryable, error.details], ["dust", true, { least: 330n }]);
+});
+
+test("what a worker cannot have is refused with a code", async () => {
+  const options = { bridge: devnet.bridge, federation: devnet.federation, password: "pass" };
+  await assert.rejects(WorkerWallet.create({ ...options, storage: new MemoryStorage() }), { code: "invalid_argument" });
+  await assert.rejects(WorkerWallet.create(options), { code: "worker_failed" });
+});
+
+test("in a plain TypeScript project nothing is any", () => {
+  mkdirSync("target", { recursive: true });
+  const directory = mkdtempSync("target/plain-");
+  try {
+    const options = { strict: true, noEmit: true, target: "ES2022", lib: ["ES2023", "DOM"], module: "ESNext", moduleResolution: "Bundler", types: [], skipLibCheck: true };
+    writeFileSync(join(directory, "tsconfig.json"), JSON.stringify({ compilerOptions: options, include: ["use.ts"] }));
+    const code = `
+import { OpenWallet, Wallet } from "quorate";
+import { Federation } from "quorate/verify";
+export async function use(wallet: Wallet, federation: Federation): Promise<bigint | undefined> {
+  for await (const event of wallet.events()) if (event.type === "received") return event.amount;
+  // @ts-expect-error There is no such thing.
+  wallet.events().nonsense;
+  // @ts-expect-error There is no such thing.
+  federation.nonsense;
+  // @ts-expect-error Wallets are made or opened.
+  new OpenWallet();
+  // @ts-expect-error Wallets are made or opened.
+  new Wallet();
+  return undefined;
+}
+`;
+    writeFileSync(join(directory, "use.ts"), code);
+    execFileSync("npx", ["--no-install", "tsc", "-p", directory], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+  } catch (error) {
+    assert.fail(error.stdout ?? error);
+  } finally {
+    rmSync(directory, { recursive: true, force: true });
+  }
+});

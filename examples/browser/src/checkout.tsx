@@ -129,6 +129,15 @@ function Payment({ wallet, sale, onNext }: { wallet: Wallet; sale: Sale; onNext:
   );
 }
 
+/** How sure the merchant can be, and of what. */
+function standing({ transactions }: IncomingPayment, checked: Checked | undefined): string {
+  if (checked?.transaction.finality === "enforced") return `Final, verified in this browser in ${checked.tookMs.toFixed(1)} ms.`;
+  if (checked) return `Attested by the federation, verified in this browser in ${checked.tookMs.toFixed(1)} ms. The payer holds the key alone: for large amounts wait for confirmations.`;
+  if (transactions.every(({ finality }) => finality === "enforced")) return "Final, paid by more than one transaction, each verified by the till's wallet.";
+  if (transactions.every(({ proof }) => proof === undefined)) return "In a block of the chain, not by the federation: wait for the confirmations that you need.";
+  return "Paid by several transactions, not all of them final: wait for confirmations.";
+}
+
 function Paid({ wallet, paid, checked, onNext }: { wallet: Wallet; paid: IncomingPayment; checked: Checked | undefined; onNext: () => void }) {
   const history = useHistory(wallet);
   const txid = paid.transactions[0]?.txid;
@@ -138,7 +147,7 @@ function Paid({ wallet, paid, checked, onNext }: { wallet: Wallet; paid: Incomin
       <div className="card done" role="status">
         <svg className="mark" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="7" /><path d="M4.5 8.2l2.4 2.4 4.6-5" /></svg>
         <h1>{sats(paid.amount)} paid</h1>
-        {checked ? <p>Final, verified in this browser in {checked.tookMs.toFixed(1)} ms.</p> : <p>Paid by more than one transaction, each verified by the till's wallet.</p>}
+        <p>{standing(paid, checked)}</p>
         <p className="soft" data-testid="confirmations">
           {confirmations === 0 ? "Not in a block yet; it need not be." : `${confirmations} confirmation${confirmations > 1 ? "s" : ""}`}
         </p>
@@ -147,8 +156,10 @@ function Paid({ wallet, paid, checked, onNext }: { wallet: Wallet; paid: Incomin
         <details>
           <summary>The proof</summary>
           <p className="soft">
-            {checked.transaction.signers} nodes of the federation had to take part in signing transaction <span className="mono">{checked.transaction.txid}</span>. Each keeps a durable
-            record of it, so no transaction that spends the same coins can be signed. Anyone can check this with the federation's id and nothing else.
+            {checked.transaction.finality === "enforced"
+              ? "So many nodes of the federation had to take part in signing this transaction, and each keeps a durable record of it, so no transaction that spends the same coins can be signed: "
+              : "So many nodes of the federation have committed to this transaction and to no other of the same coins. Their owner alone holds the key and can still sign another for the chain: "}
+            {checked.transaction.signers}, for <span className="mono">{checked.transaction.txid}</span>. Anyone can check this with the federation's id and nothing else.
           </p>
           <pre>{JSON.stringify(JSON.parse(checked.proof), undefined, 2)}</pre>
           <Copy text={checked.proof} label="Copy proof" />

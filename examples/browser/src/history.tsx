@@ -7,6 +7,7 @@ function standing({ payment, finality, confirmations }: HistoryEntry): { text: s
   if (finality === "enforced") return { text: "final", tone: "good" };
   if (finality === "attested") return { text: "attested", tone: "wait" };
   if (payment?.state === "voting") return { text: `votes ${payment.votes}/${payment.quorum}`, tone: "wait" };
+  if (payment?.state === "rejected" || payment?.state === "failed") return { text: payment.state, tone: "bad" };
   if (payment) return { text: payment.state, tone: "wait" };
   return { text: "not sent", tone: "bad" };
 }
@@ -19,7 +20,7 @@ export function History({ entries }: { entries: readonly HistoryEntry[] | undefi
         {entries.toReversed().map((entry) => {
           const { text, tone } = standing(entry);
           const net = entry.received - entry.spent;
-          const when = entry.blockTime ? new Date(entry.blockTime * 1000).toLocaleString() : "just now";
+          const when = entry.blockTime ? new Date(entry.blockTime * 1000).toLocaleString() : "not in a block yet";
           return (
             <li key={entry.txid} data-txid={entry.txid}>
               <span>{net < 0n ? "Sent" : "Received"}</span>

@@ -37,7 +37,7 @@ export function Open({ devnet, onOpen }: { devnet: Devnet | null; onOpen: (walle
   return (
     <Shell title="Quorate wallet">
       {step === "unlock" ? (
-        <Unlock name={name} onOpen={onOpen} />
+        <Unlock name={name} devnet={devnet} onOpen={onOpen} />
       ) : (
         <Create
           key={step}
@@ -52,12 +52,12 @@ export function Open({ devnet, onOpen }: { devnet: Devnet | null; onOpen: (walle
   );
 }
 
-function Unlock({ name, onOpen }: { name: string; onOpen: (wallet: Wallet) => void }) {
+function Unlock({ name, devnet, onOpen }: { name: string; devnet: Devnet | null; onOpen: (wallet: Wallet) => void }) {
   const [password, setPassword] = useState("");
   const { busy, error, run } = useAction();
   const submit = (event: FormEvent) => {
     event.preventDefault();
-    run(async () => onOpen(await Wallet.open({ name, password })));
+    run(async () => onOpen(await Wallet.open({ name, password, ...(devnet && { bridge: devnet.bridge }) })));
   };
   return (
     <form className="card" onSubmit={submit}>
@@ -115,10 +115,9 @@ function Create({ name, devnet, restore, onSwitch, onMade }: CreateProps) {
       <Field label="Password" hint={`At least ${PASSWORD_LENGTH_MIN} characters. It encrypts the wallet on this device; the words are the backup.`}>
         {(id) => <input id={id} type="password" autoComplete="new-password" value={password} onChange={(event) => setPassword(event.target.value)} />}
       </Field>
-      <Field label="Password again">
+      <Field label="Password again" hint={different ? "The two passwords differ." : undefined}>
         {(id) => <input id={id} type="password" autoComplete="new-password" aria-invalid={different} value={again} onChange={(event) => setAgain(event.target.value)} />}
       </Field>
-      {different && <p className="problem">The two passwords differ.</p>}
       <details open={!devnet}>
         <summary>Federation</summary>
         <div className="card">

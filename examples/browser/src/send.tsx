@@ -1,16 +1,21 @@
 import { useEffect, useState, type FormEvent } from "react";
-import { useSend } from "quorate/react";
-import type { PaymentState } from "quorate";
+import type { Sending } from "quorate/react";
+import type { Destination, PaymentState } from "quorate";
 import type { OpenWallet } from "quorate/worker";
 import { Scan, canScan } from "./scan.js";
-import { Field, Problem, parseSats, sats } from "./ui.js";
+import { Field, Problem, parseSats, sats, useAction } from "./ui.js";
 
-/** Reads what it can of a `bitcoin:` URI, to show it; the wallet reads and checks it again. */
-function amountOf(to: string): bigint | undefined {
-  const found = /^bitcoin:[^?]*\?(.*)$/i.exec(to.trim());
-  const amount = found && new URLSearchParams(found[1]).get("amount");
-  const parts = amount && /^(\d+)(?:\.(\d{1,8}))?$/.exec(amount);
-  return parts ? BigInt(parts[1] + (parts[2] ?? "").padEnd(8, "0")) : undefined;
+/** A payment takes well under a second. */
+const STOP_AFTER_MS = 5_000;
+
+/** What the wallet reads in what was typed, pasted or scanned: shown before it is paid. */
+function useDestination(wallet: OpenWallet, text: string): { found?: Destination; error?: unknown } {
+  const [read, setRead] = useState<{ text: string; found?: Destination; error?: unknown }>({ text: "" });
+  useEffect(() => {
+    if (text.trim() === "") return;
+    wallet.parseDestination(text).then((found) => setRead({ text, found }), (error: unknown) => setRead({ text, error }));
+  }, [wallet, text]);
+  return read.text === text ? read : {};
 }
 
 /** What to show while a payment is made; it is saved once it has a txid, and goes on from then on whatever happens to the page. */
@@ -25,25 +30,28 @@ function progressOf(txid: string | undefined, state: PaymentState | undefined): 
   }
 }
 
-export function Send({ wallet, ready }: { wallet: OpenWallet; ready: boolean }) {
+/** Paying. What is under way is kept by the page, so that it is still here when its user comes back from another section. */
+export function Send({ wallet, sending, ready }: { wallet: OpenWallet; sending: Sending; ready: boolean }) {
   const [to, setTo] = useState("");
   const [amount, setAmount] = useState("");
   const [scanning, setScanning] = useState(false);
   const [started, setStarted] = useState<number>();
   const [took, setTook] = useState<number>();
-  const { send, txid, state, receipt, error, reset } = useSend(wallet);
-  const asked = amountOf(to);
+  const { send, txid, state, receipt, error, reset } = sending;
+  const destination = useDestination(wallet, to);
+  const asked = destination.found?.amount;
   useEffect(() => {
     if (receipt && started !== undefined && took === undefined) setTook(performance.now() - started);
   }, [receipt, started, took]);
 
   const wanted = asked ?? parseSats(amount);
-  const busy = started !== undefined && !receipt && !error;
+  const busy = sending.sending;
   const submit = (event: FormEvent) => {
     event.preventDefault();
     setStarted(performance.now());
     setTook(undefined);
-    void send(asked === undefined ? { to, amount: wanted } : { to });
+    // What the button says is what is paid.
+    void send({ to, amount: wanted });
   };
   const again = () => {
     reset();
@@ -69,6 +77,7 @@ export function Send({ wallet, ready }: { wallet: OpenWallet; ready: boolean }) 
       <section className="card" role="status">
         <h2>{text}…</h2>
         <progress max={3} value={value} aria-label="Progress of the payment" />
+        {txid !== undefined && <Stop wallet={wallet} txid={txid} />}
       </section>
     );
   }
@@ -84,9 +93,28 @@ export function Send({ wallet, ready }: { wallet: OpenWallet; ready: boolean }) 
           {(id) => <input id={id} inputMode="numeric" value={amount} onChange={(event) => setAmount(event.target.value)} />}
         </Field>
       )}
-      <Problem error={error} />
-      <button disabled={!ready || to.trim() === "" || !wanted}>{wanted ? `Pay ${sats(wanted)}` : "Pay"}</button>
+      {destination.found?.label && <p className="hint">To {destination.found.label}</p>}
+      <Problem error={error ?? destination.error} />
+      <button disabled={!ready || !destination.found || !wanted}>{wanted ? `Pay ${sats(wanted)}` : "Pay"}</button>
       {!ready && <p className="hint">Waiting for the federation…</p>}
     </form>
+  );
+}
+
+/** After a while in which a payment did not come to its end, offers to stop it. */
+function Stop({ wallet, txid }: { wallet: OpenWallet; txid: string }) {
+  const [late, setLate] = useState(false);
+  const { busy, error, run } = useAction();
+  useEffect(() => {
+    const timer = setTimeout(() => setLate(true), STOP_AFTER_MS);
+    return () => clearTimeout(timer);
+  }, []);
+  if (!late) return null;
+  return (
+    <>
+      <p className="hint">This takes longer than it should. If you stop it and it can still be stopped, the money is yours again.</p>
+      <Problem error={error} />
+      <button type="button" className="quiet" disabled={busy} onClick={() => run(() => wallet.cancel(txid))}>Stop the payment</button>
+    </>
   );
 }

@@ -1,4 +1,4 @@
-import { useEffect, useId, useState, type ReactNode } from "react";
+import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import { renderSVG } from "uqr";
 
 const SAT_PER_BTC = 100_000_000n;
@@ -47,13 +47,20 @@ export function Copy({ text, label }: { text: string; label: string }) {
   );
 }
 
-export function Field({ label, hint, children }: { label: string; hint?: string; children: (id: string) => ReactNode }) {
+export function Field({ label, hint, children }: { label: string; hint?: string | undefined; children: (id: string) => ReactNode }) {
   const id = useId();
+  const field = useRef<HTMLDivElement>(null);
+  // The input says by itself what is written below it.
+  useEffect(() => {
+    const input = field.current?.querySelector(`#${CSS.escape(id)}`);
+    if (hint) input?.setAttribute("aria-describedby", `${id}-hint`);
+    else input?.removeAttribute("aria-describedby");
+  }, [id, hint]);
   return (
-    <div className="field">
+    <div className="field" ref={field}>
       <label htmlFor={id}>{label}</label>
       {children(id)}
-      {hint && <p className="hint">{hint}</p>}
+      {hint && <p className="hint" id={`${id}-hint`}>{hint}</p>}
     </div>
   );
 }

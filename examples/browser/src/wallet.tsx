@@ -1,6 +1,6 @@
 import { StrictMode, useEffect, useState } from "react";
 import { createRoot } from "react-dom/client";
-import { useBalance, useConnection, useHistory } from "quorate/react";
+import { useBalance, useConnection, useHistory, useSend } from "quorate/react";
 import { Wallet } from "quorate/worker";
 import { findDevnet, fund, type Devnet } from "./devnet.js";
 import { History } from "./history.js";
@@ -31,7 +31,8 @@ function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null;
   const connection = useConnection(wallet);
   const balance = useBalance(wallet);
   const history = useHistory(wallet);
-  const tone = { ready: "good", connected: "wait", offline: "bad" }[connection ?? "offline"];
+  const sending = useSend(wallet);
+  const tone = { ready: "good", connected: "wait", offline: "bad", closed: "bad" }[connection ?? "offline"];
   return (
     <Shell title="Quorate wallet" aside={<span className={`pill ${tone}`} role="status">{connection}</span>}>
       <section className="card" aria-label="Balance">
@@ -45,6 +46,12 @@ function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null;
         </div>
         {devnet && <Gift wallet={wallet} />}
       </section>
+      {connection === "closed" && (
+        <section className="card" role="alert">
+          <p>The wallet had to stop; nothing that it saved is lost.</p>
+          <button type="button" onClick={lock}>Open it again</button>
+        </section>
+      )}
       <nav aria-label="Sections">
         {TABS.map((name) => (
           <button key={name} type="button" aria-current={name === tab ? "page" : undefined} onClick={() => setTab(name)}>
@@ -54,7 +61,7 @@ function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null;
       </nav>
       {tab === "Home" && <History entries={history} />}
       {tab === "Receive" && <Receive wallet={wallet} />}
-      {tab === "Send" && <Send wallet={wallet} ready={connection === "ready"} />}
+      {tab === "Send" && <Send wallet={wallet} sending={sending} ready={connection === "ready"} />}
       {tab === "Settings" && <Settings wallet={wallet} lock={lock} />}
     </Shell>
   );

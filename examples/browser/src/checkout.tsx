@@ -129,6 +129,8 @@ function Payment({ wallet, sale, onNext }: { wallet: Wallet; sale: Sale; onNext:
   );
 }
 
+const txidOf = ({ transaction }: Checked) => <span className="mono">{transaction.txid}</span>;
+
 /** How sure the merchant can be, and of what. */
 function standing({ transactions }: IncomingPayment, checked: Checked | undefined): string {
   if (checked?.transaction.finality === "enforced") return `Final, verified in this browser in ${checked.tookMs.toFixed(1)} ms.`;
@@ -156,10 +158,12 @@ function Paid({ wallet, paid, checked, onNext }: { wallet: Wallet; paid: Incomin
         <details>
           <summary>The proof</summary>
           <p className="soft">
-            {checked.transaction.finality === "enforced"
-              ? "So many nodes of the federation had to take part in signing this transaction, and each keeps a durable record of it, so no transaction that spends the same coins can be signed: "
-              : "So many nodes of the federation have committed to this transaction and to no other of the same coins. Their owner alone holds the key and can still sign another for the chain: "}
-            {checked.transaction.signers}, for <span className="mono">{checked.transaction.txid}</span>. Anyone can check this with the federation's id and nothing else.
+            {checked.transaction.finality === "enforced" ? (
+              <>Signing transaction {txidOf(checked)} took {checked.transaction.signers} nodes of the federation. Each keeps a durable record of it, so no transaction that spends the same coins can be signed.</>
+            ) : (
+              <>{checked.transaction.signers} nodes of the federation have committed to transaction {txidOf(checked)} and to no other of the same coins. Their owner alone holds the key and can still sign another for the chain.</>
+            )}{" "}
+            Anyone can check this with the federation's id and nothing else.
           </p>
           <pre>{JSON.stringify(JSON.parse(checked.proof), undefined, 2)}</pre>
           <Copy text={checked.proof} label="Copy proof" />

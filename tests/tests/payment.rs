@@ -233,3 +233,25 @@ async fn a_wallet_that_is_closed_in_the_middle_of_a_payment_ends_it_when_it_is_o
     assert_eq!(history.len(), 4);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_is_larger_than_a_frame_is_read_in_pages() -> Result<()> {
+    const COINS: usize = 5_000;
+    let cluster = Cluster::start(NODE, 4).await?;
+    let federation = federation(&cluster).await?;
+    let words = SecretWords::generate()?;
+    let wallet = open_wallet(&federation, &words, WebSocket::new(cluster.url())).await?;
+    let own = wallet.next_address().await?;
+    let value = Amount::from_sat(1_000);
+    let all = value * u64::try_from(COINS)?;
+    wallet.close().await;
+    fund(&cluster.chain, &[own], COINS, value)?;
+    // Over the bridge, which learns it from the nodes, and straight from a node.
+    let over_bridge = open_wallet(&federation, &words, WebSocket::new(cluster.url())).await?;
+    wait_spendable(&over_bridge, all).await?;
+    let identity = TlsIdentity::read(&cluster.files.client)?;
+    let nodes = cluster.files.addresses.iter().map(|node| (node.id, node.address)).collect();
+    let straight = open_wallet(&federation, &words, Quic::new(&identity, nodes)?).await?;
+    wait_spendable(&straight, all).await?;
+    cluster.connected(4).await
+}

@@ -26,7 +26,7 @@ fn ledger(rounds: Vec<RoundRecord>) -> Ledger {
 }
 
 fn mine(ledger: &mut Ledger, txdata: Vec<Transaction>) {
-    let header = block::Header {
+    let header = Header {
         version: block::Version::TWO,
         prev_blockhash: ledger.tip().hash,
         merkle_root: bitcoin::TxMerkleNode::all_zeros(),

@@ -163,9 +163,9 @@ async fn a_cancelled_payment_whose_coordinator_died_comes_to_its_end() -> Result
         let txid = payer.send(request(&to, PAID)?).await?;
         let signed = async {
             while let Some(event) = events.next().await {
-                match event {
-                    Event::Payment { txid: other, state: PaymentState::Approved } if other == txid => return,
-                    _ => {}
+                if matches!(event, Event::Payment { txid: other, state: PaymentState::Approved } if other == txid)
+                {
+                    return;
                 }
             }
         };

@@ -4,7 +4,7 @@ use crate::{
     byzantine::Evil,
     disk::Disk,
     epochs::WholeSeal,
-    oracle::Mirror,
+    oracle::{Mirror, Row},
     world::{Event, Owner, World},
 };
 use bitcoin::Txid;
@@ -76,6 +76,8 @@ pub struct SimNode {
     pub forgetful: bool,
     /// What is durable.
     pub mirror: Mirror,
+    /// Records of a write that was under way when the node died: on the disk is this or what was there before.
+    interrupted: Vec<(Row, Vec<u8>)>,
     /// Its disk has held a whole store.
     pub created: bool,
     /// Its store was set back behind what an honest peer had seen of it.
@@ -120,6 +122,7 @@ impl SimNode {
             evil: None,
             forgetful: false,
             mirror: Mirror::new(),
+            interrupted: Vec::new(),
             created: false,
             amnesiac: false,
             snapshot: None,
@@ -151,6 +154,9 @@ impl SimNode {
 
     /// Forgets everything that is not on the disk.
     pub fn power_off(&mut self) -> Vec<Owner> {
+        if let Some(batch) = &self.writing {
+            self.interrupted = rows_of(batch);
+        }
         (self.machine, self.store, self.writing, self.timer_at) = (None, None, None, None);
         self.queue.clear();
         self.replies.clear();
@@ -172,6 +178,11 @@ impl SimNode {
     }
 }
 
+fn rows_of(batch: &[Item]) -> Vec<(Row, Vec<u8>)> {
+    let records = batch.iter().flat_map(|(change, _)| change.records());
+    records.map(|(table, key, value)| ((table, key.to_vec()), value.to_vec())).collect()
+}
+
 impl World {
     /// Starts a node from its disk. `false` if the disk failed again while it was read.
     pub fn start_node(&mut self, id: NodeId) -> bool {
@@ -190,7 +201,7 @@ impl World {
             }
             Ok((store, stored, mirror))
         });
-        let (store, mut stored, mirror) = match opened {
+        let (store, mut stored, mut mirror) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let found = error.to_string();
@@ -202,13 +213,23 @@ impl World {
             // As the real node does; if the disk fails again, it finds the same at its next start.
             stored.log.lost = Some("its store is missing".to_owned());
             let _failed = set_lost(&store, "its store is missing");
+            let rows = store.rows(Table::Log).unwrap_or_default();
+            mirror.extend(rows.into_iter().map(|(key, value)| ((Table::Log, key), value)));
         }
         // A write that the crash interrupted may be there or not; what was confirmed has to be.
-        if let Some((table, key)) = node.mirror.keys().find(|row| !mirror.contains_key(*row)) {
+        let survives = |(row, confirmed): &(&Row, &Vec<u8>)| match mirror.get(*row) {
+            // What was set back may have the value of another interrupted write.
+            Some(found) if *confirmed == found || node.forgetful => true,
+            Some(found) => {
+                node.interrupted.iter().any(|(under_way, value)| under_way == *row && value == found)
+            }
+            None => false,
+        };
+        if let Some(((table, key), _)) = node.mirror.iter().find(|row| !survives(row)) {
             let what = format!("node {id} lost record {} of {table:?}", hex::encode(key));
             self.oracle.broken("what is durable survives", what);
         }
-        node.mirror = mirror;
+        (node.mirror, node.interrupted) = (mirror, Vec::new());
         node.created = true;
         if node.is_trusted() {
             self.oracle.found_votes(id, &node.mirror);
@@ -310,6 +331,8 @@ impl World {
         let (Some(batch), Some(store)) = (node.writing.take(), &node.store) else { return };
         let changes: Vec<_> = batch.iter().map(|(change, _)| change).filter(|one| !one.is_empty()).collect();
         if let Err(error) = store.write(&changes) {
+            // It says that it failed; it may be there all the same.
+            node.interrupted = rows_of(&batch);
             let what = error.to_string();
             self.write_failed(id, &what);
             return;

@@ -21,7 +21,9 @@ use quorate_node::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a node has on its disk, as far as the oracle can tell.
-pub type Mirror = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+pub type Mirror = BTreeMap<Row, Vec<u8>>;
+/// A record's table and key.
+pub type Row = (Table, Vec<u8>);
 
 /// The judge of one run.
 #[derive(Debug, Default)]

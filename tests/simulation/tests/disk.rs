@@ -11,6 +11,8 @@ fn change(number: u32) -> ChangeSet {
     let mut change = ChangeSet::default();
     change.put(Table::Transactions, &number.to_be_bytes(), &vec![number; 200]);
     change.put(Table::Rounds, &number.to_be_bytes(), &number);
+    // One record is written again each time.
+    change.put(Table::Log, b"head", &number);
     change
 }
 
@@ -43,6 +45,9 @@ fn check(store: &Store, confirmed: u32, at: u64) {
         found >= confirmed,
         "power lost at operation {at}: {confirmed} writes were confirmed, {found} are there"
     );
+    let last = store.rows(Table::Log).expect("reads").first().map(|(_, value)| value.clone());
+    let expected = found.checked_sub(1).map(|number| number.to_string().into_bytes());
+    assert_eq!(last, expected, "power lost at operation {at}: a record has a value of another time");
     assert!(found <= confirmed + 1, "power lost at operation {at}: {found} of {confirmed} confirmed writes");
 }
 

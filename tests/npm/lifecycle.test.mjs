@@ -66,6 +66,32 @@ test("a wallet that cannot save says so, to everybody, and ends", { timeout: 60_
   assert.deepEqual(last, { type: "closed" }, "nothing is wrong with a wallet that was closed");
 });
 
+test("a till that is kept gives no address twice, whatever happens to its page", { timeout: 60_000 }, async () => {
+  const connection = { bridge: devnet.bridge, federation: devnet.federation };
+  const owner = await Wallet.create({ ...connection, storage: "memory", name: "owner" });
+  const { record } = owner.account;
+  const storage = new MemoryStorage();
+  const till = { ...connection, record, storage, password: "till" };
+  const given = new Set();
+  for (let sale = 0; sale < 3; sale++) {
+    const wallet = await Wallet.watch(till);
+    assert.ok(wallet.account.watchOnly);
+    given.add(await wallet.nextAddress());
+    await wallet.close();
+  }
+  assert.equal(given.size, 3);
+  const opened = await Wallet.open({ storage, password: "till" });
+  assert.ok(opened.account.watchOnly);
+  assert.ok(!given.has(await opened.nextAddress()));
+  await assert.rejects(opened.revealWords({ password: "till" }), { code: "watch_only" });
+  await opened.close();
+  const other = await Wallet.create({ ...connection, storage: "memory", name: "other" });
+  await assert.rejects(Wallet.watch({ ...till, record: other.account.record }), { code: "wallet_exists" });
+  await assert.rejects(Wallet.watch({ ...till, password: "wrong" }), { code: "wrong_password" });
+  await assert.rejects(Wallet.watch({ ...connection, record, name: "till" }), { code: "password_required" });
+  for (const wallet of [owner, other]) await wallet.close();
+});
+
 test("an error of another copy of the package keeps what it says", () => {
   const foreign = new InlineError("dust", "too little", { retryable: true, details: { least: 330n } });
   assert.ok(!(foreign instanceof QuorateError));

@@ -29,7 +29,8 @@ function App() {
     start.run(async () => {
       if (!devnet) throw new Error("this page has to be served by a devnet");
       const options = { bridge: devnet.bridge, federation: devnet.federation };
-      const opened = await (record ? Wallet.watch({ ...options, record }) : Wallet.create({ ...options, storage: "memory" }));
+      // Kept, so that a page that is loaded again gives no address to a second customer.
+      const opened = await (record ? Wallet.watch({ ...options, record, name: `till-${devnet.federation.slice(0, 12)}`, key: tillKey() }) : Wallet.create({ ...options, storage: "memory" }));
       await initVerifier();
       setWallet(opened);
     });
@@ -40,6 +41,13 @@ function App() {
       {wallet && sale && <Payment key={sale.address} wallet={wallet} sale={sale} onNext={() => setSale(undefined)} />}
     </Shell>
   );
+}
+
+/** Encrypts what the till has seen, on this device. It guards no money: a till has no keys. */
+function tillKey(): Uint8Array {
+  const kept = localStorage.getItem("till-key") ?? Array.from(crypto.getRandomValues(new Uint8Array(32)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  localStorage.setItem("till-key", kept);
+  return Uint8Array.from(kept.match(/../g) ?? [], (byte) => Number.parseInt(byte, 16));
 }
 
 function Till({ wallet }: { wallet: Wallet }) {

@@ -12,11 +12,12 @@
  *
  * @packageDocumentation
  */
-import { openLocal, type Backend, type CreateOptions, type OpenOptions, type WatchOptions } from "./backend.js";
+import type { Backend } from "./backend.js";
+import { openLocal, type CreateOptions, type OpenOptions, type WatchOptions } from "./opening.js";
 import { erase, isStored, type StorageOptions } from "./stored.js";
 import { OpenWallet } from "./wallet.js";
 
-export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type WatchOptions } from "./backend.js";
+export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type WatchOptions } from "./opening.js";
 export type { StorageOptions } from "./stored.js";
 export { QuorateError, type ErrorDetails } from "./errors.js";
 export { FrostGroup, FrostParty, frostAggregate, type FrostCommitments, type FrostRound } from "./frost.js";
@@ -61,7 +62,7 @@ export class Wallet extends OpenWallet {
     return new Wallet(await openLocal({ mode: "open", options }));
   }
 
-  /** Watches an account without its words: it sees everything and cannot pay. Nothing is stored. */
+  /** Watches an account without its words: it sees everything and cannot pay. With a password or key it is kept, and goes on where it stopped. */
   static async watch(options: WatchOptions): Promise<Wallet> {
     return new Wallet(await openLocal({ mode: "watch", options }));
   }

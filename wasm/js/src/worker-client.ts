@@ -9,8 +9,9 @@
  *
  * @packageDocumentation
  */
-import type { Backend, CreateOptions, Methods, OpenOptions, Opening, WatchOptions } from "./backend.js";
+import type { Backend, Methods } from "./backend.js";
 import { QuorateError } from "./errors.js";
+import type { CreateOptions, OpenOptions, Opening, WatchOptions } from "./opening.js";
 import { erase, isStored, type StorageOptions } from "./stored.js";
 import type { AccountInfo, WalletEvent } from "./types.js";
 import { OpenWallet } from "./wallet.js";

@@ -1,7 +1,8 @@
 // The engine in a web worker: a self-contained file, started by worker-client.ts.
-import { openLocal, type Backend, type Methods, type Opening } from "./backend.js";
+import type { Backend, Methods } from "./backend.js";
 import { QuorateError, abortable } from "./errors.js";
 import { init } from "./init.js";
+import { openLocal, type Opening } from "./opening.js";
 import type { WasmSource } from "./wasm.js";
 
 /** From the page. */

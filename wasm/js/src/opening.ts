@@ -1,0 +1,229 @@
+// How wallets are made, opened and watched.
+import { Engine, Federation, fetchFederation } from "./glue/quorate.js";
+import { LocalBackend, MEMORY_UNLOCK, type Backend, type Parts } from "./backend.js";
+import { QuorateError, abortable, call } from "./errors.js";
+import { init } from "./init.js";
+import { socketFactory } from "#platform";
+import type { StateChange, StateStore } from "./storage.js";
+import { erase, nameOf, storageOf, type StorageOptions } from "./stored.js";
+import type { AccountInfo, Checkpoint, WaitOptions } from "./types.js";
+import { Vault, type Unlock } from "./vault.js";
+
+/** How to reach the federation. */
+export interface ConnectionOptions extends WaitOptions {
+  /** Address of a bridge, `wss://` or `ws://`; several are tried in turn. */
+  readonly bridge: string | readonly string[];
+}
+
+/** How to make a wallet. */
+export interface CreateOptions extends ConnectionOptions, StorageOptions {
+  /** Id of the federation, 64 hex digits, from a source that you trust: everything else is verified against it. */
+  readonly federation: string;
+  /** The secret words of a wallet to restore; new ones if absent. */
+  readonly words?: string;
+  /** Account number of the words. @defaultValue 0 */
+  readonly account?: number;
+  /**
+   * How many addresses after the last used one are watched, 1 to 1000. Restore with a higher one where many addresses were given out that nobody
+   * paid to, as a shop does. @defaultValue 20
+   */
+  readonly gapLimit?: number;
+  /** Most that one payment may be, in satoshis; the nodes enforce it. It is part of the account: restore with the same. */
+  readonly paymentMax?: bigint;
+  /** Where header verification starts. @defaultValue the genesis block */
+  readonly checkpoint?: Checkpoint;
+}
+
+/** How to open a wallet that exists. */
+export interface OpenOptions extends StorageOptions, WaitOptions {
+  /** Other bridges than the ones that it was made with. */
+  readonly bridge?: string | readonly string[];
+}
+
+/**
+ * How to watch an account without its words. With a password or key it is kept, so that it goes on where it stopped: a till gives no address to two
+ * customers, whatever happens to its page. Without, nothing is stored.
+ */
+export interface WatchOptions extends ConnectionOptions, StorageOptions {
+  /** Id of the federation, 64 hex digits. */
+  readonly federation: string;
+  /** The account record, as {@link AccountInfo.record} has it. */
+  readonly record: string;
+  /** As {@link CreateOptions.gapLimit}. */
+  readonly gapLimit?: number;
+  /** Where header verification starts. @defaultValue the genesis block */
+  readonly checkpoint?: Checkpoint;
+}
+
+/** A request to open a backend, as it is sent to a worker. */
+export type Opening =
+  | { readonly mode: "create"; readonly options: CreateOptions }
+  | { readonly mode: "open"; readonly options: OpenOptions }
+  | { readonly mode: "watch"; readonly options: WatchOptions };
+
+/** What is stored of a wallet besides its state. */
+interface Config {
+  readonly federation: string;
+  readonly document: string;
+  readonly urls: readonly string[];
+  readonly words?: string;
+  /** Of an account that is only watched. */
+  readonly record?: string;
+  readonly account: number;
+  readonly paymentMax?: string;
+  readonly gapLimit?: number;
+  readonly checkpoint?: Checkpoint;
+}
+
+const CONFIG = "config";
+
+/** Asks a bridge which federation it serves. The answer is only as good as the bridge: compare the id with one from a source that you trust. */
+export async function federationDocument(bridge: string | readonly string[], { signal }: WaitOptions = {}): Promise<string> {
+  await abortable(init, signal);
+  const factory = await socketFactory();
+  return abortable(() => call(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>), signal);
+}
+
+/**
+ * Opens a wallet in this thread. One whose opening is aborted is closed again, and one that was being made is not there: its words were shown to
+ * nobody.
+ */
+export async function openLocal(opening: Opening): Promise<Backend> {
+  const { signal } = opening.options;
+  signal?.throwIfAborted();
+  const backend = await openHere(opening);
+  if (!signal?.aborted) return backend;
+  await backend.close();
+  if (opening.mode === "create") await erase(opening.options);
+  throw signal.reason;
+}
+
+async function openHere(opening: Opening): Promise<Backend> {
+  await abortable(init, opening.options.signal);
+  switch (opening.mode) {
+    case "create":
+      return create(opening.options);
+    case "open":
+      return open(opening.options);
+    case "watch":
+      return watch(opening.options);
+  }
+}
+
+async function create(options: CreateOptions): Promise<Backend> {
+  const { generateWords, checkWords } = await import("./glue/quorate.js");
+  const words = await call(() => (options.words === undefined ? generateWords() : checkWords(options.words)));
+  const unlock = unlockOf(options);
+  const document = await federationDocument(options.bridge, options);
+  // Refused here, before anything is stored.
+  (await call(() => new Federation(document, options.federation))).free();
+  const config: Config = {
+    federation: options.federation,
+    document,
+    urls: urlsOf(options.bridge),
+    words,
+    account: options.account ?? 0,
+    ...(options.paymentMax !== undefined && { paymentMax: String(options.paymentMax) }),
+    ...(options.gapLimit !== undefined && { gapLimit: options.gapLimit }),
+    ...(options.checkpoint !== undefined && { checkpoint: options.checkpoint }),
+  };
+  return withStore(options, (store) => make(store, unlock, options.signal, config, { words, known: options.words === undefined }));
+}
+
+/** Stores a wallet and starts it; what cannot be started is not left behind. */
+async function make(store: StateStore, unlock: Unlock, signal: AbortSignal | undefined, config: Config, parts: Parts): Promise<Backend> {
+  signal?.throwIfAborted();
+  const vault = await Vault.create(store, unlock, new Map([[CONFIG, new TextEncoder().encode(JSON.stringify(config))]]));
+  try {
+    return await start(config, { ...parts, vault });
+  } catch (error) {
+    await store.apply(new Map([...(await store.load()).keys()].map((key) => [key, null])));
+    throw error;
+  }
+}
+
+async function watch(options: WatchOptions): Promise<Backend> {
+  const { bridge, federation, gapLimit, checkpoint } = options;
+  const record = options.record.trim();
+  const fresh = async (): Promise<Config> => ({
+    federation,
+    document: await federationDocument(bridge, options),
+    urls: urlsOf(bridge),
+    record,
+    account: 0,
+    ...(gapLimit !== undefined && { gapLimit }),
+    ...(checkpoint !== undefined && { checkpoint }),
+  });
+  const kept = [options.password, options.key, options.name, options.storage, options.directory].some((one) => one !== undefined);
+  if (!kept) return start(await fresh(), { record });
+  const unlock = unlockOf(options);
+  return withStore(options, async (store) => {
+    if (!(await Vault.exists(store))) return make(store, unlock, options.signal, await fresh(), { record });
+    return resume(store, unlock, (config) => {
+      if (config.record !== record || config.federation !== federation) {
+        throw new QuorateError("wallet_exists", "a wallet of this name exists, of another account; choose another name");
+      }
+      return { ...config, urls: urlsOf(bridge) };
+    });
+  });
+}
+
+async function open({ bridge, ...options }: OpenOptions): Promise<Backend> {
+  const unlock = unlockOf(options);
+  return withStore(options, (store) => resume(store, unlock, (config) => (bridge === undefined ? config : { ...config, urls: urlsOf(bridge) })));
+}
+
+/** Starts what is stored where it stopped. */
+async function resume(store: StateStore, unlock: Unlock, adjust: (config: Config) => Config): Promise<Backend> {
+  const { vault, values } = await Vault.open(store, unlock);
+  const stored = values.get(CONFIG);
+  if (stored === undefined) throw new QuorateError("storage_damaged", "the stored wallet has no configuration");
+  values.delete(CONFIG);
+  const config = adjust(JSON.parse(new TextDecoder().decode(stored)) as Config);
+  const { words, record } = config;
+  return start(config, { ...(words && { words }), ...(record && { record }), vault, state: values, known: values.has("keychains") });
+}
+
+async function withStore(options: StorageOptions, run: (store: StateStore) => Promise<Backend>): Promise<Backend> {
+  const store = await storageOf(options).open(nameOf(options));
+  try {
+    return await run(store);
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+function unlockOf(options: StorageOptions): Unlock {
+  if (options.password !== undefined && options.key !== undefined) {
+    throw new QuorateError("invalid_argument", "either password or key, not both");
+  }
+  if (options.key !== undefined) return { key: options.key };
+  if (options.password !== undefined) return { password: options.password };
+  if (options.storage === "memory") return MEMORY_UNLOCK;
+  throw new QuorateError("password_required", "a wallet that is stored needs a password or key to encrypt its words with");
+}
+
+async function start(config: Config, parts: Parts): Promise<Backend> {
+  const factory = await socketFactory();
+  const federation = await call(() => new Federation(config.document, config.federation));
+  const options = {
+    words: parts.words,
+    record: parts.record,
+    account: config.account,
+    paymentMax: config.paymentMax === undefined ? undefined : BigInt(config.paymentMax),
+    gapLimit: config.gapLimit,
+    checkpoint: config.checkpoint,
+    urls: config.urls,
+  };
+  const { vault } = parts;
+  const save = vault === undefined ? undefined : (change: StateChange) => vault.save(change);
+  const state = new Map(parts.state);
+  const engine = await call(() => Engine.open(federation, options, state, save as Function | undefined, factory as unknown as Function | undefined));
+  const account = (await call(() => engine.account())) as AccountInfo;
+  return new LocalBackend(engine, federation, account, parts);
+}
+
+function urlsOf(bridge: string | readonly string[]): string[] {
+  return typeof bridge === "string" ? [bridge] : [...bridge];
+}

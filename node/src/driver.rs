@@ -22,12 +22,15 @@ use std::{
     sync::{Arc, mpsc as blocking},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::MissedTickBehavior,
+};
 
 /// Inputs that may wait for the machine; producers then have to wait.
 const INPUTS_MAX: usize = 4_096;
-/// Messages under way whose coins the chain is asked for.
-const LOOKUPS_MAX: usize = 256;
+/// Messages whose coins the chain is asked for at a time; others wait for their turn.
+const LOOKUPS_MAX: usize = 32;
 /// Time between two sweeps that broadcast again what is final and not in a block.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -137,6 +140,8 @@ struct Driver {
 impl Driver {
     async fn run(mut self, mut receiver: mpsc::Receiver<Input>) {
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        // Those that were due while the chain was read are not made up for.
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let timeout = self.machine.poll_timeout().map(|at| self.started + at);
             let sleep = async {
@@ -176,10 +181,11 @@ impl Driver {
     fn handle(&mut self, input: Input) {
         match input {
             Input::Coins { tip, coins, then } => {
-                // A block in between may have spent what was unspent; whoever asked asks again.
-                if tip == self.machine.tip() {
-                    self.machine.handle_coins(coins);
+                // A block in between may have spent what was unspent. Before the chain has been read there is one all the time, and no vote.
+                if tip != self.machine.tip() && self.machine.is_caught_up() {
+                    return self.handle(*then);
                 }
+                self.machine.handle_coins(coins);
                 self.apply(*then);
             }
             other => {
@@ -278,11 +284,11 @@ impl Driver {
         if unknown.is_empty() {
             return Some(input);
         }
-        // With so many under way already the coins stay unknown, which is a passing reason to refuse.
-        let Ok(permit) = self.lookups.clone().try_acquire_owned() else { return Some(input) };
         let (chain, inputs, tip) = (self.chain.clone(), self.inputs.clone(), self.machine.tip());
+        let lookups = self.lookups.clone();
         tokio::spawn(async move {
-            let _permit = permit;
+            // Never closed.
+            let _turn = lookups.acquire_owned().await;
             let mut coins = Vec::new();
             for outpoint in unknown {
                 match chain.coin(outpoint).await {

@@ -38,9 +38,11 @@ use tokio::sync::{mpsc, oneshot};
 const RETRY: Duration = Duration::from_secs(5);
 /// Longest time for one page of a seal.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most transactions in one seal, for memory's sake: at 100 final transactions a second this is more than the 144 blocks that a seal covers
-/// take. A node that says it has more is not believed.
-const SEALED_MAX: usize = 10_000_000;
+/// Longest time for a whole seal from another node than the one that it is of, which may not have it.
+const SEAL_ELSEWHERE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Most transactions in one seal, for memory's sake: 11 final transactions a second over the 144 blocks that a seal covers. A node that says it
+/// has more is not believed.
+const SEALED_MAX: usize = 1_000_000;
 /// Time between two looks at the directory of plans, and between two rounds of questions to all peers.
 const POLL: Duration = Duration::from_millis(200);
 
@@ -325,12 +327,26 @@ impl Present<'_> {
         loop {
             let missing = self.federation.members().iter().map(|member| member.id);
             let missing: Vec<_> = missing.filter(|node| !seals.contains_key(node)).collect();
-            let asked = missing
-                .into_iter()
-                .map(|of| async move { (of, self.seal_anywhere(of, succession, digest).await) });
+            // Each by itself, so that one that takes for ever keeps nobody from the others.
+            let asked = missing.into_iter().map(|of| async move {
+                loop {
+                    if let Some(seal) = self.seal_anywhere(of, succession, digest).await {
+                        return (of, seal);
+                    }
+                    tokio::time::sleep(POLL).await;
+                }
+            });
             let mut asked: FuturesUnordered<_> = asked.collect();
-            while let Some((of, found)) = asked.next().await {
-                seals.extend(found.map(|seal| (of, seal)));
+            loop {
+                let found = tokio::time::timeout(RETRY, asked.next()).await;
+                let Ok(Some((of, seal))) = found else {
+                    if matches!(found, Ok(None)) {
+                        break;
+                    }
+                    self.sealed_so_far(votes, &seals);
+                    continue;
+                };
+                seals.insert(of, seal);
                 if seals.len() < votes {
                     continue;
                 }
@@ -340,10 +356,14 @@ impl Present<'_> {
                     return (handover, seals.into_values().collect());
                 }
             }
-            let sealed = listed(seals.keys().copied());
-            self.problem(&format!("{votes} nodes have to seal the epoch; sealed by: {sealed}"));
+            self.sealed_so_far(votes, &seals);
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    fn sealed_so_far(&self, votes: usize, seals: &BTreeMap<NodeId, WholeSeal>) {
+        let sealed = listed(seals.keys().copied());
+        self.problem(&format!("{votes} nodes have to seal the epoch; sealed by: {sealed}"));
     }
 
     async fn seal_anywhere(
@@ -354,7 +374,14 @@ impl Present<'_> {
     ) -> Option<WholeSeal> {
         let others = self.peers.ids().filter(|other| *other != of);
         for at in std::iter::once(of).chain(others) {
-            match self.seal_of(of, at, succession).await {
+            let asking = self.seal_of(of, at, succession);
+            let answer = if at == of {
+                asking.await
+            } else {
+                let answer = tokio::time::timeout(SEAL_ELSEWHERE_TIMEOUT, asking).await;
+                answer.unwrap_or_else(|_| Err(anyhow::anyhow!("no whole seal in time")))
+            };
+            match answer {
                 Ok(seal) if seal.holds(of, digest, self.federation) => return Some(seal),
                 Ok(_) => tracing::warn!(%of, %at, "a seal that does not hold"),
                 Err(error) => tracing::debug!(%of, %at, error = format!("{error:#}"), "no seal"),

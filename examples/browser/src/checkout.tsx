@@ -30,7 +30,7 @@ function App() {
       if (!devnet) throw new Error("this page has to be served by a devnet");
       const options = { bridge: devnet.bridge, federation: devnet.federation };
       // Kept, so that a page that is loaded again gives no address to a second customer.
-      const opened = await (record ? Wallet.watch({ ...options, record, name: `till-${devnet.federation.slice(0, 12)}`, key: tillKey() }) : Wallet.create({ ...options, storage: "memory" }));
+      const opened = await (record ? Wallet.watch({ ...options, record, name: await tillName(record), key: tillKey() }) : Wallet.create({ ...options, storage: "memory" }));
       await initVerifier();
       setWallet(opened);
     });
@@ -41,6 +41,12 @@ function App() {
       {wallet && sale && <Payment key={sale.address} wallet={wallet} sale={sale} onNext={() => setSale(undefined)} />}
     </Shell>
   );
+}
+
+/** A till of its own for each account. */
+async function tillName(record: string): Promise<string> {
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(record)));
+  return `till-${Array.from(hash.slice(0, 8), (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
 /** Encrypts what the till has seen, on this device. It guards no money: a till has no keys. */

@@ -104,7 +104,10 @@ impl Machine {
         if !inputs.iter().all(|(outpoint, round)| self.is_settled(outpoint, *round, txid)) {
             return;
         }
-        if self.is_forced(&inputs, txid) {
+        // A block that spends an input otherwise may be undone, but until then there is nothing to do; whoever submits it again learns then.
+        let blocked =
+            inputs.keys().any(|outpoint| self.ledger.spent_by(outpoint).is_some_and(|other| other != txid));
+        if self.is_forced(&inputs, txid) && !blocked {
             tracing::info!(%txid, "it may be final already, so it goes on");
             if let Some(coordination) = self.coordinations.get_mut(&txid) {
                 coordination.ending = None;

@@ -14,7 +14,7 @@ use quorate::{
 use std::collections::BTreeMap;
 
 /// Bytes of transactions in one answer.
-const PAGE_BYTES: usize = limits::PEER_FRAME_BYTES_MAX / 4;
+const PAGE_BYTES: usize = limits::FRAME_BYTES_MAX / 2;
 
 impl Machine {
     /// The operator has approved a plan for the next epoch: this node ends its epoch for no other.

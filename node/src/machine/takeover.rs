@@ -9,6 +9,8 @@ use std::time::Duration;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Wait for news of a transaction that this node voted for before it coordinates it itself.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Transactions that somebody else still asks votes for and that are taken over at one look all the same.
+const OVERDUE_PER_SWEEP: usize = 16;
 /// Added per node number, so that not all take over at once.
 const PATIENCE_STEP: Duration = Duration::from_millis(250);
 
@@ -39,6 +41,7 @@ impl Machine {
             return;
         }
         self.sweep_at = self.now + SWEEP;
+        let mut overdue_left = OVERDUE_PER_SWEEP;
         for txid in self.ledger.open().iter().copied().collect::<Vec<_>>() {
             if !self.may_still_happen(txid) {
                 self.ledger.close(&txid);
@@ -54,6 +57,12 @@ impl Machine {
             let overdue = self.is_overdue(txid) && self.now >= tried + self.rules.voting_timeout;
             if !overdue && self.now < heard + self.patience() {
                 continue;
+            }
+            if self.now < heard + self.patience() {
+                if overdue_left == 0 {
+                    continue;
+                }
+                overdue_left -= 1;
             }
             self.heard_of.insert(txid, self.now);
             self.taken_over.insert(txid, self.now);

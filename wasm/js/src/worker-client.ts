@@ -32,6 +32,9 @@ export interface WorkerOptions {
   readonly wasm?: string | WebAssembly.Module | ArrayBuffer;
 }
 
+/** How long an opening that was aborted may take to clean up. */
+const ABORT_GRACE_MS = 2_000;
+
 class WorkerBackend implements Backend {
   readonly #worker: Worker;
   readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: unknown) => void }>();
@@ -60,15 +63,22 @@ class WorkerBackend implements Backend {
     }
     const made = worker?.() ?? new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     const backend = new WorkerBackend(made);
-    const abort = (): void => void backend.#ask({ type: "abort" }).catch(() => undefined);
+    let grace: ReturnType<typeof setTimeout> | undefined;
+    const abort = (): void => {
+      backend.#ask({ type: "abort" }).catch(() => undefined);
+      // A worker that is not there yet, or hangs, does not hold up its page.
+      grace = setTimeout(() => backend.#fail(new QuorateError("worker_failed", "the worker does not answer")), ABORT_GRACE_MS);
+    };
     signal?.addEventListener("abort", abort, { once: true });
     try {
       const source = wasm ?? new URL("./quorate.wasm", import.meta.url).href;
       backend.#account = (await backend.#ask({ type: "open", opening: { ...opening, options } as Opening, wasm: source })) as AccountInfo;
     } catch (error) {
       made.terminate();
+      if (signal?.aborted && backend.#ended !== undefined && opening.mode === "create") await erase(opening.options).catch(() => undefined);
       throw signal?.aborted ? signal.reason : error;
     } finally {
+      clearTimeout(grace);
       signal?.removeEventListener("abort", abort);
     }
     return backend;

@@ -3,7 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test helper panics on what cannot happen")]
 
 use crate::{
-    AccountId, Federation, FederationDocument, NodeId, NonceCommitment, SignatureShare,
+    AccountId, Federation, FederationDocument, NodeId, NonceCommitment, Round, SignatureShare,
     account::{AccountCertificate, AccountPolicy, AccountRecord, JointAccount, Keychain, KeychainIndex},
     digest::{IdentityKey, secp},
     evidence::SigningRecord,
@@ -16,9 +16,10 @@ use crate::{
     },
     proposal::{JointProposal, SpendInput, SpendPlan, describe_input},
     vote::VoteTarget,
+    wire::UtxoRecord,
 };
 use bitcoin::{
-    Amount, Network, NetworkKind, OutPoint, Psbt, Transaction, TxIn, TxOut, Txid,
+    Amount, Network, NetworkKind, OutPoint, Psbt, ScriptBuf, Transaction, TxIn, TxOut, Txid,
     bip32::{Xpriv, Xpub},
     hashes::Hash as _,
     key::Keypair,
@@ -26,6 +27,23 @@ use bitcoin::{
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::collections::BTreeMap;
+
+/// What a node says of a coin that it knows nothing of but its output.
+pub fn utxo_record(outpoint: OutPoint, value: Amount, script_pubkey: ScriptBuf) -> UtxoRecord {
+    UtxoRecord {
+        outpoint,
+        value,
+        script_pubkey,
+        tip_height: 1,
+        created: None,
+        final_parent: None,
+        round: Round(0),
+        lock: None,
+        votes: 0,
+        spend: None,
+        spent: None,
+    }
+}
 
 pub fn rng(seed: u64) -> ChaCha20Rng {
     ChaCha20Rng::seed_from_u64(seed)

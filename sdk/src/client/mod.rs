@@ -73,6 +73,17 @@ impl TransportError {
     }
 }
 
+/// Gives the driver what a socket has read, once there is room; `false` if that was the last, or the driver is gone.
+fn hand_over(
+    room: Result<mpsc::Permit<'_, Result<String, TransportError>>, mpsc::error::SendError<()>>,
+    read: &mut Option<Result<String, TransportError>>,
+) -> bool {
+    let (Ok(room), Some(item)) = (room, read.take()) else { return false };
+    let goes_on = item.is_ok();
+    room.send(item);
+    goes_on
+}
+
 /// What opening a connection gives.
 pub type Connecting = PlatformFuture<Result<Connection, TransportError>>;
 

@@ -1,6 +1,6 @@
 //! WebSocket to a bridge in browsers, workers and any runtime that has the standard `WebSocket`.
 
-use super::{CHANNEL_FRAMES_MAX, Connecting, Connection, Transport, TransportError};
+use super::{CHANNEL_FRAMES_MAX, Connecting, Connection, Transport, TransportError, hand_over};
 use crate::wire::limits;
 use tokio::sync::mpsc;
 use wasm_bindgen::{JsCast as _, JsValue, closure::Closure};
@@ -131,11 +131,8 @@ async fn establish(mut socket: Socket, url: &str) -> Result<Connection, Transpor
                     Some(text) if socket.socket.send_with_str(&text).is_ok() => {}
                     Some(_) | None => break,
                 },
-                permit = incoming.reserve(), if read.is_some() => {
-                    let (Ok(permit), Some(item)) = (permit, read.take()) else { break };
-                    let ended = Result::is_err(&item);
-                    permit.send(item);
-                    if ended {
+                room = incoming.reserve(), if read.is_some() => {
+                    if !hand_over(room, &mut read) {
                         break;
                     }
                 }

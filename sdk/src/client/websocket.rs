@@ -1,6 +1,6 @@
 //! WebSocket to a bridge: text frames, subprotocol `quorate.1`.
 
-use super::{CHANNEL_FRAMES_MAX, Connecting, Connection, Transport, TransportError};
+use super::{CHANNEL_FRAMES_MAX, Connecting, Connection, Transport, TransportError, hand_over};
 use crate::wire::limits;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
@@ -63,11 +63,8 @@ async fn connect(url: String) -> Result<Connection, TransportError> {
                         break;
                     }
                 }
-                permit = incoming.reserve(), if read.is_some() => {
-                    let (Ok(permit), Some(item)) = (permit, read.take()) else { break };
-                    let ended = Result::is_err(&item);
-                    permit.send(item);
-                    if ended {
+                room = incoming.reserve(), if read.is_some() => {
+                    if !hand_over(room, &mut read) {
                         break;
                     }
                 }

@@ -93,19 +93,8 @@ fn an_address_is_shown_again_until_somebody_pays_to_it() {
     drain(&mut session);
     let first = session.unused_address().expect("an address");
     assert_eq!(session.unused_address().expect("an address"), first);
-    let utxo = UtxoRecord {
-        outpoint: OutPoint { txid: Txid::all_zeros(), vout: 3 },
-        value: bitcoin::Amount::from_sat(1_000),
-        script_pubkey: first.script_pubkey(),
-        tip_height: 0,
-        created: None,
-        final_parent: None,
-        round: Round(0),
-        lock: None,
-        votes: 0,
-        spend: None,
-        spent: None,
-    };
+    let outpoint = OutPoint { txid: Txid::all_zeros(), vout: 3 };
+    let utxo = testing::utxo_record(outpoint, bitcoin::Amount::from_sat(1_000), first.script_pubkey());
     let key = SubscriptionKey::Script(utxo.script_pubkey.clone());
     let state = utxo.state();
     tell(&mut session, None, &ServerMessage::UTXOStateNotification { key, utxo, state, proof: None });
@@ -234,18 +223,12 @@ fn who_is_woken_connects_at_once_and_sees_whether_the_server_is_there() {
 fn a_server_that_takes_back_a_lock_or_is_left_holds_no_coin() {
     let mut session = live();
     let address = session.next_address().expect("there are some");
+    let outpoint = OutPoint { txid: Txid::all_zeros(), vout: 0 };
+    let coin = testing::utxo_record(outpoint, bitcoin::Amount::from_sat(1_000), address.script_pubkey());
     let record = |round, lock: Option<u8>| UtxoRecord {
-        outpoint: OutPoint { txid: Txid::all_zeros(), vout: 0 },
-        value: bitcoin::Amount::from_sat(1_000),
-        script_pubkey: address.script_pubkey(),
-        tip_height: 1,
-        created: None,
-        final_parent: None,
         round: Round(round),
         lock: lock.map(|byte| Lock { txid: Txid::hash(&[byte]), round: Round(round), locked_at: 1 }),
-        votes: 0,
-        spend: None,
-        spent: None,
+        ..coin.clone()
     };
     let locked = |session: &Session| session.wallet().balance().locked.to_sat();
     let take = |session: &mut Session, record: &UtxoRecord| {

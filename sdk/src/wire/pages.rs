@@ -134,7 +134,7 @@ impl Pages {
 mod tests {
     use super::*;
     use crate::{
-        Round,
+        Round, testing,
         wire::{SubscriptionKey, UtxoRecord},
     };
     use bitcoin::{
@@ -144,18 +144,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn results(keys: u32, utxos: u32) -> Vec<KeyResult> {
-        let record = |number: u32, vout| UtxoRecord {
-            outpoint: OutPoint { txid: Txid::hash(&number.to_be_bytes()), vout },
-            value: Amount::from_sat(u64::from(vout)),
-            script_pubkey: ScriptBuf::new(),
-            tip_height: 1,
-            created: None,
-            final_parent: None,
-            round: Round(0),
-            lock: None,
-            votes: 0,
-            spend: None,
-            spent: None,
+        let record = |number: u32, vout| {
+            let outpoint = OutPoint { txid: Txid::hash(&number.to_be_bytes()), vout };
+            testing::utxo_record(outpoint, Amount::from_sat(u64::from(vout)), ScriptBuf::new())
         };
         (0..keys)
             .map(|number| {

@@ -5,7 +5,7 @@
 //! subscriber gets the join as its snapshot in the same step in which it goes live, so there is no gap.
 
 use bitcoin::{OutPoint, Txid};
-use quorate::{
+use quorate_protocol::{
     finality::FinalityProof,
     wire::{
         ChainTip, ClientMessage, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
@@ -164,7 +164,7 @@ impl Hub {
                     }
                     (None, None) => KeyOutcome::Error(WireError::passing(
                         ErrorCode::NoNodeAvailable,
-                        quorate::wire::Fault::Receiver,
+                        quorate_protocol::wire::Fault::Receiver,
                         "the subscription was ended meanwhile",
                     )),
                 };
@@ -339,7 +339,7 @@ fn rank(status: &TransactionStatus) -> u8 {
 mod tests {
     use super::*;
     use bitcoin::{Amount, BlockHash, ScriptBuf, hashes::Hash as _};
-    use quorate::{
+    use quorate_protocol::{
         Round,
         wire::{BlockRef, Lock},
     };

@@ -21,11 +21,11 @@ use axum::{
 };
 use hub::{Hub, SessionId};
 use prometheus_client::{encoding::text::encode, metrics::gauge::Gauge, registry::Registry};
-use quorate::{
+use quorate_protocol::{
     FederationDocument, FederationId,
-    client::TlsIdentity,
     wire::{ClientMessage, ServerMessage, limits},
 };
+use quorate_quic::TlsIdentity;
 use serde::{Deserialize, Serialize};
 use std::{
     net::SocketAddr,

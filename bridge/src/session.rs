@@ -7,7 +7,7 @@ use crate::{
 };
 use axum::extract::ws::{Message, WebSocket};
 use bitcoin::Txid;
-use quorate::wire::{
+use quorate_protocol::wire::{
     ClientMessage, ErrorCode, Fault, ServerMessage, SubscriptionKey, WireError, decode, encode_text, limits,
 };
 use std::{
@@ -152,7 +152,7 @@ impl Session {
     fn greet(
         &self,
         protocol: u32,
-        pinned: Option<quorate::FederationId>,
+        pinned: Option<quorate_protocol::FederationId>,
     ) -> Result<ServerMessage, WireError> {
         let ours = self.bridge.federation;
         if protocol != limits::PROTOCOL_VERSION {

@@ -2,14 +2,11 @@
 
 use crate::hub::Hub;
 use anyhow::{Context as _, Result};
-use quorate::{
+use quorate_protocol::{
     NodeId,
-    client::{
-        TlsIdentity,
-        quic::{READ_BYTES, server_name},
-    },
-    wire::{ClientMessage, FrameBuffer, Pages, ServerMessage, SubscriptionKey, decode, encode_frame, limits},
+    wire::{ClientMessage, Pages, ServerMessage, SubscriptionKey, decode, limits},
 };
+use quorate_quic::{FrameReader, TlsIdentity, server_name, write_message};
 use serde::{Deserialize, Serialize};
 use std::{
     net::SocketAddr,
@@ -118,7 +115,7 @@ impl Upstream {
         let live = (0..count).filter_map(|step| self.links.get((first + step) % count)?.borrow().clone());
         for connection in live.collect::<Vec<_>>() {
             if let Ok((send, receive)) = connection.open_bi().await {
-                let mut relay = Relay { send, receive, buffer: FrameBuffer::of::<ServerMessage>() };
+                let mut relay = Relay::new(send, receive);
                 if relay.send(None, &hello()).await.is_ok() && relay.send(id, message).await.is_ok() {
                     return Ok(relay);
                 }
@@ -137,26 +134,26 @@ fn hello() -> ClientMessage {
 #[derive(Debug)]
 pub(crate) struct Relay {
     send: quinn::SendStream,
-    receive: quinn::RecvStream,
-    buffer: FrameBuffer,
+    frames: FrameReader,
 }
 
 impl Relay {
+    fn new(send: quinn::SendStream, receive: quinn::RecvStream) -> Self {
+        Self { send, frames: FrameReader::of::<ServerMessage>(receive) }
+    }
+
     pub(crate) async fn send(&mut self, id: Option<u64>, message: &ClientMessage) -> Result<()> {
-        Ok(self.send.write_all(&encode_frame(id, message)).await?)
+        Ok(write_message(&mut self.send, id, message).await?)
     }
 
     /// The next message of the node but its greeting. Cancelling it loses nothing.
     pub(crate) async fn receive(&mut self) -> Result<(Option<u64>, ServerMessage)> {
         loop {
-            while let Some(json) = self.buffer.next_frame()? {
-                let envelope = decode::<ServerMessage>(json).map_err(|(_, error)| error)?;
-                if !matches!(envelope.body, ServerMessage::Welcome { .. }) {
-                    return Ok((envelope.id, envelope.body));
-                }
+            let json = self.frames.next().await?.context("the node closed the stream")?;
+            let envelope = decode::<ServerMessage>(&json).map_err(|(_, error)| error)?;
+            if !matches!(envelope.body, ServerMessage::Welcome { .. }) {
+                return Ok((envelope.id, envelope.body));
             }
-            let chunk = self.receive.read_chunk(READ_BYTES, true).await?;
-            self.buffer.extend(&chunk.context("the node closed the stream")?.bytes);
         }
     }
 }
@@ -181,7 +178,7 @@ async fn connected(
 ) -> Result<()> {
     let connection = endpoint.connect(node.address, &server_name(node.id))?.await?;
     let (send, receive) = connection.open_bi().await?;
-    let mut events = Relay { send, receive, buffer: FrameBuffer::of::<ServerMessage>() };
+    let mut events = Relay::new(send, receive);
     let mut interests = upstream.interests.subscribe();
     events.send(None, &hello()).await?;
     subscribe(&mut events, vec![SubscriptionKey::Tip]).await?;

@@ -21,7 +21,7 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::{Registry, Unit},
 };
-use quorate::{
+use quorate_protocol::{
     Epoch, FederationDocument, FederationId, NodeId,
     evidence::{Evidence, EvidenceKind},
     wire::{BlockRef, ErrorCode, Fault, WireError},

@@ -99,7 +99,7 @@ enum EvidenceCommand {
         file: PathBuf,
         /// The federation that the file has to be about
         #[arg(long)]
-        federation: Option<quorate::FederationId>,
+        federation: Option<quorate_protocol::FederationId>,
     },
 }
 
@@ -263,7 +263,8 @@ async fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Federation(FederationCommand::Replacement { directory, id, listen, like, authority }) => {
-            let made = Replacement { id: quorate::NodeId(id), listen, like: &like, authority: &authority };
+            let made =
+                Replacement { id: quorate_protocol::NodeId(id), listen, like: &like, authority: &authority };
             provision::replacement(&directory, &made)?;
             tracing::info!(directory = %directory.display(), "made; member.json is for the plan of the next epoch");
             Ok(())

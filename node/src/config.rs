@@ -1,7 +1,7 @@
 //! The node's configuration file.
 
 use anyhow::{Context as _, Result};
-use quorate::NodeId;
+use quorate_protocol::NodeId;
 use serde::{Deserialize, Serialize};
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
 

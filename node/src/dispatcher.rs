@@ -7,7 +7,7 @@ use crate::{
     machine::{Output, ReplyTo, SessionId, Tag},
     peers::Peers,
 };
-use quorate::{
+use quorate_protocol::{
     NodeId,
     wire::{PeerReply, ServerMessage},
 };
@@ -127,17 +127,19 @@ impl Dispatcher {
                         chain.block(block.hash).await.ok().and_then(|whole| prove(&whole, txid, block));
                     let message = ServerMessage::Proof { txid, proof };
                     if let Some(frames) = frames {
-                        let _session_gone = frames.send(quorate::wire::encode_frame(id, &message)).await;
+                        let _session_gone =
+                            frames.send(quorate_protocol::wire::encode_frame(id, &message)).await;
                     }
                 });
             }
             Output::FeeRate { session, id } => {
                 let (chain, frames) = (self.chain.clone(), self.sessions.get(&session).cloned());
                 tokio::spawn(async move {
-                    let rate = chain.fee_rate().await.unwrap_or(quorate::standard::FEE_RATE_MIN);
+                    let rate = chain.fee_rate().await.unwrap_or(quorate_protocol::relay_policy::FEE_RATE_MIN);
                     let message = ServerMessage::FeeRate { sat_per_kwu: rate.to_sat_per_kwu() };
                     if let Some(frames) = frames {
-                        let _session_gone = frames.send(quorate::wire::encode_frame(id, &message)).await;
+                        let _session_gone =
+                            frames.send(quorate_protocol::wire::encode_frame(id, &message)).await;
                     }
                 });
             }
@@ -147,7 +149,7 @@ impl Dispatcher {
     /// A session whose queue is full is closed: it reconnects and gets a fresh snapshot, so nothing is lost silently.
     fn send(&mut self, session: SessionId, id: Option<u64>, message: &ServerMessage) {
         let Some(frames) = self.sessions.get(&session) else { return };
-        if frames.try_send(quorate::wire::encode_frame(id, message)).is_err() {
+        if frames.try_send(quorate_protocol::wire::encode_frame(id, message)).is_err() {
             tracing::warn!(session = session.0, "a session is too slow and is closed");
             self.sessions.remove(&session);
         }

@@ -13,7 +13,7 @@ use crate::{
     store::{ChangeSet, Store, start_writer},
 };
 use bitcoin::{Block, OutPoint};
-use quorate::{
+use quorate_protocol::{
     NodeId,
     federation::SuccessionPlan,
     wire::{BlockRef, ClientMessage, PeerReply, PeerRequest, limits, outpoints_of},
@@ -254,7 +254,7 @@ impl Driver {
                 ..
             } => {
                 let outpoints = proposal.outpoints();
-                if outpoints.len() > quorate::standard::INPUTS_MAX {
+                if outpoints.len() > quorate_protocol::relay_policy::INPUTS_MAX {
                     return Some(input);
                 }
                 outpoints

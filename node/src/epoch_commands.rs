@@ -14,12 +14,12 @@ use crate::{
     repair,
 };
 use anyhow::{Context as _, Result, bail, ensure};
-use quorate::{
+use quorate_protocol::{
     Federation, NodeId,
-    client::TlsIdentity,
     federation::{Member, SuccessionPlan},
     wire::{PeerReply, PeerRequest},
 };
+use quorate_quic::TlsIdentity;
 use std::{
     collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr},

@@ -14,7 +14,7 @@ use chacha20poly1305::{
     ChaCha20Poly1305, Key, KeyInit as _, Nonce,
     aead::{Aead as _, Payload},
 };
-use quorate::{
+use quorate_protocol::{
     Epoch, Federation, FederationDocument, NodeId,
     digest::IdentityKey,
     federation::{Roster, SuccessionPlan},

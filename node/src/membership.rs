@@ -4,7 +4,8 @@
 //! was replaced does not get past the handshake.
 
 use bitcoin::hashes::{Hash as _, sha256};
-use quorate::{NodeId, client::quic::server_name, federation::Member};
+use quorate_protocol::{NodeId, federation::Member};
+use quorate_quic::server_name;
 use rustls::{
     client::verify_server_name,
     pki_types::{CertificateDer, ServerName},

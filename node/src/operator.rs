@@ -4,7 +4,7 @@
 
 use crate::{api::EvidenceFile, config::NodeConfig};
 use anyhow::{Context as _, Result, bail, ensure};
-use quorate::FederationId;
+use quorate_protocol::FederationId;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 
@@ -55,7 +55,7 @@ pub(crate) fn verify(path: &Path, pinned: Option<FederationId>) -> Result<()> {
 mod tests {
     use super::*;
     use bitcoin::{OutPoint, Txid, hashes::Hash as _};
-    use quorate::{
+    use quorate_protocol::{
         NodeId, Round,
         evidence::Evidence,
         testing,

@@ -5,12 +5,12 @@ use anyhow::Result;
 use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn_proto::HashedConnectionIdGenerator;
-use quorate::{
+use quorate_protocol::{
     NodeId,
-    client::quic::{READ_BYTES, TlsIdentity, server_name, transport_config},
     federation::Member,
-    wire::{FrameBuffer, Message, PeerReply, PeerRequest, decode, encode_frame, limits},
+    wire::{PeerReply, PeerRequest, decode, limits},
 };
+use quorate_quic::{FrameReader, TlsIdentity, server_name, transport_config, write_message};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -131,33 +131,6 @@ pub(crate) fn certificate_of(connection: &quinn::Connection) -> Option<Certifica
     chain.into_iter().next()
 }
 
-/// Reads one frame from a stream; `None` at its end.
-pub(crate) async fn read_frame(
-    stream: &mut quinn::RecvStream,
-    buffer: &mut FrameBuffer,
-) -> Result<Option<Vec<u8>>> {
-    loop {
-        if let Some(json) = buffer.next_frame()? {
-            return Ok(Some(json.to_vec()));
-        }
-        match stream.read_chunk(READ_BYTES, true).await? {
-            Some(chunk) => buffer.extend(&chunk.bytes),
-            None => {
-                buffer.finish()?;
-                return Ok(None);
-            }
-        }
-    }
-}
-
-pub(crate) async fn write_message<T: Message>(
-    stream: &mut quinn::SendStream,
-    id: Option<u64>,
-    message: &T,
-) -> Result<()> {
-    Ok(stream.write_all(&encode_frame(id, message)).await?)
-}
-
 /// Connections to the other nodes: one long-lived per pair and direction, opened when first needed.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -258,11 +231,10 @@ impl Peers {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "every other reply is for the machine")]
 async fn exchange(connection: &quinn::Connection, request: &PeerRequest) -> Result<PeerReply> {
-    let (mut send, mut receive) = connection.open_bi().await?;
+    let (mut send, receive) = connection.open_bi().await?;
     write_message(&mut send, None, request).await?;
     send.finish()?;
-    let mut buffer = FrameBuffer::of::<PeerReply>();
-    let json = read_frame(&mut receive, &mut buffer).await?;
+    let json = FrameReader::of::<PeerReply>(receive).next().await?;
     let json = json.ok_or_else(|| anyhow::anyhow!("the stream ended without an answer"))?;
     match decode::<PeerReply>(&json).map_err(|(_, error)| error)?.body {
         PeerReply::Error { error } => Err(error.into()),

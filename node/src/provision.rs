@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use bitcoin::Network;
-use quorate::{
+use quorate_protocol::{
     FederationId, NodeId,
     digest::IdentityKey,
     federation::{Member, Roster},
@@ -73,7 +73,7 @@ struct BridgeFile<'a> {
 /// # Errors
 /// The directory exists already and is not empty, or cannot be written.
 pub fn federation(directory: &Path, plan: &Plan) -> Result<Provisioned> {
-    quorate::Quorum::new(plan.nodes.into())?;
+    quorate_protocol::Quorum::new(plan.nodes.into())?;
     if fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
         anyhow::bail!("{} is not empty: choose a new directory", directory.display());
     }

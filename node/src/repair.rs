@@ -1,8 +1,8 @@
-//! Repair of a lost share over the network (see [`quorate::frost::RepairSession`]): the helper's desk, and the one who asks.
+//! Repair of a lost share over the network (see [`quorate_protocol::frost::RepairSession`]): the helper's desk, and the one who asks.
 
 use crate::{membership::Peer, peers::Peers};
 use anyhow::{Result, bail};
-use quorate::{
+use quorate_protocol::{
     Federation, NodeId,
     federation::Member,
     frost::{NodeShare, RepairHelper, RepairPart, RepairSession, finish_repair},

@@ -16,9 +16,8 @@ use crate::{
     succession::{News, Present, WholeSeal},
 };
 use anyhow::{Context as _, Result};
-use quorate::{
-    Epoch, Federation, FederationDocument, client::TlsIdentity, federation::Roster, frost::dkg::Ceremony,
-};
+use quorate_protocol::{Epoch, Federation, FederationDocument, federation::Roster, frost::dkg::Ceremony};
+use quorate_quic::TlsIdentity;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};

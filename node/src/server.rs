@@ -4,20 +4,21 @@ use crate::{
     driver::Input,
     machine::SessionId,
     membership::{Membership, Peer, Role},
-    peers::{certificate_of, read_frame, write_message},
+    peers::certificate_of,
     repair::RepairDesk,
     setup::Setup,
     succession::{News, WholeSeal},
 };
 use anyhow::{Context as _, Result};
-use quorate::{
+use quorate_protocol::{
     Epoch, Federation,
     frost::dkg::RunId,
     wire::{
-        ClientMessage, ErrorCode, Fault, FrameBuffer, PeerReply, PeerRequest, ServerMessage, WireError,
-        decode, encode_frame,
+        ClientMessage, ErrorCode, Fault, PeerReply, PeerRequest, ServerMessage, WireError, decode,
+        encode_frame,
     },
 };
+use quorate_quic::{FrameReader, write_message};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -121,11 +122,10 @@ async fn serve(incoming: quinn::Incoming, service: Arc<Service>) -> Result<()> {
 async fn serve_peer(
     from: Peer,
     mut send: quinn::SendStream,
-    mut receive: quinn::RecvStream,
+    receive: quinn::RecvStream,
     service: &Service,
 ) -> Result<()> {
-    let mut buffer = FrameBuffer::of::<PeerRequest>();
-    let Some(json) = read_frame(&mut receive, &mut buffer).await? else { return Ok(()) };
+    let Some(json) = FrameReader::of::<PeerRequest>(receive).next().await? else { return Ok(()) };
     let reply = match decode::<PeerRequest>(&json) {
         Ok(envelope) => answer(from, envelope.body, service).await,
         Err((_, error)) => PeerReply::Error { error },
@@ -212,7 +212,7 @@ fn not_ready(message: &str) -> WireError {
 
 async fn serve_session(
     mut send: quinn::SendStream,
-    mut receive: quinn::RecvStream,
+    receive: quinn::RecvStream,
     service: &Service,
 ) -> Result<()> {
     let Some(inputs) = service.live().and_then(|live| live.inputs) else {
@@ -236,7 +236,7 @@ async fn serve_session(
         let _gone = send.finish();
     });
     let ended = tokio::select! {
-        ended = read_session(&mut receive, session, &inputs, &local) => ended,
+        ended = read_session(receive, session, &inputs, &local) => ended,
         _ = writer => Ok(()),
     };
     inputs.send(Input::Closed { session }).await?;
@@ -244,13 +244,13 @@ async fn serve_session(
 }
 
 async fn read_session(
-    receive: &mut quinn::RecvStream,
+    receive: quinn::RecvStream,
     session: SessionId,
     inputs: &mpsc::Sender<Input>,
     local: &mpsc::WeakSender<Vec<u8>>,
 ) -> Result<()> {
-    let mut buffer = FrameBuffer::of::<ClientMessage>();
-    while let Some(json) = read_frame(receive, &mut buffer).await? {
+    let mut frames = FrameReader::of::<ClientMessage>(receive);
+    while let Some(json) = frames.next().await? {
         match decode(&json) {
             Ok(envelope) => {
                 inputs.send(Input::Client { session, id: envelope.id, message: envelope.body }).await?;

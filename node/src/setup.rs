@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
-use quorate::{
+use quorate_protocol::{
     NodeId, NonceCommitment, SignatureShare,
     federation::{EpochKey, KeyCertificate},
     frost::{

@@ -17,7 +17,7 @@ use crate::{
 use anyhow::{Context as _, Result, bail, ensure};
 use bitcoin::secp256k1::schnorr;
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
-use quorate::{
+use quorate_protocol::{
     Federation, NodeId,
     evidence::Evidence,
     federation::{Succession, SuccessionPlan},
@@ -63,7 +63,7 @@ struct Known {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Progress {
     /// The epoch that is prepared.
-    pub epoch: quorate::Epoch,
+    pub epoch: quorate_protocol::Epoch,
     /// Number of its plan.
     pub attempt: u32,
     /// Nodes that have approved the plan.

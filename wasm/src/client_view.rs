@@ -3,8 +3,8 @@
 use bitcoin::{Address, Network};
 use quorate::{
     account::Keychain,
-    chain::HeaderChain,
     finality::FinalityKind,
+    headers::HeaderChain,
     session::{Event, PaymentState, Session},
     wallet::{Balance, Coin, HistoryEntry},
     wire::{BlockRef, NodeReject, WireError},

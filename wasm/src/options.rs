@@ -4,7 +4,7 @@ use crate::{error::Failure, js::from_json};
 use bitcoin::{Amount, FeeRate, Network};
 use quorate::{
     account::{AccountPolicy, AccountRecord},
-    chain::Checkpoint,
+    headers::Checkpoint,
     wallet::{Destination, GAP_LIMIT_MAX, PaymentRequest, SecretWords, Wallet},
     wire::Header,
 };

@@ -8,8 +8,8 @@ use bitcoin::Address;
 use quorate::{
     FederationDocument, FederationId,
     account::AccountCertificate,
-    chain::{Checkpoint, HeaderChain},
     finality::{FinalityProof, VerifiedAccounts},
+    headers::{Checkpoint, HeaderChain},
     wire::RawTransactionProof,
 };
 use serde::Serialize;

@@ -14,7 +14,7 @@ pub use rpc_server::serve as serve_rpc;
 use bitcoin::{
     Amount, Block, BlockHash, FeeRate, MerkleBlock, OutPoint, Transaction, TxOut, Txid, block::Header,
 };
-use quorate::wire::{BlockRef, RawTransactionProof};
+use quorate_protocol::wire::{BlockRef, RawTransactionProof};
 use std::{future::Future, pin::Pin};
 
 /// A boxed answer of a backend.

@@ -255,7 +255,7 @@ fn print_connection(network: &Devnetwork, pages: Option<SocketAddr>) {
         println!();
     }
     println!("Connect a wallet or a plain WebSocket client:");
-    println!("  bridge       ws://{bridge}   (subprotocol {})", quorate::wire::limits::PROTOCOL);
+    println!("  bridge       ws://{bridge}   (subprotocol {})", quorate_protocol::wire::limits::PROTOCOL);
     println!("  federation   http://{bridge}/federation   id {}", network.federation.id());
     println!("  health       http://{bridge}/health   metrics http://{bridge}/metrics");
     println!("  chain RPC    http://{}   (generatetoaddress, getblock, …)", network.rpc);

@@ -2,7 +2,7 @@
 
 use super::{Machine, SessionId, Tag};
 use bitcoin::secp256k1::schnorr;
-use quorate::{
+use quorate_protocol::{
     NodeId,
     account::{AccountCertificate, AccountError, AccountRecord, JointAccount},
     wire::{ErrorCode, Fault, PeerReply, PeerRequest, ServerMessage, WireError},

@@ -2,7 +2,7 @@
 
 use super::{Machine, Output, Tag};
 use bitcoin::Txid;
-use quorate::{NodeId, wire::PeerRequest};
+use quorate_protocol::{NodeId, wire::PeerRequest};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,

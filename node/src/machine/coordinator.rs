@@ -7,7 +7,7 @@
 
 use super::{Bug, Machine, Output, SessionId, Tag, release::Reason, signing::Attempt};
 use bitcoin::{Txid, secp256k1::schnorr};
-use quorate::{
+use quorate_protocol::{
     NodeId,
     account::AccountCertificate,
     finality::FinalityProof,

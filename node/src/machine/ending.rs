@@ -10,7 +10,7 @@ use super::{
     signing::Attempt,
 };
 use bitcoin::{OutPoint, Txid};
-use quorate::{
+use quorate_protocol::{
     Round,
     release::ReleaseCertificate,
     vote::VoteTarget,

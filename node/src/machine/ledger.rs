@@ -9,7 +9,7 @@ use bitcoin::{
     Block, BlockHash, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header,
     constants::genesis_block,
 };
-use quorate::{
+use quorate_protocol::{
     Epoch, Round,
     account::AccountCertificate,
     finality::FinalityProof,

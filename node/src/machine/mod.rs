@@ -3,7 +3,7 @@
 //! A driver feeds it inputs and carries out its outputs *in order*. A [`Output::Persist`] must be durable before any later output
 //! leaves; that one rule is what V2, V4 and the nonce rule need of the world outside.
 //!
-//! Safety, in the words of the design's section 5: `voter` keeps V1, V2 and V4, [`quorate::vote`] V3, `release` V5 and V6, `coordinator`
+//! Safety, in the words of the design's section 5: `voter` keeps V1, V2 and V4, [`quorate_protocol::vote`] V3, `release` V5 and V6, `coordinator`
 //! and `signing` count each node once and only what verifies, `watch` V7, the driver's mTLS gives V8, `standing` V9.
 
 mod accounts;
@@ -37,13 +37,13 @@ use bitcoin::{OutPoint, Transaction, Txid, block::Header};
 use coordinator::Coordination;
 use ledger::Ledger;
 use nonces::NoncePool;
-use quorate::{
+use quorate_protocol::{
     Federation, NodeId, Round,
     account::JointAccount,
     digest::IdentityKey,
     evidence::Evidence,
     frost::NodeShare,
-    log::SignedHead,
+    log_head::SignedHead,
     seal::{Seal, SealedTransaction},
     wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage, WireError},
 };
@@ -95,7 +95,7 @@ pub enum Output {
     /// Hand to the Bitcoin network, now and until it confirms.
     Broadcast(Transaction),
     /// Find a transaction's place in a block for a wallet.
-    Prove { session: SessionId, id: Option<u64>, txid: Txid, block: quorate::wire::BlockRef },
+    Prove { session: SessionId, id: Option<u64>, txid: Txid, block: quorate_protocol::wire::BlockRef },
     /// Answer with the backend's fee rate.
     FeeRate { session: SessionId, id: Option<u64> },
 }
@@ -168,7 +168,8 @@ pub struct Machine {
     rng: rand_chacha::ChaCha20Rng,
     ledger: Ledger,
     nonces: NoncePool,
-    accounts: BTreeMap<quorate::AccountId, (JointAccount, quorate::account::AccountCertificate)>,
+    accounts:
+        BTreeMap<quorate_protocol::AccountId, (JointAccount, quorate_protocol::account::AccountCertificate)>,
     coordinations: BTreeMap<Txid, Coordination>,
     registrations: BTreeMap<u64, accounts::Registration>,
     next_registration: u64,
@@ -308,12 +309,12 @@ impl Machine {
     }
 
     /// What this node knows of an outpoint.
-    pub fn utxo(&self, outpoint: &OutPoint) -> Option<quorate::wire::UtxoRecord> {
+    pub fn utxo(&self, outpoint: &OutPoint) -> Option<quorate_protocol::wire::UtxoRecord> {
         self.ledger.current(outpoint)
     }
 
     /// The proof of a transaction that this node holds for final.
-    pub fn proof(&self, txid: &Txid) -> Option<&quorate::finality::FinalityProof> {
+    pub fn proof(&self, txid: &Txid) -> Option<&quorate_protocol::finality::FinalityProof> {
         self.ledger.record(txid)?.proof.as_ref()
     }
 
@@ -407,7 +408,7 @@ impl Machine {
             | PeerRequest::RepairOpen { .. }
             | PeerRequest::RepairPiece { .. }
             | PeerRequest::RepairSum { .. } => {
-                Err(WireError::sender(quorate::wire::ErrorCode::Internal, "handled by the driver"))
+                Err(WireError::sender(quorate_protocol::wire::ErrorCode::Internal, "handled by the driver"))
             }
         };
         tracing::trace!(%from, ok = answer.is_ok(), "peer request");
@@ -430,7 +431,7 @@ impl Machine {
     }
 
     /// The tip of the chain as far as it has been read.
-    pub fn tip(&self) -> quorate::wire::BlockRef {
+    pub fn tip(&self) -> quorate_protocol::wire::BlockRef {
         self.ledger.tip()
     }
 
@@ -471,7 +472,7 @@ impl Machine {
         for txid in confirmed {
             if self.ledger.record(&txid).is_some() {
                 let block = self.ledger.tip();
-                self.notify_status(txid, &quorate::wire::TransactionStatus::Confirmed { block });
+                self.notify_status(txid, &quorate_protocol::wire::TransactionStatus::Confirmed { block });
             }
         }
     }
@@ -493,6 +494,6 @@ impl Machine {
     }
 
     pub fn headers(&self, from: u32) -> Vec<Header> {
-        self.ledger.headers(from, quorate::wire::limits::HEADERS_MAX)
+        self.ledger.headers(from, quorate_protocol::wire::limits::HEADERS_MAX)
     }
 }

@@ -3,7 +3,7 @@
 //! A nonce leaves the pool before it is used, whatever happens then. A package that was answered before gets the stored bytes;
 //! another package that names a used nonce finds it gone. A restart loses the pool, never the record.
 
-use quorate::{NodeId, NonceCommitment, PackageDigest, frost::NodeNonces, wire::CommitReply};
+use quorate_protocol::{NodeId, NonceCommitment, PackageDigest, frost::NodeNonces, wire::CommitReply};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 

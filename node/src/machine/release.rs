@@ -5,7 +5,7 @@
 //! * A promise leaves only after the higher round is durable ([`Machine::promise`]), and from that write on [`Machine::vote`] and
 //!   [`Machine::commit`] refuse every lower round. It names the highest certificate that this node committed to; commits are
 //!   durable before they leave, so it names every commit that anybody can have seen.
-//! * A timer never frees anything. It only makes this node promise; what is free is decided by q promises (see [`quorate::release`]).
+//! * A timer never frees anything. It only makes this node promise; what is free is decided by q promises (see [`quorate_protocol::release`]).
 //!
 //! # Why it ends
 //!
@@ -15,7 +15,7 @@
 use super::{Bug, Machine, Output, Tag, ledger::RoundRecord};
 use crate::store::{ChangeSet, Table};
 use bitcoin::{OutPoint, Txid};
-use quorate::{
+use quorate_protocol::{
     NodeId, Round,
     account::AccountCertificate,
     proposal::Proposal,

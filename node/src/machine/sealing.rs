@@ -1,12 +1,12 @@
-//! The end of an epoch at one node, and the beginning of the next (see [`quorate::seal`]).
+//! The end of an epoch at one node, and the beginning of the next (see [`quorate_protocol::seal`]).
 
 use super::{Bug, LogRecord, Machine, TxRecord, watch::evidence_key};
 use crate::store::{ChangeSet, Table};
-use quorate::{
+use quorate_protocol::{
     NodeId,
     evidence::Evidence,
     federation::{Succession, SuccessionPlan},
-    log::LogHead,
+    log_head::LogHead,
     seal::{Handover, Seal, SealedTransaction},
     vote::VoteTarget,
     wire::{ErrorCode, Fault, PeerReply, WireError, limits},
@@ -99,7 +99,7 @@ pub fn opening(handover: &Handover, succession: [u8; 32], evidence: &[Evidence],
         let target = match (&one.certificate, &one.proof) {
             (Some(certificate), _) => certificate.target.clone(),
             (None, Some(proof)) => {
-                let inputs = proof.outpoints().map(|outpoint| (outpoint, quorate::Round(0)));
+                let inputs = proof.outpoints().map(|outpoint| (outpoint, quorate_protocol::Round(0)));
                 VoteTarget::new(one.txid, inputs)
             }
             (None, None) => continue,

@@ -6,7 +6,7 @@
 
 use super::{Machine, Output, Tag};
 use bitcoin::{Txid, secp256k1::schnorr};
-use quorate::{
+use quorate_protocol::{
     NodeId, SignatureShare,
     evidence::{CommitStatement, Evidence, SigningRecord},
     finality::{FinalityProof, SpentOutput},

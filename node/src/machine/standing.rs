@@ -1,6 +1,6 @@
 //! Rule V9: whether this node may trust its memory, and vote.
 //!
-//! The log head (see [`quorate::log`]) grows with every durable write of the protocol. Peers learn it with every vote and heartbeat. After
+//! The log head (see [`quorate_protocol::log`]) grows with every durable write of the protocol. Peers learn it with every vote and heartbeat. After
 //! a start this node votes only when q - 1 others have said how far they know its log, and none knows it further than it is. A
 //! node whose store was missing, older or damaged says so plainly and stays without a vote until the next epoch gives it a new key.
 //!
@@ -11,9 +11,9 @@
 
 use super::{Bug, Machine, Output, Tag};
 use crate::store::{ChangeSet, Table};
-use quorate::{
+use quorate_protocol::{
     NodeId,
-    log::{LogHead, SignedHead},
+    log_head::{LogHead, SignedHead},
     wire::{ErrorCode, Fault, PeerReply, PeerRequest, WireError},
 };
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,7 @@
 
 use super::{Machine, Output, SessionId};
 use bitcoin::{OutPoint, ScriptBuf, Txid};
-use quorate::{
+use quorate_protocol::{
     AccountId,
     finality::FinalityProof,
     proposal::Proposal,
@@ -159,7 +159,7 @@ impl Machine {
         session: SessionId,
         id: Option<u64>,
         protocol: u32,
-        pinned: Option<quorate::FederationId>,
+        pinned: Option<quorate_protocol::FederationId>,
     ) -> Result<(), WireError> {
         if protocol != limits::PROTOCOL_VERSION {
             let message = format!("this server speaks protocol {}, not {protocol}", limits::PROTOCOL_VERSION);

@@ -2,7 +2,7 @@
 
 use super::Machine;
 use bitcoin::{OutPoint, Txid};
-use quorate::proposal::Proposal;
+use quorate_protocol::proposal::Proposal;
 use std::time::Duration;
 
 /// Time between two looks at what is open.

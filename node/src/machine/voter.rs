@@ -17,14 +17,14 @@ use crate::{
     store::{ChangeSet, Table},
 };
 use bitcoin::{OutPoint, Transaction, TxOut, Txid, constants::COINBASE_MATURITY};
-use quorate::{
+use quorate_protocol::{
     NodeId,
     account::{AccountCertificate, JointAccount},
     finality::{FinalityProof, VerifiedAccounts},
     frost::{NodeCommitments, Session, SigningError, WalletSignature},
     proposal::{CheckedProposal, Proposal, SpendPlan},
+    relay_policy,
     release::ReleaseCertificate,
-    standard,
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget, sign_commit},
     wire::{CommitReply, ErrorCode, Fault, PeerReply, RejectReason, WireError},
 };
@@ -197,9 +197,9 @@ impl Machine {
                 Ok((Some(checked.plan), spent))
             }
             Proposal::Sole { transaction } => {
-                standard::check_shape(transaction).map_err(|error| invalid(&error))?;
+                relay_policy::check_shape(transaction).map_err(|error| invalid(&error))?;
                 let spent = self.spendable(transaction, None)?;
-                standard::check_fee(transaction, &spent, transaction.weight())
+                relay_policy::check_fee(transaction, &spent, transaction.weight())
                     .map_err(|error| invalid(&error))?;
                 crate::chain::check_scripts(transaction, &spent).map_err(|error| match error {
                     ChainError::Script { index } => RejectReason::Script { index },
@@ -467,7 +467,7 @@ impl Machine {
         self.end_releases(&inputs);
         self.gossip_at.push_back((self.now + GOSSIP_AFTER, txid));
         self.outputs.push_back(Output::Broadcast(proof.transaction().clone()));
-        let status = quorate::wire::TransactionStatus::Signed { proof: Box::new(proof) };
+        let status = quorate_protocol::wire::TransactionStatus::Signed { proof: Box::new(proof) };
         self.notify_status(txid, &status);
         self.finish_coordination(txid, &status);
         self.inputs_settled(&inputs);

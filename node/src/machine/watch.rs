@@ -6,7 +6,7 @@
 use super::Machine;
 use crate::store::{ChangeSet, Table};
 use bitcoin::OutPoint;
-use quorate::{
+use quorate_protocol::{
     Epoch, NodeId,
     evidence::{CommitStatement, Evidence, EvidenceKind, two_approvals},
     finality::FinalityProof,

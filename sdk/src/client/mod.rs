@@ -22,7 +22,7 @@ mod calls;
 mod driver;
 mod error;
 #[cfg(not(target_arch = "wasm32"))]
-pub mod quic;
+mod quic;
 mod runtime;
 mod store;
 #[cfg(all(test, not(target_arch = "wasm32")))]
@@ -34,14 +34,17 @@ mod websocket;
 
 pub use calls::Client;
 pub use error::{ClientError, Receipt};
-#[cfg(not(target_arch = "wasm32"))]
-pub use quic::{Quic, TlsError, TlsIdentity};
 pub use runtime::{MaybeSend, PlatformFuture};
 pub use store::{Saving, Store, StoreError};
 #[cfg(target_arch = "wasm32")]
 pub use web::{SocketFactory, WebSocket};
 #[cfg(not(target_arch = "wasm32"))]
 pub use websocket::WebSocket;
+#[cfg(not(target_arch = "wasm32"))]
+pub use {
+    quic::Quic,
+    quorate_quic::{TlsError, TlsIdentity},
+};
 
 use crate::{
     FederationDocument,

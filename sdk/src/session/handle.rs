@@ -7,12 +7,11 @@ use super::{
 };
 use crate::{
     NodeId,
-    chain::HeaderError,
     finality::FinalityProof,
     frost::NodeCommitments,
-    ids::listed,
+    headers::HeaderError,
+    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN},
     release::ReleaseCertificate,
-    standard::{FEE_RATE_MAX, FEE_RATE_MIN},
     vote::ApprovalCertificate,
     wire::{
         ChainTip, ClientMessage, Header, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
@@ -254,7 +253,10 @@ impl Session {
                 if evidence.iter().any(|one| one.verify(federation).is_err()) {
                     return self.misbehaved(&"an accusation that proves nothing");
                 }
-                let message = format!("nodes {} cheated and could not be worked around", listed(&culprits));
+                let message = format!(
+                    "nodes {} cheated and could not be worked around",
+                    culprits.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+                );
                 return self.end(now, txid, &[], PaymentState::Failed { message, retry: true });
             }
             // The wallet says `Approved` itself when it has checked the certificate, and `Confirmed` by its own chain.
@@ -345,7 +347,7 @@ impl Session {
         match self.wallet.apply_inclusion(txid, proof) {
             Ok(true) => self.event(Event::Confirmed { txid, block: proof.block }),
             Ok(false) => {}
-            Err(crate::chain::ProofError::UnknownBlock { .. }) => {
+            Err(crate::headers::ProofError::UnknownBlock { .. }) => {
                 self.waiting_proofs.insert(txid);
                 self.ask_headers(0);
             }

@@ -18,7 +18,7 @@ mod state;
 pub use events::{Event, PaymentState, Reach};
 
 use crate::{
-    chain::Extension,
+    headers::Extension,
     proposal::Proposal,
     wallet::{Balance, StateChange, Wallet, WalletError},
     wire::{BlockRef, ClientMessage, Pages, ServerMessage, decode, limits},
@@ -144,7 +144,7 @@ impl Session {
             told_tip: None,
             chase: Backoff::new(CHASE_MIN, CHASE_MAX),
             chase_at: None,
-            fee_rate: crate::standard::FEE_RATE_MIN,
+            fee_rate: crate::relay_policy::FEE_RATE_MIN,
             last_balance: Balance::default(),
             told_synced: false,
             saves: false,

@@ -4,7 +4,7 @@ use super::{Destination, WalletError};
 use crate::{
     account::{Address, JointAccount},
     proposal::{describe_input, describe_output},
-    standard::{FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX},
+    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX},
 };
 use bdk_coin_select::{
     Candidate, ChangePolicy, CoinSelector, Drain, DrainWeights, FeeRate as SelectRate,

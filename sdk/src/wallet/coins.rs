@@ -2,8 +2,8 @@
 
 use crate::{
     account::{Address, KeychainIndex},
-    chain::HeaderChain,
     finality::FinalityKind,
+    headers::HeaderChain,
     proposal::CheckedProposal,
     wire::{BlockRef, UtxoRecord},
 };

@@ -1,7 +1,9 @@
 //! What can go wrong before anything leaves the wallet.
 
 use super::StateError;
-use crate::{account::AccountError, frost::SigningError, proposal::ProposalError, standard::StandardError};
+use crate::{
+    account::AccountError, frost::SigningError, proposal::ProposalError, relay_policy::StandardError,
+};
 use bitcoin::{Amount, Network, OutPoint};
 
 /// Why the wallet refuses. Nothing has been sent; what the user can change is in the text.

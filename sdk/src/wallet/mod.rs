@@ -24,9 +24,9 @@ use crate::{
     account::{
         AccountCertificate, AccountPolicy, AccountRecord, Address, JointAccount, Keychain, KeychainIndex,
     },
-    chain::{Checkpoint, Extension, HeaderChain, HeaderError, ProofError},
     finality::{FinalityError, FinalityProof, VerifiedAccounts},
     frost::{NodeCommitments, WalletSignature, wallet_sign},
+    headers::{Checkpoint, Extension, HeaderChain, HeaderError, ProofError},
     proposal::{CheckedProposal, JointProposal, Proposal},
     release::SignedCancel,
     vote::ApprovalCertificate,

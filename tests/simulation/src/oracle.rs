@@ -8,7 +8,7 @@ use quorate::{
     Epoch, Federation, NodeId, NonceCommitment, Round,
     evidence::Evidence,
     finality::{FinalityProof, VerifiedAccounts},
-    log::SignedHead,
+    log_head::SignedHead,
     release::{Outcome, ReleaseCertificate, SignedPromise},
     seal::SealedTransaction,
     vote::{SignedVote, Verdict, VoteTarget},

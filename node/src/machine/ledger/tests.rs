@@ -3,7 +3,7 @@ use bitcoin::{
     Amount, OutPoint, TxIn, absolute::LockTime, block, consensus::Params, hashes::Hash as _,
     transaction::Version,
 };
-use quorate::vote::VoteTarget;
+use quorate_protocol::vote::VoteTarget;
 use std::collections::BTreeMap;
 
 fn taproot() -> ScriptBuf {

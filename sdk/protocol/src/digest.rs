@@ -156,7 +156,7 @@ impl Writer {
 }
 
 /// The process-wide libsecp256k1 context, blinded with fresh randomness where the platform has some.
-pub(crate) fn secp() -> &'static Secp256k1<All> {
+pub fn secp() -> &'static Secp256k1<All> {
     static CONTEXT: LazyLock<Secp256k1<All>> = LazyLock::new(|| {
         let mut context = Secp256k1::new();
         let mut seed = [0; 32];

@@ -9,7 +9,7 @@ use crate::{
     AccountId, Federation,
     account::{Address, JointAccount, KeychainIndex},
     digest::{IdentityKey, Purpose, Writer, verify},
-    standard::{self, StandardError},
+    relay_policy::{self, StandardError},
     tagged::tagged,
 };
 use bitcoin::{
@@ -114,14 +114,14 @@ impl JointProposal {
         if !verify(&account.record().authorisation_key, digest, &self.authorisation) {
             return Err(ProposalError::Authorisation);
         }
-        standard::check_shape(transaction)?;
-        standard::check_size(self.psbt.serialize().len())?;
+        relay_policy::check_shape(transaction)?;
+        relay_policy::check_size(self.psbt.serialize().len())?;
         let (addresses, spent) = self.inputs(account)?;
         let own_outputs = self.own_outputs(account)?;
         let weight = transaction.weight().to_wu()
             + SEGWIT_MARKER_WEIGHT
             + KEY_SPEND_WITNESS_WEIGHT * u64::try_from(spent.len()).unwrap_or(u64::MAX);
-        let fee = standard::check_fee(transaction, &spent, bitcoin::Weight::from_wu(weight))?;
+        let fee = relay_policy::check_fee(transaction, &spent, bitcoin::Weight::from_wu(weight))?;
         check_policy(transaction, account, &own_outputs)?;
         let plan = SpendPlan::new(transaction, self.account, &addresses, &spent)?;
         let returns_home = own_outputs.len() == transaction.output.len();
@@ -177,7 +177,7 @@ fn origin(
 }
 
 /// Fills in what BIP371 wants of an input or output of the account: internal key, its origin, and for inputs the recovery leaf.
-pub(crate) fn describe_input(account: &JointAccount, address: &Address, input: &mut bitcoin::psbt::Input) {
+pub fn describe_input(account: &JointAccount, address: &Address, input: &mut bitcoin::psbt::Input) {
     let internal = address.key.x_only_public_key().0;
     let origin = (account.xpub().fingerprint(), address.position.path());
     input.tap_internal_key = Some(internal);
@@ -196,7 +196,8 @@ pub(crate) fn describe_input(account: &JointAccount, address: &Address, input: &
     input.tap_scripts.insert(control, (address.leaf.clone(), LeafVersion::TapScript));
 }
 
-pub(crate) fn describe_output(account: &JointAccount, address: &Address, output: &mut bitcoin::psbt::Output) {
+/// Fills in what BIP371 wants of an output of the account: internal key and its origin.
+pub fn describe_output(account: &JointAccount, address: &Address, output: &mut bitcoin::psbt::Output) {
     let internal = address.key.x_only_public_key().0;
     output.tap_internal_key = Some(internal);
     output

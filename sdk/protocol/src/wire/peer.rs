@@ -12,7 +12,7 @@ use crate::{
         NodeCommitments, RepairPart, RepairSession, WalletSignature,
         dkg::{Bundle, RunId},
     },
-    log::SignedHead,
+    log_head::SignedHead,
     proposal::Proposal,
     release::{ReleaseCertificate, SignedCancel, SignedPromise},
     seal::{Seal, SealedTransaction},

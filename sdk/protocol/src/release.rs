@@ -28,7 +28,7 @@ use crate::{
     Federation, NodeId, Round,
     account::AccountRecord,
     digest::{self, Context, IdentityKey, Purpose, Writer},
-    standard::INPUTS_MAX,
+    relay_policy::INPUTS_MAX,
     vote::{ApprovalCertificate, CertificateError, VoteTarget},
 };
 use bitcoin::{OutPoint, Txid, secp256k1::schnorr};

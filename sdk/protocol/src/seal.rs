@@ -28,7 +28,7 @@ use crate::{
     digest::{IdentityKey, Purpose, Writer},
     finality::{FinalityProof, VerifiedAccounts},
     proposal::Proposal,
-    standard::INPUTS_MAX,
+    relay_policy::INPUTS_MAX,
     vote::{ApprovalCertificate, CertificateError},
 };
 use bitcoin::{TxOut, Txid, secp256k1::schnorr};

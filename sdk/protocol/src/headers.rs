@@ -39,7 +39,7 @@ impl Checkpoint {
 /// Headers from a checkpoint to the tip with the most work that the wallet has seen.
 ///
 /// ```
-/// use quorate::chain::{Checkpoint, HeaderChain};
+/// use quorate::headers::{Checkpoint, HeaderChain};
 /// let chain = HeaderChain::new(bitcoin::Network::Regtest, Checkpoint::genesis(bitcoin::Network::Regtest));
 /// assert_eq!(chain.tip().height, 0);
 /// ```

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// Length and hash of a node's durable log.
 ///
 /// ```
-/// use quorate::log::LogHead;
+/// use quorate::log_head::LogHead;
 /// let empty = LogHead::default();
 /// assert_ne!(empty.extend(b"a record"), empty.extend(b"another"));
 /// assert_eq!(empty.extend(b"a record").sequence, 1);

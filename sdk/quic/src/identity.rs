@@ -1,0 +1,119 @@
+//! Certificates and keys of a federation's members, and the transport parameters of its connections.
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quorate_protocol::{NodeId, wire::limits};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+use std::{path::Path, sync::Arc, time::Duration};
+
+/// Time without any packet after which a connection is given up.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
+/// Packets that keep an unused connection open.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Streams that a peer may have open at once; each costs memory.
+const STREAMS_MAX: u32 = 1_024;
+/// A certificate of the federation's authority with its key.
+#[derive(Debug)]
+pub struct TlsIdentity {
+    authority: CertificateDer<'static>,
+    certificate: CertificateDer<'static>,
+    key: PrivatePkcs8KeyDer<'static>,
+}
+
+impl Clone for TlsIdentity {
+    fn clone(&self) -> Self {
+        Self {
+            authority: self.authority.clone(),
+            certificate: self.certificate.clone(),
+            key: self.key.clone_key(),
+        }
+    }
+}
+
+/// Why TLS cannot be set up. The operator's files are at fault.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A PEM file cannot be read.
+    #[error("{path}: {source}")]
+    Pem {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// Certificate and key do not fit.
+    #[error("certificate, key and authority do not fit together: {0}")]
+    Config(String),
+}
+
+impl TlsIdentity {
+    /// Reads `ca.pem`, `tls.pem` and `tls.key` from a directory, as `quorate-node federation new` writes them.
+    ///
+    /// # Errors
+    /// A file is missing or is not PEM.
+    pub fn read(directory: &Path) -> Result<Self, TlsError> {
+        let at = |name: &str| directory.join(name);
+        let named = |name: &str| {
+            let path = at(name).display().to_string();
+            move |source| TlsError::Pem { path, source }
+        };
+        Ok(Self {
+            authority: CertificateDer::from_pem_file(at("ca.pem")).map_err(named("ca.pem"))?,
+            certificate: CertificateDer::from_pem_file(at("tls.pem")).map_err(named("tls.pem"))?,
+            key: PrivatePkcs8KeyDer::from_pem_file(at("tls.key")).map_err(named("tls.key"))?,
+        })
+    }
+
+    /// The authority's root store.
+    ///
+    /// # Errors
+    /// The authority's certificate is not usable.
+    pub fn roots(&self) -> Result<Arc<rustls::RootCertStore>, TlsError> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.authority.clone()).map_err(config_error)?;
+        Ok(Arc::new(roots))
+    }
+
+    /// Certificate and key for a rustls configuration.
+    pub fn certificate(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (vec![self.certificate.clone()], PrivateKeyDer::Pkcs8(self.key.clone_key()))
+    }
+
+    /// A QUIC client configuration: this identity, the stock server verifier, ALPN `quorate.1`.
+    ///
+    /// # Errors
+    /// Certificate and key do not fit.
+    pub fn client_config(&self) -> Result<quinn::ClientConfig, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let (chain, key) = self.certificate();
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(config_error)?
+            .with_root_certificates(self.roots()?)
+            .with_client_auth_cert(chain, key)
+            .map_err(config_error)?;
+        tls.alpn_protocols = vec![limits::PROTOCOL.into()];
+        let mut config =
+            quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(config_error)?));
+        config.transport_config(transport_config());
+        Ok(config)
+    }
+}
+
+fn config_error(error: impl std::fmt::Display) -> TlsError {
+    TlsError::Config(error.to_string())
+}
+
+/// Transport parameters of every connection in a federation.
+pub fn transport_config() -> Arc<quinn::TransportConfig> {
+    let mut transport = quinn::TransportConfig::default();
+    let idle = quinn::IdleTimeout::try_from(IDLE_TIMEOUT).expect("ten seconds fit a QUIC varint");
+    transport.max_idle_timeout(Some(idle)).keep_alive_interval(Some(KEEP_ALIVE));
+    transport.max_concurrent_bidi_streams(STREAMS_MAX.into()).max_concurrent_uni_streams(0_u8.into());
+    Arc::new(transport)
+}
+
+/// The server name of a node.
+pub fn server_name(node: NodeId) -> String {
+    format!("node-{node}.quorate")
+}

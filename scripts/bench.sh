@@ -14,8 +14,8 @@ esac
 if [ "$suite" = all ] || [ "$suite" = npm ]; then
   bash scripts/build-npm.sh
   need_browser
-  cargo build --release --locked -p quorate-tests --bin test-node
-  QUORATE_NODE=$CARGO_TARGET_DIR/release/test-node node scripts/bench-npm.mjs
+  cargo build --release --locked -p quorate-tests --bin test-devnet
+  QUORATE_DEVNET=$CARGO_TARGET_DIR/release/test-devnet node scripts/bench-npm.mjs
 fi
 # The checkers' figures: simulation, planted bugs and model.
 if [ "$suite" = all ] || [ "$suite" = faults ]; then

@@ -33,6 +33,6 @@ say "the browser wallet"
 npx --no-install tsc -p examples/browser
 npm run --silent build -w quorate-browser-wallet
 say "tests of the npm package, and of the wallet in a browser"
-export QUORATE_NODE=$CARGO_TARGET_DIR/debug/test-node
+export QUORATE_DEVNET=$CARGO_TARGET_DIR/debug/test-devnet
 node --test --test-concurrency=1 tests/npm/*.test.mjs tests/browser/*.test.mjs
 say "all passed"

@@ -2,12 +2,7 @@
 //!
 //! It listens on the loopback address unless the configuration says otherwise, because it names peers and counts payments.
 
-use crate::{
-    driver::Input,
-    machine::{Sizes, Standing},
-    server::Live,
-    succession::Progress,
-};
+use crate::{driver::Input, server::Live, succession::Progress};
 use anyhow::Result;
 use axum::{
     Json, Router,
@@ -22,51 +17,16 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use quorate_protocol::{
-    Epoch, FederationDocument, FederationId, NodeId,
-    evidence::{Evidence, EvidenceKind},
-    wire::{BlockRef, ErrorCode, Fault, WireError},
+    evidence::EvidenceKind,
+    wire::{ErrorCode, Fault, WireError},
 };
+use quorate_rules::{Standing, Status};
 use serde::Serialize;
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::net::SocketAddr;
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
 };
-
-/// What an operator wants to know first.
-#[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    /// This node.
-    pub node: NodeId,
-    /// The federation.
-    pub federation: FederationId,
-    /// The epoch of its key.
-    pub epoch: Epoch,
-    /// Whether this node votes, and why not (V9).
-    #[serde(flatten)]
-    pub standing: Standing,
-    /// The tip of its chain.
-    pub tip: BlockRef,
-    /// Records in its durable log.
-    pub log_records: u64,
-    /// Seconds since each peer was last heard of; peers never heard of are missing.
-    pub seconds_since_heard: BTreeMap<NodeId, f64>,
-    /// Proven cheats by kind (V7); `/api/v1/evidence` has them.
-    pub evidence: BTreeMap<EvidenceKind, usize>,
-    /// Nodes whose messages are ignored because of that.
-    pub suspects: Vec<NodeId>,
-    /// What it holds.
-    pub held: Sizes,
-}
-
-/// Evidence with what is needed to verify it.
-#[derive(Clone, Debug, serde::Deserialize, Serialize)]
-pub struct EvidenceFile {
-    /// The federation whose nodes are accused.
-    pub federation: FederationDocument,
-    /// What convicts them.
-    pub evidence: Vec<Evidence>,
-}
 
 #[derive(Clone)]
 struct Api {

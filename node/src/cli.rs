@@ -1,16 +1,16 @@
 //! The command line of `quorate-node`.
 
 use crate::{
-    api::EvidenceFile,
-    chain::{Bitcoind, Devnet},
+    chain::Bitcoind,
     config::{ChainConfig, NodeConfig},
-    demo, epoch_commands, operator,
+    epoch_commands, operator,
     provision::{self, Plan, Replacement},
     run::Node,
 };
 use anyhow::{Context as _, Result};
 use bitcoin::Network;
 use clap::{Parser, Subcommand};
+use quorate_rules::EvidenceFile;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -47,42 +47,6 @@ enum Command {
     /// This node's share of the federation key
     #[command(subcommand)]
     Share(ShareCommand),
-    /// Run a federation with its bridge on the embedded chain and make a payment
-    Devnet {
-        /// Number of nodes
-        #[arg(long, default_value_t = 7)]
-        nodes: u16,
-        /// Keep state here; without it a temporary directory is used and removed
-        #[arg(long)]
-        data_dir: Option<PathBuf>,
-        /// End after the payment
-        #[arg(long)]
-        once: bool,
-        /// Print the timeline as one JSON object
-        #[arg(long)]
-        json: bool,
-        /// Address of the bridge; a free port by default
-        #[arg(long)]
-        bridge: Option<SocketAddr>,
-        /// Address of the chain's JSON-RPC; a free port by default
-        #[arg(long)]
-        rpc: Option<SocketAddr>,
-        /// Serve the pages in this directory to browsers, with a faucet
-        #[arg(long)]
-        pages: Option<PathBuf>,
-        /// Address of the pages; a free port by default
-        #[arg(long)]
-        web: Option<SocketAddr>,
-    },
-    /// Serve the embedded chain over JSON-RPC, for nodes in other processes
-    Chain {
-        /// Address to listen on
-        #[arg(long, default_value = "127.0.0.1:18443")]
-        listen: SocketAddr,
-        /// Keep blocks here
-        #[arg(long)]
-        data_dir: Option<PathBuf>,
-    },
 }
 
 #[derive(Subcommand)]
@@ -207,9 +171,8 @@ pub fn main() -> std::process::ExitCode {
 fn start() -> Result<()> {
     let arguments = Arguments::parse();
     let default = match arguments.command {
-        Command::Devnet { .. } => "warn",
         Command::Status { .. } | Command::Evidence(_) | Command::Epoch(_) | Command::Share(_) => "warn",
-        Command::Run { .. } | Command::Federation(_) | Command::Chain { .. } => "info",
+        Command::Run { .. } | Command::Federation(_) => "info",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -281,29 +244,14 @@ async fn run(command: Command) -> Result<()> {
         Command::Share(ShareCommand::Repair { directory, dry_run }) => {
             epoch_commands::repair(&directory, dry_run).await
         }
-        Command::Devnet { nodes, data_dir, once, json, bridge, rpc, pages, web } => {
-            demo::run(demo::Options { nodes, data_dir, once, json, bridge, rpc, pages, web }).await
-        }
-        Command::Chain { listen, data_dir } => {
-            let chain = match data_dir {
-                Some(directory) => {
-                    std::fs::create_dir_all(&directory)?;
-                    Devnet::open(&directory)?
-                }
-                None => Devnet::new(),
-            };
-            let listener = tokio::net::TcpListener::bind(listen).await;
-            let listener = listener.with_context(|| format!("cannot listen on {listen}"))?;
-            tracing::info!(address = %listener.local_addr()?, "serving the embedded chain");
-            tokio::select! {
-                served = crate::chain::serve_rpc(listener, Arc::new(chain)) => Ok(served?),
-                stopped = stop_signal() => stopped,
-            }
-        }
     }
 }
 
-async fn stop_signal() -> Result<()> {
+/// Returns when the process is asked to stop: SIGTERM, or Ctrl-C.
+///
+/// # Errors
+/// The system does not let it listen for signals.
+pub async fn stop_signal() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     tokio::select! {
         _ = terminate.recv() => Ok(()),

@@ -17,7 +17,7 @@ pub struct NodeAddress {
 /// How to reach the chain backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainConfig {
-    /// JSON-RPC address of Bitcoin Core or of `quorate-node chain`.
+    /// JSON-RPC address of Bitcoin Core or of `quorate-devnet chain`.
     pub url: String,
     /// RPC user.
     #[serde(default)]
@@ -80,8 +80,8 @@ impl NodeConfig {
         self.api.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], self.listen.port())))
     }
 
-    pub(crate) fn rules(&self) -> crate::machine::Rules {
-        crate::machine::Rules {
+    pub(crate) fn rules(&self) -> quorate_rules::Rules {
+        quorate_rules::Rules {
             min_confirmations: self.min_confirmations,
             voting_timeout: Duration::from_secs(self.voting_timeout_s),
             signing_timeout: Duration::from_millis(self.signing_timeout_ms),

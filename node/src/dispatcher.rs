@@ -4,13 +4,13 @@ use crate::{
     chain::{Chain, prove},
     crash,
     driver::Input,
-    machine::{Output, ReplyTo, SessionId, Tag},
     peers::Peers,
 };
 use quorate_protocol::{
     NodeId,
     wire::{PeerReply, ServerMessage},
 };
+use quorate_rules::{Output, ReplyTo, SessionId, Tag};
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 

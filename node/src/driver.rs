@@ -4,19 +4,20 @@
 //! only when everything persisted before it is durable.
 
 use crate::{
-    api::{EvidenceFile, Status},
-    chain::{Chain, ChainCoin},
+    chain::Chain,
     dispatcher::{Dispatcher, Release},
     follower,
-    machine::{Machine, Output, ReplyTo, SessionId, Tag},
     peers::Peers,
-    store::{ChangeSet, Store, start_writer},
+    store::{Store, start_writer},
 };
 use bitcoin::{Block, OutPoint};
 use quorate_protocol::{
     NodeId,
     federation::SuccessionPlan,
     wire::{BlockRef, ClientMessage, PeerReply, PeerRequest, limits, outpoints_of},
+};
+use quorate_rules::{
+    ChainCoin, EvidenceFile, Machine, Output, ReplyTo, SessionId, Status, Tag, records::ChangeSet,
 };
 use std::{
     sync::{Arc, mpsc as blocking},
@@ -95,7 +96,7 @@ pub(crate) enum Input {
 pub(crate) fn start(
     me: NodeId,
     machine: Machine,
-    store: Store,
+    store: impl Store,
     peers: Arc<Peers>,
     chain: Arc<dyn Chain>,
 ) -> mpsc::Sender<Input> {

@@ -5,14 +5,11 @@ pub mod chain;
 pub mod cli;
 pub mod config;
 mod crash;
-pub mod demo;
 mod dispatcher;
 mod driver;
 mod epoch_commands;
 mod files;
 mod follower;
-#[doc(hidden)]
-pub mod machine;
 mod membership;
 mod operator;
 mod peers;

@@ -2,9 +2,10 @@
 
 #![expect(clippy::print_stdout, reason = "the commands' output")]
 
-use crate::{api::EvidenceFile, config::NodeConfig};
+use crate::config::NodeConfig;
 use anyhow::{Context as _, Result, bail, ensure};
 use quorate_protocol::FederationId;
+use quorate_rules::EvidenceFile;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 

@@ -6,7 +6,6 @@ use crate::{
     config::NodeConfig,
     driver::{self, Input},
     files::NodeFiles,
-    machine::Machine,
     membership::Membership,
     peers::{Peers, endpoint},
     repair::RepairDesk,
@@ -18,6 +17,7 @@ use crate::{
 use anyhow::{Context as _, Result};
 use quorate_protocol::{Epoch, Federation, FederationDocument, federation::Roster, frost::dkg::Ceremony};
 use quorate_quic::TlsIdentity;
+use quorate_rules::Machine;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
@@ -210,9 +210,9 @@ impl Run {
         let repair = "have it repaired with `quorate-node share repair`";
         let share = files.read_share(me, federation).context(repair)?;
         let desk = RepairDesk::new(federation.clone(), files.read_share(me, federation)?, peers.clone());
-        let (store, mut stored) = open_or_set_aside(&files.path("store.redb"))?;
+        let (mut store, mut stored) = open_or_set_aside(&files.path("store.redb"))?;
         if federation.epoch() > Epoch::FIRST && stored.log.head.sequence == 0 && stored.log.lost.is_none() {
-            stored.log = set_lost(&store, "its store is missing")?;
+            stored.log = set_lost(&mut store, "its store is missing")?;
         }
         let mut seed = [0; 32];
         getrandom::getrandom(&mut seed).context("no source of randomness")?;

@@ -2,7 +2,6 @@
 
 use crate::{
     driver::Input,
-    machine::SessionId,
     membership::{Membership, Peer, Role},
     peers::certificate_of,
     repair::RepairDesk,
@@ -19,6 +18,7 @@ use quorate_protocol::{
     },
 };
 use quorate_quic::{FrameReader, write_message};
+use quorate_rules::SessionId;
 use std::{
     collections::BTreeMap,
     sync::{

@@ -6,13 +6,12 @@
 use crate::{
     driver::Input,
     files::{NodeFiles, PlanFile},
-    machine,
     membership::listed,
     peers::Peers,
     repair::{self, RepairDesk},
     server::Service,
     setup::Setup,
-    store::Store,
+    store::{Redb, Store as _},
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use bitcoin::secp256k1::schnorr;
@@ -124,7 +123,7 @@ impl WholeSeal {
     }
 
     pub(crate) fn page(&self, skip: u32) -> PeerReply {
-        machine::seal_page(&self.seal, &self.transactions, skip)
+        quorate_rules::seal_page(&self.seal, &self.transactions, skip)
     }
 }
 
@@ -446,6 +445,6 @@ fn write_store(
     }
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
-    let store = Store::open(path)?;
-    Ok(store.write(&[&machine::opening(handover, succession, evidence, wall_ms)])?)
+    let mut store = Redb::open(path)?;
+    Ok(store.write(&[&quorate_rules::opening(handover, succession, evidence, wall_ms)])?)
 }

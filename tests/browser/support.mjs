@@ -8,7 +8,7 @@ import { join, normalize } from "node:path";
 import { chromium } from "playwright-core";
 
 const target = process.env.CARGO_TARGET_DIR ?? "target";
-export const NODE = process.env.QUORATE_NODE ?? join(target, "debug", "test-node");
+export const DEVNET = process.env.QUORATE_DEVNET ?? join(target, "debug", "test-devnet");
 /** Screenshots are kept here. */
 export const SHOTS = "target/screenshots";
 /** Longest wait for anything; conditions end waits much earlier. */
@@ -28,9 +28,9 @@ export function freePort() {
 /** Starts a devnet and gives its addresses. */
 export async function startDevnet({ nodes = 4, pages = "examples/browser/dist", bridge, directory } = {}) {
   const bridgeAt = bridge ?? `127.0.0.1:${await freePort()}`;
-  const options = ["devnet", "--nodes", String(nodes), "--bridge", bridgeAt, "--pages", pages];
+  const options = ["--nodes", String(nodes), "--bridge", bridgeAt, "--pages", pages];
   if (directory) options.push("--data-dir", directory);
-  const child = spawn(NODE, options, { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(DEVNET, options, { stdio: ["ignore", "pipe", "inherit"] });
   const text = await new Promise((resolve, reject) => {
     let seen = "";
     child.once("error", reject);

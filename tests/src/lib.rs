@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use bitcoin::Network;
 use quorate::FederationId;
 use quorate_bridge::{BridgeConfig, RunningBridge};
+use quorate_devnet::DevnetChain;
 use quorate_node::{
-    chain::Devnet,
     config::ChainConfig,
     provision::{self, Plan, Provisioned},
 };
@@ -28,7 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Cluster {
     /// The embedded chain.
-    pub chain: Arc<Devnet>,
+    pub chain: Arc<DevnetChain>,
     /// The federation's files.
     pub files: Provisioned,
     /// The bridge.
@@ -47,8 +47,8 @@ impl Cluster {
         let directory = tempfile::tempdir()?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let chain = Arc::new(Devnet::new());
-        tokio::spawn(quorate_node::chain::serve_rpc(listener, chain.clone()));
+        let chain = Arc::new(DevnetChain::new());
+        tokio::spawn(quorate_devnet::serve_rpc(listener, chain.clone()));
         let backend = ChainConfig { url, user: String::new(), password: String::new() };
         let plan = Plan { nodes, network: Network::Regtest, first_port: None, chain: backend };
         let files = provision::federation(&directory.path().join("federation"), &plan)?;

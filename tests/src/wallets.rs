@@ -12,7 +12,7 @@ use quorate::{
     client::{Client, Saving, Store, Transport, WebSocket, fetch_federation},
     wallet::{Destination, PaymentRequest, SavedState, SecretWords, StateChange, Wallet, apply_change},
 };
-use quorate_node::chain::Devnet;
+use quorate_devnet::DevnetChain;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -32,7 +32,7 @@ fn open_script() -> ScriptBuf {
 ///
 /// # Errors
 /// The chain refuses it.
-pub fn pay_out(chain: &Devnet, height: u32, outputs: Vec<TxOut>) -> Result<Transaction> {
+pub fn pay_out(chain: &DevnetChain, height: u32, outputs: Vec<TxOut>) -> Result<Transaction> {
     let block = chain.blocks().into_iter().nth(usize::try_from(height)? - 1).context("no such block")?;
     let reward = block.txdata.first().context("a coinbase")?.compute_txid();
     let transaction = Transaction {
@@ -138,7 +138,7 @@ pub async fn wait_spendable(client: &Client, amount: Amount) -> Result<()> {
 ///
 /// # Errors
 /// The chain refuses it.
-pub fn fund(chain: &Devnet, addresses: &[Address], count: usize, value: Amount) -> Result<()> {
+pub fn fund(chain: &DevnetChain, addresses: &[Address], count: usize, value: Amount) -> Result<()> {
     let first = chain.height() + 1;
     chain.mine(101, &nobody())?;
     let outputs = addresses.iter().flat_map(|address| {

@@ -8,7 +8,7 @@ use quorate::{
     session::{Event, PaymentState},
     wallet::SecretWords,
 };
-use quorate_node::chain::Devnet;
+use quorate_devnet::DevnetChain;
 use quorate_tests::{
     Cluster, eventually,
     wallets::{PAYMENT_PATIENCE, federation, fund, nobody, open_wallet, request, wait_spendable},
@@ -33,7 +33,7 @@ async fn two_wallets(cluster: &Cluster, coins: usize) -> Result<(Client, Client)
 }
 
 /// Every final transaction reaches the chain, and no coin is spent twice.
-async fn nothing_lost_or_doubled(chain: &Devnet, finals: &[bitcoin::Txid]) -> Result<()> {
+async fn nothing_lost_or_doubled(chain: &DevnetChain, finals: &[bitcoin::Txid]) -> Result<()> {
     eventually("all final transactions are broadcast", || {
         let waiting = chain.mempool();
         let mined: HashSet<_> = chain

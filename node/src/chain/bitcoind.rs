@@ -1,11 +1,12 @@
-//! Bitcoin Core over JSON-RPC. Also speaks to an embedded chain that another process serves (`quorate-node chain`).
+//! Bitcoin Core over JSON-RPC. Also speaks to an embedded chain that another process serves (`quorate-devnet chain`).
 
-use super::{Answer, Chain, ChainCoin, ChainError};
+use super::{Answer, Chain, ChainError};
 use bitcoin::{
     Amount, Block, BlockHash, FeeRate, OutPoint, ScriptBuf, Transaction, TxOut,
     block::Header,
     consensus::encode::{deserialize_hex, serialize_hex},
 };
+use quorate_rules::ChainCoin;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -1,35 +1,16 @@
 //! What a node needs of a Bitcoin network: one small, stateless trait. Reorganisations and scripts are the follower's business.
 
 mod bitcoind;
-mod devnet;
-mod rpc_server;
-mod validate;
-
-pub(crate) use validate::check_scripts;
 
 pub use bitcoind::Bitcoind;
-pub use devnet::Devnet;
-pub use rpc_server::serve as serve_rpc;
 
-use bitcoin::{
-    Amount, Block, BlockHash, FeeRate, MerkleBlock, OutPoint, Transaction, TxOut, Txid, block::Header,
-};
+use bitcoin::{Amount, Block, BlockHash, FeeRate, MerkleBlock, OutPoint, Transaction, Txid, block::Header};
 use quorate_protocol::wire::{BlockRef, RawTransactionProof};
+use quorate_rules::ChainCoin;
 use std::{future::Future, pin::Pin};
 
 /// A boxed answer of a backend.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ChainError>> + Send + 'a>>;
-
-/// An unspent output as the chain has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChainCoin {
-    /// Value and script.
-    pub output: TxOut,
-    /// Height of the block that created it.
-    pub height: u32,
-    /// Whether a coinbase transaction did.
-    pub coinbase: bool,
-}
 
 /// A Bitcoin network.
 pub trait Chain: Send + Sync + 'static {

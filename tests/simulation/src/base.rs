@@ -11,7 +11,7 @@ use quorate::{
     testing,
     wallet::{SecretWords, Wallet},
 };
-use quorate_node::chain::Devnet;
+use quorate_devnet::DevnetChain;
 use std::sync::OnceLock;
 
 /// Value of every coin at the start.
@@ -84,7 +84,7 @@ impl Base {
         let world = testing::federation(nodes);
         let first = Era::of(&world);
         let second = (0..=nodes).map(|_| OnceLock::new()).collect();
-        let chain = Devnet::deterministic(0, &[]).expect("an empty chain");
+        let chain = DevnetChain::deterministic(0, &[]).expect("an empty chain");
         chain.mine(101, &open_output()).expect("mines");
         let reward =
             chain.blocks().first().and_then(|block| block.txdata.first()).map(Transaction::compute_txid);

@@ -10,7 +10,7 @@ use quorate::{
     wire::{ClientMessage, ErrorCode, Fault as At, Pages, ServerMessage, SubscriptionKey, WireError, limits},
 };
 use quorate_bridge::hub::{Hub, SessionId as HubSession, ends_answer, ends_submission, submitted_by};
-use quorate_node::machine::SessionId;
+use quorate_rules::SessionId;
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,

@@ -19,7 +19,7 @@ use quorate::{
     },
 };
 use quorate_bridge::hub::ends_submission;
-use quorate_node::machine::SessionId;
+use quorate_rules::SessionId;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{collections::BTreeMap, time::Duration};
 

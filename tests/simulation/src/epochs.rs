@@ -8,7 +8,7 @@ use crate::{
     disk::Disk,
     faults::Fault,
     node::SimNode,
-    oracle::Mirror,
+    node::mirror_of,
     world::{Event, World},
 };
 use quorate::{
@@ -17,10 +17,8 @@ use quorate::{
     seal::{Handover, Seal, SealedTransaction},
     wire::{PeerReply, PeerRequest},
 };
-use quorate_node::{
-    machine::{opening, seal_page},
-    store::{Store, Table},
-};
+use quorate_node::store::{Redb, Store as _};
+use quorate_rules::{opening, seal_page};
 use std::time::Duration;
 
 /// A seal with its transactions.
@@ -181,13 +179,9 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let change = opening(handover, digest, &evidence.unwrap_or_default(), node.wall_ms);
         node.disk = Disk::new(Vec::new());
-        let store = Store::open_backend(node.disk.clone(), "simulated").expect("an empty disk");
+        let mut store = Redb::open_backend(node.disk.clone(), "simulated").expect("an empty disk");
         store.write(&[&change]).expect("a disk without faults");
-        node.mirror = Mirror::new();
-        for table in Table::ALL {
-            let rows = store.rows(table).expect("what was just written");
-            node.mirror.extend(rows.into_iter().map(|(key, value)| ((table, key), value)));
-        }
+        node.mirror = mirror_of(&store).expect("what was just written");
         drop(store);
         (node.created, node.amnesiac, node.snapshot) = (true, false, None);
         self.start_node(id);

@@ -13,9 +13,9 @@ use quorate::{
     vote::ApprovalCertificate,
     wire::{ClientMessage, FrameBuffer, Message, PeerReply, PeerRequest, ServerMessage, decode, encode_text},
 };
-use quorate_node::{
-    api::EvidenceFile,
-    machine::{RoundRecord, TxRecord},
+use quorate_rules::{
+    EvidenceFile,
+    records::{RoundRecord, TxRecord},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt::Debug, sync::OnceLock};

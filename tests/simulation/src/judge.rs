@@ -6,7 +6,7 @@ use crate::{
 };
 use bitcoin::{OutPoint, Txid};
 use quorate::wire::UtxoState;
-use quorate_node::machine::{Hold, Machine, Standing};
+use quorate_rules::{Hold, Machine, Standing};
 use std::{collections::BTreeSet, time::Duration};
 
 /// Time after which an outpoint that was contested anew is judged.

@@ -6,7 +6,7 @@ mod corpus;
 
 use anyhow::Result;
 use clap::Parser;
-use quorate_node::machine::Bug;
+use quorate_rules::Bug;
 use quorate_simulation::{
     Options, run,
     suite::{hunt, run_seeds},

@@ -15,9 +15,10 @@ use quorate::{
     proposal::Proposal,
     wire::{ClientMessage, PeerReply, PeerRequest, SubscriptionKey},
 };
-use quorate_node::{
-    machine::{Machine, Output, ReplyTo, Rules, SessionId, Tag},
-    store::{BATCH_MAX, ChangeSet, Store, Table, set_lost},
+use quorate_node::store::{BATCH_MAX, Redb, Store as _, StoreError, set_lost};
+use quorate_rules::{
+    Machine, Output, ReplyTo, Rules, SessionId, Tag,
+    records::{ChangeSet, Table},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{
@@ -44,7 +45,7 @@ pub struct SimNode {
     pub disk: Disk,
     /// Running.
     pub machine: Option<Machine>,
-    pub(crate) store: Option<Store>,
+    pub(crate) store: Option<Redb>,
     /// Counts starts; answers to an earlier one are lost.
     pub incarnation: u32,
     queue: VecDeque<Item>,
@@ -146,7 +147,7 @@ impl SimNode {
 
     /// Performs the write under way without anybody hearing of it, for a crash in its middle.
     pub fn write_half(&mut self) {
-        let (Some(store), Some(batch)) = (&self.store, &self.writing) else { return };
+        let (Some(store), Some(batch)) = (&mut self.store, &self.writing) else { return };
         let changes: Vec<_> = batch.iter().map(|(change, _)| change).filter(|one| !one.is_empty()).collect();
         // Power fails in its middle.
         let _torn = store.write(&changes);
@@ -179,8 +180,13 @@ impl SimNode {
 }
 
 fn rows_of(batch: &[Item]) -> Vec<(Row, Vec<u8>)> {
-    let records = batch.iter().flat_map(|(change, _)| change.records());
-    records.map(|(table, key, value)| ((table, key.to_vec()), value.to_vec())).collect()
+    let rows = batch.iter().flat_map(|(change, _)| change.rows());
+    rows.map(|row| ((row.table, row.key.clone()), row.value.clone())).collect()
+}
+
+/// What a store holds, as the oracle sees it.
+pub fn mirror_of(store: &Redb) -> Result<Mirror, StoreError> {
+    Ok(store.rows()?.into_iter().map(|row| ((row.table, row.key), row.value)).collect())
 }
 
 impl World {
@@ -193,15 +199,12 @@ impl World {
             // The real store is made beside its place and moved there when it is whole.
             node.disk = Disk::new(Vec::new());
         }
-        let opened = Store::open_backend(node.disk.clone(), "simulated").and_then(|store| {
-            let stored = store.load_all()?;
-            let mut mirror = Mirror::new();
-            for table in Table::ALL {
-                mirror.extend(store.rows(table)?.into_iter().map(|(key, value)| ((table, key), value)));
-            }
+        let opened = Redb::open_backend(node.disk.clone(), "simulated").and_then(|store| {
+            let stored = store.load()?;
+            let mirror = mirror_of(&store)?;
             Ok((store, stored, mirror))
         });
-        let (store, mut stored, mut mirror) = match opened {
+        let (mut store, mut stored, mut mirror) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let found = error.to_string();
@@ -212,9 +215,9 @@ impl World {
         if node.epoch > Epoch::FIRST && stored.log.head.sequence == 0 && stored.log.lost.is_none() {
             // As the real node does; if the disk fails again, it finds the same at its next start.
             stored.log.lost = Some("its store is missing".to_owned());
-            let _failed = set_lost(&store, "its store is missing");
-            let rows = store.rows(Table::Log).unwrap_or_default();
-            mirror.extend(rows.into_iter().map(|(key, value)| ((Table::Log, key), value)));
+            let _failed = set_lost(&mut store, "its store is missing");
+            let found = mirror_of(&store).unwrap_or_default();
+            mirror.extend(found.into_iter().filter(|((table, _), _)| *table == Table::Log));
         }
         // A write that the crash interrupted may be there or not; what was confirmed has to be.
         let survives = |(row, confirmed): &(&Row, &Vec<u8>)| match mirror.get(*row) {
@@ -328,7 +331,7 @@ impl World {
         if let Some(operations) = node.doomed.take().filter(|_| node.writing.is_some()) {
             return self.doom(id, operations);
         }
-        let (Some(batch), Some(store)) = (node.writing.take(), &node.store) else { return };
+        let (Some(batch), Some(store)) = (node.writing.take(), &mut node.store) else { return };
         let changes: Vec<_> = batch.iter().map(|(change, _)| change).filter(|one| !one.is_empty()).collect();
         if let Err(error) = store.write(&changes) {
             // It says that it failed; it may be there all the same.
@@ -339,8 +342,8 @@ impl World {
         }
         for (change, output) in batch {
             let Some(node) = self.nodes.get_mut(&id) else { return };
-            for (table, key, value) in change.records() {
-                node.mirror.insert((table, key.to_vec()), value.to_vec());
+            for row in change.rows() {
+                node.mirror.insert((row.table, row.key.clone()), row.value.clone());
             }
             if let Some(output) = output {
                 self.release(id, output);

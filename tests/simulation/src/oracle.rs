@@ -14,10 +14,7 @@ use quorate::{
     vote::{SignedVote, Verdict, VoteTarget},
     wire::{CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus},
 };
-use quorate_node::{
-    machine::{LogRecord, RoundRecord, TxRecord},
-    store::Table,
-};
+use quorate_rules::records::{LogRecord, RoundRecord, Table, TxRecord};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a node has on its disk, as far as the oracle can tell.

@@ -1,7 +1,7 @@
 //! Many seeds: on all cores, some of them twice, with the sum of what fired.
 
 use crate::{Counters, Fault, Options, Report, run};
-use quorate_node::machine::Bug;
+use quorate_rules::Bug;
 use serde::Serialize;
 use std::{
     sync::{

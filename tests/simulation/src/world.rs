@@ -14,10 +14,8 @@ use quorate::{
     vote::VoteTarget,
     wire::{Cancellation, ClientMessage, PeerReply, PeerRequest, ServerMessage, encode_text},
 };
-use quorate_node::{
-    chain::Devnet,
-    machine::{Bug, SessionId},
-};
+use quorate_devnet::DevnetChain;
+use quorate_rules::{Bug, SessionId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -127,7 +125,7 @@ pub struct World {
     pub(crate) now: Duration,
     pub(crate) voting_timeout: Duration,
     pub(crate) nodes: BTreeMap<NodeId, SimNode>,
-    pub(crate) chain: Devnet,
+    pub(crate) chain: DevnetChain,
     pub(crate) bridge: SimBridge,
     pub(crate) wallets: Vec<SimWallet>,
     pub(crate) submissions: Vec<Submission>,
@@ -198,7 +196,7 @@ impl World {
         let drawn = Plan::draw(&mut dice);
         let plan = options.plan.unwrap_or(drawn);
         let base = Base::of(plan.nodes);
-        let chain = Devnet::deterministic(options.seed, &base.blocks).expect("the base chain is valid");
+        let chain = DevnetChain::deterministic(options.seed, &base.blocks).expect("the base chain is valid");
         let mut nodes: BTreeMap<_, _> =
             (1..=u16::from(plan.nodes)).map(NodeId).map(|id| (id, SimNode::new(id))).collect();
         let mut order: Vec<NodeId> = nodes.keys().copied().collect();
@@ -398,7 +396,7 @@ impl World {
                 let current = self.nodes.get_mut(&node).filter(|node| node.incarnation == incarnation);
                 if let Some(current) = current {
                     current.timer_at = None;
-                    self.step(node, quorate_node::machine::Machine::handle_timeout);
+                    self.step(node, quorate_rules::Machine::handle_timeout);
                     self.judge_evidence(node);
                 }
             }

@@ -9,7 +9,7 @@ use quorate::{
     client::Client,
     session::{Event, PaymentState},
 };
-use quorate_node::demo::Devnetwork;
+use quorate_devnet::Devnet;
 use quorate_tests::wallets::{fund, nobody, pay_out, request, sole_spend, wait_spendable};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -101,7 +101,7 @@ impl Bench<'_> {
 async fn payments(nodes: u16, rows: &mut Vec<Row>) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let free = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let network = Devnetwork::start(directory.path(), nodes, free, free).await?;
+    let network = Devnet::start(directory.path(), nodes, free, free).await?;
     let mut bench = Bench { nodes, rows };
     let (payee, _) = network.wallet().await?;
     let mut payers = Vec::new();
@@ -202,7 +202,7 @@ async fn until(
     }
 }
 
-async fn sole(bench: &mut Bench<'_>, network: &Devnetwork, payee: &Client) -> Result<()> {
+async fn sole(bench: &mut Bench<'_>, network: &Devnet, payee: &Client) -> Result<()> {
     let to = payee.next_address().await?;
     let first = network.chain.height() + 1;
     network.chain.mine(101, &nobody())?;
@@ -248,7 +248,7 @@ async fn sole(bench: &mut Bench<'_>, network: &Devnetwork, payee: &Client) -> Re
 }
 
 /// Queries and notifications as a plain WebSocket client sees them.
-async fn plain(bench: &mut Bench<'_>, network: &Devnetwork) -> Result<()> {
+async fn plain(bench: &mut Bench<'_>, network: &Devnet) -> Result<()> {
     let (mut socket, _) = tokio_tungstenite::connect_async_with_config(network.url(), None, true).await?;
     let ask = async |socket: &mut tokio_tungstenite::WebSocketStream<_>,
                      message: Value,

@@ -1,0 +1,5 @@
+//! `quorate-devnet`.
+
+fn main() -> std::process::ExitCode {
+    quorate_devnet::cli::main()
+}

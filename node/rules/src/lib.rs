@@ -1,0 +1,36 @@
+//! The rules of one node as a sans-IO machine: voter, signer, coordinator and subscriptions over one state.
+//!
+//! A driver feeds it inputs and carries out its outputs *in order*. A [`Output::Persist`] must be durable before any later output
+//! leaves; that one rule is what V2, V4 and the nonce rule need of the world outside.
+//!
+//! Safety, in the words of the design's section 5: `vote` and `commit` keep V1, V2 and V4, [`quorate_protocol::vote`] V3, `release` V5 and
+//! V6, `coordination` counts each node once and only what verifies, `watch` V7, the driver's mTLS gives V8, `standing` V9.
+
+mod accounts;
+mod announce;
+mod bugs;
+mod coordinator;
+mod ending;
+mod ledger;
+mod machine;
+mod nonces;
+mod output;
+pub mod records;
+mod release;
+pub mod scripts;
+mod sealing;
+mod signing;
+mod standing;
+mod status;
+mod subscriptions;
+mod takeover;
+mod voter;
+mod watch;
+
+pub use bugs::Bug;
+pub use ledger::ChainCoin;
+pub use machine::{Machine, Rules};
+pub use output::{Output, ReplyTo, SessionId, Tag};
+pub use sealing::{opening, seal_page};
+pub use standing::Standing;
+pub use status::{EvidenceFile, Hold, Sizes, Status};

@@ -1,0 +1,68 @@
+//! Nonces in memory, used once; and the durable record of what was answered with them.
+//!
+//! A nonce leaves the pool before it is used, whatever happens then. A package that was answered before gets the stored bytes;
+//! another package that names a used nonce finds it gone. A restart loses the pool, never the record.
+
+use crate::records::Answer;
+use quorate_protocol::{NodeId, NonceCommitment, PackageDigest, frost::NodeNonces, wire::CommitReply};
+use std::collections::{HashMap, VecDeque};
+
+/// Most unused nonces that one coordinator may have open; its oldest go first, and their session has to start again. No coordinator
+/// can push out another's.
+const OPEN_PER_PEER_MAX: usize = 16_384;
+/// Most answers kept in memory for repeats.
+const RESPONSES_MAX: usize = 65_536;
+
+#[derive(Debug)]
+pub(crate) struct NoncePool {
+    unused: HashMap<NonceCommitment, NodeNonces>,
+    order: HashMap<NodeId, VecDeque<NonceCommitment>>,
+    responses: HashMap<PackageDigest, CommitReply>,
+    response_order: VecDeque<PackageDigest>,
+}
+
+impl NoncePool {
+    pub(crate) fn restore(stored: Vec<Answer>) -> Self {
+        let mut pool = Self {
+            unused: HashMap::new(),
+            order: HashMap::new(),
+            responses: HashMap::new(),
+            response_order: VecDeque::new(),
+        };
+        for response in stored {
+            pool.remember(response.digest, response.reply);
+        }
+        pool
+    }
+
+    pub(crate) fn add(&mut self, coordinator: NodeId, nonces: NodeNonces) {
+        let order = self.order.entry(coordinator).or_default();
+        while order.len() >= OPEN_PER_PEER_MAX {
+            if let Some(oldest) = order.pop_front() {
+                self.unused.remove(&oldest);
+            }
+        }
+        order.push_back(*nonces.commitment());
+        self.unused.insert(*nonces.commitment(), nonces);
+    }
+
+    /// Takes nonces out for good. Gives nothing, but still takes them, if one is missing.
+    pub(crate) fn take(&mut self, commitments: &[NonceCommitment]) -> Option<Vec<NodeNonces>> {
+        let taken: Vec<_> = commitments.iter().filter_map(|one| self.unused.remove(one)).collect();
+        (taken.len() == commitments.len()).then_some(taken)
+    }
+
+    pub(crate) fn answered(&self, digest: PackageDigest) -> Option<&CommitReply> {
+        self.responses.get(&digest)
+    }
+
+    pub(crate) fn remember(&mut self, digest: PackageDigest, reply: CommitReply) {
+        while self.response_order.len() >= RESPONSES_MAX {
+            if let Some(oldest) = self.response_order.pop_front() {
+                self.responses.remove(&oldest);
+            }
+        }
+        self.response_order.push_back(digest);
+        self.responses.insert(digest, reply);
+    }
+}

@@ -1,0 +1,113 @@
+//! What the machine asks of its driver.
+
+use crate::records::ChangeSet;
+use bitcoin::{OutPoint, Transaction, Txid};
+use quorate_protocol::{
+    NodeId, Round,
+    wire::{BlockRef, PeerReply, PeerRequest, ServerMessage},
+};
+
+/// A session of a wallet or bridge, by the driver's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// Whom a reply goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyTo {
+    /// A peer's request, by the driver's number.
+    Peer(u64),
+    /// This node's own request.
+    Myself(Tag),
+}
+
+/// What a request to a peer was for; its answer comes back with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// Votes.
+    Vote {
+        /// On which transaction.
+        txid: Txid,
+        /// In which signing attempt its nonce commitments are to be used.
+        attempt: u32,
+    },
+    /// Commit signatures or signature shares.
+    Commit {
+        /// For which transaction.
+        txid: Txid,
+        /// In which signing attempt.
+        attempt: u32,
+    },
+    /// Acceptance of an account.
+    Account {
+        /// This node's number of the registration.
+        registration: u64,
+    },
+    /// A promise to leave a round.
+    Release {
+        /// Of which outpoint.
+        outpoint: OutPoint,
+        /// Which round.
+        round: Round,
+    },
+    /// Telling that a transaction is final.
+    Final {
+        /// Which.
+        txid: Txid,
+    },
+    /// A heartbeat.
+    Heartbeat,
+    /// Telling of a release; the answer says nothing.
+    Announce,
+}
+
+/// What the driver has to do, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Make durable before anything that follows leaves.
+    Persist(ChangeSet),
+    /// Ask a node; its answer comes back with the tag.
+    Ask {
+        /// Whom; it may be this node itself.
+        to: NodeId,
+        /// What for.
+        tag: Tag,
+        /// The question.
+        request: PeerRequest,
+    },
+    /// Answer a node.
+    Reply {
+        /// Which request.
+        to: ReplyTo,
+        /// The answer.
+        reply: PeerReply,
+    },
+    /// Send to a wallet or bridge.
+    Client {
+        /// Which session.
+        session: SessionId,
+        /// The message that this answers, if it is an answer.
+        id: Option<u64>,
+        /// What to send.
+        message: ServerMessage,
+    },
+    /// Hand to the Bitcoin network, now and until it confirms.
+    Broadcast(Transaction),
+    /// Find a transaction's place in a block for a wallet.
+    Prove {
+        /// Which session asked.
+        session: SessionId,
+        /// Its message.
+        id: Option<u64>,
+        /// The transaction.
+        txid: Txid,
+        /// The block that has it.
+        block: BlockRef,
+    },
+    /// Answer with the backend's fee rate.
+    FeeRate {
+        /// Which session asked.
+        session: SessionId,
+        /// Its message.
+        id: Option<u64>,
+    },
+}

@@ -1,0 +1,465 @@
+//! Rules V5 and V6 at one node: promises, release certificates, and pushing an unfinished release to its end.
+//!
+//! # Why it is safe
+//!
+//! * A promise leaves only after the higher round is durable ([`Machine::promise`]), and from that write on [`Machine::vote`] and
+//!   [`Machine::commit`] refuse every lower round. It names the highest certificate that this node committed to; commits are
+//!   durable before they leave, so it names every commit that anybody can have seen.
+//! * A timer never frees anything. It only makes this node promise; what is free is decided by q promises (see [`quorate_protocol::release`]).
+//!
+//! # Why it ends
+//!
+//! A node that promised keeps asking the others until it holds a release certificate. n - q + 1 promises, one of them of an honest
+//! node, are reason enough for every other, so if one honest lock runs out, all q responsive nodes promise.
+
+use crate::{
+    Bug, Machine, Output, Tag,
+    records::{Change, RoundRecord},
+};
+use bitcoin::{OutPoint, Txid};
+use quorate_protocol::{
+    NodeId, Round,
+    account::AccountCertificate,
+    proposal::Proposal,
+    release::{ReleaseCertificate, SignedCancel, SignedPromise},
+    vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
+    wire::{Cancellation, PeerReply, PeerRequest, WireError},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+/// Wait before nodes that have not promised are asked again; doubles up to the longest.
+const ASK_AGAIN_MIN: Duration = Duration::from_millis(250);
+/// Longest wait.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
+/// Releases that one node pushes at a time; more wait for the next sweep.
+const RUNS_MAX: usize = 4_096;
+/// Outpoints without a lock whose first release request by one peer is remembered, as the start of this node's timer for them. More
+/// are not answered, so that no peer can make this node write about every coin there is.
+const ASKED_PER_PEER_MAX: usize = 512;
+/// Cancellations remembered.
+const CANCELS_MAX: usize = 65_536;
+
+/// A release that this node collects.
+#[derive(Debug)]
+pub(crate) struct ReleaseRun {
+    round: Round,
+    reason: Reason,
+    promises: BTreeMap<NodeId, SignedPromise>,
+    committed: Vec<ApprovalCertificate>,
+    since: Duration,
+    ask_at: Duration,
+    wait: Duration,
+}
+
+/// Why a release is asked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reason {
+    pub(crate) rejects: Vec<SignedVote>,
+    pub(crate) cancel: Option<Cancellation>,
+}
+
+/// What a release request says.
+pub(crate) struct ReleaseCall {
+    pub(crate) outpoint: OutPoint,
+    pub(crate) round: Round,
+    pub(crate) reason: Reason,
+    pub(crate) promises: Vec<SignedPromise>,
+    pub(crate) previous: Option<ReleaseCertificate>,
+}
+
+impl Machine {
+    /// Answers a request to leave a round.
+    pub(crate) fn release_requested(
+        &mut self,
+        from: NodeId,
+        call: ReleaseCall,
+    ) -> Result<PeerReply, WireError> {
+        let ReleaseCall { outpoint, round, reason, mut promises, previous } = call;
+        self.take_releases(previous.into_iter().collect());
+        promises.truncate(usize::from(self.federation.quorum().nodes()));
+        promises.retain(|promise| promise.outpoint == outpoint && promise.round == round);
+        for promise in &promises {
+            self.watch_promise(promise);
+        }
+        let spender = self.ledger.final_spend(&outpoint);
+        let proof = spender.and_then(|txid| self.ledger.record(&txid)?.proof.clone()).map(Box::new);
+        let release = self.ledger.release(&outpoint).filter(|known| known.round >= round).cloned();
+        let mut promise = None;
+        if proof.is_none() && release.is_none() {
+            self.may_vote()?;
+            // Only the present round can be left, one at a time: nobody can have a node skip rounds or start its timers early.
+            let present = self.ledger.round(&outpoint);
+            let pending = self.ledger.is_pending(&outpoint);
+            let promised = pending && present == round.next();
+            // What follows the last round of an epoch is the next epoch's; no release of it would verify.
+            let open = !pending && present == round && !round.is_last();
+            if promised || (open && self.is_shown_why(from, outpoint, round, &reason, &promises)) {
+                promise = Some(self.promise(outpoint, round));
+            }
+        }
+        let committed = promise.as_ref().and_then(|_| self.ledger.committed(&outpoint).cloned());
+        Ok(PeerReply::ReleaseResponse { promise, committed, release, proof })
+    }
+
+    /// Whether one of the reasons to leave a round holds here.
+    fn is_shown_why(
+        &mut self,
+        from: NodeId,
+        outpoint: OutPoint,
+        round: Round,
+        reason: &Reason,
+        promises: &[SignedPromise],
+    ) -> bool {
+        let blocking = usize::from(self.federation.quorum().blocking());
+        let approved = self.ledger.approved(&outpoint);
+        let since = match approved {
+            Some((_, since)) => Some(since),
+            None => self.first_asked(from, outpoint, round),
+        };
+        if since.is_some_and(|since| self.now >= since + self.rules.voting_timeout) {
+            return true;
+        }
+        let sound = |one: &&SignedPromise| one.verify(&self.federation);
+        let promised: BTreeSet<NodeId> = promises.iter().filter(sound).map(|one| one.node).collect();
+        if promised.len() >= blocking {
+            return true;
+        }
+        let rejected = approved.is_some_and(|(txid, _)| {
+            let of_this = |vote: &&SignedVote| {
+                vote.verdict == Verdict::Reject
+                    && vote.target.txid() == txid
+                    && vote.target.inputs().get(&outpoint) == Some(&round)
+                    && vote.verify(&self.federation)
+            };
+            let nodes: BTreeSet<NodeId> =
+                reason.rejects.iter().filter(of_this).map(|vote| vote.node).collect();
+            nodes.len() >= blocking
+        });
+        rejected || reason.cancel.as_ref().is_some_and(|one| self.is_cancelled(outpoint, approved, one))
+    }
+
+    /// A node without a lock has no clock for it; the first request of its present round starts one. There is none for coins that do
+    /// not exist, nor for more than a peer can have good reasons for.
+    fn first_asked(&mut self, from: NodeId, outpoint: OutPoint, round: Round) -> Option<Duration> {
+        self.ledger.coin(&outpoint)?;
+        match self.asked.get(&outpoint) {
+            Some((asked, since, _)) if *asked == round => return Some(*since),
+            Some(_) | None => {}
+        }
+        let (now, kept) = (self.now, self.rules.voting_timeout * 4);
+        let mine = |asked: &HashMap<OutPoint, (Round, Duration, NodeId)>| {
+            asked.values().filter(|(_, _, peer)| *peer == from).count()
+        };
+        if mine(&self.asked) >= ASKED_PER_PEER_MAX {
+            self.asked.retain(|_, (_, since, _)| now < *since + kept);
+        }
+        if mine(&self.asked) >= ASKED_PER_PEER_MAX {
+            return None;
+        }
+        self.asked.insert(outpoint, (round, now, from));
+        Some(now)
+    }
+
+    /// Whether the owner of a joint coin cancelled the transaction that holds it here, or that nothing holds it here.
+    fn is_cancelled(
+        &mut self,
+        outpoint: OutPoint,
+        approved: Option<(Txid, Duration)>,
+        cancellation: &Cancellation,
+    ) -> bool {
+        let Cancellation { cancel, proposal, account } = cancellation;
+        let of_this = proposal.txid() == cancel.txid && approved.is_none_or(|(txid, _)| txid == cancel.txid);
+        let valid = of_this
+            && proposal.outpoints().contains(&outpoint)
+            && self.is_own_cancel(cancel, proposal, account.as_ref());
+        if !valid {
+            return false;
+        }
+        self.cancelled.insert(cancel.txid);
+        // Where nothing is locked an old cancellation must not end what its owner did later: it counts once.
+        let fresh = self.cancels_used.insert((cancel.txid, outpoint));
+        while self.cancelled.len() > CANCELS_MAX {
+            self.cancelled.pop_first();
+        }
+        while self.cancels_used.len() > CANCELS_MAX {
+            self.cancels_used.pop_first();
+        }
+        approved.is_some() || fresh
+    }
+
+    /// Whether the account that authorised the proposal signed the cancellation, and the coins are the account's.
+    pub(crate) fn is_own_cancel(
+        &mut self,
+        cancel: &SignedCancel,
+        proposal: &Proposal,
+        account: Option<&AccountCertificate>,
+    ) -> bool {
+        let (Proposal::Joint(joint), Some(certificate)) = (proposal, account) else { return false };
+        let Ok(account) = self.verified_account(certificate) else { return false };
+        let Ok(checked) = joint.check(&self.federation, &account) else { return false };
+        let coins = checked.transaction.input.iter().zip(&checked.spent).all(|(input, claimed)| {
+            self.ledger
+                .coin(&input.previous_output)
+                .is_some_and(|coin| coin.script_pubkey == claimed.script_pubkey)
+        });
+        coins && cancel.txid == checked.plan.txid && cancel.verify(&self.federation, account.record())
+    }
+
+    /// Leaves a round for good, durably, and says so.
+    fn promise(&mut self, outpoint: OutPoint, round: Round) -> SignedPromise {
+        if self.ledger.round(&outpoint) <= round {
+            let release = self.ledger.release(&outpoint).cloned();
+            let record = RoundRecord { outpoint, round: round.next(), release };
+            let durable = !self.planted(Bug::PromiseWithoutRecord);
+            self.put_round(record, durable);
+            // If whoever asked does not finish, this node will.
+            let at = self.now + self.patience();
+            self.follow_up.entry(outpoint).or_insert(at);
+        }
+        let committed = self.ledger.committed(&outpoint).map(|one| one.target.clone());
+        let committed = committed.filter(|_| !self.planted(Bug::PromiseHidesCommit));
+        SignedPromise::sign(self.federation.context(), self.me, &self.key, outpoint, round, committed)
+    }
+
+    pub(crate) fn put_round(&mut self, record: RoundRecord, durable: bool) {
+        let outpoint = record.outpoint;
+        if durable {
+            self.persist(Change::Round(Box::new(record.clone())).into());
+        }
+        self.ledger.put_round(record);
+        self.asked.remove(&outpoint);
+        if !self.planted(Bug::SilentRelease) {
+            self.notify_outpoint(outpoint, None);
+        }
+    }
+
+    /// Takes in releases that verify and are news.
+    pub(crate) fn take_releases(&mut self, releases: Vec<ReleaseCertificate>) {
+        for release in releases {
+            let outpoint = release.outpoint;
+            let known = self.ledger.release(&outpoint).is_some_and(|known| known.round >= release.round);
+            // What the epoch before left to this one stands in the seals.
+            if known || release.round.epoch() != self.federation.epoch() {
+                continue;
+            }
+            let small = usize::from(self.federation.quorum().nodes() / 2);
+            let verified = release.verify(&self.federation).is_ok()
+                || (self.planted(Bug::ReleaseOnMajority) && release.promises.len() >= small);
+            if !verified {
+                tracing::warn!(%outpoint, "dropped a release that does not verify");
+                continue;
+            }
+            // Whoever said something else to others is caught by what it says here.
+            for promise in release.signed_promises() {
+                self.watch_promise(&promise);
+            }
+            for certificate in &release.highest {
+                self.watch_certificate(certificate);
+            }
+            let left = release.round.next();
+            let round = self.ledger.round(&outpoint).max(left);
+            tracing::info!(%outpoint, round = left.0, forced = ?release.forced_txid(), "a round is over");
+            self.put_round(RoundRecord { outpoint, round, release: Some(release) }, true);
+            self.end_releases(&[outpoint]);
+            self.inputs_settled(&[outpoint]);
+        }
+    }
+
+    /// The latest releases of a target's inputs, and of the inputs of what they are forced to: they show whether that is void (V6).
+    pub(crate) fn releases_of(&self, target: &VoteTarget) -> Vec<ReleaseCertificate> {
+        let mut found = BTreeMap::new();
+        for outpoint in target.inputs().keys() {
+            let Some(release) = self.ledger.release(outpoint) else { continue };
+            found.insert(*outpoint, release.clone());
+            let forced = release.highest.iter().filter(|one| one.target.txid() != target.txid());
+            for other in forced.flat_map(|one| one.target.inputs().keys()) {
+                if let Some(release) = self.ledger.release(other) {
+                    found.insert(*other, release.clone());
+                }
+            }
+        }
+        found.into_values().collect()
+    }
+
+    /// Starts to collect promises, or adds a reason to a run under way.
+    pub(crate) fn start_release(&mut self, outpoint: OutPoint, round: Round, reason: &Reason) {
+        let (present, pending) = (self.ledger.round(&outpoint), self.ledger.is_pending(&outpoint));
+        if (pending && round.next() != present) || (!pending && round != present) {
+            return;
+        }
+        if let Some(run) = self.releases.get_mut(&outpoint).filter(|run| run.round == round) {
+            let news = run.reason.rejects.len() < reason.rejects.len()
+                || (run.reason.cancel.is_none() && reason.cancel.is_some());
+            if news {
+                run.reason = reason.clone();
+                self.ask_promises(outpoint);
+            }
+            return;
+        }
+        if self.releases.len() >= RUNS_MAX {
+            return;
+        }
+        let run = ReleaseRun {
+            round,
+            reason: reason.clone(),
+            promises: BTreeMap::new(),
+            committed: Vec::new(),
+            since: self.now,
+            ask_at: self.now,
+            wait: ASK_AGAIN_MIN,
+        };
+        self.releases.insert(outpoint, run);
+        self.ask_promises(outpoint);
+    }
+
+    fn ask_promises(&mut self, outpoint: OutPoint) {
+        let previous = self.ledger.release(&outpoint).cloned();
+        let everyone = self.everyone();
+        let Some(run) = self.releases.get_mut(&outpoint) else { return };
+        run.ask_at = self.now + run.wait;
+        run.wait = (run.wait * 2).min(ASK_AGAIN_MAX);
+        let round = run.round;
+        let request = PeerRequest::ReleaseRequest {
+            outpoint,
+            round,
+            rejects: run.reason.rejects.clone(),
+            cancel: run.reason.cancel.clone().map(Box::new),
+            promises: run.promises.values().cloned().collect(),
+            previous,
+        };
+        let missing: Vec<_> = everyone.filter(|node| !run.promises.contains_key(node)).collect();
+        for to in missing {
+            let tag = Tag::Release { outpoint, round };
+            self.outputs.push_back(Output::Ask { to, tag, request: request.clone() });
+        }
+    }
+
+    /// A node's answer to a release request.
+    pub(crate) fn take_release_answer(
+        &mut self,
+        from: NodeId,
+        outpoint: OutPoint,
+        round: Round,
+        reply: PeerReply,
+    ) {
+        let PeerReply::ReleaseResponse { promise, committed, release, proof } = reply else { return };
+        if let Some(proof) = proof {
+            // A peer's proof that does not hold changes nothing.
+            let _not_final = self.take_final(*proof);
+        }
+        self.take_releases(release.into_iter().collect());
+        let Some(promise) = promise else { return };
+        let names = committed.as_ref().map(|one| &one.target) == promise.committed.as_ref();
+        let sound = promise.node == from && promise.outpoint == outpoint && promise.round == round;
+        if !sound || !names || !promise.verify(&self.federation) {
+            tracing::warn!(%from, %outpoint, "dropped a promise that does not verify");
+            return;
+        }
+        self.watch_promise(&promise);
+        if let Some(certificate) = &committed {
+            if certificate.verify(&self.federation).is_err() {
+                tracing::warn!(%from, %outpoint, "dropped a promise that names a certificate that does not verify");
+                return;
+            }
+            self.watch_certificate(certificate);
+        }
+        if let Some(release) = self.ledger.release(&outpoint).filter(|release| release.round >= round) {
+            // It came too late to be part of the release, and waits for it.
+            let request = PeerRequest::Released { releases: vec![release.clone()] };
+            self.outputs.push_back(Output::Ask { to: from, tag: Tag::Announce, request });
+            return;
+        }
+        let quorum = self.federation.quorum();
+        let Some(run) = self.releases.get_mut(&outpoint).filter(|run| run.round == round) else { return };
+        run.committed.extend(committed);
+        run.promises.insert(from, promise);
+        let enough = if self.planted(Bug::ReleaseOnMajority) { quorum.nodes() / 2 } else { quorum.votes() };
+        let Some(run) = self.releases.get(&outpoint) else { return };
+        if run.promises.len() >= usize::from(enough) {
+            let release = ReleaseCertificate::assemble(outpoint, round, &run.promises, &run.committed);
+            self.take_releases(vec![release.clone()]);
+            let promised: BTreeSet<NodeId> = release.promises.keys().copied().collect();
+            let request = PeerRequest::Released { releases: vec![release] };
+            for to in self
+                .everyone()
+                .filter(|node| *node != self.me && !promised.contains(node))
+                .collect::<Vec<_>>()
+            {
+                self.outputs.push_back(Output::Ask { to, tag: Tag::Announce, request: request.clone() });
+            }
+        } else if run.promises.len() == usize::from(quorum.blocking()) {
+            // From here on the promises are reason enough for everybody.
+            self.ask_promises(outpoint);
+        }
+    }
+
+    /// Forgets runs for outpoints that are released or spent for good.
+    pub(crate) fn end_releases(&mut self, outpoints: &[OutPoint]) {
+        for outpoint in outpoints {
+            let over = self.ledger.release(outpoint).map(|release| release.round);
+            let spent = self.ledger.spent_by(outpoint).is_some();
+            let ended = |run: &ReleaseRun| spent || over.is_some_and(|round| round >= run.round);
+            if self.releases.get(outpoint).is_some_and(ended)
+                && let Some(run) = self.releases.remove(outpoint)
+            {
+                self.thank(*outpoint, &run);
+            }
+            if spent || !self.ledger.is_pending(outpoint) {
+                self.follow_up.remove(outpoint);
+            }
+        }
+    }
+
+    /// Whoever promised in a run waits for its end.
+    fn thank(&mut self, outpoint: OutPoint, run: &ReleaseRun) {
+        let Some(release) = self.ledger.release(&outpoint).filter(|release| release.round >= run.round)
+        else {
+            return;
+        };
+        let request = PeerRequest::Released { releases: vec![release.clone()] };
+        for to in run.promises.keys().filter(|node| **node != self.me) {
+            self.outputs.push_back(Output::Ask { to: *to, tag: Tag::Announce, request: request.clone() });
+        }
+    }
+
+    /// Runs that this node started for others, and that found too few reasons in this time, are given up. What it promised itself it
+    /// never gives up.
+    fn drop_unfounded(&mut self) {
+        let settled: Vec<_> = self.releases.keys().copied().collect();
+        self.end_releases(&settled);
+        let (now, patience) = (self.now, self.rules.voting_timeout * 3);
+        let pending: BTreeSet<_> = self.ledger.pending().into_iter().collect();
+        self.releases.retain(|outpoint, run| now < run.since + patience || pending.contains(outpoint));
+    }
+
+    /// Asks again where it is due, and takes up releases that whoever asked this node for a promise has not finished.
+    pub(crate) fn push_releases(&mut self) {
+        self.drop_unfounded();
+        let due: Vec<_> = self
+            .releases
+            .iter()
+            .filter(|(_, run)| self.now >= run.ask_at)
+            .map(|(outpoint, _)| *outpoint)
+            .collect();
+        for outpoint in due {
+            self.ask_promises(outpoint);
+        }
+        let late: Vec<_> =
+            self.follow_up.iter().filter(|(_, at)| self.now >= **at).map(|(outpoint, _)| *outpoint).collect();
+        for outpoint in late {
+            self.follow_up.remove(&outpoint);
+            if self.ledger.is_pending(&outpoint) && !self.planted(Bug::GiveUpRelease) {
+                let round = Round(self.ledger.round(&outpoint).0.saturating_sub(1));
+                self.start_release(outpoint, round, &Reason::default());
+                self.follow_up.insert(outpoint, self.now + ASK_AGAIN_MAX);
+            }
+        }
+    }
+
+    pub(crate) fn next_release_push(&self) -> Option<Duration> {
+        self.releases.values().map(|run| run.ask_at).chain(self.follow_up.values().copied()).min()
+    }
+}

@@ -1,0 +1,272 @@
+//! Rule V9: whether this node may trust its memory, and vote.
+//!
+//! The log head (see [`quorate_protocol::log`]) grows with every durable write of the protocol. Peers learn it with every vote and heartbeat. After
+//! a start this node votes only when q - 1 others have said how far they know its log, and none knows it further than it is. A
+//! node whose store was missing, older or damaged says so plainly and stays without a vote until the next epoch gives it a new key.
+//!
+//! Every run of a node has a random number that is on its disk before a head of the run leaves. A head of a run that the store does not
+//! have, or further than that run came by the store, shows a lost memory, whenever the peer that knows it answers, and however far the
+//! log has grown since. What this cannot see is a lost part that no peer heard of, or that all who did forgot in a crash of their own
+//! before their next heartbeat. Such a node counts as one of the f faulty ones, like any that lies.
+
+use crate::{
+    Bug, Machine, Output, Tag,
+    records::{Change, ChangeSet, LogRecord},
+};
+use quorate_protocol::{
+    NodeId,
+    log_head::{LogHead, SignedHead},
+    wire::{ErrorCode, Fault, PeerReply, PeerRequest, WireError},
+};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Time between two heartbeats to every peer.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The same while this node does not know yet whether it may vote.
+const HEARTBEAT_ASKING: Duration = Duration::from_millis(100);
+
+/// Runs of a node that it remembers, 16 bytes each.
+const RUNS_MAX: usize = 64;
+
+/// Whether this node votes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "standing", rename_all = "snake_case")]
+pub enum Standing {
+    /// Not before enough peers have said how far they know this node's log.
+    Asking {
+        /// Peers that have answered.
+        answered: usize,
+        /// Peers that have to.
+        needed: usize,
+    },
+    /// It votes.
+    Voting,
+    /// It does not vote in this epoch.
+    Lost {
+        /// Why.
+        reason: String,
+    },
+    /// The epoch is over for it; the next one is being opened.
+    Sealed,
+    /// Not before it has read the chain up to its tip: until then it takes coins for unspent that the chain has spent.
+    Following,
+}
+
+#[derive(Debug)]
+pub(crate) struct Log {
+    head: LogHead,
+    /// The head at the start of this run, and the run's number.
+    start: (LogHead, u64),
+    /// As [`LogRecord::runs`], this one included.
+    runs: Vec<(u64, u64)>,
+    /// The head as it was last signed.
+    signed: Option<SignedHead>,
+    lost: Option<String>,
+    sealed: Option<[u8; 32]>,
+    answered: BTreeSet<NodeId>,
+    peers: BTreeMap<NodeId, SignedHead>,
+    heard: BTreeMap<NodeId, Duration>,
+    peers_written: BTreeMap<NodeId, SignedHead>,
+    beat_at: Duration,
+}
+
+impl Log {
+    pub(crate) fn restore(record: LogRecord, peers: Vec<SignedHead>, boot: u64) -> Self {
+        let peers: BTreeMap<_, _> = peers.into_iter().map(|head| (head.node, head)).collect();
+        Self {
+            head: record.head,
+            start: (record.head, boot),
+            runs: record.runs.into_iter().chain([(boot, record.head.sequence)]).collect(),
+            signed: None,
+            lost: record.lost,
+            sealed: record.sealed,
+            answered: BTreeSet::new(),
+            peers_written: peers.clone(),
+            peers,
+            heard: BTreeMap::new(),
+            beat_at: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn heard(&self) -> &BTreeMap<NodeId, Duration> {
+        &self.heard
+    }
+
+    pub(crate) fn sealed(&self) -> Option<[u8; 32]> {
+        self.sealed
+    }
+
+    pub(crate) fn set_sealed(&mut self, succession: [u8; 32]) {
+        self.sealed = Some(succession);
+    }
+
+    pub(crate) fn next_beat(&self) -> Duration {
+        self.beat_at
+    }
+}
+
+impl Machine {
+    /// Whether this node votes, and why not.
+    pub fn standing(&self) -> Standing {
+        let needed = usize::from(self.federation.quorum().votes()) - 1;
+        match &self.log.lost {
+            Some(reason) => Standing::Lost { reason: reason.clone() },
+            None if self.log.sealed.is_some() && !self.planted(Bug::VoteAfterSeal) => Standing::Sealed,
+            None if !self.caught_up => Standing::Following,
+            None if self.log.answered.len() < needed && !self.planted(Bug::TrustOldStore) => {
+                Standing::Asking { answered: self.log.answered.len(), needed }
+            }
+            None => Standing::Voting,
+        }
+    }
+
+    /// The chain has been read up to the tip that its backend had.
+    pub fn handle_caught_up(&mut self) {
+        self.caught_up = true;
+    }
+
+    /// Records in this node's durable log.
+    pub(crate) fn log_records(&self) -> u64 {
+        self.log.head.sequence
+    }
+
+    /// Refuses to vote, commit or promise with a memory that cannot be trusted.
+    pub(crate) fn may_vote(&self) -> Result<(), WireError> {
+        let message = match self.standing() {
+            Standing::Voting => return Ok(()),
+            Standing::Asking { answered, needed } => {
+                format!("this node has just started; {answered} of {needed} peers have confirmed its log")
+            }
+            Standing::Lost { reason } => format!("this node does not vote in this epoch: {reason}"),
+            Standing::Sealed => "this epoch is over; the next one is being opened".to_owned(),
+            Standing::Following => "this node is still reading the chain".to_owned(),
+        };
+        Err(WireError::passing(ErrorCode::NotReady, Fault::Receiver, message))
+    }
+
+    /// Emits a durable write and extends the log by it.
+    pub(crate) fn persist(&mut self, mut change: ChangeSet) {
+        self.log.head = self.log.head.extend(&change.digest());
+        self.put_log(&mut change);
+        self.outputs.push_back(Output::Persist(change));
+    }
+
+    fn put_log(&self, change: &mut ChangeSet) {
+        let Log { head, lost, sealed, runs, .. } = &self.log;
+        let record = LogRecord { head: *head, lost: lost.clone(), sealed: *sealed, runs: runs.clone() };
+        change.put(&Change::Log(record));
+    }
+
+    /// A run is on the disk before a head of it leaves: whoever is set back to before it does not know it.
+    pub(crate) fn record_run(&mut self) {
+        let old = self.log.runs.len().saturating_sub(RUNS_MAX);
+        self.log.runs.drain(..old);
+        let mut change = ChangeSet::default();
+        self.put_log(&mut change);
+        self.outputs.push_back(Output::Persist(change));
+    }
+
+    /// Whether a head that a peer knows of this node is one that this node remembers having had: of one of its runs, and no further than
+    /// that run came.
+    fn remembers(&self, known: &SignedHead) -> bool {
+        let runs = &self.log.runs;
+        match runs.iter().position(|(boot, _)| *boot == known.boot) {
+            Some(run) => {
+                let end = runs.get(run + 1).map_or(self.log.head.sequence, |(_, start)| *start);
+                known.head.sequence <= end
+            }
+            // Runs of very long ago are forgotten.
+            None => {
+                runs.len() >= RUNS_MAX && runs.first().is_some_and(|(_, start)| known.head.sequence <= *start)
+            }
+        }
+    }
+
+    /// This node's head, to be sent after the writes before it.
+    pub(crate) fn signed_head(&mut self) -> SignedHead {
+        let signed = self.log.signed.filter(|signed| signed.head == self.log.head);
+        let signed = signed.unwrap_or_else(|| {
+            SignedHead::sign(self.federation.context(), self.me, &self.key, self.log.head, self.log.start)
+        });
+        self.log.signed = Some(signed);
+        signed
+    }
+
+    /// Remembers how far a peer's log has come. Only that peer can have sent it, and harms only itself by a lie.
+    pub(crate) fn take_head(&mut self, from: NodeId, head: Option<SignedHead>) {
+        let Some(head) = head.filter(|head| head.node == from && from != self.me) else { return };
+        self.log.heard.insert(from, self.now);
+        let news = self.log.peers.get(&from).is_none_or(|known| head.follows(known));
+        if news && head.verify(&self.federation) {
+            self.log.peers.insert(from, head);
+        }
+    }
+
+    pub(crate) fn heartbeat(&mut self, from: NodeId, head: SignedHead) -> PeerReply {
+        let known = self.log.peers.get(&from).copied();
+        self.take_head(from, Some(head));
+        PeerReply::HeartbeatResponse { head: self.signed_head(), known }
+    }
+
+    /// A peer's answer: what it knows of this node's log.
+    pub(crate) fn take_heartbeat(&mut self, from: NodeId, head: SignedHead, known: Option<SignedHead>) {
+        self.take_head(from, Some(head));
+        // A peer that has gone on to the next epoch, or not come to this one, knows nothing of this node's log in it.
+        let of_this_epoch =
+            self.log.peers.get(&from).is_some_and(|known| *known == head) || head.verify(&self.federation);
+        if !of_this_epoch || head.node != from {
+            return;
+        }
+        if let Some(known) = known.filter(|known| known.node == self.me) {
+            let lost = !self.remembers(&known) && self.log.lost.is_none() && known.verify(&self.federation);
+            if lost && !self.planted(Bug::TrustOldStore) {
+                self.lose(format!(
+                    "its store is missing or older than what node {from} has seen of it (record {} of {}); it votes again in the next epoch",
+                    self.log.head.sequence, known.head.sequence
+                ));
+                return;
+            }
+        }
+        let before = self.standing();
+        self.log.answered.insert(from);
+        if before != Standing::Voting && self.standing() == Standing::Voting {
+            tracing::info!(node = %self.me, records = self.log.head.sequence, "peers have confirmed this node's log; it votes");
+        }
+    }
+
+    /// Gives up voting in this epoch, durably.
+    fn lose(&mut self, reason: String) {
+        tracing::error!(node = %self.me, reason, "this node does not vote in this epoch");
+        self.log.lost = Some(reason);
+        self.persist(ChangeSet::default());
+    }
+
+    /// Tells every peer that this node is here, and asks what they know of its log.
+    pub(crate) fn beat(&mut self) {
+        if self.now < self.log.beat_at {
+            return;
+        }
+        // Until it votes it asks often: its peers may have started a moment later, and payments wait for it.
+        let asking = matches!(self.standing(), Standing::Asking { .. } | Standing::Following);
+        self.log.beat_at = self.now + if asking { HEARTBEAT_ASKING } else { HEARTBEAT };
+        let request = PeerRequest::Heartbeat { head: self.signed_head() };
+        for to in self.everyone().filter(|node| *node != self.me).collect::<Vec<_>>() {
+            self.outputs.push_back(Output::Ask { to, tag: Tag::Heartbeat, request: request.clone() });
+        }
+        if self.log.peers != self.log.peers_written {
+            let mut change = ChangeSet::default();
+            for (node, head) in &self.log.peers {
+                if self.log.peers_written.get(node) != Some(head) {
+                    change.put(&Change::PeerHead(*head));
+                }
+            }
+            self.log.peers_written = self.log.peers.clone();
+            // Not part of this node's own log, or two idle nodes would keep each other writing.
+            self.outputs.push_back(Output::Persist(change));
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Sessions of wallets and bridges: greeting, subscriptions, queries, notifications.
+//!
+//! Snapshot and stream have no gap between them: subscribing and reading the snapshot happen in one step of the machine.
+
+use crate::{Machine, Output, SessionId};
+use bitcoin::{OutPoint, ScriptBuf, Txid};
+use quorate_protocol::{
+    AccountId,
+    finality::FinalityProof,
+    proposal::Proposal,
+    wire::{
+        Cancellation, ChainTip, ClientMessage, ErrorCode, Header, KeyOutcome, KeyResult, ServerMessage,
+        SubscriptionKey, TransactionStatus, WireError, limits, pages,
+    },
+};
+use std::collections::{BTreeSet, HashMap};
+
+/// Most keys that one session may be subscribed to here: a bridge has those of all its wallets on one.
+const KEYS_PER_SESSION_MAX: usize = 1_000_000;
+
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    by_key: HashMap<Target, BTreeSet<(SessionId, SubscriptionKey)>>,
+    by_session: HashMap<SessionId, BTreeSet<SubscriptionKey>>,
+}
+
+/// What a key means; an address and its script mean the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Target {
+    Script(ScriptBuf),
+    Outpoint(OutPoint),
+    Txid(Txid),
+    Account(AccountId),
+    Tip,
+}
+
+impl Subscriptions {
+    fn add(&mut self, session: SessionId, key: SubscriptionKey, target: Target) -> Result<(), WireError> {
+        let keys = self.by_session.entry(session).or_default();
+        if keys.len() >= KEYS_PER_SESSION_MAX && !keys.contains(&key) {
+            let found = keys.len() + 1;
+            let limit = KEYS_PER_SESSION_MAX;
+            return Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a session", limit, found));
+        }
+        keys.insert(key.clone());
+        self.by_key.entry(target).or_default().insert((session, key));
+        Ok(())
+    }
+
+    fn remove(&mut self, session: SessionId, key: &SubscriptionKey, target: &Target) -> bool {
+        let removed = self.by_session.get_mut(&session).is_some_and(|keys| keys.remove(key));
+        if let Some(sessions) = self.by_key.get_mut(target) {
+            sessions.remove(&(session, key.clone()));
+            if sessions.is_empty() {
+                self.by_key.remove(target);
+            }
+        }
+        removed
+    }
+
+    pub(crate) fn remove_session(&mut self, session: SessionId) {
+        if self.by_session.remove(&session).is_some() {
+            self.by_key.retain(|_, sessions| {
+                sessions.retain(|(other, _)| *other != session);
+                !sessions.is_empty()
+            });
+        }
+    }
+
+    fn listeners(&self, target: &Target) -> Vec<(SessionId, SubscriptionKey)> {
+        self.by_key.get(target).map(|set| set.iter().cloned().collect()).unwrap_or_default()
+    }
+}
+
+impl Machine {
+    pub(crate) fn client(
+        &mut self,
+        session: SessionId,
+        id: Option<u64>,
+        message: ClientMessage,
+    ) -> Result<(), WireError> {
+        let hello = matches!(message, ClientMessage::Hello { .. });
+        match (hello, self.greeted.contains_key(&session)) {
+            (false, false) => {
+                return Err(WireError::sender(ErrorCode::HelloExpected, "the first message has to be Hello"));
+            }
+            (true, true) => return Err(WireError::sender(ErrorCode::AlreadyGreeted, "Hello comes once")),
+            (true, false) | (false, true) => {}
+        }
+        match message {
+            ClientMessage::Hello { protocol, federation, .. } => {
+                self.greet(session, id, protocol, federation)
+            }
+            ClientMessage::UTXOSubscribe { keys } => {
+                check_count(&keys)?;
+                let results = keys.into_iter().map(|key| self.subscribe(session, key)).collect();
+                self.send_pages(session, id, results, |results, tip, more| ServerMessage::UTXOSubscribed {
+                    results,
+                    tip,
+                    more,
+                });
+                Ok(())
+            }
+            ClientMessage::UTXOUnsubscribe { keys } => {
+                check_count(&keys)?;
+                let ended = |key: &&SubscriptionKey| {
+                    self.target(key).is_ok_and(|target| self.subscriptions.remove(session, key, &target))
+                };
+                let count = keys.iter().filter(ended).count();
+                self.send_client(session, id, ServerMessage::UTXOUnsubscribed { count });
+                Ok(())
+            }
+            ClientMessage::UTXOStateQuery { keys } => {
+                check_count(&keys)?;
+                let results = keys.into_iter().map(|key| self.query(key)).collect();
+                self.send_pages(session, id, results, |results, tip, more| {
+                    ServerMessage::UTXOStateResponse { results, tip, more }
+                });
+                Ok(())
+            }
+            ClientMessage::TransactionBroadcast { proposal, account } => {
+                self.submit(session, id, proposal, account)
+            }
+            ClientMessage::TransactionCancel { cancel, proposal, account } => {
+                self.cancel(session, id, Cancellation { cancel, proposal, account })
+            }
+            ClientMessage::SignResponse { txid, attempt, wallet } => self.take_wallet(txid, attempt, wallet),
+            ClientMessage::AccountRegister { record } => self.register(session, id, record),
+            ClientMessage::FederationQuery => {
+                let document = Box::new(self.federation.document().clone());
+                self.send_client(session, id, ServerMessage::Federation { document });
+                Ok(())
+            }
+            ClientMessage::HeadersQuery { from } => {
+                let headers = self.headers(from).into_iter().map(Header).collect();
+                self.send_client(session, id, ServerMessage::Headers { from, headers });
+                Ok(())
+            }
+            ClientMessage::ProofQuery { txid } => {
+                match self.ledger.block_of(&txid) {
+                    Some(block) => self.outputs.push_back(Output::Prove { session, id, txid, block }),
+                    None => self.send_client(session, id, ServerMessage::Proof { txid, proof: None }),
+                }
+                Ok(())
+            }
+            ClientMessage::FeeRateQuery => {
+                self.outputs.push_back(Output::FeeRate { session, id });
+                Ok(())
+            }
+            ClientMessage::Ping => {
+                self.send_client(session, id, ServerMessage::Pong);
+                Ok(())
+            }
+        }
+    }
+
+    fn greet(
+        &mut self,
+        session: SessionId,
+        id: Option<u64>,
+        protocol: u32,
+        pinned: Option<quorate_protocol::FederationId>,
+    ) -> Result<(), WireError> {
+        if protocol != limits::PROTOCOL_VERSION {
+            let message = format!("this server speaks protocol {}, not {protocol}", limits::PROTOCOL_VERSION);
+            return Err(WireError::sender(ErrorCode::UnsupportedProtocol, message));
+        }
+        let ours = self.federation.id();
+        if let Some(other) = pinned.filter(|pinned| *pinned != ours) {
+            let message = format!("this server serves federation {ours}, not {other}");
+            return Err(WireError::sender(ErrorCode::WrongFederation, message));
+        }
+        self.greeted.insert(session, ());
+        let agent = concat!("quorate-node/", env!("CARGO_PKG_VERSION")).to_owned();
+        let tip = self.chain_tip();
+        let welcome = ServerMessage::Welcome { protocol, federation: ours, agent, tip };
+        self.send_client(session, id, welcome);
+        Ok(())
+    }
+
+    fn chain_tip(&self) -> ChainTip {
+        ChainTip { block: self.ledger.tip() }
+    }
+
+    fn send_pages(
+        &mut self,
+        session: SessionId,
+        id: Option<u64>,
+        results: Vec<KeyResult>,
+        message: impl Fn(Vec<KeyResult>, ChainTip, bool) -> ServerMessage,
+    ) {
+        let tip = self.chain_tip();
+        let mut pages = pages(results).into_iter().peekable();
+        while let Some(page) = pages.next() {
+            let more = pages.peek().is_some();
+            self.send_client(session, id, message(page, tip, more));
+        }
+    }
+
+    fn target(&self, key: &SubscriptionKey) -> Result<Target, WireError> {
+        Ok(match key {
+            SubscriptionKey::Script(script) => Target::Script(script.clone()),
+            SubscriptionKey::Address(address) => {
+                let network = self.federation.network();
+                let checked = address.clone().require_network(network).map_err(|_| {
+                    let message = format!("the address is not of {network}");
+                    WireError::sender(ErrorCode::InvalidKey, message)
+                })?;
+                Target::Script(checked.script_pubkey())
+            }
+            SubscriptionKey::Outpoint(outpoint) => Target::Outpoint(*outpoint),
+            SubscriptionKey::Txid(txid) => Target::Txid(*txid),
+            SubscriptionKey::Account(account) => Target::Account(*account),
+            SubscriptionKey::Tip => Target::Tip,
+        })
+    }
+
+    fn subscribe(&mut self, session: SessionId, key: SubscriptionKey) -> KeyResult {
+        let added = self.target(&key).and_then(|target| {
+            self.subscriptions.add(session, key.clone(), target.clone())?;
+            Ok(target)
+        });
+        match added {
+            Ok(target) => {
+                if let Target::Script(script) = &target {
+                    let _known_from = self.ledger.want(script);
+                }
+                KeyResult { key, outcome: self.snapshot(&target) }
+            }
+            Err(error) => KeyResult { key, outcome: KeyOutcome::Error(error) },
+        }
+    }
+
+    fn query(&self, key: SubscriptionKey) -> KeyResult {
+        let outcome = match self.target(&key) {
+            Ok(target) => self.snapshot(&target),
+            Err(error) => KeyOutcome::Error(error),
+        };
+        KeyResult { key, outcome }
+    }
+
+    fn snapshot(&self, target: &Target) -> KeyOutcome {
+        let (outpoints, history_from) = match target {
+            Target::Script(script) => (self.ledger.by_script(script), Some(self.ledger.history_of(script))),
+            Target::Outpoint(outpoint) => (vec![*outpoint], None),
+            Target::Txid(_) | Target::Account(_) | Target::Tip => (Vec::new(), None),
+        };
+        let status = match target {
+            Target::Txid(txid) => self.status_of(txid),
+            Target::Script(_) | Target::Outpoint(_) | Target::Account(_) | Target::Tip => None,
+        };
+        let utxos: Vec<_> = outpoints.iter().filter_map(|outpoint| self.ledger.current(outpoint)).collect();
+        let mut txids: BTreeSet<Txid> = utxos.iter().map(|utxo| utxo.outpoint.txid).collect();
+        txids.extend(utxos.iter().filter_map(|utxo| utxo.spend).map(|spend| spend.txid));
+        let proofs = txids
+            .iter()
+            .filter_map(|txid| self.ledger.record(txid))
+            .filter_map(|one| one.proof.clone())
+            .collect();
+        KeyOutcome::Snapshot { utxos, proofs, status, history_from }
+    }
+
+    fn status_of(&self, txid: &Txid) -> Option<TransactionStatus> {
+        if let Some(block) = self.ledger.block_of(txid) {
+            return Some(TransactionStatus::Confirmed { block });
+        }
+        let record = self.ledger.record(txid)?;
+        Some(match (&record.proof, &record.certificate) {
+            (Some(proof), _) => TransactionStatus::Signed { proof: Box::new(proof.clone()) },
+            (None, Some(_)) => TransactionStatus::Approved,
+            (None, None) => TransactionStatus::Pending,
+        })
+    }
+
+    pub(crate) fn notify_outpoint(&mut self, outpoint: OutPoint, proof: Option<&FinalityProof>) {
+        let Some(utxo) = self.ledger.current(&outpoint) else { return };
+        let mut listeners = self.subscriptions.listeners(&Target::Script(utxo.script_pubkey.clone()));
+        listeners.extend(self.subscriptions.listeners(&Target::Outpoint(outpoint)));
+        for (session, key) in listeners {
+            let state = utxo.state();
+            let proof = proof.cloned().map(Box::new);
+            let message = ServerMessage::UTXOStateNotification { key, utxo: utxo.clone(), state, proof };
+            self.send_client(session, None, message);
+        }
+    }
+
+    pub(crate) fn notify_status(&mut self, txid: Txid, status: &TransactionStatus) {
+        let mut listeners = self.subscriptions.listeners(&Target::Txid(txid));
+        let record = self.ledger.record(&txid).and_then(|record| record.proposal.as_ref());
+        if let Some(Proposal::Joint(joint)) = record {
+            listeners.extend(self.subscriptions.listeners(&Target::Account(joint.account)));
+        }
+        for (session, _) in listeners {
+            self.send_client(
+                session,
+                None,
+                ServerMessage::TransactionStatus { txid, status: status.clone() },
+            );
+        }
+    }
+
+    pub(crate) fn notify_tip(&mut self) {
+        let tip = self.chain_tip();
+        for (session, _) in self.subscriptions.listeners(&Target::Tip) {
+            self.send_client(session, None, ServerMessage::Tip { tip });
+        }
+    }
+}
+
+fn check_count(keys: &[SubscriptionKey]) -> Result<(), WireError> {
+    let limit = limits::KEYS_PER_MESSAGE_MAX;
+    if keys.len() > limit {
+        return Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a message", limit, keys.len()));
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! The embedded store: one file of `redb`, a row per record with its checksum in front of the value.
+
+use super::{Damage, Store, StoreError};
+use quorate_rules::records::{CHECKSUM_BYTES, ChangeSet, Row, Table};
+use redb::{
+    Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition,
+};
+use std::path::Path;
+
+/// Page cache, in bytes.
+const CACHE_BYTES: usize = 64 << 20;
+
+const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+    TableDefinition::new(table.name())
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Redb {
+    database: Database,
+    place: String,
+}
+
+impl Redb {
+    /// Opens or creates the file.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is damaged.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let shown = path.display().to_string();
+        if !path.exists() {
+            // A crash in the middle of this leaves no file that looks like a damaged store.
+            create(path).map_err(|error| environment(error, shown.clone()))?;
+        }
+        let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        Self::prepare(opened.map_err(redb::Error::from), shown)
+    }
+
+    /// Opens or creates a store on something else than a file.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is damaged.
+    pub fn open_backend(backend: impl StorageBackend, name: &str) -> Result<Self, StoreError> {
+        let opened = Database::builder().set_cache_size(CACHE_BYTES >> 6).create_with_backend(backend);
+        Self::prepare(opened.map_err(redb::Error::from), name.to_owned())
+    }
+
+    fn prepare(opened: Result<Database, redb::Error>, place: String) -> Result<Self, StoreError> {
+        let prepare = || -> Result<Database, redb::Error> {
+            let database = opened?;
+            let write = database.begin_write()?;
+            for table in Table::ALL {
+                write.open_table(definition(table))?;
+            }
+            write.commit()?;
+            Ok(database)
+        };
+        match prepare() {
+            Ok(database) => Ok(Self { database, place }),
+            Err(error) => Err(classify(error, place)),
+        }
+    }
+
+    fn read(&self, table: Table) -> Result<Vec<Row>, redb::Error> {
+        let read = self.database.begin_read()?;
+        let open = read.open_table(definition(table))?;
+        open.iter()?
+            .map(|row| {
+                let (key, value) = row?;
+                Ok(Row { table, key: key.value().to_vec(), value: value.value().to_vec() })
+            })
+            .collect()
+    }
+
+    /// Takes the checksum off a row's value, if it matches.
+    fn checked(&self, stored: Row) -> Result<Row, StoreError> {
+        let damaged = |row: &Row| StoreError::Damaged {
+            place: self.place.clone(),
+            what: Damage::Checksum { table: row.table, key: row.key.clone() },
+        };
+        let Some((sum, value)) = stored.value.split_at_checked(CHECKSUM_BYTES) else {
+            return Err(damaged(&stored));
+        };
+        let row = Row { value: value.to_vec(), ..stored.clone() };
+        if sum == row.checksum() { Ok(row) } else { Err(damaged(&stored)) }
+    }
+
+    fn write_all(&self, batch: &[&ChangeSet]) -> Result<(), redb::Error> {
+        let mut write = self.database.begin_write()?;
+        write.set_durability(Durability::Immediate)?;
+        for table in Table::ALL {
+            let mut rows =
+                batch.iter().flat_map(|set| set.rows()).filter(|row| row.table == table).peekable();
+            if rows.peek().is_none() {
+                continue;
+            }
+            let mut open = write.open_table(definition(table))?;
+            for row in rows {
+                let stored = [&row.checksum()[..], &row.value].concat();
+                open.insert(row.key.as_slice(), stored.as_slice())?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+}
+
+impl Store for Redb {
+    fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn rows(&self) -> Result<Vec<Row>, StoreError> {
+        let mut all = Vec::new();
+        // In the order of `Table`, which `ALL` need not keep.
+        let mut tables = Table::ALL;
+        tables.sort_unstable();
+        for table in tables {
+            let rows = self.read(table).map_err(|error| classify(error, self.place.clone()))?;
+            for row in rows {
+                all.push(self.checked(row)?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn write(&mut self, batch: &[&ChangeSet]) -> Result<(), StoreError> {
+        self.write_all(batch).map_err(|error| environment(error, self.place.clone()))
+    }
+}
+
+/// Makes an empty store beside its place and moves it there when it is whole.
+fn create(path: &Path) -> Result<(), redb::Error> {
+    let fresh = path.with_extension("new");
+    if fresh.exists() {
+        std::fs::remove_file(&fresh)?;
+    }
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(&fresh)?;
+    database.begin_write()?.commit()?;
+    drop(database);
+    std::fs::rename(&fresh, path)?;
+    match path.parent() {
+        Some(directory) => Ok(std::fs::File::open(directory)?.sync_all()?),
+        None => Ok(()),
+    }
+}
+
+fn environment(error: redb::Error, place: String) -> StoreError {
+    StoreError::Environment { place, source: Box::new(error) }
+}
+
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "every other error is of the environment, not of the content"
+)]
+fn classify(error: redb::Error, place: String) -> StoreError {
+    let damaged = match &error {
+        redb::Error::Corrupted(_) | redb::Error::RepairAborted => true,
+        redb::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        _ => false,
+    };
+    if damaged {
+        StoreError::Damaged { place, what: Damage::Structure(Box::new(error)) }
+    } else {
+        environment(error, place)
+    }
+}

@@ -6,13 +6,17 @@ use crate::{
     driver::Input,
     peers::Peers,
 };
+use bitcoin::OutPoint;
 use quorate_protocol::{
     NodeId,
-    wire::{PeerReply, ServerMessage},
+    wire::{PeerReply, ServerMessage, encode_frame},
 };
 use quorate_rules::{Output, ReplyTo, SessionId, Tag};
 use std::{collections::HashMap, sync::Arc};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+/// Lookups that the chain is asked for at a time; others wait for their turn.
+const LOOKUPS_MAX: usize = 32;
 
 /// What the dispatcher carries out.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub(crate) struct Dispatcher {
     chain: Arc<dyn Chain>,
     replies: HashMap<u64, oneshot::Sender<PeerReply>>,
     sessions: HashMap<SessionId, mpsc::Sender<Vec<u8>>>,
+    /// Questions to the chain about coins, of which there are some at a time.
+    lookups: Arc<Semaphore>,
 }
 
 impl Dispatcher {
@@ -40,7 +46,8 @@ impl Dispatcher {
         peers: Arc<Peers>,
         chain: Arc<dyn Chain>,
     ) -> Self {
-        Self { me, inputs, peers, chain, replies: HashMap::new(), sessions: HashMap::new() }
+        let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
+        Self { me, inputs, peers, chain, replies: HashMap::new(), sessions: HashMap::new(), lookups }
     }
 
     pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Release>) {
@@ -109,6 +116,15 @@ impl Dispatcher {
                     let _peer_gone = waiting.send(reply);
                 }
             }
+            Output::LookUp { ticket, outpoints } => {
+                tokio::spawn(look_up(
+                    self.lookups.clone(),
+                    self.chain.clone(),
+                    self.inputs.clone(),
+                    ticket,
+                    outpoints,
+                ));
+            }
             Output::Client { session, id, message } => self.send(session, id, &message),
             Output::Broadcast(transaction) => {
                 crash::point("coordinator.before_broadcast");
@@ -127,8 +143,7 @@ impl Dispatcher {
                         chain.block(block.hash).await.ok().and_then(|whole| prove(&whole, txid, block));
                     let message = ServerMessage::Proof { txid, proof };
                     if let Some(frames) = frames {
-                        let _session_gone =
-                            frames.send(quorate_protocol::wire::encode_frame(id, &message)).await;
+                        let _session_gone = frames.send(encode_frame(id, &message)).await;
                     }
                 });
             }
@@ -138,8 +153,7 @@ impl Dispatcher {
                     let rate = chain.fee_rate().await.unwrap_or(quorate_protocol::relay_policy::FEE_RATE_MIN);
                     let message = ServerMessage::FeeRate { sat_per_kwu: rate.to_sat_per_kwu() };
                     if let Some(frames) = frames {
-                        let _session_gone =
-                            frames.send(quorate_protocol::wire::encode_frame(id, &message)).await;
+                        let _session_gone = frames.send(encode_frame(id, &message)).await;
                     }
                 });
             }
@@ -149,9 +163,30 @@ impl Dispatcher {
     /// A session whose queue is full is closed: it reconnects and gets a fresh snapshot, so nothing is lost silently.
     fn send(&mut self, session: SessionId, id: Option<u64>, message: &ServerMessage) {
         let Some(frames) = self.sessions.get(&session) else { return };
-        if frames.try_send(quorate_protocol::wire::encode_frame(id, message)).is_err() {
+        if frames.try_send(encode_frame(id, message)).is_err() {
             tracing::warn!(session = session.0, "a session is too slow and is closed");
             self.sessions.remove(&session);
         }
     }
+}
+
+/// Asks the chain for coins. One that the backend does not give is like one that does not exist: the rules refuse what needs it.
+async fn look_up(
+    turns: Arc<Semaphore>,
+    chain: Arc<dyn Chain>,
+    inputs: mpsc::Sender<Input>,
+    ticket: u64,
+    outpoints: Vec<OutPoint>,
+) {
+    // Never closed.
+    let _turn = turns.acquire_owned().await;
+    let mut coins = Vec::new();
+    for outpoint in outpoints {
+        match chain.coin(outpoint).await {
+            Ok(Some(coin)) => coins.push((outpoint, coin)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, %outpoint, "the chain backend did not give a coin"),
+        }
+    }
+    let _node_ended = inputs.send(Input::Coins { ticket, coins }).await;
 }

@@ -14,7 +14,7 @@ use bitcoin::{Block, OutPoint};
 use quorate_protocol::{
     NodeId,
     federation::SuccessionPlan,
-    wire::{BlockRef, ClientMessage, PeerReply, PeerRequest, limits, outpoints_of},
+    wire::{ClientMessage, PeerReply, PeerRequest},
 };
 use quorate_rules::{
     ChainCoin, EvidenceFile, Machine, Output, ReplyTo, SessionId, Status, Tag, records::ChangeSet,
@@ -24,14 +24,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::MissedTickBehavior,
 };
 
 /// Inputs that may wait for the machine; producers then have to wait.
 const INPUTS_MAX: usize = 4_096;
-/// Messages whose coins the chain is asked for at a time; others wait for their turn.
-const LOOKUPS_MAX: usize = 32;
 /// Time between two sweeps that broadcast again what is final and not in a block.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -72,11 +70,10 @@ pub(crate) enum Input {
         height: u32,
         reply: oneshot::Sender<Option<bitcoin::BlockHash>>,
     },
-    /// What the chain says of coins that the machine did not know when its tip was this.
+    /// What the chain says of coins that the machine asked for.
     Coins {
-        tip: BlockRef,
+        ticket: u64,
         coins: Vec<(OutPoint, ChainCoin)>,
-        then: Box<Input>,
     },
     Status {
         reply: oneshot::Sender<Status>,
@@ -103,18 +100,8 @@ pub(crate) fn start(
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
     let (writer, released) = start_writer::<Release>(store);
     let dispatcher = Dispatcher::new(me, inputs.clone(), peers, chain.clone());
-    tokio::spawn(follower::follow(chain.clone(), inputs.clone()));
-    let started = Instant::now();
-    let driver = Driver {
-        machine,
-        me,
-        writer,
-        chain,
-        inputs: inputs.downgrade(),
-        lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
-        started,
-        next_reply: 1,
-    };
+    tokio::spawn(follower::follow(chain, inputs.clone()));
+    let driver = Driver { machine, me, writer, started: Instant::now(), next_reply: 1 };
     // The dispatcher ends when the writer does, and takes the machine's task with it.
     let dispatching = tokio::spawn(dispatcher.run(released));
     tokio::spawn(async move {
@@ -130,10 +117,6 @@ struct Driver {
     machine: Machine,
     me: NodeId,
     writer: blocking::Sender<(ChangeSet, Release)>,
-    chain: Arc<dyn Chain>,
-    inputs: mpsc::WeakSender<Input>,
-    /// Questions to the chain about coins, of which there are some at a time.
-    lookups: Arc<Semaphore>,
     started: Instant,
     next_reply: u64,
 }
@@ -153,12 +136,10 @@ impl Driver {
             };
             tokio::select! {
                 () = sleep => {
-                    self.set_time();
-                    self.machine.handle_timeout();
+                    self.machine.at(self.started.elapsed(), wall_ms()).handle_timeout();
                 }
                 input = receiver.recv() => {
                     let Some(input) = input.filter(|input| !matches!(input, Input::Stop)) else { return };
-                    self.set_time();
                     self.handle(input);
                 }
                 // Before the chain has been read, everything seems to be in no block.
@@ -172,137 +153,50 @@ impl Driver {
         }
     }
 
-    fn set_time(&mut self) {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
-        self.machine.set_time(self.started.elapsed(), wall_ms);
-    }
-
-    #[expect(clippy::wildcard_enum_match_arm, reason = "every other input is applied as it is")]
     fn handle(&mut self, input: Input) {
-        match input {
-            Input::Coins { tip, coins, then } => {
-                // A block in between may have spent what was unspent. Before the chain has been read there is one all the time, and no vote.
-                if tip != self.machine.tip() && self.machine.is_caught_up() {
-                    return self.handle(*then);
-                }
-                self.machine.handle_coins(coins);
-                self.apply(*then);
-            }
-            other => {
-                if let Some(input) = self.look_up_coins(other) {
-                    self.apply(input);
-                }
-            }
-        }
-    }
-
-    fn apply(&mut self, input: Input) {
+        let machine = self.machine.at(self.started.elapsed(), wall_ms());
         match input {
             Input::Request { from, request, reply } => {
                 let number = self.next_reply;
                 self.next_reply += 1;
+                machine.handle_request(from, ReplyTo::Peer(number), request);
+                // Before the answer, which is among the outputs that are drained next.
                 self.release(ChangeSet::default(), Release::Replies(number, reply));
-                self.machine.handle_request(from, ReplyTo::Peer(number), request);
             }
-            Input::Own { tag, request } => {
-                self.machine.handle_request(self.me, ReplyTo::Myself(tag), request)
-            }
-            Input::Reply { from, tag, reply } => self.machine.handle_reply(from, tag, reply),
-            Input::Client { session, id, message } => self.machine.handle_client(session, id, message),
+            Input::Own { tag, request } => machine.handle_request(self.me, ReplyTo::Myself(tag), request),
+            Input::Reply { from, tag, reply } => machine.handle_reply(from, tag, reply),
+            Input::Client { session, id, message } => machine.handle_client(session, id, message),
             Input::Opened { session, frames } => {
                 self.release(ChangeSet::default(), Release::Opened(session, frames))
             }
             Input::Closed { session } => {
-                self.machine.handle_session_closed(session);
+                machine.handle_session_closed(session);
                 self.release(ChangeSet::default(), Release::Closed(session));
             }
             Input::Blocks { disconnect, connect } => {
                 for _ in 0..disconnect {
-                    self.machine.handle_disconnected();
+                    machine.handle_disconnected();
                 }
                 for block in &connect {
-                    self.machine.handle_block(block);
+                    machine.handle_block(block);
                 }
-                self.machine.announce_tip();
+                machine.announce_tip();
             }
             Input::BlockHash { height, reply } => {
-                let _asker_gone = reply.send(self.machine.block_at(height));
+                let _asker_gone = reply.send(machine.block_at(height));
             }
-            Input::Coins { coins, .. } => self.machine.handle_coins(coins),
+            Input::Coins { ticket, coins } => machine.handle_coins(ticket, coins),
             Input::Status { reply } => {
-                let _asker_gone = reply.send(self.machine.status());
+                let _asker_gone = reply.send(machine.status());
             }
             Input::Evidence { reply } => {
-                let _asker_gone = reply.send(self.machine.evidence_file());
+                let _asker_gone = reply.send(machine.evidence_file());
             }
-            Input::CaughtUp => self.machine.handle_caught_up(),
-            Input::Plan(plan) => self.machine.handle_plan(&plan),
+            Input::CaughtUp => machine.handle_caught_up(),
+            Input::Plan(plan) => machine.handle_plan(&plan),
             // The loop has ended by then.
             Input::Stop => {}
         }
-    }
-
-    /// Coins that the machine does not know are asked of the chain first; the input comes back with them.
-    fn look_up_coins(&self, input: Input) -> Option<Input> {
-        let outpoints = match &input {
-            Input::Request { request: PeerRequest::VoteRequest { proposal, .. }, .. }
-            | Input::Own { request: PeerRequest::VoteRequest { proposal, .. }, .. }
-            | Input::Client {
-                message:
-                    ClientMessage::TransactionBroadcast { proposal, .. }
-                    | ClientMessage::TransactionCancel { proposal, .. },
-                ..
-            } => {
-                let outpoints = proposal.outpoints();
-                if outpoints.len() > quorate_protocol::relay_policy::INPUTS_MAX {
-                    return Some(input);
-                }
-                outpoints
-            }
-            Input::Request { request: PeerRequest::ReleaseRequest { outpoint, .. }, .. }
-            | Input::Own { request: PeerRequest::ReleaseRequest { outpoint, .. }, .. } => vec![*outpoint],
-            Input::Client {
-                message: ClientMessage::UTXOSubscribe { keys } | ClientMessage::UTXOStateQuery { keys },
-                ..
-            } if keys.len() <= limits::KEYS_PER_MESSAGE_MAX => outpoints_of(keys),
-            Input::Request { .. }
-            | Input::Own { .. }
-            | Input::Reply { .. }
-            | Input::Client { .. }
-            | Input::Opened { .. }
-            | Input::Closed { .. }
-            | Input::Blocks { .. }
-            | Input::BlockHash { .. }
-            | Input::Status { .. }
-            | Input::Evidence { .. }
-            | Input::CaughtUp
-            | Input::Plan(_)
-            | Input::Stop
-            | Input::Coins { .. } => return Some(input),
-        };
-        let unknown = self.machine.unknown_coins(&outpoints);
-        if unknown.is_empty() {
-            return Some(input);
-        }
-        let (chain, inputs, tip) = (self.chain.clone(), self.inputs.clone(), self.machine.tip());
-        let lookups = self.lookups.clone();
-        tokio::spawn(async move {
-            // Never closed.
-            let _turn = lookups.acquire_owned().await;
-            let mut coins = Vec::new();
-            for outpoint in unknown {
-                match chain.coin(outpoint).await {
-                    Ok(Some(coin)) => coins.push((outpoint, coin)),
-                    Ok(None) => {}
-                    Err(error) => tracing::warn!(%error, %outpoint, "the chain backend did not give a coin"),
-                }
-            }
-            if let Some(inputs) = inputs.upgrade() {
-                let _node_ended = inputs.send(Input::Coins { tip, coins, then: Box::new(input) }).await;
-            }
-        });
-        None
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "every other output waits for what was persisted")]
@@ -323,4 +217,10 @@ impl Driver {
         // If the writer has ended, so does this node: its dispatcher has seen it too.
         let _writer_ended = self.writer.send((change, release));
     }
+}
+
+/// Unix time in milliseconds.
+fn wall_ms() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,9 +1,9 @@
 //! Accounts: accepting a record as one node, and collecting q acceptances for a wallet.
 
-use crate::{Machine, SessionId, Tag};
+use crate::{SessionId, Tag, context::Context};
 use bitcoin::secp256k1::schnorr;
 use quorate_protocol::{
-    NodeId,
+    AccountId, NodeId,
     account::{AccountCertificate, AccountError, AccountRecord, JointAccount},
     wire::{ErrorCode, Fault, PeerReply, PeerRequest, ServerMessage, WireError},
 };
@@ -14,9 +14,33 @@ const ACCOUNTS_MAX: usize = 65_536;
 /// Accounts being certified at a time; more are told to come back.
 const REGISTRATIONS_MAX: usize = 4_096;
 
+/// Accounts whose certificates have been verified.
+#[derive(Debug, Default)]
+pub(crate) struct Accounts(BTreeMap<AccountId, (JointAccount, AccountCertificate)>);
+
+impl Accounts {
+    fn get(&self, id: &AccountId) -> Option<&(JointAccount, AccountCertificate)> {
+        self.0.get(id)
+    }
+
+    fn keep(&mut self, id: AccountId, account: JointAccount, certificate: AccountCertificate) {
+        while self.0.len() >= ACCOUNTS_MAX {
+            self.0.pop_first();
+        }
+        self.0.insert(id, (account, certificate));
+    }
+}
+
+/// Accounts that this node has certified for wallets.
+#[derive(Debug, Default)]
+pub(crate) struct Registrations {
+    open: BTreeMap<u64, Registration>,
+    last: u64,
+}
+
 /// An account being certified.
 #[derive(Debug)]
-pub(crate) struct Registration {
+struct Registration {
     session: SessionId,
     id: Option<u64>,
     record: AccountRecord,
@@ -24,7 +48,7 @@ pub(crate) struct Registration {
     failures: usize,
 }
 
-impl Machine {
+impl Context {
     /// The account of a certificate, verified once.
     pub(crate) fn verified_account(
         &mut self,
@@ -37,70 +61,78 @@ impl Machine {
             return Ok(account.clone());
         }
         let account = certificate.verify(&self.federation)?;
-        while self.accounts.len() >= ACCOUNTS_MAX {
-            self.accounts.pop_first();
-        }
-        self.accounts.insert(id, (account.clone(), certificate.clone()));
+        self.accounts.keep(id, account.clone(), certificate.clone());
         Ok(account)
     }
 
+    /// Accepts an account as one node, if its record is good.
     pub(crate) fn accept_account(&self, record: &AccountRecord) -> Result<PeerReply, WireError> {
         let invalid = |error| WireError::sender(ErrorCode::InvalidAccount, error);
         record.check(&self.federation).map_err(invalid)?;
         JointAccount::new(&self.federation, record.clone()).map_err(invalid)?;
         Ok(PeerReply::AccountResponse { signature: record.accept(&self.federation, &self.key) })
     }
+}
 
+impl Registrations {
+    /// A wallet wants its account certified.
     pub(crate) fn register(
         &mut self,
+        cx: &mut Context,
         session: SessionId,
         id: Option<u64>,
         record: AccountRecord,
     ) -> Result<(), WireError> {
-        self.accept_account(&record)?;
-        let known =
-            self.accounts.get(&record.id(&self.federation)).map(|(_, certificate)| certificate.clone());
+        cx.accept_account(&record)?;
+        let known = cx.accounts.get(&record.id(&cx.federation)).map(|(_, certificate)| certificate.clone());
         if let Some(certificate) = known {
-            self.send_client(session, id, ServerMessage::AccountCertified { certificate });
+            cx.send_client(session, id, ServerMessage::AccountCertified { certificate });
             return Ok(());
         }
-        while self.registrations.len() >= REGISTRATIONS_MAX {
+        while self.open.len() >= REGISTRATIONS_MAX {
             // The oldest has waited for answers longest, and its wallet asks again.
-            self.registrations.pop_first();
+            self.open.pop_first();
         }
-        let registration = self.next_registration;
-        self.next_registration += 1;
+        self.last += 1;
+        let registration = self.last;
         let request = PeerRequest::AccountRequest { record: record.clone() };
         let started = Registration { session, id, record, acceptances: BTreeMap::new(), failures: 0 };
-        self.registrations.insert(registration, started);
-        self.ask_everyone(Tag::Account { registration }, &request);
+        self.open.insert(registration, started);
+        cx.ask(cx.everyone(), Tag::Account { registration }, &request);
         Ok(())
     }
 
-    pub(crate) fn take_acceptance(&mut self, from: NodeId, registration: u64, reply: Option<PeerReply>) {
-        let quorum = self.federation.quorum();
-        let Some(open) = self.registrations.get_mut(&registration) else { return };
+    /// A node accepts an account, refuses it, or does not answer.
+    pub(crate) fn handle_acceptance(
+        &mut self,
+        cx: &mut Context,
+        from: NodeId,
+        registration: u64,
+        reply: Option<PeerReply>,
+    ) {
+        let quorum = cx.federation.quorum();
+        let Some(open) = self.open.get_mut(&registration) else { return };
         match reply {
             Some(PeerReply::AccountResponse { signature })
-                if open.record.verify_acceptance(&self.federation, from, &signature) =>
+                if open.record.verify_acceptance(&cx.federation, from, &signature) =>
             {
                 open.acceptances.insert(from, signature);
             }
             _bad_or_none => open.failures += 1,
         }
         if open.acceptances.len() >= usize::from(quorum.votes()) {
-            let Some(open) = self.registrations.remove(&registration) else { return };
-            let epoch = self.federation.epoch();
+            let Some(open) = self.open.remove(&registration) else { return };
+            let epoch = cx.federation.epoch();
             let certificate =
                 AccountCertificate { record: open.record, epoch, acceptances: open.acceptances };
-            if self.verified_account(&certificate).is_ok() {
-                self.send_client(open.session, open.id, ServerMessage::AccountCertified { certificate });
+            if cx.verified_account(&certificate).is_ok() {
+                cx.send_client(open.session, open.id, ServerMessage::AccountCertified { certificate });
             }
         } else if open.failures >= usize::from(quorum.blocking()) {
-            let Some(open) = self.registrations.remove(&registration) else { return };
+            let Some(open) = self.open.remove(&registration) else { return };
             let message = "too few nodes are reachable to certify an account; try again";
             let error = WireError::passing(ErrorCode::NoNodeAvailable, Fault::Network, message);
-            self.send_client(open.session, open.id, ServerMessage::Error { error });
+            cx.send_client(open.session, open.id, ServerMessage::Error { error });
         }
     }
 }

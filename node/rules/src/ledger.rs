@@ -131,6 +131,11 @@ impl Ledger {
         self.records.get(txid)
     }
 
+    /// The proof of a transaction that is final.
+    pub(crate) fn proof(&self, txid: &Txid) -> Option<&FinalityProof> {
+        self.records.get(txid)?.proof.as_ref()
+    }
+
     pub(crate) fn coin(&self, outpoint: &OutPoint) -> Option<&UtxoRecord> {
         self.coins.get(outpoint).map(|coin| &coin.record)
     }

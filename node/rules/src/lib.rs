@@ -7,30 +7,33 @@
 //! V6, `coordination` counts each node once and only what verifies, `watch` V7, the driver's mTLS gives V8, `standing` V9.
 
 mod accounts;
-mod announce;
+mod announcements;
 mod bugs;
-mod coordinator;
-mod ending;
+mod commit;
+mod context;
+mod coordination;
+mod finality;
 mod ledger;
+mod lookups;
 mod machine;
 mod nonces;
 mod output;
+mod policy;
 pub mod records;
 mod release;
+mod router;
 pub mod scripts;
-mod sealing;
-mod signing;
 mod standing;
 mod status;
 mod subscriptions;
-mod takeover;
-mod voter;
+mod succession;
+mod vote;
 mod watch;
 
 pub use bugs::Bug;
 pub use ledger::ChainCoin;
-pub use machine::{Machine, Rules};
+pub use machine::{Machine, Settings};
 pub use output::{Output, ReplyTo, SessionId, Tag};
-pub use sealing::{opening, seal_page};
 pub use standing::Standing;
 pub use status::{EvidenceFile, Hold, Sizes, Status};
+pub use succession::{opening, seal_page};

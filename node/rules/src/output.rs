@@ -90,6 +90,13 @@ pub enum Output {
         /// What to send.
         message: ServerMessage,
     },
+    /// Ask the chain for coins, and hand in with [`Machine::handle_coins`](crate::Machine::handle_coins) what it says.
+    LookUp {
+        /// To be handed in with the answer.
+        ticket: u64,
+        /// The coins.
+        outpoints: Vec<OutPoint>,
+    },
     /// Hand to the Bitcoin network, now and until it confirms.
     Broadcast(Transaction),
     /// Find a transaction's place in a block for a wallet.

@@ -2,8 +2,8 @@
 //!
 //! # Why it is safe
 //!
-//! * A promise leaves only after the higher round is durable ([`Machine::promise`]), and from that write on [`Machine::vote`] and
-//!   [`Machine::commit`] refuse every lower round. It names the highest certificate that this node committed to; commits are
+//! * A promise leaves only after the higher round is durable ([`Releases::promise`]), and from that write on `vote` and `commit`
+//!   refuse every lower round. It names the highest certificate that this node committed to; commits are
 //!   durable before they leave, so it names every commit that anybody can have seen.
 //! * A timer never frees anything. It only makes this node promise; what is free is decided by q promises (see [`quorate_protocol::release`]).
 //!
@@ -13,7 +13,8 @@
 //! node, are reason enough for every other, so if one honest lock runs out, all q responsive nodes promise.
 
 use crate::{
-    Bug, Machine, Output, Tag,
+    Bug, Tag,
+    context::{Context, Effect},
     records::{Change, RoundRecord},
 };
 use bitcoin::{OutPoint, Txid};
@@ -67,62 +68,94 @@ pub(crate) struct ReleaseCall {
     pub(crate) round: Round,
     pub(crate) reason: Reason,
     pub(crate) promises: Vec<SignedPromise>,
-    pub(crate) previous: Option<ReleaseCertificate>,
 }
 
-impl Machine {
+/// What this node does about rounds that have to be left.
+#[derive(Debug, Default)]
+pub(crate) struct Releases {
+    /// Releases that this node pushes.
+    runs: BTreeMap<OutPoint, ReleaseRun>,
+    /// Promises given whose release this node takes up if whoever asked does not finish it.
+    follow_up: BTreeMap<OutPoint, Duration>,
+    /// When, and by whom, this node was first asked to release an outpoint that it has no lock for.
+    asked: HashMap<OutPoint, (Round, Duration, NodeId)>,
+    /// Payments that their owners cancelled; they are voted for only if a release forces them.
+    cancelled: BTreeSet<Txid>,
+    /// Outpoints that were released without a lock because of a cancellation, once each.
+    cancels_used: BTreeSet<(Txid, OutPoint)>,
+}
+
+impl Releases {
+    /// Takes up the releases that this node promised to before it stopped.
+    pub(crate) fn restore(cx: &Context) -> Self {
+        let at = cx.patience();
+        let follow_up = cx.ledger.pending().into_iter().map(|outpoint| (outpoint, at)).collect();
+        Self { follow_up, ..Self::default() }
+    }
+
+    /// How many this node pushes.
+    pub(crate) fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Whether the owner of a payment is known to have cancelled it.
+    pub(crate) fn is_cancelled(&self, txid: &Txid) -> bool {
+        self.cancelled.contains(txid)
+    }
+
     /// Answers a request to leave a round.
-    pub(crate) fn release_requested(
+    pub(crate) fn handle_request(
         &mut self,
+        cx: &mut Context,
         from: NodeId,
         call: ReleaseCall,
     ) -> Result<PeerReply, WireError> {
-        let ReleaseCall { outpoint, round, reason, mut promises, previous } = call;
-        self.take_releases(previous.into_iter().collect());
-        promises.truncate(usize::from(self.federation.quorum().nodes()));
+        let ReleaseCall { outpoint, round, reason, mut promises } = call;
+        promises.truncate(usize::from(cx.federation.quorum().nodes()));
         promises.retain(|promise| promise.outpoint == outpoint && promise.round == round);
         for promise in &promises {
-            self.watch_promise(promise);
+            cx.watch_promise(promise);
         }
-        let spender = self.ledger.final_spend(&outpoint);
-        let proof = spender.and_then(|txid| self.ledger.record(&txid)?.proof.clone()).map(Box::new);
-        let release = self.ledger.release(&outpoint).filter(|known| known.round >= round).cloned();
+        let spender = cx.ledger.final_spend(&outpoint);
+        let proof = spender.and_then(|txid| cx.ledger.record(&txid)?.proof.clone()).map(Box::new);
+        let release = cx.ledger.release(&outpoint).filter(|known| known.round >= round).cloned();
         let mut promise = None;
         if proof.is_none() && release.is_none() {
-            self.may_vote()?;
+            cx.may_vote()?;
             // Only the present round can be left, one at a time: nobody can have a node skip rounds or start its timers early.
-            let present = self.ledger.round(&outpoint);
-            let pending = self.ledger.is_pending(&outpoint);
+            let present = cx.ledger.round(&outpoint);
+            let pending = cx.ledger.is_pending(&outpoint);
             let promised = pending && present == round.next();
             // What follows the last round of an epoch is the next epoch's; no release of it would verify.
             let open = !pending && present == round && !round.is_last();
-            if promised || (open && self.is_shown_why(from, outpoint, round, &reason, &promises)) {
-                promise = Some(self.promise(outpoint, round));
+            if promised || (open && self.is_shown_why(cx, from, outpoint, round, &reason, &promises)) {
+                promise = Some(self.promise(cx, outpoint, round));
             }
         }
-        let committed = promise.as_ref().and_then(|_| self.ledger.committed(&outpoint).cloned());
+        let committed = promise.as_ref().and_then(|_| cx.ledger.committed(&outpoint).cloned());
         Ok(PeerReply::ReleaseResponse { promise, committed, release, proof })
     }
 
     /// Whether one of the reasons to leave a round holds here.
     fn is_shown_why(
         &mut self,
+        cx: &mut Context,
         from: NodeId,
         outpoint: OutPoint,
         round: Round,
         reason: &Reason,
         promises: &[SignedPromise],
     ) -> bool {
-        let blocking = usize::from(self.federation.quorum().blocking());
-        let approved = self.ledger.approved(&outpoint);
+        let blocking = usize::from(cx.federation.quorum().blocking());
+        let approved = cx.ledger.approved(&outpoint);
         let since = match approved {
             Some((_, since)) => Some(since),
-            None => self.first_asked(from, outpoint, round),
+            None => self.first_asked(cx, from, outpoint, round),
         };
-        if since.is_some_and(|since| self.now >= since + self.rules.voting_timeout) {
+        if since.is_some_and(|since| cx.now >= since + cx.settings.voting_timeout) {
             return true;
         }
-        let sound = |one: &&SignedPromise| one.verify(&self.federation);
+        let sound = |one: &&SignedPromise| one.verify(&cx.federation);
         let promised: BTreeSet<NodeId> = promises.iter().filter(sound).map(|one| one.node).collect();
         if promised.len() >= blocking {
             return true;
@@ -132,24 +165,30 @@ impl Machine {
                 vote.verdict == Verdict::Reject
                     && vote.target.txid() == txid
                     && vote.target.inputs().get(&outpoint) == Some(&round)
-                    && vote.verify(&self.federation)
+                    && vote.verify(&cx.federation)
             };
             let nodes: BTreeSet<NodeId> =
                 reason.rejects.iter().filter(of_this).map(|vote| vote.node).collect();
             nodes.len() >= blocking
         });
-        rejected || reason.cancel.as_ref().is_some_and(|one| self.is_cancelled(outpoint, approved, one))
+        rejected || reason.cancel.as_ref().is_some_and(|one| self.accepts_cancel(cx, outpoint, approved, one))
     }
 
     /// A node without a lock has no clock for it; the first request of its present round starts one. There is none for coins that do
     /// not exist, nor for more than a peer can have good reasons for.
-    fn first_asked(&mut self, from: NodeId, outpoint: OutPoint, round: Round) -> Option<Duration> {
-        self.ledger.coin(&outpoint)?;
+    fn first_asked(
+        &mut self,
+        cx: &mut Context,
+        from: NodeId,
+        outpoint: OutPoint,
+        round: Round,
+    ) -> Option<Duration> {
+        cx.ledger.coin(&outpoint)?;
         match self.asked.get(&outpoint) {
             Some((asked, since, _)) if *asked == round => return Some(*since),
             Some(_) | None => {}
         }
-        let (now, kept) = (self.now, self.rules.voting_timeout * 4);
+        let (now, kept) = (cx.now, cx.settings.voting_timeout * 4);
         let mine = |asked: &HashMap<OutPoint, (Round, Duration, NodeId)>| {
             asked.values().filter(|(_, _, peer)| *peer == from).count()
         };
@@ -164,8 +203,9 @@ impl Machine {
     }
 
     /// Whether the owner of a joint coin cancelled the transaction that holds it here, or that nothing holds it here.
-    fn is_cancelled(
+    fn accepts_cancel(
         &mut self,
+        cx: &mut Context,
         outpoint: OutPoint,
         approved: Option<(Txid, Duration)>,
         cancellation: &Cancellation,
@@ -174,7 +214,7 @@ impl Machine {
         let of_this = proposal.txid() == cancel.txid && approved.is_none_or(|(txid, _)| txid == cancel.txid);
         let valid = of_this
             && proposal.outpoints().contains(&outpoint)
-            && self.is_own_cancel(cancel, proposal, account.as_ref());
+            && cx.is_own_cancel(cancel, proposal, account.as_ref());
         if !valid {
             return false;
         }
@@ -190,6 +230,186 @@ impl Machine {
         approved.is_some() || fresh
     }
 
+    /// Leaves a round for good, durably, and says so.
+    fn promise(&mut self, cx: &mut Context, outpoint: OutPoint, round: Round) -> SignedPromise {
+        if cx.ledger.round(&outpoint) <= round {
+            let release = cx.ledger.release(&outpoint).cloned();
+            let record = RoundRecord { outpoint, round: round.next(), release };
+            let durable = !cx.planted(Bug::PromiseWithoutRecord);
+            cx.put_round(record, durable);
+            self.asked.remove(&outpoint);
+            // If whoever asked does not finish, this node will.
+            let at = cx.now + cx.patience();
+            self.follow_up.entry(outpoint).or_insert(at);
+        }
+        let committed = cx.ledger.committed(&outpoint).map(|one| one.target.clone());
+        let committed = committed.filter(|_| !cx.planted(Bug::PromiseHidesCommit));
+        SignedPromise::sign(cx.federation.context(), cx.me, &cx.key, outpoint, round, committed)
+    }
+
+    /// Starts to collect promises, or adds a reason to a run under way.
+    pub(crate) fn start(&mut self, cx: &mut Context, outpoint: OutPoint, round: Round, reason: &Reason) {
+        let (present, pending) = (cx.ledger.round(&outpoint), cx.ledger.is_pending(&outpoint));
+        if (pending && round.next() != present) || (!pending && round != present) {
+            return;
+        }
+        if let Some(run) = self.runs.get_mut(&outpoint).filter(|run| run.round == round) {
+            let news = run.reason.rejects.len() < reason.rejects.len()
+                || (run.reason.cancel.is_none() && reason.cancel.is_some());
+            if news {
+                run.reason = reason.clone();
+                self.ask_promises(cx, outpoint);
+            }
+            return;
+        }
+        if self.runs.len() >= RUNS_MAX {
+            return;
+        }
+        let run = ReleaseRun {
+            round,
+            reason: reason.clone(),
+            promises: BTreeMap::new(),
+            committed: Vec::new(),
+            since: cx.now,
+            ask_at: cx.now,
+            wait: ASK_AGAIN_MIN,
+        };
+        self.runs.insert(outpoint, run);
+        self.ask_promises(cx, outpoint);
+    }
+
+    fn ask_promises(&mut self, cx: &mut Context, outpoint: OutPoint) {
+        let previous = cx.ledger.release(&outpoint).cloned();
+        let everyone = cx.everyone();
+        let Some(run) = self.runs.get_mut(&outpoint) else { return };
+        run.ask_at = cx.now + run.wait;
+        run.wait = (run.wait * 2).min(ASK_AGAIN_MAX);
+        let round = run.round;
+        let request = PeerRequest::ReleaseRequest {
+            outpoint,
+            round,
+            rejects: run.reason.rejects.clone(),
+            cancel: run.reason.cancel.clone().map(Box::new),
+            promises: run.promises.values().cloned().collect(),
+            previous,
+        };
+        let missing: Vec<_> = everyone.filter(|node| !run.promises.contains_key(node)).collect();
+        cx.ask(missing, Tag::Release { outpoint, round }, &request);
+    }
+
+    /// A node's promise to leave a round, with the certificate that it names.
+    pub(crate) fn handle_promise(
+        &mut self,
+        cx: &mut Context,
+        from: NodeId,
+        (outpoint, round): (OutPoint, Round),
+        promise: SignedPromise,
+        committed: Option<ApprovalCertificate>,
+    ) {
+        let names = committed.as_ref().map(|one| &one.target) == promise.committed.as_ref();
+        let sound = promise.node == from && promise.outpoint == outpoint && promise.round == round;
+        if !sound || !names || !promise.verify(&cx.federation) {
+            tracing::warn!(%from, %outpoint, "dropped a promise that does not verify");
+            return;
+        }
+        cx.watch_promise(&promise);
+        if let Some(certificate) = &committed {
+            if certificate.verify(&cx.federation).is_err() {
+                tracing::warn!(%from, %outpoint, "dropped a promise that names a certificate that does not verify");
+                return;
+            }
+            cx.watch_certificate(certificate);
+        }
+        if let Some(release) = cx.ledger.release(&outpoint).filter(|release| release.round >= round) {
+            // It came too late to be part of the release, and waits for it.
+            let request = PeerRequest::Released { releases: vec![release.clone()] };
+            cx.ask([from], Tag::Announce, &request);
+            return;
+        }
+        let quorum = cx.federation.quorum();
+        let Some(run) = self.runs.get_mut(&outpoint).filter(|run| run.round == round) else { return };
+        run.committed.extend(committed);
+        run.promises.insert(from, promise);
+        let enough = if cx.planted(Bug::ReleaseOnMajority) { quorum.nodes() / 2 } else { quorum.votes() };
+        let Some(run) = self.runs.get(&outpoint) else { return };
+        if run.promises.len() >= usize::from(enough) {
+            let release = ReleaseCertificate::assemble(outpoint, round, &run.promises, &run.committed);
+            cx.take_releases(vec![release.clone()]);
+            let promised: BTreeSet<NodeId> = release.promises.keys().copied().collect();
+            let request = PeerRequest::Released { releases: vec![release] };
+            cx.ask(cx.others().filter(|node| !promised.contains(node)), Tag::Announce, &request);
+        } else if run.promises.len() == usize::from(quorum.blocking()) {
+            // From here on the promises are reason enough for everybody.
+            self.ask_promises(cx, outpoint);
+        }
+    }
+
+    /// Forgets runs for outpoints that are released or spent for good.
+    pub(crate) fn end(&mut self, cx: &mut Context, outpoints: &[OutPoint]) {
+        for outpoint in outpoints {
+            if self.asked.get(outpoint).is_some_and(|(round, ..)| *round < cx.ledger.round(outpoint)) {
+                self.asked.remove(outpoint);
+            }
+            let over = cx.ledger.release(outpoint).map(|release| release.round);
+            let spent = cx.ledger.spent_by(outpoint).is_some();
+            let ended = |run: &ReleaseRun| spent || over.is_some_and(|round| round >= run.round);
+            if self.runs.get(outpoint).is_some_and(ended)
+                && let Some(run) = self.runs.remove(outpoint)
+            {
+                self.thank(cx, *outpoint, &run);
+            }
+            if spent || !cx.ledger.is_pending(outpoint) {
+                self.follow_up.remove(outpoint);
+            }
+        }
+    }
+
+    /// Whoever promised in a run waits for its end.
+    fn thank(&mut self, cx: &mut Context, outpoint: OutPoint, run: &ReleaseRun) {
+        let Some(release) = cx.ledger.release(&outpoint).filter(|release| release.round >= run.round) else {
+            return;
+        };
+        let request = PeerRequest::Released { releases: vec![release.clone()] };
+        let others = cx.others().filter(|node| run.promises.contains_key(node));
+        cx.ask(others, Tag::Announce, &request);
+    }
+
+    /// Runs that this node started for others, and that found too few reasons in this time, are given up. What it promised itself it
+    /// never gives up.
+    fn drop_unfounded(&mut self, cx: &mut Context) {
+        let settled: Vec<_> = self.runs.keys().copied().collect();
+        self.end(cx, &settled);
+        let (now, patience) = (cx.now, cx.settings.voting_timeout * 3);
+        let pending: BTreeSet<_> = cx.ledger.pending().into_iter().collect();
+        self.runs.retain(|outpoint, run| now < run.since + patience || pending.contains(outpoint));
+    }
+
+    /// Asks again where it is due, and takes up releases that whoever asked this node for a promise has not finished.
+    pub(crate) fn push(&mut self, cx: &mut Context) {
+        self.drop_unfounded(cx);
+        let due: Vec<_> =
+            self.runs.iter().filter(|(_, run)| cx.now >= run.ask_at).map(|(outpoint, _)| *outpoint).collect();
+        for outpoint in due {
+            self.ask_promises(cx, outpoint);
+        }
+        let late: Vec<_> =
+            self.follow_up.iter().filter(|(_, at)| cx.now >= **at).map(|(outpoint, _)| *outpoint).collect();
+        for outpoint in late {
+            self.follow_up.remove(&outpoint);
+            if cx.ledger.is_pending(&outpoint) && !cx.planted(Bug::GiveUpRelease) {
+                let round = Round(cx.ledger.round(&outpoint).0.saturating_sub(1));
+                self.start(cx, outpoint, round, &Reason::default());
+                self.follow_up.insert(outpoint, cx.now + ASK_AGAIN_MAX);
+            }
+        }
+    }
+
+    pub(crate) fn next_push(&self) -> Option<Duration> {
+        self.runs.values().map(|run| run.ask_at).chain(self.follow_up.values().copied()).min()
+    }
+}
+
+impl Context {
     /// Whether the account that authorised the proposal signed the cancellation, and the coins are the account's.
     pub(crate) fn is_own_cancel(
         &mut self,
@@ -208,29 +428,12 @@ impl Machine {
         coins && cancel.txid == checked.plan.txid && cancel.verify(&self.federation, account.record())
     }
 
-    /// Leaves a round for good, durably, and says so.
-    fn promise(&mut self, outpoint: OutPoint, round: Round) -> SignedPromise {
-        if self.ledger.round(&outpoint) <= round {
-            let release = self.ledger.release(&outpoint).cloned();
-            let record = RoundRecord { outpoint, round: round.next(), release };
-            let durable = !self.planted(Bug::PromiseWithoutRecord);
-            self.put_round(record, durable);
-            // If whoever asked does not finish, this node will.
-            let at = self.now + self.patience();
-            self.follow_up.entry(outpoint).or_insert(at);
-        }
-        let committed = self.ledger.committed(&outpoint).map(|one| one.target.clone());
-        let committed = committed.filter(|_| !self.planted(Bug::PromiseHidesCommit));
-        SignedPromise::sign(self.federation.context(), self.me, &self.key, outpoint, round, committed)
-    }
-
     pub(crate) fn put_round(&mut self, record: RoundRecord, durable: bool) {
         let outpoint = record.outpoint;
         if durable {
             self.persist(Change::Round(Box::new(record.clone())).into());
         }
         self.ledger.put_round(record);
-        self.asked.remove(&outpoint);
         if !self.planted(Bug::SilentRelease) {
             self.notify_outpoint(outpoint, None);
         }
@@ -263,8 +466,7 @@ impl Machine {
             let round = self.ledger.round(&outpoint).max(left);
             tracing::info!(%outpoint, round = left.0, forced = ?release.forced_txid(), "a round is over");
             self.put_round(RoundRecord { outpoint, round, release: Some(release) }, true);
-            self.end_releases(&[outpoint]);
-            self.inputs_settled(&[outpoint]);
+            self.effects.push_back(Effect::Settled(vec![outpoint]));
         }
     }
 
@@ -282,184 +484,5 @@ impl Machine {
             }
         }
         found.into_values().collect()
-    }
-
-    /// Starts to collect promises, or adds a reason to a run under way.
-    pub(crate) fn start_release(&mut self, outpoint: OutPoint, round: Round, reason: &Reason) {
-        let (present, pending) = (self.ledger.round(&outpoint), self.ledger.is_pending(&outpoint));
-        if (pending && round.next() != present) || (!pending && round != present) {
-            return;
-        }
-        if let Some(run) = self.releases.get_mut(&outpoint).filter(|run| run.round == round) {
-            let news = run.reason.rejects.len() < reason.rejects.len()
-                || (run.reason.cancel.is_none() && reason.cancel.is_some());
-            if news {
-                run.reason = reason.clone();
-                self.ask_promises(outpoint);
-            }
-            return;
-        }
-        if self.releases.len() >= RUNS_MAX {
-            return;
-        }
-        let run = ReleaseRun {
-            round,
-            reason: reason.clone(),
-            promises: BTreeMap::new(),
-            committed: Vec::new(),
-            since: self.now,
-            ask_at: self.now,
-            wait: ASK_AGAIN_MIN,
-        };
-        self.releases.insert(outpoint, run);
-        self.ask_promises(outpoint);
-    }
-
-    fn ask_promises(&mut self, outpoint: OutPoint) {
-        let previous = self.ledger.release(&outpoint).cloned();
-        let everyone = self.everyone();
-        let Some(run) = self.releases.get_mut(&outpoint) else { return };
-        run.ask_at = self.now + run.wait;
-        run.wait = (run.wait * 2).min(ASK_AGAIN_MAX);
-        let round = run.round;
-        let request = PeerRequest::ReleaseRequest {
-            outpoint,
-            round,
-            rejects: run.reason.rejects.clone(),
-            cancel: run.reason.cancel.clone().map(Box::new),
-            promises: run.promises.values().cloned().collect(),
-            previous,
-        };
-        let missing: Vec<_> = everyone.filter(|node| !run.promises.contains_key(node)).collect();
-        for to in missing {
-            let tag = Tag::Release { outpoint, round };
-            self.outputs.push_back(Output::Ask { to, tag, request: request.clone() });
-        }
-    }
-
-    /// A node's answer to a release request.
-    pub(crate) fn take_release_answer(
-        &mut self,
-        from: NodeId,
-        outpoint: OutPoint,
-        round: Round,
-        reply: PeerReply,
-    ) {
-        let PeerReply::ReleaseResponse { promise, committed, release, proof } = reply else { return };
-        if let Some(proof) = proof {
-            // A peer's proof that does not hold changes nothing.
-            let _not_final = self.take_final(*proof);
-        }
-        self.take_releases(release.into_iter().collect());
-        let Some(promise) = promise else { return };
-        let names = committed.as_ref().map(|one| &one.target) == promise.committed.as_ref();
-        let sound = promise.node == from && promise.outpoint == outpoint && promise.round == round;
-        if !sound || !names || !promise.verify(&self.federation) {
-            tracing::warn!(%from, %outpoint, "dropped a promise that does not verify");
-            return;
-        }
-        self.watch_promise(&promise);
-        if let Some(certificate) = &committed {
-            if certificate.verify(&self.federation).is_err() {
-                tracing::warn!(%from, %outpoint, "dropped a promise that names a certificate that does not verify");
-                return;
-            }
-            self.watch_certificate(certificate);
-        }
-        if let Some(release) = self.ledger.release(&outpoint).filter(|release| release.round >= round) {
-            // It came too late to be part of the release, and waits for it.
-            let request = PeerRequest::Released { releases: vec![release.clone()] };
-            self.outputs.push_back(Output::Ask { to: from, tag: Tag::Announce, request });
-            return;
-        }
-        let quorum = self.federation.quorum();
-        let Some(run) = self.releases.get_mut(&outpoint).filter(|run| run.round == round) else { return };
-        run.committed.extend(committed);
-        run.promises.insert(from, promise);
-        let enough = if self.planted(Bug::ReleaseOnMajority) { quorum.nodes() / 2 } else { quorum.votes() };
-        let Some(run) = self.releases.get(&outpoint) else { return };
-        if run.promises.len() >= usize::from(enough) {
-            let release = ReleaseCertificate::assemble(outpoint, round, &run.promises, &run.committed);
-            self.take_releases(vec![release.clone()]);
-            let promised: BTreeSet<NodeId> = release.promises.keys().copied().collect();
-            let request = PeerRequest::Released { releases: vec![release] };
-            for to in self
-                .everyone()
-                .filter(|node| *node != self.me && !promised.contains(node))
-                .collect::<Vec<_>>()
-            {
-                self.outputs.push_back(Output::Ask { to, tag: Tag::Announce, request: request.clone() });
-            }
-        } else if run.promises.len() == usize::from(quorum.blocking()) {
-            // From here on the promises are reason enough for everybody.
-            self.ask_promises(outpoint);
-        }
-    }
-
-    /// Forgets runs for outpoints that are released or spent for good.
-    pub(crate) fn end_releases(&mut self, outpoints: &[OutPoint]) {
-        for outpoint in outpoints {
-            let over = self.ledger.release(outpoint).map(|release| release.round);
-            let spent = self.ledger.spent_by(outpoint).is_some();
-            let ended = |run: &ReleaseRun| spent || over.is_some_and(|round| round >= run.round);
-            if self.releases.get(outpoint).is_some_and(ended)
-                && let Some(run) = self.releases.remove(outpoint)
-            {
-                self.thank(*outpoint, &run);
-            }
-            if spent || !self.ledger.is_pending(outpoint) {
-                self.follow_up.remove(outpoint);
-            }
-        }
-    }
-
-    /// Whoever promised in a run waits for its end.
-    fn thank(&mut self, outpoint: OutPoint, run: &ReleaseRun) {
-        let Some(release) = self.ledger.release(&outpoint).filter(|release| release.round >= run.round)
-        else {
-            return;
-        };
-        let request = PeerRequest::Released { releases: vec![release.clone()] };
-        for to in run.promises.keys().filter(|node| **node != self.me) {
-            self.outputs.push_back(Output::Ask { to: *to, tag: Tag::Announce, request: request.clone() });
-        }
-    }
-
-    /// Runs that this node started for others, and that found too few reasons in this time, are given up. What it promised itself it
-    /// never gives up.
-    fn drop_unfounded(&mut self) {
-        let settled: Vec<_> = self.releases.keys().copied().collect();
-        self.end_releases(&settled);
-        let (now, patience) = (self.now, self.rules.voting_timeout * 3);
-        let pending: BTreeSet<_> = self.ledger.pending().into_iter().collect();
-        self.releases.retain(|outpoint, run| now < run.since + patience || pending.contains(outpoint));
-    }
-
-    /// Asks again where it is due, and takes up releases that whoever asked this node for a promise has not finished.
-    pub(crate) fn push_releases(&mut self) {
-        self.drop_unfounded();
-        let due: Vec<_> = self
-            .releases
-            .iter()
-            .filter(|(_, run)| self.now >= run.ask_at)
-            .map(|(outpoint, _)| *outpoint)
-            .collect();
-        for outpoint in due {
-            self.ask_promises(outpoint);
-        }
-        let late: Vec<_> =
-            self.follow_up.iter().filter(|(_, at)| self.now >= **at).map(|(outpoint, _)| *outpoint).collect();
-        for outpoint in late {
-            self.follow_up.remove(&outpoint);
-            if self.ledger.is_pending(&outpoint) && !self.planted(Bug::GiveUpRelease) {
-                let round = Round(self.ledger.round(&outpoint).0.saturating_sub(1));
-                self.start_release(outpoint, round, &Reason::default());
-                self.follow_up.insert(outpoint, self.now + ASK_AGAIN_MAX);
-            }
-        }
-    }
-
-    pub(crate) fn next_release_push(&self) -> Option<Duration> {
-        self.releases.values().map(|run| run.ask_at).chain(self.follow_up.values().copied()).min()
     }
 }

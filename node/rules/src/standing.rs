@@ -10,7 +10,8 @@
 //! before their next heartbeat. Such a node counts as one of the f faulty ones, like any that lies.
 
 use crate::{
-    Bug, Machine, Output, Tag,
+    Bug, Output, Tag,
+    context::Context,
     records::{Change, ChangeSet, LogRecord},
 };
 use quorate_protocol::{
@@ -104,14 +105,19 @@ impl Log {
         self.sealed = Some(succession);
     }
 
+    /// How many records this node's durable log has.
+    pub(crate) fn records(&self) -> u64 {
+        self.head.sequence
+    }
+
     pub(crate) fn next_beat(&self) -> Duration {
         self.beat_at
     }
 }
 
-impl Machine {
+impl Context {
     /// Whether this node votes, and why not.
-    pub fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> Standing {
         let needed = usize::from(self.federation.quorum().votes()) - 1;
         match &self.log.lost {
             Some(reason) => Standing::Lost { reason: reason.clone() },
@@ -122,16 +128,6 @@ impl Machine {
             }
             None => Standing::Voting,
         }
-    }
-
-    /// The chain has been read up to the tip that its backend had.
-    pub fn handle_caught_up(&mut self) {
-        self.caught_up = true;
-    }
-
-    /// Records in this node's durable log.
-    pub(crate) fn log_records(&self) -> u64 {
-        self.log.head.sequence
     }
 
     /// Refuses to vote, commit or promise with a memory that cannot be trusted.
@@ -254,9 +250,7 @@ impl Machine {
         let asking = matches!(self.standing(), Standing::Asking { .. } | Standing::Following);
         self.log.beat_at = self.now + if asking { HEARTBEAT_ASKING } else { HEARTBEAT };
         let request = PeerRequest::Heartbeat { head: self.signed_head() };
-        for to in self.everyone().filter(|node| *node != self.me).collect::<Vec<_>>() {
-            self.outputs.push_back(Output::Ask { to, tag: Tag::Heartbeat, request: request.clone() });
-        }
+        self.ask(self.others(), Tag::Heartbeat, &request);
         if self.log.peers != self.log.peers_written {
             let mut change = ChangeSet::default();
             for (node, head) in &self.log.peers {

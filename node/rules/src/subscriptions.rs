@@ -2,24 +2,25 @@
 //!
 //! Snapshot and stream have no gap between them: subscribing and reading the snapshot happen in one step of the machine.
 
-use crate::{Machine, Output, SessionId};
+use crate::{ChainCoin, SessionId, context::Context};
 use bitcoin::{OutPoint, ScriptBuf, Txid};
 use quorate_protocol::{
     AccountId,
     finality::FinalityProof,
     proposal::Proposal,
     wire::{
-        Cancellation, ChainTip, ClientMessage, ErrorCode, Header, KeyOutcome, KeyResult, ServerMessage,
-        SubscriptionKey, TransactionStatus, WireError, limits, pages,
+        ChainTip, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey, TransactionStatus,
+        WireError, limits, pages,
     },
 };
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Most keys that one session may be subscribed to here: a bridge has those of all its wallets on one.
 const KEYS_PER_SESSION_MAX: usize = 1_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
+    greeted: HashSet<SessionId>,
     by_key: HashMap<Target, BTreeSet<(SessionId, SubscriptionKey)>>,
     by_session: HashMap<SessionId, BTreeSet<SubscriptionKey>>,
 }
@@ -59,6 +60,7 @@ impl Subscriptions {
     }
 
     pub(crate) fn remove_session(&mut self, session: SessionId) {
+        self.greeted.remove(&session);
         if self.by_session.remove(&session).is_some() {
             self.by_key.retain(|_, sessions| {
                 sessions.retain(|(other, _)| *other != session);
@@ -67,94 +69,39 @@ impl Subscriptions {
         }
     }
 
+    /// How many sessions have greeted.
+    pub(crate) fn sessions(&self) -> usize {
+        self.greeted.len()
+    }
+
+    /// Whether a session has said Hello.
+    pub(crate) fn has_greeted(&self, session: SessionId) -> bool {
+        self.greeted.contains(&session)
+    }
+
     fn listeners(&self, target: &Target) -> Vec<(SessionId, SubscriptionKey)> {
         self.by_key.get(target).map(|set| set.iter().cloned().collect()).unwrap_or_default()
     }
 }
 
-impl Machine {
-    pub(crate) fn client(
-        &mut self,
-        session: SessionId,
-        id: Option<u64>,
-        message: ClientMessage,
-    ) -> Result<(), WireError> {
-        let hello = matches!(message, ClientMessage::Hello { .. });
-        match (hello, self.greeted.contains_key(&session)) {
-            (false, false) => {
-                return Err(WireError::sender(ErrorCode::HelloExpected, "the first message has to be Hello"));
-            }
-            (true, true) => return Err(WireError::sender(ErrorCode::AlreadyGreeted, "Hello comes once")),
-            (true, false) | (false, true) => {}
-        }
-        match message {
-            ClientMessage::Hello { protocol, federation, .. } => {
-                self.greet(session, id, protocol, federation)
-            }
-            ClientMessage::UTXOSubscribe { keys } => {
-                check_count(&keys)?;
-                let results = keys.into_iter().map(|key| self.subscribe(session, key)).collect();
-                self.send_pages(session, id, results, |results, tip, more| ServerMessage::UTXOSubscribed {
-                    results,
-                    tip,
-                    more,
-                });
-                Ok(())
-            }
-            ClientMessage::UTXOUnsubscribe { keys } => {
-                check_count(&keys)?;
-                let ended = |key: &&SubscriptionKey| {
-                    self.target(key).is_ok_and(|target| self.subscriptions.remove(session, key, &target))
-                };
-                let count = keys.iter().filter(ended).count();
-                self.send_client(session, id, ServerMessage::UTXOUnsubscribed { count });
-                Ok(())
-            }
-            ClientMessage::UTXOStateQuery { keys } => {
-                check_count(&keys)?;
-                let results = keys.into_iter().map(|key| self.query(key)).collect();
-                self.send_pages(session, id, results, |results, tip, more| {
-                    ServerMessage::UTXOStateResponse { results, tip, more }
-                });
-                Ok(())
-            }
-            ClientMessage::TransactionBroadcast { proposal, account } => {
-                self.submit(session, id, proposal, account)
-            }
-            ClientMessage::TransactionCancel { cancel, proposal, account } => {
-                self.cancel(session, id, Cancellation { cancel, proposal, account })
-            }
-            ClientMessage::SignResponse { txid, attempt, wallet } => self.take_wallet(txid, attempt, wallet),
-            ClientMessage::AccountRegister { record } => self.register(session, id, record),
-            ClientMessage::FederationQuery => {
-                let document = Box::new(self.federation.document().clone());
-                self.send_client(session, id, ServerMessage::Federation { document });
-                Ok(())
-            }
-            ClientMessage::HeadersQuery { from } => {
-                let headers = self.headers(from).into_iter().map(Header).collect();
-                self.send_client(session, id, ServerMessage::Headers { from, headers });
-                Ok(())
-            }
-            ClientMessage::ProofQuery { txid } => {
-                match self.ledger.block_of(&txid) {
-                    Some(block) => self.outputs.push_back(Output::Prove { session, id, txid, block }),
-                    None => self.send_client(session, id, ServerMessage::Proof { txid, proof: None }),
-                }
-                Ok(())
-            }
-            ClientMessage::FeeRateQuery => {
-                self.outputs.push_back(Output::FeeRate { session, id });
-                Ok(())
-            }
-            ClientMessage::Ping => {
-                self.send_client(session, id, ServerMessage::Pong);
-                Ok(())
+impl Context {
+    /// Takes in what the chain says of outpoints, and tells who waits for news of them: what they heard last may be of an earlier epoch.
+    pub(crate) fn take_coins(&mut self, coins: Vec<(OutPoint, ChainCoin)>) {
+        for (outpoint, coin) in coins {
+            let new = !self.ledger.knows(&outpoint);
+            self.ledger.add_coin(outpoint, coin);
+            if new {
+                self.notify_outpoint(outpoint, None);
             }
         }
     }
 
-    fn greet(
+    /// Ends a subscription; `false` if there was none.
+    pub(crate) fn unsubscribe(&mut self, session: SessionId, key: &SubscriptionKey) -> bool {
+        self.target(key).is_ok_and(|target| self.subscriptions.remove(session, key, &target))
+    }
+
+    pub(crate) fn greet(
         &mut self,
         session: SessionId,
         id: Option<u64>,
@@ -170,7 +117,7 @@ impl Machine {
             let message = format!("this server serves federation {ours}, not {other}");
             return Err(WireError::sender(ErrorCode::WrongFederation, message));
         }
-        self.greeted.insert(session, ());
+        self.subscriptions.greeted.insert(session);
         let agent = concat!("quorate-node/", env!("CARGO_PKG_VERSION")).to_owned();
         let tip = self.chain_tip();
         let welcome = ServerMessage::Welcome { protocol, federation: ours, agent, tip };
@@ -182,7 +129,7 @@ impl Machine {
         ChainTip { block: self.ledger.tip() }
     }
 
-    fn send_pages(
+    pub(crate) fn send_pages(
         &mut self,
         session: SessionId,
         id: Option<u64>,
@@ -215,7 +162,7 @@ impl Machine {
         })
     }
 
-    fn subscribe(&mut self, session: SessionId, key: SubscriptionKey) -> KeyResult {
+    pub(crate) fn subscribe(&mut self, session: SessionId, key: SubscriptionKey) -> KeyResult {
         let added = self.target(&key).and_then(|target| {
             self.subscriptions.add(session, key.clone(), target.clone())?;
             Ok(target)
@@ -231,7 +178,7 @@ impl Machine {
         }
     }
 
-    fn query(&self, key: SubscriptionKey) -> KeyResult {
+    pub(crate) fn query(&self, key: SubscriptionKey) -> KeyResult {
         let outcome = match self.target(&key) {
             Ok(target) => self.snapshot(&target),
             Err(error) => KeyOutcome::Error(error),
@@ -305,12 +252,4 @@ impl Machine {
             self.send_client(session, None, ServerMessage::Tip { tip });
         }
     }
-}
-
-fn check_count(keys: &[SubscriptionKey]) -> Result<(), WireError> {
-    let limit = limits::KEYS_PER_MESSAGE_MAX;
-    if keys.len() > limit {
-        return Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a message", limit, keys.len()));
-    }
-    Ok(())
 }

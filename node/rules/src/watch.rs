@@ -3,7 +3,7 @@
 //! Only statements whose signature verifies are looked at, and [`Evidence::verify`] has the last word before a node is accused, so
 //! nobody is framed by forged or mixed messages.
 
-use crate::{Machine, records::Change};
+use crate::{context::Context, records::Change};
 use bitcoin::OutPoint;
 use quorate_protocol::{
     Epoch, NodeId,
@@ -27,8 +27,8 @@ pub(crate) struct Watch {
     promises: HashMap<Key, Vec<SignedPromise>>,
     commits: HashMap<Key, Vec<(VoteTarget, CommitStatement)>>,
     order: VecDeque<(Key, Statement)>,
-    pub(crate) evidence: BTreeMap<NodeId, Vec<Evidence>>,
-    pub(crate) suspects: BTreeSet<NodeId>,
+    evidence: BTreeMap<NodeId, Vec<Evidence>>,
+    suspects: BTreeSet<NodeId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,25 @@ impl Watch {
             watch.evidence.entry(one.accused()).or_default().push(one);
         }
         watch
+    }
+
+    /// Nodes that have cheated in this epoch; their messages are ignored.
+    pub(crate) fn suspects(&self) -> &BTreeSet<NodeId> {
+        &self.suspects
+    }
+
+    /// All evidence, by node.
+    pub(crate) fn evidence(&self) -> impl Iterator<Item = &Evidence> {
+        self.evidence.values().flatten()
+    }
+
+    /// How often each kind of cheat was proven.
+    pub(crate) fn counts(&self) -> BTreeMap<EvidenceKind, usize> {
+        let mut counts = BTreeMap::new();
+        for evidence in self.evidence() {
+            *counts.entry(evidence.kind()).or_default() += 1;
+        }
+        counts
     }
 
     fn remember(&mut self, key: Key, statement: Statement) {
@@ -73,7 +92,7 @@ fn forget_first<T>(map: &mut HashMap<Key, Vec<T>>, key: &Key) {
     }
 }
 
-impl Machine {
+impl Context {
     /// Looks at an approval whose signature has been checked.
     pub(crate) fn watch_vote(&mut self, vote: &SignedVote) {
         if vote.verdict != Verdict::Approve {
@@ -184,19 +203,5 @@ impl Machine {
         let number = u32::try_from(known.len()).unwrap_or(u32::MAX);
         known.push(evidence.clone());
         self.persist(Change::Evidence { number, evidence: Box::new(evidence) }.into());
-    }
-
-    /// All evidence, by node.
-    pub fn evidence(&self) -> impl Iterator<Item = &Evidence> {
-        self.watch.evidence.values().flatten()
-    }
-
-    /// How often each kind of cheat was proven.
-    pub fn evidence_counts(&self) -> BTreeMap<EvidenceKind, usize> {
-        let mut counts = BTreeMap::new();
-        for evidence in self.evidence() {
-            *counts.entry(evidence.kind()).or_default() += 1;
-        }
-        counts
     }
 }

@@ -101,13 +101,15 @@ pub enum Fault {
     Replacement,
     /// An evil node seals its epoch without what it committed to, and goes on in it.
     LyingSeal,
+    /// A block comes while the chain is asked for coins.
+    OvertakenLookup,
     /// A node learns the seals of others from one that is in the next epoch already.
     LateSeals,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::Crash,
         Self::CrashWhileWriting,
         Self::CrashInRecovery,
@@ -154,6 +156,7 @@ impl Fault {
         Self::Replacement,
         Self::LyingSeal,
         Self::LateSeals,
+        Self::OvertakenLookup,
     ];
 
     /// The reorganisation of this depth.

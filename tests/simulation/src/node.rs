@@ -1,23 +1,24 @@
 //! The driver of one simulated node: the real machine and the real store, on a simulated disk and clock.
 
 use crate::{
+    Fault,
     byzantine::Evil,
     disk::Disk,
     epochs::WholeSeal,
     oracle::{Mirror, Row},
     world::{Event, Owner, World},
 };
-use bitcoin::Txid;
+use bitcoin::{OutPoint, Txid};
 use quorate::{
     Epoch, NodeId,
     account::AccountCertificate,
     frost::NodeShare,
     proposal::Proposal,
-    wire::{ClientMessage, PeerReply, PeerRequest, SubscriptionKey},
+    wire::{ClientMessage, PeerReply, PeerRequest},
 };
 use quorate_node::store::{BATCH_MAX, Redb, Store as _, StoreError, set_lost};
 use quorate_rules::{
-    Machine, Output, ReplyTo, Rules, SessionId, Tag,
+    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag,
     records::{ChangeSet, Table},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
@@ -185,6 +186,9 @@ fn rows_of(batch: &[Item]) -> Vec<(Row, Vec<u8>)> {
 }
 
 /// What a store holds, as the oracle sees it.
+///
+/// # Errors
+/// The simulated disk failed.
 pub fn mirror_of(store: &Redb) -> Result<Mirror, StoreError> {
     Ok(store.rows()?.into_iter().map(|row| ((row.table, row.key), row.value)).collect())
 }
@@ -255,8 +259,8 @@ impl World {
         true
     }
 
-    fn rules(&self) -> Rules {
-        Rules {
+    fn rules(&self) -> Settings {
+        Settings {
             min_confirmations: 1,
             voting_timeout: self.voting_timeout,
             signing_timeout: Duration::from_millis(300),
@@ -271,8 +275,7 @@ impl World {
         let Some(machine) = &mut node.machine else { return };
         let local = now + node.clock;
         let wall = node.wall_ms + u64::try_from(now.as_millis()).unwrap_or(0);
-        machine.set_time(local, wall);
-        input(machine);
+        input(machine.at(local, wall));
         let mut change = ChangeSet::default();
         while let Some(output) = machine.poll_output() {
             match output {
@@ -360,6 +363,7 @@ impl World {
             // Its own requests take the way of a peer's here, so that the oracle sees them.
             Output::Reply { to: ReplyTo::Myself(_), .. } => {}
             Output::Reply { to: ReplyTo::Peer(number), reply } => self.answer(id, number, reply),
+            Output::LookUp { ticket, outpoints } => self.look_up(id, ticket, outpoints),
             Output::Client { session, id: request, message } => {
                 self.tell_client(id, session, request, message)
             }
@@ -423,26 +427,36 @@ impl World {
         let number = node.next_reply;
         node.next_reply += 1;
         node.replies.insert(number, (from, rpc, request.clone()));
-        self.hear_proposal(to, &request);
+        if let PeerRequest::VoteRequest { proposal, account, .. } = &request {
+            self.hear_proposal(to, proposal, account.as_ref());
+        }
         self.step(to, |machine| machine.handle_request(from, ReplyTo::Peer(number), request));
     }
 
-    /// The real driver looks up the coins of a proposal before it hands it in.
-    pub fn hear_proposal(&mut self, id: NodeId, request: &PeerRequest) {
-        if let PeerRequest::VoteRequest { proposal, account, .. } = request {
-            self.look_up(id, proposal, account.clone());
+    /// What a Byzantine node may say more of later.
+    fn hear_proposal(&mut self, id: NodeId, proposal: &Proposal, account: Option<&AccountCertificate>) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.proposals.insert(proposal.txid(), (proposal.clone(), account.cloned()));
         }
     }
 
-    /// Hands in the coins of a proposal that the machine does not know.
-    pub fn look_up(&mut self, id: NodeId, proposal: &Proposal, account: Option<AccountCertificate>) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        node.proposals.insert(proposal.txid(), (proposal.clone(), account));
-        let Some(machine) = &mut node.machine else { return };
-        let unknown = machine.unknown_coins(&proposal.outpoints());
-        let found =
-            unknown.into_iter().filter_map(|outpoint| Some((outpoint, self.chain.coin_at(&outpoint)?)));
-        machine.handle_coins(found.collect());
+    /// The chain answers a node, after a time in which a block may come.
+    fn look_up(&mut self, id: NodeId, ticket: u64, outpoints: Vec<OutPoint>) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        let (incarnation, height) = (node.incarnation, node.height);
+        let coins =
+            outpoints.into_iter().filter_map(|outpoint| Some((outpoint, self.chain.coin_at(&outpoint)?)));
+        let coins = coins.collect();
+        let wait = self.dice.between(100, 30_000);
+        self.schedule(wait, Event::Coins { node: id, incarnation, ticket, height, coins });
+    }
+
+    /// The chain's answer arrives.
+    pub fn coins_found(&mut self, id: NodeId, ticket: u64, height: u32, coins: Vec<(OutPoint, ChainCoin)>) {
+        if self.nodes.get(&id).is_some_and(|node| node.height != height) {
+            self.counters.add(Fault::OvertakenLookup);
+        }
+        self.step(id, |machine| machine.handle_coins(ticket, coins));
     }
 
     fn answer(&mut self, id: NodeId, number: u64, reply: PeerReply) {
@@ -497,15 +511,6 @@ impl World {
         }
     }
 
-    /// The real driver looks up outpoints that somebody asks for.
-    fn look_up_keys(&mut self, id: NodeId, keys: &[SubscriptionKey]) {
-        let Some(machine) = self.nodes.get_mut(&id).and_then(|node| node.machine.as_mut()) else { return };
-        let unknown = machine.unknown_coins(&quorate::wire::outpoints_of(keys));
-        let found =
-            unknown.into_iter().filter_map(|outpoint| Some((outpoint, self.chain.coin_at(&outpoint)?)));
-        machine.handle_coins(found.collect());
-    }
-
     /// A client's message arrives at a node.
     pub fn client_says(
         &mut self,
@@ -517,10 +522,7 @@ impl World {
         if let ClientMessage::TransactionBroadcast { proposal, account }
         | ClientMessage::TransactionCancel { proposal, account, .. } = &message
         {
-            self.look_up(id, &proposal.clone(), account.clone());
-        }
-        if let ClientMessage::UTXOSubscribe { keys } = &message {
-            self.look_up_keys(id, &keys.clone());
+            self.hear_proposal(id, proposal, account.as_ref());
         }
         if self.nodes.get(&id).is_some_and(|node| node.sessions.contains_key(&session)) {
             self.step(id, |machine| machine.handle_client(session, request, message));

@@ -8,14 +8,17 @@ use crate::{
     node::SimNode,
     oracle::{Oracle, Weight},
 };
-use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
+use bitcoin::{
+    OutPoint,
+    hashes::{Hash as _, HashEngine as _, sha256},
+};
 use quorate::{
     NodeId, Round,
     vote::VoteTarget,
     wire::{Cancellation, ClientMessage, PeerReply, PeerRequest, ServerMessage, encode_text},
 };
 use quorate_devnet::DevnetChain;
-use quorate_rules::{Bug, SessionId};
+use quorate_rules::{Bug, ChainCoin, SessionId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -53,6 +56,7 @@ pub enum Event {
     RpcTimeout { node: NodeId, incarnation: u32, rpc: u64 },
     Disk { node: NodeId, incarnation: u32 },
     Timer { node: NodeId, incarnation: u32 },
+    Coins { node: NodeId, incarnation: u32, ticket: u64, height: u32, coins: Vec<(OutPoint, ChainCoin)> },
     Sweep { node: NodeId },
     Start { node: NodeId },
     Chain { node: NodeId },
@@ -400,6 +404,11 @@ impl World {
                     self.judge_evidence(node);
                 }
             }
+            Event::Coins { node, incarnation, ticket, height, coins } => {
+                if self.nodes.get(&node).is_some_and(|node| node.incarnation == incarnation) {
+                    self.coins_found(node, ticket, height, coins);
+                }
+            }
             Event::Sweep { node } => self.sweep(node),
             Event::Start { node } => {
                 if self.nodes.get(&node).is_some_and(|node| node.machine.is_none()) && self.start_node(node) {
@@ -510,7 +519,7 @@ impl World {
     pub(crate) fn bother(
         &mut self,
         evil: NodeId,
-        outpoint: bitcoin::OutPoint,
+        outpoint: OutPoint,
         round: Round,
         cancel: Option<Cancellation>,
     ) {
@@ -555,6 +564,7 @@ fn target(event: &Event) -> Option<NodeId> {
         Event::RpcTimeout { node, .. }
         | Event::Disk { node, .. }
         | Event::Timer { node, .. }
+        | Event::Coins { node, .. }
         | Event::Sweep { node }
         | Event::Seals { node }
         | Event::Chain { node }
@@ -574,6 +584,7 @@ fn describe(event: &Event) -> String {
         Event::ClientSays { node, session, id, message } => {
             format!("client->{node} {} {id:?} {}", session.0, name_of(message))
         }
+        Event::Coins { node, ticket, coins, .. } => format!("coins->{node} {ticket} {}", coins.len()),
         other => format!("{other:?}"),
     }
 }

@@ -1,0 +1,158 @@
+//! What every rule works with: who this node is, what it knows, what it says, and what one part has to tell another.
+//!
+//! A part of the machine owns its fields and is called with the context. It never calls another part: what it wants of one is an
+//! [`Effect`], which the machine carries out before it takes the next input.
+
+use crate::{
+    Bug, Output, SessionId, Settings, Tag,
+    accounts::Accounts,
+    ledger::Ledger,
+    records::{ChangeSet, Stored},
+    release::Reason,
+    standing::Log,
+    subscriptions::Subscriptions,
+    watch::Watch,
+};
+use bitcoin::{OutPoint, Txid};
+use quorate_protocol::{
+    Federation, NodeId, Round,
+    digest::IdentityKey,
+    finality::FinalityProof,
+    wire::{PeerRequest, ServerMessage, TransactionStatus},
+};
+use rand_chacha::{ChaCha20Rng, rand_core::RngCore as _};
+use std::{collections::VecDeque, time::Duration};
+
+/// Wait for news of what this node voted for or promised before it takes it up itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Added per node number, so that not all take it up at once.
+const PATIENCE_STEP: Duration = Duration::from_millis(250);
+
+/// What one part of the machine has to tell another.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// An outpoint's round has to be left.
+    Release { outpoint: OutPoint, round: Round, reason: Box<Reason> },
+    /// The rounds of some outpoints are over.
+    Settled(Vec<OutPoint>),
+    /// A transaction has become final here.
+    Final { txid: Txid, inputs: Vec<OutPoint>, status: TransactionStatus },
+    /// This node completed a transaction; everybody has to hear of it.
+    Announce(Box<FinalityProof>),
+}
+
+/// What every rule works with.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) me: NodeId,
+    pub(crate) federation: Federation,
+    pub(crate) key: IdentityKey,
+    pub(crate) settings: Settings,
+    /// Monotonic time of the input being handled.
+    pub(crate) now: Duration,
+    /// Unix time of the input being handled, in milliseconds; for display in locks only.
+    pub(crate) wall_ms: u64,
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) ledger: Ledger,
+    pub(crate) accounts: Accounts,
+    pub(crate) log: Log,
+    pub(crate) watch: Watch,
+    pub(crate) subscriptions: Subscriptions,
+    /// The chain has been read up to its tip once.
+    pub(crate) caught_up: bool,
+    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) outputs: VecDeque<Output>,
+    /// A planted bug's write that comes after what depends on it.
+    pub(crate) late: Option<ChangeSet>,
+}
+
+/// Who a node is.
+pub(crate) struct Identity {
+    pub(crate) me: NodeId,
+    pub(crate) federation: Federation,
+    pub(crate) key: IdentityKey,
+}
+
+impl Context {
+    /// What a node knows when it starts. The answers of `stored` are the voter's and are left in it.
+    pub(crate) fn restore(
+        identity: Identity,
+        settings: Settings,
+        mut rng: ChaCha20Rng,
+        stored: &mut Stored,
+    ) -> Self {
+        let Identity { me, federation, key } = identity;
+        let boot = rng.next_u64();
+        let (network, epoch) = (federation.network(), federation.epoch());
+        let transactions = std::mem::take(&mut stored.transactions);
+        let rounds = std::mem::take(&mut stored.rounds);
+        let peers = std::mem::take(&mut stored.peers);
+        let mut context = Self {
+            me,
+            key,
+            settings,
+            now: Duration::ZERO,
+            wall_ms: 0,
+            rng,
+            ledger: Ledger::restore(network, epoch, transactions, rounds),
+            accounts: Accounts::default(),
+            log: Log::restore(std::mem::take(&mut stored.log), peers, boot),
+            watch: Watch::restore(std::mem::take(&mut stored.evidence), epoch),
+            subscriptions: Subscriptions::default(),
+            caught_up: false,
+            effects: VecDeque::new(),
+            outputs: VecDeque::new(),
+            late: None,
+            federation,
+        };
+        context.record_run();
+        context
+    }
+
+    /// Whether a rule is broken on purpose; never outside the simulation.
+    pub(crate) fn planted(&self, bug: Bug) -> bool {
+        bug.is_on(self.settings.bug)
+    }
+
+    /// All nodes, this one included.
+    pub(crate) fn everyone(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (1..=self.federation.quorum().nodes()).map(NodeId)
+    }
+
+    /// All nodes but this one.
+    pub(crate) fn others(&self) -> impl Iterator<Item = NodeId> + use<> {
+        let me = self.me;
+        self.everyone().filter(move |node| *node != me)
+    }
+
+    /// How long this node waits before it takes up what another one may still finish.
+    pub(crate) fn patience(&self) -> Duration {
+        PATIENCE + PATIENCE_STEP * u32::from(self.me.0)
+    }
+
+    /// Asks nodes, each of which answers with the tag.
+    pub(crate) fn ask(&mut self, nodes: impl IntoIterator<Item = NodeId>, tag: Tag, request: &PeerRequest) {
+        let asks = nodes.into_iter().map(|to| Output::Ask { to, tag, request: request.clone() });
+        self.outputs.extend(asks);
+    }
+
+    /// Sends to a wallet or bridge.
+    pub(crate) fn send_client(&mut self, session: SessionId, id: Option<u64>, message: ServerMessage) {
+        self.outputs.push_back(Output::Client { session, id, message });
+    }
+
+    /// Wants an outpoint's round to be left.
+    pub(crate) fn start_release(&mut self, outpoint: OutPoint, round: Round, reason: &Reason) {
+        self.effects.push_back(Effect::Release { outpoint, round, reason: Box::new(reason.clone()) });
+    }
+
+    /// The next thing to do; a planted bug's late write comes last.
+    pub(crate) fn next_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty()
+            && let Some(late) = self.late.take()
+        {
+            self.persist(late);
+        }
+        self.outputs.pop_front()
+    }
+}

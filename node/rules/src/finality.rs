@@ -1,0 +1,138 @@
+//! What becomes of a transaction's record: a vote, a certificate, a proof. Durable first, then told.
+
+use crate::{
+    Bug, Output,
+    context::{Context, Effect},
+    records::{Answer, Change, ChangeSet, TxRecord},
+};
+use bitcoin::{OutPoint, TxOut, Txid};
+use quorate_protocol::{
+    Round,
+    account::AccountCertificate,
+    finality::{FinalityProof, VerifiedAccounts},
+    proposal::Proposal,
+    vote::{SignedVote, Verdict, VoteTarget},
+    wire::{ErrorCode, TransactionStatus, WireError},
+};
+use std::collections::BTreeMap;
+
+impl Context {
+    /// The transaction in the rounds that its inputs are in here.
+    pub(crate) fn present_target(&self, proposal: &Proposal) -> VoteTarget {
+        let inputs = proposal.outpoints().into_iter();
+        VoteTarget::new(proposal.txid(), inputs.map(|outpoint| (outpoint, self.ledger.round(&outpoint))))
+    }
+
+    pub(crate) fn sign_vote(&self, target: VoteTarget, verdict: Verdict) -> SignedVote {
+        SignedVote::sign(self.federation.context(), self.me, &self.key, target, verdict)
+    }
+
+    /// The record to write for a transaction, with the facts that are known of it.
+    pub(crate) fn fresh_record(
+        &self,
+        target: &VoteTarget,
+        proposal: Proposal,
+        account: Option<AccountCertificate>,
+        spent: Vec<TxOut>,
+    ) -> TxRecord {
+        let known = self.ledger.record(&target.txid());
+        TxRecord {
+            target: target.clone(),
+            proposal: Some(proposal),
+            account,
+            spent,
+            vote: known.and_then(|known| known.vote.clone()),
+            locked_at: self.wall_ms,
+            certificate: known.and_then(|known| known.certificate.clone()),
+            proof: known.and_then(|known| known.proof.clone()),
+        }
+    }
+
+    /// Writes a record durably and tells subscribers what changed, in that order.
+    pub(crate) fn persist_record(&mut self, record: TxRecord, answer: Option<Answer>) {
+        let mut change = ChangeSet::default();
+        change.put(&Change::Transaction(Box::new(record.clone())));
+        if let Some(answer) = answer {
+            change.put(&Change::Answer(Box::new(answer)));
+        }
+        let proof = record.proof.clone();
+        let changed = self.ledger.put(record, self.now);
+        let early = self.planted(Bug::NotifyBeforeWrite) || self.planted(Bug::VoteBeforeWrite);
+        let forgotten = self.planted(Bug::ForgetProof) && proof.is_some();
+        if !early && !forgotten {
+            self.persist(change);
+            self.notify_outpoints(&changed, proof.as_ref());
+        } else {
+            self.notify_outpoints(&changed, proof.as_ref());
+            self.late = Some(change).filter(|_| !forgotten);
+        }
+    }
+
+    pub(crate) fn notify_outpoints(&mut self, changed: &[OutPoint], proof: Option<&FinalityProof>) {
+        for outpoint in changed {
+            self.notify_outpoint(*outpoint, proof);
+        }
+    }
+
+    /// Takes in a proof of finality from a peer, after verifying it.
+    pub(crate) fn take_final(&mut self, proof: FinalityProof) -> Result<(), WireError> {
+        let txid = proof.txid();
+        if self.ledger.proof(&txid).is_some() {
+            return Ok(());
+        }
+        let mut accounts = VerifiedAccounts::new();
+        if let FinalityProof::Enforced { account, .. } = &proof {
+            let known = self.verified_account(account);
+            let known = known.map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
+            accounts.insert(known.id(), known);
+        }
+        proof
+            .verify(&self.federation, &mut accounts)
+            .map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
+        self.watch_commits_of(&proof);
+        self.record_final(proof);
+        Ok(())
+    }
+
+    /// Records a verified proof, broadcasts the transaction and tells everybody here.
+    pub(crate) fn record_final(&mut self, proof: FinalityProof) {
+        let txid = proof.txid();
+        let known = self.ledger.record(&txid).cloned();
+        let spent = match &proof {
+            FinalityProof::Enforced { spent, .. } => spent.iter().map(|spent| spent.output.clone()).collect(),
+            FinalityProof::Attested { .. } => Vec::new(),
+        };
+        let fresh = || TxRecord {
+            target: VoteTarget::new(
+                txid,
+                proof.outpoints().map(|outpoint| (outpoint, self.ledger.round(&outpoint))),
+            ),
+            proposal: None,
+            account: None,
+            spent,
+            vote: None,
+            locked_at: self.wall_ms,
+            certificate: None,
+            proof: None,
+        };
+        let mut record = known.unwrap_or_else(fresh);
+        record.proof = Some(proof.clone());
+        let inputs: Vec<OutPoint> = proof.outpoints().collect();
+        self.persist_record(record, None);
+        self.outputs.push_back(Output::Broadcast(proof.transaction().clone()));
+        let status = TransactionStatus::Signed { proof: Box::new(proof) };
+        self.notify_status(txid, &status);
+        self.effects.push_back(Effect::Final { txid, inputs, status });
+    }
+
+    /// Records what this node has completed, and has everybody told.
+    pub(crate) fn complete(&mut self, proof: FinalityProof) {
+        self.record_final(proof.clone());
+        self.effects.push_back(Effect::Announce(Box::new(proof)));
+    }
+
+    /// Whether a release has left an input to this transaction alone.
+    pub(crate) fn is_forced(&self, inputs: &BTreeMap<OutPoint, Round>, txid: Txid) -> bool {
+        inputs.keys().any(|outpoint| self.ledger.forced(outpoint) == Some(txid))
+    }
+}

@@ -1,0 +1,341 @@
+//! Which part answers which message, and in which order the parts hear of what it brings.
+
+use crate::{
+    Machine, Output, ReplyTo, SessionId, Tag,
+    commit::CommitCall,
+    lookups::{PARKED_MAX, Parked},
+    release::{Reason, ReleaseCall},
+    vote::VoteCall,
+};
+use bitcoin::OutPoint;
+use quorate_protocol::{
+    NodeId, relay_policy,
+    wire::{
+        Cancellation, ClientMessage, ErrorCode, Fault, Header, PeerReply, PeerRequest, ServerMessage,
+        SubscriptionKey, WireError, limits, outpoints_of,
+    },
+};
+
+impl Machine {
+    /// A request of another node, or of this one.
+    pub fn handle_request(&mut self, from: NodeId, to: ReplyTo, request: PeerRequest) {
+        let wanted = coins_of_request(&request);
+        if let Some(input) = self.look_up(wanted, Parked::Request { from, to, request }) {
+            self.resume(input, false);
+        }
+    }
+
+    /// A message of a wallet or bridge.
+    pub fn handle_client(&mut self, session: SessionId, id: Option<u64>, message: ClientMessage) {
+        let wanted = coins_of_message(&message);
+        if let Some(input) = self.look_up(wanted, Parked::Client { session, id, message }) {
+            self.resume(input, false);
+        }
+    }
+
+    /// Asks the chain for the coins that the ledger does not have, and has the input wait for them. Gives it back if there are none.
+    fn look_up(&mut self, wanted: Vec<OutPoint>, input: Parked) -> Option<Parked> {
+        let unknown: Vec<_> = wanted.into_iter().filter(|outpoint| !self.cx.ledger.knows(outpoint)).collect();
+        if unknown.is_empty() {
+            return Some(input);
+        }
+        match self.lookups.park(self.cx.ledger.tip(), input) {
+            Ok(ticket) => self.cx.outputs.push_back(Output::LookUp { ticket, outpoints: unknown }),
+            Err(input) => self.refuse(*input),
+        }
+        None
+    }
+
+    /// Too many inputs wait for coins already.
+    fn refuse(&mut self, input: Parked) {
+        let error = too_many_lookups();
+        match input {
+            Parked::Request { to, .. } => {
+                self.cx.outputs.push_back(Output::Reply { to, reply: PeerReply::Error { error } });
+            }
+            Parked::Client { session, id, .. } => {
+                self.cx.send_client(session, id, ServerMessage::Error { error });
+            }
+        }
+    }
+
+    /// Goes on with an input whose coins are there, or asks for them again if a block has overtaken the answer.
+    pub(crate) fn resume(&mut self, input: Parked, overtaken: bool) {
+        match input {
+            Parked::Request { from, to, request } if overtaken => self.handle_request(from, to, request),
+            Parked::Client { session, id, message } if overtaken => self.handle_client(session, id, message),
+            Parked::Request { from, to, request } => {
+                let answer = self.answer(from, request);
+                tracing::trace!(%from, ok = answer.is_ok(), "peer request");
+                let reply = answer.unwrap_or_else(|error| PeerReply::Error { error });
+                self.cx.outputs.push_back(Output::Reply { to, reply });
+                self.run_effects();
+            }
+            Parked::Client { session, id, message } => {
+                if let Err(error) = self.client(session, id, message) {
+                    self.cx.send_client(session, id, ServerMessage::Error { error });
+                }
+                self.run_effects();
+            }
+        }
+    }
+
+    fn answer(&mut self, from: NodeId, request: PeerRequest) -> Result<PeerReply, WireError> {
+        match request {
+            PeerRequest::VoteRequest { proposal, account, certificate, releases } => {
+                self.cx.may_vote()?;
+                let shown = releases.iter().map(|one| (one.outpoint, one.round)).collect();
+                self.cx.take_releases(releases);
+                self.run_effects();
+                let txid = proposal.txid();
+                self.coordination.heard_of(&self.cx, txid);
+                let cancelled = self.releases.is_cancelled(&txid);
+                let call = VoteCall { proposal, account, certificate, shown, cancelled };
+                self.voter.vote(&mut self.cx, from, call)
+            }
+            PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, releases, head } => {
+                self.cx.take_head(from, head);
+                self.cx.may_vote()?;
+                self.cx.take_releases(releases);
+                self.run_effects();
+                self.coordination.heard_of(&self.cx, certificate.target.txid());
+                self.voter.commit(&mut self.cx, CommitCall { certificate, attempt, nodes, wallet })
+            }
+            PeerRequest::ReleaseRequest { outpoint, round, rejects, cancel, promises, previous } => {
+                self.cx.take_releases(previous.into_iter().collect());
+                self.run_effects();
+                let reason = Reason { rejects, cancel: cancel.map(|cancel| *cancel) };
+                let call = ReleaseCall { outpoint, round, reason, promises };
+                self.releases.handle_request(&mut self.cx, from, call)
+            }
+            PeerRequest::Released { releases } => {
+                self.cx.take_releases(releases);
+                Ok(PeerReply::Done)
+            }
+            PeerRequest::Heartbeat { head } => Ok(self.cx.heartbeat(from, head)),
+            PeerRequest::FinalTransaction { proof, head } => {
+                self.cx.take_head(from, head);
+                self.cx.take_final(proof).map(|()| PeerReply::Done)
+            }
+            PeerRequest::AccountRequest { record } => self.cx.accept_account(&record),
+            PeerRequest::SealRequest { succession, of, skip } => {
+                self.sealing.seal(&mut self.cx, &succession, of, skip)
+            }
+            PeerRequest::DkgPull { .. }
+            | PeerRequest::TrialCommit { .. }
+            | PeerRequest::TrialSign { .. }
+            | PeerRequest::SuccessionPull { .. }
+            | PeerRequest::RepairOpen { .. }
+            | PeerRequest::RepairPiece { .. }
+            | PeerRequest::RepairSum { .. } => {
+                Err(WireError::sender(ErrorCode::Internal, "handled by the driver"))
+            }
+        }
+    }
+
+    /// An answer of a node, or that there is none.
+    pub fn handle_reply(&mut self, from: NodeId, tag: Tag, reply: Option<PeerReply>) {
+        match (tag, reply) {
+            (
+                Tag::Vote { txid, .. },
+                Some(PeerReply::VoteResponse { vote, reason, commitments, releases, proof, head }),
+            ) => {
+                self.cx.take_head(from, head);
+                self.cx.take_releases(releases);
+                self.run_effects();
+                if let Some(proof) = proof {
+                    // A peer's proof that does not hold changes nothing.
+                    let _not_final = self.cx.take_final(*proof);
+                    self.run_effects();
+                }
+                if vote.target.txid() == txid {
+                    self.coordination.handle_vote(&mut self.cx, from, vote, reason, commitments);
+                }
+            }
+            (Tag::Commit { txid, attempt }, Some(PeerReply::CommitResponse { commit })) => {
+                self.coordination.handle_commit(&mut self.cx, from, (txid, attempt), commit);
+            }
+            (Tag::Commit { txid, attempt }, _) => {
+                self.coordination.handle_no_commit(&mut self.cx, from, (txid, attempt));
+            }
+            (Tag::Account { registration }, reply) => {
+                self.registrations.handle_acceptance(&mut self.cx, from, registration, reply);
+            }
+            (
+                Tag::Release { outpoint, round },
+                Some(PeerReply::ReleaseResponse { promise, committed, release, proof }),
+            ) => {
+                if let Some(proof) = proof {
+                    let _not_final = self.cx.take_final(*proof);
+                    self.run_effects();
+                }
+                self.cx.take_releases(release.into_iter().collect());
+                self.run_effects();
+                if let Some(promise) = promise {
+                    self.releases.handle_promise(&mut self.cx, from, (outpoint, round), promise, committed);
+                }
+            }
+            (Tag::Heartbeat, Some(PeerReply::HeartbeatResponse { head, known })) => {
+                self.cx.take_heartbeat(from, head, known);
+            }
+            (Tag::Final { txid }, Some(PeerReply::Done)) => self.announcements.heard(from, txid),
+            (
+                Tag::Vote { .. } | Tag::Announce | Tag::Release { .. } | Tag::Heartbeat | Tag::Final { .. },
+                _,
+            ) => {}
+        }
+        self.run_effects();
+    }
+
+    fn client(
+        &mut self,
+        session: SessionId,
+        id: Option<u64>,
+        message: ClientMessage,
+    ) -> Result<(), WireError> {
+        let hello = matches!(message, ClientMessage::Hello { .. });
+        match (hello, self.cx.subscriptions.has_greeted(session)) {
+            (false, false) => {
+                return Err(WireError::sender(ErrorCode::HelloExpected, "the first message has to be Hello"));
+            }
+            (true, true) => return Err(WireError::sender(ErrorCode::AlreadyGreeted, "Hello comes once")),
+            (true, false) | (false, true) => {}
+        }
+        match message {
+            ClientMessage::Hello { protocol, federation, .. } => {
+                self.cx.greet(session, id, protocol, federation)
+            }
+            ClientMessage::UTXOSubscribe { keys } => {
+                check_count(&keys)?;
+                let results = keys.into_iter().map(|key| self.cx.subscribe(session, key)).collect();
+                self.cx.send_pages(session, id, results, |results, tip, more| {
+                    ServerMessage::UTXOSubscribed { results, tip, more }
+                });
+                Ok(())
+            }
+            ClientMessage::UTXOUnsubscribe { keys } => {
+                check_count(&keys)?;
+                let count = keys.iter().filter(|key| self.cx.unsubscribe(session, key)).count();
+                self.cx.send_client(session, id, ServerMessage::UTXOUnsubscribed { count });
+                Ok(())
+            }
+            ClientMessage::UTXOStateQuery { keys } => {
+                check_count(&keys)?;
+                let results = keys.into_iter().map(|key| self.cx.query(key)).collect();
+                self.cx.send_pages(session, id, results, |results, tip, more| {
+                    ServerMessage::UTXOStateResponse { results, tip, more }
+                });
+                Ok(())
+            }
+            ClientMessage::TransactionBroadcast { proposal, account } => {
+                self.coordination.submit(&mut self.cx, session, id, proposal, account)
+            }
+            ClientMessage::TransactionCancel { cancel, proposal, account } => self.coordination.cancel(
+                &mut self.cx,
+                session,
+                id,
+                Cancellation { cancel, proposal, account },
+            ),
+            ClientMessage::SignResponse { txid, attempt, wallet } => {
+                self.coordination.handle_wallet(&mut self.cx, (txid, attempt), wallet)
+            }
+            ClientMessage::AccountRegister { record } => {
+                self.registrations.register(&mut self.cx, session, id, record)
+            }
+            ClientMessage::FederationQuery => {
+                let document = Box::new(self.cx.federation.document().clone());
+                self.cx.send_client(session, id, ServerMessage::Federation { document });
+                Ok(())
+            }
+            ClientMessage::HeadersQuery { from } => {
+                let headers = self.headers(from).into_iter().map(Header).collect();
+                self.cx.send_client(session, id, ServerMessage::Headers { from, headers });
+                Ok(())
+            }
+            ClientMessage::ProofQuery { txid } => {
+                match self.cx.ledger.block_of(&txid) {
+                    Some(block) => self.cx.outputs.push_back(Output::Prove { session, id, txid, block }),
+                    None => self.cx.send_client(session, id, ServerMessage::Proof { txid, proof: None }),
+                }
+                Ok(())
+            }
+            ClientMessage::FeeRateQuery => {
+                self.cx.outputs.push_back(Output::FeeRate { session, id });
+                Ok(())
+            }
+            ClientMessage::Ping => {
+                self.cx.send_client(session, id, ServerMessage::Pong);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The coins that the rules behind a request need.
+fn coins_of_request(request: &PeerRequest) -> Vec<OutPoint> {
+    match request {
+        PeerRequest::VoteRequest { proposal, .. } => few(proposal.outpoints()),
+        PeerRequest::ReleaseRequest { outpoint, .. } => vec![*outpoint],
+        PeerRequest::CommitRequest { .. }
+        | PeerRequest::Released { .. }
+        | PeerRequest::Heartbeat { .. }
+        | PeerRequest::FinalTransaction { .. }
+        | PeerRequest::AccountRequest { .. }
+        | PeerRequest::SealRequest { .. }
+        | PeerRequest::DkgPull { .. }
+        | PeerRequest::TrialCommit { .. }
+        | PeerRequest::TrialSign { .. }
+        | PeerRequest::SuccessionPull { .. }
+        | PeerRequest::RepairOpen { .. }
+        | PeerRequest::RepairPiece { .. }
+        | PeerRequest::RepairSum { .. } => Vec::new(),
+    }
+}
+
+/// The coins that the rules behind a message need.
+fn coins_of_message(message: &ClientMessage) -> Vec<OutPoint> {
+    match message {
+        ClientMessage::TransactionBroadcast { proposal, .. }
+        | ClientMessage::TransactionCancel { proposal, .. } => few(proposal.outpoints()),
+        ClientMessage::UTXOSubscribe { keys } | ClientMessage::UTXOStateQuery { keys }
+            if keys.len() <= limits::KEYS_PER_MESSAGE_MAX =>
+        {
+            outpoints_of(keys)
+        }
+        ClientMessage::UTXOSubscribe { .. }
+        | ClientMessage::UTXOStateQuery { .. }
+        | ClientMessage::Hello { .. }
+        | ClientMessage::UTXOUnsubscribe { .. }
+        | ClientMessage::SignResponse { .. }
+        | ClientMessage::AccountRegister { .. }
+        | ClientMessage::FederationQuery
+        | ClientMessage::HeadersQuery { .. }
+        | ClientMessage::ProofQuery { .. }
+        | ClientMessage::FeeRateQuery
+        | ClientMessage::Ping => Vec::new(),
+    }
+}
+
+/// More inputs than a transaction may have are refused, not looked up.
+fn few(outpoints: Vec<OutPoint>) -> Vec<OutPoint> {
+    if outpoints.len() > relay_policy::INPUTS_MAX { Vec::new() } else { outpoints }
+}
+
+fn too_many_lookups() -> WireError {
+    let error = WireError::limit(
+        ErrorCode::LimitExceeded,
+        "messages that wait for coins",
+        PARKED_MAX,
+        PARKED_MAX + 1,
+    );
+    WireError { retry: true, fault: Fault::Receiver, ..error }
+}
+
+/// Refuses messages with more keys than the protocol allows.
+fn check_count(keys: &[SubscriptionKey]) -> Result<(), WireError> {
+    let limit = limits::KEYS_PER_MESSAGE_MAX;
+    if keys.len() > limit {
+        return Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a message", limit, keys.len()));
+    }
+    Ok(())
+}

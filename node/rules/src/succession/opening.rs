@@ -1,0 +1,43 @@
+//! The beginning of an epoch at one node: what its store holds before the first input.
+
+use crate::records::{Change, ChangeSet, LogRecord, TxRecord};
+use quorate_protocol::{
+    NodeId, Round, evidence::Evidence, log_head::LogHead, seal::Handover, vote::VoteTarget,
+};
+use std::collections::BTreeMap;
+
+/// Everything that a node's store holds when an epoch begins: what was handed over, the evidence of the epochs before, and a log that
+/// has begun, so that a store without one is known to have been lost.
+pub fn opening(handover: &Handover, succession: [u8; 32], evidence: &[Evidence], wall_ms: u64) -> ChangeSet {
+    let mut change = ChangeSet::default();
+    for one in handover.transactions() {
+        let target = match (&one.certificate, &one.proof) {
+            (Some(certificate), _) => certificate.target.clone(),
+            (None, Some(proof)) => {
+                let inputs = proof.outpoints().map(|outpoint| (outpoint, Round(0)));
+                VoteTarget::new(one.txid, inputs)
+            }
+            (None, None) => continue,
+        };
+        let record = TxRecord {
+            target,
+            proposal: one.proposal.clone(),
+            account: one.account.clone(),
+            spent: one.spent.clone(),
+            vote: None,
+            locked_at: wall_ms,
+            certificate: one.certificate.clone(),
+            proof: one.proof.clone(),
+        };
+        change.put(&Change::Transaction(Box::new(record)));
+    }
+    let mut pieces: BTreeMap<NodeId, u32> = BTreeMap::new();
+    for one in evidence {
+        let number = pieces.entry(one.accused()).or_default();
+        change.put(&Change::Evidence { number: *number, evidence: Box::new(one.clone()) });
+        *number += 1;
+    }
+    let head = LogHead::default().extend(&succession);
+    change.put(&Change::Log(LogRecord { head, ..LogRecord::default() }));
+    change
+}

@@ -9,7 +9,7 @@ use crate::{
 use bitcoin::OutPoint;
 use quorate_protocol::{
     NodeId,
-    wire::{PeerReply, ServerMessage, encode_frame},
+    wire::{PeerReply, ServerMessage, VotingReply, encode_frame},
 };
 use quorate_rules::{Output, ReplyTo, SessionId, Tag};
 use std::{collections::HashMap, sync::Arc};
@@ -93,25 +93,17 @@ impl Dispatcher {
                 });
             }
             Output::Reply { to: ReplyTo::Myself(tag), reply } => {
-                let _node_ended =
-                    self.inputs.send(Input::Reply { from: self.me, tag, reply: Some(reply) }).await;
+                let reply = match reply {
+                    PeerReply::Voting(reply) => Some(reply),
+                    PeerReply::Refused(_)
+                    | PeerReply::Keygen(_)
+                    | PeerReply::Succession(_)
+                    | PeerReply::Repair(_) => None,
+                };
+                let _node_ended = self.inputs.send(Input::Reply { from: self.me, tag, reply }).await;
             }
             Output::Reply { to: ReplyTo::Peer(number), reply } => {
-                crash::point(match &reply {
-                    PeerReply::VoteResponse { .. } => "voter.before_vote_response",
-                    PeerReply::CommitResponse { .. } => "voter.before_commit_response",
-                    PeerReply::ReleaseResponse { .. } => "voter.before_promise",
-                    PeerReply::Sealed { .. } => "voter.before_seal",
-                    PeerReply::AccountResponse { .. }
-                    | PeerReply::HeartbeatResponse { .. }
-                    | PeerReply::DkgBundle { .. }
-                    | PeerReply::TrialCommitment { .. }
-                    | PeerReply::TrialShare { .. }
-                    | PeerReply::SuccessionNews { .. }
-                    | PeerReply::RepairPart { .. }
-                    | PeerReply::Done
-                    | PeerReply::Error { .. } => "voter.before_other_response",
-                });
+                crash::point(crash_point(&reply));
                 if let Some(waiting) = self.replies.remove(&number) {
                     let _peer_gone = waiting.send(reply);
                 }
@@ -189,4 +181,20 @@ async fn look_up(
         }
     }
     let _node_ended = inputs.send(Input::Coins { ticket, coins }).await;
+}
+
+/// The place just before an answer leaves, for tests that stop the node there.
+fn crash_point(reply: &PeerReply) -> &'static str {
+    match reply {
+        PeerReply::Voting(VotingReply::VoteResponse { .. }) => "voter.before_vote_response",
+        PeerReply::Voting(VotingReply::CommitResponse { .. }) => "voter.before_commit_response",
+        PeerReply::Voting(VotingReply::ReleaseResponse { .. }) => "voter.before_promise",
+        PeerReply::Succession(_) => "voter.before_seal",
+        PeerReply::Voting(
+            VotingReply::AccountResponse { .. } | VotingReply::HeartbeatResponse { .. } | VotingReply::Done,
+        )
+        | PeerReply::Keygen(_)
+        | PeerReply::Repair(_)
+        | PeerReply::Refused(_) => "voter.before_other_response",
+    }
 }

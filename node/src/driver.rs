@@ -13,8 +13,8 @@ use crate::{
 use bitcoin::{Block, OutPoint};
 use quorate_protocol::{
     NodeId,
-    federation::SuccessionPlan,
-    wire::{ClientMessage, PeerReply, PeerRequest},
+    federation::{Succession, SuccessionPlan},
+    wire::{ClientMessage, PeerReply, VotingReply, VotingRequest},
 };
 use quorate_rules::{
     ChainCoin, EvidenceFile, Machine, Output, ReplyTo, SessionId, Status, Tag, records::ChangeSet,
@@ -38,17 +38,24 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) enum Input {
     Request {
         from: NodeId,
-        request: PeerRequest,
+        request: VotingRequest,
+        reply: oneshot::Sender<PeerReply>,
+    },
+    /// Somebody wants to know what this node ends its epoch with.
+    Seal {
+        succession: Box<Succession>,
+        of: NodeId,
+        skip: u32,
         reply: oneshot::Sender<PeerReply>,
     },
     Own {
         tag: Tag,
-        request: PeerRequest,
+        request: VotingRequest,
     },
     Reply {
         from: NodeId,
         tag: Tag,
-        reply: Option<PeerReply>,
+        reply: Option<VotingReply>,
     },
     Client {
         session: SessionId,
@@ -158,10 +165,13 @@ impl Driver {
         match input {
             Input::Request { from, request, reply } => {
                 let number = self.next_reply;
-                self.next_reply += 1;
                 machine.handle_request(from, ReplyTo::Peer(number), request);
-                // Before the answer, which is among the outputs that are drained next.
-                self.release(ChangeSet::default(), Release::Replies(number, reply));
+                self.expect_reply(number, reply);
+            }
+            Input::Seal { succession, of, skip, reply } => {
+                let number = self.next_reply;
+                machine.handle_seal_request(ReplyTo::Peer(number), &succession, of, skip);
+                self.expect_reply(number, reply);
             }
             Input::Own { tag, request } => machine.handle_request(self.me, ReplyTo::Myself(tag), request),
             Input::Reply { from, tag, reply } => machine.handle_reply(from, tag, reply),
@@ -197,6 +207,12 @@ impl Driver {
             // The loop has ended by then.
             Input::Stop => {}
         }
+    }
+
+    /// Whoever waits for a reply is known to the dispatcher before the reply, which is among the outputs that are drained next.
+    fn expect_reply(&mut self, number: u64, reply: oneshot::Sender<PeerReply>) {
+        self.next_reply = number + 1;
+        self.release(ChangeSet::default(), Release::Replies(number, reply));
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "every other output waits for what was persisted")]

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use quorate_protocol::{
     Federation, NodeId,
     federation::{Member, SuccessionPlan},
-    wire::{PeerReply, PeerRequest},
+    wire::{SuccessionReply, SuccessionRequest},
 };
 use quorate_quic::TlsIdentity;
 use std::{
@@ -173,9 +173,9 @@ async fn probe(node: &Operator, file: &PlanFile) -> Result<()> {
     ids.sort_unstable();
     let mut silent = Vec::new();
     for id in ids {
-        let request = PeerRequest::SuccessionPull { epoch: node.federation.epoch() };
+        let request = SuccessionRequest::SuccessionPull { epoch: node.federation.epoch() };
         match peers.ask(id, &request).await {
-            Ok(PeerReply::SuccessionNews { plan, .. }) if plan == digest => {
+            Ok(SuccessionReply::SuccessionNews { plan, .. }) if plan == digest => {
                 println!("node {id}: running, has approved")
             }
             Ok(_) => println!("node {id}: running, has not approved this plan"),
@@ -213,7 +213,7 @@ pub(crate) async fn repair(directory: &Path, dry_run: bool) -> Result<()> {
     if dry_run {
         let mut answering = Vec::new();
         for id in peers.ids() {
-            let request = PeerRequest::SuccessionPull { epoch: node.federation.epoch() };
+            let request = SuccessionRequest::SuccessionPull { epoch: node.federation.epoch() };
             if peers.ask(id, &request).await.is_ok() {
                 answering.push(id);
             }

@@ -8,7 +8,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use quorate_protocol::{
     NodeId,
     federation::Member,
-    wire::{PeerReply, PeerRequest, decode, limits},
+    wire::{Request, decode_answer, limits},
 };
 use quorate_quic::{FrameReader, TlsIdentity, server_name, transport_config, write_message};
 use rustls::{
@@ -175,7 +175,7 @@ impl Peers {
 
     /// Asks a peer on a stream of its own. A peer that does not answer in time is connected anew the next time; one that has started
     /// again since it was last asked is connected anew at once.
-    pub(crate) async fn ask(&self, to: NodeId, request: &PeerRequest) -> Result<PeerReply> {
+    pub(crate) async fn ask<R: Request>(&self, to: NodeId, request: &R) -> Result<R::Reply> {
         let link = self.links.get(&to).ok_or_else(|| anyhow::anyhow!("node {to} is not configured"))?;
         let (connection, fresh) = self.connection(to, link).await?;
         match self.ask_on(to, link, &connection, request).await {
@@ -187,13 +187,13 @@ impl Peers {
         }
     }
 
-    async fn ask_on(
+    async fn ask_on<R: Request>(
         &self,
         to: NodeId,
         link: &Link,
         connection: &quinn::Connection,
-        request: &PeerRequest,
-    ) -> Result<PeerReply> {
+        request: &R,
+    ) -> Result<R::Reply> {
         let answered = tokio::time::timeout(REQUEST_TIMEOUT, exchange(connection, request)).await;
         if answered.is_err() {
             let mut state = link.state.lock().await;
@@ -229,15 +229,11 @@ impl Peers {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "every other reply is for the machine")]
-async fn exchange(connection: &quinn::Connection, request: &PeerRequest) -> Result<PeerReply> {
+async fn exchange<R: Request>(connection: &quinn::Connection, request: &R) -> Result<R::Reply> {
     let (mut send, receive) = connection.open_bi().await?;
     write_message(&mut send, None, request).await?;
     send.finish()?;
-    let json = FrameReader::of::<PeerReply>(receive).next().await?;
+    let json = FrameReader::of::<R::Reply>(receive).next().await?;
     let json = json.ok_or_else(|| anyhow::anyhow!("the stream ended without an answer"))?;
-    match decode::<PeerReply>(&json).map_err(|(_, error)| error)?.body {
-        PeerReply::Error { error } => Err(error.into()),
-        reply => Ok(reply),
-    }
+    Ok(decode_answer::<R::Reply>(&json)?)
 }

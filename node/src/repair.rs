@@ -6,7 +6,7 @@ use quorate_protocol::{
     Federation, NodeId,
     federation::Member,
     frost::{NodeShare, RepairHelper, RepairPart, RepairSession, finish_repair},
-    wire::{ErrorCode, Fault, PeerReply, PeerRequest, WireError},
+    wire::{ErrorCode, Fault, RepairReply, RepairRequest, WireError},
 };
 use rand_core::RngCore as _;
 use std::{
@@ -45,17 +45,12 @@ impl RepairDesk {
         *lock(&self.newcomers) = members.to_vec();
     }
 
-    pub(crate) async fn answer(&self, peer: &Peer, request: PeerRequest) -> PeerReply {
-        let answer = if let PeerRequest::RepairOpen { session } = request {
-            self.open(peer, session)
-        } else if let PeerRequest::RepairPiece { session } = request {
-            self.piece(peer, &session)
-        } else if let PeerRequest::RepairSum { session } = request {
-            self.sum(peer, &session).await
-        } else {
-            Err(refused("not a message of a repair"))
-        };
-        answer.unwrap_or_else(|error| PeerReply::Error { error })
+    pub(crate) async fn answer(&self, peer: &Peer, request: RepairRequest) -> Result<RepairReply, WireError> {
+        match request {
+            RepairRequest::RepairOpen { session } => self.open(peer, session),
+            RepairRequest::RepairPiece { session } => self.piece(peer, &session),
+            RepairRequest::RepairSum { session } => self.sum(peer, &session).await,
+        }
     }
 
     /// The share goes to whom the federation's document or an approved plan names, and only on that node's own request.
@@ -69,7 +64,7 @@ impl RepairDesk {
         ))
     }
 
-    fn open(&self, peer: &Peer, session: RepairSession) -> Result<PeerReply, WireError> {
+    fn open(&self, peer: &Peer, session: RepairSession) -> Result<RepairReply, WireError> {
         self.check_participant(peer, &session)?;
         let mut open = lock(&self.open);
         let mine = open.entry(peer.tls_key).or_default();
@@ -84,14 +79,14 @@ impl RepairDesk {
             })?);
         }
         tracing::info!(participant = %peer.id, "helps to repair a share");
-        Ok(PeerReply::Done)
+        Ok(RepairReply::Done)
     }
 
-    fn piece(&self, peer: &Peer, session: &RepairSession) -> Result<PeerReply, WireError> {
+    fn piece(&self, peer: &Peer, session: &RepairSession) -> Result<RepairReply, WireError> {
         if !peer.is_among(self.federation.members()) || !session.helpers.contains(&peer.id) {
             return Err(refused("pieces are for the other helpers"));
         }
-        Ok(PeerReply::RepairPart { part: self.own_piece(session, peer.id)? })
+        Ok(RepairReply::RepairPart { part: self.own_piece(session, peer.id)? })
     }
 
     fn own_piece(&self, session: &RepairSession, helper: NodeId) -> Result<RepairPart, WireError> {
@@ -100,18 +95,18 @@ impl RepairDesk {
         found.and_then(|one| one.part_for(helper).cloned()).ok_or_else(unknown)
     }
 
-    async fn sum(&self, peer: &Peer, session: &RepairSession) -> Result<PeerReply, WireError> {
+    async fn sum(&self, peer: &Peer, session: &RepairSession) -> Result<RepairReply, WireError> {
         self.check_participant(peer, session)?;
         let me = self.share.node();
         let mut pieces = BTreeMap::from([(me, self.own_piece(session, me)?)]);
         let mut asking = tokio::task::JoinSet::new();
         for helper in session.helpers.iter().copied().filter(|helper| *helper != me) {
-            let request = PeerRequest::RepairPiece { session: session.clone() };
+            let request = RepairRequest::RepairPiece { session: session.clone() };
             let peers = self.peers.clone();
             asking.spawn(async move { (helper, peers.ask(helper, &request).await) });
         }
         while let Some(answered) = asking.join_next().await {
-            if let Ok((helper, Ok(PeerReply::RepairPart { part }))) = answered {
+            if let Ok((helper, Ok(RepairReply::RepairPart { part }))) = answered {
                 pieces.insert(helper, part);
             }
         }
@@ -120,7 +115,7 @@ impl RepairDesk {
         let part = found.ok_or_else(unknown)?.sum(&pieces);
         let missing =
             || WireError::passing(ErrorCode::NotReady, Fault::Network, "another helper does not answer");
-        Ok(PeerReply::RepairPart { part: part.ok_or_else(missing)? })
+        Ok(RepairReply::RepairPart { part: part.ok_or_else(missing)? })
     }
 }
 
@@ -175,14 +170,14 @@ async fn try_repair(
     peers: &Peers,
 ) -> Result<Option<NodeShare>, (NodeId, anyhow::Error)> {
     for helper in &session.helpers {
-        let request = PeerRequest::RepairOpen { session: session.clone() };
+        let request = RepairRequest::RepairOpen { session: session.clone() };
         peers.ask(*helper, &request).await.map_err(|error| (*helper, error))?;
     }
     let mut sums = BTreeMap::new();
     for helper in &session.helpers {
-        let request = PeerRequest::RepairSum { session: session.clone() };
+        let request = RepairRequest::RepairSum { session: session.clone() };
         let reply = peers.ask(*helper, &request).await.map_err(|error| (*helper, error))?;
-        if let PeerReply::RepairPart { part } = reply {
+        if let RepairReply::RepairPart { part } = reply {
             sums.insert(*helper, part);
         }
     }

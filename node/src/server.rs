@@ -13,8 +13,8 @@ use quorate_protocol::{
     Epoch, Federation,
     frost::dkg::RunId,
     wire::{
-        ClientMessage, ErrorCode, Fault, PeerReply, PeerRequest, ServerMessage, WireError, decode,
-        encode_frame,
+        ClientMessage, ErrorCode, Fault, PeerReply, PeerRequest, ServerMessage, SuccessionReply,
+        SuccessionRequest, WireError, decode, encode_frame,
     },
 };
 use quorate_quic::{FrameReader, write_message};
@@ -128,77 +128,77 @@ async fn serve_peer(
     let Some(json) = FrameReader::of::<PeerRequest>(receive).next().await? else { return Ok(()) };
     let reply = match decode::<PeerRequest>(&json) {
         Ok(envelope) => answer(from, envelope.body, service).await,
-        Err((_, error)) => PeerReply::Error { error },
+        Err((_, error)) => error.into(),
     };
     write_message(&mut send, None, &reply).await?;
     Ok(send.finish()?)
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "every other request is for the machine")]
+/// Hands a request to the part of this node that answers such.
 async fn answer(peer: Peer, request: PeerRequest, service: &Service) -> PeerReply {
     let phase = service.phase.borrow().clone();
-    let of_key = match &request {
-        PeerRequest::DkgPull { run }
-        | PeerRequest::TrialCommit { run }
-        | PeerRequest::TrialSign { run, .. } => Some(*run),
-        _other => None,
-    };
-    if let Some(run) = of_key {
-        return match phase.setups.get(&run) {
-            Some(setup) => setup.answer(&peer, &request),
-            None => {
-                PeerReply::Error { error: not_ready("this node does not take part in that yet; try again") }
-            }
-        };
-    }
-    let Some(live) = phase.live else {
-        return PeerReply::Error { error: not_ready("the federation key is being generated") };
-    };
+    let live = phase.live.ok_or_else(|| not_ready("the federation key is being generated"));
     match request {
-        PeerRequest::SuccessionPull { epoch } => live.news_of(epoch),
-        PeerRequest::RepairOpen { .. } | PeerRequest::RepairPiece { .. } | PeerRequest::RepairSum { .. } => {
-            match &live.desk {
-                Some(desk) => desk.answer(&peer, request).await,
-                None => PeerReply::Error { error: not_ready("this node has no share yet") },
-            }
+        PeerRequest::Keygen(request) => match phase.setups.get(&request.run()) {
+            Some(setup) => setup.answer(&peer, &request).into(),
+            None => not_ready("this node does not take part in that yet; try again").into(),
+        },
+        PeerRequest::Succession(request) => match live {
+            Ok(live) => live.answer_succession(request).await,
+            Err(error) => error.into(),
+        },
+        PeerRequest::Repair(request) => match live.map(|live| live.desk) {
+            Ok(Some(desk)) => desk.answer(&peer, request).await.into(),
+            Ok(None) => not_ready("this node has no share yet").into(),
+            Err(error) => error.into(),
+        },
+        PeerRequest::Voting(_) if !service.membership.is_present(&peer) => {
+            let message = "a member of the next epoch has no part in this one";
+            WireError::sender(ErrorCode::WrongRole, message).into()
         }
-        PeerRequest::SealRequest { succession, of, skip }
-            if succession.plan.epoch <= live.federation.epoch() =>
-        {
-            let same = succession.plan.epoch == live.federation.epoch();
-            let past = live.past.iter().find(|past| same && past.seal.node == of);
-            let none = || PeerReply::Error { error: not_ready("this node does not have that seal") };
-            past.map_or_else(none, |past| past.page(skip))
-        }
-        PeerRequest::SealRequest { .. } => live.ask(peer, request).await,
-        _other if !service.membership.is_present(&peer) => {
-            let error =
-                WireError::sender(ErrorCode::WrongRole, "a member of the next epoch has no part in this one");
-            PeerReply::Error { error }
-        }
-        request => live.ask(peer, request).await,
+        PeerRequest::Voting(request) => match live {
+            Ok(live) => live.ask(|reply| Input::Request { from: peer.id, request, reply }).await,
+            Err(error) => error.into(),
+        },
     }
 }
 
 impl Live {
-    async fn ask(&self, peer: Peer, request: PeerRequest) -> PeerReply {
-        let stopping = || PeerReply::Error { error: not_ready("this node is stopping") };
+    async fn ask(&self, input: impl FnOnce(oneshot::Sender<PeerReply>) -> Input) -> PeerReply {
+        let stopping = || not_ready("this node is stopping").into();
         let Some(inputs) = &self.inputs else { return stopping() };
         let (reply, answer) = oneshot::channel();
-        if inputs.send(Input::Request { from: peer.id, request, reply }).await.is_err() {
+        if inputs.send(input(reply)).await.is_err() {
             return stopping();
         }
         answer.await.unwrap_or_else(|_| stopping())
     }
 
+    async fn answer_succession(&self, request: SuccessionRequest) -> PeerReply {
+        match request {
+            SuccessionRequest::SuccessionPull { epoch } => self.news_of(epoch).into(),
+            SuccessionRequest::SealRequest { succession, of, skip } => {
+                let present = self.federation.epoch();
+                if succession.plan.epoch > present {
+                    return self.ask(|reply| Input::Seal { succession, of, skip, reply }).await;
+                }
+                let same = succession.plan.epoch == present;
+                let past = self.past.iter().find(|past| same && past.seal.node == of);
+                past.map(|past| past.page(skip))
+                    .ok_or_else(|| not_ready("this node does not have that seal"))
+                    .into()
+            }
+        }
+    }
+
     /// What is known of the epoch that follows on `epoch`.
-    fn news_of(&self, epoch: Epoch) -> PeerReply {
+    fn news_of(&self, epoch: Epoch) -> SuccessionReply {
         if epoch == self.federation.epoch() {
             return self.news.answer();
         }
         let mut past = self.federation.document().successions.iter();
         let succession = past.find(|one| one.plan.epoch == epoch.next()).cloned();
-        PeerReply::SuccessionNews {
+        SuccessionReply::SuccessionNews {
             plan: [0; 32],
             approvals: BTreeMap::new(),
             succession: succession.map(Box::new),

@@ -17,7 +17,7 @@ use quorate_protocol::{
         NodeNonces, NodeShare, aggregate_trial,
         dkg::{Ceremony, Dkg, RunId},
     },
-    wire::{ErrorCode, Fault, PeerReply, PeerRequest, WireError},
+    wire::{ErrorCode, Fault, KeygenReply, KeygenRequest, WireError},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{
@@ -68,23 +68,20 @@ impl Setup {
     }
 
     /// Answers a member of the epoch.
-    pub(crate) fn answer(&self, peer: &Peer, request: &PeerRequest) -> PeerReply {
-        let refused = WireError::sender(ErrorCode::WrongRole, "this node is not a member of that epoch");
+    pub(crate) fn answer(&self, peer: &Peer, request: &KeygenRequest) -> Result<KeygenReply, WireError> {
         if !peer.is_among(self.ceremony.members()) {
-            return PeerReply::Error { error: refused };
+            return Err(WireError::sender(ErrorCode::WrongRole, "this node is not a member of that epoch"));
         }
-        let from = peer.id;
-        let answer = if let PeerRequest::TrialCommit { .. } = request {
-            self.trial_commit(from)
-        } else if let PeerRequest::TrialSign { commitments, .. } = request {
-            self.trial_sign(from, commitments)
-        } else {
-            Ok(PeerReply::DkgBundle { bundle: lock(&self.dkg).bundle_for(from) })
-        };
-        answer.unwrap_or_else(|error| PeerReply::Error { error })
+        match request {
+            KeygenRequest::DkgPull { .. } => {
+                Ok(KeygenReply::DkgBundle { bundle: lock(&self.dkg).bundle_for(peer.id) })
+            }
+            KeygenRequest::TrialCommit { .. } => self.trial_commit(peer.id),
+            KeygenRequest::TrialSign { commitments, .. } => self.trial_sign(peer.id, commitments),
+        }
     }
 
-    fn trial_commit(&self, from: NodeId) -> Result<PeerReply, WireError> {
+    fn trial_commit(&self, from: NodeId) -> Result<KeygenReply, WireError> {
         let dkg = lock(&self.dkg);
         let (_, share) = dkg.result().ok_or_else(|| not_ready("the key generation is not finished here"))?;
         let made = share.commit(&mut rand_core::OsRng).ok_or_else(|| not_ready("no nonce could be made"))?;
@@ -95,14 +92,14 @@ impl Setup {
             kept.remove(0);
         }
         kept.push((commitment, nonces));
-        Ok(PeerReply::TrialCommitment { commitment })
+        Ok(KeygenReply::TrialCommitment { commitment })
     }
 
     fn trial_sign(
         &self,
         from: NodeId,
         commitments: &BTreeMap<NodeId, NonceCommitment>,
-    ) -> Result<PeerReply, WireError> {
+    ) -> Result<KeygenReply, WireError> {
         let dkg = lock(&self.dkg);
         let (key, share) =
             dkg.result().ok_or_else(|| not_ready("the key generation is not finished here"))?;
@@ -113,7 +110,7 @@ impl Setup {
         let position = position.ok_or_else(|| not_ready("this trial nonce is not known; start again"))?;
         let (_, nonces) = kept.remove(position);
         let share = self.sign_trial(key, share, commitments, nonces)?;
-        Ok(PeerReply::TrialShare { share })
+        Ok(KeygenReply::TrialShare { share })
     }
 
     fn sign_trial(
@@ -172,12 +169,12 @@ impl Setup {
 
     /// Whether the peer takes part in this run.
     async fn pull(&self, peers: &Peers, peer: NodeId) -> Result<bool> {
-        match peers.ask(peer, &PeerRequest::DkgPull { run: self.run_id() }).await {
-            Ok(PeerReply::DkgBundle { bundle }) => {
+        match peers.ask(peer, &KeygenRequest::DkgPull { run: self.run_id() }).await {
+            Ok(KeygenReply::DkgBundle { bundle }) => {
                 lock(&self.dkg).handle_bundle(peer, bundle)?;
                 Ok(true)
             }
-            Ok(_) | Err(_) => Ok(false),
+            Ok(KeygenReply::TrialCommitment { .. } | KeygenReply::TrialShare { .. }) | Err(_) => Ok(false),
         }
     }
 
@@ -204,16 +201,16 @@ impl Setup {
         };
         let mut commitments = BTreeMap::from([(me, own)]);
         for peer in peers.ids() {
-            if let PeerReply::TrialCommitment { commitment } =
-                peers.ask(peer, &PeerRequest::TrialCommit { run }).await?
+            if let KeygenReply::TrialCommitment { commitment } =
+                peers.ask(peer, &KeygenRequest::TrialCommit { run }).await?
             {
                 commitments.insert(peer, commitment);
             }
         }
         let mut shares = BTreeMap::new();
         for peer in peers.ids() {
-            let request = PeerRequest::TrialSign { run, commitments: commitments.clone() };
-            if let PeerReply::TrialShare { share } = peers.ask(peer, &request).await? {
+            let request = KeygenRequest::TrialSign { run, commitments: commitments.clone() };
+            if let KeygenReply::TrialShare { share } = peers.ask(peer, &request).await? {
                 shares.insert(peer, share);
             }
         }

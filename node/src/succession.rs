@@ -22,7 +22,7 @@ use quorate_protocol::{
     federation::{Succession, SuccessionPlan},
     frost::dkg::Ceremony,
     seal::{Handover, Seal, SealedTransaction},
-    wire::{PeerReply, PeerRequest},
+    wire::{PeerReply, Refusal, SuccessionReply, SuccessionRequest},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -79,9 +79,9 @@ impl News {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn answer(&self) -> PeerReply {
+    pub(crate) fn answer(&self) -> SuccessionReply {
         let known = self.known().clone();
-        PeerReply::SuccessionNews {
+        SuccessionReply::SuccessionNews {
             plan: known.plan.map_or([0; 32], |(_, digest)| digest),
             approvals: known.approvals,
             succession: known.succession.map(Box::new),
@@ -122,7 +122,7 @@ impl WholeSeal {
             && self.seal.verify(federation, &self.transactions)
     }
 
-    pub(crate) fn page(&self, skip: u32) -> PeerReply {
+    pub(crate) fn page(&self, skip: u32) -> SuccessionReply {
         quorate_rules::seal_page(&self.seal, &self.transactions, skip)
     }
 }
@@ -294,12 +294,12 @@ impl Present<'_> {
     /// Asks everybody what they know of the next epoch, and keeps what verifies and is of this plan.
     async fn pull_news(&self, plan: &SuccessionPlan, next_peers: &Peers) {
         let digest = plan.digest(self.federation);
-        let request = PeerRequest::SuccessionPull { epoch: self.federation.epoch() };
+        let request = SuccessionRequest::SuccessionPull { epoch: self.federation.epoch() };
         let everybody =
             [&**self.peers, next_peers].into_iter().flat_map(|peers| peers.ids().map(move |id| (peers, id)));
         let answers = join_all(everybody.map(|(peers, id)| peers.ask(id, &request))).await;
         for answer in answers {
-            let Ok(PeerReply::SuccessionNews { plan: theirs, approvals, succession }) = answer else {
+            let Ok(SuccessionReply::SuccessionNews { plan: theirs, approvals, succession }) = answer else {
                 continue;
             };
             let mut known = self.news.known();
@@ -400,23 +400,33 @@ impl Present<'_> {
         answer.await.map(|file| file.evidence).unwrap_or_default()
     }
 
+    async fn own_seal(&self, succession: &Succession, skip: u32) -> Result<SuccessionReply> {
+        let (reply, answer) = oneshot::channel();
+        let inputs = self.inputs.context("this node is new")?;
+        let succession = Box::new(succession.clone());
+        inputs.send(Input::Seal { succession, of: self.me, skip, reply }).await?;
+        match answer.await? {
+            PeerReply::Succession(reply) => Ok(reply),
+            PeerReply::Refused(Refusal::Error { error }) => Err(error.into()),
+            PeerReply::Voting(_) | PeerReply::Keygen(_) | PeerReply::Repair(_) => bail!("not a seal"),
+        }
+    }
+
     async fn seal_of(&self, of: NodeId, at: NodeId, succession: &Succession) -> Result<WholeSeal> {
         let mut whole: Option<WholeSeal> = None;
         loop {
             let have = whole.as_ref().map_or(0, |whole| whole.transactions.len());
             let skip = u32::try_from(have).context("too many transactions")?;
-            let request = PeerRequest::SealRequest { succession: Box::new(succession.clone()), of, skip };
+            let request =
+                SuccessionRequest::SealRequest { succession: Box::new(succession.clone()), of, skip };
             let page = async {
                 if at == self.me {
-                    let (reply, answer) = oneshot::channel();
-                    let inputs = self.inputs.context("this node is new")?;
-                    inputs.send(Input::Request { from: self.me, request, reply }).await?;
-                    return Ok(answer.await?);
+                    return self.own_seal(succession, skip).await;
                 }
                 self.peers.ask(at, &request).await
             };
             let reply = tokio::time::timeout(SEAL_TIMEOUT, page).await.context("no answer in time")??;
-            let PeerReply::Sealed { seal, transactions, more } = reply else {
+            let SuccessionReply::Sealed { seal, transactions, more } = reply else {
                 bail!("node {at} has no seal")
             };
             let whole =

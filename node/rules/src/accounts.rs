@@ -5,7 +5,7 @@ use bitcoin::secp256k1::schnorr;
 use quorate_protocol::{
     AccountId, NodeId,
     account::{AccountCertificate, AccountError, AccountRecord, JointAccount},
-    wire::{ErrorCode, Fault, PeerReply, PeerRequest, ServerMessage, WireError},
+    wire::{ErrorCode, Fault, ServerMessage, VotingReply, VotingRequest, WireError},
 };
 use std::collections::BTreeMap;
 
@@ -66,11 +66,11 @@ impl Context {
     }
 
     /// Accepts an account as one node, if its record is good.
-    pub(crate) fn accept_account(&self, record: &AccountRecord) -> Result<PeerReply, WireError> {
+    pub(crate) fn accept_account(&self, record: &AccountRecord) -> Result<VotingReply, WireError> {
         let invalid = |error| WireError::sender(ErrorCode::InvalidAccount, error);
         record.check(&self.federation).map_err(invalid)?;
         JointAccount::new(&self.federation, record.clone()).map_err(invalid)?;
-        Ok(PeerReply::AccountResponse { signature: record.accept(&self.federation, &self.key) })
+        Ok(VotingReply::AccountResponse { signature: record.accept(&self.federation, &self.key) })
     }
 }
 
@@ -95,7 +95,7 @@ impl Registrations {
         }
         self.last += 1;
         let registration = self.last;
-        let request = PeerRequest::AccountRequest { record: record.clone() };
+        let request = VotingRequest::AccountRequest { record: record.clone() };
         let started = Registration { session, id, record, acceptances: BTreeMap::new(), failures: 0 };
         self.open.insert(registration, started);
         cx.ask(cx.everyone(), Tag::Account { registration }, &request);
@@ -108,12 +108,12 @@ impl Registrations {
         cx: &mut Context,
         from: NodeId,
         registration: u64,
-        reply: Option<PeerReply>,
+        reply: Option<VotingReply>,
     ) {
         let quorum = cx.federation.quorum();
         let Some(open) = self.open.get_mut(&registration) else { return };
         match reply {
-            Some(PeerReply::AccountResponse { signature })
+            Some(VotingReply::AccountResponse { signature })
                 if open.record.verify_acceptance(&cx.federation, from, &signature) =>
             {
                 open.acceptances.insert(from, signature);

@@ -2,7 +2,7 @@
 
 use crate::{Tag, context::Context};
 use bitcoin::Txid;
-use quorate_protocol::{NodeId, finality::FinalityProof, wire::PeerRequest};
+use quorate_protocol::{NodeId, finality::FinalityProof, wire::VotingRequest};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -52,7 +52,7 @@ impl Announcements {
     /// Tells everybody that this node has completed a transaction.
     pub(crate) fn announce(&mut self, cx: &mut Context, proof: FinalityProof) {
         let head = Some(cx.signed_head());
-        self.tell(cx, proof.txid(), &PeerRequest::FinalTransaction { proof, head });
+        self.tell(cx, proof.txid(), &VotingRequest::FinalTransaction { proof, head });
     }
 
     /// Whoever completed it may have crashed: if no block has it after a while, everybody who knows it tells it.
@@ -83,7 +83,7 @@ impl Announcements {
         again.into_iter().chain(pass_on.map(|(at, _)| (*at).max(self.pass_on_next))).min()
     }
 
-    fn tell(&mut self, cx: &mut Context, txid: Txid, request: &PeerRequest) {
+    fn tell(&mut self, cx: &mut Context, txid: Txid, request: &VotingRequest) {
         cx.ask(cx.others(), Tag::Final { txid }, request);
         if self.open.len() < ANNOUNCEMENTS_MAX {
             let missing = cx.others().collect();
@@ -103,7 +103,7 @@ impl Announcements {
         });
         for (txid, missing) in due {
             if let Some(proof) = cx.ledger.proof(&txid).cloned() {
-                let request = PeerRequest::FinalTransaction { proof, head: None };
+                let request = VotingRequest::FinalTransaction { proof, head: None };
                 cx.ask(missing, Tag::Final { txid }, &request);
             }
         }
@@ -118,7 +118,7 @@ impl Announcements {
             let Some((_, txid)) = self.pass_on_at.pop_front_if(|(at, _)| cx.now >= *at) else { return };
             let proof = cx.ledger.proof(&txid).filter(|_| cx.ledger.block_of(&txid).is_none());
             if let Some(proof) = proof.cloned() {
-                self.tell(cx, txid, &PeerRequest::FinalTransaction { proof, head: None });
+                self.tell(cx, txid, &VotingRequest::FinalTransaction { proof, head: None });
                 self.pass_on_next = cx.now + GOSSIP_PAUSE;
             }
         }

@@ -17,7 +17,7 @@ use quorate_protocol::{
     frost::{NodeCommitments, Session, SigningError, WalletSignature},
     proposal::SpendPlan,
     vote::{ApprovalCertificate, VoteTarget, sign_commit},
-    wire::{CommitReply, ErrorCode, Fault, PeerReply, WireError},
+    wire::{CommitReply, ErrorCode, Fault, VotingReply, WireError},
 };
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub(crate) struct CommitCall {
 
 impl Voter {
     /// Rule V4: records the certificate durably, then releases share or signature.
-    pub(crate) fn commit(&mut self, cx: &mut Context, call: CommitCall) -> Result<PeerReply, WireError> {
+    pub(crate) fn commit(&mut self, cx: &mut Context, call: CommitCall) -> Result<VotingReply, WireError> {
         let CommitCall { certificate, attempt, nodes, wallet } = call;
         let txid = certificate.target.txid();
         let record = cx.ledger.record(&txid).cloned();
@@ -70,7 +70,7 @@ impl Voter {
             }
             cx.persist_record(record, answer);
         }
-        Ok(PeerReply::CommitResponse { commit })
+        Ok(VotingReply::CommitResponse { commit })
     }
 
     fn sign_session(

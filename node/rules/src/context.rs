@@ -18,7 +18,7 @@ use quorate_protocol::{
     Federation, NodeId, Round,
     digest::IdentityKey,
     finality::FinalityProof,
-    wire::{PeerRequest, ServerMessage, TransactionStatus},
+    wire::{ServerMessage, TransactionStatus, VotingRequest},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::RngCore as _};
 use std::{collections::VecDeque, time::Duration};
@@ -131,7 +131,7 @@ impl Context {
     }
 
     /// Asks nodes, each of which answers with the tag.
-    pub(crate) fn ask(&mut self, nodes: impl IntoIterator<Item = NodeId>, tag: Tag, request: &PeerRequest) {
+    pub(crate) fn ask(&mut self, nodes: impl IntoIterator<Item = NodeId>, tag: Tag, request: &VotingRequest) {
         let asks = nodes.into_iter().map(|to| Output::Ask { to, tag, request: request.clone() });
         self.outputs.extend(asks);
     }

@@ -5,7 +5,7 @@
 use crate::{ReplyTo, SessionId};
 use quorate_protocol::{
     NodeId,
-    wire::{BlockRef, ClientMessage, PeerRequest},
+    wire::{BlockRef, ClientMessage, VotingRequest},
 };
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub(crate) const PARKED_MAX: usize = 4_096;
 /// An input that waits.
 #[derive(Debug)]
 pub(crate) enum Parked {
-    Request { from: NodeId, to: ReplyTo, request: PeerRequest },
+    Request { from: NodeId, to: ReplyTo, request: VotingRequest },
     Client { session: SessionId, id: Option<u64>, message: ClientMessage },
 }
 

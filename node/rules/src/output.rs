@@ -4,7 +4,7 @@ use crate::records::ChangeSet;
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{
     NodeId, Round,
-    wire::{BlockRef, PeerReply, PeerRequest, ServerMessage},
+    wire::{BlockRef, PeerReply, ServerMessage, VotingRequest},
 };
 
 /// A session of a wallet or bridge, by the driver's number.
@@ -72,7 +72,7 @@ pub enum Output {
         /// What for.
         tag: Tag,
         /// The question.
-        request: PeerRequest,
+        request: VotingRequest,
     },
     /// Answer a node.
     Reply {

@@ -24,7 +24,7 @@ use quorate_protocol::{
     proposal::Proposal,
     release::{ReleaseCertificate, SignedCancel, SignedPromise},
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
-    wire::{Cancellation, PeerReply, PeerRequest, WireError},
+    wire::{Cancellation, VotingReply, VotingRequest, WireError},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -109,7 +109,7 @@ impl Releases {
         cx: &mut Context,
         from: NodeId,
         call: ReleaseCall,
-    ) -> Result<PeerReply, WireError> {
+    ) -> Result<VotingReply, WireError> {
         let ReleaseCall { outpoint, round, reason, mut promises } = call;
         promises.truncate(usize::from(cx.federation.quorum().nodes()));
         promises.retain(|promise| promise.outpoint == outpoint && promise.round == round);
@@ -133,7 +133,7 @@ impl Releases {
             }
         }
         let committed = promise.as_ref().and_then(|_| cx.ledger.committed(&outpoint).cloned());
-        Ok(PeerReply::ReleaseResponse { promise, committed, release, proof })
+        Ok(VotingReply::ReleaseResponse { promise, committed, release, proof })
     }
 
     /// Whether one of the reasons to leave a round holds here.
@@ -285,7 +285,7 @@ impl Releases {
         run.ask_at = cx.now + run.wait;
         run.wait = (run.wait * 2).min(ASK_AGAIN_MAX);
         let round = run.round;
-        let request = PeerRequest::ReleaseRequest {
+        let request = VotingRequest::ReleaseRequest {
             outpoint,
             round,
             rejects: run.reason.rejects.clone(),
@@ -322,7 +322,7 @@ impl Releases {
         }
         if let Some(release) = cx.ledger.release(&outpoint).filter(|release| release.round >= round) {
             // It came too late to be part of the release, and waits for it.
-            let request = PeerRequest::Released { releases: vec![release.clone()] };
+            let request = VotingRequest::Released { releases: vec![release.clone()] };
             cx.ask([from], Tag::Announce, &request);
             return;
         }
@@ -336,7 +336,7 @@ impl Releases {
             let release = ReleaseCertificate::assemble(outpoint, round, &run.promises, &run.committed);
             cx.take_releases(vec![release.clone()]);
             let promised: BTreeSet<NodeId> = release.promises.keys().copied().collect();
-            let request = PeerRequest::Released { releases: vec![release] };
+            let request = VotingRequest::Released { releases: vec![release] };
             cx.ask(cx.others().filter(|node| !promised.contains(node)), Tag::Announce, &request);
         } else if run.promises.len() == usize::from(quorum.blocking()) {
             // From here on the promises are reason enough for everybody.
@@ -369,7 +369,7 @@ impl Releases {
         let Some(release) = cx.ledger.release(&outpoint).filter(|release| release.round >= run.round) else {
             return;
         };
-        let request = PeerRequest::Released { releases: vec![release.clone()] };
+        let request = VotingRequest::Released { releases: vec![release.clone()] };
         let others = cx.others().filter(|node| run.promises.contains_key(node));
         cx.ask(others, Tag::Announce, &request);
     }

@@ -9,16 +9,18 @@ use crate::{
 };
 use bitcoin::OutPoint;
 use quorate_protocol::{
-    NodeId, relay_policy,
+    NodeId,
+    federation::Succession,
+    relay_policy,
     wire::{
-        Cancellation, ClientMessage, ErrorCode, Fault, Header, PeerReply, PeerRequest, ServerMessage,
-        SubscriptionKey, WireError, limits, outpoints_of,
+        Cancellation, ClientMessage, ErrorCode, Fault, Header, ServerMessage, SubscriptionKey, VotingReply,
+        VotingRequest, WireError, limits, outpoints_of,
     },
 };
 
 impl Machine {
     /// A request of another node, or of this one.
-    pub fn handle_request(&mut self, from: NodeId, to: ReplyTo, request: PeerRequest) {
+    pub fn handle_request(&mut self, from: NodeId, to: ReplyTo, request: VotingRequest) {
         let wanted = coins_of_request(&request);
         if let Some(input) = self.look_up(wanted, Parked::Request { from, to, request }) {
             self.resume(input, false);
@@ -51,7 +53,7 @@ impl Machine {
         let error = too_many_lookups();
         match input {
             Parked::Request { to, .. } => {
-                self.cx.outputs.push_back(Output::Reply { to, reply: PeerReply::Error { error } });
+                self.cx.outputs.push_back(Output::Reply { to, reply: error.into() });
             }
             Parked::Client { session, id, .. } => {
                 self.cx.send_client(session, id, ServerMessage::Error { error });
@@ -67,8 +69,7 @@ impl Machine {
             Parked::Request { from, to, request } => {
                 let answer = self.answer(from, request);
                 tracing::trace!(%from, ok = answer.is_ok(), "peer request");
-                let reply = answer.unwrap_or_else(|error| PeerReply::Error { error });
-                self.cx.outputs.push_back(Output::Reply { to, reply });
+                self.cx.outputs.push_back(Output::Reply { to, reply: answer.into() });
                 self.run_effects();
             }
             Parked::Client { session, id, message } => {
@@ -80,9 +81,9 @@ impl Machine {
         }
     }
 
-    fn answer(&mut self, from: NodeId, request: PeerRequest) -> Result<PeerReply, WireError> {
+    fn answer(&mut self, from: NodeId, request: VotingRequest) -> Result<VotingReply, WireError> {
         match request {
-            PeerRequest::VoteRequest { proposal, account, certificate, releases } => {
+            VotingRequest::VoteRequest { proposal, account, certificate, releases } => {
                 self.cx.may_vote()?;
                 let shown = releases.iter().map(|one| (one.outpoint, one.round)).collect();
                 self.cx.take_releases(releases);
@@ -93,7 +94,7 @@ impl Machine {
                 let call = VoteCall { proposal, account, certificate, shown, cancelled };
                 self.voter.vote(&mut self.cx, from, call)
             }
-            PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, releases, head } => {
+            VotingRequest::CommitRequest { certificate, attempt, nodes, wallet, releases, head } => {
                 self.cx.take_head(from, head);
                 self.cx.may_vote()?;
                 self.cx.take_releases(releases);
@@ -101,44 +102,39 @@ impl Machine {
                 self.coordination.heard_of(&self.cx, certificate.target.txid());
                 self.voter.commit(&mut self.cx, CommitCall { certificate, attempt, nodes, wallet })
             }
-            PeerRequest::ReleaseRequest { outpoint, round, rejects, cancel, promises, previous } => {
+            VotingRequest::ReleaseRequest { outpoint, round, rejects, cancel, promises, previous } => {
                 self.cx.take_releases(previous.into_iter().collect());
                 self.run_effects();
                 let reason = Reason { rejects, cancel: cancel.map(|cancel| *cancel) };
                 let call = ReleaseCall { outpoint, round, reason, promises };
                 self.releases.handle_request(&mut self.cx, from, call)
             }
-            PeerRequest::Released { releases } => {
+            VotingRequest::Released { releases } => {
                 self.cx.take_releases(releases);
-                Ok(PeerReply::Done)
+                Ok(VotingReply::Done)
             }
-            PeerRequest::Heartbeat { head } => Ok(self.cx.heartbeat(from, head)),
-            PeerRequest::FinalTransaction { proof, head } => {
+            VotingRequest::Heartbeat { head } => Ok(self.cx.heartbeat(from, head)),
+            VotingRequest::FinalTransaction { proof, head } => {
                 self.cx.take_head(from, head);
-                self.cx.take_final(proof).map(|()| PeerReply::Done)
+                self.cx.take_final(proof).map(|()| VotingReply::Done)
             }
-            PeerRequest::AccountRequest { record } => self.cx.accept_account(&record),
-            PeerRequest::SealRequest { succession, of, skip } => {
-                self.sealing.seal(&mut self.cx, &succession, of, skip)
-            }
-            PeerRequest::DkgPull { .. }
-            | PeerRequest::TrialCommit { .. }
-            | PeerRequest::TrialSign { .. }
-            | PeerRequest::SuccessionPull { .. }
-            | PeerRequest::RepairOpen { .. }
-            | PeerRequest::RepairPiece { .. }
-            | PeerRequest::RepairSum { .. } => {
-                Err(WireError::sender(ErrorCode::Internal, "handled by the driver"))
-            }
+            VotingRequest::AccountRequest { record } => self.cx.accept_account(&record),
         }
     }
 
+    /// A node wants to know what this one ends its epoch with; see [`SuccessionRequest::SealRequest`](quorate_protocol::wire::SuccessionRequest).
+    pub fn handle_seal_request(&mut self, to: ReplyTo, succession: &Succession, of: NodeId, skip: u32) {
+        let reply = self.sealing.seal(&mut self.cx, succession, of, skip).into();
+        self.cx.outputs.push_back(Output::Reply { to, reply });
+        self.run_effects();
+    }
+
     /// An answer of a node, or that there is none.
-    pub fn handle_reply(&mut self, from: NodeId, tag: Tag, reply: Option<PeerReply>) {
+    pub fn handle_reply(&mut self, from: NodeId, tag: Tag, reply: Option<VotingReply>) {
         match (tag, reply) {
             (
                 Tag::Vote { txid, .. },
-                Some(PeerReply::VoteResponse { vote, reason, commitments, releases, proof, head }),
+                Some(VotingReply::VoteResponse { vote, reason, commitments, releases, proof, head }),
             ) => {
                 self.cx.take_head(from, head);
                 self.cx.take_releases(releases);
@@ -152,7 +148,7 @@ impl Machine {
                     self.coordination.handle_vote(&mut self.cx, from, vote, reason, commitments);
                 }
             }
-            (Tag::Commit { txid, attempt }, Some(PeerReply::CommitResponse { commit })) => {
+            (Tag::Commit { txid, attempt }, Some(VotingReply::CommitResponse { commit })) => {
                 self.coordination.handle_commit(&mut self.cx, from, (txid, attempt), commit);
             }
             (Tag::Commit { txid, attempt }, _) => {
@@ -163,7 +159,7 @@ impl Machine {
             }
             (
                 Tag::Release { outpoint, round },
-                Some(PeerReply::ReleaseResponse { promise, committed, release, proof }),
+                Some(VotingReply::ReleaseResponse { promise, committed, release, proof }),
             ) => {
                 if let Some(proof) = proof {
                     let _not_final = self.cx.take_final(*proof);
@@ -175,10 +171,10 @@ impl Machine {
                     self.releases.handle_promise(&mut self.cx, from, (outpoint, round), promise, committed);
                 }
             }
-            (Tag::Heartbeat, Some(PeerReply::HeartbeatResponse { head, known })) => {
+            (Tag::Heartbeat, Some(VotingReply::HeartbeatResponse { head, known })) => {
                 self.cx.take_heartbeat(from, head, known);
             }
-            (Tag::Final { txid }, Some(PeerReply::Done)) => self.announcements.heard(from, txid),
+            (Tag::Final { txid }, Some(VotingReply::Done)) => self.announcements.heard(from, txid),
             (
                 Tag::Vote { .. } | Tag::Announce | Tag::Release { .. } | Tag::Heartbeat | Tag::Final { .. },
                 _,
@@ -272,23 +268,15 @@ impl Machine {
 }
 
 /// The coins that the rules behind a request need.
-fn coins_of_request(request: &PeerRequest) -> Vec<OutPoint> {
+fn coins_of_request(request: &VotingRequest) -> Vec<OutPoint> {
     match request {
-        PeerRequest::VoteRequest { proposal, .. } => few(proposal.outpoints()),
-        PeerRequest::ReleaseRequest { outpoint, .. } => vec![*outpoint],
-        PeerRequest::CommitRequest { .. }
-        | PeerRequest::Released { .. }
-        | PeerRequest::Heartbeat { .. }
-        | PeerRequest::FinalTransaction { .. }
-        | PeerRequest::AccountRequest { .. }
-        | PeerRequest::SealRequest { .. }
-        | PeerRequest::DkgPull { .. }
-        | PeerRequest::TrialCommit { .. }
-        | PeerRequest::TrialSign { .. }
-        | PeerRequest::SuccessionPull { .. }
-        | PeerRequest::RepairOpen { .. }
-        | PeerRequest::RepairPiece { .. }
-        | PeerRequest::RepairSum { .. } => Vec::new(),
+        VotingRequest::VoteRequest { proposal, .. } => few(proposal.outpoints()),
+        VotingRequest::ReleaseRequest { outpoint, .. } => vec![*outpoint],
+        VotingRequest::CommitRequest { .. }
+        | VotingRequest::Released { .. }
+        | VotingRequest::Heartbeat { .. }
+        | VotingRequest::FinalTransaction { .. }
+        | VotingRequest::AccountRequest { .. } => Vec::new(),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
 use quorate_protocol::{
     NodeId,
     log_head::{LogHead, SignedHead},
-    wire::{ErrorCode, Fault, PeerReply, PeerRequest, WireError},
+    wire::{ErrorCode, Fault, VotingReply, VotingRequest, WireError},
 };
 use serde::Serialize;
 use std::{
@@ -202,10 +202,10 @@ impl Context {
         }
     }
 
-    pub(crate) fn heartbeat(&mut self, from: NodeId, head: SignedHead) -> PeerReply {
+    pub(crate) fn heartbeat(&mut self, from: NodeId, head: SignedHead) -> VotingReply {
         let known = self.log.peers.get(&from).copied();
         self.take_head(from, Some(head));
-        PeerReply::HeartbeatResponse { head: self.signed_head(), known }
+        VotingReply::HeartbeatResponse { head: self.signed_head(), known }
     }
 
     /// A peer's answer: what it knows of this node's log.
@@ -249,7 +249,7 @@ impl Context {
         // Until it votes it asks often: its peers may have started a moment later, and payments wait for it.
         let asking = matches!(self.standing(), Standing::Asking { .. } | Standing::Following);
         self.log.beat_at = self.now + if asking { HEARTBEAT_ASKING } else { HEARTBEAT };
-        let request = PeerRequest::Heartbeat { head: self.signed_head() };
+        let request = VotingRequest::Heartbeat { head: self.signed_head() };
         self.ask(self.others(), Tag::Heartbeat, &request);
         if self.log.peers != self.log.peers_written {
             let mut change = ChangeSet::default();

@@ -23,7 +23,7 @@ use quorate_protocol::{
     proposal::{Proposal, SpendPlan},
     release::ReleaseCertificate,
     vote::{ApprovalCertificate, Verdict, VoteTarget},
-    wire::{ErrorCode, Fault, PeerReply, RejectReason, WireError},
+    wire::{ErrorCode, Fault, RejectReason, VotingReply, WireError},
 };
 
 /// What a vote request says.
@@ -56,7 +56,7 @@ impl Voter {
         cx: &mut Context,
         coordinator: NodeId,
         call: VoteCall,
-    ) -> Result<PeerReply, WireError> {
+    ) -> Result<VotingReply, WireError> {
         let VoteCall { proposal, account, certificate, shown, cancelled } = call;
         let target = cx.present_target(&proposal);
         let txid = target.txid();
@@ -92,7 +92,7 @@ impl Voter {
             Some(_) | None => cx.ledger.proof(&txid),
         };
         let (proof, head) = (proof.cloned().map(Box::new), Some(cx.signed_head()));
-        Ok(PeerReply::VoteResponse { vote, reason, commitments, releases, proof, head })
+        Ok(VotingReply::VoteResponse { vote, reason, commitments, releases, proof, head })
     }
 
     /// A node that approved another transaction in this round cannot approve this one (V2), but with its certificate it can commit

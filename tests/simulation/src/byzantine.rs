@@ -9,7 +9,10 @@ use quorate::{
     proposal::Proposal,
     release::SignedPromise,
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget, sign_commit},
-    wire::{Cancellation, CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus},
+    wire::{
+        Cancellation, CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus, VotingReply,
+        VotingRequest,
+    },
 };
 
 /// How often an evil node does each thing, per 1,000 messages of that kind.
@@ -52,19 +55,19 @@ impl Evil {
 
     /// Notes what can be used later.
     pub fn hear(&mut self, request: &PeerRequest) {
-        if let PeerRequest::ReleaseRequest { cancel: Some(cancel), .. } = request {
+        if let PeerRequest::Voting(VotingRequest::ReleaseRequest { cancel: Some(cancel), .. }) = request {
             self.cancellations.push((**cancel).clone());
         }
-        if let PeerRequest::VoteRequest { certificate: Some(certificate), .. }
-        | PeerRequest::CommitRequest { certificate, .. } = request
+        if let PeerRequest::Voting(VotingRequest::VoteRequest { certificate: Some(certificate), .. })
+        | PeerRequest::Voting(VotingRequest::CommitRequest { certificate, .. }) = request
         {
             self.certificates.push(certificate.clone());
         }
-        if let PeerRequest::CommitRequest { certificate, .. } = request {
+        if let PeerRequest::Voting(VotingRequest::CommitRequest { certificate, .. }) = request {
             self.heard
                 .extend(certificate.target.inputs().iter().map(|(outpoint, round)| (*outpoint, *round)));
         }
-        if let PeerRequest::VoteRequest { proposal, .. } = request {
+        if let PeerRequest::Voting(VotingRequest::VoteRequest { proposal, .. }) = request {
             self.heard.extend(proposal.outpoints().into_iter().map(|outpoint| (outpoint, Round(0))));
         }
     }
@@ -83,7 +86,7 @@ impl Evil {
             return None;
         }
         match (request, reply) {
-            (PeerRequest::VoteRequest { proposal, .. }, reply) => {
+            (PeerRequest::Voting(VotingRequest::VoteRequest { proposal, .. }), reply) => {
                 let previous = self.last_vote.replace(reply.clone());
                 if let Some(previous) = previous.filter(|_| dice.chance(self.stale)) {
                     counters.add(Fault::Stale);
@@ -91,7 +94,7 @@ impl Evil {
                 }
                 Some(self.vote(me, proposal, reply, dice, counters))
             }
-            (PeerRequest::CommitRequest { .. }, reply) => {
+            (PeerRequest::Voting(VotingRequest::CommitRequest { .. }), reply) => {
                 let previous = self.last_commit.replace(reply.clone());
                 if let Some(previous) = previous.filter(|_| dice.chance(self.stale)) {
                     counters.add(Fault::Stale);
@@ -99,7 +102,7 @@ impl Evil {
                 }
                 Some(self.commit(me, request, reply, dice, counters))
             }
-            (PeerRequest::ReleaseRequest { outpoint, round, .. }, reply) => {
+            (PeerRequest::Voting(VotingRequest::ReleaseRequest { outpoint, round, .. }), reply) => {
                 if !dice.chance(self.lie) {
                     return Some(reply);
                 }
@@ -113,7 +116,12 @@ impl Evil {
                 let target = committed.as_ref().map(|one| one.target.clone());
                 let context = me.federation.context();
                 let promise = Some(SignedPromise::sign(context, me.id, me.key, *outpoint, *round, target));
-                Some(PeerReply::ReleaseResponse { promise, committed, release: None, proof: None })
+                Some(PeerReply::Voting(VotingReply::ReleaseResponse {
+                    promise,
+                    committed,
+                    release: None,
+                    proof: None,
+                }))
             }
             (_, reply) => Some(reply),
         }
@@ -127,7 +135,9 @@ impl Evil {
         dice: &mut Dice,
         counters: &mut Counters,
     ) -> PeerReply {
-        let PeerReply::VoteResponse { vote, reason, commitments, releases, proof, head } = reply else {
+        let PeerReply::Voting(VotingReply::VoteResponse { vote, reason, commitments, releases, proof, head }) =
+            reply
+        else {
             return self.forged_vote(me, proposal, reply, dice, counters);
         };
         let (mut vote, mut commitments) = (vote, commitments);
@@ -169,7 +179,7 @@ impl Evil {
             let all = made.commitments.clone();
             *made = quorate::frost::NodeCommitments::sign(me.federation, me.id, me.key, &vote.target, all);
         }
-        PeerReply::VoteResponse { vote, reason, commitments, releases, proof, head }
+        PeerReply::Voting(VotingReply::VoteResponse { vote, reason, commitments, releases, proof, head })
     }
 
     /// Votes although its own rules refuse to.
@@ -188,14 +198,14 @@ impl Evil {
         let target =
             VoteTarget::new(proposal.txid(), proposal.outpoints().into_iter().map(|one| (one, Round(0))));
         let vote = SignedVote::sign(me.federation.context(), me.id, me.key, target, Verdict::Approve);
-        PeerReply::VoteResponse {
+        PeerReply::Voting(VotingReply::VoteResponse {
             vote,
             reason: None,
             commitments: None,
             releases: vec![],
             proof: None,
             head: None,
-        }
+        })
     }
 
     fn commit(
@@ -206,11 +216,17 @@ impl Evil {
         dice: &mut Dice,
         counters: &mut Counters,
     ) -> PeerReply {
-        let PeerRequest::CommitRequest { certificate, .. } = request else { return reply };
+        let PeerRequest::Voting(VotingRequest::CommitRequest { certificate, .. }) = request else {
+            return reply;
+        };
         match reply {
-            PeerReply::CommitResponse { commit: CommitReply::Joint { mut shares, signature } } => {
+            PeerReply::Voting(VotingReply::CommitResponse {
+                commit: CommitReply::Joint { mut shares, signature },
+            }) => {
                 if !dice.chance(self.garbage) {
-                    return PeerReply::CommitResponse { commit: CommitReply::Joint { shares, signature } };
+                    return PeerReply::Voting(VotingReply::CommitResponse {
+                        commit: CommitReply::Joint { shares, signature },
+                    });
                 }
                 counters.add(Fault::GarbageShare);
                 shares.fill(SignatureShare([3; 32]));
@@ -218,18 +234,22 @@ impl Evil {
                 let signed = dice.below(2) == 0;
                 let signature =
                     signed.then(|| me.sign_shares(request, &shares)).flatten().unwrap_or(signature);
-                PeerReply::CommitResponse { commit: CommitReply::Joint { shares, signature } }
+                PeerReply::Voting(VotingReply::CommitResponse {
+                    commit: CommitReply::Joint { shares, signature },
+                })
             }
-            PeerReply::CommitResponse { commit: CommitReply::Sole { .. } } if dice.chance(self.garbage) => {
+            PeerReply::Voting(VotingReply::CommitResponse { commit: CommitReply::Sole { .. } })
+                if dice.chance(self.garbage) =>
+            {
                 counters.add(Fault::GarbageShare);
                 let other = VoteTarget::new(certificate.target.txid(), []);
                 let signature = sign_commit(me.federation.context(), me.key, &other);
-                PeerReply::CommitResponse { commit: CommitReply::Sole { signature } }
+                PeerReply::Voting(VotingReply::CommitResponse { commit: CommitReply::Sole { signature } })
             }
-            PeerReply::Error { .. } if dice.chance(self.equivocate) => {
+            PeerReply::Refused(_) if dice.chance(self.equivocate) => {
                 counters.add(Fault::Equivocate);
                 let signature = sign_commit(me.federation.context(), me.key, &certificate.target);
-                PeerReply::CommitResponse { commit: CommitReply::Sole { signature } }
+                PeerReply::Voting(VotingReply::CommitResponse { commit: CommitReply::Sole { signature } })
             }
             other => other,
         }
@@ -287,7 +307,9 @@ impl Me<'_> {
         request: &PeerRequest,
         shares: &[SignatureShare],
     ) -> Option<bitcoin::secp256k1::schnorr::Signature> {
-        let PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, .. } = request else {
+        let PeerRequest::Voting(VotingRequest::CommitRequest { certificate, attempt, nodes, wallet, .. }) =
+            request
+        else {
             return None;
         };
         let (Proposal::Joint(joint), Some(account)) = self.proposals.get(&certificate.target.txid())? else {

@@ -15,7 +15,7 @@ use quorate::{
     Epoch, Federation, NodeId,
     federation::Succession,
     seal::{Handover, Seal, SealedTransaction},
-    wire::{PeerReply, PeerRequest},
+    wire::{PeerReply, PeerRequest, SuccessionReply, SuccessionRequest},
 };
 use quorate_node::store::{Redb, Store as _};
 use quorate_rules::{opening, seal_page};
@@ -119,7 +119,8 @@ impl World {
         node.seal_rpcs.insert(rpc, of);
         let incarnation = node.incarnation;
         let succession = Box::new(change.succession().clone());
-        let request = Box::new(PeerRequest::SealRequest { succession, of, skip: 0 });
+        let request =
+            Box::new(PeerRequest::Succession(SuccessionRequest::SealRequest { succession, of, skip: 0 }));
         self.transmit(id, at, Event::Request { from: id, to: at, rpc, incarnation, request });
     }
 
@@ -145,7 +146,7 @@ impl World {
             return false;
         };
         if let Some(reply) = answer {
-            self.transmit(to, from, Event::Reply { from: to, to: from, rpc, reply: Box::new(reply) });
+            self.transmit(to, from, Event::Reply { from: to, to: from, rpc, reply: Box::new(reply.into()) });
         }
         true
     }
@@ -154,7 +155,9 @@ impl World {
     pub(crate) fn seal_heard(&mut self, to: NodeId, rpc: u64, reply: &PeerReply) -> bool {
         let (Some(change), Some(node)) = (self.succession, self.nodes.get_mut(&to)) else { return false };
         let Some(of) = node.seal_rpcs.remove(&rpc) else { return false };
-        let PeerReply::Sealed { seal, transactions, more: false } = reply else { return true };
+        let PeerReply::Succession(SuccessionReply::Sealed { seal, transactions, more: false }) = reply else {
+            return true;
+        };
         let federation = &self.base.first.federation;
         let digest = change.succession().digest(federation);
         let holds = seal.node == of && seal.succession == digest && seal.verify(federation, transactions);

@@ -11,7 +11,10 @@ use quorate::{
     release::ReleaseCertificate,
     testing,
     vote::ApprovalCertificate,
-    wire::{ClientMessage, FrameBuffer, Message, PeerReply, PeerRequest, ServerMessage, decode, encode_text},
+    wire::{
+        ClientMessage, FrameBuffer, KeygenReply, Message, PeerRequest, Refusal, RepairReply, ServerMessage,
+        SuccessionReply, VotingReply, decode, encode_text,
+    },
 };
 use quorate_rules::{
     EvidenceFile,
@@ -53,7 +56,12 @@ pub fn messages(data: &[u8]) {
     message::<ClientMessage>(data);
     message::<ServerMessage>(data);
     message::<PeerRequest>(data);
-    message::<PeerReply>(data);
+    // `PeerReply` is read by sort: `Done` is an answer of two.
+    message::<VotingReply>(data);
+    message::<KeygenReply>(data);
+    message::<SuccessionReply>(data);
+    message::<RepairReply>(data);
+    message::<Refusal>(data);
 }
 
 /// Frames, cut where the first byte says.

@@ -14,7 +14,7 @@ use quorate::{
     account::AccountCertificate,
     frost::NodeShare,
     proposal::Proposal,
-    wire::{ClientMessage, PeerReply, PeerRequest},
+    wire::{ClientMessage, PeerReply, PeerRequest, SuccessionRequest, VotingRequest},
 };
 use quorate_node::store::{BATCH_MAX, Redb, Store as _, StoreError, set_lost};
 use quorate_rules::{
@@ -384,14 +384,14 @@ impl World {
         }
     }
 
-    fn ask(&mut self, id: NodeId, to: NodeId, tag: Tag, request: PeerRequest) {
-        if let PeerRequest::FinalTransaction { proof, .. } = &request
+    fn ask(&mut self, id: NodeId, to: NodeId, tag: Tag, request: VotingRequest) {
+        if let VotingRequest::FinalTransaction { proof, .. } = &request
             && self.nodes.get(&id).is_some_and(SimNode::is_trusted)
         {
             let federation = self.federation();
             self.oracle.proof(federation, proof);
         }
-        if let PeerRequest::Released { releases } = &request
+        if let VotingRequest::Released { releases } = &request
             && self.nodes.get(&id).is_some_and(SimNode::is_trusted)
         {
             releases.iter().for_each(|release| self.oracle.release(release));
@@ -407,7 +407,7 @@ impl World {
             self.transmit(
                 id,
                 to,
-                Event::Request { from: id, to, rpc, incarnation, request: Box::new(request) },
+                Event::Request { from: id, to, rpc, incarnation, request: Box::new(request.into()) },
             );
         }
         self.schedule(REQUEST_TIMEOUT, Event::RpcTimeout { node: id, incarnation, rpc });
@@ -415,7 +415,7 @@ impl World {
 
     /// A peer's request arrives.
     pub fn requested(&mut self, from: NodeId, to: NodeId, rpc: u64, request: PeerRequest) {
-        if let PeerRequest::SealRequest { of, .. } = &request
+        if let PeerRequest::Succession(SuccessionRequest::SealRequest { of, .. }) = &request
             && self.seal_asked(from, to, rpc, *of)
         {
             return;
@@ -427,10 +427,20 @@ impl World {
         let number = node.next_reply;
         node.next_reply += 1;
         node.replies.insert(number, (from, rpc, request.clone()));
-        if let PeerRequest::VoteRequest { proposal, account, .. } = &request {
+        if let PeerRequest::Voting(VotingRequest::VoteRequest { proposal, account, .. }) = &request {
             self.hear_proposal(to, proposal, account.as_ref());
         }
-        self.step(to, |machine| machine.handle_request(from, ReplyTo::Peer(number), request));
+        let reply_to = ReplyTo::Peer(number);
+        self.step(to, |machine| match request {
+            PeerRequest::Voting(request) => machine.handle_request(from, reply_to, request),
+            PeerRequest::Succession(SuccessionRequest::SealRequest { succession, of, skip }) => {
+                machine.handle_seal_request(reply_to, &succession, of, skip);
+            }
+            // Nobody sends these here.
+            PeerRequest::Succession(SuccessionRequest::SuccessionPull { .. })
+            | PeerRequest::Keygen(_)
+            | PeerRequest::Repair(_) => {}
+        });
     }
 
     /// What a Byzantine node may say more of later.

@@ -12,7 +12,10 @@ use quorate::{
     release::{Outcome, ReleaseCertificate, SignedPromise},
     seal::SealedTransaction,
     vote::{SignedVote, Verdict, VoteTarget},
-    wire::{CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus},
+    wire::{
+        CommitReply, PeerReply, PeerRequest, ServerMessage, SuccessionReply, TransactionStatus, VotingReply,
+        VotingRequest,
+    },
 };
 use quorate_rules::records::{LogRecord, RoundRecord, Table, TxRecord};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,7 +76,7 @@ impl Oracle {
     ) {
         self.checks += 1;
         match (request, reply) {
-            (_, PeerReply::VoteResponse { vote, releases, proof, .. }) => {
+            (_, PeerReply::Voting(VotingReply::VoteResponse { vote, releases, proof, .. })) => {
                 self.vote(node, mirror, vote);
                 releases.iter().for_each(|release| self.release(release));
                 if let Some(proof) = proof {
@@ -81,8 +84,10 @@ impl Oracle {
                 }
             }
             (
-                PeerRequest::CommitRequest { certificate, attempt, nodes, wallet, .. },
-                PeerReply::CommitResponse { commit },
+                PeerRequest::Voting(VotingRequest::CommitRequest {
+                    certificate, attempt, nodes, wallet, ..
+                }),
+                PeerReply::Voting(VotingReply::CommitResponse { commit }),
             ) => {
                 let key = match commit {
                     CommitReply::Sole { .. } => format!("{:?}", certificate.target),
@@ -107,8 +112,10 @@ impl Oracle {
                     self.became_final(&certificate.target);
                 }
             }
-            (_, PeerReply::Sealed { transactions, .. }) => self.seal(node, transactions),
-            (_, PeerReply::ReleaseResponse { promise, release, proof, .. }) => {
+            (_, PeerReply::Succession(SuccessionReply::Sealed { transactions, .. })) => {
+                self.seal(node, transactions)
+            }
+            (_, PeerReply::Voting(VotingReply::ReleaseResponse { promise, release, proof, .. })) => {
                 if let Some(promise) = promise {
                     self.promise(node, mirror, promise);
                 }

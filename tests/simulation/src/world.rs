@@ -15,7 +15,7 @@ use bitcoin::{
 use quorate::{
     NodeId, Round,
     vote::VoteTarget,
-    wire::{Cancellation, ClientMessage, PeerReply, PeerRequest, ServerMessage, encode_text},
+    wire::{Cancellation, ClientMessage, PeerReply, PeerRequest, ServerMessage, VotingRequest, encode_text},
 };
 use quorate_devnet::DevnetChain;
 use quorate_rules::{Bug, ChainCoin, SessionId};
@@ -381,7 +381,7 @@ impl World {
                 let tag = self.nodes.get_mut(&to).and_then(|node| node.rpcs.remove(&rpc)).map(|(_, tag)| tag);
                 if let Some(tag) = tag {
                     // As the real driver: a refusal is no answer.
-                    let reply = Some(*reply).filter(|reply| !matches!(reply, PeerReply::Error { .. }));
+                    let reply = if let PeerReply::Voting(reply) = *reply { Some(reply) } else { None };
                     self.step(to, |machine| machine.handle_reply(from, tag, reply));
                 }
             }
@@ -525,14 +525,14 @@ impl World {
     ) {
         self.counters.add(Fault::UnfoundedRelease);
         for to in self.nodes.keys().copied().filter(|to| *to != evil).collect::<Vec<_>>() {
-            let request = PeerRequest::ReleaseRequest {
+            let request = PeerRequest::Voting(VotingRequest::ReleaseRequest {
                 outpoint,
                 round,
                 rejects: vec![],
                 cancel: cancel.clone().map(Box::new),
                 promises: vec![],
                 previous: None,
-            };
+            });
             let rpc = self.next_rpc;
             self.next_rpc += 1;
             self.transmit(

@@ -1,5 +1,7 @@
 //! The real store on a disk that fails: power lost at every single operation of a run, and again while the store recovers.
 
+#![expect(clippy::indexing_slicing, reason = "a test panics on what cannot happen")]
+
 use bitcoin::{OutPoint, secp256k1::schnorr};
 use quorate::{PackageDigest, Round, wire::CommitReply};
 use quorate_node::store::{Redb, Store as _};

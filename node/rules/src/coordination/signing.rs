@@ -14,7 +14,7 @@ use quorate_protocol::{
     frost::{AggregateError, Culprit, NodeCommitments, Session, SigningError, WalletSignature},
     proposal::Proposal,
     vote::verify_commit,
-    wire::{CommitReply, ErrorCode, PeerRequest, ServerMessage, TransactionStatus, WireError},
+    wire::{CommitReply, ErrorCode, ServerMessage, TransactionStatus, VotingRequest, WireError},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,7 +83,7 @@ impl Run {
         self.deadline = cx.now + cx.settings.signing_timeout;
         let target = self.target.clone();
         let head = Some(cx.signed_head());
-        let request = PeerRequest::CommitRequest {
+        let request = VotingRequest::CommitRequest {
             certificate,
             attempt,
             nodes: BTreeMap::new(),
@@ -132,7 +132,7 @@ impl Run {
         let head = Some(cx.signed_head());
         let wallet_part = Some(wallet.clone());
         let request =
-            PeerRequest::CommitRequest { certificate, attempt, nodes, wallet: wallet_part, releases, head };
+            VotingRequest::CommitRequest { certificate, attempt, nodes, wallet: wallet_part, releases, head };
         self.signing.wallet = Some(wallet);
         self.signing.session = Some(session);
         self.deadline = cx.now + cx.settings.signing_timeout;

@@ -6,7 +6,7 @@ use quorate_protocol::{
     NodeId,
     frost::NodeCommitments,
     vote::{ApprovalCertificate, SignedVote, Verdict},
-    wire::{NodeReject, PeerRequest, RejectReason, TransactionStatus},
+    wire::{NodeReject, RejectReason, TransactionStatus, VotingRequest},
 };
 
 impl Run {
@@ -17,7 +17,7 @@ impl Run {
         if self.target.inputs().keys().any(|outpoint| cx.ledger.is_pending(outpoint)) {
             return;
         }
-        let request = PeerRequest::VoteRequest {
+        let request = VotingRequest::VoteRequest {
             proposal: self.proposal.clone(),
             account: self.account.clone(),
             certificate: self.certificate.clone(),

@@ -5,7 +5,7 @@ use quorate_protocol::{
     NodeId,
     federation::{Succession, SuccessionPlan},
     seal::{Seal, SealedTransaction},
-    wire::{ErrorCode, Fault, PeerReply, WireError, limits},
+    wire::{ErrorCode, Fault, SuccessionReply, WireError, limits},
 };
 
 /// Bytes of transactions in one answer.
@@ -33,7 +33,7 @@ impl Sealing {
         succession: &Succession,
         of: NodeId,
         skip: u32,
-    ) -> Result<PeerReply, WireError> {
+    ) -> Result<SuccessionReply, WireError> {
         if of != cx.me {
             let message = "this node has no seal of another one yet";
             return Err(WireError::passing(ErrorCode::NotReady, Fault::Receiver, message));
@@ -84,7 +84,7 @@ impl Sealing {
 }
 
 /// As many of a seal's transactions as fit in a frame, after those that are skipped.
-pub fn seal_page(seal: &Seal, transactions: &[SealedTransaction], skip: u32) -> PeerReply {
+pub fn seal_page(seal: &Seal, transactions: &[SealedTransaction], skip: u32) -> SuccessionReply {
     let skip = usize::try_from(skip).unwrap_or(usize::MAX);
     let mut size = 0;
     let page: Vec<SealedTransaction> = transactions
@@ -98,5 +98,5 @@ pub fn seal_page(seal: &Seal, transactions: &[SealedTransaction], skip: u32) -> 
         .cloned()
         .collect();
     let more = skip.saturating_add(page.len()) < transactions.len();
-    PeerReply::Sealed { seal: Box::new(seal.clone()), transactions: page, more }
+    SuccessionReply::Sealed { seal: Box::new(seal.clone()), transactions: page, more }
 }

@@ -28,6 +28,11 @@ impl<'a> Reader<'a> {
         let variant = serde_json::Deserializer::from_slice(text).deserialize_map(FindTag(tag))?;
         Ok(Self { variant, text })
     }
+
+    /// What the tag says.
+    pub(crate) fn variant(&self) -> &str {
+        &self.variant
+    }
 }
 
 impl<'de> Deserializer<'de> for Reader<'de> {

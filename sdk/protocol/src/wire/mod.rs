@@ -21,7 +21,10 @@ pub use client::{
 pub use error::{ErrorCode, Fault, WireError};
 pub use frame::{Envelope, FrameBuffer, Message, decode, encode_frame, encode_text};
 pub use pages::{Pages, encoded_len, pages};
-pub use peer::{Cancellation, CommitReply, PeerReply, PeerRequest};
+pub use peer::{
+    Cancellation, CommitReply, KeygenReply, KeygenRequest, PeerReply, PeerRequest, Refusal, RepairReply,
+    RepairRequest, Request, SuccessionReply, SuccessionRequest, VotingReply, VotingRequest, decode_answer,
+};
 pub use state::{
     BlockRef, ConfirmedSpend, FinalSpend, Lock, NodeReject, RejectReason, TransactionStatus, UtxoRecord,
     UtxoState,

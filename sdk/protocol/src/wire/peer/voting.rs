@@ -1,23 +1,17 @@
-//! Messages between nodes. Each request is a QUIC stream of its own; the answer comes back on it.
-//!
-//! A receiver takes a request only from a connection whose certificate is that of the roster member it concerns (rule V8).
+//! What the rules of a node answer: votes, commits, releases, and what goes with them.
 
-use super::{Message, RejectReason, WireError};
+use super::Request;
 use crate::{
-    Epoch, NodeId, NonceCommitment, Round, SignatureShare,
+    NodeId, Round, SignatureShare,
     account::{AccountCertificate, AccountRecord},
-    federation::Succession,
     finality::FinalityProof,
-    frost::{
-        NodeCommitments, RepairPart, RepairSession, WalletSignature,
-        dkg::{Bundle, RunId},
-    },
+    frost::{NodeCommitments, WalletSignature},
     log_head::SignedHead,
     proposal::Proposal,
     release::{ReleaseCertificate, SignedCancel, SignedPromise},
-    seal::{Seal, SealedTransaction},
     tagged::tagged,
     vote::{ApprovalCertificate, SignedVote},
+    wire::{Message, RejectReason, limits::PEER_FRAME_BYTES_MAX},
 };
 use bitcoin::{OutPoint, secp256k1::schnorr};
 use serde::{Deserialize, Serialize};
@@ -35,10 +29,10 @@ pub struct Cancellation {
     pub account: Option<AccountCertificate>,
 }
 
-/// Requests from node to node.
+/// Requests to the rules of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
-pub enum PeerRequest {
+pub enum VotingRequest {
     /// Phase 1: vote on a proposal. Asked again, the same vote comes again, with fresh nonce commitments.
     VoteRequest {
         /// The proposal.
@@ -114,57 +108,11 @@ pub enum PeerRequest {
         /// The record.
         record: AccountRecord,
     },
-    /// Key generation or refresh: everything that you have to say to me so far.
-    DkgPull {
-        /// Of which run.
-        run: RunId,
-    },
-    /// Trial signature: a fresh nonce commitment.
-    TrialCommit {
-        /// Of which run.
-        run: RunId,
-    },
-    /// Trial signature: your share for these commitments.
-    TrialSign {
-        /// Of which run.
-        run: RunId,
-        /// Of all nodes.
-        commitments: BTreeMap<NodeId, NonceCommitment>,
-    },
-    /// What do you know of the epoch after this one?
-    SuccessionPull {
-        /// The epoch that ends.
-        epoch: Epoch,
-    },
-    /// End the epoch, and say with what.
-    SealRequest {
-        /// Shows that the next epoch is approved and its key is there.
-        succession: Box<Succession>,
-        /// Whose seal is asked for. A node that has opened the next epoch has those of a quorum.
-        of: NodeId,
-        /// Transactions that the asker has already.
-        skip: u32,
-    },
-    /// Help to repair a share. Only the one who lost it asks; a helper then answers the other helpers.
-    RepairOpen {
-        /// Who helps whom.
-        session: RepairSession,
-    },
-    /// From helper to helper: your piece for me.
-    RepairPiece {
-        /// The session.
-        session: RepairSession,
-    },
-    /// From the one who lost the share: the sum of the pieces that you were given.
-    RepairSum {
-        /// The session.
-        session: RepairSession,
-    },
 }
-tagged!("type": PeerRequest);
+tagged!("type": VotingRequest);
 
-impl Message for PeerRequest {
-    const BYTES_MAX: usize = super::limits::PEER_FRAME_BYTES_MAX;
+impl Message for VotingRequest {
+    const BYTES_MAX: usize = PEER_FRAME_BYTES_MAX;
     const TYPES: &'static [&'static str] = &[
         "VoteRequest",
         "CommitRequest",
@@ -173,15 +121,11 @@ impl Message for PeerRequest {
         "Heartbeat",
         "FinalTransaction",
         "AccountRequest",
-        "DkgPull",
-        "TrialCommit",
-        "TrialSign",
-        "SuccessionPull",
-        "SealRequest",
-        "RepairOpen",
-        "RepairPiece",
-        "RepairSum",
     ];
+}
+
+impl Request for VotingRequest {
+    type Reply = VotingReply;
 }
 
 /// What a node releases in phase 2.
@@ -203,10 +147,10 @@ pub enum CommitReply {
 }
 tagged!("custody": CommitReply);
 
-/// Answers from node to node.
+/// Answers of the rules of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
-pub enum PeerReply {
+pub enum VotingReply {
     /// To `VoteRequest`.
     VoteResponse {
         /// The vote.
@@ -262,76 +206,19 @@ pub enum PeerReply {
         /// The acceptance.
         signature: schnorr::Signature,
     },
-    /// To `DkgPull`.
-    #[serde(deserialize_with = "Deserialize::deserialize")]
-    DkgBundle {
-        /// Everything so far.
-        #[serde(flatten)]
-        bundle: Bundle,
-    },
-    /// To `TrialCommit`.
-    TrialCommitment {
-        /// The commitment.
-        commitment: NonceCommitment,
-    },
-    /// To `TrialSign`.
-    TrialShare {
-        /// The share.
-        share: SignatureShare,
-    },
-    /// To `SuccessionPull`.
-    SuccessionNews {
-        /// The plan that the node's operator approved, by its hash; zeros if there is none.
-        #[serde(with = "hex::serde")]
-        plan: [u8; 32],
-        /// Approvals of that plan that the node has seen.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        approvals: BTreeMap<NodeId, schnorr::Signature>,
-        /// The finished succession.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        succession: Option<Box<Succession>>,
-    },
-    /// To `SealRequest`.
-    Sealed {
-        /// The node's word, for all of its transactions.
-        seal: Box<Seal>,
-        /// As many transactions as fit in a frame, after those that were skipped.
-        transactions: Vec<SealedTransaction>,
-        /// Whether there are more.
-        more: bool,
-    },
-    /// To `RepairPiece` and `RepairSum`.
-    RepairPart {
-        /// The piece or sum, for the asker only.
-        part: RepairPart,
-    },
-    /// To `FinalTransaction`, `Released` and `RepairOpen`.
+    /// To `FinalTransaction` and `Released`.
     Done,
-    /// A refusal.
-    #[serde(deserialize_with = "Deserialize::deserialize")]
-    Error {
-        /// Why.
-        #[serde(flatten)]
-        error: WireError,
-    },
 }
-tagged!("type": PeerReply);
+tagged!("type": VotingReply);
 
-impl Message for PeerReply {
-    const BYTES_MAX: usize = super::limits::PEER_FRAME_BYTES_MAX;
+impl Message for VotingReply {
+    const BYTES_MAX: usize = PEER_FRAME_BYTES_MAX;
     const TYPES: &'static [&'static str] = &[
         "VoteResponse",
-        "CommitResponse",
         "ReleaseResponse",
         "HeartbeatResponse",
+        "CommitResponse",
         "AccountResponse",
-        "DkgBundle",
-        "TrialCommitment",
-        "TrialShare",
-        "SuccessionNews",
-        "Sealed",
-        "RepairPart",
         "Done",
-        "Error",
     ];
 }

@@ -3,7 +3,7 @@
 use crate::{
     chain::Bitcoind,
     config::{ChainConfig, NodeConfig},
-    epoch_commands, operator,
+    operator::{client, commands},
     provision::{self, Plan, Replacement},
     run::Node,
 };
@@ -201,16 +201,14 @@ async fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Status { directory } => {
-            let status: serde_json::Value = operator::get(&directory, "status").await?;
-            operator::print(&status)
+            let status: serde_json::Value = client::get(&directory, "status").await?;
+            client::print(&status)
         }
         Command::Evidence(EvidenceCommand::Export { directory }) => {
-            let file: EvidenceFile = operator::get(&directory, "evidence").await?;
-            operator::print(&file)
+            let file: EvidenceFile = client::get(&directory, "evidence").await?;
+            client::print(&file)
         }
-        Command::Evidence(EvidenceCommand::Verify { file, federation }) => {
-            operator::verify(&file, federation)
-        }
+        Command::Evidence(EvidenceCommand::Verify { file, federation }) => client::verify(&file, federation),
         Command::Federation(FederationCommand::New {
             directory,
             nodes,
@@ -232,17 +230,15 @@ async fn run(command: Command) -> Result<()> {
             tracing::info!(directory = %directory.display(), "made; member.json is for the plan of the next epoch");
             Ok(())
         }
-        Command::Epoch(EpochCommand::Plan { directory, replace }) => {
-            epoch_commands::plan(&directory, &replace)
-        }
+        Command::Epoch(EpochCommand::Plan { directory, replace }) => commands::plan(&directory, &replace),
         Command::Epoch(EpochCommand::Approve { directory, plan, dry_run }) => {
-            epoch_commands::approve(&directory, &plan, dry_run).await
+            commands::approve(&directory, &plan, dry_run).await
         }
         Command::Epoch(EpochCommand::Withdraw { directory, dry_run }) => {
-            epoch_commands::withdraw(&directory, dry_run)
+            commands::withdraw(&directory, dry_run)
         }
         Command::Share(ShareCommand::Repair { directory, dry_run }) => {
-            epoch_commands::repair(&directory, dry_run).await
+            commands::repair(&directory, dry_run).await
         }
     }
 }

@@ -1,23 +1,21 @@
 //! The Quorate node: voting, finality, co-signing, chain following and storage.
 
-pub mod api;
 pub mod chain;
 pub mod cli;
 pub mod config;
 mod crash;
-mod dispatcher;
-mod driver;
-mod epoch_commands;
+mod epoch;
 mod files;
-mod follower;
-mod membership;
+mod net;
 mod operator;
-mod peers;
 pub mod provision;
-mod repair;
 pub mod run;
-mod server;
-mod setup;
 #[doc(hidden)]
 pub mod store;
-mod succession;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks a mutex. A thread that panicked with it held left nothing half done: every change under these locks is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

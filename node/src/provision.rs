@@ -6,7 +6,7 @@
 use crate::{
     config::{ChainConfig, NodeAddress, NodeConfig},
     files::NodeFiles,
-    membership::tls_key,
+    net::membership::tls_key,
 };
 use anyhow::{Context as _, Result, bail};
 use bitcoin::Network;

@@ -2,7 +2,7 @@
 
 use crate::{DevnetChain, run, serve_rpc};
 use anyhow::{Context as _, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 use tokio::net::TcpListener;
 
@@ -13,7 +13,7 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    options: Options,
+    options: run::Options,
 }
 
 #[derive(Subcommand)]
@@ -27,35 +27,6 @@ enum Command {
         #[arg(long)]
         data_dir: Option<PathBuf>,
     },
-}
-
-/// What to start, and where it listens.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Options {
-    /// Number of nodes
-    #[arg(long, default_value_t = 7)]
-    pub(crate) nodes: u16,
-    /// Keep state here; without it a temporary directory is used and removed
-    #[arg(long)]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// End after the payment
-    #[arg(long)]
-    pub(crate) once: bool,
-    /// Print the timeline as one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Address of the bridge; a free port by default
-    #[arg(long)]
-    pub(crate) bridge: Option<SocketAddr>,
-    /// Address of the chain's JSON-RPC; a free port by default
-    #[arg(long)]
-    pub(crate) rpc: Option<SocketAddr>,
-    /// Serve the pages in this directory to browsers, with a faucet
-    #[arg(long)]
-    pub(crate) pages: Option<PathBuf>,
-    /// Address of the pages; a free port by default
-    #[arg(long)]
-    pub(crate) web: Option<SocketAddr>,
 }
 
 /// Runs the program; a failure is told in one line on standard error.

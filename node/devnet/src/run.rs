@@ -1,11 +1,12 @@
 //! `quorate-devnet`: starts a devnet, has one wallet pay another, shows what happened when, and stays up.
 
-use crate::{Devnet, cli::Options, network::STEP_TIMEOUT, timeline::Timeline, web};
+use crate::{Devnet, network::STEP_TIMEOUT, timeline::Timeline, web};
 use anyhow::{Context as _, Result};
 use bitcoin::Amount;
+use clap::Args;
 use quorate::wallet::{Destination, PaymentRequest};
 use quorate_node::cli::stop_signal;
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::time::timeout;
 
 /// What wallet A is given.
@@ -14,6 +15,35 @@ const FUNDING: Amount = Amount::from_sat(100_000_000);
 const PAYMENT: Amount = Amount::from_sat(2_500_000);
 /// Time between two blocks while a transaction waits for one.
 const BLOCK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What to start, and where it listens.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Number of nodes
+    #[arg(long, default_value_t = 7)]
+    pub(crate) nodes: u16,
+    /// Keep state here; without it a temporary directory is used and removed
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// End after the payment
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Print the timeline as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Address of the bridge; a free port by default
+    #[arg(long)]
+    pub(crate) bridge: Option<SocketAddr>,
+    /// Address of the chain's JSON-RPC; a free port by default
+    #[arg(long)]
+    pub(crate) rpc: Option<SocketAddr>,
+    /// Serve the pages in this directory to browsers, with a faucet
+    #[arg(long)]
+    pub(crate) pages: Option<PathBuf>,
+    /// Address of the pages; a free port by default
+    #[arg(long)]
+    pub(crate) web: Option<SocketAddr>,
+}
 
 /// Starts a devnet, makes a payment, and stays up until it is stopped. A failure says which step failed.
 pub(crate) async fn run(options: Options) -> Result<()> {

@@ -1,138 +1,65 @@
-//! Accounts: accepting a record as one node, and collecting q acceptances for a wallet.
+//! Accounts whose certificates have been verified, each once.
 
-use crate::{SessionId, Tag, context::Context};
-use bitcoin::secp256k1::schnorr;
 use quorate_protocol::{
-    AccountId, NodeId,
-    account::{AccountCertificate, AccountError, AccountRecord, JointAccount},
-    wire::{ErrorCode, Fault, ServerMessage, VotingReply, VotingRequest, WireError},
+    AccountId, Federation,
+    account::{AccountCertificate, AccountError, JointAccount},
 };
 use std::collections::BTreeMap;
 
 /// Verified accounts kept; one that was dropped is verified again from its certificate.
 const ACCOUNTS_MAX: usize = 65_536;
-/// Accounts being certified at a time; more are told to come back.
-const REGISTRATIONS_MAX: usize = 4_096;
 
 /// Accounts whose certificates have been verified.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts(BTreeMap<AccountId, (JointAccount, AccountCertificate)>);
 
 impl Accounts {
-    fn get(&self, id: &AccountId) -> Option<&(JointAccount, AccountCertificate)> {
-        self.0.get(id)
+    /// The certificate of an account, if one has been verified.
+    pub(crate) fn certificate(&self, id: &AccountId) -> Option<&AccountCertificate> {
+        self.0.get(id).map(|(_, certificate)| certificate)
     }
 
-    fn keep(&mut self, id: AccountId, account: JointAccount, certificate: AccountCertificate) {
-        while self.0.len() >= ACCOUNTS_MAX {
-            self.0.pop_first();
-        }
-        self.0.insert(id, (account, certificate));
-    }
-}
-
-/// Accounts that this node has certified for wallets.
-#[derive(Debug, Default)]
-pub(crate) struct Registrations {
-    open: BTreeMap<u64, Registration>,
-    last: u64,
-}
-
-/// An account being certified.
-#[derive(Debug)]
-struct Registration {
-    session: SessionId,
-    id: Option<u64>,
-    record: AccountRecord,
-    acceptances: BTreeMap<NodeId, schnorr::Signature>,
-    failures: usize,
-}
-
-impl Context {
-    /// The account of a certificate, verified once.
-    pub(crate) fn verified_account(
+    /// The account of a certificate; verified if this very certificate has not been.
+    pub(crate) fn verify(
         &mut self,
+        federation: &Federation,
         certificate: &AccountCertificate,
     ) -> Result<JointAccount, AccountError> {
-        let id = certificate.record.id(&self.federation);
-        if let Some((account, known)) = self.accounts.get(&id)
+        let id = certificate.record.id(federation);
+        if let Some((account, known)) = self.0.get(&id)
             && known == certificate
         {
             return Ok(account.clone());
         }
-        let account = certificate.verify(&self.federation)?;
-        self.accounts.keep(id, account.clone(), certificate.clone());
+        let account = certificate.verify(federation)?;
+        while self.0.len() >= ACCOUNTS_MAX {
+            self.0.pop_first();
+        }
+        self.0.insert(id, (account.clone(), certificate.clone()));
         Ok(account)
-    }
-
-    /// Accepts an account as one node, if its record is good.
-    pub(crate) fn accept_account(&self, record: &AccountRecord) -> Result<VotingReply, WireError> {
-        let invalid = |error| WireError::sender(ErrorCode::InvalidAccount, error);
-        record.check(&self.federation).map_err(invalid)?;
-        JointAccount::new(&self.federation, record.clone()).map_err(invalid)?;
-        Ok(VotingReply::AccountResponse { signature: record.accept(&self.federation, &self.key) })
     }
 }
 
-impl Registrations {
-    /// A wallet wants its account certified.
-    pub(crate) fn register(
-        &mut self,
-        cx: &mut Context,
-        session: SessionId,
-        id: Option<u64>,
-        record: AccountRecord,
-    ) -> Result<(), WireError> {
-        cx.accept_account(&record)?;
-        let known = cx.accounts.get(&record.id(&cx.federation)).map(|(_, certificate)| certificate.clone());
-        if let Some(certificate) = known {
-            cx.send_client(session, id, ServerMessage::AccountCertified { certificate });
-            return Ok(());
-        }
-        while self.open.len() >= REGISTRATIONS_MAX {
-            // The oldest has waited for answers longest, and its wallet asks again.
-            self.open.pop_first();
-        }
-        self.last += 1;
-        let registration = self.last;
-        let request = VotingRequest::AccountRequest { record: record.clone() };
-        let started = Registration { session, id, record, acceptances: BTreeMap::new(), failures: 0 };
-        self.open.insert(registration, started);
-        cx.ask(cx.everyone(), Tag::Account { registration }, &request);
-        Ok(())
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_protocol::testing;
 
-    /// A node accepts an account, refuses it, or does not answer.
-    pub(crate) fn handle_acceptance(
-        &mut self,
-        cx: &mut Context,
-        from: NodeId,
-        registration: u64,
-        reply: Option<VotingReply>,
-    ) {
-        let quorum = cx.federation.quorum();
-        let Some(open) = self.open.get_mut(&registration) else { return };
-        match reply {
-            Some(VotingReply::AccountResponse { signature })
-                if open.record.verify_acceptance(&cx.federation, from, &signature) =>
-            {
-                open.acceptances.insert(from, signature);
-            }
-            _bad_or_none => open.failures += 1,
+    #[test]
+    fn another_certificate_of_a_known_account_is_verified_too() {
+        let world = testing::federation(4);
+        let certificate = world.certificate();
+        let mut accounts = Accounts::default();
+        accounts.verify(&world.federation, &certificate).expect("a good certificate");
+        accounts.verify(&world.federation, &certificate).expect("the same again");
+        let mut forged = certificate.clone();
+        while forged.acceptances.len() >= usize::from(world.federation.quorum().votes()) {
+            forged.acceptances.pop_first();
         }
-        if open.acceptances.len() >= usize::from(quorum.votes()) {
-            let Some(open) = self.open.remove(&registration) else { return };
-            let epoch = cx.federation.epoch();
-            let certificate =
-                AccountCertificate { record: open.record, epoch, acceptances: open.acceptances };
-            if cx.verified_account(&certificate).is_ok() {
-                cx.send_client(open.session, open.id, ServerMessage::AccountCertified { certificate });
-            }
-        } else if open.failures >= usize::from(quorum.blocking()) {
-            let Some(open) = self.open.remove(&registration) else { return };
-            let message = "too few nodes are reachable to certify an account; try again";
-            let error = WireError::passing(ErrorCode::NoNodeAvailable, Fault::Network, message);
-            cx.send_client(open.session, open.id, ServerMessage::Error { error });
-        }
+        accounts
+            .verify(&world.federation, &forged)
+            .expect_err("too few acceptances, however well the account is known");
+        let id = certificate.record.id(&world.federation);
+        assert_eq!(accounts.certificate(&id), Some(&certificate));
     }
 }

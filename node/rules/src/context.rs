@@ -6,19 +6,19 @@
 use crate::{
     Bug, Output, SessionId, Settings, Tag,
     accounts::Accounts,
+    effects::{Effect, Reason},
     ledger::Ledger,
+    log::Log,
     records::{ChangeSet, Stored},
-    release::Reason,
-    standing::Log,
     subscriptions::Subscriptions,
     watch::Watch,
 };
-use bitcoin::{OutPoint, Txid};
+use bitcoin::OutPoint;
 use quorate_protocol::{
     Federation, NodeId, Round,
+    account::{AccountCertificate, AccountError, JointAccount},
     digest::IdentityKey,
-    finality::FinalityProof,
-    wire::{ServerMessage, TransactionStatus, VotingRequest},
+    wire::{ServerMessage, VotingRequest},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::RngCore as _};
 use std::{collections::VecDeque, time::Duration};
@@ -27,19 +27,6 @@ use std::{collections::VecDeque, time::Duration};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Added per node number, so that not all take it up at once.
 const PATIENCE_STEP: Duration = Duration::from_millis(250);
-
-/// What one part of the machine has to tell another.
-#[derive(Debug)]
-pub(crate) enum Effect {
-    /// An outpoint's round has to be left.
-    Release { outpoint: OutPoint, round: Round, reason: Box<Reason> },
-    /// The rounds of some outpoints are over.
-    Settled(Vec<OutPoint>),
-    /// A transaction has become final here.
-    Final { txid: Txid, inputs: Vec<OutPoint>, status: TransactionStatus },
-    /// This node completed a transaction; everybody has to hear of it.
-    Announce(Box<FinalityProof>),
-}
 
 /// What every rule works with.
 #[derive(Debug)]
@@ -87,7 +74,7 @@ impl Context {
         let transactions = std::mem::take(&mut stored.transactions);
         let rounds = std::mem::take(&mut stored.rounds);
         let peers = std::mem::take(&mut stored.peers);
-        let mut context = Self {
+        Self {
             me,
             key,
             settings,
@@ -104,9 +91,7 @@ impl Context {
             outputs: VecDeque::new(),
             late: None,
             federation,
-        };
-        context.record_run();
-        context
+        }
     }
 
     /// Whether a rule is broken on purpose; never outside the simulation.
@@ -130,6 +115,14 @@ impl Context {
         PATIENCE + PATIENCE_STEP * u32::from(self.me.0)
     }
 
+    /// The account of a certificate, verified once.
+    pub(crate) fn verified_account(
+        &mut self,
+        certificate: &AccountCertificate,
+    ) -> Result<JointAccount, AccountError> {
+        self.accounts.verify(&self.federation, certificate)
+    }
+
     /// Asks nodes, each of which answers with the tag.
     pub(crate) fn ask(&mut self, nodes: impl IntoIterator<Item = NodeId>, tag: Tag, request: &VotingRequest) {
         let asks = nodes.into_iter().map(|to| Output::Ask { to, tag, request: request.clone() });
@@ -144,15 +137,5 @@ impl Context {
     /// Wants an outpoint's round to be left.
     pub(crate) fn start_release(&mut self, outpoint: OutPoint, round: Round, reason: &Reason) {
         self.effects.push_back(Effect::Release { outpoint, round, reason: Box::new(reason.clone()) });
-    }
-
-    /// The next thing to do; a planted bug's late write comes last.
-    pub(crate) fn next_output(&mut self) -> Option<Output> {
-        if self.outputs.is_empty()
-            && let Some(late) = self.late.take()
-        {
-            self.persist(late);
-        }
-        self.outputs.pop_front()
     }
 }

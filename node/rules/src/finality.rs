@@ -2,7 +2,8 @@
 
 use crate::{
     Bug, Output,
-    context::{Context, Effect},
+    context::Context,
+    effects::Effect,
     records::{Answer, Change, ChangeSet, TxRecord},
 };
 use bitcoin::{OutPoint, TxOut, Txid};

@@ -3,13 +3,14 @@
 //! What answers which message is in `router`.
 
 use crate::{
-    Bug, ChainCoin, EvidenceFile, Hold, Output, SessionId, Sizes, Status,
-    accounts::Registrations,
+    ChainCoin, EvidenceFile, Hold, Output, SessionId, Settings, Sizes, Status,
     announcements::Announcements,
-    context::{Context, Effect, Identity},
+    context::{Context, Identity},
     coordination::Coordination,
+    effects::Effect,
     lookups::Lookups,
     records::Stored,
+    registrations::Registrations,
     release::Releases,
     succession::Sealing,
     vote::Voter,
@@ -26,19 +27,6 @@ use quorate_protocol::{
 };
 use rand_chacha::ChaCha20Rng;
 use std::{collections::BTreeMap, time::Duration};
-
-/// Settings of the rules.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Confirmations that a coin needs before it can be spent.
-    pub min_confirmations: u32,
-    /// Time for phase 1.
-    pub voting_timeout: Duration,
-    /// Time for the shares of one signing attempt.
-    pub signing_timeout: Duration,
-    /// A rule to break, in the simulation only.
-    pub bug: Option<Bug>,
-}
 
 /// The rules of one node. See the crate's documentation for how it is driven.
 #[derive(Debug)]
@@ -66,7 +54,8 @@ impl Machine {
     ) -> Self {
         let proven = stored.transactions.iter().filter(|record| record.proof.is_some());
         let announcements = Announcements::restore(proven.map(|record| record.target.txid()));
-        let cx = Context::restore(Identity { me, federation, key }, settings, rng, &mut stored);
+        let mut cx = Context::restore(Identity { me, federation, key }, settings, rng, &mut stored);
+        cx.record_run();
         Self {
             voter: Voter::restore(share, stored.answers),
             coordination: Coordination::default(),

@@ -14,7 +14,8 @@
 
 use crate::{
     Bug, Tag,
-    context::{Context, Effect},
+    context::Context,
+    effects::{Effect, Reason},
     records::{Change, RoundRecord},
 };
 use bitcoin::{OutPoint, Txid};
@@ -53,13 +54,6 @@ pub(crate) struct ReleaseRun {
     since: Duration,
     ask_at: Duration,
     wait: Duration,
-}
-
-/// Why a release is asked for.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Reason {
-    pub(crate) rejects: Vec<SignedVote>,
-    pub(crate) cancel: Option<Cancellation>,
 }
 
 /// What a release request says.

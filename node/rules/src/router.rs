@@ -3,8 +3,9 @@
 use crate::{
     Machine, Output, ReplyTo, SessionId, Tag,
     commit::CommitCall,
+    effects::Reason,
     lookups::{PARKED_MAX, Parked},
-    release::{Reason, ReleaseCall},
+    release::ReleaseCall,
     vote::VoteCall,
 };
 use bitcoin::OutPoint;

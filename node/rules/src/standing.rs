@@ -12,18 +12,16 @@
 use crate::{
     Bug, Output, Tag,
     context::Context,
+    log::Log,
     records::{Change, ChangeSet, LogRecord},
 };
 use quorate_protocol::{
     NodeId,
-    log_head::{LogHead, SignedHead},
+    log_head::SignedHead,
     wire::{ErrorCode, Fault, VotingReply, VotingRequest, WireError},
 };
 use serde::Serialize;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::time::Duration;
 
 /// Time between two heartbeats to every peer.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -55,64 +53,6 @@ pub enum Standing {
     Sealed,
     /// Not before it has read the chain up to its tip: until then it takes coins for unspent that the chain has spent.
     Following,
-}
-
-#[derive(Debug)]
-pub(crate) struct Log {
-    head: LogHead,
-    /// The head at the start of this run, and the run's number.
-    start: (LogHead, u64),
-    /// As [`LogRecord::runs`], this one included.
-    runs: Vec<(u64, u64)>,
-    /// The head as it was last signed.
-    signed: Option<SignedHead>,
-    lost: Option<String>,
-    sealed: Option<[u8; 32]>,
-    answered: BTreeSet<NodeId>,
-    peers: BTreeMap<NodeId, SignedHead>,
-    heard: BTreeMap<NodeId, Duration>,
-    peers_written: BTreeMap<NodeId, SignedHead>,
-    beat_at: Duration,
-}
-
-impl Log {
-    pub(crate) fn restore(record: LogRecord, peers: Vec<SignedHead>, boot: u64) -> Self {
-        let peers: BTreeMap<_, _> = peers.into_iter().map(|head| (head.node, head)).collect();
-        Self {
-            head: record.head,
-            start: (record.head, boot),
-            runs: record.runs.into_iter().chain([(boot, record.head.sequence)]).collect(),
-            signed: None,
-            lost: record.lost,
-            sealed: record.sealed,
-            answered: BTreeSet::new(),
-            peers_written: peers.clone(),
-            peers,
-            heard: BTreeMap::new(),
-            beat_at: Duration::ZERO,
-        }
-    }
-
-    pub(crate) fn heard(&self) -> &BTreeMap<NodeId, Duration> {
-        &self.heard
-    }
-
-    pub(crate) fn sealed(&self) -> Option<[u8; 32]> {
-        self.sealed
-    }
-
-    pub(crate) fn set_sealed(&mut self, succession: [u8; 32]) {
-        self.sealed = Some(succession);
-    }
-
-    /// How many records this node's durable log has.
-    pub(crate) fn records(&self) -> u64 {
-        self.head.sequence
-    }
-
-    pub(crate) fn next_beat(&self) -> Duration {
-        self.beat_at
-    }
 }
 
 impl Context {
@@ -262,5 +202,15 @@ impl Context {
             // Not part of this node's own log, or two idle nodes would keep each other writing.
             self.outputs.push_back(Output::Persist(change));
         }
+    }
+
+    /// The next thing to do; a planted bug's late write comes last.
+    pub(crate) fn next_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty()
+            && let Some(late) = self.late.take()
+        {
+            self.persist(late);
+        }
+        self.outputs.pop_front()
     }
 }

@@ -2,16 +2,11 @@
 //!
 //! Snapshot and stream have no gap between them: subscribing and reading the snapshot happen in one step of the machine.
 
-use crate::{ChainCoin, SessionId, context::Context};
+use crate::SessionId;
 use bitcoin::{OutPoint, ScriptBuf, Txid};
 use quorate_protocol::{
     AccountId,
-    finality::FinalityProof,
-    proposal::Proposal,
-    wire::{
-        ChainTip, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey, TransactionStatus,
-        WireError, limits, pages,
-    },
+    wire::{ErrorCode, SubscriptionKey, WireError},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -20,14 +15,14 @@ const KEYS_PER_SESSION_MAX: usize = 1_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
-    greeted: HashSet<SessionId>,
+    pub(crate) greeted: HashSet<SessionId>,
     by_key: HashMap<Target, BTreeSet<(SessionId, SubscriptionKey)>>,
     by_session: HashMap<SessionId, BTreeSet<SubscriptionKey>>,
 }
 
 /// What a key means; an address and its script mean the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Target {
+pub(crate) enum Target {
     Script(ScriptBuf),
     Outpoint(OutPoint),
     Txid(Txid),
@@ -36,7 +31,12 @@ enum Target {
 }
 
 impl Subscriptions {
-    fn add(&mut self, session: SessionId, key: SubscriptionKey, target: Target) -> Result<(), WireError> {
+    pub(crate) fn add(
+        &mut self,
+        session: SessionId,
+        key: SubscriptionKey,
+        target: Target,
+    ) -> Result<(), WireError> {
         let keys = self.by_session.entry(session).or_default();
         if keys.len() >= KEYS_PER_SESSION_MAX && !keys.contains(&key) {
             let found = keys.len() + 1;
@@ -48,7 +48,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    fn remove(&mut self, session: SessionId, key: &SubscriptionKey, target: &Target) -> bool {
+    pub(crate) fn remove(&mut self, session: SessionId, key: &SubscriptionKey, target: &Target) -> bool {
         let removed = self.by_session.get_mut(&session).is_some_and(|keys| keys.remove(key));
         if let Some(sessions) = self.by_key.get_mut(target) {
             sessions.remove(&(session, key.clone()));
@@ -79,177 +79,7 @@ impl Subscriptions {
         self.greeted.contains(&session)
     }
 
-    fn listeners(&self, target: &Target) -> Vec<(SessionId, SubscriptionKey)> {
+    pub(crate) fn listeners(&self, target: &Target) -> Vec<(SessionId, SubscriptionKey)> {
         self.by_key.get(target).map(|set| set.iter().cloned().collect()).unwrap_or_default()
-    }
-}
-
-impl Context {
-    /// Takes in what the chain says of outpoints, and tells who waits for news of them: what they heard last may be of an earlier epoch.
-    pub(crate) fn take_coins(&mut self, coins: Vec<(OutPoint, ChainCoin)>) {
-        for (outpoint, coin) in coins {
-            let new = !self.ledger.knows(&outpoint);
-            self.ledger.add_coin(outpoint, coin);
-            if new {
-                self.notify_outpoint(outpoint, None);
-            }
-        }
-    }
-
-    /// Ends a subscription; `false` if there was none.
-    pub(crate) fn unsubscribe(&mut self, session: SessionId, key: &SubscriptionKey) -> bool {
-        self.target(key).is_ok_and(|target| self.subscriptions.remove(session, key, &target))
-    }
-
-    pub(crate) fn greet(
-        &mut self,
-        session: SessionId,
-        id: Option<u64>,
-        protocol: u32,
-        pinned: Option<quorate_protocol::FederationId>,
-    ) -> Result<(), WireError> {
-        if protocol != limits::PROTOCOL_VERSION {
-            let message = format!("this server speaks protocol {}, not {protocol}", limits::PROTOCOL_VERSION);
-            return Err(WireError::sender(ErrorCode::UnsupportedProtocol, message));
-        }
-        let ours = self.federation.id();
-        if let Some(other) = pinned.filter(|pinned| *pinned != ours) {
-            let message = format!("this server serves federation {ours}, not {other}");
-            return Err(WireError::sender(ErrorCode::WrongFederation, message));
-        }
-        self.subscriptions.greeted.insert(session);
-        let agent = concat!("quorate-node/", env!("CARGO_PKG_VERSION")).to_owned();
-        let tip = self.chain_tip();
-        let welcome = ServerMessage::Welcome { protocol, federation: ours, agent, tip };
-        self.send_client(session, id, welcome);
-        Ok(())
-    }
-
-    fn chain_tip(&self) -> ChainTip {
-        ChainTip { block: self.ledger.tip() }
-    }
-
-    pub(crate) fn send_pages(
-        &mut self,
-        session: SessionId,
-        id: Option<u64>,
-        results: Vec<KeyResult>,
-        message: impl Fn(Vec<KeyResult>, ChainTip, bool) -> ServerMessage,
-    ) {
-        let tip = self.chain_tip();
-        let mut pages = pages(results).into_iter().peekable();
-        while let Some(page) = pages.next() {
-            let more = pages.peek().is_some();
-            self.send_client(session, id, message(page, tip, more));
-        }
-    }
-
-    fn target(&self, key: &SubscriptionKey) -> Result<Target, WireError> {
-        Ok(match key {
-            SubscriptionKey::Script(script) => Target::Script(script.clone()),
-            SubscriptionKey::Address(address) => {
-                let network = self.federation.network();
-                let checked = address.clone().require_network(network).map_err(|_| {
-                    let message = format!("the address is not of {network}");
-                    WireError::sender(ErrorCode::InvalidKey, message)
-                })?;
-                Target::Script(checked.script_pubkey())
-            }
-            SubscriptionKey::Outpoint(outpoint) => Target::Outpoint(*outpoint),
-            SubscriptionKey::Txid(txid) => Target::Txid(*txid),
-            SubscriptionKey::Account(account) => Target::Account(*account),
-            SubscriptionKey::Tip => Target::Tip,
-        })
-    }
-
-    pub(crate) fn subscribe(&mut self, session: SessionId, key: SubscriptionKey) -> KeyResult {
-        let added = self.target(&key).and_then(|target| {
-            self.subscriptions.add(session, key.clone(), target.clone())?;
-            Ok(target)
-        });
-        match added {
-            Ok(target) => {
-                if let Target::Script(script) = &target {
-                    let _known_from = self.ledger.want(script);
-                }
-                KeyResult { key, outcome: self.snapshot(&target) }
-            }
-            Err(error) => KeyResult { key, outcome: KeyOutcome::Error(error) },
-        }
-    }
-
-    pub(crate) fn query(&self, key: SubscriptionKey) -> KeyResult {
-        let outcome = match self.target(&key) {
-            Ok(target) => self.snapshot(&target),
-            Err(error) => KeyOutcome::Error(error),
-        };
-        KeyResult { key, outcome }
-    }
-
-    fn snapshot(&self, target: &Target) -> KeyOutcome {
-        let (outpoints, history_from) = match target {
-            Target::Script(script) => (self.ledger.by_script(script), Some(self.ledger.history_of(script))),
-            Target::Outpoint(outpoint) => (vec![*outpoint], None),
-            Target::Txid(_) | Target::Account(_) | Target::Tip => (Vec::new(), None),
-        };
-        let status = match target {
-            Target::Txid(txid) => self.status_of(txid),
-            Target::Script(_) | Target::Outpoint(_) | Target::Account(_) | Target::Tip => None,
-        };
-        let utxos: Vec<_> = outpoints.iter().filter_map(|outpoint| self.ledger.current(outpoint)).collect();
-        let mut txids: BTreeSet<Txid> = utxos.iter().map(|utxo| utxo.outpoint.txid).collect();
-        txids.extend(utxos.iter().filter_map(|utxo| utxo.spend).map(|spend| spend.txid));
-        let proofs = txids
-            .iter()
-            .filter_map(|txid| self.ledger.record(txid))
-            .filter_map(|one| one.proof.clone())
-            .collect();
-        KeyOutcome::Snapshot { utxos, proofs, status, history_from }
-    }
-
-    fn status_of(&self, txid: &Txid) -> Option<TransactionStatus> {
-        if let Some(block) = self.ledger.block_of(txid) {
-            return Some(TransactionStatus::Confirmed { block });
-        }
-        let record = self.ledger.record(txid)?;
-        Some(match (&record.proof, &record.certificate) {
-            (Some(proof), _) => TransactionStatus::Signed { proof: Box::new(proof.clone()) },
-            (None, Some(_)) => TransactionStatus::Approved,
-            (None, None) => TransactionStatus::Pending,
-        })
-    }
-
-    pub(crate) fn notify_outpoint(&mut self, outpoint: OutPoint, proof: Option<&FinalityProof>) {
-        let Some(utxo) = self.ledger.current(&outpoint) else { return };
-        let mut listeners = self.subscriptions.listeners(&Target::Script(utxo.script_pubkey.clone()));
-        listeners.extend(self.subscriptions.listeners(&Target::Outpoint(outpoint)));
-        for (session, key) in listeners {
-            let state = utxo.state();
-            let proof = proof.cloned().map(Box::new);
-            let message = ServerMessage::UTXOStateNotification { key, utxo: utxo.clone(), state, proof };
-            self.send_client(session, None, message);
-        }
-    }
-
-    pub(crate) fn notify_status(&mut self, txid: Txid, status: &TransactionStatus) {
-        let mut listeners = self.subscriptions.listeners(&Target::Txid(txid));
-        let record = self.ledger.record(&txid).and_then(|record| record.proposal.as_ref());
-        if let Some(Proposal::Joint(joint)) = record {
-            listeners.extend(self.subscriptions.listeners(&Target::Account(joint.account)));
-        }
-        for (session, _) in listeners {
-            self.send_client(
-                session,
-                None,
-                ServerMessage::TransactionStatus { txid, status: status.clone() },
-            );
-        }
-    }
-
-    pub(crate) fn notify_tip(&mut self) {
-        let tip = self.chain_tip();
-        for (session, _) in self.subscriptions.listeners(&Target::Tip) {
-            self.send_client(session, None, ServerMessage::Tip { tip });
-        }
     }
 }

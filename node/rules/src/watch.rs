@@ -3,14 +3,13 @@
 //! Only statements whose signature verifies are looked at, and [`Evidence::verify`] has the last word before a node is accused, so
 //! nobody is framed by forged or mixed messages.
 
-use crate::{context::Context, records::Change};
+use crate::records::Change;
 use bitcoin::OutPoint;
 use quorate_protocol::{
-    Epoch, NodeId,
+    Epoch, Federation, NodeId,
     evidence::{CommitStatement, Evidence, EvidenceKind, two_approvals},
-    finality::FinalityProof,
     release::SignedPromise,
-    vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
+    vote::{SignedVote, Verdict, VoteTarget},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -92,116 +91,205 @@ fn forget_first<T>(map: &mut HashMap<Key, Vec<T>>, key: &Key) {
     }
 }
 
-impl Context {
-    /// Looks at an approval whose signature has been checked.
-    pub(crate) fn watch_vote(&mut self, vote: &SignedVote) {
+impl Watch {
+    /// Looks at an approval whose signature has been checked. Gives what it proves together with one seen before.
+    pub(crate) fn vote(&mut self, vote: &SignedVote) -> Vec<Evidence> {
+        let mut proven = Vec::new();
         if vote.verdict != Verdict::Approve {
-            return;
+            return proven;
         }
         for outpoint in vote.target.inputs().keys() {
             let key = (vote.node, *outpoint);
-            let known = self.watch.approvals.entry(key).or_default();
+            let known = self.approvals.entry(key).or_default();
             if known.contains(vote) {
                 continue;
             }
             let other = known.iter().find(|other| two_approvals(other, vote)).cloned();
             known.push(vote.clone());
-            self.watch.remember(key, Statement::Approval);
-            if let Some(first) = other {
-                self.convict(Evidence::TwoApprovals { first, second: vote.clone() });
-            }
+            self.remember(key, Statement::Approval);
+            proven.extend(other.map(|first| Evidence::TwoApprovals { first, second: vote.clone() }));
         }
+        proven
     }
 
-    /// Looks at the approvals of a certificate that has been verified.
-    pub(crate) fn watch_certificate(&mut self, certificate: &ApprovalCertificate) {
-        for (node, signature) in &certificate.approvals {
-            let target = certificate.target.clone();
-            let vote = SignedVote { node: *node, target, verdict: Verdict::Approve, signature: *signature };
-            self.watch_vote(&vote);
-        }
+    /// Whether a promise has been looked at already.
+    pub(crate) fn knows_promise(&self, promise: &SignedPromise) -> bool {
+        let known = self.promises.get(&(promise.node, promise.outpoint));
+        known.is_some_and(|known| known.contains(promise))
     }
 
-    /// Looks at a promise; its signature is checked here.
-    pub(crate) fn watch_promise(&mut self, promise: &SignedPromise) {
+    /// Looks at a promise whose signature has been checked.
+    pub(crate) fn promise(&mut self, promise: &SignedPromise) -> Vec<Evidence> {
+        let mut proven = Vec::new();
+        if self.knows_promise(promise) {
+            return proven;
+        }
         let key = (promise.node, promise.outpoint);
-        let known = self.watch.promises.entry(key).or_default();
-        if known.contains(promise) {
-            return;
-        }
-        if !promise.verify(&self.federation) {
-            return;
-        }
+        let known = self.promises.entry(key).or_default();
         let same =
             |other: &&SignedPromise| other.round == promise.round && other.committed != promise.committed;
         let other = known.iter().find(same).cloned();
         known.push(promise.clone());
-        self.watch.remember(key, Statement::Promise);
-        if let Some(first) = other {
-            self.convict(Evidence::TwoPromises { first, second: promise.clone() });
-        }
-        let commits = self.watch.commits.get(&key);
+        self.remember(key, Statement::Promise);
+        proven.extend(other.map(|first| Evidence::TwoPromises { first, second: promise.clone() }));
+        let commits = self.commits.get(&key);
         let denied =
             commits.and_then(|all| all.iter().find(|(target, _)| promise.contradicts_commit(target)));
-        if let Some((_, commit)) = denied.cloned() {
-            self.convict(Evidence::CommitAgainstPromise {
-                promise: promise.clone(),
-                node: promise.node,
-                commit,
-            });
-        }
+        proven.extend(denied.cloned().map(|(_, commit)| Evidence::CommitAgainstPromise {
+            promise: promise.clone(),
+            node: promise.node,
+            commit,
+        }));
+        proven
     }
 
     /// Looks at a commit signature or shares whose signature has been checked.
-    pub(crate) fn watch_commit(&mut self, node: NodeId, target: &VoteTarget, commit: &CommitStatement) {
+    pub(crate) fn commit(
+        &mut self,
+        node: NodeId,
+        target: &VoteTarget,
+        commit: &CommitStatement,
+    ) -> Vec<Evidence> {
+        let mut proven = Vec::new();
         for outpoint in target.inputs().keys() {
             let key = (node, *outpoint);
-            let known = self.watch.commits.entry(key).or_default();
+            let known = self.commits.entry(key).or_default();
             if known.iter().any(|(other, _)| other == target) {
                 continue;
             }
             known.push((target.clone(), commit.clone()));
-            self.watch.remember(key, Statement::Commit);
-            let promises = self.watch.promises.get(&key);
-            let denial =
-                promises.and_then(|all| all.iter().find(|one| one.contradicts_commit(target))).cloned();
-            if let Some(promise) = denial {
-                self.convict(Evidence::CommitAgainstPromise { promise, node, commit: commit.clone() });
-            }
+            self.remember(key, Statement::Commit);
+            let promises = self.promises.get(&key);
+            let denial = promises.and_then(|all| all.iter().find(|one| one.contradicts_commit(target)));
+            proven.extend(denial.cloned().map(|promise| Evidence::CommitAgainstPromise {
+                promise,
+                node,
+                commit: commit.clone(),
+            }));
         }
+        proven
     }
 
-    /// Looks at the commits of a proof that has been verified.
-    pub(crate) fn watch_commits_of(&mut self, proof: &FinalityProof) {
-        let FinalityProof::Attested { transaction, rounds, commits } = proof else { return };
-        let inputs = transaction.input.iter().map(|input| input.previous_output);
-        let target = VoteTarget::new(proof.txid(), inputs.zip(rounds.iter().copied()));
-        for (node, signature) in commits {
-            let statement = CommitStatement::Sole { target: target.clone(), signature: *signature };
-            self.watch_commit(*node, &target, &statement);
-        }
-    }
-
-    /// Keeps evidence that verifies, durably; the node's messages are ignored from now on.
-    pub(crate) fn convict(&mut self, evidence: Evidence) {
-        let node = match evidence.verify(&self.federation) {
+    /// Keeps evidence that verifies; gives the record to write if it is news.
+    pub(crate) fn keep(&mut self, federation: &Federation, evidence: Evidence) -> Option<Change> {
+        let node = match evidence.verify(federation) {
             Ok(node) => node,
             Err(error) => {
                 tracing::debug!(%error, "an accusation that proves nothing was dropped");
-                return;
+                return None;
             }
         };
         // Whoever had the number in an earlier epoch may have been another node.
-        if evidence.epoch() == Some(self.federation.epoch()) {
-            self.watch.suspects.insert(node);
+        if evidence.epoch() == Some(federation.epoch()) {
+            self.suspects.insert(node);
         }
-        let known = self.watch.evidence.entry(node).or_default();
+        let known = self.evidence.entry(node).or_default();
         if known.len() >= EVIDENCE_PER_NODE_MAX || known.contains(&evidence) {
-            return;
+            return None;
         }
         tracing::warn!(%node, kind = %evidence.kind(), "a node cheated; the evidence is kept");
         let number = u32::try_from(known.len()).unwrap_or(u32::MAX);
         known.push(evidence.clone());
-        self.persist(Change::Evidence { number, evidence: Box::new(evidence) }.into());
+        Some(Change::Evidence { number, evidence: Box::new(evidence) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::{Txid, hashes::Hash as _};
+    use quorate_protocol::{Round, digest::IdentityKey, testing, testing::World, vote::sign_commit};
+
+    fn key(world: &World, node: u16) -> &IdentityKey {
+        &world.keys[usize::from(node) - 1]
+    }
+
+    fn coin() -> OutPoint {
+        OutPoint::null()
+    }
+
+    fn target(name: &[u8], round: u32) -> VoteTarget {
+        VoteTarget::new(Txid::hash(name), [(coin(), Round(round))])
+    }
+
+    fn approval(world: &World, node: u16, target: VoteTarget) -> SignedVote {
+        let context = world.federation.context();
+        SignedVote::sign(context, NodeId(node), key(world, node), target, Verdict::Approve)
+    }
+
+    fn promise(world: &World, node: u16, committed: Option<VoteTarget>) -> SignedPromise {
+        let context = world.federation.context();
+        SignedPromise::sign(context, NodeId(node), key(world, node), coin(), Round(1), committed)
+    }
+
+    fn commit(world: &World, node: u16, target: &VoteTarget) -> CommitStatement {
+        let signature = sign_commit(world.federation.context(), key(world, node), target);
+        CommitStatement::Sole { target: target.clone(), signature }
+    }
+
+    #[test]
+    fn only_two_approvals_by_one_node_for_one_round_prove_anything() {
+        let world = testing::federation(4);
+        let mut watch = Watch::default();
+        let first = approval(&world, 1, target(b"a", 0));
+        assert!(watch.vote(&first).is_empty());
+        assert!(watch.vote(&first).is_empty(), "the same again");
+        assert!(watch.vote(&approval(&world, 2, target(b"b", 0))).is_empty(), "another node");
+        assert!(watch.vote(&approval(&world, 1, target(b"b", 1))).is_empty(), "another round");
+        let proven = watch.vote(&approval(&world, 1, target(b"b", 0)));
+        assert!(matches!(&proven[..], [Evidence::TwoApprovals { first: one, .. }] if *one == first));
+        for evidence in proven {
+            assert!(watch.keep(&world.federation, evidence.clone()).is_some());
+            assert!(watch.keep(&world.federation, evidence).is_none(), "kept once");
+        }
+        assert_eq!(watch.suspects().iter().collect::<Vec<_>>(), [&NodeId(1)]);
+        assert_eq!(watch.counts().values().sum::<usize>(), 1);
+    }
+
+    #[test]
+    fn a_promise_that_denies_a_commit_convicts_in_either_order() {
+        let world = testing::federation(4);
+        let made = target(b"a", 1);
+        let statement = commit(&world, 3, &made);
+        let denial = promise(&world, 3, None);
+        let honest = promise(&world, 3, Some(made.clone()));
+        let mut watch = Watch::default();
+        assert!(watch.commit(NodeId(3), &made, &statement).is_empty());
+        assert!(watch.promise(&honest).is_empty());
+        assert!(watch.knows_promise(&honest) && !watch.knows_promise(&denial));
+        let proven = watch.promise(&denial);
+        let kinds: Vec<_> = proven.iter().map(Evidence::kind).collect();
+        assert_eq!(kinds.len(), 2, "two promises, and a commit that one of them denies: {kinds:?}");
+        let mut watch = Watch::default();
+        assert!(watch.promise(&denial).is_empty());
+        let proven = watch.commit(NodeId(3), &made, &statement);
+        assert!(matches!(&proven[..], [Evidence::CommitAgainstPromise { node: NodeId(3), .. }]));
+    }
+
+    #[test]
+    fn evidence_that_does_not_verify_accuses_nobody() {
+        let world = testing::federation(4);
+        let mut watch = Watch::default();
+        let first = approval(&world, 1, target(b"a", 0));
+        let mut second = approval(&world, 2, target(b"b", 0));
+        second.node = NodeId(1);
+        assert!(watch.keep(&world.federation, Evidence::TwoApprovals { first, second }).is_none());
+        assert!(watch.suspects().is_empty());
+    }
+
+    #[test]
+    fn the_oldest_statements_are_forgotten_first() {
+        let world = testing::federation(4);
+        let mut watch = Watch::default();
+        let first = approval(&world, 1, target(b"a", 0));
+        watch.vote(&first);
+        let key = (NodeId(9), coin());
+        for _ in 0..STATEMENTS_MAX {
+            // As many of somebody else push it out; what they say does not matter here.
+            watch.approvals.entry(key).or_default().push(first.clone());
+            watch.remember(key, Statement::Approval);
+        }
+        assert!(watch.vote(&approval(&world, 1, target(b"b", 0))).is_empty());
+        assert_eq!(watch.order.len(), STATEMENTS_MAX);
     }
 }

@@ -1,6 +1,7 @@
 //! What a node needs of a Bitcoin network: one small, stateless trait. Reorganisations and scripts are the follower's business.
 
 mod bitcoind;
+pub(crate) mod follower;
 
 pub use bitcoind::Bitcoind;
 

@@ -69,7 +69,7 @@ mod with_k256 {
     }
 
     pub(super) fn add_tweak(key: &PublicKey, tweak: &Scalar) -> Option<PublicKey> {
-        let key = crate::frost::point(key)?;
+        let key = crate::frost::weights::point(key)?;
         let tweak: Option<k256::Scalar> = k256::Scalar::from_repr(tweak.to_be_bytes().into()).into();
         let sum = (key + ProjectivePoint::GENERATOR * tweak?).to_affine().to_encoded_point(true);
         PublicKey::from_slice(sum.as_bytes()).ok()

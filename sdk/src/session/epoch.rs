@@ -1,7 +1,7 @@
 //! What a session does when the federation has come to its next epoch: it gets the document, verifies it from the pinned id on, and only
 //! then looks at statements of that epoch. The wallet's keys, addresses and account stay as they are.
 
-use super::{Event, Now, Session, backoff::Backoff, requests::Pending};
+use super::{Event, Now, Session, backoff::Backoff, pending::Pending};
 use crate::{
     Epoch, FederationDocument,
     vote::VoteTarget,

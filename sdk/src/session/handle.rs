@@ -1,9 +1,8 @@
 //! What a session does with each message of the server.
 
 use super::{
-    Event, Link, Now, PaymentState, Session,
-    payments::{PASSING_REJECTS_MAX, Payment},
-    requests::Pending,
+    Event, Link, Now, PaymentState, Session, payments::PASSING_REJECTS_MAX, pending::Payment,
+    pending::Pending,
 };
 use crate::{
     NodeId,

@@ -12,10 +12,12 @@ mod epoch;
 mod events;
 mod handle;
 mod payments;
+mod pending;
 mod requests;
 mod state;
 
 pub use events::{Event, PaymentState, Reach};
+pub use pending::Now;
 
 use crate::{
     headers::Extension,
@@ -25,17 +27,13 @@ use crate::{
 };
 use backoff::Backoff;
 use bitcoin::{FeeRate, Txid};
-use payments::Payment;
+use pending::{Payment, Pending};
 use rand_core::CryptoRngCore;
-use requests::Pending;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     time::Duration,
 };
-
-/// Monotonic time from any fixed moment on.
-pub type Now = Duration;
 
 /// Shortest wait before connecting again.
 const RECONNECT_MIN: Duration = Duration::from_millis(200);

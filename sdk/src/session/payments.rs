@@ -1,69 +1,23 @@
 //! The payments of a session: submitted until they are final, or over by more than one server's word.
 
-use super::{Event, Now, PaymentState, Session, backoff::Backoff, requests::Pending};
+use super::{
+    Event, Now, PaymentState, Session,
+    pending::{Payment, Pending, SUBMIT_SILENCE},
+};
 use crate::{
     proposal::Proposal,
     release::ReleaseCertificate,
-    vote::VoteTarget,
     wallet::{PaymentRequest, WalletError},
     wire::{ClientMessage, UtxoRecord, WireError},
 };
 use bitcoin::{Psbt, Txid};
-use std::time::Duration;
 
-/// Shortest wait before a payment is submitted again.
-const RESUBMIT_MIN: Duration = Duration::from_millis(100);
-/// Longest wait before a payment is submitted again.
-const RESUBMIT_MAX: Duration = Duration::from_secs(5);
-/// A submission without any answer for so long is made again.
-const SUBMIT_SILENCE: Duration = Duration::from_secs(5);
-/// A coordinator that has not brought a payment to its end in this time is left for another, however busy it seems.
-const COORDINATOR_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a payment that nodes rejected for a passing reason is submitted again before the reason is reported.
 pub(super) const PASSING_REJECTS_MAX: u32 = 8;
 /// Ended payments that are remembered.
 const DORMANT_MAX: usize = 256;
 /// Ends of payments that are remembered.
 const OUTCOMES_MAX: usize = 256;
-
-#[derive(Debug)]
-pub(super) struct Payment {
-    pub(super) proposal: Proposal,
-    pub(super) backoff: Backoff,
-    pub(super) resubmit_at: Option<Now>,
-    /// When it was last submitted.
-    pub(super) submitted_at: Now,
-    /// Submissions that nodes rejected for a passing reason.
-    pub(super) passing_rejects: u32,
-    pub(super) state: PaymentState,
-    /// What this wallet gave its signature shares for. Only these can have become final.
-    pub(super) signed: Vec<VoteTarget>,
-    /// The owner wants it stopped.
-    pub(super) cancelled: bool,
-    /// How it ended by the word of one server, until that is confirmed.
-    pub(super) ended: Option<PaymentState>,
-}
-
-impl Payment {
-    pub(super) fn new(now: Now, proposal: Proposal, cancelled: bool) -> Self {
-        Self {
-            proposal,
-            backoff: Backoff::new(RESUBMIT_MIN, RESUBMIT_MAX),
-            resubmit_at: None,
-            submitted_at: now,
-            passing_rejects: 0,
-            state: PaymentState::Submitted,
-            signed: Vec::new(),
-            cancelled,
-            ended: None,
-        }
-    }
-
-    /// News of it: waits for more, but not for ever.
-    pub(super) fn heard(&mut self, now: Now) {
-        self.resubmit_at = Some((now + SUBMIT_SILENCE).min(self.submitted_at + COORDINATOR_PATIENCE));
-    }
-}
 
 impl Session {
     /// Builds a payment as a PSBT, without reserving or sending anything.

@@ -1,6 +1,6 @@
 //! What a session asks its server, and asks again.
 
-use super::{Event, Now, Output, Session};
+use super::{Event, Now, Output, Session, pending::Pending};
 use crate::wire::{ClientMessage, SubscriptionKey, WireError, encode_text, limits};
 use bitcoin::{ScriptBuf, Txid};
 use std::{collections::BTreeSet, time::Duration};
@@ -9,19 +9,6 @@ use std::{collections::BTreeSet, time::Duration};
 const PROOF_QUERIES_MAX: usize = 32;
 /// A server that leaves a question unanswered for so long is given up: behind a bridge, another node may answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Pending {
-    Hello,
-    Register,
-    Subscribe,
-    Federation,
-    Headers { step: u32 },
-    Proof { txid: Txid },
-    FeeRate,
-    Ping,
-    Submit { txid: Txid },
-}
 
 impl Session {
     pub(super) fn request(&mut self, pending: Pending, message: &ClientMessage) {

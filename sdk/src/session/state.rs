@@ -10,7 +10,7 @@
 //! | `payment/TXID` | a payment under way: proposal, what was signed, whether its owner cancelled it |
 //! | `ended/TXID` | a payment that ended without becoming final, should a coin be left to it after all |
 
-use super::{Now, Output, Session, payments::Payment};
+use super::{Now, Output, Session, pending::Payment};
 use crate::{
     proposal::Proposal,
     vote::VoteTarget,

@@ -1,6 +1,6 @@
 //! What can go wrong before anything leaves the wallet.
 
-use super::StateError;
+use super::state::StateError;
 use crate::{
     account::AccountError, frost::SigningError, proposal::ProposalError, relay_policy::StandardError,
 };

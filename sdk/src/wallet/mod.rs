@@ -9,6 +9,7 @@ mod coins;
 mod destination;
 mod error;
 mod keys;
+mod saving;
 mod state;
 
 pub use build::{PaymentAmount, PaymentRequest};

@@ -3,18 +3,48 @@
 //! Free: it is rejected or failed, with the certificates as proof. Left to this transaction: it may be final, so it goes on in the next
 //! round instead. Spent by another final transaction: it is over, whatever the rounds.
 
-use super::{ASK_AGAIN_MIN, Ending, RESTARTS_MAX, Run, signing::Attempt};
-use crate::{context::Context, release::Reason};
+use super::run::{ASK_AGAIN_MAX, ASK_AGAIN_MIN, Attempt, Ending, RESTARTS_MAX, Run};
+use crate::{context::Context, effects::Reason};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     Round,
     release::ReleaseCertificate,
     vote::VoteTarget,
-    wire::{NodeReject, RejectReason, TransactionStatus, encoded_len, limits},
+    wire::{Cancellation, NodeReject, RejectReason, TransactionStatus, encoded_len, limits},
 };
 use std::time::Duration;
 
 impl Run {
+    /// Its owner wants it stopped.
+    pub(super) fn cancel(&mut self, cx: &mut Context, cancellation: Cancellation) {
+        if cx.is_forced(self.target.inputs(), self.txid()) {
+            // It may be final, and another release would say so again: all that is left is to finish it.
+            return self.ask_votes(cx);
+        }
+        self.cancel = Some(cancellation);
+        self.end(cx, Ending::Failed { message: "its owner cancelled it".to_owned(), retry: false });
+    }
+
+    /// Goes on with a transaction for which something is due.
+    pub(super) fn handle_due(&mut self, cx: &mut Context) {
+        if cx.now < self.deadline {
+            self.ask_at = cx.now + self.wait;
+            self.wait = (self.wait * 2).min(ASK_AGAIN_MAX);
+            self.ask_votes(cx);
+        } else if self.ending.is_some() {
+            // The releases are still being pushed. Earlier ones may already be proof enough for a wallet that knows what it signed.
+            let message =
+                "it could not be ended yet because too few nodes are reachable; submit it again".to_owned();
+            let inputs = self.target.inputs().keys();
+            let releases = inputs.filter_map(|outpoint| cx.ledger.release(outpoint)).cloned().collect();
+            self.finish(cx, &TransactionStatus::Failed { message, retry: true, releases });
+        } else if self.certificate.is_none() {
+            self.give_up(cx, "not enough nodes voted in time; submit it again", true);
+        } else {
+            self.attempt_due(cx);
+        }
+    }
+
     /// Has the inputs released, and ends the transaction when they are.
     pub(crate) fn end(&mut self, cx: &mut Context, ending: Ending) {
         let txid = self.txid();

@@ -6,87 +6,32 @@
 //! A transaction that cannot finish (n - q + 1 rejects, too little time, the owner's wish) does not simply stop; see `ending`.
 
 mod ending;
+pub(crate) mod run;
 mod signing;
 mod takeover;
 mod votes;
 
 use crate::{Bug, SessionId, context::Context};
-use bitcoin::{OutPoint, Txid, secp256k1::schnorr};
+use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     NodeId,
     account::AccountCertificate,
     frost::{NodeCommitments, WalletSignature},
     proposal::{CheckedProposal, Proposal},
-    vote::{ApprovalCertificate, SignedVote, VoteTarget},
+    vote::SignedVote,
     wire::{
-        Cancellation, CommitReply, ErrorCode, Fault, NodeReject, RejectReason, ServerMessage,
-        TransactionStatus, WireError,
+        Cancellation, CommitReply, ErrorCode, Fault, RejectReason, ServerMessage, TransactionStatus,
+        WireError,
     },
 };
-use signing::Attempt;
+use run::{ASK_AGAIN_MIN, Attempt, Run};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
 /// Most coordinations at one time; more are told to come back.
 const COORDINATIONS_MAX: usize = 10_000;
-/// Wait before nodes that did not answer a vote request are asked again; doubles up to the longest.
-const ASK_AGAIN_MIN: Duration = Duration::from_millis(100);
-/// Longest wait.
-const ASK_AGAIN_MAX: Duration = Duration::from_secs(2);
-/// Rounds that one submission is carried through before its owner has to submit it again.
-const RESTARTS_MAX: u32 = 16;
-
-/// One transaction under coordination.
-#[derive(Debug)]
-pub(crate) struct Run {
-    submitters: Vec<(SessionId, Option<u64>)>,
-    pub(crate) proposal: Proposal,
-    account: Option<AccountCertificate>,
-    checked: Option<CheckedProposal>,
-    pub(crate) target: VoteTarget,
-    pub(crate) approvals: BTreeMap<NodeId, schnorr::Signature>,
-    rejects: BTreeMap<NodeId, (SignedVote, RejectReason)>,
-    certificate: Option<ApprovalCertificate>,
-    /// Fresh commitments, usable in the next attempt.
-    commitments: BTreeMap<NodeId, NodeCommitments>,
-    excluded: BTreeSet<NodeId>,
-    attempt: u32,
-    /// Attempt numbers up to this one belong to earlier rounds.
-    first_attempt: u32,
-    signing: Attempt,
-    cancel: Option<Cancellation>,
-    ending: Option<Ending>,
-    restarts: u32,
-    ask_at: Duration,
-    wait: Duration,
-    deadline: Duration,
-    /// Nothing is left to do: it leaves the coordination after this input.
-    over: bool,
-}
-
-/// How a transaction ends once its inputs are released.
-#[derive(Clone, Debug)]
-pub(crate) enum Ending {
-    Rejected { rejects: Vec<NodeReject>, retry: bool },
-    Failed { message: String, retry: bool },
-}
-
-impl Run {
-    fn remove_session(&mut self, session: SessionId) {
-        self.submitters.retain(|(submitter, _)| *submitter != session);
-    }
-
-    fn next_event(&self) -> Duration {
-        if self.certificate.is_none() && self.ending.is_none() {
-            self.deadline.min(self.ask_at)
-        } else {
-            self.deadline
-        }
-    }
-}
-
 /// All transactions that this node coordinates, and what it knows of those that others do.
 #[derive(Debug, Default)]
 pub(crate) struct Coordination {
@@ -335,61 +280,6 @@ impl Coordination {
             .collect();
         for txid in waiting {
             self.with(cx, txid, Run::settle);
-        }
-    }
-}
-
-impl Run {
-    fn txid(&self) -> Txid {
-        self.target.txid()
-    }
-
-    /// Its owner wants it stopped.
-    fn cancel(&mut self, cx: &mut Context, cancellation: Cancellation) {
-        if cx.is_forced(self.target.inputs(), self.txid()) {
-            // It may be final, and another release would say so again: all that is left is to finish it.
-            return self.ask_votes(cx);
-        }
-        self.cancel = Some(cancellation);
-        self.end(cx, Ending::Failed { message: "its owner cancelled it".to_owned(), retry: false });
-    }
-
-    /// Tells submitters and subscribers.
-    fn tell(&self, cx: &mut Context, status: &TransactionStatus) {
-        self.tell_submitters(cx, status);
-        cx.notify_status(self.txid(), status);
-    }
-
-    fn tell_submitters(&self, cx: &mut Context, status: &TransactionStatus) {
-        for (session, id) in &self.submitters {
-            let message = ServerMessage::TransactionStatus { txid: self.txid(), status: status.clone() };
-            cx.send_client(*session, *id, message);
-        }
-    }
-
-    /// Ends without becoming final.
-    fn finish(&mut self, cx: &mut Context, status: &TransactionStatus) {
-        self.tell(cx, status);
-        self.over = true;
-    }
-
-    /// Goes on with a transaction for which something is due.
-    fn handle_due(&mut self, cx: &mut Context) {
-        if cx.now < self.deadline {
-            self.ask_at = cx.now + self.wait;
-            self.wait = (self.wait * 2).min(ASK_AGAIN_MAX);
-            self.ask_votes(cx);
-        } else if self.ending.is_some() {
-            // The releases are still being pushed. Earlier ones may already be proof enough for a wallet that knows what it signed.
-            let message =
-                "it could not be ended yet because too few nodes are reachable; submit it again".to_owned();
-            let inputs = self.target.inputs().keys();
-            let releases = inputs.filter_map(|outpoint| cx.ledger.release(outpoint)).cloned().collect();
-            self.finish(cx, &TransactionStatus::Failed { message, retry: true, releases });
-        } else if self.certificate.is_none() {
-            self.give_up(cx, "not enough nodes voted in time; submit it again", true);
-        } else {
-            self.attempt_due(cx);
         }
     }
 }

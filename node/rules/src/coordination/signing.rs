@@ -4,30 +4,18 @@
 //! share that does not verify is left out of the next one, which starts at once. Every attempt leaves out at least one faulty node,
 //! and all that are found at a time, so n - q + 1 attempts are enough while q responsive honest nodes are there.
 
-use super::Run;
+use super::run::{Attempt, Run};
 use crate::{Tag, context::Context};
-use bitcoin::secp256k1::schnorr;
 use quorate_protocol::{
-    NodeId, SignatureShare,
+    NodeId,
     evidence::{CommitStatement, Evidence, SigningRecord},
     finality::{FinalityProof, SpentOutput},
-    frost::{AggregateError, Culprit, NodeCommitments, Session, SigningError, WalletSignature},
+    frost::{AggregateError, Culprit, Session, SigningError, WalletSignature},
     proposal::Proposal,
     vote::verify_commit,
     wire::{CommitReply, ErrorCode, ServerMessage, TransactionStatus, VotingRequest, WireError},
 };
-use std::collections::{BTreeMap, BTreeSet};
-
-/// What has been collected in the present attempt.
-#[derive(Debug, Default)]
-pub(crate) struct Attempt {
-    chosen: BTreeMap<NodeId, NodeCommitments>,
-    pub(crate) wallet: Option<WalletSignature>,
-    session: Option<Session>,
-    shares: BTreeMap<NodeId, (Vec<SignatureShare>, schnorr::Signature)>,
-    commits: BTreeMap<NodeId, schnorr::Signature>,
-    asked: BTreeSet<NodeId>,
-}
+use std::collections::BTreeMap;
 
 impl Run {
     /// Chooses q nodes with fresh commitments and asks the wallet; for sole custody, asks all nodes to commit.

@@ -1,6 +1,6 @@
 //! Taking over what a node voted for and nobody coordinates any more, so that nothing stays locked because somebody crashed.
 
-use super::{Coordination, Run};
+use super::{Coordination, run::Run};
 use crate::context::Context;
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::proposal::Proposal;

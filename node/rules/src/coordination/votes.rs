@@ -1,7 +1,7 @@
 //! Phase 1 from the coordinator's side: asks for votes, counts them, and certifies or ends the transaction.
 
-use super::{Ending, Run};
-use crate::{Bug, Tag, context::Context, release::Reason};
+use super::run::{Ending, Run};
+use crate::{Bug, Tag, context::Context, effects::Reason};
 use quorate_protocol::{
     NodeId,
     frost::NodeCommitments,

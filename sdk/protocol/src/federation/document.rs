@@ -4,7 +4,8 @@ use super::{FederationError, Member, Quorum, Roster, check_members, write_member
 use crate::{
     Epoch, FederationId, NodeId,
     digest::{self, Context, IdentityKey, Purpose, Writer},
-    frost, tagged,
+    frost::weights::weighted_shares,
+    tagged,
 };
 use bitcoin::{
     Network, XOnlyPublicKey,
@@ -76,7 +77,7 @@ impl KeyCertificate {
         if !digest::verify(&group, self.key.trial_message(context), &self.trial_signature) {
             return Err(FederationError::Trial);
         }
-        frost::weighted_shares(&self.key.verifying_shares).ok_or(FederationError::Trial)
+        weighted_shares(&self.key.verifying_shares).ok_or(FederationError::Trial)
     }
 }
 

@@ -1,4 +1,5 @@
 use super::{dkg::*, *};
+use crate::NodeId;
 use crate::{
     FederationDocument, SignatureShare,
     digest::{IdentityKey, secp},
@@ -6,6 +7,7 @@ use crate::{
     testing::{self, rng},
 };
 use bitcoin::secp256k1::Message;
+use std::collections::BTreeMap;
 
 #[test]
 fn a_key_generation_gives_a_federation_that_verifies() {

@@ -1,20 +1,31 @@
 //! One node from start to end: the first key generation, and then epoch after epoch.
 
+pub(crate) mod dispatcher;
+pub(crate) mod driver;
+pub(crate) mod input;
+pub(crate) mod live;
+
 use crate::{
-    api,
     chain::Chain,
     config::NodeConfig,
-    driver::{self, Input},
+    epoch::{
+        ceremony::Setup,
+        news::{News, WholeSeal},
+        repair::RepairDesk,
+        succession::Present,
+    },
     files::NodeFiles,
-    membership::Membership,
-    peers::{Peers, endpoint},
-    repair::RepairDesk,
-    server::{self, Live, Service},
-    setup::Setup,
+    net::{
+        membership::Membership,
+        peers::{Peers, endpoint},
+        server::{self, Service},
+    },
+    operator::api,
     store::{open_or_set_aside, set_lost},
-    succession::{News, Present, WholeSeal},
 };
 use anyhow::{Context as _, Result};
+use input::Input;
+use live::Live;
 use quorate_protocol::{Epoch, Federation, FederationDocument, federation::Roster, frost::dkg::Ceremony};
 use quorate_quic::TlsIdentity;
 use quorate_rules::Machine;

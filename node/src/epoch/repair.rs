@@ -1,6 +1,9 @@
 //! Repair of a lost share over the network (see [`quorate_protocol::frost::RepairSession`]): the helper's desk, and the one who asks.
 
-use crate::{membership::Peer, peers::Peers};
+use crate::{
+    lock,
+    net::{membership::Peer, peers::Peers},
+};
 use anyhow::{Result, bail};
 use quorate_protocol::{
     Federation, NodeId,
@@ -11,7 +14,7 @@ use quorate_protocol::{
 use rand_core::RngCore as _;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 /// Sessions that one participant may have open at a helper; the oldest goes.
@@ -29,10 +32,6 @@ pub(crate) struct RepairDesk {
     open: Mutex<BTreeMap<[u8; 32], Vec<RepairHelper>>>,
     /// Newcomers whose plan a quorum has approved; they get the share of the node that they replace.
     newcomers: Mutex<Vec<Member>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl RepairDesk {

@@ -7,11 +7,10 @@
 
 use crate::{
     config::NodeConfig,
+    epoch::repair,
     files::{NodeFiles, PlanFile, read_json},
-    membership::listed,
-    peers::Peers,
+    net::{membership::listed, peers::Peers},
     provision::MemberFile,
-    repair,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use quorate_protocol::{

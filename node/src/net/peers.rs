@@ -1,6 +1,6 @@
 //! QUIC between nodes: who may connect, and asking a peer.
 
-use crate::membership::{Membership, tls_key};
+use super::membership::{Membership, tls_key};
 use anyhow::Result;
 use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
 use quinn::crypto::rustls::QuicServerConfig;

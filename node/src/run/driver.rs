@@ -3,22 +3,17 @@
 //! There is no protocol decision here. Whatever the machine puts out goes through the store's writer, in order, and is carried out
 //! only when everything persisted before it is durable.
 
-use crate::{
-    chain::Chain,
+use super::{
     dispatcher::{Dispatcher, Release},
-    follower,
-    peers::Peers,
+    input::Input,
+};
+use crate::{
+    chain::{Chain, follower},
+    net::peers::Peers,
     store::{Store, start_writer},
 };
-use bitcoin::{Block, OutPoint};
-use quorate_protocol::{
-    NodeId,
-    federation::{Succession, SuccessionPlan},
-    wire::{ClientMessage, PeerReply, VotingReply, VotingRequest},
-};
-use quorate_rules::{
-    ChainCoin, EvidenceFile, Machine, Output, ReplyTo, SessionId, Status, Tag, records::ChangeSet,
-};
+use quorate_protocol::{NodeId, wire::PeerReply};
+use quorate_rules::{Machine, Output, ReplyTo, records::ChangeSet};
 use std::{
     sync::{Arc, mpsc as blocking},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -32,69 +27,6 @@ use tokio::{
 const INPUTS_MAX: usize = 4_096;
 /// Time between two sweeps that broadcast again what is final and not in a block.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
-
-/// What happens to a node.
-#[derive(Debug)]
-pub(crate) enum Input {
-    Request {
-        from: NodeId,
-        request: VotingRequest,
-        reply: oneshot::Sender<PeerReply>,
-    },
-    /// Somebody wants to know what this node ends its epoch with.
-    Seal {
-        succession: Box<Succession>,
-        of: NodeId,
-        skip: u32,
-        reply: oneshot::Sender<PeerReply>,
-    },
-    Own {
-        tag: Tag,
-        request: VotingRequest,
-    },
-    Reply {
-        from: NodeId,
-        tag: Tag,
-        reply: Option<VotingReply>,
-    },
-    Client {
-        session: SessionId,
-        id: Option<u64>,
-        message: ClientMessage,
-    },
-    Opened {
-        session: SessionId,
-        frames: mpsc::Sender<Vec<u8>>,
-    },
-    Closed {
-        session: SessionId,
-    },
-    Blocks {
-        disconnect: u32,
-        connect: Vec<Block>,
-    },
-    BlockHash {
-        height: u32,
-        reply: oneshot::Sender<Option<bitcoin::BlockHash>>,
-    },
-    /// What the chain says of coins that the machine asked for.
-    Coins {
-        ticket: u64,
-        coins: Vec<(OutPoint, ChainCoin)>,
-    },
-    Status {
-        reply: oneshot::Sender<Status>,
-    },
-    Evidence {
-        reply: oneshot::Sender<EvidenceFile>,
-    },
-    /// The chain has been read up to its tip.
-    CaughtUp,
-    /// The operator has approved a plan for the next epoch.
-    Plan(Box<SuccessionPlan>),
-    /// The epoch is over.
-    Stop,
-}
 
 /// Starts the tasks around a machine. They end when the store cannot be written, or on [`Input::Stop`].
 pub(crate) fn start(

@@ -3,14 +3,15 @@
 //! The epoch that ends goes on voting until the new key is certified by all its members; only then is it sealed. Everything is pulled and
 //! may be repeated, so a node that stops at any point goes on when it starts again.
 
-use crate::{
-    driver::Input,
-    files::{NodeFiles, PlanFile},
-    membership::listed,
-    peers::Peers,
+use super::{
+    ceremony::Setup,
+    news::{Known, News, WholeSeal},
     repair::{self, RepairDesk},
-    server::Service,
-    setup::Setup,
+};
+use crate::{
+    files::{NodeFiles, PlanFile},
+    net::{membership::listed, peers::Peers, server::Service},
+    run::input::Input,
     store::{Redb, Store as _},
 };
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,14 +22,13 @@ use quorate_protocol::{
     evidence::Evidence,
     federation::{Succession, SuccessionPlan},
     frost::dkg::Ceremony,
-    seal::{Handover, Seal, SealedTransaction},
+    seal::Handover,
     wire::{PeerReply, Refusal, SuccessionReply, SuccessionRequest},
 };
-use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -44,88 +44,6 @@ const SEAL_ELSEWHERE_TIMEOUT: Duration = Duration::from_secs(300);
 const SEALED_MAX: usize = 1_000_000;
 /// Time between two looks at the directory of plans, and between two rounds of questions to all peers.
 const POLL: Duration = Duration::from_millis(200);
-
-/// What a node knows of the epoch after the present one; its peers ask for it.
-#[derive(Debug, Default)]
-pub(crate) struct News(Mutex<Known>);
-
-#[derive(Clone, Debug, Default)]
-struct Known {
-    plan: Option<(SuccessionPlan, [u8; 32])>,
-    approvals: BTreeMap<NodeId, schnorr::Signature>,
-    succession: Option<Succession>,
-    step: &'static str,
-    problem: Option<String>,
-}
-
-/// How far the preparation of the next epoch is, for the operator.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Progress {
-    /// The epoch that is prepared.
-    pub epoch: quorate_protocol::Epoch,
-    /// Number of its plan.
-    pub attempt: u32,
-    /// Nodes that have approved the plan.
-    pub approved_by: Vec<NodeId>,
-    /// What is going on.
-    pub step: &'static str,
-    /// Why it does not go on, if it does not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-}
-
-impl News {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn answer(&self) -> SuccessionReply {
-        let known = self.known().clone();
-        SuccessionReply::SuccessionNews {
-            plan: known.plan.map_or([0; 32], |(_, digest)| digest),
-            approvals: known.approvals,
-            succession: known.succession.map(Box::new),
-        }
-    }
-
-    pub(crate) fn progress(&self) -> Option<Progress> {
-        let known = self.known();
-        let (plan, _) = known.plan.as_ref()?;
-        Some(Progress {
-            epoch: plan.epoch,
-            attempt: plan.attempt,
-            approved_by: known.approvals.keys().copied().collect(),
-            step: known.step,
-            problem: known.problem.clone(),
-        })
-    }
-
-    fn step(&self, step: &'static str) {
-        let mut known = self.known();
-        (known.step, known.problem) = (step, None);
-        drop(known);
-        tracing::info!(step, "the next epoch");
-    }
-}
-
-/// A seal with its transactions. A node keeps those that it began an epoch with, for members that are still behind.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct WholeSeal {
-    pub(crate) seal: Seal,
-    pub(crate) transactions: Vec<SealedTransaction>,
-}
-
-impl WholeSeal {
-    fn holds(&self, node: NodeId, succession: [u8; 32], federation: &Federation) -> bool {
-        self.seal.node == node
-            && self.seal.succession == succession
-            && self.seal.verify(federation, &self.transactions)
-    }
-
-    pub(crate) fn page(&self, skip: u32) -> SuccessionReply {
-        quorate_rules::seal_page(&self.seal, &self.transactions, skip)
-    }
-}
 
 /// One epoch of a running node.
 pub(crate) struct Present<'a> {

@@ -1,10 +1,10 @@
 //! Carries out what a node's machine has put out, in order, once the store has released it.
 
+use super::input::Input;
 use crate::{
     chain::{Chain, prove},
     crash,
-    driver::Input,
-    peers::Peers,
+    net::peers::Peers,
 };
 use bitcoin::OutPoint;
 use quorate_protocol::{

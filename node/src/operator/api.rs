@@ -2,7 +2,11 @@
 //!
 //! It listens on the loopback address unless the configuration says otherwise, because it names peers and counts payments.
 
-use crate::{driver::Input, server::Live, succession::Progress};
+use super::metrics;
+use crate::{
+    epoch::news::Progress,
+    run::{input::Input, live::Live},
+};
 use anyhow::Result;
 use axum::{
     Json, Router,
@@ -11,15 +15,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use prometheus_client::{
-    encoding::text::encode,
-    metrics::{counter::ConstCounter, gauge::ConstGauge},
-    registry::{Registry, Unit},
-};
-use quorate_protocol::{
-    evidence::EvidenceKind,
-    wire::{ErrorCode, Fault, WireError},
-};
+use quorate_protocol::wire::{ErrorCode, Fault, WireError};
 use quorate_rules::{Standing, Status};
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -103,48 +99,7 @@ async fn health(State(api): State<Api>) -> Response {
 
 async fn metrics(State(api): State<Api>) -> Response {
     match api.ask(|reply| Input::Status { reply }).await {
-        Ok(status) => metrics_text(&status).into_response(),
+        Ok(status) => metrics::text(&status).into_response(),
         Err(refusal) => refusal,
     }
-}
-
-fn metrics_text(status: &Status) -> String {
-    let mut registry = Registry::with_prefix("quorate_node");
-    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-    let gauges = [
-        ("voting", "1 if this node votes", i64::from(status.standing == Standing::Voting)),
-        (
-            "lost_its_vote",
-            "1 if its memory cannot be trusted in this epoch",
-            i64::from(matches!(status.standing, Standing::Lost { .. })),
-        ),
-        ("epoch", "the epoch that it is in", i64::try_from(status.epoch.0).unwrap_or(i64::MAX)),
-        ("tip_height", "height of its chain", i64::from(status.tip.height)),
-        ("transactions", "transactions with a record", count(status.held.transactions)),
-        ("rounds", "outpoints with a vote, commit or round", count(status.held.rounds)),
-        ("open_transactions", "transactions voted for and not ended", count(status.held.open)),
-        ("coordinations", "transactions under coordination", count(status.held.coordinations)),
-        ("releases", "releases being pushed", count(status.held.releases)),
-        ("announcements", "final transactions not heard by all", count(status.held.announcements)),
-        ("sessions", "sessions of wallets and bridges", count(status.held.sessions)),
-    ];
-    for (name, help, value) in gauges {
-        registry.register(name, help, ConstGauge::new(value));
-    }
-    registry.register("log_records", "records in the durable log", ConstCounter::new(status.log_records));
-    for kind in EvidenceKind::ALL {
-        let proven = count(status.evidence.get(&kind).copied().unwrap_or(0));
-        registry.register(format!("evidence_{kind}"), "proven cheats", ConstGauge::new(proven));
-    }
-    for (node, silence) in &status.seconds_since_heard {
-        let name = format!("peer_{node}_silence");
-        registry.register_with_unit(
-            name,
-            "time since it was heard of",
-            Unit::Seconds,
-            ConstGauge::new(*silence),
-        );
-    }
-    let mut text = String::new();
-    encode(&mut text, &registry).map_or_else(|error| error.to_string(), |()| text)
 }

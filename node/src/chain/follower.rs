@@ -1,6 +1,7 @@
 //! Follows the chain: finds the fork, hands over blocks out and in, waits for the next tip.
 
-use crate::{chain::Chain, driver::Input};
+use super::Chain;
+use crate::run::input::Input;
 use anyhow::{Context as _, Result};
 use bitcoin::BlockHash;
 use std::{sync::Arc, time::Duration};

@@ -5,8 +5,12 @@
 
 use crate::{
     files::{EpochFiles, NodeFiles},
-    membership::{Peer, listed},
-    peers::Peers,
+    lock,
+    net::{
+        membership::{Peer, listed},
+        not_ready,
+        peers::Peers,
+    },
 };
 use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
@@ -17,12 +21,12 @@ use quorate_protocol::{
         NodeNonces, NodeShare, aggregate_trial,
         dkg::{Ceremony, Dkg, RunId},
     },
-    wire::{ErrorCode, Fault, KeygenReply, KeygenRequest, WireError},
+    wire::{ErrorCode, KeygenReply, KeygenRequest, WireError},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -38,14 +42,6 @@ pub(crate) struct Setup {
     files: EpochFiles,
     dkg: Mutex<Dkg>,
     trials: Mutex<HashMap<NodeId, Vec<(NonceCommitment, NodeNonces)>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn not_ready(message: &str) -> WireError {
-    WireError::passing(ErrorCode::NotReady, Fault::Receiver, message)
 }
 
 impl Setup {

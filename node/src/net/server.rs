@@ -1,20 +1,20 @@
 //! Incoming connections: peers' requests and wallets' sessions, by the role of their certificate.
 
-use crate::{
-    driver::Input,
+use super::{
     membership::{Membership, Peer, Role},
+    not_ready,
     peers::certificate_of,
-    repair::RepairDesk,
-    setup::Setup,
-    succession::{News, WholeSeal},
+};
+use crate::{
+    epoch::ceremony::Setup,
+    run::{input::Input, live::Live},
 };
 use anyhow::{Context as _, Result};
 use quorate_protocol::{
-    Epoch, Federation,
+    Epoch,
     frost::dkg::RunId,
     wire::{
-        ClientMessage, ErrorCode, Fault, PeerReply, PeerRequest, ServerMessage, SuccessionReply,
-        SuccessionRequest, WireError, decode, encode_frame,
+        ClientMessage, ErrorCode, PeerReply, PeerRequest, ServerMessage, WireError, decode, encode_frame,
     },
 };
 use quorate_quic::{FrameReader, write_message};
@@ -26,7 +26,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 /// Frames that may wait for a slow session before it is closed.
 const SESSION_FRAMES_MAX: usize = 8_192;
@@ -45,18 +45,6 @@ struct Phase {
     /// Key generations and refreshes under way. The first is kept while its epoch lasts, for members that are still behind.
     setups: BTreeMap<RunId, Arc<Setup>>,
     live: Option<Live>,
-}
-
-/// One epoch of a running node.
-#[derive(Clone, Debug)]
-pub(crate) struct Live {
-    pub(crate) federation: Arc<Federation>,
-    /// The machine's; absent at a newcomer whose epoch has not begun.
-    pub(crate) inputs: Option<mpsc::Sender<Input>>,
-    pub(crate) news: Arc<News>,
-    pub(crate) desk: Option<Arc<RepairDesk>>,
-    /// The seals that this node began the epoch with.
-    pub(crate) past: Arc<Vec<WholeSeal>>,
 }
 
 impl Service {
@@ -161,53 +149,6 @@ async fn answer(peer: Peer, request: PeerRequest, service: &Service) -> PeerRepl
             Err(error) => error.into(),
         },
     }
-}
-
-impl Live {
-    async fn ask(&self, input: impl FnOnce(oneshot::Sender<PeerReply>) -> Input) -> PeerReply {
-        let stopping = || not_ready("this node is stopping").into();
-        let Some(inputs) = &self.inputs else { return stopping() };
-        let (reply, answer) = oneshot::channel();
-        if inputs.send(input(reply)).await.is_err() {
-            return stopping();
-        }
-        answer.await.unwrap_or_else(|_| stopping())
-    }
-
-    async fn answer_succession(&self, request: SuccessionRequest) -> PeerReply {
-        match request {
-            SuccessionRequest::SuccessionPull { epoch } => self.news_of(epoch).into(),
-            SuccessionRequest::SealRequest { succession, of, skip } => {
-                let present = self.federation.epoch();
-                if succession.plan.epoch > present {
-                    return self.ask(|reply| Input::Seal { succession, of, skip, reply }).await;
-                }
-                let same = succession.plan.epoch == present;
-                let past = self.past.iter().find(|past| same && past.seal.node == of);
-                past.map(|past| past.page(skip))
-                    .ok_or_else(|| not_ready("this node does not have that seal"))
-                    .into()
-            }
-        }
-    }
-
-    /// What is known of the epoch that follows on `epoch`.
-    fn news_of(&self, epoch: Epoch) -> SuccessionReply {
-        if epoch == self.federation.epoch() {
-            return self.news.answer();
-        }
-        let mut past = self.federation.document().successions.iter();
-        let succession = past.find(|one| one.plan.epoch == epoch.next()).cloned();
-        SuccessionReply::SuccessionNews {
-            plan: [0; 32],
-            approvals: BTreeMap::new(),
-            succession: succession.map(Box::new),
-        }
-    }
-}
-
-fn not_ready(message: &str) -> WireError {
-    WireError::passing(ErrorCode::NotReady, Fault::Receiver, message)
 }
 
 async fn serve_session(

@@ -1,0 +1,66 @@
+//! Prometheus metrics of a node. Who or what is counted is a label, never part of a name.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::ConstCounter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
+    registry::{Registry, Unit},
+};
+use quorate_protocol::evidence::EvidenceKind;
+use quorate_rules::{Standing, Status};
+use std::sync::atomic::AtomicU64;
+
+/// A node of the federation, by its number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Node {
+    node: u16,
+}
+
+/// A kind of proven cheat.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: String,
+}
+
+/// The metrics as text.
+pub(crate) fn text(status: &Status) -> String {
+    let mut registry = Registry::with_prefix("quorate_node");
+    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let gauges = [
+        ("voting", "1 if this node votes", i64::from(status.standing == Standing::Voting)),
+        (
+            "lost_its_vote",
+            "1 if its memory cannot be trusted in this epoch",
+            i64::from(matches!(status.standing, Standing::Lost { .. })),
+        ),
+        ("epoch", "the epoch that it is in", i64::try_from(status.epoch.0).unwrap_or(i64::MAX)),
+        ("tip_height", "height of its chain", i64::from(status.tip.height)),
+        ("transactions", "transactions with a record", count(status.held.transactions)),
+        ("rounds", "outpoints with a vote, commit or round", count(status.held.rounds)),
+        ("open_transactions", "transactions voted for and not ended", count(status.held.open)),
+        ("coordinations", "transactions under coordination", count(status.held.coordinations)),
+        ("releases", "releases being pushed", count(status.held.releases)),
+        ("announcements", "final transactions not heard by all", count(status.held.announcements)),
+        ("sessions", "sessions of wallets and bridges", count(status.held.sessions)),
+    ];
+    for (name, help, value) in gauges {
+        registry.register(name, help, ConstGauge::new(value));
+    }
+    registry.register("log_records", "records in the durable log", ConstCounter::new(status.log_records));
+    let evidence = Family::<Kind, Gauge>::default();
+    for kind in EvidenceKind::ALL {
+        let proven = count(status.evidence.get(&kind).copied().unwrap_or(0));
+        evidence.get_or_create(&Kind { kind: kind.to_string() }).set(proven);
+    }
+    registry.register("evidence", "proven cheats that are kept", evidence);
+    let silence = Family::<Node, Gauge<f64, AtomicU64>>::default();
+    for (node, seconds) in &status.seconds_since_heard {
+        silence.get_or_create(&Node { node: node.0 }).set(*seconds);
+    }
+    registry.register_with_unit("peer_silence", "time since a peer was heard of", Unit::Seconds, silence);
+    let mut text = String::new();
+    encode(&mut text, &registry).map_or_else(|error| error.to_string(), |()| text)
+}

@@ -1,0 +1,6 @@
+//! The operator's side: HTTP API, metrics, and the commands that ask or change a node.
+
+pub(crate) mod api;
+pub(crate) mod client;
+pub(crate) mod commands;
+mod metrics;

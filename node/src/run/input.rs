@@ -1,0 +1,73 @@
+//! What happens to a node's machine, as the tasks around it hand it in.
+
+use bitcoin::{Block, BlockHash, OutPoint};
+use quorate_protocol::{
+    NodeId,
+    federation::{Succession, SuccessionPlan},
+    wire::{ClientMessage, PeerReply, VotingReply, VotingRequest},
+};
+use quorate_rules::{ChainCoin, EvidenceFile, SessionId, Status, Tag};
+use tokio::sync::{mpsc, oneshot};
+
+/// What happens to a node.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Request {
+        from: NodeId,
+        request: VotingRequest,
+        reply: oneshot::Sender<PeerReply>,
+    },
+    /// Somebody wants to know what this node ends its epoch with.
+    Seal {
+        succession: Box<Succession>,
+        of: NodeId,
+        skip: u32,
+        reply: oneshot::Sender<PeerReply>,
+    },
+    Own {
+        tag: Tag,
+        request: VotingRequest,
+    },
+    Reply {
+        from: NodeId,
+        tag: Tag,
+        reply: Option<VotingReply>,
+    },
+    Client {
+        session: SessionId,
+        id: Option<u64>,
+        message: ClientMessage,
+    },
+    Opened {
+        session: SessionId,
+        frames: mpsc::Sender<Vec<u8>>,
+    },
+    Closed {
+        session: SessionId,
+    },
+    Blocks {
+        disconnect: u32,
+        connect: Vec<Block>,
+    },
+    BlockHash {
+        height: u32,
+        reply: oneshot::Sender<Option<BlockHash>>,
+    },
+    /// What the chain says of coins that the machine asked for.
+    Coins {
+        ticket: u64,
+        coins: Vec<(OutPoint, ChainCoin)>,
+    },
+    Status {
+        reply: oneshot::Sender<Status>,
+    },
+    Evidence {
+        reply: oneshot::Sender<EvidenceFile>,
+    },
+    /// The chain has been read up to its tip.
+    CaughtUp,
+    /// The operator has approved a plan for the next epoch.
+    Plan(Box<SuccessionPlan>),
+    /// The epoch is over.
+    Stop,
+}

@@ -8,15 +8,11 @@ use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
     wire::{
-        ChainTip, ClientMessage, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
-        TransactionStatus, UtxoRecord, WireError, limits, pages,
+        ChainTip, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey, TransactionStatus,
+        UtxoRecord, WireError, limits, pages,
     },
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use tokio::sync::mpsc;
-
-/// Notifications that may wait for one slow wallet before it is told of a gap.
-pub const SESSION_QUEUE_MAX: usize = 1_024;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// A wallet's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,40 +28,50 @@ struct Interest {
     history_from: Option<u32>,
 }
 
+/// A message for a session: an answer, or news of a key that it is subscribed to.
 #[derive(Debug)]
-struct Session {
-    queue: mpsc::Sender<(Option<u64>, ServerMessage)>,
-    keys: BTreeSet<SubscriptionKey>,
-    /// Keys whose notifications were lost because the queue was full.
-    gap: BTreeSet<SubscriptionKey>,
-}
-
-/// Counters for `/metrics`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counters {
-    pub forwarded: u64,
-    pub duplicates: u64,
-    pub gaps: u64,
+pub(crate) struct Delivery {
+    pub(crate) session: SessionId,
+    /// The message that it answers.
+    pub(crate) id: Option<u64>,
+    /// What it is news of; nothing for an answer.
+    pub(crate) key: Option<SubscriptionKey>,
+    pub(crate) message: ServerMessage,
 }
 
 /// The hub.
 #[derive(Debug, Default)]
-pub struct Hub {
+pub(crate) struct Hub {
     interests: HashMap<SubscriptionKey, Interest>,
-    sessions: HashMap<SessionId, Session>,
+    /// What each session is subscribed to.
+    sessions: HashMap<SessionId, BTreeSet<SubscriptionKey>>,
     tip: Option<ChainTip>,
-    pub counters: Counters,
+    deliveries: VecDeque<Delivery>,
+    /// Copies from other nodes that were dropped.
+    pub(crate) duplicates: u64,
 }
 
 impl Hub {
-    pub fn open(&mut self, session: SessionId, queue: mpsc::Sender<(Option<u64>, ServerMessage)>) {
-        self.sessions.insert(session, Session { queue, keys: BTreeSet::new(), gap: BTreeSet::new() });
+    pub(crate) fn open(&mut self, session: SessionId) {
+        self.sessions.insert(session, BTreeSet::new());
+    }
+
+    /// The next message for anybody. Drain to `None` after every call.
+    pub(crate) fn poll_delivery(&mut self) -> Option<Delivery> {
+        self.deliveries.pop_front()
+    }
+
+    /// News of a key did not fit into a session's queue: it gets no more of it until it subscribes anew.
+    pub(crate) fn mute(&mut self, session: SessionId, key: &SubscriptionKey) {
+        if let Some(interest) = self.interests.get_mut(key) {
+            interest.sessions.remove(&session);
+        }
     }
 
     /// Ends a session; gives the keys that nobody is interested in any more.
-    pub fn close(&mut self, session: SessionId) -> Vec<SubscriptionKey> {
+    pub(crate) fn close(&mut self, session: SessionId) -> Vec<SubscriptionKey> {
         let Some(closed) = self.sessions.remove(&session) else { return Vec::new() };
-        closed.keys.into_iter().filter(|key| self.leave(session, key)).collect()
+        closed.into_iter().filter(|key| self.leave(session, key)).collect()
     }
 
     fn leave(&mut self, session: SessionId, key: &SubscriptionKey) -> bool {
@@ -78,20 +84,16 @@ impl Hub {
         abandoned && *key != SubscriptionKey::Tip
     }
 
-    pub fn sessions(&self) -> usize {
-        self.sessions.len()
-    }
-
-    pub fn keys(&self) -> Vec<SubscriptionKey> {
+    pub(crate) fn keys(&self) -> Vec<SubscriptionKey> {
         self.interests.keys().filter(|key| **key != SubscriptionKey::Tip).cloned().collect()
     }
 
-    pub fn tip(&self) -> Option<ChainTip> {
+    pub(crate) fn tip(&self) -> Option<ChainTip> {
         self.tip
     }
 
     /// Registers interest. Gives, per key over the session's limit, its refusal, and the keys that no node has been asked for yet.
-    pub fn subscribe(
+    pub(crate) fn subscribe(
         &mut self,
         session: SessionId,
         keys: &[SubscriptionKey],
@@ -101,18 +103,13 @@ impl Hub {
         let Some(open) = self.sessions.get_mut(&session) else { return (refused, new) };
         for key in keys {
             let limit = limits::KEYS_PER_SESSION_MAX;
-            if open.keys.len() >= limit && !open.keys.contains(key) {
-                let error = WireError::limit(
-                    ErrorCode::LimitExceeded,
-                    "keys in a session",
-                    limit,
-                    open.keys.len() + 1,
-                );
+            if open.len() >= limit && !open.contains(key) {
+                let error =
+                    WireError::limit(ErrorCode::LimitExceeded, "keys in a session", limit, open.len() + 1);
                 refused.insert(key.clone(), error);
                 continue;
             }
-            open.keys.insert(key.clone());
-            open.gap.remove(key);
+            open.insert(key.clone());
             if *key == SubscriptionKey::Tip {
                 self.interests.entry(key.clone()).or_default().ready = true;
             } else if !self.interests.get(key).is_some_and(|interest| interest.ready) {
@@ -125,23 +122,23 @@ impl Hub {
     }
 
     /// Ends subscriptions; gives how many there were and the keys that nobody is interested in any more.
-    pub fn unsubscribe(
+    pub(crate) fn unsubscribe(
         &mut self,
         session: SessionId,
         keys: &[SubscriptionKey],
     ) -> (usize, Vec<SubscriptionKey>) {
         let Some(open) = self.sessions.get_mut(&session) else { return (0, Vec::new()) };
-        let ended: Vec<_> = keys.iter().filter(|key| open.keys.remove(*key)).cloned().collect();
+        let ended: Vec<_> = keys.iter().filter(|key| open.remove(*key)).cloned().collect();
         let abandoned = ended.iter().filter(|key| self.leave(session, key)).cloned().collect();
         (ended.len(), abandoned)
     }
 
-    pub fn is_ready(&self, keys: &[SubscriptionKey]) -> bool {
+    pub(crate) fn is_ready(&self, keys: &[SubscriptionKey]) -> bool {
         keys.iter().all(|key| self.interests.get(key).is_none_or(|interest| interest.ready))
     }
 
     /// Sends the snapshots and goes live, in one step.
-    pub fn answer_subscription(
+    pub(crate) fn answer_subscription(
         &mut self,
         session: SessionId,
         id: Option<u64>,
@@ -171,18 +168,17 @@ impl Hub {
                 KeyResult { key: key.clone(), outcome }
             })
             .collect();
-        if let (Some(tip), Some(open)) = (self.tip, self.sessions.get(&session)) {
-            let mut pages = pages(results).into_iter().peekable();
-            while let Some(results) = pages.next() {
-                let more = pages.peek().is_some();
-                // A full queue here means that the wallet does not read its own answers; its connection is then closed by the liveness timer.
-                let _full = open.queue.try_send((id, ServerMessage::UTXOSubscribed { results, tip, more }));
-            }
+        let Some(tip) = self.tip else { return };
+        let mut pages = pages(results).into_iter().peekable();
+        while let Some(results) = pages.next() {
+            let more = pages.peek().is_some();
+            let message = ServerMessage::UTXOSubscribed { results, tip, more };
+            self.deliveries.push_back(Delivery { session, id, key: None, message });
         }
     }
 
     /// A node's snapshot or refusal of a key that it was asked for.
-    pub fn take_result(&mut self, result: KeyResult) {
+    pub(crate) fn take_result(&mut self, result: KeyResult) {
         let KeyOutcome::Snapshot { utxos, proofs, status, history_from } = result.outcome else {
             return;
         };
@@ -206,7 +202,7 @@ impl Hub {
     }
 
     /// A notification of a node.
-    pub fn notify(&mut self, key: &SubscriptionKey, utxo: &UtxoRecord, proof: Option<FinalityProof>) {
+    pub(crate) fn notify(&mut self, key: &SubscriptionKey, utxo: &UtxoRecord, proof: Option<FinalityProof>) {
         let Some(interest) = self.interests.get_mut(key) else { return };
         let joined = interest.utxos.entry(utxo.outpoint);
         let changed = match joined {
@@ -218,7 +214,7 @@ impl Hub {
         };
         let new_proof = proof.filter(|proof| interest.proofs.insert(proof.txid(), proof.clone()).is_none());
         if !changed && new_proof.is_none() {
-            self.counters.duplicates += 1;
+            self.duplicates += 1;
             return;
         }
         let Some(utxo) = interest.utxos.get(&utxo.outpoint).cloned() else { return };
@@ -235,11 +231,11 @@ impl Hub {
     }
 
     /// A node's word on a transaction.
-    pub fn take_status(&mut self, txid: Txid, status: &TransactionStatus) {
+    pub(crate) fn take_status(&mut self, txid: Txid, status: &TransactionStatus) {
         let key = SubscriptionKey::Txid(txid);
         let Some(interest) = self.interests.get_mut(&key) else { return };
         if interest.status.as_ref().is_some_and(|known| rank(known) >= rank(status)) {
-            self.counters.duplicates += 1;
+            self.duplicates += 1;
             return;
         }
         interest.status = Some(status.clone());
@@ -249,7 +245,7 @@ impl Hub {
     }
 
     /// A node's tip. The first to tell of a block is believed until another tells of a higher one; wallets check headers themselves.
-    pub fn take_tip(&mut self, tip: ChainTip) {
+    pub(crate) fn take_tip(&mut self, tip: ChainTip) {
         if self.tip.is_some_and(|known| known.block.height >= tip.block.height) {
             return;
         }
@@ -263,60 +259,7 @@ impl Hub {
     }
 
     fn send(&mut self, session: SessionId, key: &SubscriptionKey, message: ServerMessage) {
-        let Some(open) = self.sessions.get_mut(&session) else { return };
-        if open.gap.contains(key) {
-            return;
-        }
-        match open.queue.try_send((None, message)) {
-            Ok(()) => self.counters.forwarded += 1,
-            Err(_) => {
-                open.gap.insert(key.clone());
-                self.counters.gaps += 1;
-            }
-        }
-    }
-
-    /// Keys of a session for which something was lost; call when its queue has been written out, and tell it.
-    pub fn take_gap(&mut self, session: SessionId) -> Vec<SubscriptionKey> {
-        let Some(open) = self.sessions.get_mut(&session) else { return Vec::new() };
-        let keys: Vec<_> = std::mem::take(&mut open.gap).into_iter().collect();
-        for key in &keys {
-            if let Some(interest) = self.interests.get_mut(key) {
-                interest.sessions.remove(&session);
-            }
-        }
-        keys
-    }
-}
-
-/// The transaction that a request has the federation finish or stop. Such a request is followed until it ends: the wallet may have to sign.
-#[expect(clippy::wildcard_enum_match_arm, reason = "only these have a coordinator")]
-pub fn submitted_by(message: &ClientMessage) -> Option<Txid> {
-    match message {
-        ClientMessage::TransactionBroadcast { proposal, .. }
-        | ClientMessage::TransactionCancel { proposal, .. } => Some(proposal.txid()),
-        _other => None,
-    }
-}
-
-/// Whether a message is the last answer to a question.
-pub fn ends_answer(message: &ServerMessage) -> bool {
-    !matches!(message, ServerMessage::UTXOStateResponse { more: true, .. })
-}
-
-/// Whether a message is the last one about a submission.
-#[expect(clippy::wildcard_enum_match_arm, reason = "only these end a submission")]
-pub fn ends_submission(message: &ServerMessage) -> bool {
-    match message {
-        ServerMessage::TransactionStatus { status, .. } => matches!(
-            status,
-            TransactionStatus::Signed { .. }
-                | TransactionStatus::Rejected { .. }
-                | TransactionStatus::Failed { .. }
-                | TransactionStatus::AbortedByzantine { .. }
-        ),
-        ServerMessage::Error { .. } => true,
-        _progress => false,
+        self.deliveries.push_back(Delivery { session, id: None, key: Some(key.clone()), message });
     }
 }
 
@@ -364,12 +307,15 @@ mod tests {
         }
     }
 
-    fn hub() -> (Hub, mpsc::Receiver<(Option<u64>, ServerMessage)>, SubscriptionKey) {
+    fn hub() -> (Hub, SubscriptionKey) {
         let mut hub = Hub::default();
         hub.take_tip(ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
-        let (sender, receiver) = mpsc::channel(4);
-        hub.open(SessionId(1), sender);
-        (hub, receiver, SubscriptionKey::Script(ScriptBuf::new()))
+        hub.open(SessionId(1));
+        (hub, SubscriptionKey::Script(ScriptBuf::new()))
+    }
+
+    fn next(hub: &mut Hub) -> Option<(Option<u64>, ServerMessage)> {
+        hub.poll_delivery().map(|one| (one.id, one.message))
     }
 
     fn subscribe(hub: &mut Hub, key: &SubscriptionKey) {
@@ -389,20 +335,20 @@ mod tests {
 
     #[test]
     fn the_first_copy_goes_out_and_the_others_do_not() {
-        let (mut hub, mut queue, key) = hub();
+        let (mut hub, key) = hub();
         subscribe(&mut hub, &key);
-        assert!(matches!(queue.try_recv(), Ok((Some(1), ServerMessage::UTXOSubscribed { .. }))));
+        assert!(matches!(next(&mut hub), Some((Some(1), ServerMessage::UTXOSubscribed { .. }))));
         for _node in 0..7 {
             hub.notify(&key, &utxo(true), None);
         }
-        assert!(matches!(queue.try_recv(), Ok((None, ServerMessage::UTXOStateNotification { .. }))));
-        assert!(queue.try_recv().is_err());
-        assert_eq!((hub.counters.forwarded, hub.counters.duplicates), (1, 6));
+        assert!(matches!(next(&mut hub), Some((None, ServerMessage::UTXOStateNotification { .. }))));
+        assert!(next(&mut hub).is_none());
+        assert_eq!(hub.duplicates, 6);
     }
 
     #[test]
     fn a_change_before_the_snapshot_is_in_the_snapshot() {
-        let (mut hub, mut queue, key) = hub();
+        let (mut hub, key) = hub();
         let keys = [key.clone()];
         let (refused, new) = hub.subscribe(SessionId(1), &keys);
         assert_eq!(new, keys);
@@ -417,7 +363,7 @@ mod tests {
         hub.take_result(KeyResult { key: key.clone(), outcome });
         assert!(hub.is_ready(&keys));
         hub.answer_subscription(SessionId(1), None, &keys, &refused);
-        let Ok((_, ServerMessage::UTXOSubscribed { results, .. })) = queue.try_recv() else {
+        let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
             panic!("a snapshot")
         };
         let KeyOutcome::Snapshot { utxos, .. } = &results[0].outcome else { panic!("accepted") };
@@ -425,28 +371,24 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_becomes_a_gap_for_the_key() {
-        let (mut hub, mut queue, key) = hub();
+    fn a_session_that_lost_news_of_a_key_hears_no_more_of_it_until_it_subscribes_anew() {
+        let (mut hub, key) = hub();
         subscribe(&mut hub, &key);
-        for vout in 0..10 {
-            let mut record = utxo(true);
-            record.outpoint.vout = vout;
-            hub.notify(&key, &record, None);
-        }
-        assert_eq!(hub.counters.gaps, 1);
-        while queue.try_recv().is_ok() {}
-        assert_eq!(hub.take_gap(SessionId(1)), std::slice::from_ref(&key));
+        while next(&mut hub).is_some() {}
+        hub.mute(SessionId(1), &key);
+        hub.notify(&key, &utxo(true), None);
+        assert!(next(&mut hub).is_none());
         subscribe(&mut hub, &key);
-        let Ok((_, ServerMessage::UTXOSubscribed { results, .. })) = queue.try_recv() else {
+        let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
             panic!("a snapshot")
         };
         let KeyOutcome::Snapshot { utxos, .. } = &results[0].outcome else { panic!("accepted") };
-        assert_eq!(utxos.len(), 10, "the new snapshot has what was lost");
+        assert!(utxos[0].lock.is_some(), "the new snapshot has what was lost");
     }
 
     #[test]
     fn the_last_one_to_leave_ends_the_interest() {
-        let (mut hub, _queue, key) = hub();
+        let (mut hub, key) = hub();
         subscribe(&mut hub, &key);
         assert_eq!(hub.unsubscribe(SessionId(1), std::slice::from_ref(&key)), (1, vec![key]));
         assert!(hub.close(SessionId(1)).is_empty());

@@ -3,10 +3,25 @@
 //! It is not trusted with anything: it sees addresses and timing, can delay and refuse, and cannot forge a state, because wallets
 //! verify everything themselves.
 
-#[doc(hidden)]
-pub mod hub;
+mod driver;
+mod events;
+mod hub;
+mod machine;
+mod metrics;
+mod relays;
 mod session;
 mod upstream;
+mod websocket;
+
+/// The machine, for whoever drives it without sockets.
+pub mod sans_io {
+    pub use crate::{
+        hub::SessionId,
+        machine::{Counters, LinkId, Machine, Output},
+        relays::{RelayId, ends_submission},
+        session::Next,
+    };
+}
 
 pub use upstream::NodeAddress;
 
@@ -19,8 +34,8 @@ use axum::{
     routing::get,
     serve::ListenerExt as _,
 };
-use hub::{Hub, SessionId};
-use prometheus_client::{encoding::text::encode, metrics::gauge::Gauge, registry::Registry};
+use driver::Driver;
+use machine::Machine;
 use quorate_protocol::{
     FederationDocument, FederationId,
     wire::{ClientMessage, ServerMessage, limits},
@@ -30,14 +45,11 @@ use serde::{Deserialize, Serialize};
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{net::TcpListener, sync::watch};
-use upstream::{Upstream, lock};
+use upstream::Upstream;
 
 /// Most sessions at a time; more are told to go elsewhere.
 const SESSIONS_MAX: usize = 16_000;
@@ -71,18 +83,10 @@ impl BridgeConfig {
 #[derive(Debug)]
 struct Bridge {
     federation: FederationId,
-    hub: Arc<Mutex<Hub>>,
-    upstream: Arc<Upstream>,
+    driver: Arc<Driver>,
     /// The latest document known, and when it was fetched.
     document: tokio::sync::Mutex<Option<(Instant, FederationDocument)>>,
-    next_session: AtomicU64,
     stopping: watch::Sender<bool>,
-}
-
-impl Bridge {
-    fn next_session(&self) -> SessionId {
-        SessionId(self.next_session.fetch_add(1, Ordering::Relaxed))
-    }
 }
 
 /// A running bridge.
@@ -100,14 +104,17 @@ impl RunningBridge {
     /// Its files are missing or its port is taken.
     pub async fn start(directory: &Path, config: BridgeConfig) -> Result<Self> {
         let identity = TlsIdentity::read(directory)?;
-        let hub = Arc::new(Mutex::new(Hub::default()));
-        let upstream = Upstream::start(&identity, &config.nodes, hub.clone())?;
+        let mut endpoint = quinn::Endpoint::client(SocketAddr::from(([0, 0, 0, 0], 0)))?;
+        endpoint.set_default_client_config(identity.client_config()?);
+        let upstream = Arc::new(Upstream::new(config.nodes.len()));
+        let driver = Driver::start(Machine::new(config.federation), upstream);
+        for (index, node) in config.nodes.iter().cloned().enumerate() {
+            tokio::spawn(events::keep_connected(driver.clone(), endpoint.clone(), index, node));
+        }
         let bridge = Arc::new(Bridge {
             federation: config.federation,
-            hub,
-            upstream,
+            driver,
             document: tokio::sync::Mutex::default(),
-            next_session: AtomicU64::new(1),
             stopping: watch::Sender::new(false),
         });
         let listener = TcpListener::bind(config.listen)
@@ -140,7 +147,7 @@ impl RunningBridge {
 
     /// Nodes that it is connected to.
     pub fn connected_nodes(&self) -> usize {
-        self.bridge.upstream.connected()
+        self.bridge.driver.upstream.connected()
     }
 
     /// Tells every wallet when to come back, and closes.
@@ -154,7 +161,7 @@ impl RunningBridge {
 }
 
 async fn upgrade(State(bridge): State<Arc<Bridge>>, upgrade: WebSocketUpgrade) -> Response {
-    if lock(&bridge.hub).sessions() >= SESSIONS_MAX {
+    if bridge.driver.with(|machine, _| machine.sizes().0) >= SESSIONS_MAX {
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], "this bridge is full")
             .into_response();
     }
@@ -162,7 +169,9 @@ async fn upgrade(State(bridge): State<Arc<Bridge>>, upgrade: WebSocketUpgrade) -
         .protocols([limits::PROTOCOL])
         .max_message_size(limits::FRAME_BYTES_MAX)
         .max_frame_size(limits::FRAME_BYTES_MAX)
-        .on_upgrade(move |socket| session::serve(socket, bridge))
+        .on_upgrade(move |socket| {
+            websocket::serve(socket, bridge.driver.clone(), bridge.stopping.subscribe())
+        })
 }
 
 async fn federation(State(bridge): State<Arc<Bridge>>) -> Response {
@@ -190,50 +199,20 @@ async fn federation(State(bridge): State<Arc<Bridge>>) -> Response {
 }
 
 async fn fetch(bridge: &Bridge) -> Result<FederationDocument> {
-    let mut relay = bridge.upstream.open(Some(1), &ClientMessage::FederationQuery).await?;
+    let mut relay = bridge.driver.upstream.open(Some(1), &ClientMessage::FederationQuery).await?;
     let (_, answer) = relay.receive().await?;
     let ServerMessage::Federation { document } = answer else { anyhow::bail!("a node did not answer") };
     Ok(document.verify(bridge.federation)?.document().clone())
 }
 
 async fn health(State(bridge): State<Arc<Bridge>>) -> Response {
-    let connected = bridge.upstream.connected();
+    let connected = bridge.driver.upstream.connected();
     let status = if connected > 0 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(serde_json::json!({ "nodes_connected": connected }))).into_response()
 }
 
 async fn metrics(State(bridge): State<Arc<Bridge>>) -> Response {
-    let mut registry = Registry::with_prefix("quorate_bridge");
-    let mut gauge = |name: &str, help: &str, value: u64| {
-        let gauge = Gauge::<i64>::default();
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        registry.register(name, help, gauge);
-    };
-    let (sessions, keys, counters) = {
-        let hub = lock(&bridge.hub);
-        (hub.sessions(), hub.keys().len(), hub.counters)
-    };
-    let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-    gauge("sessions", "WebSocket sessions", count(sessions));
-    gauge("keys", "Keys that somebody is subscribed to", count(keys));
-    gauge("nodes_connected", "Nodes connected over QUIC", count(bridge.upstream.connected()));
-    gauge("notifications_forwarded", "Notifications sent to sessions since the start", counters.forwarded);
-    gauge(
-        "notifications_duplicate",
-        "Copies from other nodes that were dropped since the start",
-        counters.duplicates,
-    );
-    gauge(
-        "gaps",
-        "Subscriptions that lost notifications because a session was slow, since the start",
-        counters.gaps,
-    );
-    let mut text = String::new();
-    match encode(&mut text, &registry) {
-        Ok(()) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
+    let connected = bridge.driver.upstream.connected();
+    let text = bridge.driver.with(|machine, _| metrics::text(machine, connected));
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }

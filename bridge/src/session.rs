@@ -1,319 +1,178 @@
-//! One wallet's WebSocket session: greeting, subscriptions through the hub, everything else relayed to a node.
+//! One wallet's session: what waits for it, and when it is over.
+//!
+//! Answers and news share one queue, in order. News that does not fit is lost and named in a `Gap`, once the wallet has read what was
+//! before; a wallet that does not read its own answers is let go.
 
-use crate::{
-    Bridge,
-    hub::{SESSION_QUEUE_MAX, SessionId, ends_answer, ends_submission, submitted_by},
-    upstream::lock,
-};
-use axum::extract::ws::{Message, WebSocket};
-use bitcoin::Txid;
-use quorate_protocol::wire::{
-    ClientMessage, ErrorCode, Fault, ServerMessage, SubscriptionKey, WireError, decode, encode_text, limits,
-};
+use crate::relays::RelayId;
+use quorate_protocol::wire::{ServerMessage, SubscriptionKey, limits};
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeSet, VecDeque},
     time::Duration,
 };
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::{Instant, timeout},
-};
 
-/// Relayed requests of one session at a time.
-const RELAYS_MAX: usize = 256;
-/// Wait for the first node's snapshot of a new key.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Wait for a node's answer to a relayed query.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// When a wallet should come back after a shutdown, in milliseconds.
-const RETRY_AFTER_MS: u64 = 1_000;
+/// News that may wait for one slow wallet before it is told of a gap.
+pub(crate) const NEWS_MAX: usize = 1_024;
+/// Answers that may wait besides.
+const ANSWERS_MAX: usize = 1_024;
 
-type Queue = mpsc::Sender<(Option<u64>, ServerMessage)>;
-/// Where the wallet's part of a signing session goes, by transaction.
-type Signers = Arc<Mutex<HashMap<Txid, mpsc::Sender<(Option<u64>, ClientMessage)>>>>;
+/// A message with the number of the one that it answers.
+pub(crate) type Queued = (Option<u64>, ServerMessage);
 
-#[derive(Clone)]
-struct Session {
-    id: SessionId,
-    bridge: Arc<Bridge>,
-    queue: Queue,
-    signers: Signers,
-    relays: Arc<Semaphore>,
+/// What is there to write to a session.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is made to be written out at once")]
+pub enum Next {
+    /// A message.
+    Message(Option<u64>, ServerMessage),
+    /// Nothing now.
+    Nothing,
+    /// Nothing any more: the session is over.
+    Closed,
 }
 
-pub(crate) async fn serve(mut socket: WebSocket, bridge: Arc<Bridge>) {
-    let id = bridge.next_session();
-    let (queue, mut outgoing) = mpsc::channel(SESSION_QUEUE_MAX);
-    lock(&bridge.hub).open(id, queue.clone());
-    let relays = Arc::new(Semaphore::new(RELAYS_MAX));
-    let session = Session { id, bridge: bridge.clone(), queue, signers: Signers::default(), relays };
-    let mut greeted = false;
-    let mut heard = Instant::now();
-    let mut ping = tokio::time::interval_at(Instant::now() + limits::PING_INTERVAL, limits::PING_INTERVAL);
-    let mut stopping = bridge.stopping.subscribe();
-    let opened = Instant::now();
-    loop {
-        tokio::select! {
-            message = socket.recv() => {
-                heard = Instant::now();
-                match message {
-                    Some(Ok(Message::Text(text))) => session.handle(&mut greeted, text.as_str()).await,
-                    Some(Ok(Message::Binary(_))) => {
-                        let error = WireError::sender(ErrorCode::MalformedMessage, "send text frames");
-                        session.answer(None, ServerMessage::Error { error }).await;
-                    }
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-                }
-            }
-            item = outgoing.recv() => {
-                let Some((id, message)) = item else { break };
-                let frame = Message::text(encode_text(id, &message));
-                let written = timeout(limits::PING_INTERVAL, socket.send(frame)).await;
-                if !matches!(written, Ok(Ok(()))) {
-                    break;
-                }
-                if outgoing.is_empty() {
-                    let keys = lock(&bridge.hub).take_gap(session.id);
-                    if !keys.is_empty() && socket.send(Message::text(encode_text(None, &ServerMessage::Gap { keys }))).await.is_err() {
-                        break;
-                    }
-                }
-            }
-            _ = ping.tick() => {
-                let silent = heard.elapsed() > limits::PING_INTERVAL * 2;
-                let mute = !greeted && opened.elapsed() > limits::HELLO_TIMEOUT;
-                if silent || mute || socket.send(Message::Ping(axum::body::Bytes::new())).await.is_err() {
-                    break;
-                }
-            }
-            () = stopped(&mut stopping) => {
-                let message = ServerMessage::GoingAway { retry_after: RETRY_AFTER_MS };
-                let _gone = socket.send(Message::text(encode_text(None, &message))).await;
-                break;
-            }
-        }
-    }
-    let abandoned = lock(&bridge.hub).close(session.id);
-    bridge.upstream.end(abandoned);
-    let _gone = socket.send(Message::Close(None)).await;
-}
-
-async fn stopped(stopping: &mut tokio::sync::watch::Receiver<bool>) {
-    let _stopped = stopping.wait_for(|stopping| *stopping).await;
+/// A session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) greeted: bool,
+    /// Relayed requests under way.
+    pub(crate) relays: BTreeSet<RelayId>,
+    opened: Duration,
+    heard: Duration,
+    queue: VecDeque<Queued>,
+    gap: BTreeSet<SubscriptionKey>,
+    closed: bool,
 }
 
 impl Session {
-    async fn answer(&self, id: Option<u64>, message: ServerMessage) {
-        // The session may have ended.
-        let _ended = self.queue.send((id, message)).await;
-    }
-
-    async fn handle(&self, greeted: &mut bool, text: &str) {
-        let (id, message) = match decode::<ClientMessage>(text.as_bytes()) {
-            Ok(envelope) => (envelope.id, envelope.body),
-            Err((id, error)) => return self.refuse(id, error),
-        };
-        match (&message, *greeted) {
-            (ClientMessage::Hello { protocol, federation, .. }, false) => {
-                match self.greet(*protocol, *federation) {
-                    Ok(welcome) => {
-                        *greeted = true;
-                        self.queue_now(id, welcome);
-                    }
-                    Err(error) => self.refuse(id, error),
-                }
-            }
-            (ClientMessage::Hello { .. }, true) => {
-                self.refuse(id, WireError::sender(ErrorCode::AlreadyGreeted, "Hello comes once"));
-            }
-            (_, false) => {
-                self.refuse(
-                    id,
-                    WireError::sender(ErrorCode::HelloExpected, "the first message has to be Hello"),
-                );
-            }
-            (_, true) => self.dispatch(id, message).await,
+    pub(crate) fn new(now: Duration) -> Self {
+        Self {
+            greeted: false,
+            relays: BTreeSet::new(),
+            opened: now,
+            heard: now,
+            queue: VecDeque::new(),
+            gap: BTreeSet::new(),
+            closed: false,
         }
     }
 
-    /// Queues an answer from the reading side. A queue that is full of the wallet's own unread answers ends the session.
-    fn queue_now(&self, id: Option<u64>, message: ServerMessage) {
-        if self.queue.try_send((id, message)).is_err() {
-            let _already_closed = lock(&self.bridge.hub).close(self.id);
+    /// Something came from the wallet.
+    pub(crate) fn heard(&mut self, now: Duration) {
+        self.heard = now;
+    }
+
+    /// Queues an answer; if there is no room, the session is over.
+    pub(crate) fn answer(&mut self, id: Option<u64>, message: ServerMessage) {
+        if self.queue.len() >= NEWS_MAX + ANSWERS_MAX {
+            self.close();
+        }
+        if !self.closed {
+            self.queue.push_back((id, message));
         }
     }
 
-    fn refuse(&self, id: Option<u64>, error: WireError) {
-        self.queue_now(id, ServerMessage::Error { error });
+    /// Queues news of a key; `false` if there is no room, and the key is in the gap.
+    pub(crate) fn news(&mut self, key: SubscriptionKey, message: ServerMessage, most: usize) -> bool {
+        let fits = self.queue.len() < most && !self.gap.contains(&key);
+        if fits {
+            self.queue.push_back((None, message));
+        } else {
+            self.gap.insert(key);
+        }
+        fits
     }
 
-    fn greet(
-        &self,
-        protocol: u32,
-        pinned: Option<quorate_protocol::FederationId>,
-    ) -> Result<ServerMessage, WireError> {
-        let ours = self.bridge.federation;
-        if protocol != limits::PROTOCOL_VERSION {
-            let message = format!("this bridge speaks protocol {}, not {protocol}", limits::PROTOCOL_VERSION);
-            return Err(WireError::sender(ErrorCode::UnsupportedProtocol, message));
-        }
-        if let Some(other) = pinned.filter(|pinned| *pinned != ours) {
-            let message = format!("this bridge serves federation {ours}, not {other}");
-            return Err(WireError::sender(ErrorCode::WrongFederation, message));
-        }
-        let tip = lock(&self.bridge.hub).tip().ok_or_else(no_node)?;
-        let agent = concat!("quorate-bridge/", env!("CARGO_PKG_VERSION")).to_owned();
-        Ok(ServerMessage::Welcome { protocol, federation: ours, agent, tip })
-    }
-
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "everything that the bridge does not answer itself is relayed"
-    )]
-    async fn dispatch(&self, id: Option<u64>, message: ClientMessage) {
-        match message {
-            ClientMessage::Ping => self.queue_now(id, ServerMessage::Pong),
-            ClientMessage::UTXOSubscribe { keys } if keys.len() <= limits::KEYS_PER_MESSAGE_MAX => {
-                self.subscribe(id, keys);
-            }
-            ClientMessage::UTXOUnsubscribe { keys } => {
-                let (count, abandoned) = lock(&self.bridge.hub).unsubscribe(self.id, &keys);
-                self.bridge.upstream.end(abandoned);
-                self.queue_now(id, ServerMessage::UTXOUnsubscribed { count });
-            }
-            ClientMessage::UTXOSubscribe { keys } => {
-                let limit = limits::KEYS_PER_MESSAGE_MAX;
-                self.refuse(
-                    id,
-                    WireError::limit(ErrorCode::LimitExceeded, "keys in a message", limit, keys.len()),
-                );
-            }
-            ClientMessage::SignResponse { txid, .. } => {
-                let signers = self.signers.lock().unwrap_or_else(PoisonError::into_inner).get(&txid).cloned();
-                let sent = match signers {
-                    Some(relay) => relay.send((id, message)).await.is_ok(),
-                    None => false,
-                };
-                if !sent {
-                    self.refuse(id, coordinator_lost());
-                }
-            }
-            other => match self.relays.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    let session = self.clone();
-                    tokio::spawn(async move {
-                        session.relay(id, other).await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => {
-                    let error = WireError::limit(
-                        ErrorCode::LimitExceeded,
-                        "requests under way",
-                        RELAYS_MAX,
-                        RELAYS_MAX + 1,
-                    );
-                    self.refuse(id, WireError { retry: true, ..error });
-                }
-            },
-        }
-    }
-
-    fn subscribe(&self, id: Option<u64>, keys: Vec<SubscriptionKey>) {
-        let (refused, new) = lock(&self.bridge.hub).subscribe(self.id, &keys);
-        if !new.is_empty() {
-            self.bridge.upstream.begin(new);
-        }
-        let session = self.clone();
-        tokio::spawn(async move {
-            let ready = timeout(SNAPSHOT_TIMEOUT, async {
-                loop {
-                    let progress = session.bridge.upstream.progress.notified();
-                    tokio::pin!(progress);
-                    progress.as_mut().enable();
-                    if lock(&session.bridge.hub).is_ready(&keys) {
-                        return;
-                    }
-                    progress.await;
-                }
-            });
-            if ready.await.is_ok() {
-                lock(&session.bridge.hub).answer_subscription(session.id, id, &keys, &refused);
-            } else {
-                session.answer(id, ServerMessage::Error { error: no_node() }).await;
-            }
+    /// The session subscribes to keys anew: its next snapshot has what was lost.
+    pub(crate) fn forgive(&mut self, keys: &[SubscriptionKey]) {
+        keys.iter().for_each(|key| {
+            self.gap.remove(key);
         });
     }
 
-    async fn relay(&self, id: Option<u64>, message: ClientMessage) {
-        let Ok(mut relay) = self.bridge.upstream.open(id, &message).await else {
-            return self.answer(id, ServerMessage::Error { error: no_node() }).await;
-        };
-        if let Some(txid) = submitted_by(&message) {
-            let (sender, mut parts) = mpsc::channel(4);
-            let own = sender.downgrade();
-            self.signers.lock().unwrap_or_else(PoisonError::into_inner).insert(txid, sender);
-            // Submitted again, it goes to another node; then nobody holds the sender of this relay and it ends.
-            loop {
-                tokio::select! {
-                    part = parts.recv() => {
-                        let Some((id, part)) = part else { break };
-                        if relay.send(id, &part).await.is_err() {
-                            self.answer(id, ServerMessage::Error { error: coordinator_lost() }).await;
-                            break;
-                        }
-                    }
-                    answer = relay.receive() => match answer {
-                        Ok((id, answer)) => {
-                            let last = ends_submission(&answer);
-                            self.answer(id, answer).await;
-                            if last {
-                                break;
-                            }
-                        }
-                        Err(_) => {
-                            self.answer(id, ServerMessage::Error { error: coordinator_lost() }).await;
-                            break;
-                        }
-                    },
-                    () = self.queue.closed() => break,
-                }
-            }
-            let mut signers = self.signers.lock().unwrap_or_else(PoisonError::into_inner);
-            let own = own.upgrade();
-            if own.is_some_and(|own| signers.get(&txid).is_some_and(|current| current.same_channel(&own))) {
-                signers.remove(&txid);
-            }
-            return;
+    /// What is there to write.
+    pub(crate) fn next(&mut self) -> Next {
+        if let Some((id, message)) = self.queue.pop_front() {
+            return Next::Message(id, message);
         }
-        loop {
-            match timeout(QUERY_TIMEOUT, relay.receive()).await {
-                Ok(Ok((id, answer))) => {
-                    let last = ends_answer(&answer);
-                    self.answer(id, answer).await;
-                    if last {
-                        return;
-                    }
-                }
-                Ok(Err(_)) | Err(_) => {
-                    return self.answer(id, ServerMessage::Error { error: no_node() }).await;
-                }
-            }
+        if !self.gap.is_empty() {
+            let keys = std::mem::take(&mut self.gap).into_iter().collect();
+            return Next::Message(None, ServerMessage::Gap { keys });
         }
+        if self.closed { Next::Closed } else { Next::Nothing }
+    }
+
+    /// It is over; what waits is not written any more.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.queue.clear();
+        self.gap.clear();
+    }
+
+    /// Whether the wallet has been silent for two pings, or has not said Hello in time.
+    pub(crate) fn is_dead(&self, now: Duration) -> bool {
+        let silent = now.saturating_sub(self.heard) > limits::PING_INTERVAL * 2;
+        silent || (!self.greeted && now.saturating_sub(self.opened) > limits::HELLO_TIMEOUT)
     }
 }
 
-fn no_node() -> WireError {
-    WireError::passing(
-        ErrorCode::NoNodeAvailable,
-        Fault::Receiver,
-        "no node is reachable at the moment; try again",
-    )
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn coordinator_lost() -> WireError {
-    let message = "the connection to the coordinating node was lost; submit it again";
-    WireError::passing(ErrorCode::CoordinatorLost, Fault::Network, message)
+    fn pong(session: &mut Session, id: usize) {
+        session.answer(u64::try_from(id).ok(), ServerMessage::Pong);
+    }
+
+    fn key() -> SubscriptionKey {
+        SubscriptionKey::Tip
+    }
+
+    #[test]
+    fn news_that_does_not_fit_becomes_a_gap_after_what_was_before() {
+        let mut session = Session::new(Duration::ZERO);
+        assert!(session.news(key(), ServerMessage::Pong, 1));
+        assert!(!session.news(key(), ServerMessage::Pong, 1));
+        assert!(matches!(session.next(), Next::Message(None, ServerMessage::Pong)));
+        assert!(
+            !session.news(key(), ServerMessage::Pong, 1),
+            "there is room, but something before it is lost"
+        );
+        let Next::Message(None, ServerMessage::Gap { keys }) = session.next() else { panic!("a gap") };
+        assert_eq!(keys, [key()]);
+        assert!(matches!(session.next(), Next::Nothing));
+        assert!(session.news(key(), ServerMessage::Pong, 1));
+    }
+
+    #[test]
+    fn who_subscribes_anew_is_told_of_no_gap() {
+        let mut session = Session::new(Duration::ZERO);
+        assert!(!session.news(key(), ServerMessage::Pong, 0));
+        session.forgive(&[key()]);
+        assert!(matches!(session.next(), Next::Nothing));
+    }
+
+    #[test]
+    fn who_does_not_read_its_answers_is_let_go_with_nothing_left() {
+        let mut session = Session::new(Duration::ZERO);
+        (0..NEWS_MAX + ANSWERS_MAX).for_each(|id| pong(&mut session, id));
+        assert!(matches!(session.next(), Next::Message(Some(0), _)));
+        pong(&mut session, 1);
+        assert!(matches!(session.next(), Next::Message(..)), "there was room for one");
+        (0..2).for_each(|id| pong(&mut session, id));
+        assert!(matches!(session.next(), Next::Closed));
+        pong(&mut session, 1);
+        assert!(matches!(session.next(), Next::Closed));
+    }
+
+    #[test]
+    fn silence_and_a_missing_hello_end_a_session() {
+        let mut session = Session::new(Duration::ZERO);
+        assert!(!session.is_dead(limits::HELLO_TIMEOUT));
+        assert!(session.is_dead(limits::HELLO_TIMEOUT + Duration::from_millis(1)));
+        session.greeted = true;
+        assert!(!session.is_dead(limits::PING_INTERVAL * 2));
+        assert!(session.is_dead(limits::PING_INTERVAL * 2 + Duration::from_millis(1)));
+        session.heard(limits::PING_INTERVAL);
+        assert!(!session.is_dead(limits::PING_INTERVAL * 3));
+    }
 }

@@ -1,28 +1,23 @@
-//! The driver of the simulated bridge around its real hub: sessions of wallets and subscribers, event streams, relays.
+//! Sockets of the simulated bridge: the real machine of the bridge, with the simulated nodes, wallets and subscribers around it.
 
 use crate::{
     faults::Fault,
     world::{Event, Owner, World},
 };
-use bitcoin::Txid;
 use quorate::{
     NodeId,
-    wire::{ClientMessage, ErrorCode, Fault as At, Pages, ServerMessage, SubscriptionKey, WireError, limits},
+    wire::{ClientMessage, ServerMessage, limits},
 };
-use quorate_bridge::hub::{Hub, SessionId as HubSession, ends_answer, ends_submission, submitted_by};
+use quorate_bridge::sans_io::{LinkId, Machine, Next, Output, RelayId, SessionId as BridgeSession};
 use quorate_rules::SessionId;
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
-use tokio::sync::mpsc;
+use std::{collections::BTreeMap, time::Duration};
 
-/// Messages that may wait for one session; small, so that slow subscribers see gaps.
-const QUEUE_MAX: usize = 64;
+/// News that may wait for one session; little, so that slow subscribers see gaps.
+const NEWS_MAX: usize = 64;
 /// Wait before a node is connected again.
 const RECONNECT: Duration = Duration::from_millis(250);
-
-type Queued = (Option<u64>, ServerMessage);
+/// Time between two looks at the machine's deadlines.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Who is at the other end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,93 +28,103 @@ pub enum Party {
     Subscriber(usize, u64),
 }
 
-#[derive(Debug)]
-struct Open {
-    party: Party,
-    queue: mpsc::Receiver<Queued>,
-    slow: bool,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    session: HubSession,
-    id: Option<u64>,
-    keys: Vec<SubscriptionKey>,
-    refused: HashMap<SubscriptionKey, WireError>,
-}
-
-#[derive(Debug)]
-struct Relay {
-    session: HubSession,
-    id: Option<u64>,
-    node: NodeId,
-    upstream: SessionId,
-    txid: Option<Txid>,
-}
-
 /// The bridge.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SimBridge {
-    hub: Hub,
+    machine: Machine,
     /// Event streams: number of the connection and session at the node.
     links: BTreeMap<NodeId, (u64, SessionId)>,
-    /// Answers of event streams that are not whole yet, by connection.
-    pages: BTreeMap<u64, Pages>,
-    sessions: BTreeMap<u64, Open>,
-    waiting: Vec<Waiting>,
-    relays: BTreeMap<u64, Relay>,
-    next: u64,
+    parties: BTreeMap<BridgeSession, Party>,
+    /// Sessions that are not read on purpose.
+    slow: Vec<BridgeSession>,
+    /// Where relayed requests are: node and session there.
+    relays: BTreeMap<RelayId, (NodeId, SessionId)>,
+    /// Number of the present run; relays of earlier ones are nobody's.
+    life: u64,
+    connections: u64,
     turn: usize,
     down: bool,
 }
 
 impl SimBridge {
+    /// A bridge to a federation.
+    pub fn new(federation: quorate::FederationId) -> Self {
+        Self {
+            machine: Machine::new(federation).with_news_max(NEWS_MAX),
+            links: BTreeMap::new(),
+            parties: BTreeMap::new(),
+            slow: Vec::new(),
+            relays: BTreeMap::new(),
+            life: 0,
+            connections: 0,
+            turn: 0,
+            down: false,
+        }
+    }
+
     /// Whether it takes connections.
     pub fn is_up(&self) -> bool {
-        !self.down && self.hub.tip().is_some()
+        !self.down && self.machine.is_useful()
     }
 
-    fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
-    /// Whether it reads a session slowly on purpose.
-    pub fn set_slow(&mut self, session: u64, slow: bool) {
-        if let Some(open) = self.sessions.get_mut(&session) {
-            open.slow = slow;
-        }
+    /// Whether a session is read slowly on purpose.
+    pub fn set_slow(&mut self, session: BridgeSession, slow: bool) {
+        self.slow.retain(|other| *other != session);
+        self.slow.extend(slow.then_some(session));
     }
 
     /// Sessions and relays open.
     pub fn sizes(&self) -> (usize, usize) {
-        (self.sessions.len(), self.relays.len())
-    }
-
-    fn wanted(&self) -> Vec<SubscriptionKey> {
-        let mut keys = self.hub.keys();
-        keys.sort();
-        keys
+        self.machine.sizes()
     }
 }
 
 impl World {
+    /// Hands something to the bridge's machine, and carries out what it wants.
+    fn bridge_step<T>(&mut self, input: impl FnOnce(&mut Machine, Duration) -> T) -> T {
+        let result = input(&mut self.bridge.machine, self.now);
+        while let Some(output) = self.bridge.machine.poll_output() {
+            match output {
+                // Sessions are written to below.
+                Output::Ready(_) => {}
+                Output::Interest(message) => {
+                    for (node, (_, session)) in self.bridge.links.clone() {
+                        self.say(node, session, None, message.clone());
+                    }
+                }
+                Output::Open { relay, id, message } => self.relay(relay, id, message),
+                Output::Send { relay, id, message } => {
+                    if let Some((node, session)) = self.bridge.relays.get(&relay).copied() {
+                        self.say(node, session, id, message);
+                    }
+                }
+                Output::Drop(relay) => {
+                    if let Some((node, session)) = self.bridge.relays.remove(&relay) {
+                        self.close_session(node, session);
+                    }
+                }
+            }
+        }
+        self.drain_queues();
+        result
+    }
+
     /// Connects the bridge's event stream to a node, or tries again later.
     pub(crate) fn bridge_connect(&mut self, id: NodeId) {
         if self.bridge.down || self.bridge.links.contains_key(&id) {
             return;
         }
-        let connection = self.bridge.number();
+        self.bridge.connections += 1;
+        let connection = self.bridge.connections;
         let Some(node) = self.nodes.get_mut(&id) else { return };
         if node.machine.is_none() {
             return self.schedule(RECONNECT, Event::BridgeConnect { node: id });
         }
         let session = node.open_session(Owner::Events { connection });
         self.bridge.links.insert(id, (connection, session));
-        self.say(id, session, None, hello());
-        let mut keys = vec![SubscriptionKey::Tip];
-        keys.extend(self.bridge.wanted());
-        self.say(id, session, None, ClientMessage::UTXOSubscribe { keys });
+        for message in self.bridge_step(|machine, _| machine.handle_link_opened(LinkId(connection))) {
+            self.say(id, session, None, message);
+        }
     }
 
     /// Sends a client's message to a node.
@@ -128,125 +133,46 @@ impl World {
         self.schedule(wait, Event::ClientSays { node, session, id, message: Box::new(message) });
     }
 
-    /// A party connects; gives the number of its session.
-    pub(crate) fn bridge_open(&mut self, party: Party) -> Option<u64> {
+    /// A party connects; gives its session.
+    pub(crate) fn bridge_open(&mut self, party: Party) -> Option<BridgeSession> {
         if !self.bridge.is_up() {
             return None;
         }
-        let number = self.bridge.number();
-        let (sender, queue) = mpsc::channel(QUEUE_MAX);
-        self.bridge.hub.open(HubSession(number), sender);
-        self.bridge.sessions.insert(number, Open { party, queue, slow: false });
-        Some(number)
+        let session = self.bridge_step(Machine::handle_opened);
+        self.bridge.parties.insert(session, party);
+        Some(session)
     }
 
     /// A party's session ends.
-    pub(crate) fn bridge_close(&mut self, number: u64) {
-        if self.bridge.sessions.remove(&number).is_some() {
-            let abandoned = self.bridge.hub.close(HubSession(number));
-            self.tell_interest(abandoned, false);
-            self.bridge.waiting.retain(|waiting| waiting.session != HubSession(number));
-            let ended: Vec<_> = self
-                .bridge
-                .relays
-                .iter()
-                .filter(|(_, relay)| relay.session == HubSession(number))
-                .map(|(relay, _)| *relay)
-                .collect();
-            ended.into_iter().for_each(|relay| self.end_relay(relay));
-        }
-    }
-
-    fn tell_interest(&mut self, mut keys: Vec<SubscriptionKey>, begin: bool) {
-        keys.sort();
-        if keys.is_empty() {
-            return;
-        }
-        for (node, (_, session)) in self.bridge.links.clone() {
-            let keys = keys.clone();
-            let message = if begin {
-                ClientMessage::UTXOSubscribe { keys }
-            } else {
-                ClientMessage::UTXOUnsubscribe { keys }
-            };
-            self.say(node, session, None, message);
+    pub(crate) fn bridge_close(&mut self, session: BridgeSession) {
+        if self.bridge.parties.remove(&session).is_some() {
+            self.bridge.set_slow(session, false);
+            self.bridge_step(|machine, _| machine.handle_closed(session));
         }
     }
 
     /// A party's message arrives at the bridge.
-    pub(crate) fn bridge_hears(&mut self, number: u64, id: Option<u64>, message: ClientMessage) {
-        if !self.bridge.sessions.contains_key(&number) {
-            return;
+    pub(crate) fn bridge_hears(&mut self, session: BridgeSession, id: Option<u64>, message: ClientMessage) {
+        if self.bridge.parties.contains_key(&session) {
+            self.bridge_step(|machine, now| machine.handle_message(now, session, id, message));
         }
-        let session = HubSession(number);
-        match message {
-            ClientMessage::Hello { .. } => {
-                let Some(tip) = self.bridge.hub.tip() else { return };
-                let welcome = ServerMessage::Welcome {
-                    protocol: limits::PROTOCOL_VERSION,
-                    federation: self.base.first.federation.id(),
-                    agent: "simulation".to_owned(),
-                    tip,
-                };
-                self.deliver(number, id, welcome);
-            }
-            ClientMessage::Ping => self.deliver(number, id, ServerMessage::Pong),
-            ClientMessage::UTXOSubscribe { keys } => {
-                let (refused, new) = self.bridge.hub.subscribe(session, &keys);
-                self.tell_interest(new, true);
-                self.bridge.waiting.push(Waiting { session, id, keys, refused });
-                self.answer_waiting();
-            }
-            ClientMessage::UTXOUnsubscribe { keys } => {
-                let (count, abandoned) = self.bridge.hub.unsubscribe(session, &keys);
-                self.tell_interest(abandoned, false);
-                self.deliver(number, id, ServerMessage::UTXOUnsubscribed { count });
-            }
-            ClientMessage::SignResponse { txid, .. } => {
-                let relay = self
-                    .bridge
-                    .relays
-                    .values()
-                    .rev()
-                    .find(|relay| relay.session == session && relay.txid == Some(txid));
-                match relay.map(|relay| (relay.node, relay.upstream)) {
-                    Some((node, upstream)) => self.say(node, upstream, id, message),
-                    None => self.deliver(number, id, ServerMessage::Error { error: coordinator_lost() }),
-                }
-            }
-            other => self.relay(number, id, other),
-        }
-        self.drain_queues();
     }
 
-    fn relay(&mut self, number: u64, id: Option<u64>, message: ClientMessage) {
+    fn relay(&mut self, relay: RelayId, id: Option<u64>, message: ClientMessage) {
         let live: Vec<NodeId> = self.bridge.links.keys().copied().collect();
         self.bridge.turn += 1;
-        let turn = self.bridge.turn;
-        let chosen = live.get(turn % live.len().max(1)).copied();
-        let Some(node) = chosen else {
-            let error = WireError::passing(ErrorCode::NoNodeAvailable, At::Receiver, "no node is reachable");
-            return self.deliver(number, id, ServerMessage::Error { error });
+        let life = self.bridge.life;
+        let chosen = live.get(self.bridge.turn % live.len().max(1)).copied();
+        let open = chosen.and_then(|id| {
+            let node = self.nodes.get_mut(&id)?;
+            Some((id, node.open_session(Owner::Relay { life, relay })))
+        });
+        let Some((node, session)) = open else {
+            return self.bridge.machine.handle_unreachable(relay);
         };
-        let txid = submitted_by(&message);
-        let replaced = |old: &Relay| old.session == HubSession(number) && txid.is_some() && old.txid == txid;
-        let old: Vec<_> =
-            self.bridge.relays.iter().filter(|(_, old)| replaced(old)).map(|(relay, _)| *relay).collect();
-        old.into_iter().for_each(|relay| self.end_relay(relay));
-        let relay = self.bridge.number();
-        let Some(upstream) = self.nodes.get_mut(&node).map(|node| node.open_session(Owner::Relay(relay)))
-        else {
-            return;
-        };
-        let session = HubSession(number);
-        self.bridge.relays.insert(relay, Relay { session, id, node, upstream, txid });
-        self.say(node, upstream, None, hello());
-        self.say(node, upstream, id, message);
-    }
-
-    fn end_relay(&mut self, relay: u64) {
-        let Some(ended) = self.bridge.relays.remove(&relay) else { return };
-        self.close_session(ended.node, ended.upstream);
+        self.bridge.relays.insert(relay, (node, session));
+        self.say(node, session, None, hello());
+        self.say(node, session, id, message);
     }
 
     /// Ends a session at a node.
@@ -262,36 +188,20 @@ impl World {
         if self.bridge.links.get(&node).is_none_or(|(current, _)| *current != connection) {
             return;
         }
-        match message {
-            ServerMessage::UTXOStateNotification { key, utxo, proof, .. } => {
-                self.bridge.hub.notify(&key, &utxo, proof.map(|proof| *proof));
+        let refused = self.bridge_step(|machine, _| machine.handle_event(LinkId(connection), message));
+        if refused.is_err() {
+            // As the real driver: the stream is of no use any more.
+            if let Some((_, session)) = self.bridge.links.get(&node).copied() {
+                self.close_session(node, session);
             }
-            ServerMessage::UTXOSubscribed { results, tip, more } => {
-                self.bridge.hub.take_tip(tip);
-                let pages = self.bridge.pages.entry(connection).or_default();
-                if let Some(results) = pages.take(results, more) {
-                    results.into_iter().for_each(|result| self.bridge.hub.take_result(result));
-                    self.answer_waiting();
-                }
-            }
-            ServerMessage::TransactionStatus { txid, status } => self.bridge.hub.take_status(txid, &status),
-            ServerMessage::Tip { tip } => self.bridge.hub.take_tip(tip),
-            _other => {}
+            self.session_lost(Owner::Events { connection });
         }
-        self.drain_queues();
     }
 
     /// A node's message arrives at the bridge, for a relayed request.
-    pub(crate) fn relay_hears(&mut self, relay: u64, id: Option<u64>, message: ServerMessage) {
-        let Some(open) = self.bridge.relays.get(&relay) else { return };
-        if matches!(message, ServerMessage::Welcome { .. }) {
-            return;
-        }
-        let (HubSession(number), submission) = (open.session, open.txid.is_some());
-        let ends = if submission { ends_submission(&message) } else { ends_answer(&message) };
-        self.deliver(number, id, message);
-        if ends {
-            self.end_relay(relay);
+    pub(crate) fn relay_hears(&mut self, life: u64, relay: RelayId, id: Option<u64>, message: ServerMessage) {
+        if life == self.bridge.life {
+            self.bridge_step(|machine, _| machine.handle_answer(relay, id, message));
         }
     }
 
@@ -302,62 +212,47 @@ impl World {
                 let lost = self.bridge.links.iter().find(|(_, (current, _))| *current == connection);
                 if let Some(node) = lost.map(|(node, _)| *node) {
                     self.bridge.links.remove(&node);
-                    self.bridge.pages.remove(&connection);
+                    self.bridge_step(|machine, _| machine.handle_link_lost(LinkId(connection)));
                     self.schedule(RECONNECT, Event::BridgeConnect { node });
                 }
             }
-            Owner::Relay(relay) => {
-                if let Some(ended) = self.bridge.relays.remove(&relay) {
-                    self.deliver(
-                        ended.session.0,
-                        ended.id,
-                        ServerMessage::Error { error: coordinator_lost() },
-                    );
+            Owner::Relay { life, relay } => {
+                if life == self.bridge.life && self.bridge.relays.remove(&relay).is_some() {
+                    self.bridge_step(|machine, _| machine.handle_relay_lost(relay));
                 }
             }
             Owner::Submission(index) => self.submission_lost(index),
         }
     }
 
-    fn answer_waiting(&mut self) {
-        for waiting in std::mem::take(&mut self.bridge.waiting) {
-            if self.bridge.hub.is_ready(&waiting.keys) {
-                self.bridge.hub.answer_subscription(
-                    waiting.session,
-                    waiting.id,
-                    &waiting.keys,
-                    &waiting.refused,
-                );
-            } else {
-                self.bridge.waiting.push(waiting);
-            }
-        }
-    }
-
     /// Sends out what waits for parties that read.
     pub(crate) fn drain_queues(&mut self) {
-        for number in self.bridge.sessions.keys().copied().collect::<Vec<_>>() {
-            let mut sent = Vec::new();
-            let Some(open) = self.bridge.sessions.get_mut(&number) else { continue };
-            if open.slow {
+        for (session, party) in self.bridge.parties.clone() {
+            if self.bridge.slow.contains(&session) {
                 continue;
             }
-            while let Ok(item) = open.queue.try_recv() {
-                sent.push(item);
-            }
-            for (id, message) in sent {
-                self.deliver(number, id, message);
-            }
-            let keys = self.bridge.hub.take_gap(HubSession(number));
-            if !keys.is_empty() {
-                self.deliver(number, None, ServerMessage::Gap { keys });
+            loop {
+                match self.bridge.machine.poll_message(session) {
+                    Next::Message(id, message) => self.party_hears(party, id, message),
+                    Next::Nothing => break,
+                    Next::Closed => {
+                        self.bridge_close(session);
+                        self.party_lost(party);
+                        break;
+                    }
+                }
             }
         }
     }
 
-    fn deliver(&mut self, number: u64, id: Option<u64>, message: ServerMessage) {
-        let Some(open) = self.bridge.sessions.get(&number) else { return };
-        self.party_hears(open.party, id, message);
+    /// The driver looks at deadlines, and pings.
+    pub(crate) fn bridge_tick(&mut self) {
+        self.schedule(TICK, Event::BridgeTick);
+        for session in self.bridge.parties.keys().copied().collect::<Vec<_>>() {
+            // Whoever is connected answers pings.
+            self.bridge_step(|machine, now| machine.handle_alive(now, session));
+        }
+        self.bridge_step(Machine::handle_timeout);
     }
 
     pub(crate) fn bridge_restart(&mut self) {
@@ -368,12 +263,13 @@ impl World {
         for (node, (_, session)) in std::mem::take(&mut self.bridge.links) {
             self.close_session(node, session);
         }
-        for relay in std::mem::take(&mut self.bridge.relays).into_values() {
-            self.close_session(relay.node, relay.upstream);
+        for (node, session) in std::mem::take(&mut self.bridge.relays).into_values() {
+            self.close_session(node, session);
         }
-        let parties: Vec<_> = self.bridge.sessions.values().map(|open| open.party).collect();
-        let next = self.bridge.next;
-        self.bridge = SimBridge { next, down: true, ..SimBridge::default() };
+        let parties: Vec<_> = self.bridge.parties.values().copied().collect();
+        let (life, connections) = (self.bridge.life + 1, self.bridge.connections);
+        let fresh = SimBridge::new(self.base.first.federation.id());
+        self.bridge = SimBridge { life, connections, down: true, ..fresh };
         parties.into_iter().for_each(|party| self.party_lost(party));
         let wait = self.dice.between(50_000, 2_000_000);
         self.schedule(wait, Event::BridgeStart);
@@ -389,10 +285,8 @@ impl World {
     /// Every wallet and subscriber loses its connection at once and comes back.
     pub(crate) fn reconnect_storm(&mut self) {
         self.counters.add(Fault::ReconnectStorm);
-        for (number, party) in
-            self.bridge.sessions.iter().map(|(number, open)| (*number, open.party)).collect::<Vec<_>>()
-        {
-            self.bridge_close(number);
+        for (session, party) in self.bridge.parties.clone() {
+            self.bridge_close(session);
             self.party_lost(party);
         }
     }
@@ -405,8 +299,4 @@ pub fn hello() -> ClientMessage {
         federation: None,
         agent: "simulation".to_owned(),
     }
-}
-
-fn coordinator_lost() -> WireError {
-    WireError::passing(ErrorCode::CoordinatorLost, At::Network, "the coordinator was lost; submit it again")
 }

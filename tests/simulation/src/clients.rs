@@ -18,7 +18,7 @@ use quorate::{
         encode_text,
     },
 };
-use quorate_bridge::hub::ends_submission;
+use quorate_bridge::sans_io::{SessionId as BridgeSession, ends_submission};
 use quorate_rules::SessionId;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{collections::BTreeMap, time::Duration};
@@ -32,7 +32,7 @@ pub struct SimWallet {
     /// The real session machine.
     pub session: Session,
     connection: u64,
-    bridge: Option<u64>,
+    bridge: Option<BridgeSession>,
     timer_at: Option<Duration>,
     offline_until: Duration,
     /// Payments that it holds for final, by a proof that it verified.
@@ -74,7 +74,7 @@ pub struct Submission {
 pub struct Subscriber {
     keys: Vec<SubscriptionKey>,
     connection: u64,
-    bridge: Option<u64>,
+    bridge: Option<BridgeSession>,
     /// What it knows.
     pub known: BTreeMap<OutPoint, UtxoRecord>,
 }
@@ -417,7 +417,7 @@ impl World {
     ) {
         match owner {
             Owner::Events { connection } => self.bridge_event(node, connection, message),
-            Owner::Relay(relay) => self.relay_hears(relay, id, message),
+            Owner::Relay { life, relay } => self.relay_hears(life, relay, id, message),
             Owner::Submission(index) => self.submission_hears(index, (node, session), message),
         }
     }

@@ -17,6 +17,7 @@ use quorate::{
     vote::VoteTarget,
     wire::{Cancellation, ClientMessage, PeerReply, PeerRequest, ServerMessage, VotingRequest, encode_text},
 };
+use quorate_bridge::sans_io::RelayId;
 use quorate_devnet::DevnetChain;
 use quorate_rules::{Bug, ChainCoin, SessionId};
 use std::{
@@ -42,7 +43,7 @@ pub enum Owner {
     /// The bridge's events.
     Events { connection: u64 },
     /// A request that the bridge relays.
-    Relay(u64),
+    Relay { life: u64, relay: RelayId },
     /// A client that submits a transaction of coins in sole custody.
     Submission(usize),
 }
@@ -66,6 +67,7 @@ pub enum Event {
     SessionLost { owner: Owner },
     BridgeConnect { node: NodeId },
     BridgeStart,
+    BridgeTick,
     Wallet { index: usize, event: crate::clients::WalletEvent },
     Subscriber { index: usize, event: crate::clients::SubscriberEvent },
     Submit { index: usize },
@@ -226,7 +228,7 @@ impl World {
             voting_timeout: VOTING_TIMEOUT,
             nodes,
             chain,
-            bridge: SimBridge::default(),
+            bridge: SimBridge::new(base.first.federation.id()),
             wallets,
             submissions: Vec::new(),
             subscribers: Vec::new(),
@@ -266,6 +268,7 @@ impl World {
             let at = self.dice.between(1_500_000, storm);
             self.schedule(at, Event::Work);
         }
+        self.schedule(Duration::from_secs(1), Event::BridgeTick);
         self.schedule(Duration::from_millis(self.plan.blocks_ms), Event::Block);
         self.next_machine_fault();
         self.next_network_fault();
@@ -424,6 +427,7 @@ impl World {
             Event::SessionLost { owner } => self.session_lost(owner),
             Event::BridgeConnect { node } => self.bridge_connect(node),
             Event::BridgeStart => self.bridge_start(),
+            Event::BridgeTick => self.bridge_tick(),
             Event::Wallet { index, event } => self.wallet_event(index, event),
             Event::Subscriber { index, event } => self.subscriber_event(index, event),
             Event::Submit { index } => self.submit_again(index),

@@ -1,0 +1,238 @@
+//! What the bridge answers by itself, and what becomes of its streams.
+
+use super::*;
+use bitcoin::{BlockHash, ScriptBuf, Txid, hashes::Hash as _};
+use quorate_protocol::{
+    proposal::Proposal,
+    wire::{BlockRef, ChainTip, KeyOutcome, KeyResult, TransactionStatus},
+};
+
+const OURS: FederationId = FederationId([7; 32]);
+const LINK: LinkId = LinkId(1);
+const START: Duration = Duration::ZERO;
+
+fn tip() -> ChainTip {
+    ChainTip { block: BlockRef { height: 5, hash: BlockHash::all_zeros() } }
+}
+
+fn hello(protocol: u32, federation: Option<FederationId>) -> ClientMessage {
+    ClientMessage::Hello { protocol, federation, agent: "test".to_owned() }
+}
+
+fn key() -> SubscriptionKey {
+    SubscriptionKey::Script(ScriptBuf::new())
+}
+
+fn sole() -> (ClientMessage, Txid) {
+    let transaction = bitcoin::Transaction {
+        version: bitcoin::transaction::Version::TWO,
+        lock_time: bitcoin::absolute::LockTime::ZERO,
+        input: vec![bitcoin::TxIn::default()],
+        output: vec![],
+    };
+    let txid = transaction.compute_txid();
+    (ClientMessage::TransactionBroadcast { proposal: Proposal::Sole { transaction }, account: None }, txid)
+}
+
+/// A bridge that one node has told of its tip, with a session that has not greeted.
+fn bridge() -> (Machine, SessionId) {
+    let mut machine = Machine::new(OURS);
+    machine.handle_link_opened(LINK);
+    machine.handle_event(LINK, ServerMessage::Tip { tip: tip() }).expect("no refusal");
+    let session = machine.handle_opened(START);
+    (machine, session)
+}
+
+fn greeted() -> (Machine, SessionId) {
+    let (mut machine, session) = bridge();
+    machine.handle_message(START, session, Some(1), hello(limits::PROTOCOL_VERSION, Some(OURS)));
+    assert!(matches!(next(&mut machine, session), Some(ServerMessage::Welcome { .. })));
+    outputs(&mut machine);
+    (machine, session)
+}
+
+fn next(machine: &mut Machine, session: SessionId) -> Option<ServerMessage> {
+    match machine.poll_message(session) {
+        Next::Message(_, message) => Some(message),
+        Next::Nothing | Next::Closed => None,
+    }
+}
+
+fn outputs(machine: &mut Machine) -> Vec<Output> {
+    let all = std::iter::from_fn(|| machine.poll_output());
+    all.filter(|output| !matches!(output, Output::Ready(_))).collect()
+}
+
+fn refusal(machine: &mut Machine, session: SessionId) -> ErrorCode {
+    match next(machine, session) {
+        Some(ServerMessage::Error { error }) => error.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Submits a transaction; gives the relay that it has.
+fn submit(machine: &mut Machine, session: SessionId) -> RelayId {
+    machine.handle_message(START, session, Some(2), sole().0);
+    let open = outputs(machine).into_iter().find_map(|output| match output {
+        Output::Open { relay, .. } => Some(relay),
+        Output::Interest(_) | Output::Send { .. } | Output::Drop(_) | Output::Ready(_) => None,
+    });
+    open.expect("a relay")
+}
+
+#[test]
+fn every_wrong_greeting_has_its_own_refusal() {
+    let version = limits::PROTOCOL_VERSION;
+    let cases = [
+        (ClientMessage::Ping, ErrorCode::HelloExpected),
+        (hello(version + 1, None), ErrorCode::UnsupportedProtocol),
+        (hello(version, Some(FederationId([8; 32]))), ErrorCode::WrongFederation),
+    ];
+    let (mut machine, session) = bridge();
+    for (message, code) in cases {
+        machine.handle_message(START, session, Some(1), message);
+        assert_eq!(refusal(&mut machine, session), code);
+    }
+    let (mut machine, session) = greeted();
+    machine.handle_message(START, session, Some(1), hello(version, None));
+    assert_eq!(refusal(&mut machine, session), ErrorCode::AlreadyGreeted);
+    let mut machine = Machine::new(OURS);
+    let session = machine.handle_opened(START);
+    machine.handle_message(START, session, Some(1), hello(version, None));
+    assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable, "no node has told of a tip");
+    assert!(!machine.is_useful());
+}
+
+#[test]
+fn what_is_no_message_is_refused_and_keeps_the_session() {
+    let (mut machine, session) = greeted();
+    machine.handle_text(START, session, "{");
+    assert_eq!(refusal(&mut machine, session), ErrorCode::MalformedMessage);
+    machine.handle_binary(START, session);
+    assert_eq!(refusal(&mut machine, session), ErrorCode::MalformedMessage);
+    machine.handle_text(START, session, r#"{"type":"Ping"}"#);
+    assert!(matches!(next(&mut machine, session), Some(ServerMessage::Pong)));
+}
+
+#[test]
+fn a_flood_that_nobody_reads_ends_its_own_session_and_no_other() {
+    let (mut machine, session) = greeted();
+    let other = machine.handle_opened(START);
+    for _frame in 0..10_000 {
+        machine.handle_binary(START, session);
+    }
+    assert!(matches!(machine.poll_message(session), Next::Closed));
+    machine.handle_closed(session);
+    assert_eq!(machine.sizes(), (1, 0));
+    assert!(matches!(machine.poll_message(other), Next::Nothing));
+}
+
+#[test]
+fn a_subscription_waits_for_a_node_and_not_for_ever() {
+    let (mut machine, session) = greeted();
+    machine.handle_message(START, session, Some(3), ClientMessage::UTXOSubscribe { keys: vec![key()] });
+    let asked = outputs(&mut machine);
+    assert!(
+        matches!(&asked[..], [Output::Interest(ClientMessage::UTXOSubscribe { keys })] if *keys == [key()])
+    );
+    assert!(next(&mut machine, session).is_none());
+    machine.handle_timeout(SNAPSHOT_TIMEOUT);
+    assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable);
+    machine.handle_timeout(SNAPSHOT_TIMEOUT * 2);
+    assert!(next(&mut machine, session).is_none(), "once");
+
+    machine.handle_message(START, session, Some(4), ClientMessage::UTXOSubscribe { keys: vec![key()] });
+    let snapshot =
+        KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: Some(1) };
+    let results = vec![KeyResult { key: key(), outcome: snapshot }];
+    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false };
+    machine.handle_event(LINK, told).expect("no refusal");
+    assert!(matches!(next(&mut machine, session), Some(ServerMessage::UTXOSubscribed { .. })));
+}
+
+#[test]
+fn the_last_one_to_leave_ends_the_interest_at_the_nodes() {
+    let (mut machine, session) = greeted();
+    machine.handle_message(START, session, Some(3), ClientMessage::UTXOSubscribe { keys: vec![key()] });
+    outputs(&mut machine);
+    assert_eq!(machine.keys(), 1);
+    machine.handle_closed(session);
+    let left = outputs(&mut machine);
+    assert!(
+        matches!(&left[..], [Output::Interest(ClientMessage::UTXOUnsubscribe { keys })] if *keys == [key()])
+    );
+    assert_eq!(machine.keys(), 0);
+}
+
+#[test]
+fn a_lost_relay_says_whose_it_was_and_a_query_ends_in_time() {
+    let (mut machine, session) = greeted();
+    let relay = submit(&mut machine, session);
+    machine.handle_relay_lost(relay);
+    assert_eq!(refusal(&mut machine, session), ErrorCode::CoordinatorLost);
+    let relay = submit(&mut machine, session);
+    machine.handle_unreachable(relay);
+    assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable);
+    machine.handle_message(START, session, Some(5), ClientMessage::FeeRateQuery);
+    let day = Duration::from_secs(86_400);
+    machine.handle_timeout(day);
+    assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable);
+    outputs(&mut machine);
+    let relay = submit(&mut machine, session);
+    machine.handle_timeout(day);
+    assert_eq!(machine.sizes(), (1, 1), "a submission is followed until it ends");
+    machine.handle_relay_lost(relay);
+    machine.handle_relay_lost(relay);
+    assert_eq!(refusal(&mut machine, session), ErrorCode::CoordinatorLost);
+    assert!(next(&mut machine, session).is_none(), "once");
+}
+
+#[test]
+fn submitted_again_a_transaction_has_one_coordinator() {
+    let (mut machine, session) = greeted();
+    let first = submit(&mut machine, session);
+    machine.handle_message(START, session, Some(6), sole().0);
+    let changed = outputs(&mut machine);
+    assert!(
+        matches!(&changed[..], [Output::Drop(old), Output::Open { relay, .. }] if *old == first && *relay != first)
+    );
+    assert_eq!(machine.sizes(), (1, 1));
+    machine.handle_answer(first, Some(2), ServerMessage::Pong);
+    assert!(next(&mut machine, session).is_none(), "nobody listens to the old one");
+}
+
+#[test]
+fn the_end_of_a_submission_ends_its_relay() {
+    let (mut machine, session) = greeted();
+    let relay = submit(&mut machine, session);
+    let (_, txid) = sole();
+    let news = |status| ServerMessage::TransactionStatus { txid, status };
+    machine.handle_answer(relay, Some(2), news(TransactionStatus::Pending));
+    assert!(outputs(&mut machine).is_empty());
+    let failed = TransactionStatus::Failed { message: "too late".to_owned(), retry: true, releases: vec![] };
+    machine.handle_answer(relay, Some(2), news(failed));
+    assert!(matches!(&outputs(&mut machine)[..], [Output::Drop(ended)] if *ended == relay));
+    assert_eq!(machine.sizes(), (1, 0));
+}
+
+#[test]
+fn requests_under_way_are_limited() {
+    let (mut machine, session) = greeted();
+    for id in 0..RELAYS_MAX {
+        machine.handle_message(START, session, u64::try_from(id).ok(), ClientMessage::FeeRateQuery);
+    }
+    assert!(next(&mut machine, session).is_none());
+    machine.handle_message(START, session, Some(0), ClientMessage::FeeRateQuery);
+    assert_eq!(refusal(&mut machine, session), ErrorCode::LimitExceeded);
+    machine.handle_closed(session);
+    assert_eq!(machine.sizes(), (0, 0));
+}
+
+#[test]
+fn silence_ends_a_session() {
+    let (mut machine, session) = greeted();
+    machine.check_alive(limits::PING_INTERVAL * 2, session);
+    assert!(matches!(machine.poll_message(session), Next::Nothing));
+    machine.check_alive(limits::PING_INTERVAL * 3, session);
+    assert!(matches!(machine.poll_message(session), Next::Closed));
+}

@@ -1,0 +1,37 @@
+//! Prometheus metrics of a bridge.
+
+use crate::machine::Machine;
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+/// What they are sent as.
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The metrics as text.
+pub(crate) fn text(machine: &Machine, connected: usize) -> String {
+    let mut registry = Registry::with_prefix("quorate_bridge");
+    let (sessions, relays) = machine.sizes();
+    let gauges = [
+        ("sessions", "WebSocket sessions", sessions),
+        ("relays", "requests that a node is answering", relays),
+        ("keys", "keys that somebody is subscribed to", machine.keys()),
+        ("nodes_connected", "nodes connected over QUIC", connected),
+    ];
+    for (name, help, value) in gauges {
+        registry.register(name, help, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)));
+    }
+    let counters = machine.counters();
+    let counters = [
+        ("notifications_forwarded", "notifications sent to sessions", counters.forwarded),
+        ("notifications_duplicate", "copies from other nodes that were dropped", counters.duplicates),
+        ("gaps", "subscriptions that lost notifications because a session was slow", counters.gaps),
+    ];
+    for (name, help, value) in counters {
+        registry.register(name, help, ConstCounter::new(value));
+    }
+    let mut text = String::new();
+    encode(&mut text, &registry).map_or_else(|error| error.to_string(), |()| text)
+}

@@ -7,6 +7,9 @@ say "format"
 cargo fmt --check
 say "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
+say "house"
+setup_node
+node scripts/check-house.mjs
 say "tests"
 if cargo nextest --version >/dev/null 2>&1; then
   cargo nextest run --workspace --locked

@@ -1,7 +1,7 @@
 //! Carries out what the machine wants: no protocol decision is made here.
 
 use crate::{
-    hub::SessionId,
+    hub::WalletId,
     machine::{Machine, Output},
     relays::RelayId,
     upstream::Upstream,
@@ -37,7 +37,7 @@ pub(crate) struct Driver {
 struct State {
     machine: Machine,
     /// Wakes the task that writes to a session.
-    writers: HashMap<SessionId, Arc<Notify>>,
+    writers: HashMap<WalletId, Arc<Notify>>,
     /// What goes to a relay's stream; dropping it ends the relay's task.
     parts: HashMap<RelayId, mpsc::Sender<Part>>,
 }
@@ -75,7 +75,7 @@ impl Driver {
     }
 
     /// A new session, and what wakes whoever writes to it.
-    pub(crate) fn open(&self) -> (SessionId, Arc<Notify>) {
+    pub(crate) fn open(&self) -> (WalletId, Arc<Notify>) {
         let session = self.with(Machine::handle_opened);
         let writer = Arc::new(Notify::new());
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,7 +84,7 @@ impl Driver {
     }
 
     /// A session's connection is gone.
-    pub(crate) fn close(&self, session: SessionId) {
+    pub(crate) fn close(&self, session: WalletId) {
         self.with(|machine, _| machine.handle_closed(session));
         self.state.lock().unwrap_or_else(PoisonError::into_inner).writers.remove(&session);
     }

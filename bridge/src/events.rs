@@ -1,12 +1,8 @@
 //! One event stream per node, kept open.
 
-use crate::{
-    driver::Driver,
-    machine::LinkId,
-    upstream::{NodeAddress, Stream},
-};
+use crate::{driver::Driver, machine::LinkId, upstream::Stream};
 use anyhow::{Context as _, Result};
-use quorate_quic::server_name;
+use quorate_quic::{NodeAddress, server_name};
 use std::{sync::Arc, time::Duration};
 
 /// Wait before connecting to a node again.

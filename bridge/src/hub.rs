@@ -16,11 +16,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// A wallet's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u64);
+pub struct WalletId(pub u64);
 
 #[derive(Debug, Default)]
 struct Interest {
-    sessions: BTreeSet<SessionId>,
+    sessions: BTreeSet<WalletId>,
     ready: bool,
     utxos: BTreeMap<OutPoint, UtxoRecord>,
     proofs: BTreeMap<Txid, FinalityProof>,
@@ -31,7 +31,7 @@ struct Interest {
 /// A message for a session: an answer, or news of a key that it is subscribed to.
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    pub(crate) session: SessionId,
+    pub(crate) session: WalletId,
     /// The message that it answers.
     pub(crate) id: Option<u64>,
     /// What it is news of; nothing for an answer.
@@ -44,7 +44,7 @@ pub(crate) struct Delivery {
 pub(crate) struct Hub {
     interests: HashMap<SubscriptionKey, Interest>,
     /// What each session is subscribed to.
-    sessions: HashMap<SessionId, BTreeSet<SubscriptionKey>>,
+    sessions: HashMap<WalletId, BTreeSet<SubscriptionKey>>,
     tip: Option<ChainTip>,
     deliveries: VecDeque<Delivery>,
     /// Copies from other nodes that were dropped.
@@ -52,7 +52,7 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn open(&mut self, session: SessionId) {
+    pub(crate) fn open(&mut self, session: WalletId) {
         self.sessions.insert(session, BTreeSet::new());
     }
 
@@ -62,19 +62,19 @@ impl Hub {
     }
 
     /// News of a key did not fit into a session's queue: it gets no more of it until it subscribes anew.
-    pub(crate) fn mute(&mut self, session: SessionId, key: &SubscriptionKey) {
+    pub(crate) fn mute(&mut self, session: WalletId, key: &SubscriptionKey) {
         if let Some(interest) = self.interests.get_mut(key) {
             interest.sessions.remove(&session);
         }
     }
 
     /// Ends a session; gives the keys that nobody is interested in any more.
-    pub(crate) fn close(&mut self, session: SessionId) -> Vec<SubscriptionKey> {
+    pub(crate) fn close(&mut self, session: WalletId) -> Vec<SubscriptionKey> {
         let Some(closed) = self.sessions.remove(&session) else { return Vec::new() };
         closed.into_iter().filter(|key| self.leave(session, key)).collect()
     }
 
-    fn leave(&mut self, session: SessionId, key: &SubscriptionKey) -> bool {
+    fn leave(&mut self, session: WalletId, key: &SubscriptionKey) -> bool {
         let Some(interest) = self.interests.get_mut(key) else { return false };
         interest.sessions.remove(&session);
         let abandoned = interest.sessions.is_empty();
@@ -95,7 +95,7 @@ impl Hub {
     /// Registers interest. Gives, per key over the session's limit, its refusal, and the keys that no node has been asked for yet.
     pub(crate) fn subscribe(
         &mut self,
-        session: SessionId,
+        session: WalletId,
         keys: &[SubscriptionKey],
     ) -> (HashMap<SubscriptionKey, WireError>, Vec<SubscriptionKey>) {
         let mut refused = HashMap::new();
@@ -124,7 +124,7 @@ impl Hub {
     /// Ends subscriptions; gives how many there were and the keys that nobody is interested in any more.
     pub(crate) fn unsubscribe(
         &mut self,
-        session: SessionId,
+        session: WalletId,
         keys: &[SubscriptionKey],
     ) -> (usize, Vec<SubscriptionKey>) {
         let Some(open) = self.sessions.get_mut(&session) else { return (0, Vec::new()) };
@@ -140,7 +140,7 @@ impl Hub {
     /// Sends the snapshots and goes live, in one step.
     pub(crate) fn answer_subscription(
         &mut self,
-        session: SessionId,
+        session: WalletId,
         id: Option<u64>,
         keys: &[SubscriptionKey],
         refused: &HashMap<SubscriptionKey, WireError>,
@@ -258,7 +258,7 @@ impl Hub {
         }
     }
 
-    fn send(&mut self, session: SessionId, key: &SubscriptionKey, message: ServerMessage) {
+    fn send(&mut self, session: WalletId, key: &SubscriptionKey, message: ServerMessage) {
         self.deliveries.push_back(Delivery { session, id: None, key: Some(key.clone()), message });
     }
 }
@@ -310,7 +310,7 @@ mod tests {
     fn hub() -> (Hub, SubscriptionKey) {
         let mut hub = Hub::default();
         hub.take_tip(ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
-        hub.open(SessionId(1));
+        hub.open(WalletId(1));
         (hub, SubscriptionKey::Script(ScriptBuf::new()))
     }
 
@@ -320,7 +320,7 @@ mod tests {
 
     fn subscribe(hub: &mut Hub, key: &SubscriptionKey) {
         let keys = [key.clone()];
-        let (refused, new) = hub.subscribe(SessionId(1), &keys);
+        let (refused, new) = hub.subscribe(WalletId(1), &keys);
         for key in new {
             let outcome = KeyOutcome::Snapshot {
                 utxos: vec![utxo(false)],
@@ -330,7 +330,7 @@ mod tests {
             };
             hub.take_result(KeyResult { key, outcome });
         }
-        hub.answer_subscription(SessionId(1), Some(1), &keys, &refused);
+        hub.answer_subscription(WalletId(1), Some(1), &keys, &refused);
     }
 
     #[test]
@@ -350,7 +350,7 @@ mod tests {
     fn a_change_before_the_snapshot_is_in_the_snapshot() {
         let (mut hub, key) = hub();
         let keys = [key.clone()];
-        let (refused, new) = hub.subscribe(SessionId(1), &keys);
+        let (refused, new) = hub.subscribe(WalletId(1), &keys);
         assert_eq!(new, keys);
         assert!(!hub.is_ready(&keys));
         hub.notify(&key, &utxo(true), None);
@@ -362,7 +362,7 @@ mod tests {
         };
         hub.take_result(KeyResult { key: key.clone(), outcome });
         assert!(hub.is_ready(&keys));
-        hub.answer_subscription(SessionId(1), None, &keys, &refused);
+        hub.answer_subscription(WalletId(1), None, &keys, &refused);
         let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
             panic!("a snapshot")
         };
@@ -375,7 +375,7 @@ mod tests {
         let (mut hub, key) = hub();
         subscribe(&mut hub, &key);
         while next(&mut hub).is_some() {}
-        hub.mute(SessionId(1), &key);
+        hub.mute(WalletId(1), &key);
         hub.notify(&key, &utxo(true), None);
         assert!(next(&mut hub).is_none());
         subscribe(&mut hub, &key);
@@ -390,8 +390,8 @@ mod tests {
     fn the_last_one_to_leave_ends_the_interest() {
         let (mut hub, key) = hub();
         subscribe(&mut hub, &key);
-        assert_eq!(hub.unsubscribe(SessionId(1), std::slice::from_ref(&key)), (1, vec![key]));
-        assert!(hub.close(SessionId(1)).is_empty());
+        assert_eq!(hub.unsubscribe(WalletId(1), std::slice::from_ref(&key)), (1, vec![key]));
+        assert!(hub.close(WalletId(1)).is_empty());
         assert!(hub.keys().is_empty());
     }
 }

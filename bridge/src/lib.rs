@@ -16,14 +16,14 @@ mod websocket;
 /// The machine, for whoever drives it without sockets.
 pub mod sans_io {
     pub use crate::{
-        hub::SessionId,
+        hub::WalletId,
         machine::{Counters, LinkId, Machine, Output},
         relays::{RelayId, ends_submission},
         session::Next,
     };
 }
 
-pub use upstream::NodeAddress;
+pub use quorate_quic::NodeAddress;
 
 use anyhow::{Context as _, Result};
 use axum::{

@@ -4,7 +4,7 @@
 //! here waits: a wallet that does not read costs its own queue, and then its session.
 
 use crate::{
-    hub::{Hub, SessionId},
+    hub::{Hub, WalletId},
     relays::{Relay, RelayId, Relays, ends_answer, ends_submission, submitted_by},
     session::{NEWS_MAX, Next, Session},
 };
@@ -54,7 +54,7 @@ pub enum Output {
     /// Close a relay's stream.
     Drop(RelayId),
     /// There is something to write to a session, or it is over.
-    Ready(SessionId),
+    Ready(WalletId),
 }
 
 /// For `/metrics`.
@@ -71,7 +71,7 @@ pub struct Counters {
 /// A subscription whose keys no node has told of yet.
 #[derive(Debug)]
 struct Waiting {
-    session: SessionId,
+    session: WalletId,
     id: Option<u64>,
     keys: Vec<SubscriptionKey>,
     refused: HashMap<SubscriptionKey, WireError>,
@@ -84,7 +84,7 @@ pub struct Machine {
     federation: FederationId,
     news_max: usize,
     hub: Hub,
-    sessions: BTreeMap<SessionId, Session>,
+    sessions: BTreeMap<WalletId, Session>,
     waiting: Vec<Waiting>,
     relays: Relays,
     /// Answers of event streams that are not whole yet.
@@ -125,21 +125,21 @@ impl Machine {
     }
 
     /// What is there to write to a session.
-    pub fn poll_message(&mut self, session: SessionId) -> Next {
+    pub fn poll_message(&mut self, session: WalletId) -> Next {
         self.sessions.get_mut(&session).map_or(Next::Closed, Session::next)
     }
 
     /// A wallet has connected.
-    pub fn handle_opened(&mut self, now: Duration) -> SessionId {
+    pub fn handle_opened(&mut self, now: Duration) -> WalletId {
         self.last_session += 1;
-        let session = SessionId(self.last_session);
+        let session = WalletId(self.last_session);
         self.hub.open(session);
         self.sessions.insert(session, Session::new(now));
         session
     }
 
     /// A wallet's connection is gone.
-    pub fn handle_closed(&mut self, session: SessionId) {
+    pub fn handle_closed(&mut self, session: WalletId) {
         let Some(closed) = self.sessions.remove(&session) else { return };
         let abandoned = self.hub.close(session);
         self.lose_interest(abandoned);
@@ -151,14 +151,14 @@ impl Machine {
     }
 
     /// A ping or pong of a wallet.
-    pub fn handle_alive(&mut self, now: Duration, session: SessionId) {
+    pub fn handle_alive(&mut self, now: Duration, session: WalletId) {
         if let Some(open) = self.sessions.get_mut(&session) {
             open.heard(now);
         }
     }
 
     /// A text frame of a wallet.
-    pub fn handle_text(&mut self, now: Duration, session: SessionId, text: &str) {
+    pub fn handle_text(&mut self, now: Duration, session: WalletId, text: &str) {
         match decode::<ClientMessage>(text.as_bytes()) {
             Ok(envelope) => self.handle_message(now, session, envelope.id, envelope.body),
             Err((id, error)) => {
@@ -169,7 +169,7 @@ impl Machine {
     }
 
     /// A frame of a wallet that is no text.
-    pub fn handle_binary(&mut self, now: Duration, session: SessionId) {
+    pub fn handle_binary(&mut self, now: Duration, session: WalletId) {
         self.handle_alive(now, session);
         self.refuse(session, None, WireError::sender(ErrorCode::MalformedMessage, "send text frames"));
     }
@@ -178,7 +178,7 @@ impl Machine {
     pub fn handle_message(
         &mut self,
         now: Duration,
-        session: SessionId,
+        session: WalletId,
         id: Option<u64>,
         message: ClientMessage,
     ) {
@@ -205,7 +205,7 @@ impl Machine {
     fn dispatch(
         &mut self,
         now: Duration,
-        session: SessionId,
+        session: WalletId,
         id: Option<u64>,
         message: ClientMessage,
     ) -> Result<(), WireError> {
@@ -252,7 +252,7 @@ impl Machine {
         Ok(ServerMessage::Welcome { protocol, federation: ours, agent, tip })
     }
 
-    fn subscribe(&mut self, now: Duration, session: SessionId, id: Option<u64>, keys: Vec<SubscriptionKey>) {
+    fn subscribe(&mut self, now: Duration, session: WalletId, id: Option<u64>, keys: Vec<SubscriptionKey>) {
         let (refused, new) = self.hub.subscribe(session, &keys);
         if let Some(open) = self.sessions.get_mut(&session) {
             open.forgive(&keys);
@@ -285,7 +285,7 @@ impl Machine {
     fn relay(
         &mut self,
         now: Duration,
-        session: SessionId,
+        session: WalletId,
         id: Option<u64>,
         message: ClientMessage,
     ) -> Result<(), WireError> {
@@ -417,7 +417,7 @@ impl Machine {
     }
 
     /// Ends a session that is silent or has not greeted in time; the driver asks when it pings.
-    pub fn check_alive(&mut self, now: Duration, session: SessionId) {
+    pub fn check_alive(&mut self, now: Duration, session: WalletId) {
         if let Some(open) = self.sessions.get_mut(&session).filter(|open| open.is_dead(now)) {
             open.close();
             self.outputs.push_back(Output::Ready(session));
@@ -444,14 +444,14 @@ impl Machine {
         Counters { forwarded: self.forwarded, duplicates: self.hub.duplicates, gaps: self.gaps }
     }
 
-    fn answer(&mut self, session: SessionId, id: Option<u64>, message: ServerMessage) {
+    fn answer(&mut self, session: WalletId, id: Option<u64>, message: ServerMessage) {
         if let Some(open) = self.sessions.get_mut(&session) {
             open.answer(id, message);
             self.outputs.push_back(Output::Ready(session));
         }
     }
 
-    fn refuse(&mut self, session: SessionId, id: Option<u64>, error: WireError) {
+    fn refuse(&mut self, session: WalletId, id: Option<u64>, error: WireError) {
         self.answer(session, id, ServerMessage::Error { error });
     }
 

@@ -1,6 +1,6 @@
 //! Requests that a node answers in the bridge's place.
 
-use crate::hub::SessionId;
+use crate::hub::WalletId;
 use bitcoin::Txid;
 use quorate_protocol::wire::{ClientMessage, ServerMessage, TransactionStatus};
 use std::{
@@ -18,7 +18,7 @@ pub struct RelayId(pub u64);
 /// A relayed request.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    pub(crate) session: SessionId,
+    pub(crate) session: WalletId,
     /// The request's number, for an answer of the bridge's own.
     pub(crate) id: Option<u64>,
     /// The transaction that it submits, if it does.
@@ -30,7 +30,7 @@ pub(crate) struct Relay {
 pub(crate) struct Relays {
     open: BTreeMap<RelayId, Relay>,
     /// Where the wallet's part of a signing session goes.
-    coordinators: HashMap<(SessionId, Txid), RelayId>,
+    coordinators: HashMap<(WalletId, Txid), RelayId>,
     /// When a query has to have its answer, oldest first.
     deadlines: VecDeque<(Duration, RelayId)>,
     last: u64,
@@ -58,7 +58,7 @@ impl Relays {
     }
 
     /// The relay to the node that coordinates a transaction of a session.
-    pub(crate) fn coordinator(&self, session: SessionId, txid: Txid) -> Option<RelayId> {
+    pub(crate) fn coordinator(&self, session: WalletId, txid: Txid) -> Option<RelayId> {
         self.coordinators.get(&(session, txid)).copied()
     }
 

@@ -1,14 +1,9 @@
 //! Connections to the nodes, and streams on them.
 
 use anyhow::{Context as _, Result};
-use quorate_protocol::{
-    NodeId,
-    wire::{ClientMessage, ServerMessage, decode, limits},
-};
+use quorate_protocol::wire::{ClientMessage, ServerMessage, decode, limits};
 use quorate_quic::{FrameReader, write_message};
-use serde::{Deserialize, Serialize};
 use std::{
-    net::SocketAddr,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -16,15 +11,6 @@ use tokio::sync::{Notify, watch};
 
 /// How long a request waits for a node while none is connected.
 const NOBODY_PATIENCE: Duration = Duration::from_secs(3);
-
-/// A node's address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeAddress {
-    /// Its number in the roster.
-    pub id: NodeId,
-    /// UDP address of its QUIC endpoint.
-    pub address: SocketAddr,
-}
 
 /// All nodes.
 #[derive(Debug)]

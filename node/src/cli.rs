@@ -4,7 +4,7 @@ use crate::{
     chain::Bitcoind,
     config::{ChainConfig, NodeConfig},
     operator::{client, commands},
-    provision::{self, Plan, Replacement},
+    provision::{self, NewFederation, Replacement},
     run::Node,
 };
 use anyhow::{Context as _, Result};
@@ -70,7 +70,7 @@ enum EvidenceCommand {
 #[derive(Subcommand)]
 enum EpochCommand {
     /// Print a plan for the next epoch, for all operators to approve
-    Plan {
+    NewFederation {
         /// Directory of a node
         #[arg(env = "QUORATE_NODE_DIR")]
         directory: PathBuf,
@@ -219,7 +219,8 @@ async fn run(command: Command) -> Result<()> {
             chain_password,
         }) => {
             let chain = ChainConfig { url: chain_url, user: chain_user, password: chain_password };
-            let made = provision::federation(&directory, &Plan { nodes, network, first_port, chain })?;
+            let made =
+                provision::federation(&directory, &NewFederation { nodes, network, first_port, chain })?;
             tracing::info!(federation = %made.id, directory = %directory.display(), "made; move ca.key off this machine");
             Ok(())
         }
@@ -230,7 +231,9 @@ async fn run(command: Command) -> Result<()> {
             tracing::info!(directory = %directory.display(), "made; member.json is for the plan of the next epoch");
             Ok(())
         }
-        Command::Epoch(EpochCommand::Plan { directory, replace }) => commands::plan(&directory, &replace),
+        Command::Epoch(EpochCommand::NewFederation { directory, replace }) => {
+            commands::plan(&directory, &replace)
+        }
         Command::Epoch(EpochCommand::Approve { directory, plan, dry_run }) => {
             commands::approve(&directory, &plan, dry_run).await
         }

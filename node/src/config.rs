@@ -2,17 +2,9 @@
 
 use anyhow::{Context as _, Result};
 use quorate_protocol::NodeId;
+pub use quorate_quic::NodeAddress;
 use serde::{Deserialize, Serialize};
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
-
-/// A node and where it listens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeAddress {
-    /// Its number in the roster.
-    pub id: NodeId,
-    /// UDP address of its QUIC endpoint.
-    pub address: SocketAddr,
-}
 
 /// How to reach the chain backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

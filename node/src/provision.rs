@@ -35,7 +35,7 @@ pub const RECOVERY_MARGIN: u16 = 288;
 
 /// What to make.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct NewFederation {
     /// Nodes.
     pub nodes: u16,
     /// Bitcoin network.
@@ -72,7 +72,7 @@ struct BridgeFile<'a> {
 ///
 /// # Errors
 /// The directory exists already and is not empty, or cannot be written.
-pub fn federation(directory: &Path, plan: &Plan) -> Result<Provisioned> {
+pub fn federation(directory: &Path, plan: &NewFederation) -> Result<Provisioned> {
     quorate_protocol::Quorum::new(plan.nodes.into())?;
     if fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
         anyhow::bail!("{} is not empty: choose a new directory", directory.display());
@@ -118,7 +118,7 @@ pub fn federation(directory: &Path, plan: &Plan) -> Result<Provisioned> {
     Ok(Provisioned { id: roster.id(), nodes, bridge, client, addresses })
 }
 
-fn addresses(plan: &Plan) -> Result<Vec<NodeAddress>> {
+fn addresses(plan: &NewFederation) -> Result<Vec<NodeAddress>> {
     // Held until all ports are chosen, so that none is chosen twice.
     let mut held = Vec::new();
     (1..=plan.nodes)

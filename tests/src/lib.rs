@@ -10,7 +10,7 @@ use quorate_bridge::{BridgeConfig, RunningBridge};
 use quorate_devnet::DevnetChain;
 use quorate_node::{
     config::ChainConfig,
-    provision::{self, Plan, Provisioned},
+    provision::{self, NewFederation, Provisioned},
 };
 use std::{
     net::SocketAddr,
@@ -50,7 +50,7 @@ impl Cluster {
         let chain = Arc::new(DevnetChain::new());
         tokio::spawn(quorate_devnet::serve_rpc(listener, chain.clone()));
         let backend = ChainConfig { url, user: String::new(), password: String::new() };
-        let plan = Plan { nodes, network: Network::Regtest, first_port: None, chain: backend };
+        let plan = NewFederation { nodes, network: Network::Regtest, first_port: None, chain: backend };
         let files = provision::federation(&directory.path().join("federation"), &plan)?;
         let config = BridgeConfig::read(&files.bridge.join("bridge.toml"))?;
         let bridge = RunningBridge::start(&files.bridge, config).await?;

@@ -118,7 +118,7 @@ async fn bad_frames_get_their_own_errors() -> Result<()> {
 
     // A certificate of another federation does not get past the handshake.
     let other = tempfile::tempdir()?;
-    let plan = quorate_node::provision::Plan {
+    let plan = quorate_node::provision::NewFederation {
         nodes: 4,
         network: bitcoin::Network::Regtest,
         first_port: None,

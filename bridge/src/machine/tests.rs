@@ -35,7 +35,7 @@ fn sole() -> (ClientMessage, Txid) {
 }
 
 /// A bridge that one node has told of its tip, with a session that has not greeted.
-fn bridge() -> (Machine, SessionId) {
+fn bridge() -> (Machine, WalletId) {
     let mut machine = Machine::new(OURS);
     machine.handle_link_opened(LINK);
     machine.handle_event(LINK, ServerMessage::Tip { tip: tip() }).expect("no refusal");
@@ -43,7 +43,7 @@ fn bridge() -> (Machine, SessionId) {
     (machine, session)
 }
 
-fn greeted() -> (Machine, SessionId) {
+fn greeted() -> (Machine, WalletId) {
     let (mut machine, session) = bridge();
     machine.handle_message(START, session, Some(1), hello(limits::PROTOCOL_VERSION, Some(OURS)));
     assert!(matches!(next(&mut machine, session), Some(ServerMessage::Welcome { .. })));
@@ -51,7 +51,7 @@ fn greeted() -> (Machine, SessionId) {
     (machine, session)
 }
 
-fn next(machine: &mut Machine, session: SessionId) -> Option<ServerMessage> {
+fn next(machine: &mut Machine, session: WalletId) -> Option<ServerMessage> {
     match machine.poll_message(session) {
         Next::Message(_, message) => Some(message),
         Next::Nothing | Next::Closed => None,
@@ -63,7 +63,7 @@ fn outputs(machine: &mut Machine) -> Vec<Output> {
     all.filter(|output| !matches!(output, Output::Ready(_))).collect()
 }
 
-fn refusal(machine: &mut Machine, session: SessionId) -> ErrorCode {
+fn refusal(machine: &mut Machine, session: WalletId) -> ErrorCode {
     match next(machine, session) {
         Some(ServerMessage::Error { error }) => error.code,
         other => panic!("{other:?}"),
@@ -71,7 +71,7 @@ fn refusal(machine: &mut Machine, session: SessionId) -> ErrorCode {
 }
 
 /// Submits a transaction; gives the relay that it has.
-fn submit(machine: &mut Machine, session: SessionId) -> RelayId {
+fn submit(machine: &mut Machine, session: WalletId) -> RelayId {
     machine.handle_message(START, session, Some(2), sole().0);
     let open = outputs(machine).into_iter().find_map(|output| match output {
         Output::Open { relay, .. } => Some(relay),

@@ -13,7 +13,7 @@ use quorate_bridge::{BridgeConfig, RunningBridge};
 use quorate_node::{
     chain::Chain,
     config::{ChainConfig, NodeConfig},
-    provision::{self, Plan},
+    provision::{self, NewFederation},
     run::Node,
 };
 use std::{
@@ -60,7 +60,7 @@ impl Devnet {
         if !home.join("roster.json").exists() {
             let chain =
                 ChainConfig { url: format!("http://{rpc}"), user: String::new(), password: String::new() };
-            let plan = Plan { nodes, network: Network::Regtest, first_port: None, chain };
+            let plan = NewFederation { nodes, network: Network::Regtest, first_port: None, chain };
             provision::federation(&home, &plan)?;
         }
         let chain = Arc::new(DevnetChain::open(directory)?);

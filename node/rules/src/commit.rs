@@ -14,7 +14,7 @@ use crate::{
 };
 use quorate_protocol::{
     NodeId,
-    frost::{NodeCommitments, Session, SigningError, WalletSignature},
+    frost::{NodeCommitments, SigningError, SigningSession, WalletSignature},
     proposal::SpendPlan,
     vote::{ApprovalCertificate, VoteTarget, sign_commit},
     wire::{CommitReply, ErrorCode, Fault, VotingReply, WireError},
@@ -84,7 +84,7 @@ impl Voter {
         wallet: &WalletSignature,
     ) -> Result<(CommitReply, Option<Answer>), WireError> {
         let invalid = |error: &dyn std::fmt::Display| WireError::sender(ErrorCode::InvalidSignature, error);
-        let session = Session::new(&cx.federation, plan, target, attempt, nodes, &wallet.commitments)
+        let session = SigningSession::new(&cx.federation, plan, target, attempt, nodes, &wallet.commitments)
             .map_err(|error| invalid(&error))?;
         if let Some(reply) = self.nonces.answered(session.digest()) {
             return Ok((reply.clone(), None));

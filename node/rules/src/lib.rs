@@ -33,6 +33,12 @@ mod standing;
 mod status;
 mod subscriptions;
 mod succession;
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]
+mod testkit;
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]
+mod tests;
 mod vote;
 mod watch;
 

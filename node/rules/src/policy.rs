@@ -110,12 +110,6 @@ impl Context {
         }
     }
 
-    /// Planted bugs: what a release, or the epoch before, left the outpoint to binds nobody.
-    fn ignores_forced(&self, outpoint: &OutPoint) -> bool {
-        self.planted(Bug::IgnoreForced)
-            || (self.planted(Bug::IgnoreInherited) && self.ledger.release(outpoint).is_none())
-    }
-
     /// The certificate has to be of the present round of every input, none of which is being left, and for nothing that another
     /// release or a final transaction rules out.
     pub(crate) fn check_rounds(&self, target: &VoteTarget, proposal: &Proposal) -> Result<(), WireError> {

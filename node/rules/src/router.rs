@@ -184,20 +184,25 @@ impl Machine {
         self.run_effects();
     }
 
+    /// A session says Hello once, and first.
+    fn check_greeting(&self, session: SessionId, message: &ClientMessage) -> Result<(), WireError> {
+        let hello = matches!(message, ClientMessage::Hello { .. });
+        match (hello, self.cx.subscriptions.has_greeted(session)) {
+            (false, false) => {
+                Err(WireError::sender(ErrorCode::HelloExpected, "the first message has to be Hello"))
+            }
+            (true, true) => Err(WireError::sender(ErrorCode::AlreadyGreeted, "Hello comes once")),
+            (true, false) | (false, true) => Ok(()),
+        }
+    }
+
     fn client(
         &mut self,
         session: SessionId,
         id: Option<u64>,
         message: ClientMessage,
     ) -> Result<(), WireError> {
-        let hello = matches!(message, ClientMessage::Hello { .. });
-        match (hello, self.cx.subscriptions.has_greeted(session)) {
-            (false, false) => {
-                return Err(WireError::sender(ErrorCode::HelloExpected, "the first message has to be Hello"));
-            }
-            (true, true) => return Err(WireError::sender(ErrorCode::AlreadyGreeted, "Hello comes once")),
-            (true, false) | (false, true) => {}
-        }
+        self.check_greeting(session, &message)?;
         match message {
             ClientMessage::Hello { protocol, federation, .. } => {
                 self.cx.greet(session, id, protocol, federation)

@@ -6,10 +6,11 @@ use crate::{
     crash,
     net::peers::Peers,
 };
-use bitcoin::OutPoint;
+use bitcoin::{OutPoint, Transaction};
 use quorate_protocol::{
     NodeId,
-    wire::{PeerReply, ServerMessage, VotingReply, encode_frame},
+    relay_policy::FEE_RATE_MIN,
+    wire::{PeerReply, ServerMessage, VotingReply, VotingRequest, encode_frame},
 };
 use quorate_rules::{Output, ReplyTo, SessionId, Tag};
 use std::{collections::HashMap, sync::Arc};
@@ -20,7 +21,7 @@ const LOOKUPS_MAX: usize = 32;
 
 /// What the dispatcher carries out.
 #[derive(Debug)]
-pub(crate) enum Release {
+pub(crate) enum Work {
     Nothing,
     Output(Box<Output>),
     Replies(u64, oneshot::Sender<PeerReply>),
@@ -50,20 +51,20 @@ impl Dispatcher {
         Self { me, inputs, peers, chain, replies: HashMap::new(), sessions: HashMap::new(), lookups }
     }
 
-    pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Release>) {
+    pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Work>) {
         while let Some(release) = released.recv().await {
             match release {
-                Release::Nothing => {}
-                Release::Replies(number, reply) => {
+                Work::Nothing => {}
+                Work::Replies(number, reply) => {
                     self.replies.insert(number, reply);
                 }
-                Release::Opened(session, frames) => {
+                Work::Opened(session, frames) => {
                     self.sessions.insert(session, frames);
                 }
-                Release::Closed(session) => {
+                Work::Closed(session) => {
                     self.sessions.remove(&session);
                 }
-                Release::Output(output) => self.carry_out(*output).await,
+                Work::Output(output) => self.carry_out(*output).await,
             }
         }
     }
@@ -74,24 +75,7 @@ impl Dispatcher {
             Output::Ask { to, tag, request } if to == self.me => {
                 let _node_ended = self.inputs.send(Input::Own { tag, request }).await;
             }
-            Output::Ask { to, tag, request } => {
-                crash::point(match tag {
-                    Tag::Vote { .. } => "coordinator.before_vote_request",
-                    Tag::Commit { .. } => "coordinator.before_commit_request",
-                    Tag::Release { .. } => "releaser.before_release_request",
-                    Tag::Account { .. } | Tag::Announce | Tag::Final { .. } | Tag::Heartbeat => {
-                        "coordinator.before_other_request"
-                    }
-                });
-                let (peers, inputs) = (self.peers.clone(), self.inputs.clone());
-                tokio::spawn(async move {
-                    let reply = peers.ask(to, &request).await;
-                    if let Err(error) = &reply {
-                        tracing::debug!(%to, error = format!("{error:#}"), "a peer did not answer");
-                    }
-                    let _node_ended = inputs.send(Input::Reply { from: to, tag, reply: reply.ok() }).await;
-                });
-            }
+            Output::Ask { to, tag, request } => self.ask(to, tag, request),
             Output::Reply { to: ReplyTo::Myself(tag), reply } => {
                 let reply = match reply {
                     PeerReply::Voting(reply) => Some(reply),
@@ -120,36 +104,56 @@ impl Dispatcher {
             Output::Client { session, id, message } => self.send(session, id, &message),
             Output::Broadcast(transaction) => {
                 crash::point("coordinator.before_broadcast");
-                let chain = self.chain.clone();
-                tokio::spawn(async move {
-                    let txid = transaction.compute_txid();
-                    if let Err(error) = chain.broadcast(transaction).await {
-                        tracing::warn!(%error, %txid, "the chain backend did not take a final transaction; it is tried again");
-                    }
-                });
+                tokio::spawn(broadcast(self.chain.clone(), transaction));
             }
             Output::Prove { session, id, txid, block } => {
-                let (chain, frames) = (self.chain.clone(), self.sessions.get(&session).cloned());
-                tokio::spawn(async move {
-                    let proof =
-                        chain.block(block.hash).await.ok().and_then(|whole| prove(&whole, txid, block));
-                    let message = ServerMessage::Proof { txid, proof };
-                    if let Some(frames) = frames {
-                        let _session_gone = frames.send(encode_frame(id, &message)).await;
-                    }
+                let chain = self.chain.clone();
+                self.answer_later(session, id, async move {
+                    let whole = chain.block(block.hash).await.ok();
+                    ServerMessage::Proof { txid, proof: whole.and_then(|whole| prove(&whole, txid, block)) }
                 });
             }
             Output::FeeRate { session, id } => {
-                let (chain, frames) = (self.chain.clone(), self.sessions.get(&session).cloned());
-                tokio::spawn(async move {
-                    let rate = chain.fee_rate().await.unwrap_or(quorate_protocol::relay_policy::FEE_RATE_MIN);
-                    let message = ServerMessage::FeeRate { sat_per_kwu: rate.to_sat_per_kwu() };
-                    if let Some(frames) = frames {
-                        let _session_gone = frames.send(encode_frame(id, &message)).await;
-                    }
+                let chain = self.chain.clone();
+                self.answer_later(session, id, async move {
+                    let rate = chain.fee_rate().await.unwrap_or(FEE_RATE_MIN);
+                    ServerMessage::FeeRate { sat_per_kwu: rate.to_sat_per_kwu() }
                 });
             }
         }
+    }
+
+    fn ask(&self, to: NodeId, tag: Tag, request: VotingRequest) {
+        crash::point(match tag {
+            Tag::Vote { .. } => "coordinator.before_vote_request",
+            Tag::Commit { .. } => "coordinator.before_commit_request",
+            Tag::Release { .. } => "releaser.before_release_request",
+            Tag::Account { .. } | Tag::Announce | Tag::Final { .. } | Tag::Heartbeat => {
+                "coordinator.before_other_request"
+            }
+        });
+        let (peers, inputs) = (self.peers.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            let reply = peers.ask(to, &request).await;
+            if let Err(error) = &reply {
+                tracing::debug!(%to, error = format!("{error:#}"), "a peer did not answer");
+            }
+            let _node_ended = inputs.send(Input::Reply { from: to, tag, reply: reply.ok() }).await;
+        });
+    }
+
+    /// Answers a session with what the chain has to say.
+    fn answer_later(
+        &self,
+        session: SessionId,
+        id: Option<u64>,
+        answer: impl Future<Output = ServerMessage> + Send + 'static,
+    ) {
+        let Some(frames) = self.sessions.get(&session).cloned() else { return };
+        tokio::spawn(async move {
+            let frame = encode_frame(id, &answer.await);
+            let _session_gone = frames.send(frame).await;
+        });
     }
 
     /// A session whose queue is full is closed: it reconnects and gets a fresh snapshot, so nothing is lost silently.
@@ -196,5 +200,12 @@ fn crash_point(reply: &PeerReply) -> &'static str {
         | PeerReply::Keygen(_)
         | PeerReply::Repair(_)
         | PeerReply::Refused(_) => "voter.before_other_response",
+    }
+}
+
+async fn broadcast(chain: Arc<dyn Chain>, transaction: Transaction) {
+    let txid = transaction.compute_txid();
+    if let Err(error) = chain.broadcast(transaction).await {
+        tracing::warn!(%error, %txid, "the chain backend did not take a final transaction; it is tried again");
     }
 }

@@ -4,7 +4,7 @@
 //! only when everything persisted before it is durable.
 
 use super::{
-    dispatcher::{Dispatcher, Release},
+    dispatcher::{Dispatcher, Work},
     input::Input,
 };
 use crate::{
@@ -37,7 +37,7 @@ pub(crate) fn start(
     chain: Arc<dyn Chain>,
 ) -> mpsc::Sender<Input> {
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
-    let (writer, released) = start_writer::<Release>(store);
+    let (writer, released) = start_writer::<Work>(store);
     let dispatcher = Dispatcher::new(me, inputs.clone(), peers, chain.clone());
     tokio::spawn(follower::follow(chain, inputs.clone()));
     let driver = Driver { machine, me, writer, started: Instant::now(), next_reply: 1 };
@@ -55,7 +55,7 @@ pub(crate) fn start(
 struct Driver {
     machine: Machine,
     me: NodeId,
-    writer: blocking::Sender<(ChangeSet, Release)>,
+    writer: blocking::Sender<(ChangeSet, Work)>,
     started: Instant,
     next_reply: u64,
 }
@@ -84,7 +84,7 @@ impl Driver {
                 // Before the chain has been read, everything seems to be in no block.
                 _ = sweep.tick(), if self.machine.is_caught_up() => {
                     for transaction in self.machine.unconfirmed() {
-                        self.release(ChangeSet::default(), Release::Output(Box::new(Output::Broadcast(transaction))));
+                        self.release(ChangeSet::default(), Work::Output(Box::new(Output::Broadcast(transaction))));
                     }
                 }
             }
@@ -109,11 +109,11 @@ impl Driver {
             Input::Reply { from, tag, reply } => machine.handle_reply(from, tag, reply),
             Input::Client { session, id, message } => machine.handle_client(session, id, message),
             Input::Opened { session, frames } => {
-                self.release(ChangeSet::default(), Release::Opened(session, frames))
+                self.release(ChangeSet::default(), Work::Opened(session, frames))
             }
             Input::Closed { session } => {
                 machine.handle_session_closed(session);
-                self.release(ChangeSet::default(), Release::Closed(session));
+                self.release(ChangeSet::default(), Work::Closed(session));
             }
             Input::Blocks { disconnect, connect } => {
                 for _ in 0..disconnect {
@@ -144,7 +144,7 @@ impl Driver {
     /// Whoever waits for a reply is known to the dispatcher before the reply, which is among the outputs that are drained next.
     fn expect_reply(&mut self, number: u64, reply: oneshot::Sender<PeerReply>) {
         self.next_reply = number + 1;
-        self.release(ChangeSet::default(), Release::Replies(number, reply));
+        self.release(ChangeSet::default(), Work::Replies(number, reply));
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "every other output waits for what was persisted")]
@@ -153,15 +153,15 @@ impl Driver {
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Persist(more) => change.merge(more),
-                other => self.release(std::mem::take(&mut change), Release::Output(Box::new(other))),
+                other => self.release(std::mem::take(&mut change), Work::Output(Box::new(other))),
             }
         }
         if !change.is_empty() {
-            self.release(change, Release::Nothing);
+            self.release(change, Work::Nothing);
         }
     }
 
-    fn release(&self, change: ChangeSet, release: Release) {
+    fn release(&self, change: ChangeSet, release: Work) {
         // If the writer has ended, so does this node: its dispatcher has seen it too.
         let _writer_ended = self.writer.send((change, release));
     }

@@ -7,7 +7,7 @@
 use crate::{
     Epoch, Federation, NodeId, NonceCommitment, SignatureShare,
     account::{AccountCertificate, AccountError},
-    frost::{NodeCommitments, Session, SigningError},
+    frost::{NodeCommitments, SigningError, SigningSession},
     proposal::{JointProposal, ProposalError},
     release::SignedPromise,
     tagged::tagged,
@@ -216,10 +216,11 @@ pub fn two_approvals(first: &SignedVote, second: &SignedVote) -> bool {
 
 impl SigningRecord {
     /// Rebuilds the session and checks that `node` signed these shares in it.
-    fn session(&self, federation: &Federation, node: NodeId) -> Result<Session, EvidenceError> {
+    fn session(&self, federation: &Federation, node: NodeId) -> Result<SigningSession, EvidenceError> {
         let account = self.account.verify(federation)?;
         let plan = self.proposal.check(federation, &account)?.plan;
-        let session = Session::new(federation, &plan, &self.target, self.attempt, &self.nodes, &self.wallet)?;
+        let session =
+            SigningSession::new(federation, &plan, &self.target, self.attempt, &self.nodes, &self.wallet)?;
         signed(session.verify_shares(federation, node, &self.shares, &self.signature))?;
         signed(session.nodes().contains(&node))?;
         Ok(session)
@@ -368,7 +369,7 @@ mod tests {
         );
         let account = record.account.verify(&world.federation).expect("certified");
         let plan = record.proposal.check(&world.federation, &account).expect("valid").plan;
-        let session = Session::new(
+        let session = SigningSession::new(
             &world.federation,
             &plan,
             &record.target,

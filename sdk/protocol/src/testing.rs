@@ -10,7 +10,7 @@ use crate::{
     federation::{KeyCertificate, Member, Roster, Succession, SuccessionPlan},
     finality::{FinalityProof, SpentOutput},
     frost::{
-        NodeCommitments, NodeNonces, NodeShare, Session, WalletSecret, aggregate_trial,
+        NodeCommitments, NodeNonces, NodeShare, SigningSession, WalletSecret, aggregate_trial,
         dkg::{Ceremony, Dkg},
         wallet_sign,
     },
@@ -196,6 +196,17 @@ fn with_account(federation: Federation, keys: Vec<IdentityKey>, shares: Vec<Node
 impl World {
     /// A payment of one coin of the account to itself.
     pub fn proposal(&self) -> JointProposal {
+        self.proposal_to(self.script(), Amount::from_sat(90_000))
+    }
+
+    /// The script of the coin that [`World::proposal`] spends.
+    pub fn script(&self) -> ScriptBuf {
+        let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
+        self.account.address(position).expect("derives").script_pubkey
+    }
+
+    /// A payment of the same coin, of 90,500 sat, to any script.
+    pub fn proposal_to(&self, script_pubkey: ScriptBuf, value: Amount) -> JointProposal {
         let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
         let address = self.account.address(position).expect("derives");
         let transaction = Transaction {
@@ -205,10 +216,7 @@ impl World {
                 previous_output: OutPoint { txid: Txid::all_zeros(), vout: 1 },
                 ..TxIn::default()
             }],
-            output: vec![TxOut {
-                value: Amount::from_sat(90_000),
-                script_pubkey: address.script_pubkey.clone(),
-            }],
+            output: vec![TxOut { value, script_pubkey }],
         };
         let mut psbt = Psbt::from_unsigned_tx(transaction).expect("unsigned");
         let spent = TxOut { value: Amount::from_sat(90_500), script_pubkey: address.script_pubkey.clone() };
@@ -261,7 +269,7 @@ impl World {
         let wallet =
             wallet_sign(federation, &plan, &target, 1, &nodes, &secret, key, &mut rng(9)).expect("signs");
         let session =
-            Session::new(federation, &plan, &target, 1, &nodes, &wallet.commitments).expect("builds");
+            SigningSession::new(federation, &plan, &target, 1, &nodes, &wallet.commitments).expect("builds");
         let index = usize::from(node.0) - 1;
         let nonces = nonces.remove(&node).expect("a signer");
         let shares = self.shares[index].sign(federation, &session, vec![nonces]).expect("signs");
@@ -324,7 +332,7 @@ impl World {
         &self,
         plan: &SpendPlan,
         chosen: impl Fn(NodeId) -> bool,
-    ) -> Result<(Session, BTreeMap<NodeId, Vec<SignatureShare>>, Vec<SignatureShare>), String> {
+    ) -> Result<(SigningSession, BTreeMap<NodeId, Vec<SignatureShare>>, Vec<SignatureShare>), String> {
         let (nonces, commitments) = self.commitments(plan, chosen);
         let secret = WalletSecret::new(&self.wallet);
         let wallet = wallet_sign(
@@ -338,9 +346,15 @@ impl World {
             &mut rng(3),
         )
         .map_err(|error| error.to_string())?;
-        let session =
-            Session::new(&self.federation, plan, &self.target(plan), 1, &commitments, &wallet.commitments)
-                .map_err(|error| error.to_string())?;
+        let session = SigningSession::new(
+            &self.federation,
+            plan,
+            &self.target(plan),
+            1,
+            &commitments,
+            &wallet.commitments,
+        )
+        .map_err(|error| error.to_string())?;
         assert!(session.verify_wallet(&self.federation, self.account.record(), &wallet));
         let shares = nonces
             .into_iter()

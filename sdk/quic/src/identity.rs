@@ -3,7 +3,8 @@
 use quinn::crypto::rustls::QuicClientConfig;
 use quorate_protocol::{NodeId, wire::limits};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
-use std::{path::Path, sync::Arc, time::Duration};
+use serde::{Deserialize, Serialize};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 /// Time without any packet after which a connection is given up.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
@@ -11,6 +12,15 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Streams that a peer may have open at once; each costs memory.
 const STREAMS_MAX: u32 = 1_024;
+/// A node and where it listens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAddress {
+    /// Its number in the roster.
+    pub id: NodeId,
+    /// UDP address of its QUIC endpoint.
+    pub address: SocketAddr,
+}
+
 /// A certificate of the federation's authority with its key.
 #[derive(Debug)]
 pub struct TlsIdentity {

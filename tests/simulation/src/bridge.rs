@@ -8,7 +8,7 @@ use quorate::{
     NodeId,
     wire::{ClientMessage, ServerMessage, limits},
 };
-use quorate_bridge::sans_io::{LinkId, Machine, Next, Output, RelayId, SessionId as BridgeSession};
+use quorate_bridge::sans_io::{LinkId, Machine, Next, Output, RelayId, WalletId};
 use quorate_rules::SessionId;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -34,9 +34,9 @@ pub struct SimBridge {
     machine: Machine,
     /// Event streams: number of the connection and session at the node.
     links: BTreeMap<NodeId, (u64, SessionId)>,
-    parties: BTreeMap<BridgeSession, Party>,
+    parties: BTreeMap<WalletId, Party>,
     /// Sessions that are not read on purpose.
-    slow: Vec<BridgeSession>,
+    slow: Vec<WalletId>,
     /// Where relayed requests are: node and session there.
     relays: BTreeMap<RelayId, (NodeId, SessionId)>,
     /// Number of the present run; relays of earlier ones are nobody's.
@@ -68,7 +68,7 @@ impl SimBridge {
     }
 
     /// Whether a session is read slowly on purpose.
-    pub fn set_slow(&mut self, session: BridgeSession, slow: bool) {
+    pub fn set_slow(&mut self, session: WalletId, slow: bool) {
         self.slow.retain(|other| *other != session);
         self.slow.extend(slow.then_some(session));
     }
@@ -134,7 +134,7 @@ impl World {
     }
 
     /// A party connects; gives its session.
-    pub(crate) fn bridge_open(&mut self, party: Party) -> Option<BridgeSession> {
+    pub(crate) fn bridge_open(&mut self, party: Party) -> Option<WalletId> {
         if !self.bridge.is_up() {
             return None;
         }
@@ -144,7 +144,7 @@ impl World {
     }
 
     /// A party's session ends.
-    pub(crate) fn bridge_close(&mut self, session: BridgeSession) {
+    pub(crate) fn bridge_close(&mut self, session: WalletId) {
         if self.bridge.parties.remove(&session).is_some() {
             self.bridge.set_slow(session, false);
             self.bridge_step(|machine, _| machine.handle_closed(session));
@@ -152,7 +152,7 @@ impl World {
     }
 
     /// A party's message arrives at the bridge.
-    pub(crate) fn bridge_hears(&mut self, session: BridgeSession, id: Option<u64>, message: ClientMessage) {
+    pub(crate) fn bridge_hears(&mut self, session: WalletId, id: Option<u64>, message: ClientMessage) {
         if self.bridge.parties.contains_key(&session) {
             self.bridge_step(|machine, now| machine.handle_message(now, session, id, message));
         }

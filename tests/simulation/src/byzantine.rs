@@ -5,7 +5,7 @@ use bitcoin::OutPoint;
 use quorate::{
     Federation, NodeId, Round, SignatureShare,
     digest::IdentityKey,
-    frost::Session,
+    frost::SigningSession,
     proposal::Proposal,
     release::SignedPromise,
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget, sign_commit},
@@ -319,7 +319,8 @@ impl Me<'_> {
         let plan = joint.check(self.federation, &account).ok()?.plan;
         let commitments = &wallet.as_ref()?.commitments;
         let session =
-            Session::new(self.federation, &plan, &certificate.target, *attempt, nodes, commitments).ok()?;
+            SigningSession::new(self.federation, &plan, &certificate.target, *attempt, nodes, commitments)
+                .ok()?;
         Some(session.sign_shares(self.federation, self.key, shares))
     }
 }

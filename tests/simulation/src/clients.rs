@@ -18,7 +18,7 @@ use quorate::{
         encode_text,
     },
 };
-use quorate_bridge::sans_io::{SessionId as BridgeSession, ends_submission};
+use quorate_bridge::sans_io::{WalletId, ends_submission};
 use quorate_rules::SessionId;
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{collections::BTreeMap, time::Duration};
@@ -32,7 +32,7 @@ pub struct SimWallet {
     /// The real session machine.
     pub session: Session,
     connection: u64,
-    bridge: Option<BridgeSession>,
+    bridge: Option<WalletId>,
     timer_at: Option<Duration>,
     offline_until: Duration,
     /// Payments that it holds for final, by a proof that it verified.
@@ -74,7 +74,7 @@ pub struct Submission {
 pub struct Subscriber {
     keys: Vec<SubscriptionKey>,
     connection: u64,
-    bridge: Option<BridgeSession>,
+    bridge: Option<WalletId>,
     /// What it knows.
     pub known: BTreeMap<OutPoint, UtxoRecord>,
 }

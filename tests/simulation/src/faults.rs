@@ -241,7 +241,7 @@ impl Dice {
 
 /// What one seed does; a random subset of faults at random rates, so that each seed looks for something else.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct Weather {
     /// Number of nodes.
     pub nodes: u8,
     /// Messages dropped, per 1,000.
@@ -272,7 +272,7 @@ pub struct Plan {
     pub replace: bool,
 }
 
-impl Plan {
+impl Weather {
     /// Draws a plan.
     pub fn draw(dice: &mut Dice) -> Self {
         let nodes = if dice.below(4) == 0 { 7 } else { 4 };

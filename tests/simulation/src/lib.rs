@@ -25,5 +25,5 @@ pub mod storm;
 pub mod suite;
 pub mod world;
 
-pub use faults::{Counters, Fault, Plan};
+pub use faults::{Counters, Fault, Weather};
 pub use world::{Options, Report, run, run_script};

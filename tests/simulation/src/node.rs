@@ -461,9 +461,17 @@ impl World {
         self.schedule(wait, Event::Coins { node: id, incarnation, ticket, height, coins });
     }
 
-    /// The chain's answer arrives.
-    pub fn coins_found(&mut self, id: NodeId, ticket: u64, height: u32, coins: Vec<(OutPoint, ChainCoin)>) {
-        if self.nodes.get(&id).is_some_and(|node| node.height != height) {
+    /// The chain's answer arrives, at the run of the node that asked for it.
+    pub fn coins_found(
+        &mut self,
+        id: NodeId,
+        incarnation: u32,
+        ticket: u64,
+        height: u32,
+        coins: Vec<(OutPoint, ChainCoin)>,
+    ) {
+        let Some(node) = self.nodes.get(&id).filter(|node| node.incarnation == incarnation) else { return };
+        if node.height != height {
             self.counters.add(Fault::OvertakenLookup);
         }
         self.step(id, |machine| machine.handle_coins(ticket, coins));

@@ -4,7 +4,7 @@ use crate::{
     base::{Base, WALLETS, open_output},
     bridge::SimBridge,
     clients::{SimWallet, Submission, Subscriber},
-    faults::{Counters, Dice, Fault, Plan},
+    faults::{Counters, Dice, Fault, Weather},
     node::SimNode,
     oracle::{Oracle, Weight},
 };
@@ -93,7 +93,7 @@ pub struct Options {
     /// Keep one message of each type, as the seed of a corpus.
     pub samples: bool,
     /// What to do, instead of what the seed draws.
-    pub plan: Option<Plan>,
+    pub plan: Option<Weather>,
 }
 
 /// What came of it.
@@ -126,7 +126,7 @@ pub struct World {
     pub(crate) seed: u64,
     pub(crate) bug: Option<Bug>,
     pub(crate) base: &'static Base,
-    pub(crate) plan: Plan,
+    pub(crate) plan: Weather,
     pub(crate) dice: Dice,
     pub(crate) now: Duration,
     pub(crate) voting_timeout: Duration,
@@ -199,7 +199,7 @@ fn run_with(options: Options, dice: Dice) -> Report {
 
 impl World {
     fn new(options: Options, mut dice: Dice) -> Self {
-        let drawn = Plan::draw(&mut dice);
+        let drawn = Weather::draw(&mut dice);
         let plan = options.plan.unwrap_or(drawn);
         let base = Base::of(plan.nodes);
         let chain = DevnetChain::deterministic(options.seed, &base.blocks).expect("the base chain is valid");
@@ -408,9 +408,7 @@ impl World {
                 }
             }
             Event::Coins { node, incarnation, ticket, height, coins } => {
-                if self.nodes.get(&node).is_some_and(|node| node.incarnation == incarnation) {
-                    self.coins_found(node, ticket, height, coins);
-                }
+                self.coins_found(node, incarnation, ticket, height, coins);
             }
             Event::Sweep { node } => self.sweep(node),
             Event::Start { node } => {

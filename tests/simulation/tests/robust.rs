@@ -1,10 +1,10 @@
 //! Any two of seven nodes misbehave in every way the simulation knows, and nothing else goes wrong: every payment finishes, soon.
 
-use quorate_simulation::{Counters, Fault, Options, Plan, run};
+use quorate_simulation::{Counters, Fault, Options, Weather, run};
 use std::time::Duration;
 
 /// Two evil nodes of seven, a sound network and sound disks.
-const TWO_OF_SEVEN: Plan = Plan {
+const TWO_OF_SEVEN: Weather = Weather {
     nodes: 7,
     drop: 0,
     duplicate: 0,

@@ -45,3 +45,11 @@ impl Run {
         cx.complete(FinalityProof::Attested { transaction, rounds, commits });
     }
 }
+
+impl Context {
+    /// [`Bug::IgnoreForced`], [`Bug::IgnoreInherited`]: what a release, or the epoch before, left the outpoint to binds nobody.
+    pub(crate) fn ignores_forced(&self, outpoint: &OutPoint) -> bool {
+        self.planted(Bug::IgnoreForced)
+            || (self.planted(Bug::IgnoreInherited) && self.ledger.release(outpoint).is_none())
+    }
+}

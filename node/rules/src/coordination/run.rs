@@ -5,7 +5,7 @@ use bitcoin::{Txid, secp256k1::schnorr};
 use quorate_protocol::{
     NodeId, SignatureShare,
     account::AccountCertificate,
-    frost::{NodeCommitments, Session, WalletSignature},
+    frost::{NodeCommitments, SigningSession, WalletSignature},
     proposal::{CheckedProposal, Proposal},
     vote::{ApprovalCertificate, SignedVote, VoteTarget},
     wire::{Cancellation, NodeReject, RejectReason, ServerMessage, TransactionStatus},
@@ -76,7 +76,7 @@ impl Run {
 pub(crate) struct Attempt {
     pub(crate) chosen: BTreeMap<NodeId, NodeCommitments>,
     pub(crate) wallet: Option<WalletSignature>,
-    pub(crate) session: Option<Session>,
+    pub(crate) session: Option<SigningSession>,
     pub(crate) shares: BTreeMap<NodeId, (Vec<SignatureShare>, schnorr::Signature)>,
     pub(crate) commits: BTreeMap<NodeId, schnorr::Signature>,
     pub(crate) asked: BTreeSet<NodeId>,

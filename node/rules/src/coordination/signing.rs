@@ -10,7 +10,7 @@ use quorate_protocol::{
     NodeId,
     evidence::{CommitStatement, Evidence, SigningRecord},
     finality::{FinalityProof, SpentOutput},
-    frost::{AggregateError, Culprit, Session, SigningError, WalletSignature},
+    frost::{AggregateError, Culprit, SigningError, SigningSession, WalletSignature},
     proposal::Proposal,
     vote::verify_commit,
     wire::{CommitReply, ErrorCode, ServerMessage, TransactionStatus, VotingRequest, WireError},
@@ -102,7 +102,8 @@ impl Run {
         };
         let (target, chosen) = (&self.target, &self.signing.chosen);
         let invalid = |error: &dyn std::fmt::Display| WireError::sender(ErrorCode::InvalidSignature, error);
-        let made = Session::new(&cx.federation, &checked.plan, target, attempt, chosen, &wallet.commitments);
+        let made =
+            SigningSession::new(&cx.federation, &checked.plan, target, attempt, chosen, &wallet.commitments);
         let session = match made {
             Ok(session) => session,
             Err(SigningError::Commitments { culprit: Culprit::Node(node) }) => {

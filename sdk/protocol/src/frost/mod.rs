@@ -22,7 +22,7 @@ pub(crate) mod weights;
 
 pub use node::{NodeNonces, NodeShare, TrialError, aggregate_trial};
 pub use repair::{RepairHelper, RepairPart, RepairSession, finish_repair};
-pub use session::{AggregateError, Culprit, NodeCommitments, Session, SigningError, WalletSignature};
+pub use session::{AggregateError, Culprit, NodeCommitments, SigningError, SigningSession, WalletSignature};
 pub use wallet::{WalletSecret, wallet_sign};
 pub use weights::WALLET_IDENTIFIER;
 

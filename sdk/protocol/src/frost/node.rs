@@ -4,7 +4,7 @@
 //! compile. (The library's own type is borrowed by its `sign`, and accepts reuse.)
 
 use super::{
-    Session, SigningError, identifier,
+    SigningError, SigningSession, identifier,
     session::{commitment_bytes, parse_commitment},
     weight,
 };
@@ -63,7 +63,7 @@ impl NodeShare {
     pub fn sign(
         &self,
         federation: &Federation,
-        session: &Session,
+        session: &SigningSession,
         nonces: Vec<NodeNonces>,
     ) -> Result<Vec<SignatureShare>, SigningError> {
         if nonces.len() != session.inputs().len() {

@@ -1,7 +1,7 @@
 //! One attempt at signing all inputs of a transaction: commitments in, shares out, signatures at the end.
 //!
-//! Every party builds its own [`Session`] from the proposal it checked itself; nobody signs a digest that somebody else
-//! computed. [`Session::digest`] covers the whole package (account, keys, roots, sighashes, ordered signers, all
+//! Every party builds its own [`SigningSession`] from the proposal it checked itself; nobody signs a digest that somebody else
+//! computed. [`SigningSession::digest`] covers the whole package (account, keys, roots, sighashes, ordered signers, all
 //! commitments, attempt), and a node binds its nonces to it.
 
 use super::{WALLET_IDENTIFIER, compressed, identifier, inverse_wallet_coefficient, point};
@@ -86,7 +86,7 @@ pub struct WalletSignature {
 
 /// A signing package for all inputs of one transaction, with everything checked that can be checked before shares exist.
 #[derive(Debug)]
-pub struct Session {
+pub struct SigningSession {
     digest: PackageDigest,
     nodes: Vec<NodeId>,
     inputs: Vec<SessionInput>,
@@ -100,7 +100,7 @@ pub(super) struct SessionInput {
     pub(super) merkle_root: [u8; 32],
 }
 
-impl Session {
+impl SigningSession {
     /// Builds the package for `plan` in the rounds of `target` from the commitments of exactly q nodes and the wallet's.
     ///
     /// # Errors

@@ -293,7 +293,7 @@ fn swapped_commitments_are_traced_to_their_owner() {
     let other = commitments[&NodeId(1)].clone();
     commitments.insert(NodeId(2), other);
     let wallet = commitments[&NodeId(1)].commitments.clone();
-    let error = Session::new(&world.federation, &plan, &world.target(&plan), 1, &commitments, &wallet)
+    let error = SigningSession::new(&world.federation, &plan, &world.target(&plan), 1, &commitments, &wallet)
         .expect_err("refused");
     assert_eq!(error, SigningError::Commitments { culprit: Culprit::Node(NodeId(2)) });
 }
@@ -308,7 +308,7 @@ fn commitments_of_one_round_are_refused_in_another() {
         world.target(&plan).inputs().keys().map(|outpoint| (*outpoint, crate::Round(1))).collect::<Vec<_>>();
     let later = crate::vote::VoteTarget::new(plan.txid, later);
     let error =
-        Session::new(&world.federation, &plan, &later, 1, &commitments, &wallet).expect_err("refused");
+        SigningSession::new(&world.federation, &plan, &later, 1, &commitments, &wallet).expect_err("refused");
     assert_eq!(error, SigningError::Commitments { culprit: Culprit::Node(NodeId(1)) });
 }
 

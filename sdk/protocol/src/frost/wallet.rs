@@ -4,8 +4,8 @@
 //! lose, to keep or to use twice: a reload or a second tab is harmless.
 
 use super::{
-    NodeCommitments, Session, SigningError, WALLET_IDENTIFIER, WalletSignature, inverse_wallet_coefficient,
-    session::commitment_bytes,
+    NodeCommitments, SigningError, SigningSession, WALLET_IDENTIFIER, WalletSignature,
+    inverse_wallet_coefficient, session::commitment_bytes,
 };
 use crate::{Federation, NodeId, digest::IdentityKey, proposal::SpendPlan, vote::VoteTarget};
 use bitcoin::secp256k1::SecretKey;
@@ -59,7 +59,7 @@ pub fn wallet_sign(
         nonces.push(secret);
         commitments.push(commitment_bytes(&public).ok_or(SigningError::Key)?);
     }
-    let session = Session::new(federation, plan, target, attempt, nodes, &commitments)?;
+    let session = SigningSession::new(federation, plan, target, attempt, nodes, &commitments)?;
     let shares = session
         .inputs()
         .iter()

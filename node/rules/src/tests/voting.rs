@@ -1,0 +1,223 @@
+//! Votes and commits: V1, V2, V4, V9.
+
+use crate::{
+    records::Table,
+    testkit::{Kit, OTHER, sole, spend, target},
+};
+use bitcoin::{Amount, OutPoint, ScriptBuf, absolute::LockTime};
+use quorate_protocol::{
+    NodeId,
+    account::{Keychain, KeychainIndex},
+    proposal::{JointProposal, Proposal, describe_output},
+    vote::Verdict,
+    wire::{CommitReply, ErrorCode, RejectReason, VotingReply, VotingRequest},
+};
+
+/// The verdict on a proposal, with the reason for a reject.
+fn vote(kit: &mut Kit, proposal: Proposal) -> Result<(), RejectReason> {
+    let request = kit.vote_request(proposal);
+    let VotingReply::VoteResponse { vote, reason, .. } = kit.ask(OTHER, request).expect("it votes") else {
+        panic!("a vote")
+    };
+    assert_eq!(vote.verdict == Verdict::Approve, reason.is_none());
+    reason.map_or(Ok(()), Err)
+}
+
+#[test]
+fn a_good_payment_is_approved_and_the_vote_is_on_disk_before_it_leaves() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let proposal = kit.joint();
+    let request = kit.vote_request(proposal);
+    let first = kit.ask(OTHER, request.clone()).expect("it votes");
+    let written = kit.written_before_reply().expect("a write comes first");
+    assert!(written.rows().iter().any(|row| row.table == Table::Transactions));
+    let VotingReply::VoteResponse { vote, commitments, .. } = first else { panic!("a vote") };
+    assert!(vote.verify(&kit.world.federation));
+    let commitments = commitments.expect("nonces for the signing session");
+    kit.out.clear();
+    let VotingReply::VoteResponse { vote: again, commitments: fresh, .. } =
+        kit.ask(NodeId(3), request).expect("it votes again")
+    else {
+        panic!("a vote")
+    };
+    assert_eq!(again, vote, "byte for byte");
+    assert_ne!(fresh.expect("nonces").commitments, commitments.commitments, "no nonce is offered twice");
+    assert!(kit.written_before_reply().is_none(), "a repeated vote writes nothing");
+}
+
+#[test]
+fn every_reason_of_the_coin_has_its_own_refusal() {
+    type Case = (&'static str, fn(&mut Kit) -> OutPoint, fn(&RejectReason) -> bool);
+    let cases: [Case; 4] = [
+        (
+            "not known",
+            |kit| kit.world.proposal().psbt.unsigned_tx.input[0].previous_output,
+            |reason| matches!(reason, RejectReason::UnknownCoin { .. }),
+        ),
+        (
+            "too young a reward",
+            |kit| kit.joint_coin(90_500, 5, true),
+            |reason| matches!(reason, RejectReason::Unconfirmed { confirmations: 6, needed: 100, .. }),
+        ),
+        (
+            "another value than the wallet says",
+            |kit| kit.joint_coin(90_499, 5, false),
+            |reason| matches!(reason, RejectReason::WrongCoin { .. }),
+        ),
+        (
+            "being released",
+            |kit| {
+                let outpoint = kit.joint_coin(90_500, 5, false);
+                let promises = vec![
+                    kit.promise(NodeId(2), outpoint, quorate_protocol::Round(0)),
+                    kit.promise(NodeId(3), outpoint, quorate_protocol::Round(0)),
+                ];
+                let request = VotingRequest::ReleaseRequest {
+                    outpoint,
+                    round: quorate_protocol::Round(0),
+                    rejects: vec![],
+                    cancel: None,
+                    promises,
+                    previous: None,
+                };
+                let VotingReply::ReleaseResponse { promise: Some(_), .. } =
+                    kit.ask(OTHER, request).expect("answers")
+                else {
+                    panic!("a promise")
+                };
+                outpoint
+            },
+            |reason| matches!(reason, RejectReason::Round { .. }),
+        ),
+    ];
+    for (what, prepare, expected) in cases {
+        let mut kit = Kit::voting();
+        prepare(&mut kit);
+        let proposal = kit.joint();
+        let reason = vote(&mut kit, proposal).expect_err(what);
+        assert!(expected(&reason), "{what}: {reason:?}");
+    }
+}
+
+#[test]
+fn what_a_block_has_spent_is_spent_whatever_was_voted_for() {
+    let mut kit = Kit::voting();
+    let coin = kit.open_coin(0);
+    assert_eq!(vote(&mut kit, sole(&spend(&[coin], 99_000))), Ok(()));
+    let mined = spend(&[coin], 98_000);
+    kit.mine_with(vec![mined.clone()]);
+    let spent = RejectReason::Spent { outpoint: coin, txid: mined.compute_txid() };
+    assert_eq!(vote(&mut kit, sole(&spend(&[coin], 97_000))), Err(spent));
+    kit.machine.handle_disconnected();
+    let held = vote(&mut kit, sole(&spend(&[coin], 97_000)));
+    assert!(
+        matches!(held, Err(RejectReason::Conflict { .. })),
+        "a reorganisation gives it back to the first: {held:?}"
+    );
+}
+
+#[test]
+fn a_coin_past_its_horizon_goes_home_and_nowhere_else() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let delay = u32::from(kit.world.account.record().recovery_delay);
+    kit.mine(delay);
+    let mut psbt = kit.world.proposal().psbt;
+    let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
+    let address = kit.world.account.address(position).expect("derives");
+    describe_output(&kit.world.account, &address, &mut psbt.outputs[0]);
+    let (account, key) = (kit.world.account.id(), &kit.world.authorisation);
+    let home = JointProposal::authorise(&kit.world.federation, account, key, psbt);
+    assert_eq!(vote(&mut kit, Proposal::Joint(Box::new(home))), Ok(()));
+    let mut kit = Kit::voting();
+    let outpoint = kit.joint_coin(90_500, 5, false);
+    kit.mine(delay);
+    let elsewhere = kit
+        .world
+        .proposal_to(ScriptBuf::new_p2wsh(&ScriptBuf::new().wscript_hash()), Amount::from_sat(90_000));
+    let refused = vote(&mut kit, Proposal::Joint(Box::new(elsewhere)));
+    assert_eq!(refused, Err(RejectReason::Horizon { outpoint, opens_at: 5 + delay }));
+}
+
+#[test]
+fn one_vote_per_coin_and_round() {
+    let mut kit = Kit::voting();
+    let coin = kit.open_coin(0);
+    let (first, second) = (spend(&[coin], 99_000), spend(&[coin], 98_000));
+    assert_eq!(vote(&mut kit, sole(&first)), Ok(()));
+    let conflict = RejectReason::Conflict { outpoint: coin, txid: first.compute_txid() };
+    assert_eq!(vote(&mut kit, sole(&second)), Err(conflict));
+    assert_eq!(vote(&mut kit, sole(&first)), Ok(()));
+}
+
+#[test]
+fn a_sole_transaction_is_checked_like_a_node_of_the_network_would() {
+    let mut kit = Kit::voting();
+    let coin = kit.open_coin(0);
+    let mut unsigned = spend(&[coin], 99_000);
+    unsigned.input[0].witness.clear();
+    assert_eq!(vote(&mut kit, sole(&unsigned)), Err(RejectReason::Script { index: 0 }));
+    let mut later = spend(&[coin], 99_000);
+    later.lock_time = LockTime::from_consensus(11);
+    assert_eq!(vote(&mut kit, sole(&later)), Err(RejectReason::TimeLock));
+    let more = spend(&[coin], 100_001);
+    assert!(matches!(vote(&mut kit, sole(&more)), Err(RejectReason::Invalid { .. })));
+    let twice = spend(&[coin, coin], 99_000);
+    assert!(matches!(vote(&mut kit, sole(&twice)), Err(RejectReason::Invalid { .. })));
+}
+
+#[test]
+fn an_account_without_its_certificate_has_nothing_to_say() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let request = VotingRequest::VoteRequest {
+        proposal: kit.joint(),
+        account: None,
+        certificate: None,
+        releases: vec![],
+    };
+    let VotingReply::VoteResponse { vote, reason, commitments, .. } =
+        kit.ask(OTHER, request).expect("it votes")
+    else {
+        panic!("a vote")
+    };
+    assert_eq!(vote.verdict, Verdict::Reject);
+    assert!(matches!(reason, Some(RejectReason::Invalid { .. })));
+    assert!(commitments.is_none());
+}
+
+#[test]
+fn a_node_that_does_not_know_its_own_past_does_not_vote() {
+    let mut kit = Kit::fresh();
+    let coin = kit.open_coin(0);
+    let request = kit.vote_request(sole(&spend(&[coin], 99_000)));
+    let refused = kit.ask(OTHER, request.clone()).expect_err("it still reads the chain");
+    assert_eq!(refused.code, ErrorCode::NotReady);
+    assert!(refused.retry);
+    kit.machine.handle_caught_up();
+    let refused = kit.ask(OTHER, request).expect_err("its peers have not confirmed its log");
+    assert_eq!(refused.code, ErrorCode::NotReady);
+}
+
+#[test]
+fn a_commit_needs_a_quorum_of_this_round_and_is_on_disk_before_it_leaves() {
+    let mut kit = Kit::voting();
+    let coin = kit.open_coin(0);
+    let transaction = spend(&[coin], 99_000);
+    let about = target(&transaction);
+    let early = kit.ask(OTHER, kit.commit_request(&about, &[2, 3, 4])).expect_err("it has seen no proposal");
+    assert_eq!(early.code, ErrorCode::UnknownTransaction);
+    assert_eq!(vote(&mut kit, sole(&transaction)), Ok(()));
+    let few = kit.ask(OTHER, kit.commit_request(&about, &[2, 3])).expect_err("two are no quorum");
+    assert_eq!(few.code, ErrorCode::InvalidSignature);
+    kit.out.clear();
+    let request = kit.commit_request(&about, &[2, 3, 4]);
+    let first = kit.ask(OTHER, request.clone()).expect("commits");
+    assert!(kit.written_before_reply().is_some(), "the certificate is written first");
+    assert_eq!(kit.ask(OTHER, request).expect("commits again"), first);
+    let VotingReply::CommitResponse { commit: CommitReply::Sole { signature } } = first else {
+        panic!("{first:?}")
+    };
+    assert_eq!(signature, kit.commit_signature(crate::testkit::ME, &about));
+}

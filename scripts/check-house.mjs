@@ -121,6 +121,9 @@ for (const document of files("*.md").filter((file) => !/CHANGELOG/.test(file))) 
   for (const [, code] of read(document).matchAll(/`([^`\n]+)`/g)) {
     const path = code.match(/^((?:sdk|node|bridge|wasm|tests|scripts|docs|examples|bench|node)\/[\w./-]+?)\/?$/)?.[1];
     if (path && !all.has(path) && !folders.has(path) && !existsSync(path)) problems.push(`${document}: there is no ${path}`);
+    if (/^[\w/]+\.rs$/.test(code) && ![...all].some((file) => file === code || file.endsWith(`/${code}`))) {
+      problems.push(`${document}: there is no ${code}`);
+    }
     const test = code.match(/^(?:[\w.]+(?:::|: ))*([a-z][a-z0-9]*(?:_[a-z0-9]+){3,})$/)?.[1];
     if (test && !names.includes(test)) problems.push(`${document}: there is no ${test}`);
   }

@@ -70,7 +70,7 @@ enum EvidenceCommand {
 #[derive(Subcommand)]
 enum EpochCommand {
     /// Print a plan for the next epoch, for all operators to approve
-    NewFederation {
+    Plan {
         /// Directory of a node
         #[arg(env = "QUORATE_NODE_DIR")]
         directory: PathBuf,
@@ -231,9 +231,7 @@ async fn run(command: Command) -> Result<()> {
             tracing::info!(directory = %directory.display(), "made; member.json is for the plan of the next epoch");
             Ok(())
         }
-        Command::Epoch(EpochCommand::NewFederation { directory, replace }) => {
-            commands::plan(&directory, &replace)
-        }
+        Command::Epoch(EpochCommand::Plan { directory, replace }) => commands::plan(&directory, &replace),
         Command::Epoch(EpochCommand::Approve { directory, plan, dry_run }) => {
             commands::approve(&directory, &plan, dry_run).await
         }

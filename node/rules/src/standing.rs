@@ -1,6 +1,6 @@
 //! Rule V9: whether this node may trust its memory, and vote.
 //!
-//! The log head (see [`quorate_protocol::log`]) grows with every durable write of the protocol. Peers learn it with every vote and heartbeat. After
+//! The log head (see [`quorate_protocol::log_head`]) grows with every durable write of the protocol. Peers learn it with every vote and heartbeat. After
 //! a start this node votes only when q - 1 others have said how far they know its log, and none knows it further than it is. A
 //! node whose store was missing, older or damaged says so plainly and stays without a vote until the next epoch gives it a new key.
 //!

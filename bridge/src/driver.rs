@@ -137,9 +137,29 @@ async fn run_relay(
     message: ClientMessage,
     mut parts: mpsc::Receiver<Part>,
 ) {
-    let Ok(mut stream) = driver.upstream.open(id, &message).await else {
+    let mut early = Vec::new();
+    let opened = {
+        let opening = driver.upstream.open(id, &message);
+        tokio::pin!(opening);
+        loop {
+            tokio::select! {
+                opened = &mut opening => break opened,
+                part = parts.recv() => match part {
+                    Some(part) if early.len() < PARTS_MAX => early.push(part),
+                    // Dropped by the machine, or told more than a node that is not there can take.
+                    Some(_) | None => return driver.with(|machine, _| machine.handle_unreachable(relay)),
+                },
+            }
+        }
+    };
+    let Ok(mut stream) = opened else {
         return driver.with(|machine, _| machine.handle_unreachable(relay));
     };
+    for (id, part) in early {
+        if stream.send(id, &part).await.is_err() {
+            return driver.with(|machine, _| machine.handle_relay_lost(relay));
+        }
+    }
     loop {
         tokio::select! {
             part = parts.recv() => {
@@ -150,7 +170,7 @@ async fn run_relay(
             }
             answer = stream.receive() => {
                 let Ok((id, answer)) = answer else { break };
-                driver.with(|machine, _| machine.handle_answer(relay, id, answer));
+                driver.with(|machine, now| machine.handle_answer(now, relay, id, answer));
             }
         }
     }

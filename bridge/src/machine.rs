@@ -10,9 +10,7 @@ use crate::{
 };
 use quorate_protocol::{
     FederationId,
-    wire::{
-        ClientMessage, ErrorCode, Fault, Pages, ServerMessage, SubscriptionKey, WireError, decode, limits,
-    },
+    wire::{ClientMessage, ErrorCode, Fault, Pages, ServerMessage, SubscriptionKey, WireError, limits},
 };
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -157,15 +155,10 @@ impl Machine {
         }
     }
 
-    /// A text frame of a wallet.
-    pub fn handle_text(&mut self, now: Duration, session: WalletId, text: &str) {
-        match decode::<ClientMessage>(text.as_bytes()) {
-            Ok(envelope) => self.handle_message(now, session, envelope.id, envelope.body),
-            Err((id, error)) => {
-                self.handle_alive(now, session);
-                self.refuse(session, id, error);
-            }
-        }
+    /// A text frame of a wallet that is no message, with the number in it, if it could be read.
+    pub fn handle_malformed(&mut self, now: Duration, session: WalletId, id: Option<u64>, error: WireError) {
+        self.handle_alive(now, session);
+        self.refuse(session, id, error);
     }
 
     /// A frame of a wallet that is no text.
@@ -223,7 +216,6 @@ impl Machine {
                 self.subscribe(now, session, id, keys);
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
-                check_count(&keys)?;
                 let (count, abandoned) = self.hub.unsubscribe(session, &keys);
                 self.lose_interest(abandoned);
                 self.answer(session, id, ServerMessage::UTXOUnsubscribed { count });
@@ -307,7 +299,7 @@ impl Machine {
     }
 
     /// A node's message on a relay's stream.
-    pub fn handle_answer(&mut self, relay: RelayId, id: Option<u64>, message: ServerMessage) {
+    pub fn handle_answer(&mut self, now: Duration, relay: RelayId, id: Option<u64>, message: ServerMessage) {
         let Some(open) = self.relays.get(relay) else { return };
         if matches!(message, ServerMessage::Welcome { .. }) {
             return;
@@ -317,6 +309,8 @@ impl Machine {
         self.answer(session, id, message);
         if ends {
             self.end_relay(relay);
+        } else {
+            self.relays.heard(now, relay);
         }
     }
 

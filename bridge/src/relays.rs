@@ -4,12 +4,14 @@ use crate::hub::WalletId;
 use bitcoin::Txid;
 use quorate_protocol::wire::{ClientMessage, ServerMessage, TransactionStatus};
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
-/// Wait for a node's answer to a relayed query.
+/// Wait for a node's answer to a relayed query, and for each further page of it.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Added for finding a node that has a stream to spare.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A relayed request, by the machine's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,8 +33,9 @@ pub(crate) struct Relays {
     open: BTreeMap<RelayId, Relay>,
     /// Where the wallet's part of a signing session goes.
     coordinators: HashMap<(WalletId, Txid), RelayId>,
-    /// When a query has to have its answer, oldest first.
-    deadlines: VecDeque<(Duration, RelayId)>,
+    /// When a query has to have its next answer.
+    deadlines: BTreeSet<(Duration, RelayId)>,
+    due: HashMap<RelayId, Duration>,
     last: u64,
 }
 
@@ -44,7 +47,7 @@ impl Relays {
         let mut replaced = None;
         match relay.txid {
             Some(txid) => replaced = self.coordinators.insert((relay.session, txid), number),
-            None => self.deadlines.push_back((now + QUERY_TIMEOUT, number)),
+            None => self.expect_by(number, now + OPEN_TIMEOUT + QUERY_TIMEOUT),
         }
         self.open.insert(number, relay);
         if let Some(old) = replaced {
@@ -65,6 +68,9 @@ impl Relays {
     /// Ends one.
     pub(crate) fn remove(&mut self, relay: RelayId) -> Option<Relay> {
         let ended = self.open.remove(&relay)?;
+        if let Some(at) = self.due.remove(&relay) {
+            self.deadlines.remove(&(at, relay));
+        }
         if let Some(txid) = ended.txid
             && self.coordinator(ended.session, txid) == Some(relay)
         {
@@ -73,11 +79,27 @@ impl Relays {
         Some(ended)
     }
 
+    /// A query has had a part of its answer, and the next is due.
+    pub(crate) fn heard(&mut self, now: Duration, relay: RelayId) {
+        if self.open.get(&relay).is_some_and(|open| open.txid.is_none()) {
+            self.expect_by(relay, now + QUERY_TIMEOUT);
+        }
+    }
+
+    fn expect_by(&mut self, relay: RelayId, at: Duration) {
+        if let Some(before) = self.due.insert(relay, at) {
+            self.deadlines.remove(&(before, relay));
+        }
+        self.deadlines.insert((at, relay));
+    }
+
     /// Queries whose time is over.
     pub(crate) fn expired(&mut self, now: Duration) -> Vec<RelayId> {
         let mut expired = Vec::new();
-        while let Some((_, relay)) = self.deadlines.pop_front_if(|(at, _)| now >= *at) {
-            expired.extend(self.open.contains_key(&relay).then_some(relay));
+        while let Some((at, relay)) = self.deadlines.first().copied().filter(|(at, _)| now >= *at) {
+            self.deadlines.remove(&(at, relay));
+            self.due.remove(&relay);
+            expired.push(relay);
         }
         expired
     }

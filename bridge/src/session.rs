@@ -71,8 +71,11 @@ impl Session {
         }
     }
 
-    /// Queues news of a key; `false` if there is no room, and the key is in the gap.
+    /// Queues news of a key; `false` if there is no room, and the key is in the gap. A session that is over takes none.
     pub(crate) fn news(&mut self, key: SubscriptionKey, message: ServerMessage, most: usize) -> bool {
+        if self.closed {
+            return true;
+        }
         let fits = self.queue.len() < most && !self.gap.contains(&key);
         if fits {
             self.queue.push_back((None, message));
@@ -161,7 +164,8 @@ mod tests {
         (0..2).for_each(|id| pong(&mut session, id));
         assert!(matches!(session.next(), Next::Closed));
         pong(&mut session, 1);
-        assert!(matches!(session.next(), Next::Closed));
+        assert!(session.news(key(), ServerMessage::Pong, 1));
+        assert!(matches!(session.next(), Next::Closed), "nothing comes after answers that were lost");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::{driver::Driver, session::Next};
 use axum::extract::ws::{Message, WebSocket};
-use quorate_protocol::wire::{ServerMessage, encode_text, limits};
+use quorate_protocol::wire::{ClientMessage, Envelope, ServerMessage, decode, encode_text, limits};
 use std::sync::Arc;
 use tokio::{
     sync::watch,
@@ -18,9 +18,15 @@ pub(crate) async fn serve(mut socket: WebSocket, driver: Arc<Driver>, mut stoppi
     loop {
         tokio::select! {
             message = socket.recv() => match message {
-                Some(Ok(Message::Text(text))) => {
-                    driver.with(|machine, now| machine.handle_text(now, session, text.as_str()));
-                }
+                // Read here, not under the lock that all wallets share.
+                Some(Ok(Message::Text(text))) => match decode::<ClientMessage>(text.as_bytes()) {
+                    Ok(Envelope { id, body }) => {
+                        driver.with(|machine, now| machine.handle_message(now, session, id, body));
+                    }
+                    Err((id, error)) => {
+                        driver.with(|machine, now| machine.handle_malformed(now, session, id, error));
+                    }
+                },
                 Some(Ok(Message::Binary(_))) => {
                     driver.with(|machine, now| machine.handle_binary(now, session));
                 }
@@ -29,11 +35,18 @@ pub(crate) async fn serve(mut socket: WebSocket, driver: Arc<Driver>, mut stoppi
                 }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => break,
             },
-            () = writer.notified() => {
-                if !write(&mut socket, || driver.with(|machine, _| machine.poll_message(session))).await {
-                    break;
+            // One at a time, so that a wallet that reads slowly is still listened to.
+            () = writer.notified() => match driver.with(|machine, _| machine.poll_message(session)) {
+                Next::Message(id, message) => {
+                    let frame = Message::text(encode_text(id, &message));
+                    if !matches!(timeout(limits::PING_INTERVAL, socket.send(frame)).await, Ok(Ok(()))) {
+                        break;
+                    }
+                    writer.notify_one();
                 }
-            }
+                Next::Nothing => {}
+                Next::Closed => break,
+            },
             _ = ping.tick() => {
                 driver.with(|machine, now| machine.check_alive(now, session));
                 if socket.send(Message::Ping(axum::body::Bytes::new())).await.is_err() {
@@ -49,22 +62,6 @@ pub(crate) async fn serve(mut socket: WebSocket, driver: Arc<Driver>, mut stoppi
     }
     driver.close(session);
     let _gone = socket.send(Message::Close(None)).await;
-}
-
-/// Writes all that waits; `false` if the session is over, or its wallet does not read.
-async fn write(socket: &mut WebSocket, mut next: impl FnMut() -> Next) -> bool {
-    loop {
-        match next() {
-            Next::Message(id, message) => {
-                let frame = Message::text(encode_text(id, &message));
-                if !matches!(timeout(limits::PING_INTERVAL, socket.send(frame)).await, Ok(Ok(()))) {
-                    return false;
-                }
-            }
-            Next::Nothing => return true,
-            Next::Closed => return false,
-        }
-    }
 }
 
 async fn stopped(stopping: &mut watch::Receiver<bool>) {

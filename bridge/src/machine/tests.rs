@@ -106,11 +106,16 @@ fn every_wrong_greeting_has_its_own_refusal() {
 #[test]
 fn what_is_no_message_is_refused_and_keeps_the_session() {
     let (mut machine, session) = greeted();
-    machine.handle_text(START, session, "{");
+    machine.handle_malformed(
+        START,
+        session,
+        None,
+        WireError::sender(ErrorCode::MalformedMessage, "no message"),
+    );
     assert_eq!(refusal(&mut machine, session), ErrorCode::MalformedMessage);
     machine.handle_binary(START, session);
     assert_eq!(refusal(&mut machine, session), ErrorCode::MalformedMessage);
-    machine.handle_text(START, session, r#"{"type":"Ping"}"#);
+    machine.handle_message(START, session, None, ClientMessage::Ping);
     assert!(matches!(next(&mut machine, session), Some(ServerMessage::Pong)));
 }
 
@@ -188,6 +193,34 @@ fn a_lost_relay_says_whose_it_was_and_a_query_ends_in_time() {
 }
 
 #[test]
+fn each_page_of_an_answer_has_its_own_time() {
+    let (mut machine, session) = greeted();
+    machine.handle_message(START, session, Some(5), ClientMessage::UTXOStateQuery { keys: vec![key()] });
+    let page = |more| ServerMessage::UTXOStateResponse { results: vec![], tip: tip(), more };
+    let seconds = Duration::from_secs;
+    let relay = RelayId(1);
+    machine.handle_timeout(seconds(12));
+    machine.handle_answer(seconds(12), relay, Some(5), page(true));
+    machine.handle_timeout(seconds(21));
+    machine.handle_answer(seconds(21), relay, Some(5), page(false));
+    machine.handle_timeout(seconds(100));
+    for _page in 0..2 {
+        assert!(matches!(next(&mut machine, session), Some(ServerMessage::UTXOStateResponse { .. })));
+    }
+    assert!(next(&mut machine, session).is_none(), "no refusal in the middle");
+    machine.handle_message(
+        seconds(100),
+        session,
+        Some(6),
+        ClientMessage::UTXOStateQuery { keys: vec![key()] },
+    );
+    machine.handle_answer(seconds(101), RelayId(2), Some(6), page(true));
+    machine.handle_timeout(seconds(112));
+    assert!(next(&mut machine, session).is_some());
+    assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable);
+}
+
+#[test]
 fn submitted_again_a_transaction_has_one_coordinator() {
     let (mut machine, session) = greeted();
     let first = submit(&mut machine, session);
@@ -197,7 +230,7 @@ fn submitted_again_a_transaction_has_one_coordinator() {
         matches!(&changed[..], [Output::Drop(old), Output::Open { relay, .. }] if *old == first && *relay != first)
     );
     assert_eq!(machine.sizes(), (1, 1));
-    machine.handle_answer(first, Some(2), ServerMessage::Pong);
+    machine.handle_answer(START, first, Some(2), ServerMessage::Pong);
     assert!(next(&mut machine, session).is_none(), "nobody listens to the old one");
 }
 
@@ -207,10 +240,10 @@ fn the_end_of_a_submission_ends_its_relay() {
     let relay = submit(&mut machine, session);
     let (_, txid) = sole();
     let news = |status| ServerMessage::TransactionStatus { txid, status };
-    machine.handle_answer(relay, Some(2), news(TransactionStatus::Pending));
+    machine.handle_answer(START, relay, Some(2), news(TransactionStatus::Pending));
     assert!(outputs(&mut machine).is_empty());
     let failed = TransactionStatus::Failed { message: "too late".to_owned(), retry: true, releases: vec![] };
-    machine.handle_answer(relay, Some(2), news(failed));
+    machine.handle_answer(START, relay, Some(2), news(failed));
     assert!(matches!(&outputs(&mut machine)[..], [Output::Drop(ended)] if *ended == relay));
     assert_eq!(machine.sizes(), (1, 0));
 }

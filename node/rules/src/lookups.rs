@@ -7,10 +7,13 @@ use quorate_protocol::{
     NodeId,
     wire::{BlockRef, ClientMessage, VotingRequest},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-/// Inputs that may wait at a time; more are told to come back. A backend that hangs must not fill the memory.
-pub(crate) const PARKED_MAX: usize = 4_096;
+/// Inputs of one peer or session that may wait at a time. What nobody waits for any more counts until the chain has answered: a backend that
+/// hangs must not fill the memory, and nobody's questions push out another's.
+pub(crate) const PARKED_PER_SOURCE_MAX: usize = 512;
+/// Inputs of all sessions together.
+const PARKED_CLIENTS_MAX: usize = 16_384;
 
 /// An input that waits.
 #[derive(Debug)]
@@ -19,33 +22,82 @@ pub(crate) enum Parked {
     Client { session: SessionId, id: Option<u64>, message: ClientMessage },
 }
 
-/// All that wait, with the tip at which the chain was asked.
+impl Parked {
+    /// Whether it only wants to hear of coins: it can do so without knowing now what the chain has.
+    pub(crate) fn is_subscription(&self) -> bool {
+        matches!(self, Self::Client { message: ClientMessage::UTXOSubscribe { .. }, .. })
+    }
+
+    fn source(&self) -> Source {
+        match self {
+            Self::Request { from, .. } => Source::Peer(*from),
+            Self::Client { session, .. } => Source::Session(*session),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    Peer(NodeId),
+    Session(SessionId),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// The tip at which the chain was asked.
+    tip: BlockRef,
+    source: Source,
+    /// Nothing if its session is gone.
+    input: Option<Parked>,
+}
+
+/// All that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Lookups {
     next: u64,
-    parked: BTreeMap<u64, (BlockRef, Parked)>,
+    parked: BTreeMap<u64, Waiting>,
+    counts: HashMap<Source, usize>,
+    clients: usize,
 }
 
 impl Lookups {
     /// Has an input wait; gives the ticket that its answer will carry, or the input back if too many wait.
     pub(crate) fn park(&mut self, tip: BlockRef, input: Parked) -> Result<u64, Box<Parked>> {
-        if self.parked.len() >= PARKED_MAX {
+        let source = input.source();
+        let client = matches!(source, Source::Session(_));
+        let mine = self.counts.get(&source).copied().unwrap_or(0);
+        if mine >= PARKED_PER_SOURCE_MAX || (client && self.clients >= PARKED_CLIENTS_MAX) {
             return Err(Box::new(input));
         }
+        self.counts.insert(source, mine + 1);
+        self.clients += usize::from(client);
         self.next += 1;
-        self.parked.insert(self.next, (tip, input));
+        self.parked.insert(self.next, Waiting { tip, source, input: Some(input) });
         Ok(self.next)
     }
 
     /// The input that waits for an answer. An answer that comes twice, or that nobody waits for any more, gives nothing.
     pub(crate) fn take(&mut self, ticket: u64) -> Option<(BlockRef, Parked)> {
-        self.parked.remove(&ticket)
+        let Waiting { tip, source, input } = self.parked.remove(&ticket)?;
+        self.clients -= usize::from(matches!(source, Source::Session(_)));
+        if let Some(count) = self.counts.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&source);
+            }
+        }
+        Some((tip, input?))
     }
 
     /// Nobody waits for the answers of a session that is gone.
     pub(crate) fn remove_session(&mut self, session: SessionId) {
-        let stays = |parked: &Parked| !matches!(parked, Parked::Client { session: of, .. } if *of == session);
-        self.parked.retain(|_, (_, parked)| stays(parked));
+        let gone = Source::Session(session);
+        if self.counts.contains_key(&gone) {
+            self.parked
+                .values_mut()
+                .filter(|waiting| waiting.source == gone)
+                .for_each(|waiting| waiting.input = None);
+        }
     }
 }
 
@@ -82,13 +134,32 @@ mod tests {
     }
 
     #[test]
-    fn one_over_the_limit_is_given_back() {
+    fn one_over_the_limit_is_given_back_and_others_have_their_own_room() {
         let mut lookups = Lookups::default();
-        for number in 0..PARKED_MAX {
-            lookups.park(tip(), client(u64::try_from(number).expect("small"))).expect("room");
+        for _ in 0..PARKED_PER_SOURCE_MAX {
+            lookups.park(tip(), client(1)).expect("room");
         }
-        assert!(lookups.park(tip(), client(0)).is_err());
+        assert!(lookups.park(tip(), client(1)).is_err());
+        assert!(lookups.park(tip(), client(2)).is_ok());
+        let request = VotingRequest::Released { releases: vec![] };
+        let peer = Parked::Request { from: NodeId(1), to: ReplyTo::Peer(1), request };
+        assert!(lookups.park(tip(), peer).is_ok());
         assert!(lookups.take(1).is_some());
-        assert!(lookups.park(tip(), client(0)).is_ok());
+        assert!(lookups.park(tip(), client(1)).is_ok());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_counts_until_the_chain_has_answered() {
+        let mut lookups = Lookups::default();
+        let sessions = PARKED_CLIENTS_MAX / PARKED_PER_SOURCE_MAX;
+        for session in 0..u64::try_from(sessions).expect("small") {
+            for _ in 0..PARKED_PER_SOURCE_MAX {
+                lookups.park(tip(), client(session)).expect("room");
+            }
+            lookups.remove_session(SessionId(session));
+        }
+        assert!(lookups.park(tip(), client(99_999)).is_err());
+        assert!(lookups.take(1).is_none(), "nobody waits for it");
+        assert!(lookups.park(tip(), client(99_999)).is_ok());
     }
 }

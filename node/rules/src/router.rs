@@ -4,7 +4,7 @@ use crate::{
     Machine, Output, ReplyTo, SessionId, Tag,
     commit::CommitCall,
     effects::Reason,
-    lookups::{PARKED_MAX, Parked},
+    lookups::{PARKED_PER_SOURCE_MAX, Parked},
     release::ReleaseCall,
     vote::VoteCall,
 };
@@ -44,6 +44,8 @@ impl Machine {
         }
         match self.lookups.park(self.cx.ledger.tip(), input) {
             Ok(ticket) => self.cx.outputs.push_back(Output::LookUp { ticket, outpoints: unknown }),
+            // A bridge has the subscriptions of all its wallets on one session; a refusal would take it from all of them.
+            Err(input) if input.is_subscription() => return Some(*input),
             Err(input) => self.refuse(*input),
         }
         None
@@ -319,8 +321,8 @@ fn too_many_lookups() -> WireError {
     let error = WireError::limit(
         ErrorCode::LimitExceeded,
         "messages that wait for coins",
-        PARKED_MAX,
-        PARKED_MAX + 1,
+        PARKED_PER_SOURCE_MAX,
+        PARKED_PER_SOURCE_MAX + 1,
     );
     WireError { retry: true, fault: Fault::Receiver, ..error }
 }

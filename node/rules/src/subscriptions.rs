@@ -1,6 +1,4 @@
-//! Sessions of wallets and bridges: greeting, subscriptions, queries, notifications.
-//!
-//! Snapshot and stream have no gap between them: subscribing and reading the snapshot happen in one step of the machine.
+//! Who is subscribed to what at this node, and which sessions have greeted. What they hear is in `notices`.
 
 use crate::SessionId;
 use bitcoin::{OutPoint, ScriptBuf, Txid};

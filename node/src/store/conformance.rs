@@ -1,4 +1,4 @@
-//! What every backend has to pass. `Reopen` closes a store and opens what is left of it, as after a crash.
+//! What every backend has to pass. Power that fails in the middle is the simulated disk's part (`tests/simulation/tests/disk.rs`).
 
 use super::{Redb, Store};
 use quorate_protocol::{

@@ -73,16 +73,16 @@ impl Redb {
     }
 
     /// Takes the checksum off a row's value, if it matches.
-    fn checked(&self, stored: Row) -> Result<Row, StoreError> {
-        let damaged = |row: &Row| StoreError::Damaged {
-            place: self.place.clone(),
-            what: Damage::Checksum { table: row.table, key: row.key.clone() },
-        };
-        let Some((sum, value)) = stored.value.split_at_checked(CHECKSUM_BYTES) else {
-            return Err(damaged(&stored));
-        };
-        let row = Row { value: value.to_vec(), ..stored.clone() };
-        if sum == row.checksum() { Ok(row) } else { Err(damaged(&stored)) }
+    fn checked(&self, mut row: Row) -> Result<Row, StoreError> {
+        if row.value.len() >= CHECKSUM_BYTES {
+            let value = row.value.split_off(CHECKSUM_BYTES);
+            let sum = std::mem::replace(&mut row.value, value);
+            if sum == row.checksum() {
+                return Ok(row);
+            }
+        }
+        let what = Damage::Checksum { table: row.table, key: row.key };
+        Err(StoreError::Damaged { place: self.place.clone(), what })
     }
 
     fn write_all(&self, batch: &[&ChangeSet]) -> Result<(), redb::Error> {

@@ -201,7 +201,7 @@ impl World {
     /// A node's message arrives at the bridge, for a relayed request.
     pub(crate) fn relay_hears(&mut self, life: u64, relay: RelayId, id: Option<u64>, message: ServerMessage) {
         if life == self.bridge.life {
-            self.bridge_step(|machine, _| machine.handle_answer(relay, id, message));
+            self.bridge_step(|machine, now| machine.handle_answer(now, relay, id, message));
         }
     }
 
@@ -251,6 +251,9 @@ impl World {
         for session in self.bridge.parties.keys().copied().collect::<Vec<_>>() {
             // Whoever is connected answers pings.
             self.bridge_step(|machine, now| machine.handle_alive(now, session));
+        }
+        for session in self.bridge.parties.keys().copied().collect::<Vec<_>>() {
+            self.bridge_step(|machine, now| machine.check_alive(now, session));
         }
         self.bridge_step(Machine::handle_timeout);
     }

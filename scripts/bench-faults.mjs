@@ -1,4 +1,5 @@
 // Writes the checkers' figures into bench/results.json, beside the rows of the other suites.
+import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 
 const directory = process.argv[2];
@@ -18,6 +19,7 @@ const rows = [
 ];
 const path = "bench/results.json";
 const results = JSON.parse(readFileSync(path, "utf8"));
-results.rows = results.rows.filter((kept) => kept.suite !== "faults").concat(rows);
+const commit = execFileSync("git", ["rev-parse", "--short", "HEAD"], { encoding: "utf8" }).trim();
+results.rows = results.rows.filter((kept) => kept.suite !== "faults").concat(rows.map((row) => ({ ...row, commit })));
 writeFileSync(path, `${JSON.stringify(results, null, 2)}\n`);
 for (const { metric, value, unit } of rows) console.log(`${metric.padEnd(28)} ${Number(value.toFixed(2))} ${unit}`);

@@ -208,5 +208,6 @@ try {
 }
 const path = "bench/results.json";
 const results = JSON.parse(readFileSync(path, "utf8"));
-results.rows = results.rows.filter((kept) => kept.suite !== "npm").concat(rows);
+const commit = execFileSync("git", ["rev-parse", "--short", "HEAD"], { encoding: "utf8" }).trim();
+results.rows = results.rows.filter((kept) => kept.suite !== "npm").concat(rows.map((row) => ({ ...row, commit })));
 writeFileSync(path, `${JSON.stringify(results, null, 2)}\n`);

@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::Message;
 
+/// Where all suites write.
+const RESULTS: &str = "bench/results.json";
 const SEQUENTIAL: usize = 100;
 const WALLETS: usize = 8;
 const IN_FLIGHT: usize = 64;
@@ -58,9 +60,32 @@ fn report(rows: &[Row]) -> Result<()> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
     let machine = format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':']));
+    let suites: Vec<&str> = rows.iter().map(|row| row.suite).collect();
+    let mut all = rows_of_others(&suites);
+    for row in rows {
+        all.push(at_commit(serde_json::to_value(row)?, &json!(commit)));
+    }
     std::fs::create_dir_all("bench")?;
-    let file = json!({"machine": machine, "commit": commit, "rows": rows});
-    Ok(std::fs::write("bench/results.json", serde_json::to_string_pretty(&file)? + "\n")?)
+    let file = json!({"machine": machine, "rows": all});
+    Ok(std::fs::write(RESULTS, serde_json::to_string_pretty(&file)? + "\n")?)
+}
+
+/// Rows that other suites have left, each with the commit that it was measured at.
+fn rows_of_others(suites: &[&str]) -> Vec<Value> {
+    let file = std::fs::read(RESULTS).unwrap_or_default();
+    let file: Value = serde_json::from_slice(&file).unwrap_or_default();
+    let commit = file.get("commit").cloned().unwrap_or_default();
+    let rows = file.get("rows").and_then(Value::as_array).cloned().unwrap_or_default().into_iter();
+    let other = |row: &Value| !suites.iter().any(|suite| row.get("suite").is_some_and(|of| of == suite));
+    rows.filter(other).map(|row| at_commit(row, &commit)).collect()
+}
+
+/// A row with the commit that it was measured at, if it does not name one.
+fn at_commit(mut row: Value, commit: &Value) -> Value {
+    if let Some(fields) = row.as_object_mut() {
+        fields.entry("commit").or_insert_with(|| commit.clone());
+    }
+    row
 }
 
 /// CPU time of this process, all threads, from /proc (in clock ticks of 10 ms).

@@ -49,4 +49,7 @@ pub use output::{Output, ReplyTo, SessionId, Tag};
 pub use settings::Settings;
 pub use standing::Standing;
 pub use status::{EvidenceFile, Hold, Sizes, Status};
-pub use succession::{opening, seal_page};
+pub use succession::{
+    DkgSeed, Opening, Peer, Planned, Progress, Save, Side, Transition, TransitionOutput, WholeSeal, listed,
+    opening, seal_page,
+};

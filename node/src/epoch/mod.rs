@@ -1,6 +1,4 @@
-//! From one epoch to the next: ceremonies of keys, the plan that is carried out, repair of shares.
+//! From one epoch to the next: the driver of [`quorate_rules::Transition`], and what of it is on disk.
 
-pub(crate) mod ceremony;
-pub(crate) mod news;
-pub(crate) mod repair;
-pub(crate) mod succession;
+mod disk;
+pub(crate) mod driver;

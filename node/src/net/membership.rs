@@ -4,34 +4,15 @@
 //! was replaced does not get past the handshake.
 
 use bitcoin::hashes::{Hash as _, sha256};
-use quorate_protocol::{NodeId, federation::Member};
+use quorate_protocol::federation::Member;
 use quorate_quic::server_name;
+use quorate_rules::Peer;
 use rustls::{
     client::verify_server_name,
     pki_types::{CertificateDer, ServerName},
     server::ParsedCertificate,
 };
 use std::sync::{PoisonError, RwLock};
-
-/// A node as its certificate shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Peer {
-    pub(crate) id: NodeId,
-    pub(crate) tls_key: [u8; 32],
-}
-
-impl Peer {
-    /// Whether it is one of these members.
-    pub(crate) fn is_among(&self, members: &[Member]) -> bool {
-        members.iter().any(|member| member.id == self.id && member.tls_key == self.tls_key)
-    }
-}
-
-/// Nodes as a message to an operator lists them: `2, 4`.
-pub(crate) fn listed(nodes: impl IntoIterator<Item = NodeId>) -> String {
-    let nodes: Vec<String> = nodes.into_iter().map(|node| node.to_string()).collect();
-    nodes.join(", ")
-}
 
 /// What a certificate allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -169,6 +169,10 @@ impl Peers {
         Self { endpoint, links: others.filter_map(link).collect() }
     }
 
+    pub(crate) fn endpoint(&self) -> &quinn::Endpoint {
+        &self.endpoint
+    }
+
     pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.links.keys().copied()
     }

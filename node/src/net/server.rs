@@ -1,30 +1,26 @@
 //! Incoming connections: peers' requests and wallets' sessions, by the role of their certificate.
 
 use super::{
-    membership::{Membership, Peer, Role},
+    membership::{Membership, Role},
     not_ready,
     peers::certificate_of,
 };
 use crate::{
-    epoch::ceremony::Setup,
-    run::{input::Input, live::Live},
+    epoch::driver::{EpochRequest, Question, ask_epochs},
+    run::{
+        input::Input,
+        live::{Live, ask_voter},
+    },
 };
 use anyhow::{Context as _, Result};
-use quorate_protocol::{
-    Epoch,
-    frost::dkg::RunId,
-    wire::{
-        ClientMessage, ErrorCode, PeerReply, PeerRequest, ServerMessage, WireError, decode, encode_frame,
-    },
+use quorate_protocol::wire::{
+    ClientMessage, ErrorCode, PeerReply, PeerRequest, ServerMessage, WireError, decode, encode_frame,
 };
 use quorate_quic::{FrameReader, write_message};
-use quorate_rules::SessionId;
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use quorate_rules::{Peer, SessionId};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 use tokio::sync::{mpsc, watch};
 
@@ -35,41 +31,24 @@ const SESSION_FRAMES_MAX: usize = 8_192;
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) membership: Arc<Membership>,
-    phase: watch::Sender<Phase>,
+    epochs: mpsc::Sender<Question>,
+    /// Absent until the first key is there.
+    live: watch::Sender<Option<Live>>,
     next_session: AtomicU64,
 }
 
-/// What there is to serve with at the moment.
-#[derive(Clone, Debug, Default)]
-struct Phase {
-    /// Key generations and refreshes under way. The first is kept while its epoch lasts, for members that are still behind.
-    setups: BTreeMap<RunId, Arc<Setup>>,
-    live: Option<Live>,
-}
-
 impl Service {
-    pub(crate) fn new(membership: Arc<Membership>) -> Self {
-        Self { membership, phase: watch::Sender::new(Phase::default()), next_session: AtomicU64::new(1) }
-    }
-
-    pub(crate) fn add_setup(&self, setup: Arc<Setup>) {
-        self.phase.send_modify(|phase| {
-            phase.setups.insert(setup.run_id(), setup);
-        });
+    pub(crate) fn new(membership: Arc<Membership>, epochs: mpsc::Sender<Question>) -> Self {
+        Self { membership, epochs, live: watch::Sender::new(None), next_session: AtomicU64::new(1) }
     }
 
     pub(crate) fn go_live(&self, live: Live) {
         self.membership.open(live.federation.members().to_vec());
-        let epoch = live.federation.epoch();
-        self.phase.send_modify(|phase| {
-            // What a refresh was made of would give a later thief the share of the epoch before.
-            phase.setups.retain(|run, _| run.epoch > epoch || (run.epoch == epoch && epoch == Epoch::FIRST));
-            phase.live = Some(live);
-        });
+        self.live.send_replace(Some(live));
     }
 
     fn live(&self) -> Option<Live> {
-        self.phase.borrow().live.clone()
+        self.live.borrow().clone()
     }
 }
 
@@ -124,31 +103,23 @@ async fn serve_peer(
 
 /// Hands a request to the part of this node that answers such.
 async fn answer(peer: Peer, request: PeerRequest, service: &Service) -> PeerReply {
-    let phase = service.phase.borrow().clone();
-    let live = phase.live.ok_or_else(|| not_ready("the federation key is being generated"));
-    match request {
-        PeerRequest::Keygen(request) => match phase.setups.get(&request.run()) {
-            Some(setup) => setup.answer(&peer, &request).into(),
-            None => not_ready("this node does not take part in that yet; try again").into(),
-        },
-        PeerRequest::Succession(request) => match live {
-            Ok(live) => live.answer_succession(request).await,
-            Err(error) => error.into(),
-        },
-        PeerRequest::Repair(request) => match live.map(|live| live.desk) {
-            Ok(Some(desk)) => desk.answer(&peer, request).await.into(),
-            Ok(None) => not_ready("this node has no share yet").into(),
-            Err(error) => error.into(),
-        },
+    let request = match request {
+        PeerRequest::Keygen(request) => EpochRequest::Keygen(request),
+        PeerRequest::Succession(request) => EpochRequest::Succession(request),
+        PeerRequest::Repair(request) => EpochRequest::Repair(request),
         PeerRequest::Voting(_) if !service.membership.is_present(&peer) => {
             let message = "a member of the next epoch has no part in this one";
-            WireError::sender(ErrorCode::WrongRole, message).into()
+            return WireError::sender(ErrorCode::WrongRole, message).into();
         }
-        PeerRequest::Voting(request) => match live {
-            Ok(live) => live.ask(|reply| Input::Request { from: peer.id, request, reply }).await,
-            Err(error) => error.into(),
-        },
-    }
+        PeerRequest::Voting(request) => {
+            let Some(live) = service.live() else {
+                return not_ready("the federation key is being generated").into();
+            };
+            let input = |reply| Input::Request { from: peer.id, request, reply };
+            return ask_voter(live.inputs.as_ref(), input).await;
+        }
+    };
+    ask_epochs(&service.epochs, peer, request).await
 }
 
 async fn serve_session(

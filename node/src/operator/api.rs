@@ -3,10 +3,7 @@
 //! It listens on the loopback address unless the configuration says otherwise, because it names peers and counts payments.
 
 use super::metrics;
-use crate::{
-    epoch::news::Progress,
-    run::{input::Input, live::Live},
-};
+use crate::run::{input::Input, live::Live};
 use anyhow::Result;
 use axum::{
     Json, Router,
@@ -16,7 +13,7 @@ use axum::{
     routing::get,
 };
 use quorate_protocol::wire::{ErrorCode, Fault, WireError};
-use quorate_rules::{Standing, Status};
+use quorate_rules::{Progress, Standing, Status};
 use serde::Serialize;
 use std::net::SocketAddr;
 use tokio::{
@@ -56,7 +53,7 @@ impl Api {
         let live = self.live.borrow().clone();
         let live = live.ok_or_else(|| refuse("the federation key is being generated; try again"))?;
         let inputs = live.inputs.ok_or_else(|| {
-            let progress = live.news.progress().map(|progress| progress.step);
+            let progress = live.progress.borrow().as_ref().map(|progress| progress.step);
             let step = progress.unwrap_or("waiting for the plan that makes it one");
             refuse(&format!("this node is not a member yet: {step}"))
         })?;
@@ -74,7 +71,7 @@ fn refuse(message: &str) -> Response {
 async fn status(State(api): State<Api>) -> Response {
     match api.ask(|reply| Input::Status { reply }).await {
         Ok(status) => {
-            let next_epoch = api.live.borrow().as_ref().and_then(|live| live.news.progress());
+            let next_epoch = api.live.borrow().as_ref().and_then(|live| live.progress.borrow().clone());
             Json(WholeStatus { status, next_epoch }).into_response()
         }
         Err(refusal) => refusal,

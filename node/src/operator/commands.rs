@@ -7,23 +7,31 @@
 
 use crate::{
     config::NodeConfig,
-    epoch::repair,
+    epoch::driver::{Epochs, Present},
     files::{NodeFiles, PlanFile, read_json},
-    net::{membership::listed, peers::Peers},
+    net::{membership::Membership, peers::Peers},
     provision::MemberFile,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use quorate_protocol::{
     Federation, NodeId,
     federation::{Member, SuccessionPlan},
+    frost::NodeShare,
     wire::{SuccessionReply, SuccessionRequest},
 };
 use quorate_quic::TlsIdentity;
+use quorate_rules::listed;
 use std::{
     collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
+use tokio::sync::mpsc;
+
+/// Longest time for a repair. Which helper sends a false part cannot be seen, so several sets may have to be tried.
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A node's files with what every command needs of them.
 struct Operator {
@@ -39,6 +47,25 @@ impl Operator {
         let federation =
             files.federation()?.context("this node has no federation document yet; run it first")?;
         Ok(Self { files, config, federation })
+    }
+
+    /// Has this node's share computed anew by the others.
+    async fn repair(&self, peers: Peers) -> Result<NodeShare> {
+        let me = self.config.id;
+        let membership = Arc::new(Membership::new(self.federation.members().to_vec()));
+        // Nobody asks this program anything.
+        let (_, questions) = mpsc::channel(1);
+        let endpoint = peers.endpoint().clone();
+        let mut epochs = Epochs::new(me, self.files.clone(), endpoint, membership, questions)?;
+        epochs.open(Present {
+            federation: self.federation.clone(),
+            share: None,
+            past: Vec::new(),
+            peers: Arc::new(peers),
+            addresses: BTreeMap::new(),
+            voter: None,
+        });
+        epochs.repair(REPAIR_TIMEOUT).await
     }
 
     /// The other members of the epoch in force, called with this node's certificate.
@@ -226,7 +253,7 @@ pub(crate) async fn repair(directory: &Path, dry_run: bool) -> Result<()> {
         ensure!(answering.len() >= usize::from(needed), "too few nodes answer");
         return Ok(());
     }
-    let share = repair::repair(me, &node.federation, &peers).await?;
+    let share = node.repair(peers).await?;
     let path = epoch.path("share.sealed");
     if path.exists() {
         let aside = path.with_extension("damaged");

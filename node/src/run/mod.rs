@@ -8,12 +8,7 @@ pub(crate) mod live;
 use crate::{
     chain::Chain,
     config::NodeConfig,
-    epoch::{
-        ceremony::Setup,
-        news::{News, WholeSeal},
-        repair::RepairDesk,
-        succession::Present,
-    },
+    epoch::driver::{Epochs, Present},
     files::NodeFiles,
     net::{
         membership::Membership,
@@ -26,13 +21,15 @@ use crate::{
 use anyhow::{Context as _, Result};
 use input::Input;
 use live::Live;
-use quorate_protocol::{Epoch, Federation, FederationDocument, federation::Roster, frost::dkg::Ceremony};
+use quorate_protocol::{Epoch, Federation, FederationDocument, federation::Roster, frost::NodeShare};
 use quorate_quic::TlsIdentity;
-use quorate_rules::Machine;
+use quorate_rules::{Machine, WholeSeal};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 
+/// Questions of peers about epochs that may wait.
+const QUESTIONS_MAX: usize = 256;
 /// Wait before the operator's API is served again.
 const API_RETRY: Duration = Duration::from_secs(1);
 
@@ -59,7 +56,9 @@ impl Node {
         let membership = Arc::new(Membership::new(members.to_vec()));
         let endpoint = endpoint(&identity, config.listen, membership.clone())
             .with_context(|| format!("cannot listen on {}", config.listen))?;
-        let service = Arc::new(Service::new(membership));
+        let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
+        let epochs = Epochs::new(config.id, files.clone(), endpoint.clone(), membership.clone(), questions)?;
+        let service = Arc::new(Service::new(membership, ask));
         let (publish, document) = watch::channel(None);
         let (end, ended) = watch::channel(false);
         tokio::spawn(server::accept(endpoint.clone(), service.clone()));
@@ -78,7 +77,7 @@ impl Node {
         });
         let run = Run { files, config, chain, endpoint: endpoint.clone(), service, live, publish };
         tokio::spawn(async move {
-            if let Err(error) = run.run(roster, federation).await {
+            if let Err(error) = run.run(roster, federation, epochs).await {
                 tracing::error!(error = format!("{error:#}"), "the node has ended");
             }
             serving.abort();
@@ -124,24 +123,21 @@ struct Run {
 }
 
 impl Run {
-    async fn run(&self, roster: Roster, federation: Option<Federation>) -> Result<()> {
+    async fn run(&self, roster: Roster, federation: Option<Federation>, mut epochs: Epochs) -> Result<()> {
         let mut federation = match federation {
             Some(federation) => federation,
-            None => self.generate(roster).await?,
+            None => self.generate(roster, &mut epochs).await?,
         };
         loop {
-            federation = self.epoch(federation).await?;
+            federation = self.epoch(federation, &mut epochs).await?;
         }
     }
 
     /// The first start of a federation.
-    async fn generate(&self, roster: Roster) -> Result<Federation> {
+    async fn generate(&self, roster: Roster, epochs: &mut Epochs) -> Result<Federation> {
         let addresses = self.config.peers.iter().map(|peer| (peer.id, peer.address)).collect();
         let peers = Peers::new(self.endpoint.clone(), self.config.id, &roster.members, &addresses);
-        let draft = self.files.first_epoch();
-        let setup = Arc::new(Setup::new(Ceremony::generation(&roster)?, &self.files, draft, None)?);
-        self.service.add_setup(setup.clone());
-        let key = setup.run(&peers, &|waiting| tracing::debug!(waiting, "key generation")).await?;
+        let key = epochs.found(&roster, Arc::new(peers)).await?;
         let id = roster.id();
         let document = FederationDocument { roster, key, successions: Vec::new() };
         let federation = document.verify(id).context("the federation document does not verify")?;
@@ -150,21 +146,19 @@ impl Run {
     }
 
     /// Runs one epoch and gives the federation in the next.
-    async fn epoch(&self, federation: Federation) -> Result<Federation> {
+    async fn epoch(&self, federation: Federation, epochs: &mut Epochs) -> Result<Federation> {
         self.files.erase_past(federation.document())?;
         let me = self.config.id;
-        let key = self.files.identity()?;
+        let files = self.files.epoch(federation.document());
         let addresses = self.files.addresses(&self.config, federation.document())?;
-        let members = federation.members();
-        let peers = Arc::new(Peers::new(self.endpoint.clone(), me, members, &addresses));
-        let news = Arc::new(News::default());
-        let is_member = federation.identity_key(me) == Some(&key.public());
-        let (inputs, desk) = if is_member {
-            let (inputs, desk) = self.start_machine(&federation, &peers)?;
-            (Some(inputs), Some(Arc::new(desk)))
+        let peers = Arc::new(Peers::new(self.endpoint.clone(), me, federation.members(), &addresses));
+        let is_member = federation.identity_key(me) == Some(&self.files.identity()?.public());
+        let (voter, share) = if is_member {
+            let (voter, share) = self.start_machine(&federation, &peers)?;
+            (Some(voter), Some(share))
         } else {
             anyhow::ensure!(
-                !self.files.epoch(federation.document()).path("store.redb").exists(),
+                !files.path("store.redb").exists(),
                 "this node is not a member of epoch {} any more: another one has taken its place",
                 federation.epoch().0
             );
@@ -172,42 +166,36 @@ impl Run {
             (None, None)
         };
         // Absent in the first epoch, and at a newcomer.
-        let past = self.files.epoch(federation.document()).read_json::<Vec<WholeSeal>>("seals.json");
+        let past = files.read_json::<Vec<WholeSeal>>("seals.json").unwrap_or_default();
         let live = Live {
             federation: Arc::new(federation.clone()),
-            inputs: inputs.clone(),
-            news: news.clone(),
-            desk: desk.clone(),
-            past: Arc::new(past.unwrap_or_default()),
+            inputs: voter.clone(),
+            progress: epochs.progress(),
         };
+        epochs.open(Present {
+            federation: federation.clone(),
+            share,
+            past,
+            peers,
+            addresses,
+            voter: voter.clone(),
+        });
         self.service.go_live(live.clone());
         self.live.send_replace(Some(live));
         if is_member {
             self.publish.send_replace(Some(federation.document().clone()));
         }
-        let present = Present {
-            me,
-            files: &self.files,
-            endpoint: &self.endpoint,
-            service: &self.service,
-            federation: &federation,
-            peers: &peers,
-            addresses: &addresses,
-            inputs: inputs.as_ref(),
-            news: &news,
-            desk: desk.as_deref(),
-        };
         let next = tokio::select! {
-            next = present.next_epoch() => next?,
+            next = epochs.next_epoch() => next?,
             // The machine's task holds the receiver; when it ends, the node has stopped.
-            () = closed(inputs.as_ref()) => {
+            () = closed(voter.as_ref()) => {
                 anyhow::bail!("the node has stopped because its store cannot be written")
             }
         };
-        if let Some(inputs) = inputs {
+        if let Some(voter) = voter {
             // It may have ended by itself.
-            let _ended = inputs.send(Input::Stop).await;
-            inputs.closed().await;
+            let _ended = voter.send(Input::Stop).await;
+            voter.closed().await;
         }
         Ok(next)
     }
@@ -216,11 +204,11 @@ impl Run {
         &self,
         federation: &Federation,
         peers: &Arc<Peers>,
-    ) -> Result<(mpsc::Sender<Input>, RepairDesk)> {
+    ) -> Result<(mpsc::Sender<Input>, NodeShare)> {
         let (files, me) = (self.files.epoch(federation.document()), self.config.id);
         let repair = "have it repaired with `quorate-node share repair`";
         let share = files.read_share(me, federation).context(repair)?;
-        let desk = RepairDesk::new(federation.clone(), files.read_share(me, federation)?, peers.clone());
+        let helping = files.read_share(me, federation)?;
         let (mut store, mut stored) = open_or_set_aside(&files.path("store.redb"))?;
         if federation.epoch() > Epoch::FIRST && stored.log.head.sequence == 0 && stored.log.lost.is_none() {
             stored.log = set_lost(&mut store, "its store is missing")?;
@@ -236,7 +224,7 @@ impl Run {
             ChaCha20Rng::from_seed(seed),
             stored,
         );
-        Ok((driver::start(me, machine, store, peers.clone(), self.chain.clone()), desk))
+        Ok((driver::start(me, machine, store, peers.clone(), self.chain.clone()), helping))
     }
 }
 

@@ -1,0 +1,365 @@
+//! The driver of a node's [`Transition`]: questions to peers and from peers, files, time. It decides nothing.
+
+use super::disk;
+use crate::{
+    files::{EpochFiles, NodeFiles},
+    net::{membership::Membership, not_ready, peers::Peers},
+    run::{input::Input, live::ask_voter},
+};
+use anyhow::{Context as _, Result, bail};
+use quorate_protocol::{
+    Federation, NodeId,
+    evidence::Evidence,
+    federation::{KeyCertificate, Roster, SuccessionPlan},
+    frost::NodeShare,
+    wire::{KeygenRequest, PeerReply, PeerRequest, RepairRequest, Request, SuccessionRequest, WireError},
+};
+use quorate_rules::{
+    DkgSeed, Opening, Peer, Planned, Progress, Side, Transition, TransitionOutput, WholeSeal,
+};
+use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
+
+/// Time between two looks at the directory of plans.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What a peer asks, and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct Question {
+    pub(crate) peer: Peer,
+    pub(crate) request: EpochRequest,
+    pub(crate) reply: oneshot::Sender<PeerReply>,
+}
+
+/// What a transition answers.
+#[derive(Debug)]
+pub(crate) enum EpochRequest {
+    Keygen(KeygenRequest),
+    Succession(SuccessionRequest),
+    Repair(RepairRequest),
+}
+
+/// The epoch in force, as the driver needs it.
+pub(crate) struct Present {
+    pub(crate) federation: Federation,
+    pub(crate) share: Option<NodeShare>,
+    pub(crate) past: Vec<WholeSeal>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) addresses: BTreeMap<NodeId, SocketAddr>,
+    /// The voter's; absent at a newcomer.
+    pub(crate) voter: Option<mpsc::Sender<Input>>,
+}
+
+/// A node's way through its epochs.
+pub(crate) struct Epochs {
+    me: NodeId,
+    files: NodeFiles,
+    endpoint: quinn::Endpoint,
+    membership: Arc<Membership>,
+    transition: Transition,
+    started: Instant,
+    questions: mpsc::Receiver<Question>,
+    replies: HashMap<u64, oneshot::Sender<PeerReply>>,
+    next_reply: u64,
+    answers: JoinSet<(u64, Option<PeerReply>)>,
+    progress: watch::Sender<Option<Progress>>,
+    federation: Option<Federation>,
+    voter: Option<mpsc::Sender<Input>>,
+    peers: BTreeMap<Side, Arc<Peers>>,
+    addresses: BTreeMap<NodeId, SocketAddr>,
+    /// Files of the epoch that is prepared.
+    prepared: EpochFiles,
+    /// The plan that cannot be read, as it was last reported.
+    unreadable: String,
+}
+
+/// What a stretch of the way ended with.
+enum Outcome {
+    Founded(KeyCertificate),
+    Repaired(NodeShare),
+    NotRepaired(String),
+    Opened(Box<Federation>),
+}
+
+impl Epochs {
+    pub(crate) fn new(
+        me: NodeId,
+        files: NodeFiles,
+        endpoint: quinn::Endpoint,
+        membership: Arc<Membership>,
+        questions: mpsc::Receiver<Question>,
+    ) -> Result<Self> {
+        let mut seed = [0; 32];
+        getrandom::getrandom(&mut seed).context("no source of randomness")?;
+        let transition = Transition::new(me, files.identity()?, ChaCha20Rng::from_seed(seed));
+        let prepared = files.first_epoch();
+        Ok(Self {
+            me,
+            files,
+            endpoint,
+            membership,
+            transition,
+            started: Instant::now(),
+            questions,
+            replies: HashMap::new(),
+            next_reply: 1,
+            answers: JoinSet::new(),
+            progress: watch::Sender::new(None),
+            federation: None,
+            voter: None,
+            peers: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            prepared,
+            unreadable: String::new(),
+        })
+    }
+
+    /// How far the next epoch is.
+    pub(crate) fn progress(&self) -> watch::Receiver<Option<Progress>> {
+        self.progress.subscribe()
+    }
+
+    /// Makes the first key with all members of the roster.
+    pub(crate) async fn found(&mut self, roster: &Roster, peers: Arc<Peers>) -> Result<KeyCertificate> {
+        self.peers = BTreeMap::from([(Side::Present, peers)]);
+        let seed = DkgSeed(self.prepared.dkg_seed()?);
+        self.transition.at(self.started.elapsed()).found(roster, seed)?;
+        match self.run(false).await? {
+            Outcome::Founded(key) => Ok(key),
+            Outcome::Repaired(_) | Outcome::NotRepaired(_) | Outcome::Opened(_) => {
+                bail!("the federation key was not made")
+            }
+        }
+    }
+
+    /// An epoch begins.
+    pub(crate) fn open(&mut self, present: Present) {
+        let Present { federation, share, past, peers, addresses, voter } = present;
+        self.answers = JoinSet::new();
+        self.peers = BTreeMap::from([(Side::Present, peers)]);
+        self.transition.open(federation.clone(), share, past);
+        (self.federation, self.voter, self.addresses) = (Some(federation), voter, addresses);
+    }
+
+    /// Waits for a plan, carries it out, and gives the federation in the next epoch. What fails is tried again, or another plan takes
+    /// its place.
+    pub(crate) async fn next_epoch(&mut self) -> Result<Federation> {
+        match self.run(true).await? {
+            Outcome::Opened(federation) => Ok(*federation),
+            Outcome::Founded(_) | Outcome::Repaired(_) | Outcome::NotRepaired(_) => {
+                bail!("the next epoch has not begun")
+            }
+        }
+    }
+
+    /// Has this node's lost share of the present epoch computed anew by others.
+    pub(crate) async fn repair(&mut self, patience: Duration) -> Result<NodeShare> {
+        self.transition.at(self.started.elapsed()).repair_share();
+        match tokio::time::timeout(patience, self.run(false)).await {
+            Ok(Ok(Outcome::Repaired(share))) => Ok(share),
+            Ok(Ok(Outcome::NotRepaired(problem))) => bail!("{problem}"),
+            Ok(Ok(Outcome::Founded(_) | Outcome::Opened(_))) => bail!("the share was not repaired"),
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                bail!("{}", self.transition.problem().unwrap_or("the other nodes do not answer"))
+            }
+        }
+    }
+
+    async fn run(&mut self, takes_plans: bool) -> Result<Outcome> {
+        let mut plans = tokio::time::interval(POLL);
+        plans.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            while let Some(output) = self.transition.at(self.started.elapsed()).poll_output() {
+                if let Some(outcome) = self.carry_out(output).await? {
+                    return Ok(outcome);
+                }
+            }
+            self.progress.send_replace(self.transition.progress());
+            let due = self.transition.poll_timeout().map(|due| self.started + due);
+            tokio::select! {
+                Some(question) = self.questions.recv() => self.asked(question),
+                Some(Ok((ask, reply))) = self.answers.join_next() => {
+                    self.transition.at(self.started.elapsed()).handle_answer(ask, reply);
+                }
+                () = until(due) => self.transition.at(self.started.elapsed()).handle_timeout(),
+                _ = plans.tick(), if takes_plans => self.look_for_plan()?,
+            }
+        }
+    }
+
+    fn asked(&mut self, question: Question) {
+        let Question { peer, request, reply } = question;
+        let to = self.next_reply;
+        self.next_reply += 1;
+        self.replies.retain(|_, reply| !reply.is_closed());
+        self.replies.insert(to, reply);
+        let transition = self.transition.at(self.started.elapsed());
+        match request {
+            EpochRequest::Keygen(request) => transition.handle_keygen(peer, to, request),
+            EpochRequest::Succession(request) => transition.handle_succession(to, request),
+            EpochRequest::Repair(request) => transition.handle_repair(peer, to, request),
+        }
+    }
+
+    /// Takes up the plan that the operator has approved, if it is a newer one.
+    fn look_for_plan(&mut self) -> Result<()> {
+        let Some(federation) = &self.federation else { return Ok(()) };
+        let file = match self.files.approved_plan(federation) {
+            Ok(Some(file)) if file.plan.attempt > self.transition.attempt() => file,
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                let problem = format!("{error:#}");
+                if problem != self.unreadable {
+                    tracing::error!(problem, "a plan for the next epoch cannot be read");
+                    self.unreadable = problem;
+                }
+                return Ok(());
+            }
+        };
+        self.prepared = self.files.planned(&file.plan);
+        let saved = self.prepared.path("succession.json").exists();
+        let succession = saved.then(|| self.prepared.read_json("succession.json")).transpose()?;
+        self.addresses.extend(&file.addresses);
+        let seed = DkgSeed(self.prepared.dkg_seed()?);
+        let planned = Planned { plan: file.plan, seed, succession };
+        self.transition.at(self.started.elapsed()).handle_plan(planned);
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, output: TransitionOutput) -> Result<Option<Outcome>> {
+        match output {
+            TransitionOutput::Ask { ask, side, to, request } => self.ask(ask, side, to, request),
+            TransitionOutput::AskVoter { ask, succession, skip } => {
+                let (voter, of) = (self.voter.clone(), self.me);
+                self.answers.spawn(async move {
+                    let reply =
+                        ask_voter(voter.as_ref(), |reply| Input::Seal { succession, of, skip, reply });
+                    (ask, Some(reply.await))
+                });
+            }
+            TransitionOutput::Reply { to, reply } => {
+                if let Some(asker) = self.replies.remove(&to) {
+                    // Who asked may be gone.
+                    let _gone = asker.send(reply);
+                }
+            }
+            TransitionOutput::Forward { to, succession, of, skip } => {
+                if let Some(asker) = self.replies.remove(&to) {
+                    let voter = self.voter.clone();
+                    tokio::spawn(async move {
+                        let input = |reply| Input::Seal { succession, of, skip, reply };
+                        let _gone = asker.send(ask_voter(voter.as_ref(), input).await);
+                    });
+                }
+            }
+            TransitionOutput::Plan(plan) => self.prepare(*plan).await,
+            TransitionOutput::Save(save) => {
+                let saved = disk::save(&save, &self.prepared, self.me, self.federation.as_ref());
+                let transition = self.transition.at(self.started.elapsed());
+                match saved {
+                    Ok(()) => transition.handle_saved(),
+                    Err(error) => transition.handle_failure(format!("{error:#}")),
+                }
+            }
+            TransitionOutput::Founded(key) => return Ok(Some(Outcome::Founded(*key))),
+            TransitionOutput::Repaired(share) => return Ok(Some(Outcome::Repaired(share))),
+            TransitionOutput::NotRepaired(problem) => return Ok(Some(Outcome::NotRepaired(problem))),
+            TransitionOutput::Open(opening) => return Ok(self.begin(*opening).await),
+        }
+        Ok(None)
+    }
+
+    fn ask(&mut self, ask: u64, side: Side, to: NodeId, request: PeerRequest) {
+        let Some(peers) = self.peers.get(&side).cloned() else {
+            self.transition.at(self.started.elapsed()).handle_answer(ask, None);
+            return;
+        };
+        self.answers.spawn(async move {
+            let reply = match &request {
+                PeerRequest::Voting(request) => answer_of(&peers, to, request).await,
+                PeerRequest::Keygen(request) => answer_of(&peers, to, request).await,
+                PeerRequest::Succession(request) => answer_of(&peers, to, request).await,
+                PeerRequest::Repair(request) => answer_of(&peers, to, request).await,
+            };
+            (ask, reply)
+        });
+    }
+
+    async fn prepare(&mut self, plan: SuccessionPlan) {
+        self.membership.prepare(plan.members.clone());
+        let next = Peers::new(self.endpoint.clone(), self.me, &plan.members, &self.addresses);
+        self.peers.insert(Side::Next, Arc::new(next));
+        if let Some(voter) = &self.voter {
+            // A voter that has ended stops the node.
+            let _ended = voter.send(Input::Plan(Box::new(plan))).await;
+        }
+    }
+
+    async fn begin(&mut self, opening: Opening) -> Option<Outcome> {
+        let evidence = self.evidence().await;
+        match disk::open(&opening, &evidence, &self.prepared, &self.files) {
+            Ok(()) => {
+                tracing::info!(epoch = opening.federation.epoch().0, "the epoch is open");
+                Some(Outcome::Opened(Box::new(opening.federation)))
+            }
+            Err(error) => {
+                self.transition.at(self.started.elapsed()).handle_failure(format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    /// What this node has against others, to be kept over the change.
+    async fn evidence(&self) -> Vec<Evidence> {
+        let Some(voter) = &self.voter else { return Vec::new() };
+        let (reply, answer) = oneshot::channel();
+        // A voter that has just ended has its evidence on the disk of its epoch.
+        if voter.send(Input::Evidence { reply }).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.map(|file| file.evidence).unwrap_or_default()
+    }
+}
+
+/// What a peer says; a refusal is an answer, too.
+async fn answer_of<R: Request>(peers: &Peers, to: NodeId, request: &R) -> Option<PeerReply>
+where
+    R::Reply: Into<PeerReply>,
+{
+    match peers.ask(to, request).await {
+        Ok(reply) => Some(reply.into()),
+        Err(error) => error.downcast::<WireError>().ok().map(PeerReply::from),
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Hands a peer's question to the transition.
+pub(crate) async fn ask_epochs(
+    epochs: &mpsc::Sender<Question>,
+    peer: Peer,
+    request: EpochRequest,
+) -> PeerReply {
+    let (reply, answer) = oneshot::channel();
+    let stopping = || not_ready("this node is stopping").into();
+    if epochs.send(Question { peer, request, reply }).await.is_err() {
+        return stopping();
+    }
+    answer.await.unwrap_or_else(|_| stopping())
+}

@@ -6,7 +6,7 @@ use quorate_protocol::{
     log_head::{LogHead, SignedHead},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -24,6 +24,9 @@ pub(crate) struct Log {
     pub(crate) sealed: Option<[u8; 32]>,
     pub(crate) answered: BTreeSet<NodeId>,
     pub(crate) peers: BTreeMap<NodeId, SignedHead>,
+    /// The last heads of peers' earlier runs, oldest first, to tell them in turn with the last one.
+    pub(crate) earlier: BTreeMap<NodeId, VecDeque<SignedHead>>,
+    pub(crate) turn: usize,
     pub(crate) heard: BTreeMap<NodeId, Duration>,
     pub(crate) peers_written: BTreeMap<NodeId, SignedHead>,
     pub(crate) beat_at: Duration,
@@ -42,6 +45,8 @@ impl Log {
             answered: BTreeSet::new(),
             peers_written: peers.clone(),
             peers,
+            earlier: BTreeMap::new(),
+            turn: 0,
             heard: BTreeMap::new(),
             beat_at: Duration::ZERO,
         }

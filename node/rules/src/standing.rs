@@ -28,6 +28,8 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The same while this node does not know yet whether it may vote.
 const HEARTBEAT_ASKING: Duration = Duration::from_millis(100);
 
+/// Earlier runs of a peer whose last head is remembered, to tell the peer of it.
+const EARLIER_MAX: usize = 8;
 /// Runs of a node that it remembers, 16 bytes each.
 const RUNS_MAX: usize = 64;
 
@@ -138,12 +140,26 @@ impl Context {
         self.log.heard.insert(from, self.now);
         let news = self.log.peers.get(&from).is_none_or(|known| head.follows(known));
         if news && head.verify(&self.federation) {
-            self.log.peers.insert(from, head);
+            let before = self.log.peers.insert(from, head);
+            if let Some(before) = before.filter(|before| before.boot != head.boot) {
+                let earlier = self.log.earlier.entry(from).or_default();
+                if earlier.len() >= EARLIER_MAX {
+                    earlier.pop_front();
+                }
+                earlier.push_back(before);
+            }
         }
     }
 
     pub(crate) fn heartbeat(&mut self, from: NodeId, head: SignedHead) -> VotingReply {
-        let known = self.log.peers.get(&from).copied();
+        let mut known = self.log.peers.get(&from).copied();
+        if known.is_some_and(|known| known.boot == head.boot) {
+            // What an earlier run had shown is told in turn with the last: the answer that said so first may have been lost.
+            if let Some(earlier) = self.log.earlier.get(&from) {
+                self.log.turn = (self.log.turn + 1) % (earlier.len() + 1);
+                known = earlier.get(self.log.turn).copied().or(known);
+            }
+        }
         self.take_head(from, Some(head));
         VotingReply::HeartbeatResponse { head: self.signed_head(), known }
     }

@@ -12,7 +12,7 @@ use quorate::{
     wallet::{SecretWords, Wallet},
 };
 use quorate_devnet::DevnetChain;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Value of every coin at the start.
 pub const COIN: Amount = Amount::from_sat(1_000_000);
@@ -30,41 +30,13 @@ const WORDS: [&str; WALLETS] = [
     "zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo wrong",
 ];
 
-/// One epoch with the secrets of all its nodes.
-#[derive(Debug)]
-pub struct Era {
-    /// The verified federation.
-    pub federation: Federation,
-    /// Identity keys, by node.
-    pub keys: Vec<IdentityKey>,
-    /// Shares, by node.
-    pub shares: Vec<[u8; 32]>,
-}
-
-impl Era {
-    fn of(world: &testing::World) -> Self {
-        Self {
-            federation: world.federation.clone(),
-            keys: world.keys.clone(),
-            shares: world.shares.iter().map(|share| *share.to_bytes()).collect(),
-        }
-    }
-
-    /// What a node has in it.
-    pub fn of_node(&self, id: NodeId) -> Option<(&Federation, &IdentityKey, &[u8; 32])> {
-        let index = usize::from(id.0).checked_sub(1)?;
-        Some((&self.federation, self.keys.get(index)?, self.shares.get(index)?))
-    }
-}
-
 /// A federation and its chain.
 #[derive(Debug)]
 pub struct Base {
-    /// The first epoch.
-    pub first: Era,
-    /// The second, with nobody replaced and with each of the nodes; made when they are first wanted.
-    second: Vec<OnceLock<Era>>,
-    world: testing::World,
+    /// The federation in its first epoch.
+    pub federation: Arc<Federation>,
+    keys: Vec<IdentityKey>,
+    shares: Vec<[u8; 32]>,
     /// The chain.
     pub blocks: Vec<Block>,
     /// Coins that anybody can spend, standing for sole custody.
@@ -82,8 +54,6 @@ impl Base {
 
     fn make(nodes: u8) -> Self {
         let world = testing::federation(nodes);
-        let first = Era::of(&world);
-        let second = (0..=nodes).map(|_| OnceLock::new()).collect();
         let chain = DevnetChain::deterministic(0, &[]).expect("an empty chain");
         chain.mine(101, &open_output()).expect("mines");
         let reward =
@@ -91,7 +61,7 @@ impl Base {
         let reward = reward.expect("a coinbase");
         let mut outputs = vec![TxOut { value: COIN, script_pubkey: open_output() }; COINS];
         for index in 0..WALLETS {
-            let mut wallet = open_wallet(&first.federation, index);
+            let mut wallet = open_wallet(&world.federation, index);
             for _ in 0..COINS_PER_WALLET {
                 let address = wallet.next_address().expect("an address");
                 outputs.push(TxOut { value: COIN, script_pubkey: address.script_pubkey });
@@ -101,15 +71,19 @@ impl Base {
         let txid = chain.submit(funding).expect("valid");
         chain.mine(1 + BURIED, &open_output()).expect("mines");
         let coins = (0..).take(COINS).map(|vout| OutPoint { txid, vout }).collect();
-        Self { first, second, world, blocks: chain.blocks(), coins }
+        let shares = world.shares.iter().map(|share| *share.to_bytes()).collect();
+        let federation = Arc::new(world.federation);
+        Self { federation, keys: world.keys, shares, blocks: chain.blocks(), coins }
     }
 
-    /// The second epoch, in which a node may be another one.
-    pub fn second(&self, replaced: Option<NodeId>) -> &Era {
-        let index = replaced.map_or(0, |node| usize::from(node.0));
-        let replaced: Vec<_> = replaced.into_iter().collect();
-        let cell = self.second.get(index).expect("a node of the federation");
-        cell.get_or_init(|| Era::of(&testing::succession(&self.world, &replaced)))
+    /// A node's identity key in the first epoch.
+    pub fn key_of(&self, id: NodeId) -> Option<IdentityKey> {
+        self.keys.get(usize::from(id.0).checked_sub(1)?).cloned()
+    }
+
+    /// A node's share in the first epoch.
+    pub fn share_of(&self, id: NodeId) -> Option<[u8; 32]> {
+        self.shares.get(usize::from(id.0).checked_sub(1)?).copied()
     }
 }
 

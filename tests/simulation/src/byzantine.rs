@@ -10,8 +10,8 @@ use quorate::{
     release::SignedPromise,
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget, sign_commit},
     wire::{
-        Cancellation, CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus, VotingReply,
-        VotingRequest,
+        Cancellation, CommitReply, KeygenReply, PeerReply, PeerRequest, RepairReply, ServerMessage,
+        TransactionStatus, VotingReply, VotingRequest,
     },
 };
 
@@ -123,7 +123,30 @@ impl Evil {
                     proof: None,
                 }))
             }
+            (PeerRequest::Repair(_), PeerReply::Repair(RepairReply::RepairPart { part })) => {
+                let part = if dice.chance(self.garbage) {
+                    counters.add(Fault::GarbageRepair);
+                    serde_json::from_value("01".repeat(32).into()).expect("a number")
+                } else {
+                    part
+                };
+                Some(RepairReply::RepairPart { part }.into())
+            }
             (_, reply) => Some(reply),
+        }
+    }
+
+    /// What is said in a key generation instead.
+    pub fn keygen(&self, reply: KeygenReply, dice: &mut Dice, counters: &mut Counters) -> KeygenReply {
+        match reply {
+            KeygenReply::DkgBundle { mut bundle } if dice.chance(self.garbage / 8) => {
+                if let (Some(commitment), Some(echo)) = (&bundle.commitment, &mut bundle.echo) {
+                    counters.add(Fault::GarbageKeygen);
+                    echo.signature = commitment.signature;
+                }
+                KeygenReply::DkgBundle { bundle }
+            }
+            other => other,
         }
     }
 

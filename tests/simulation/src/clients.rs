@@ -91,7 +91,7 @@ pub enum SubscriberEvent {
 impl SimWallet {
     /// A wallet that is not connected.
     pub fn new(base: &Base, index: usize, seed: u64) -> Self {
-        let wallet = open_wallet(&base.first.federation, index);
+        let wallet = open_wallet(&base.federation, index);
         let stream = seed.wrapping_mul(31).wrapping_add(u64::try_from(index).unwrap_or(0));
         let session = Session::new(wallet, Box::new(ChaCha20Rng::seed_from_u64(stream)));
         Self {
@@ -198,7 +198,7 @@ impl World {
     fn acknowledge(&mut self, proof: &FinalityProof) {
         self.oracle.acknowledged.insert(proof.txid());
         let federation = self.federation();
-        self.oracle.proof(federation, proof);
+        self.oracle.proof(&federation, proof);
     }
 
     /// Something arrives at a party of the bridge.

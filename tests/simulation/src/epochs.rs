@@ -1,75 +1,107 @@
-//! The change of epoch in a run: a plan is approved and its key is there; nodes seal, collect seals over the faulty network, and open.
+//! The change of epoch in a run: operators approve a plan, and every node goes its way into the next epoch over the faulty network.
 //!
-//! Sealing and what it means is the real machine's; collecting and opening stands here in the place of the driver's, as for every other
-//! request. Keys are refreshed once for all runs.
+//! The way itself is the real machine's ([`quorate_rules::Transition`]): approvals, repair of shares, their refresh, seals, opening. Here
+//! stands what a driver does: questions and answers, a node's files, time.
 
 use crate::{
-    base::Era,
     disk::Disk,
     faults::Fault,
-    node::SimNode,
-    node::mirror_of,
+    node::{REQUEST_TIMEOUT, SimNode, mirror_of},
     world::{Event, World},
 };
 use quorate::{
     Epoch, Federation, NodeId,
-    federation::Succession,
-    seal::{Handover, Seal, SealedTransaction},
-    wire::{PeerReply, PeerRequest, SuccessionReply, SuccessionRequest},
+    digest::IdentityKey,
+    federation::{Member, Succession, SuccessionPlan},
+    frost::NodeShare,
+    seal::Seal,
+    testing,
+    wire::{PeerReply, PeerRequest},
 };
 use quorate_node::store::{Redb, Store as _};
-use quorate_rules::{opening, seal_page};
-use std::time::Duration;
+use quorate_rules::{
+    DkgSeed, Opening, Peer, Planned, ReplyTo, Save, Side, Transition, TransitionOutput, WholeSeal, opening,
+    seal_page,
+};
+use std::{sync::Arc, time::Duration};
 
-/// A seal with its transactions.
-pub type WholeSeal = (Seal, Vec<SealedTransaction>);
-
-/// The change of epoch of a run.
+/// Waiting for one answer: the voter's question, or the transition's.
 #[derive(Clone, Copy, Debug)]
-pub struct Change {
-    /// The second epoch.
-    pub era: &'static Era,
-    /// The node that is another one in it.
-    pub replaced: Option<NodeId>,
+pub enum Waiting {
+    /// The voter's.
+    Voter(NodeId, quorate_rules::Tag),
+    /// The transition's.
+    Transition(u64),
 }
 
-impl Change {
-    fn succession(&self) -> &'static Succession {
-        self.era.federation.document().successions.first().expect("the second epoch")
-    }
+/// A node's files, apart from its store.
+#[derive(Clone, Debug, Default)]
+pub struct Files {
+    /// Its share of the epoch that it is in.
+    pub share: Option<[u8; 32]>,
+    /// Its share of the epoch that is prepared.
+    pub next_share: Option<[u8; 32]>,
+    /// The succession, once its key is certified.
+    pub succession: Option<Succession>,
+    /// The seals that its epoch began with.
+    pub seals: Vec<WholeSeal>,
+}
+
+/// The change of epoch of a run.
+#[derive(Clone, Debug)]
+pub struct Change {
+    plan: SuccessionPlan,
+    /// The node that is another one in it.
+    pub replaced: Option<NodeId>,
+    /// The federation in the second epoch, once a node has its key.
+    federation: Option<Arc<Federation>>,
 }
 
 impl World {
     /// The federation with all its epochs so far, by which everything can be judged.
-    pub fn federation(&self) -> &'static Federation {
-        self.succession.map_or(&self.base.first.federation, |change| &change.era.federation)
+    pub fn federation(&self) -> Arc<Federation> {
+        let second = self.succession.as_ref().and_then(|change| change.federation.clone());
+        second.unwrap_or_else(|| self.base.federation.clone())
     }
 
-    /// The epoch that a node is in.
-    pub fn era_of(&self, id: NodeId) -> &'static Era {
-        let first = self.nodes.get(&id).is_none_or(|node| node.epoch == Epoch::FIRST);
-        match self.succession {
-            Some(change) if !first => change.era,
-            Some(_) | None => &self.base.first,
+    /// The federation in the epoch that a node is in.
+    pub fn federation_of(&self, id: NodeId) -> Arc<Federation> {
+        match self.nodes.get(&id) {
+            Some(node) if node.epoch > Epoch::FIRST => self.federation(),
+            Some(_) | None => self.base.federation.clone(),
         }
     }
 
-    /// The new key is certified. A faulty node is replaced first, since no more than f may be missing.
+    /// A node's identity key.
+    pub fn key_of(&self, id: NodeId) -> Option<IdentityKey> {
+        if self.nodes.get(&id)?.newcomer { Some(fresh_key(id)) } else { self.base.key_of(id) }
+    }
+
+    /// What a node's certificate shows.
+    fn peer(&self, id: NodeId) -> Option<Peer> {
+        let key = self.key_of(id)?;
+        Some(Peer { id, tls_key: testing::member(id.0, &key).tls_key })
+    }
+
+    /// Operators have approved a plan. A faulty node is replaced first, since no more than f may be missing.
     pub(crate) fn begin_succession(&mut self) {
         self.counters.add(Fault::Succession);
-        let faulty: Vec<_> =
-            self.nodes.values().filter(|node| !node.is_trusted()).map(|node| node.id).collect();
+        let short = |node: &&SimNode| !node.is_trusted() || node.files.share.is_none();
+        let faulty: Vec<_> = self.nodes.values().filter(short).map(|node| node.id).collect();
         let all: Vec<_> = self.nodes.keys().copied().collect();
-        let candidates = if faulty.is_empty() { all } else { faulty };
-        let replaced = self.dice.pick(&candidates).copied().filter(|_| self.plan.replace);
-        self.succession = Some(Change { era: self.base.second(replaced), replaced });
+        let candidates = if faulty.is_empty() { all.clone() } else { faulty };
+        let replaced = self.dice.pick(&candidates).copied().filter(|_| self.weather.replace);
         if let Some(id) = replaced {
             self.counters.add(Fault::Replacement);
             self.replace(id);
         }
-        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+        let members: Vec<Member> =
+            all.iter().filter_map(|id| Some(testing::member(id.0, &self.key_of(*id)?))).collect();
+        let plan = SuccessionPlan { epoch: Epoch::FIRST.next(), attempt: 1, members };
+        self.succession = Some(Change { plan, replaced, federation: None });
+        for node in all {
             let wait = self.dice.between(1_000, 400_000);
-            self.schedule(wait, Event::Seals { node });
+            self.schedule(wait, Event::Plan { node });
         }
     }
 
@@ -82,97 +114,211 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let incarnation = node.incarnation;
         *node = SimNode::new(id);
-        (node.incarnation, node.newcomer) = (incarnation, true);
+        (node.incarnation, node.born, node.newcomer) = (incarnation, incarnation, true);
+        self.start_transition(id);
     }
 
-    /// A node asks for the seals that it lacks.
-    pub(crate) fn collect_seals(&mut self, id: NodeId) {
-        let (Some(change), Some(node)) = (self.succession, self.nodes.get(&id)) else { return };
-        if node.epoch > Epoch::FIRST {
+    /// Starts a node's transition from its files.
+    pub(crate) fn start_transition(&mut self, id: NodeId) {
+        let federation = self.federation_of(id);
+        let Some(key) = self.key_of(id) else { return };
+        let rng = self.node_rng(id, 1);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let share = node.files.share.and_then(|share| NodeShare::from_bytes(id, &share));
+        let lost = share.is_none() && !node.newcomer;
+        let mut transition = Transition::new(id, key, rng);
+        transition.open((*federation).clone(), share, node.files.seals.clone());
+        node.transition = Some(transition);
+        if lost {
+            self.step_transition(id, Transition::repair_share);
+        } else {
+            self.hear_plan(id);
+        }
+    }
+
+    /// A node's operator has approved the plan, or it finds it on its disk.
+    pub(crate) fn hear_plan(&mut self, id: NodeId) {
+        let (Some(change), Some(node)) = (&self.succession, self.nodes.get(&id)) else { return };
+        if node.epoch > Epoch::FIRST || (node.files.share.is_none() && !node.newcomer) {
             return;
         }
-        let again = self.dice.between(200_000, 600_000);
-        self.schedule(again, Event::Seals { node: id });
-        let Some(node) = self.nodes.get(&id) else { return };
-        if node.machine.is_none() && !node.newcomer {
-            return;
+        let seed = DkgSeed(zeroize::Zeroizing::new([u8::try_from(id.0).unwrap_or(0); 32]));
+        let planned = Planned { plan: change.plan.clone(), seed, succession: node.files.succession.clone() };
+        self.step_transition(id, |transition| transition.handle_plan(planned));
+    }
+
+    /// Lets a node's transition handle something, and carries out what it puts out.
+    pub(crate) fn step_transition(&mut self, id: NodeId, input: impl FnOnce(&mut Transition)) {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(transition) = &mut node.transition else { return };
+        input(transition.at(now + node.clock));
+        loop {
+            let Some(node) = self.nodes.get_mut(&id) else { return };
+            let Some(transition) = &mut node.transition else { return };
+            let Some(output) = transition.poll_output() else { break };
+            self.carry_out(id, output);
         }
-        let missing: Vec<NodeId> = self
-            .nodes
-            .keys()
-            .copied()
-            .filter(|of| !node.seals.contains_key(of) && change.replaced != Some(*of))
-            .collect();
-        let everybody: Vec<NodeId> = self.nodes.keys().copied().collect();
-        for of in missing {
-            let other = self.dice.pick(&everybody).copied().unwrap_or(of);
-            for at in [of, other] {
-                self.ask_seal(id, at, of, change);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let due = node.transition.as_ref().and_then(Transition::poll_timeout);
+        let due = due.map(|at| at.saturating_sub(node.clock).max(now + Duration::from_millis(1)));
+        if let Some(at) = due.filter(|at| node.transition_at.is_none_or(|set| *at < set)) {
+            node.transition_at = Some(at);
+            let incarnation = node.incarnation;
+            self.schedule_at(at, Event::TransitionTimer { node: id, incarnation });
+        }
+    }
+
+    fn carry_out(&mut self, id: NodeId, output: TransitionOutput) {
+        match output {
+            TransitionOutput::Ask { ask, side, to, request } => self.ask_epoch(id, ask, (side, to), request),
+            TransitionOutput::AskVoter { ask, succession, skip } => {
+                let Some(node) = self.nodes.get_mut(&id) else { return };
+                let number = node.next_number();
+                node.own_seals.insert(number, ask);
+                self.step(id, |machine| {
+                    machine.handle_seal_request(ReplyTo::Peer(number), &succession, id, skip);
+                });
+            }
+            TransitionOutput::Reply { to, reply } => self.answer(id, to, reply),
+            TransitionOutput::Forward { to, succession, of, skip } => {
+                if of == id && self.lies_about_its_seal(id, to, &succession) {
+                    return;
+                }
+                let to = ReplyTo::Peer(to);
+                self.step(id, |machine| machine.handle_seal_request(to, &succession, of, skip));
+            }
+            TransitionOutput::Plan(plan) => self.step(id, |machine| machine.handle_plan(&plan)),
+            TransitionOutput::Save(save) => self.save(id, save),
+            TransitionOutput::Repaired(share) => {
+                self.counters.add(Fault::RepairedShare);
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.files.share = Some(*share.to_bytes());
+                }
+                self.schedule(Duration::from_millis(1), Event::Start { node: id });
+            }
+            TransitionOutput::NotRepaired(_) => {
+                // Its operator tries again.
+                let incarnation = self.nodes.get(&id).map_or(0, |node| node.incarnation);
+                self.schedule(Duration::from_secs(1), Event::RepairAgain { node: id, incarnation });
+            }
+            TransitionOutput::Open(opening) => self.open_epoch(id, *opening),
+            TransitionOutput::Founded(_) => {
+                self.oracle.broken("a federation is founded once", format!("node {id}"))
             }
         }
     }
 
-    fn ask_seal(&mut self, id: NodeId, at: NodeId, of: NodeId, change: Change) {
+    fn ask_epoch(&mut self, id: NodeId, ask: u64, (side, to): (Side, NodeId), request: PeerRequest) {
+        let leaves = self.reaches(side, to) && {
+            let Some(node) = self.nodes.get_mut(&id) else { return };
+            node.evil.as_mut().is_none_or(|evil| evil.asks(&mut self.dice, &mut self.counters))
+        };
         let rpc = self.next_rpc;
         self.next_rpc += 1;
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        node.seal_rpcs.insert(rpc, of);
+        node.rpcs.insert(rpc, Waiting::Transition(ask));
         let incarnation = node.incarnation;
-        let succession = Box::new(change.succession().clone());
-        let request =
-            Box::new(PeerRequest::Succession(SuccessionRequest::SealRequest { succession, of, skip: 0 }));
-        self.transmit(id, at, Event::Request { from: id, to: at, rpc, incarnation, request });
+        if leaves {
+            let request = Box::new(request);
+            self.transmit(id, to, Event::Request { from: id, to, rpc, incarnation, request });
+        }
+        self.schedule(REQUEST_TIMEOUT, Event::RpcTimeout { node: id, incarnation, rpc });
     }
 
-    /// What is not the machine's to answer: whoever is in the second epoch has the seals that it began with.
-    pub(crate) fn seal_asked(&mut self, from: NodeId, to: NodeId, rpc: u64, of: NodeId) -> bool {
-        let (Some(change), Some(node)) = (self.succession, self.nodes.get(&to)) else { return false };
-        if node.is_newcomer() {
-            return true;
-        }
-        let answer = if node.epoch > Epoch::FIRST {
-            if node.machine.is_none() {
-                return true;
-            }
+    /// Whether the node with that number is the one that is meant: another one's certificate is not the member's that was called.
+    fn reaches(&self, side: Side, to: NodeId) -> bool {
+        let members = match (side, &self.succession) {
+            (Side::Next, Some(change)) => change.plan.members.as_slice(),
+            (Side::Present | Side::Next, _) => self.base.federation.members(),
+        };
+        self.peer(to).is_some_and(|peer| peer.is_among(members))
+    }
+
+    /// A peer asks about an epoch.
+    pub(crate) fn epoch_asked(&mut self, from: NodeId, to: NodeId, number: u64, request: PeerRequest) {
+        let Some(peer) = self.peer(from) else { return };
+        if self.nodes.get(&to).is_some_and(|node| node.epoch > Epoch::FIRST)
+            && matches!(
+                request,
+                PeerRequest::Succession(quorate::wire::SuccessionRequest::SealRequest { .. })
+            )
+        {
             self.counters.add(Fault::LateSeals);
-            node.seals.get(&of).map(|(seal, transactions)| seal_page(seal, transactions, 0))
-        } else if of == to && node.evil.is_some() && self.dice.chance(400) {
-            self.counters.add(Fault::LyingSeal);
-            let federation = &self.base.first.federation;
-            let Some((_, key, _)) = self.base.first.of_node(to) else { return true };
-            let digest = change.succession().digest(federation);
-            Some(seal_page(&Seal::sign(federation, to, key, digest, &[]), &[], 0))
+        }
+        self.step_transition(to, |transition| match request {
+            PeerRequest::Keygen(request) => transition.handle_keygen(peer, number, request),
+            PeerRequest::Succession(request) => transition.handle_succession(number, request),
+            PeerRequest::Repair(request) => transition.handle_repair(peer, number, request),
+            PeerRequest::Voting(_) => {}
+        });
+    }
+
+    /// An evil node seals its epoch without what it committed to, and goes on in it.
+    fn lies_about_its_seal(&mut self, id: NodeId, number: u64, succession: &Succession) -> bool {
+        let evil = self.nodes.get(&id).is_some_and(|node| node.evil.is_some());
+        let Some(key) = self.key_of(id).filter(|_| evil && self.dice.chance(400)) else { return false };
+        self.counters.add(Fault::LyingSeal);
+        let federation = self.base.federation.clone();
+        let digest = succession.digest(&federation);
+        let seal = Seal::sign(&federation, id, &key, digest, &[]);
+        self.answer(id, number, PeerReply::Succession(seal_page(&seal, &[], 0)));
+        true
+    }
+
+    /// Something reaches a node's files; power may fail just before or after.
+    fn save(&mut self, id: NodeId, save: Save) {
+        let fails = self.stormy && self.dice.chance(60);
+        let before = fails && self.dice.below(2) == 0;
+        if !before {
+            self.write_file(id, save);
+        }
+        if fails {
+            self.counters.add(Fault::CrashWhileSaving);
+            self.crash(id);
         } else {
-            return false;
-        };
-        if let Some(reply) = answer {
-            self.transmit(to, from, Event::Reply { from: to, to: from, rpc, reply: Box::new(reply.into()) });
+            self.step_transition(id, Transition::handle_saved);
         }
-        true
     }
 
-    /// An answer to a request for a seal.
-    pub(crate) fn seal_heard(&mut self, to: NodeId, rpc: u64, reply: &PeerReply) -> bool {
-        let (Some(change), Some(node)) = (self.succession, self.nodes.get_mut(&to)) else { return false };
-        let Some(of) = node.seal_rpcs.remove(&rpc) else { return false };
-        let PeerReply::Succession(SuccessionReply::Sealed { seal, transactions, more: false }) = reply else {
-            return true;
-        };
-        let federation = &self.base.first.federation;
-        let digest = change.succession().digest(federation);
-        let holds = seal.node == of && seal.succession == digest && seal.verify(federation, transactions);
-        if node.epoch > Epoch::FIRST || !holds {
-            return true;
+    fn write_file(&mut self, id: NodeId, save: Save) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        match save {
+            Save::Share(share) => {
+                let bytes = *share.to_bytes();
+                let changed = node.files.next_share.replace(bytes).is_some_and(|before| before != bytes);
+                if changed {
+                    self.oracle.broken("a node says the same again", format!("node {id}: another share"));
+                }
+            }
+            Save::Succession(succession) => {
+                let next = (*self.base.federation).clone().succeed((*succession).clone());
+                let held = node.files.next_share.and_then(|bytes| NodeShare::from_bytes(id, &bytes));
+                node.files.succession = Some(*succession);
+                let Ok(next) = next else {
+                    return self.oracle.broken("a certified key verifies", format!("node {id}"));
+                };
+                if !held.is_some_and(|share| share.fits(next.key())) {
+                    return self
+                        .oracle
+                        .broken("a certified key has its shares on disk", format!("node {id}"));
+                }
+                self.agree_on(id, next);
+            }
         }
-        node.seals.insert(of, ((**seal).clone(), transactions.clone()));
-        let together: Vec<_> = node.seals.values().cloned().collect();
-        if let Ok(handover) = Handover::new(federation, digest, &together) {
-            self.open_epoch(to, &handover, digest);
-        }
-        true
     }
 
-    fn open_epoch(&mut self, id: NodeId, handover: &Handover, digest: [u8; 32]) {
+    /// All nodes come to the same second epoch.
+    fn agree_on(&mut self, id: NodeId, next: Federation) {
+        let Some(change) = &mut self.succession else { return };
+        match &change.federation {
+            None => change.federation = Some(Arc::new(next)),
+            Some(known) if known.key() == next.key() => {}
+            Some(_) => self.oracle.broken("one key per epoch", format!("node {id} has another one")),
+        }
+    }
+
+    fn open_epoch(&mut self, id: NodeId, begins: Opening) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.epoch = node.epoch.next();
         let evidence = node.machine.as_ref().map(|machine| machine.evidence().cloned().collect::<Vec<_>>());
@@ -180,7 +326,9 @@ impl World {
             self.schedule(Duration::from_millis(5), Event::SessionLost { owner });
         }
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        let change = opening(handover, digest, &evidence.unwrap_or_default(), node.wall_ms);
+        let wall_ms = node.wall_ms;
+        let change = opening(&begins.handover, begins.succession, &evidence.unwrap_or_default(), wall_ms);
+        node.files = Files { share: node.files.next_share.take(), seals: begins.seals, ..Files::default() };
         node.disk = Disk::new(Vec::new());
         let mut store = Redb::open_backend(node.disk.clone(), "simulated").expect("an empty disk");
         store.write(&[&change]).expect("a disk without faults");
@@ -189,4 +337,27 @@ impl World {
         (node.created, node.amnesiac, node.snapshot) = (true, false, None);
         self.start_node(id);
     }
+
+    /// A node loses its share; others have to repair it. Only if q other nodes have theirs.
+    pub(crate) fn lose_share(&mut self, id: NodeId) {
+        let short = self.nodes.values().filter(|node| !node.is_trusted() || node.files.share.is_none());
+        let quorum = self.base.federation.quorum();
+        if short.count() >= usize::from(quorum.nodes() - quorum.votes()) {
+            return;
+        }
+        self.counters.add(Fault::LostShare);
+        self.crash(id);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.files.share = None;
+        }
+    }
+}
+
+/// The key of the node that takes another one's place.
+fn fresh_key(id: NodeId) -> IdentityKey {
+    let mut bytes = [0x82; 32];
+    if let Some(first) = bytes.first_mut() {
+        *first = u8::try_from(id.0).unwrap_or(1);
+    }
+    IdentityKey::from_bytes(&bytes).expect("a key")
 }

@@ -101,6 +101,16 @@ pub enum Fault {
     Replacement,
     /// An evil node seals its epoch without what it committed to, and goes on in it.
     LyingSeal,
+    /// A node loses its share of the federation key.
+    LostShare,
+    /// Others have repaired a lost share.
+    RepairedShare,
+    /// Power fails around the saving of a share or of a succession.
+    CrashWhileSaving,
+    /// An evil node sends garbage in a key generation.
+    GarbageKeygen,
+    /// An evil node helps to repair a share with a false part.
+    GarbageRepair,
     /// A block comes while the chain is asked for coins.
     OvertakenLookup,
     /// A node learns the seals of others from one that is in the next epoch already.
@@ -109,7 +119,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 52] = [
         Self::Crash,
         Self::CrashWhileWriting,
         Self::CrashInRecovery,
@@ -157,6 +167,11 @@ impl Fault {
         Self::LyingSeal,
         Self::LateSeals,
         Self::OvertakenLookup,
+        Self::LostShare,
+        Self::RepairedShare,
+        Self::CrashWhileSaving,
+        Self::GarbageKeygen,
+        Self::GarbageRepair,
     ];
 
     /// The reorganisation of this depth.

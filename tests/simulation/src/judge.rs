@@ -177,7 +177,7 @@ impl World {
                     machine.utxo(&outpoint).is_some_and(|utxo| utxo.state() == UtxoState::Unspent)
                 });
                 // A faulty node may have told of a lock that it then forgot; nothing disproves that.
-                let faulty = self.plan.byzantine + self.plan.forgetful;
+                let faulty = self.weather.byzantine + self.weather.forgetful;
                 if truth.is_none() && free && faulty == 0 && known.state() != UtxoState::Unspent {
                     let what = format!("subscriber {index}, {outpoint} is free: {:?}", known.state());
                     broken.push(("subscribers end at the truth", what));

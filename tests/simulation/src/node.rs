@@ -4,7 +4,7 @@ use crate::{
     Fault,
     byzantine::Evil,
     disk::Disk,
-    epochs::WholeSeal,
+    epochs::{Files, Waiting},
     oracle::{Mirror, Row},
     world::{Event, Owner, World},
 };
@@ -14,11 +14,12 @@ use quorate::{
     account::AccountCertificate,
     frost::NodeShare,
     proposal::Proposal,
-    wire::{ClientMessage, PeerReply, PeerRequest, SuccessionRequest, VotingRequest},
+    seal::transactions_hash,
+    wire::{ClientMessage, PeerReply, PeerRequest, SuccessionReply, VotingRequest},
 };
 use quorate_node::store::{BATCH_MAX, Redb, Store as _, StoreError, set_lost};
 use quorate_rules::{
-    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag,
+    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag, Transition,
     records::{ChangeSet, Table},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
@@ -65,8 +66,10 @@ pub struct SimNode {
     pub slow_until: Duration,
     replies: BTreeMap<u64, (NodeId, u64, PeerRequest)>,
     next_reply: u64,
+    /// Questions of its transition to its voter, by the number of the answer.
+    pub own_seals: BTreeMap<u64, u64>,
     /// Requests of its own that wait for an answer.
-    pub rpcs: BTreeMap<u64, (NodeId, Tag)>,
+    pub rpcs: BTreeMap<u64, Waiting>,
     /// Sessions.
     pub sessions: BTreeMap<SessionId, Owner>,
     next_session: u64,
@@ -92,10 +95,14 @@ pub struct SimNode {
     pub epoch: Epoch,
     /// It takes a lost node's place from the second epoch on.
     pub newcomer: bool,
-    /// Seals of the first epoch that it has collected, and, in the second, those that it began with.
-    pub seals: BTreeMap<NodeId, WholeSeal>,
-    /// Requests for seals that wait for an answer, with whose seal it is.
-    pub seal_rpcs: BTreeMap<u64, NodeId>,
+    /// The incarnation in which it got its number: what its predecessor sent is not its own.
+    pub born: u32,
+    /// Its way through the epochs, while it runs.
+    pub transition: Option<Transition>,
+    /// When the timer of that is set to fire.
+    pub transition_at: Option<Duration>,
+    /// Its files.
+    pub files: Files,
 }
 
 impl SimNode {
@@ -117,6 +124,7 @@ impl SimNode {
             slow_until: Duration::ZERO,
             replies: BTreeMap::new(),
             next_reply: 1,
+            own_seals: BTreeMap::new(),
             rpcs: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_session: 1,
@@ -131,8 +139,10 @@ impl SimNode {
             proposals: Proposals::new(),
             epoch: Epoch::FIRST,
             newcomer: false,
-            seals: BTreeMap::new(),
-            seal_rpcs: BTreeMap::new(),
+            born: 0,
+            transition: None,
+            transition_at: None,
+            files: Files::default(),
         }
     }
 
@@ -163,12 +173,16 @@ impl SimNode {
         self.queue.clear();
         self.replies.clear();
         self.rpcs.clear();
-        self.seal_rpcs.clear();
-        if self.epoch == Epoch::FIRST {
-            self.seals.clear();
-        }
+        self.own_seals.clear();
+        (self.transition, self.transition_at) = (None, None);
         self.incarnation += 1;
         std::mem::take(&mut self.sessions).into_values().collect()
+    }
+
+    /// A number for the answer to a request.
+    pub fn next_number(&mut self) -> u64 {
+        self.next_reply += 1;
+        self.next_reply
     }
 
     /// A new session of a client.
@@ -196,8 +210,13 @@ pub fn mirror_of(store: &Redb) -> Result<Mirror, StoreError> {
 impl World {
     /// Starts a node from its disk. `false` if the disk failed again while it was read.
     pub fn start_node(&mut self, id: NodeId) -> bool {
-        let (seed, rules) = (self.seed, self.rules());
-        let era = self.era_of(id);
+        let rules = self.rules();
+        let federation = self.federation_of(id);
+        if self.nodes.get(&id).is_some_and(|node| node.is_newcomer() || node.files.share.is_none()) {
+            self.start_transition(id);
+            return false;
+        }
+        let (Some(key), rng) = (self.key_of(id), self.node_rng(id, 0)) else { return false };
         let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.is_newcomer()) else { return false };
         if !node.created {
             // The real store is made beside its place and moved there when it is whole.
@@ -241,22 +260,25 @@ impl World {
         if node.is_trusted() {
             self.oracle.found_votes(id, &node.mirror);
         }
-        let Some((federation, key, share)) = era.of_node(id) else { return false };
-        let share = NodeShare::from_bytes(id, share).expect("a share");
-        let mut random = [0; 32];
-        for (place, byte) in random.iter_mut().zip(
-            seed.to_be_bytes().into_iter().chain(id.0.to_be_bytes()).chain(node.incarnation.to_be_bytes()),
-        ) {
-            *place = byte;
-        }
-        let rng = ChaCha20Rng::from_seed(random);
-        let machine = Machine::new(id, federation.clone(), key.clone(), share, rules, rng, stored);
+        let share = node.files.share.and_then(|share| NodeShare::from_bytes(id, &share)).expect("a share");
+        let machine = Machine::new(id, (*federation).clone(), key, share, rules, rng, stored);
         (node.machine, node.store, node.height) = (Some(machine), Some(store), 0);
         self.follow_chain(id);
         self.step(id, Machine::handle_caught_up);
         self.schedule(Duration::from_millis(10), Event::Sweep { node: id });
         self.step(id, |machine| machine.handle_timeout());
+        self.start_transition(id);
         true
+    }
+
+    /// Randomness of one run of a node, for one of its machines.
+    pub(crate) fn node_rng(&self, id: NodeId, machine: u8) -> ChaCha20Rng {
+        let incarnation = self.nodes.get(&id).map_or(0, |node| node.incarnation);
+        let parts = self.seed.to_be_bytes().into_iter().chain(id.0.to_be_bytes());
+        let parts = parts.chain(incarnation.to_be_bytes()).chain([machine]);
+        let mut random = [0; 32];
+        random.iter_mut().zip(parts).for_each(|(place, byte)| *place = byte);
+        ChaCha20Rng::from_seed(random)
     }
 
     fn rules(&self) -> Settings {
@@ -389,7 +411,7 @@ impl World {
             && self.nodes.get(&id).is_some_and(SimNode::is_trusted)
         {
             let federation = self.federation();
-            self.oracle.proof(federation, proof);
+            self.oracle.proof(&federation, proof);
         }
         if let VotingRequest::Released { releases } = &request
             && self.nodes.get(&id).is_some_and(SimNode::is_trusted)
@@ -401,7 +423,7 @@ impl World {
             to == id || node.evil.as_mut().is_none_or(|evil| evil.asks(&mut self.dice, &mut self.counters));
         let rpc = self.next_rpc;
         self.next_rpc += 1;
-        node.rpcs.insert(rpc, (to, tag));
+        node.rpcs.insert(rpc, Waiting::Voter(to, tag));
         let incarnation = node.incarnation;
         if leaves {
             self.transmit(
@@ -415,32 +437,34 @@ impl World {
 
     /// A peer's request arrives.
     pub fn requested(&mut self, from: NodeId, to: NodeId, rpc: u64, request: PeerRequest) {
-        if let PeerRequest::Succession(SuccessionRequest::SealRequest { of, .. }) = &request
-            && self.seal_asked(from, to, rpc, *of)
-        {
-            return;
-        }
         let Some(node) = self.nodes.get_mut(&to) else { return };
         if let Some(evil) = &mut node.evil {
             evil.hear(&request);
         }
-        let number = node.next_reply;
-        node.next_reply += 1;
+        let number = node.next_number();
         node.replies.insert(number, (from, rpc, request.clone()));
-        if let PeerRequest::Voting(VotingRequest::VoteRequest { proposal, account, .. }) = &request {
+        let PeerRequest::Voting(request) = request else {
+            return self.epoch_asked(from, to, number, request);
+        };
+        if let VotingRequest::VoteRequest { proposal, account, .. } = &request {
             self.hear_proposal(to, proposal, account.as_ref());
         }
-        let reply_to = ReplyTo::Peer(number);
-        self.step(to, |machine| match request {
-            PeerRequest::Voting(request) => machine.handle_request(from, reply_to, request),
-            PeerRequest::Succession(SuccessionRequest::SealRequest { succession, of, skip }) => {
-                machine.handle_seal_request(reply_to, &succession, of, skip);
+        self.step(to, |machine| machine.handle_request(from, ReplyTo::Peer(number), request));
+    }
+
+    /// An answer arrives, or the time for it is over.
+    pub fn answered(&mut self, id: NodeId, rpc: u64, reply: Option<PeerReply>) {
+        match self.nodes.get_mut(&id).and_then(|node| node.rpcs.remove(&rpc)) {
+            Some(Waiting::Voter(to, tag)) => {
+                // As the real driver: a refusal is no answer.
+                let reply = if let Some(PeerReply::Voting(reply)) = reply { Some(reply) } else { None };
+                self.step(id, |machine| machine.handle_reply(to, tag, reply));
             }
-            // Nobody sends these here.
-            PeerRequest::Succession(SuccessionRequest::SuccessionPull { .. })
-            | PeerRequest::Keygen(_)
-            | PeerRequest::Repair(_) => {}
-        });
+            Some(Waiting::Transition(ask)) => {
+                self.step_transition(id, |transition| transition.handle_answer(ask, reply));
+            }
+            None => {}
+        }
     }
 
     /// What a Byzantine node may say more of later.
@@ -477,10 +501,14 @@ impl World {
         self.step(id, |machine| machine.handle_coins(ticket, coins));
     }
 
-    fn answer(&mut self, id: NodeId, number: u64, reply: PeerReply) {
-        let era = self.era_of(id);
+    pub(crate) fn answer(&mut self, id: NodeId, number: u64, reply: PeerReply) {
+        let (federation, key) = (self.federation_of(id), self.key_of(id));
         let weight = self.weight(id);
+        self.judge_seal(id, &reply);
         let Some(node) = self.nodes.get_mut(&id) else { return };
+        if let Some(ask) = node.own_seals.remove(&number) {
+            return self.step_transition(id, |transition| transition.handle_answer(ask, Some(reply)));
+        }
         let Some((to, rpc, request)) = node.replies.remove(&number) else { return };
         if node.is_trusted() {
             self.oracle.reply(id, &node.mirror, &request, &reply, weight);
@@ -488,14 +516,32 @@ impl World {
         let reply = match &mut node.evil {
             None => Some(reply),
             Some(evil) => {
-                let Some((federation, key, _)) = era.of_node(id) else { return };
+                let Some(key) = &key else { return };
                 let proposals = &node.proposals;
-                let me = crate::byzantine::Me { id, key, federation, proposals };
-                evil.answer(me, &request, reply, &mut self.dice, &mut self.counters)
+                let me = crate::byzantine::Me { id, key, federation: &federation, proposals };
+                let reply = evil.answer(me, &request, reply, &mut self.dice, &mut self.counters);
+                // What breaks a key generation for good would only show that all members are needed.
+                reply.map(|reply| match reply {
+                    PeerReply::Keygen(reply) if self.stormy => {
+                        evil.keygen(reply, &mut self.dice, &mut self.counters).into()
+                    }
+                    other => other,
+                })
             }
         };
         if let Some(reply) = reply {
             self.transmit(id, to, Event::Reply { from: id, to, rpc, reply: Box::new(reply) });
+        }
+    }
+
+    /// What a node's own voter ends its epoch with, if one answer holds it all.
+    fn judge_seal(&mut self, id: NodeId, reply: &PeerReply) {
+        let PeerReply::Succession(SuccessionReply::Sealed { seal, transactions, more: false }) = reply else {
+            return;
+        };
+        let own = self.nodes.get(&id).is_some_and(|node| node.is_trusted() && node.epoch == Epoch::FIRST);
+        if own && seal.node == id && seal.transactions == transactions_hash(transactions) {
+            self.oracle.seal(id, transactions);
         }
     }
 
@@ -510,7 +556,7 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(owner) = node.sessions.get(&session).cloned() else { return };
         if node.is_trusted() {
-            self.oracle.told(id, &node.mirror, &message, federation);
+            self.oracle.told(id, &node.mirror, &message, &federation);
             if let quorate::wire::ServerMessage::SignRequest { attempt, certificate, .. } = &message {
                 self.sessions.entry((id, certificate.target.clone())).or_default().insert(*attempt);
             }

@@ -13,12 +13,14 @@ use quorate::{
     seal::SealedTransaction,
     vote::{SignedVote, Verdict, VoteTarget},
     wire::{
-        CommitReply, PeerReply, PeerRequest, ServerMessage, SuccessionReply, TransactionStatus, VotingReply,
-        VotingRequest,
+        CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus, VotingReply, VotingRequest,
     },
 };
 use quorate_rules::records::{LogRecord, RoundRecord, Table, TxRecord};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// What a node has on its disk, as far as the oracle can tell.
 pub type Mirror = BTreeMap<Row, Vec<u8>>;
@@ -72,7 +74,7 @@ impl Oracle {
         mirror: &Mirror,
         request: &PeerRequest,
         reply: &PeerReply,
-        weight: Weight<'_>,
+        weight: Weight,
     ) {
         self.checks += 1;
         match (request, reply) {
@@ -80,7 +82,7 @@ impl Oracle {
                 self.vote(node, mirror, vote);
                 releases.iter().for_each(|release| self.release(release));
                 if let Some(proof) = proof {
-                    self.proof(weight.federation, proof);
+                    self.proof(&weight.federation, proof);
                 }
             }
             (
@@ -112,16 +114,13 @@ impl Oracle {
                     self.became_final(&certificate.target);
                 }
             }
-            (_, PeerReply::Succession(SuccessionReply::Sealed { transactions, .. })) => {
-                self.seal(node, transactions)
-            }
             (_, PeerReply::Voting(VotingReply::ReleaseResponse { promise, release, proof, .. })) => {
                 if let Some(promise) = promise {
                     self.promise(node, mirror, promise);
                 }
                 release.iter().for_each(|release| self.release(release));
                 if let Some(proof) = proof {
-                    self.proof(weight.federation, proof);
+                    self.proof(&weight.federation, proof);
                 }
             }
             _other => {}
@@ -216,7 +215,7 @@ impl Oracle {
     }
 
     /// A seal names every final transaction that its node has committed to.
-    fn seal(&mut self, node: NodeId, sealed: &[SealedTransaction]) {
+    pub fn seal(&mut self, node: NodeId, sealed: &[SealedTransaction]) {
         self.sealed.insert(node);
         let finals = self.finals.iter().filter(|(outpoint, txid)| {
             let committed = self.committed_to.get(&(node, **outpoint));
@@ -381,10 +380,10 @@ impl Oracle {
 }
 
 /// How many nodes may lie in this run, and how many make a quorum.
-#[derive(Clone, Copy, Debug)]
-pub struct Weight<'a> {
+#[derive(Clone, Debug)]
+pub struct Weight {
     /// The federation.
-    pub federation: &'a Federation,
+    pub federation: Arc<Federation>,
     /// Nodes that may do anything.
     pub faulty: usize,
     /// q.

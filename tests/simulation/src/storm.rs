@@ -11,16 +11,16 @@ use std::time::Duration;
 
 impl World {
     pub(crate) fn next_machine_fault(&mut self) {
-        if self.plan.machine_faults_ms > 0 {
-            let mean = self.plan.machine_faults_ms * 1_000;
+        if self.weather.machine_faults_ms > 0 {
+            let mean = self.weather.machine_faults_ms * 1_000;
             let wait = self.dice.between(mean / 4, mean * 7 / 4);
             self.schedule(wait, Event::MachineFault);
         }
     }
 
     pub(crate) fn next_network_fault(&mut self) {
-        if self.plan.network_faults_ms > 0 {
-            let mean = self.plan.network_faults_ms * 1_000;
+        if self.weather.network_faults_ms > 0 {
+            let mean = self.weather.network_faults_ms * 1_000;
             let wait = self.dice.between(mean / 4, mean * 7 / 4);
             self.schedule(wait, Event::NetworkFault);
         }
@@ -37,7 +37,7 @@ impl World {
         }
         self.next_machine_fault();
         let id = self.some_node();
-        match self.dice.below(12) {
+        match self.dice.below(13) {
             0..=2 => self.crash(id),
             3 => self.crash_while_writing(id),
             4 => {
@@ -64,6 +64,7 @@ impl World {
                     self.crash(id);
                 }
             }
+            11 => self.lose_share(id),
             _ => self.bother_somebody(),
         }
     }
@@ -103,9 +104,9 @@ impl World {
     }
 
     /// Power fails; unsynced writes are lost or torn.
-    fn crash(&mut self, id: NodeId) {
+    pub(crate) fn crash(&mut self, id: NodeId) {
         let seed = self.dice.number();
-        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.machine.is_some()) else { return };
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.transition.is_some()) else { return };
         self.counters.add(Fault::Crash);
         let (disk, damage) = node.disk.crash(seed);
         if damage.lost > 0 {
@@ -260,8 +261,9 @@ impl World {
             let may_cheat = accused.is_some_and(|accused| !SimNode::is_trusted(accused));
             // Whoever was replaced may have cheated before.
             let before = evidence.epoch() == Some(Epoch::FIRST);
-            let old = before && self.succession.is_some_and(|one| one.replaced == Some(evidence.accused()));
-            self.oracle.evidence(federation, evidence, may_cheat || old);
+            let old = before
+                && self.succession.as_ref().is_some_and(|one| one.replaced == Some(evidence.accused()));
+            self.oracle.evidence(&federation, evidence, may_cheat || old);
         }
     }
 }

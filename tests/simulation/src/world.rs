@@ -73,7 +73,9 @@ pub enum Event {
     Submit { index: usize },
     Work,
     Succession,
-    Seals { node: NodeId },
+    Plan { node: NodeId },
+    TransitionTimer { node: NodeId, incarnation: u32 },
+    RepairAgain { node: NodeId, incarnation: u32 },
     MachineFault,
     NetworkFault,
     Calm,
@@ -93,7 +95,7 @@ pub struct Options {
     /// Keep one message of each type, as the seed of a corpus.
     pub samples: bool,
     /// What to do, instead of what the seed draws.
-    pub plan: Option<Weather>,
+    pub weather: Option<Weather>,
 }
 
 /// What came of it.
@@ -126,7 +128,7 @@ pub struct World {
     pub(crate) seed: u64,
     pub(crate) bug: Option<Bug>,
     pub(crate) base: &'static Base,
-    pub(crate) plan: Weather,
+    pub(crate) weather: Weather,
     pub(crate) dice: Dice,
     pub(crate) now: Duration,
     pub(crate) voting_timeout: Duration,
@@ -200,20 +202,21 @@ fn run_with(options: Options, dice: Dice) -> Report {
 impl World {
     fn new(options: Options, mut dice: Dice) -> Self {
         let drawn = Weather::draw(&mut dice);
-        let plan = options.plan.unwrap_or(drawn);
-        let base = Base::of(plan.nodes);
+        let weather = options.weather.unwrap_or(drawn);
+        let base = Base::of(weather.nodes);
         let chain = DevnetChain::deterministic(options.seed, &base.blocks).expect("the base chain is valid");
         let mut nodes: BTreeMap<_, _> =
-            (1..=u16::from(plan.nodes)).map(NodeId).map(|id| (id, SimNode::new(id))).collect();
+            (1..=u16::from(weather.nodes)).map(NodeId).map(|id| (id, SimNode::new(id))).collect();
         let mut order: Vec<NodeId> = nodes.keys().copied().collect();
         for index in (1..order.len()).rev() {
             order.swap(index, dice.below(index + 1));
         }
         for (place, id) in order.into_iter().enumerate() {
             let Some(node) = nodes.get_mut(&id) else { continue };
-            if place < plan.byzantine {
+            node.files.share = base.share_of(id);
+            if place < weather.byzantine {
                 node.evil = Some(crate::byzantine::Evil::draw(&mut dice));
-            } else if place < plan.byzantine + plan.forgetful {
+            } else if place < weather.byzantine + weather.forgetful {
                 node.forgetful = true;
             }
         }
@@ -222,13 +225,13 @@ impl World {
             seed: options.seed,
             bug: options.bug,
             base,
-            plan,
+            weather,
             dice,
             now: Duration::ZERO,
             voting_timeout: VOTING_TIMEOUT,
             nodes,
             chain,
-            bridge: SimBridge::new(base.first.federation.id()),
+            bridge: SimBridge::new(base.federation.id()),
             wallets,
             submissions: Vec::new(),
             subscribers: Vec::new(),
@@ -263,17 +266,17 @@ impl World {
             self.schedule(wait, Event::Wallet { index, event: crate::clients::WalletEvent::Wake });
         }
         self.add_subscribers();
-        for _ in 0..self.plan.work {
-            let storm = u64::try_from(self.plan.storm.as_micros()).unwrap_or(1);
+        for _ in 0..self.weather.work {
+            let storm = u64::try_from(self.weather.storm.as_micros()).unwrap_or(1);
             let at = self.dice.between(1_500_000, storm);
             self.schedule(at, Event::Work);
         }
         self.schedule(Duration::from_secs(1), Event::BridgeTick);
-        self.schedule(Duration::from_millis(self.plan.blocks_ms), Event::Block);
+        self.schedule(Duration::from_millis(self.weather.blocks_ms), Event::Block);
         self.next_machine_fault();
         self.next_network_fault();
-        self.schedule(self.plan.storm, Event::Calm);
-        if let Some(at) = self.plan.succession {
+        self.schedule(self.weather.storm, Event::Calm);
+        if let Some(at) = self.weather.succession {
             self.schedule(at, Event::Succession);
             // Something has to be under way.
             for before in [20_000, 100_000, 400_000] {
@@ -284,12 +287,12 @@ impl World {
     }
 
     /// How much it takes to make a transaction final behind the back of honest nodes, in the epoch that a node is in.
-    pub(crate) fn weight(&self, id: NodeId) -> Weight<'static> {
+    pub(crate) fn weight(&self, id: NodeId) -> Weight {
         let federation = self.federation();
         let quorum = usize::from(federation.quorum().votes());
         let first = self.nodes.get(&id).is_none_or(|node| node.epoch == quorate::Epoch::FIRST);
         let faulty = if first {
-            self.plan.byzantine + self.plan.forgetful
+            self.weather.byzantine + self.weather.forgetful
         } else {
             self.nodes.values().filter(|node| !node.is_trusted()).count()
         };
@@ -322,16 +325,16 @@ impl World {
         }
         let mut wait = self.dice.between(100, 3_000);
         if self.stormy {
-            if self.dice.chance(self.plan.drop) {
+            if self.dice.chance(self.weather.drop) {
                 self.counters.add(Fault::Drop);
                 return;
             }
-            if self.dice.chance(self.plan.delay) {
+            if self.dice.chance(self.weather.delay) {
                 self.counters.add(Fault::Delay);
                 self.counters.add(Fault::Reorder);
                 wait = self.dice.between(5_000, 2_500_000);
             }
-            if self.dice.chance(self.plan.duplicate) {
+            if self.dice.chance(self.weather.duplicate) {
                 self.counters.add(Fault::Duplicate);
                 if let Some(copy) = copy_of(&event) {
                     let later = self.dice.between(100, 1_000_000);
@@ -374,26 +377,32 @@ impl World {
             return self.schedule_at(until, event);
         }
         match event {
-            Event::Request { from, to, rpc, incarnation: _, request } => {
-                self.requested(from, to, rpc, *request)
-            }
-            Event::Reply { from, to, rpc, reply } => {
-                if self.seal_heard(to, rpc, &reply) {
-                    return;
-                }
-                let tag = self.nodes.get_mut(&to).and_then(|node| node.rpcs.remove(&rpc)).map(|(_, tag)| tag);
-                if let Some(tag) = tag {
-                    // As the real driver: a refusal is no answer.
-                    let reply = if let PeerReply::Voting(reply) = *reply { Some(reply) } else { None };
-                    self.step(to, |machine| machine.handle_reply(from, tag, reply));
+            Event::Request { from, to, rpc, incarnation, request } => {
+                // What a replaced node sent came over a connection that is closed.
+                if self.nodes.get(&from).is_some_and(|sender| sender.born <= incarnation) {
+                    self.requested(from, to, rpc, *request);
                 }
             }
+            Event::Reply { to, rpc, reply, .. } => self.answered(to, rpc, Some(*reply)),
             Event::RpcTimeout { node, incarnation, rpc } => {
-                let current = self.nodes.get_mut(&node).filter(|node| node.incarnation == incarnation);
-                if let Some((to, tag)) = current.and_then(|node| node.rpcs.remove(&rpc)) {
-                    self.step(node, |machine| machine.handle_reply(to, tag, None));
+                if self.is_run(node, incarnation) {
+                    self.answered(node, rpc, None);
                 }
             }
+            Event::TransitionTimer { node, incarnation } => {
+                if self.is_run(node, incarnation) {
+                    if let Some(node) = self.nodes.get_mut(&node) {
+                        node.transition_at = None;
+                    }
+                    self.step_transition(node, quorate_rules::Transition::handle_timeout);
+                }
+            }
+            Event::RepairAgain { node, incarnation } => {
+                if self.is_run(node, incarnation) {
+                    self.step_transition(node, quorate_rules::Transition::repair_share);
+                }
+            }
+            Event::Plan { node } => self.hear_plan(node),
             Event::Disk { node, incarnation } => {
                 if self.nodes.get(&node).is_some_and(|node| node.incarnation == incarnation) {
                     self.disk_done(node);
@@ -431,13 +440,17 @@ impl World {
             Event::Submit { index } => self.submit_again(index),
             Event::Work => self.work(),
             Event::Succession => self.begin_succession(),
-            Event::Seals { node } => self.collect_seals(node),
             Event::MachineFault => self.machine_fault(),
             Event::NetworkFault => self.network_fault(),
             Event::Calm => self.calm(),
             Event::Judge => self.judge_contested(),
             Event::End => self.judge_end(),
         }
+    }
+
+    /// Whether a node is still in the run in which something was set going.
+    fn is_run(&self, id: NodeId, incarnation: u32) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.incarnation == incarnation)
     }
 
     fn sweep(&mut self, id: NodeId) {
@@ -478,7 +491,7 @@ impl World {
     fn mine(&mut self) {
         let buried = u32::try_from(self.base.blocks.len()).unwrap_or(0);
         let above = self.chain.height().saturating_sub(buried) + 6;
-        if self.stormy && self.dice.chance(self.plan.reorganisations) {
+        if self.stormy && self.dice.chance(self.weather.reorganisations) {
             let depth = u32::try_from(1 + self.dice.below(6)).unwrap_or(1).min(above);
             self.counters.add(Fault::reorganisation(depth));
             self.chain.reorganise(depth, &open_output()).expect("reorganises");
@@ -489,7 +502,7 @@ impl World {
             let wait = self.dice.between(1_000, 900_000);
             self.schedule(wait, Event::Chain { node });
         }
-        let blocks = self.plan.blocks_ms * 1_000;
+        let blocks = self.weather.blocks_ms * 1_000;
         let wait = self.dice.between(blocks / 2, blocks * 3 / 2);
         self.schedule(wait, Event::Block);
     }
@@ -505,7 +518,7 @@ impl World {
             node.disk.plan(crate::disk::DiskFault::default());
         }
         let down: Vec<_> =
-            self.nodes.iter().filter(|(_, node)| node.machine.is_none()).map(|(id, _)| *id).collect();
+            self.nodes.iter().filter(|(_, node)| node.transition.is_none()).map(|(id, _)| *id).collect();
         for node in down {
             self.schedule(Duration::from_millis(1), Event::Start { node });
         }
@@ -526,6 +539,7 @@ impl World {
         cancel: Option<Cancellation>,
     ) {
         self.counters.add(Fault::UnfoundedRelease);
+        let incarnation = self.nodes.get(&evil).map_or(0, |node| node.incarnation);
         for to in self.nodes.keys().copied().filter(|to| *to != evil).collect::<Vec<_>>() {
             let request = PeerRequest::Voting(VotingRequest::ReleaseRequest {
                 outpoint,
@@ -540,7 +554,7 @@ impl World {
             self.transmit(
                 evil,
                 to,
-                Event::Request { from: evil, to, rpc, incarnation: 0, request: Box::new(request) },
+                Event::Request { from: evil, to, rpc, incarnation, request: Box::new(request) },
             );
         }
     }
@@ -568,7 +582,9 @@ fn target(event: &Event) -> Option<NodeId> {
         | Event::Timer { node, .. }
         | Event::Coins { node, .. }
         | Event::Sweep { node }
-        | Event::Seals { node }
+        | Event::Plan { node }
+        | Event::TransitionTimer { node, .. }
+        | Event::RepairAgain { node, .. }
         | Event::Chain { node }
         | Event::ClientSays { node, .. } => Some(*node),
         _elsewhere => None,

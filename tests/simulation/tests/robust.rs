@@ -26,7 +26,7 @@ fn with_two_of_seven_evil_every_payment_finishes_in_at_most_three_sessions() {
     let mut counters = Counters::default();
     let mut sessions = 0;
     for seed in 1..=40 {
-        let report = run(Options { seed, plan: Some(TWO_OF_SEVEN), ..Options::default() });
+        let report = run(Options { seed, weather: Some(TWO_OF_SEVEN), ..Options::default() });
         assert_eq!(report.violation, None, "seed {seed}");
         assert!(report.sessions_max <= 3, "seed {seed}: {} sessions", report.sessions_max);
         sessions = sessions.max(report.sessions_max);

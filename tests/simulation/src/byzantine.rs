@@ -132,21 +132,16 @@ impl Evil {
                 };
                 Some(RepairReply::RepairPart { part }.into())
             }
-            (_, reply) => Some(reply),
-        }
-    }
-
-    /// What is said in a key generation instead.
-    pub fn keygen(&self, reply: KeygenReply, dice: &mut Dice, counters: &mut Counters) -> KeygenReply {
-        match reply {
-            KeygenReply::DkgBundle { mut bundle } if dice.chance(self.garbage / 8) => {
+            (PeerRequest::Keygen(_), PeerReply::Keygen(KeygenReply::DkgBundle { mut bundle }))
+                if dice.chance(self.garbage / 8) =>
+            {
                 if let (Some(commitment), Some(echo)) = (&bundle.commitment, &mut bundle.echo) {
                     counters.add(Fault::GarbageKeygen);
                     echo.signature = commitment.signature;
                 }
-                KeygenReply::DkgBundle { bundle }
+                Some(KeygenReply::DkgBundle { bundle }.into())
             }
-            other => other,
+            (_, reply) => Some(reply),
         }
     }
 

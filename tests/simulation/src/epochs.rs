@@ -212,7 +212,8 @@ impl World {
     fn ask_epoch(&mut self, id: NodeId, ask: u64, (side, to): (Side, NodeId), request: PeerRequest) {
         let leaves = self.reaches(side, to) && {
             let Some(node) = self.nodes.get_mut(&id) else { return };
-            node.evil.as_mut().is_none_or(|evil| evil.asks(&mut self.dice, &mut self.counters))
+            !self.stormy
+                || node.evil.as_mut().is_none_or(|evil| evil.asks(&mut self.dice, &mut self.counters))
         };
         let rpc = self.next_rpc;
         self.next_rpc += 1;

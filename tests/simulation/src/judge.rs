@@ -87,10 +87,17 @@ impl World {
     fn behind_the_epoch(&self) -> Vec<(&'static str, String)> {
         let epoch = self.federation().epoch();
         let behind = self.honest().filter(|(node, _)| node.epoch < epoch);
-        let behind =
-            behind.map(|(node, _)| ("every node comes to the next epoch", format!("node {}", node.id)));
+        let behind = behind.map(|(node, _)| {
+            ("every node comes to the next epoch", format!("node {}: {:?}", node.id, node.progress()))
+        });
         let down = self.nodes.values().filter(|node| node.is_newcomer());
-        behind.chain(down.map(|node| ("a newcomer takes part", format!("node {}", node.id)))).collect()
+        behind
+            .chain(
+                down.map(|node| {
+                    ("a newcomer takes part", format!("node {}: {:?}", node.id, node.progress()))
+                }),
+            )
+            .collect()
     }
 
     /// A node whose memory was set back behind what others had seen of it has noticed, and does not vote.

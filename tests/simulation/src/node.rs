@@ -19,7 +19,7 @@ use quorate::{
 };
 use quorate_node::store::{BATCH_MAX, Redb, Store as _, StoreError, set_lost};
 use quorate_rules::{
-    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag, Transition,
+    ChainCoin, Machine, Output, Progress, ReplyTo, SessionId, Settings, Tag, Transition,
     records::{ChangeSet, Table},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
@@ -149,6 +149,11 @@ impl SimNode {
     /// Whether its epoch has not begun.
     pub fn is_newcomer(&self) -> bool {
         self.newcomer && self.epoch == Epoch::FIRST
+    }
+
+    /// How far its next epoch is.
+    pub fn progress(&self) -> Option<Progress> {
+        self.transition.as_ref()?.progress()
     }
 
     /// Whether the oracle holds it to the rules.
@@ -513,20 +518,15 @@ impl World {
         if node.is_trusted() {
             self.oracle.reply(id, &node.mirror, &request, &reply, weight);
         }
-        let reply = match &mut node.evil {
+        // One silent member stops a key generation, which needs all; after the storm that would only show that it does.
+        let keygen = matches!(request, PeerRequest::Keygen(_)) && !self.stormy;
+        let reply = match node.evil.as_mut().filter(|_| !keygen) {
             None => Some(reply),
             Some(evil) => {
                 let Some(key) = &key else { return };
                 let proposals = &node.proposals;
                 let me = crate::byzantine::Me { id, key, federation: &federation, proposals };
-                let reply = evil.answer(me, &request, reply, &mut self.dice, &mut self.counters);
-                // What breaks a key generation for good would only show that all members are needed.
-                reply.map(|reply| match reply {
-                    PeerReply::Keygen(reply) if self.stormy => {
-                        evil.keygen(reply, &mut self.dice, &mut self.counters).into()
-                    }
-                    other => other,
-                })
+                evil.answer(me, &request, reply, &mut self.dice, &mut self.counters)
             }
         };
         if let Some(reply) = reply {

@@ -283,9 +283,10 @@ impl World {
     }
 
     fn write_file(&mut self, id: NodeId, save: Save) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
         match save {
             Save::Share(share) => {
+                self.work_within(200_000);
+                let Some(node) = self.nodes.get_mut(&id) else { return };
                 let bytes = *share.to_bytes();
                 let changed = node.files.next_share.replace(bytes).is_some_and(|before| before != bytes);
                 if changed {
@@ -293,6 +294,7 @@ impl World {
                 }
             }
             Save::Succession(succession) => {
+                let Some(node) = self.nodes.get_mut(&id) else { return };
                 let next = (*self.base.federation).clone().succeed((*succession).clone());
                 let held = node.files.next_share.and_then(|bytes| NodeShare::from_bytes(id, &bytes));
                 node.files.succession = Some(*succession);
@@ -309,11 +311,22 @@ impl World {
         }
     }
 
+    /// Something has to be under way when nodes seal, some moments from now.
+    fn work_within(&mut self, most: u64) {
+        for _ in 0..2 {
+            let wait = self.dice.between(0, most);
+            self.schedule(wait, Event::Work);
+        }
+    }
+
     /// All nodes come to the same second epoch.
     fn agree_on(&mut self, id: NodeId, next: Federation) {
         let Some(change) = &mut self.succession else { return };
         match &change.federation {
-            None => change.federation = Some(Arc::new(next)),
+            None => {
+                change.federation = Some(Arc::new(next));
+                self.work_within(100_000);
+            }
             Some(known) if known.key() == next.key() => {}
             Some(_) => self.oracle.broken("one key per epoch", format!("node {id} has another one")),
         }

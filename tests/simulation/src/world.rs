@@ -278,11 +278,6 @@ impl World {
         self.schedule(self.weather.storm, Event::Calm);
         if let Some(at) = self.weather.succession {
             self.schedule(at, Event::Succession);
-            // Something has to be under way.
-            for before in [20_000, 100_000, 400_000] {
-                let wait = self.dice.between(0, before);
-                self.schedule(at.saturating_sub(wait), Event::Work);
-            }
         }
     }
 

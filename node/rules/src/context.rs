@@ -6,10 +6,11 @@
 use crate::{
     Bug, Output, SessionId, Settings, Tag,
     accounts::Accounts,
+    bugs::Sabotage,
     effects::{Effect, Reason},
     ledger::Ledger,
-    log::Log,
-    records::{ChangeSet, Stored},
+    records::Stored,
+    standing::Log,
     subscriptions::Subscriptions,
     watch::Watch,
 };
@@ -49,8 +50,7 @@ pub(crate) struct Context {
     pub(crate) caught_up: bool,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) outputs: VecDeque<Output>,
-    /// A planted bug's write that comes after what depends on it.
-    pub(crate) late: Option<ChangeSet>,
+    pub(crate) sabotage: Sabotage,
 }
 
 /// Who a node is.
@@ -89,14 +89,22 @@ impl Context {
             caught_up: false,
             effects: VecDeque::new(),
             outputs: VecDeque::new(),
-            late: None,
+            sabotage: Sabotage::new(settings.bug),
             federation,
         }
     }
 
     /// Whether a rule is broken on purpose; never outside the simulation.
     pub(crate) fn planted(&self, bug: Bug) -> bool {
-        bug.is_on(self.settings.bug)
+        self.sabotage.planted(bug)
+    }
+
+    /// The next thing to do.
+    pub(crate) fn next_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() {
+            self.write_late();
+        }
+        self.outputs.pop_front()
     }
 
     /// All nodes, this one included.

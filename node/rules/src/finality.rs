@@ -1,7 +1,7 @@
 //! What becomes of a transaction's record: a vote, a certificate, a proof. Durable first, then told.
 
 use crate::{
-    Bug, Output,
+    Output,
     context::Context,
     effects::Effect,
     records::{Answer, Change, ChangeSet, TxRecord},
@@ -58,14 +58,9 @@ impl Context {
         }
         let proof = record.proof.clone();
         let changed = self.ledger.put(record, self.now);
-        let early = self.planted(Bug::NotifyBeforeWrite) || self.planted(Bug::VoteBeforeWrite);
-        let forgotten = self.planted(Bug::ForgetProof) && proof.is_some();
-        if !early && !forgotten {
+        if !self.tells_first(&change, &changed, proof.as_ref()) {
             self.persist(change);
             self.notify_outpoints(&changed, proof.as_ref());
-        } else {
-            self.notify_outpoints(&changed, proof.as_ref());
-            self.late = Some(change).filter(|_| !forgotten);
         }
     }
 

@@ -324,7 +324,7 @@ impl Releases {
         let Some(run) = self.runs.get_mut(&outpoint).filter(|run| run.round == round) else { return };
         run.committed.extend(committed);
         run.promises.insert(from, promise);
-        let enough = if cx.planted(Bug::ReleaseOnMajority) { quorum.nodes() / 2 } else { quorum.votes() };
+        let enough = cx.enough_promises();
         let Some(run) = self.runs.get(&outpoint) else { return };
         if run.promises.len() >= usize::from(enough) {
             let release = ReleaseCertificate::assemble(outpoint, round, &run.promises, &run.committed);
@@ -442,9 +442,7 @@ impl Context {
             if known || release.round.epoch() != self.federation.epoch() {
                 continue;
             }
-            let small = usize::from(self.federation.quorum().nodes() / 2);
-            let verified = release.verify(&self.federation).is_ok()
-                || (self.planted(Bug::ReleaseOnMajority) && release.promises.len() >= small);
+            let verified = release.verify(&self.federation).is_ok() || self.takes_small(&release);
             if !verified {
                 tracing::warn!(%outpoint, "dropped a release that does not verify");
                 continue;

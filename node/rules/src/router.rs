@@ -2,11 +2,10 @@
 
 use crate::{
     Machine, Output, ReplyTo, SessionId, Tag,
-    commit::CommitCall,
     effects::Reason,
     lookups::{PARKED_PER_SOURCE_MAX, Parked},
     release::ReleaseCall,
-    vote::VoteCall,
+    vote::{CommitCall, VoteCall},
 };
 use bitcoin::OutPoint;
 use quorate_protocol::{

@@ -5,6 +5,8 @@
 
 mod sabotage;
 
+pub(crate) use sabotage::Sabotage;
+
 /// A rule to break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,15 +1,39 @@
 //! What planted bugs do that no rule does. Elsewhere a rule asks at most whether one is planted.
 
 use super::Bug;
-use crate::{Machine, context::Context, coordination::run::Run};
+use crate::{Machine, context::Context, coordination::run::Run, records::ChangeSet};
 use bitcoin::OutPoint;
-use quorate_protocol::{finality::FinalityProof, proposal::Proposal};
+use quorate_protocol::{
+    finality::FinalityProof, proposal::Proposal, release::ReleaseCertificate, seal::SealedTransaction,
+};
+use rand_chacha::ChaCha20Rng;
+
+/// The bug that is planted, and what it holds back.
+#[derive(Debug)]
+pub(crate) struct Sabotage {
+    bug: Option<Bug>,
+    /// A write that comes after what depends on it.
+    late: Option<ChangeSet>,
+    /// Randomness that is used again.
+    frozen: Option<ChaCha20Rng>,
+}
+
+impl Sabotage {
+    pub(crate) fn new(bug: Option<Bug>) -> Self {
+        Self { bug, late: None, frozen: None }
+    }
+
+    /// Whether a rule is broken on purpose; never outside the simulation.
+    pub(crate) fn planted(&self, bug: Bug) -> bool {
+        bug.is_on(self.bug)
+    }
+}
 
 impl Machine {
     /// [`Bug::ReorganisationUndoesFinality`]: a spend taken out of the chain is taken for undone.
     pub(crate) fn undo_finality(&mut self, outpoints: &[OutPoint]) {
         if self.cx.planted(Bug::ReorganisationUndoesFinality) {
-            self.cx.ledger.undo_finality(outpoints);
+            self.cx.ledger.forget_spends(outpoints);
         }
     }
 
@@ -24,7 +48,7 @@ impl Machine {
             for (outpoint, round) in target.iter().flat_map(|target| target.inputs()) {
                 let since = cx.ledger.approved(outpoint).filter(|(approved, _)| *approved == txid);
                 if since.is_some_and(|(_, since)| cx.now >= since + cx.settings.voting_timeout) {
-                    cx.ledger.free_by_timer(outpoint, *round);
+                    cx.ledger.forget_approval(outpoint, *round);
                 }
             }
         }
@@ -47,6 +71,57 @@ impl Run {
 }
 
 impl Context {
+    /// [`Bug::NotifyBeforeWrite`], [`Bug::VoteBeforeWrite`], [`Bug::ForgetProof`]: tells before it writes, or never writes. `false` if
+    /// none of them is planted.
+    pub(crate) fn tells_first(
+        &mut self,
+        change: &ChangeSet,
+        changed: &[OutPoint],
+        proof: Option<&FinalityProof>,
+    ) -> bool {
+        let early = self.planted(Bug::NotifyBeforeWrite) || self.planted(Bug::VoteBeforeWrite);
+        let forgotten = self.planted(Bug::ForgetProof) && proof.is_some();
+        if early || forgotten {
+            self.notify_outpoints(changed, proof);
+            self.sabotage.late = (!forgotten).then(|| change.clone());
+        }
+        early || forgotten
+    }
+
+    /// Writes what [`Self::tells_first`] held back.
+    pub(crate) fn write_late(&mut self) {
+        if let Some(late) = self.sabotage.late.take() {
+            self.persist(late);
+        }
+    }
+
+    /// [`Bug::ReuseNonce`]: the same randomness again and again.
+    pub(crate) fn freeze_randomness(&mut self) {
+        if self.planted(Bug::ReuseNonce) {
+            self.rng = self.sabotage.frozen.get_or_insert_with(|| self.rng.clone()).clone();
+        }
+    }
+
+    /// [`Bug::SealForgetsCommits`]: what was committed to and is not final is left out.
+    pub(crate) fn sealed(&self) -> Vec<SealedTransaction> {
+        let mut transactions = self.ledger.sealed();
+        if self.planted(Bug::SealForgetsCommits) {
+            transactions.retain(|one| one.proof.is_some());
+        }
+        transactions
+    }
+
+    /// [`Bug::ReleaseOnMajority`]: so many promises are called a release.
+    pub(crate) fn enough_promises(&self) -> u16 {
+        let quorum = self.federation.quorum();
+        if self.planted(Bug::ReleaseOnMajority) { quorum.nodes() / 2 } else { quorum.votes() }
+    }
+
+    /// [`Bug::ReleaseOnMajority`]: takes such a release, too.
+    pub(crate) fn takes_small(&self, release: &ReleaseCertificate) -> bool {
+        self.planted(Bug::ReleaseOnMajority) && release.promises.len() >= usize::from(self.enough_promises())
+    }
+
     /// [`Bug::IgnoreForced`], [`Bug::IgnoreInherited`]: what a release, or the epoch before, left the outpoint to binds nobody.
     pub(crate) fn ignores_forced(&self, outpoint: &OutPoint) -> bool {
         self.planted(Bug::IgnoreForced)

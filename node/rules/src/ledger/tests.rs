@@ -56,7 +56,7 @@ fn a_spend_in_a_block_frees_what_is_left_to_another_only_once_it_is_deep() {
     mine(&mut ledger, vec![funding]);
     assert_eq!(ledger.forced(&a), Some(left));
     mine(&mut ledger, vec![transaction(&[b], 1)]);
-    for _block in 0..BURIED {
+    for _block in 0..blocks::BURIED {
         assert_eq!(
             ledger.forced(&a),
             Some(left),

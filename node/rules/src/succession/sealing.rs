@@ -1,6 +1,6 @@
 //! The end of an epoch at one node (see [`quorate_protocol::seal`]).
 
-use crate::{Bug, context::Context, records::ChangeSet};
+use crate::{context::Context, records::ChangeSet};
 use quorate_protocol::{
     NodeId,
     federation::{Succession, SuccessionPlan},
@@ -47,12 +47,8 @@ impl Sealing {
             }
             None => self.end_epoch(cx, succession, digest)?,
         }
-        let forgets = cx.planted(Bug::SealForgetsCommits);
         let (seal, transactions) = self.seal.get_or_insert_with(|| {
-            let mut transactions = cx.ledger.sealed();
-            if forgets {
-                transactions.retain(|one| one.proof.is_some());
-            }
+            let transactions = cx.sealed();
             (Seal::sign(&cx.federation, cx.me, &cx.key, digest, &transactions), transactions)
         });
         Ok(seal_page(seal, transactions, skip))

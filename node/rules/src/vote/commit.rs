@@ -6,11 +6,11 @@
 //! has promised to leave, and emits its record before the share or signature. A node that does not trust its memory does not commit
 //! (V9, `standing`); the router asks first.
 
+use super::Voter;
 use crate::{
     Bug,
     context::Context,
     records::{Answer, TxRecord},
-    vote::Voter,
 };
 use quorate_protocol::{
     NodeId,

@@ -9,13 +9,17 @@
 //!   the outpoint.
 //! * V9: a node that does not trust its memory does not vote (`standing`); the router asks first.
 
+mod commit;
+mod nonces;
+
+pub(crate) use commit::CommitCall;
+
 use crate::{
-    Bug,
     context::Context,
-    nonces::NoncePool,
     records::{Answer, TxRecord},
 };
 use bitcoin::OutPoint;
+use nonces::NoncePool;
 use quorate_protocol::{
     NodeId, Round,
     account::AccountCertificate,
@@ -40,8 +44,8 @@ pub(crate) struct VoteCall {
 /// Votes and commits: this node's share of the key, and its nonces.
 #[derive(Debug)]
 pub(crate) struct Voter {
-    pub(crate) share: NodeShare,
-    pub(crate) nonces: NoncePool,
+    share: NodeShare,
+    nonces: NoncePool,
 }
 
 impl Voter {
@@ -129,11 +133,8 @@ impl Voter {
     ) -> Result<NodeCommitments, WireError> {
         let mut commitments = Vec::with_capacity(plan.inputs.len());
         for _ in &plan.inputs {
-            let made = if cx.planted(Bug::ReuseNonce) {
-                self.share.commit(&mut cx.rng.clone())
-            } else {
-                self.share.commit(&mut cx.rng)
-            };
+            cx.freeze_randomness();
+            let made = self.share.commit(&mut cx.rng);
             let (nonces, commitment) = made.ok_or_else(|| {
                 WireError::passing(ErrorCode::Internal, Fault::Receiver, "no nonce could be made")
             })?;
@@ -144,7 +145,7 @@ impl Voter {
     }
 
     /// What is signed for a recorded transaction; `None` for sole custody.
-    pub(crate) fn plan_of(
+    fn plan_of(
         &mut self,
         cx: &mut Context,
         record: Option<&TxRecord>,

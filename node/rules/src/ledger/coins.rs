@@ -1,0 +1,81 @@
+//! Coins as this node knows them, found by outpoint and by script.
+
+use bitcoin::{OutPoint, ScriptBuf, TxOut};
+use quorate_protocol::{
+    Round,
+    wire::{FinalSpend, UtxoRecord},
+};
+use std::collections::{BTreeSet, HashMap};
+
+/// Scripts other than Taproot's that are indexed because somebody subscribed to them.
+const WANTED_MAX: usize = 1_000_000;
+
+/// A coin with its facts, as subscribers are told them.
+#[derive(Debug)]
+pub(super) struct Coin {
+    pub(super) record: UtxoRecord,
+    pub(super) coinbase: bool,
+}
+
+/// All coins, and the scripts whose outputs are indexed.
+#[derive(Debug, Default)]
+pub(super) struct Coins {
+    coins: HashMap<OutPoint, Coin>,
+    scripts: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
+    wanted: HashMap<ScriptBuf, u32>,
+}
+
+impl Coins {
+    pub(super) fn get(&self, outpoint: &OutPoint) -> Option<&Coin> {
+        self.coins.get(outpoint)
+    }
+
+    pub(super) fn get_mut(&mut self, outpoint: &OutPoint) -> Option<&mut Coin> {
+        self.coins.get_mut(outpoint)
+    }
+
+    pub(super) fn by_script(&self, script: &ScriptBuf) -> Vec<OutPoint> {
+        self.scripts.get(script).map(|set| set.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Has outputs of this script indexed from a height on, if there is room.
+    pub(super) fn want(&mut self, script: &ScriptBuf, from: u32) {
+        if !script.is_p2tr() && self.wanted.len() < WANTED_MAX {
+            self.wanted.entry(script.clone()).or_insert(from);
+        }
+    }
+
+    /// The height from which outputs of a script are indexed; `None` if they are not.
+    pub(super) fn indexed_from(&self, script: &ScriptBuf) -> Option<u32> {
+        if script.is_p2tr() { Some(0) } else { self.wanted.get(script).copied() }
+    }
+
+    /// Adds a coin, or gives the one that is there.
+    pub(super) fn insert(
+        &mut self,
+        outpoint: OutPoint,
+        output: &TxOut,
+        coinbase: bool,
+        round: Round,
+        spend: Option<FinalSpend>,
+    ) -> &mut Coin {
+        let TxOut { value, script_pubkey } = output.clone();
+        self.scripts.entry(script_pubkey.clone()).or_default().insert(outpoint);
+        self.coins.entry(outpoint).or_insert_with(|| Coin {
+            record: UtxoRecord {
+                outpoint,
+                value,
+                script_pubkey,
+                tip_height: 0,
+                created: None,
+                final_parent: None,
+                round,
+                lock: None,
+                votes: 0,
+                spend,
+                spent: None,
+            },
+            coinbase,
+        })
+    }
+}

@@ -1,0 +1,338 @@
+//! Facts of outpoints and transactions, and the headers of the chain.
+//!
+//! Facts of the protocol (votes, certificates, proofs) are durable and restored; facts of blocks are rebuilt by the follower at every
+//! start. Indexed are Taproot outputs and outputs of scripts that somebody asked for; other coins are looked up when a proposal
+//! names them. Each kind of fact has its own part; here stands what concerns several of them.
+
+mod binding;
+mod blocks;
+mod coins;
+mod rounds;
+mod transactions;
+
+use crate::records::{RoundRecord, TxRecord};
+use bitcoin::{Block, BlockHash, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header};
+use blocks::{BlockEffect, Blocks};
+use coins::{Coin, Coins};
+use quorate_protocol::{
+    Epoch, Round,
+    finality::FinalityProof,
+    release::ReleaseCertificate,
+    vote::{ApprovalCertificate, VoteTarget},
+    wire::{BlockRef, ConfirmedSpend, FinalSpend, Lock, UtxoRecord},
+};
+use rounds::Rounds;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use transactions::Transactions;
+
+/// An unspent output as the chain has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainCoin {
+    /// Value and script.
+    pub output: TxOut,
+    /// Height of the block that created it.
+    pub height: u32,
+    /// Whether a coinbase transaction did.
+    pub coinbase: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    coins: Coins,
+    rounds: Rounds,
+    transactions: Transactions,
+    blocks: Blocks,
+}
+
+impl Ledger {
+    pub(crate) fn restore(
+        network: Network,
+        epoch: Epoch,
+        records: Vec<TxRecord>,
+        rounds: Vec<RoundRecord>,
+    ) -> Self {
+        let mut ledger = Self {
+            coins: Coins::default(),
+            rounds: Rounds::restore(epoch.first_round(), rounds),
+            transactions: Transactions::default(),
+            blocks: Blocks::new(network),
+        };
+        for record in records {
+            ledger.put(record, Duration::ZERO);
+        }
+        ledger
+    }
+
+    pub(crate) fn knows(&self, outpoint: &OutPoint) -> bool {
+        self.coins.get(outpoint).is_some()
+    }
+
+    pub(crate) fn record(&self, txid: &Txid) -> Option<&TxRecord> {
+        self.transactions.get(txid)
+    }
+
+    /// The proof of a transaction that is final.
+    pub(crate) fn proof(&self, txid: &Txid) -> Option<&FinalityProof> {
+        self.transactions.get(txid)?.proof.as_ref()
+    }
+
+    pub(crate) fn coin(&self, outpoint: &OutPoint) -> Option<&UtxoRecord> {
+        self.coins.get(outpoint).map(|coin| &coin.record)
+    }
+
+    pub(crate) fn is_coinbase(&self, outpoint: &OutPoint) -> bool {
+        self.coins.get(outpoint).is_some_and(|coin| coin.coinbase)
+    }
+
+    /// The round that an outpoint is in at this node.
+    pub(crate) fn round(&self, outpoint: &OutPoint) -> Round {
+        self.rounds.round(outpoint)
+    }
+
+    /// Whether this node promised to leave the round before and has no release for it yet: it may neither vote nor commit.
+    pub(crate) fn is_pending(&self, outpoint: &OutPoint) -> bool {
+        self.rounds.is_pending(outpoint)
+    }
+
+    /// Outpoints whose release this node takes part in and does not have.
+    pub(crate) fn pending(&self) -> Vec<OutPoint> {
+        self.rounds.pending()
+    }
+
+    /// The latest release known.
+    pub(crate) fn release(&self, outpoint: &OutPoint) -> Option<&ReleaseCertificate> {
+        self.rounds.release(outpoint)
+    }
+
+    /// What this node approved in the present round, and when.
+    pub(crate) fn approved(&self, outpoint: &OutPoint) -> Option<(Txid, Duration)> {
+        self.rounds.approved(outpoint)
+    }
+
+    /// The highest certificate that this node committed to.
+    pub(crate) fn committed(&self, outpoint: &OutPoint) -> Option<&ApprovalCertificate> {
+        self.transactions.get(&self.rounds.committed(outpoint)?)?.certificate.as_ref()
+    }
+
+    /// Transactions that were voted for and may still become final.
+    pub(crate) fn open(&self) -> &BTreeSet<Txid> {
+        self.transactions.open()
+    }
+
+    pub(crate) fn close(&mut self, txid: &Txid) {
+        self.transactions.close(txid);
+    }
+
+    /// How many records are kept, for metrics and the memory bound: transactions, rounds, open ones.
+    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
+        (self.transactions.len(), self.rounds.len(), self.transactions.open().len())
+    }
+
+    pub(crate) fn by_script(&self, script: &ScriptBuf) -> Vec<OutPoint> {
+        self.coins.by_script(script)
+    }
+
+    pub(crate) fn block_of(&self, txid: &Txid) -> Option<BlockRef> {
+        self.blocks.of(txid)
+    }
+
+    pub(crate) fn tip(&self) -> BlockRef {
+        self.blocks.tip()
+    }
+
+    pub(crate) fn block_hash(&self, height: u32) -> Option<BlockHash> {
+        self.blocks.hash(height)
+    }
+
+    pub(crate) fn headers(&self, from: u32, count: usize) -> Vec<Header> {
+        self.blocks.headers(from, count)
+    }
+
+    /// Median time of the last eleven headers (BIP113).
+    pub(crate) fn median_time(&self) -> u32 {
+        self.blocks.median_time()
+    }
+
+    /// Has outputs of this script indexed from now on, if there is room. Gives the height from which its history in blocks is known.
+    pub(crate) fn want(&mut self, script: &ScriptBuf) -> u32 {
+        let from = self.history_of(script);
+        self.coins.want(script, from);
+        from
+    }
+
+    /// The height from which a script's history in blocks is known: what no index was asked for is known from the next block on at best.
+    pub(crate) fn history_of(&self, script: &ScriptBuf) -> u32 {
+        self.coins.indexed_from(script).unwrap_or_else(|| self.tip().height + 1)
+    }
+
+    /// A record as of the present tip.
+    pub(crate) fn current(&self, outpoint: &OutPoint) -> Option<UtxoRecord> {
+        let mut record = self.coin(outpoint)?.clone();
+        record.tip_height = self.tip().height;
+        Some(record)
+    }
+
+    /// Proven final transactions that are not in a block, by txid.
+    pub(crate) fn unconfirmed(&self) -> Vec<Transaction> {
+        let open = self.transactions.all().filter(|(txid, _)| self.blocks.of(txid).is_none());
+        let open: BTreeMap<_, _> =
+            open.filter_map(|(txid, record)| Some((txid, record.proof.as_ref()?))).collect();
+        open.into_values().map(|proof| proof.transaction().clone()).collect()
+    }
+
+    /// Takes over a round.
+    pub(crate) fn put_round(&mut self, record: RoundRecord) {
+        let outpoint = record.outpoint;
+        self.rounds.put(record);
+        self.show_round(&outpoint);
+    }
+
+    /// Brings the record that subscribers see in line with the latest release: its round, and what holds the outpoint there.
+    fn show_round(&mut self, outpoint: &OutPoint) {
+        let (round, forced) = match (self.release(outpoint), self.rounds.inherited(outpoint)) {
+            (Some(release), _) => (release.round.next(), release.forced_txid()),
+            (None, Some(txid)) => (self.rounds.first(), Some(txid)),
+            (None, None) => return,
+        };
+        if let Some(coin) = self.coins.get_mut(outpoint)
+            && (coin.record.round < round || (coin.record.round == round && coin.record.lock.is_none()))
+        {
+            coin.record.round = round;
+            coin.record.lock = forced.map(|txid| Lock { txid, round, locked_at: 0 });
+            coin.record.votes = 0;
+        }
+    }
+
+    /// Takes over a transaction's record; gives the outpoints whose facts changed.
+    pub(crate) fn put(&mut self, record: TxRecord, now: Duration) -> Vec<OutPoint> {
+        let txid = record.target.txid();
+        let mut changed = Vec::new();
+        let transaction = record.proof.as_ref().map(FinalityProof::transaction).cloned();
+        let inputs: Vec<OutPoint> = match (&record.proof, &record.proposal) {
+            (Some(proof), _) => proof.outpoints().collect(),
+            (None, Some(proposal)) => proposal.outpoints(),
+            (None, None) => Vec::new(),
+        };
+        for (index, outpoint) in inputs.iter().enumerate() {
+            if let Some(output) = record.spent.get(index) {
+                self.add(*outpoint, output, false);
+            }
+            self.put_round_facts(outpoint, &record, now);
+            if let Some(proof) = &record.proof {
+                let spend = FinalSpend { txid, kind: proof.kind() };
+                self.transactions.put_final_spend(*outpoint, spend);
+            }
+            let Some(coin) = self.coins.get_mut(outpoint) else { continue };
+            let round_of = |target: &VoteTarget| target.inputs().get(outpoint).copied();
+            if let Some(round) = record.vote.as_ref().and_then(|vote| round_of(&vote.target))
+                && round >= coin.record.round
+            {
+                coin.record.round = round;
+                coin.record.lock = Some(Lock { txid, round, locked_at: record.locked_at });
+            }
+            if let Some(certificate) = &record.certificate
+                && round_of(&certificate.target) == Some(coin.record.round)
+            {
+                coin.record.votes = u16::try_from(certificate.approvals.len()).unwrap_or(u16::MAX);
+            }
+            if let Some(proof) = &record.proof {
+                coin.record.spend = Some(FinalSpend { txid, kind: proof.kind() });
+            }
+            changed.push(*outpoint);
+        }
+        if let (Some(transaction), Some(proof)) = (transaction, &record.proof) {
+            let kind = proof.kind();
+            for (output, vout) in transaction.output.iter().zip(0..) {
+                let outpoint = OutPoint { txid, vout };
+                self.add(outpoint, output, false);
+                if let Some(coin) = self.coins.get_mut(&outpoint) {
+                    coin.record.final_parent = Some(kind);
+                    changed.push(outpoint);
+                }
+            }
+        }
+        self.transactions.put(record);
+        changed
+    }
+
+    /// What a record says of its inputs' rounds: approved in which, committed in which.
+    fn put_round_facts(&mut self, outpoint: &OutPoint, record: &TxRecord, now: Duration) {
+        let round_of = |target: &VoteTarget| target.inputs().get(outpoint).copied();
+        let voted = record.vote.as_ref().and_then(|vote| round_of(&vote.target));
+        let committed = record.certificate.as_ref().and_then(|one| round_of(&one.target));
+        if self.rounds.note(outpoint, record.target.txid(), voted, committed, now) {
+            self.show_round(outpoint);
+        }
+    }
+
+    fn add(&mut self, outpoint: OutPoint, output: &TxOut, coinbase: bool) -> &mut Coin {
+        let is_new = !self.knows(&outpoint) && self.rounds.contains(&outpoint);
+        let (round, spend) = (self.rounds.first(), self.transactions.final_spend(&outpoint));
+        if is_new {
+            self.coins.insert(outpoint, output, coinbase, round, spend);
+            self.show_round(&outpoint);
+        }
+        self.coins.insert(outpoint, output, coinbase, round, spend)
+    }
+
+    /// A coin that the backend looked up.
+    pub(crate) fn add_coin(&mut self, outpoint: OutPoint, found: ChainCoin) {
+        let hash = self.block_hash(found.height);
+        let tip = self.tip().height;
+        let coin = self.add(outpoint, &found.output, found.coinbase);
+        coin.coinbase = found.coinbase;
+        coin.record.tip_height = tip;
+        coin.record.created = hash.map(|hash| BlockRef { height: found.height, hash });
+        // Its block may be undone.
+        self.blocks.note_created(found.height, outpoint);
+    }
+
+    pub(crate) fn connect(&mut self, block: &Block) -> Vec<OutPoint> {
+        let at = self.blocks.push(block.header);
+        let mut effect = BlockEffect::default();
+        for transaction in &block.txdata {
+            let txid = transaction.compute_txid();
+            effect.txids.push(txid);
+            for input in &transaction.input {
+                if let Some(coin) = self.coins.get_mut(&input.previous_output) {
+                    coin.record.spent = Some(ConfirmedSpend { txid, block: at });
+                    effect.spent.push(input.previous_output);
+                }
+            }
+            for (output, vout) in transaction.output.iter().zip(0..) {
+                let outpoint = OutPoint { txid, vout };
+                let script = &output.script_pubkey;
+                if self.coins.indexed_from(script).is_some() || self.knows(&outpoint) {
+                    let coin = self.add(outpoint, output, transaction.is_coinbase());
+                    coin.coinbase = transaction.is_coinbase();
+                    coin.record.created = Some(at);
+                    effect.created.push(outpoint);
+                }
+            }
+        }
+        let changed = effect.created.iter().chain(&effect.spent).copied().collect();
+        self.blocks.put_effect(effect);
+        changed
+    }
+
+    pub(crate) fn disconnect(&mut self) -> Vec<OutPoint> {
+        let Some(effect) = self.blocks.pop() else { return Vec::new() };
+        for outpoint in &effect.spent {
+            if let Some(coin) = self.coins.get_mut(outpoint) {
+                coin.record.spent = None;
+            }
+        }
+        for outpoint in &effect.created {
+            if let Some(coin) = self.coins.get_mut(outpoint) {
+                coin.record.created = None;
+            }
+        }
+        effect.created.into_iter().chain(effect.spent).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,10 @@
 //! | `share.sealed`, `store.redb` | share and store of the first epoch |
 //! | `epoch-N-A/` | the same of epoch N by its plan number A, with `plan.json`, `succession.json` and the `seals.json` that the epoch began with |
 
-use crate::config::{NodeAddress, NodeConfig};
+use crate::{
+    config::{NodeAddress, NodeConfig},
+    store::{RedbFile, StorePlace},
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use chacha20poly1305::{
     ChaCha20Poly1305, Key, KeyInit as _, Nonce,
@@ -206,6 +209,11 @@ impl EpochFiles {
     /// A file of the epoch.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// Where the store of the epoch is.
+    pub(crate) fn store(&self) -> Box<dyn StorePlace> {
+        Box::new(RedbFile(self.path("store.redb")))
     }
 
     pub(crate) fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {

@@ -2,7 +2,7 @@
 
 use crate::{
     files::{EpochFiles, NodeFiles},
-    store::{Redb, Store as _},
+    store,
 };
 use anyhow::{Context as _, Result};
 use quorate_protocol::{Federation, NodeId, evidence::Evidence, federation::Succession};
@@ -48,13 +48,9 @@ pub(super) fn open(
     files: &NodeFiles,
 ) -> Result<()> {
     prepared.write_json("seals.json", &opening.seals)?;
-    let path = prepared.path("store.redb");
-    if path.exists() {
-        std::fs::remove_file(&path)?;
-    }
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
     let begin = quorate_rules::opening(&opening.handover, opening.succession, evidence, wall_ms);
-    Redb::open(&path)?.write(&[&begin])?;
+    store::begin(&*prepared.store(), &begin)?;
     files.write_federation(opening.federation.document())
 }

@@ -32,7 +32,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) fn start(
     me: NodeId,
     machine: Machine,
-    store: impl Store,
+    store: Box<dyn Store>,
     peers: Arc<Peers>,
     chain: Arc<dyn Chain>,
 ) -> mpsc::Sender<Input> {

@@ -158,7 +158,7 @@ impl Run {
             (Some(voter), Some(share))
         } else {
             anyhow::ensure!(
-                !files.path("store.redb").exists(),
+                !files.store().exists(),
                 "this node is not a member of epoch {} any more: another one has taken its place",
                 federation.epoch().0
             );
@@ -209,9 +209,9 @@ impl Run {
         let repair = "have it repaired with `quorate-node share repair`";
         let share = files.read_share(me, federation).context(repair)?;
         let helping = files.read_share(me, federation)?;
-        let (mut store, mut stored) = open_or_set_aside(&files.path("store.redb"))?;
+        let (mut store, mut stored) = open_or_set_aside(&*files.store())?;
         if federation.epoch() > Epoch::FIRST && stored.log.head.sequence == 0 && stored.log.lost.is_none() {
-            stored.log = set_lost(&mut store, "its store is missing")?;
+            stored.log = set_lost(&mut *store, "its store is missing")?;
         }
         let mut seed = [0; 32];
         getrandom::getrandom(&mut seed).context("no source of randomness")?;

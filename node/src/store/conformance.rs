@@ -1,6 +1,6 @@
 //! What every backend has to pass. Power that fails in the middle is the simulated disk's part (`tests/simulation/tests/disk.rs`).
 
-use super::{Redb, Store};
+use super::{Damage, RedbFile, StoreError, StorePlace, begin, open_or_set_aside};
 use quorate_protocol::{
     Epoch, FederationId, NodeId,
     digest::{Context, IdentityKey},
@@ -26,8 +26,22 @@ fn set(changes: &[Change]) -> ChangeSet {
     set
 }
 
-fn check<S: Store>(open: impl Fn() -> S) {
-    let mut store = open();
+/// A backend under test.
+trait Backend {
+    /// Where the stores of the suite are.
+    fn place(&self) -> Box<dyn StorePlace>;
+
+    /// Changes one stored byte of a value behind the backend's back: the first one after `mark`.
+    fn damage(&self, mark: &[u8]);
+
+    /// Cuts the end off what is stored, as in a copy that was broken off: leaves so many thousandths of it.
+    fn truncate(&self, left: u64);
+}
+
+fn check(backend: &impl Backend) {
+    let place = backend.place();
+    assert!(!place.exists());
+    let mut store = place.open().expect("opens");
     assert_eq!(store.rows().expect("reads"), Vec::<Row>::new(), "a new store is empty");
     store.write(&[]).expect("nothing to write is no failure");
 
@@ -36,9 +50,17 @@ fn check<S: Store>(open: impl Fn() -> S) {
     store.write(&[&first, &second]).expect("writes");
     let expected = [lost("c"), peer_head(1, 2), peer_head(2, 1)].map(|change| change.encode()).to_vec();
     assert_eq!(store.rows().expect("reads"), expected, "by table and key, the last of each key");
+    let stop = || StoreError::Damaged { place: String::new(), what: Damage::Structure("enough".into()) };
+    let mut seen = 0;
+    let ended = store.scan(Table::Peers, &mut |_| {
+        seen += 1;
+        Err(stop())
+    });
+    assert!(ended.is_err() && seen == 1, "a reader that has enough is not handed more");
+    assert!(place.open().is_err(), "one process at a time");
     drop(store);
 
-    let mut store = open();
+    let mut store = place.open().expect("opens again");
     assert_eq!(store.rows().expect("reads"), expected, "what was acknowledged is there after a start");
     store.write(&[&set(&[peer_head(1, 3)])]).expect("writes");
     let stored = store.load().expect("loads");
@@ -47,10 +69,69 @@ fn check<S: Store>(open: impl Fn() -> S) {
     assert!(stored.log.lost.is_some());
     assert!(stored.transactions.is_empty());
     assert_eq!(Table::ALL.len(), 6, "a new table needs a look at this suite");
+    drop(store);
+
+    begin(&*place, &set(&[lost("a mark in the value")])).expect("begins anew");
+    assert_eq!(place.open().expect("opens").rows().expect("reads").len(), 1, "nothing is left of before");
+}
+
+/// What is not what was written is never taken for it: the node starts with an empty store that says why it does not vote.
+fn check_damage(backend: &impl Backend, spoil: impl Fn()) {
+    let place = backend.place();
+    begin(&*place, &set(&[lost("a mark in the value")])).expect("begins");
+    spoil();
+    let (store, stored) = open_or_set_aside(&*place).expect("starts anew");
+    assert!(stored.log.lost.as_ref().is_some_and(|why| why.contains("damaged")), "{:?}", stored.log.lost);
+    let rows = store.rows().expect("reads");
+    assert_eq!(rows, [Change::Log(stored.log).encode()], "and keeps that");
+}
+
+struct Embedded(tempfile::TempDir);
+
+impl Embedded {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("store.redb")
+    }
+}
+
+impl Backend for Embedded {
+    fn place(&self) -> Box<dyn StorePlace> {
+        Box::new(RedbFile(self.path()))
+    }
+
+    fn damage(&self, mark: &[u8]) {
+        let mut bytes = std::fs::read(self.path()).expect("reads");
+        let at = bytes.windows(mark.len()).position(|window| window == mark).expect("the mark is stored");
+        bytes[at + mark.len()] ^= 1;
+        std::fs::write(self.path(), bytes).expect("writes");
+    }
+
+    fn truncate(&self, left: u64) {
+        let file = std::fs::OpenOptions::new().write(true).open(self.path()).expect("opens");
+        let length = file.metadata().expect("a length").len();
+        file.set_len(length * left / 1_000).expect("cuts");
+    }
 }
 
 #[test]
 fn redb_keeps_its_promises() {
-    let directory = tempfile::tempdir().expect("a directory");
-    check(|| Redb::open(&directory.path().join("store.redb")).expect("opens"));
+    check(&Embedded::new());
+}
+
+#[test]
+fn a_flipped_byte_in_redb_is_noticed() {
+    let backend = Embedded::new();
+    check_damage(&backend, || backend.damage(b"a mark in the value"));
+}
+
+#[test]
+fn a_truncated_redb_is_noticed() {
+    for left in [0, 1, 10, 100, 250, 500, 750, 900, 999] {
+        let backend = Embedded::new();
+        check_damage(&backend, || backend.truncate(left));
+    }
 }

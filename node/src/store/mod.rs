@@ -8,11 +8,12 @@ mod redb;
 mod writer;
 
 pub use redb::Redb;
+pub(crate) use redb::RedbFile;
 pub use writer::BATCH_MAX;
 pub(crate) use writer::start_writer;
 
 use quorate_rules::records::{Change, ChangeSet, LogRecord, Row, Stored, Table};
-use std::{fmt, path::Path};
+use std::fmt;
 
 /// A durable place for rows.
 ///
@@ -21,16 +22,20 @@ use std::{fmt, path::Path};
 /// * [`write`](Self::write) takes all change sets or none. When it returns `Ok` they survive `kill -9` and a loss of power; when it
 ///   returns an error nothing may be assumed, and the node stops.
 /// * Sets are applied in order; a later row replaces an earlier one with the same table and key. No row is ever merged.
-/// * [`rows`](Self::rows) gives what was written, byte for byte, or [`StoreError::Damaged`]: never something else, and never less.
+/// * [`scan`](Self::scan) gives what was written, byte for byte, or [`StoreError::Damaged`]: never something else, and never less.
 pub trait Store: fmt::Debug + Send + 'static {
     /// Where it is, for people.
     fn place(&self) -> &str;
 
-    /// All rows, by table and then by key.
+    /// Hands out a table's rows by key, one at a time, and ends with the first error.
     ///
     /// # Errors
-    /// It cannot be read, or holds something that was not written to it.
-    fn rows(&self) -> Result<Vec<Row>, StoreError>;
+    /// It cannot be read, or holds something that was not written to it; or what the reader says.
+    fn scan(
+        &self,
+        table: Table,
+        reader: &mut dyn FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
 
     /// Writes change sets, all or none, and returns when they are durable.
     ///
@@ -38,20 +43,55 @@ pub trait Store: fmt::Debug + Send + 'static {
     /// Nothing may be assumed to be durable; the node has to stop.
     fn write(&mut self, batch: &[&ChangeSet]) -> Result<(), StoreError>;
 
-    /// Reads everything that a node needs to start.
+    /// All rows, by table and then by key.
     ///
     /// # Errors
-    /// It cannot be read, or holds something that was not written to it.
+    /// As [`scan`](Self::scan).
+    fn rows(&self) -> Result<Vec<Row>, StoreError> {
+        let mut all = Vec::new();
+        // In the order of `Table`, which `ALL` need not keep.
+        let mut tables = Table::ALL;
+        tables.sort_unstable();
+        for table in tables {
+            self.scan(table, &mut |row| {
+                all.push(row);
+                Ok(())
+            })?;
+        }
+        Ok(all)
+    }
+
+    /// Reads everything that a node needs to start, a row at a time.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
     fn load(&self) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
-        for row in self.rows()? {
-            stored.take(&row).map_err(|source| {
-                let what = Damage::Value { table: row.table, key: row.key, source };
-                StoreError::Damaged { place: self.place().to_owned(), what }
+        for table in Table::ALL {
+            self.scan(table, &mut |row| {
+                stored.take(&row).map_err(|source| {
+                    let what = Damage::Value { table: row.table, key: row.key, source };
+                    StoreError::Damaged { place: self.place().to_owned(), what }
+                })
             })?;
         }
         Ok(stored)
     }
+}
+
+/// Where the store of one epoch of a node is, whatever kind it is of. Nothing outside this module knows more of a backend.
+pub(crate) trait StorePlace: fmt::Debug + Send + Sync {
+    /// Whether there is one.
+    fn exists(&self) -> bool;
+
+    /// Opens it, or makes an empty one.
+    fn open(&self) -> Result<Box<dyn Store>, StoreError>;
+
+    /// Takes away what is there, if anything.
+    fn remove(&self) -> Result<(), StoreError>;
+
+    /// Keeps a damaged one aside for the operator; says where.
+    fn set_aside(&self) -> Result<String, StoreError>;
 }
 
 /// Why the store cannot be used.
@@ -107,13 +147,13 @@ fn short(key: &[u8]) -> String {
     hex::encode(key.get(..key.len().min(36)).unwrap_or_default())
 }
 
-/// Opens a node's store and reads it. A damaged file is kept aside for the operator, and the node starts with an empty one that says
+/// Opens a node's store and reads it. A damaged one is kept aside for the operator, and the node starts with an empty one that says
 /// so: it serves, but does not vote in this epoch (V9).
 ///
 /// # Errors
 /// The disk cannot be read or written.
-pub(crate) fn open_or_set_aside(path: &Path) -> Result<(Redb, Stored), StoreError> {
-    let opened = Redb::open(path).and_then(|store| {
+pub(crate) fn open_or_set_aside(place: &dyn StorePlace) -> Result<(Box<dyn Store>, Stored), StoreError> {
+    let opened = place.open().and_then(|store| {
         let stored = store.load()?;
         Ok((store, stored))
     });
@@ -121,16 +161,20 @@ pub(crate) fn open_or_set_aside(path: &Path) -> Result<(Redb, Stored), StoreErro
         Err(StoreError::Damaged { what, .. }) => what,
         other => return other,
     };
-    let mut aside = path.to_owned();
-    aside.set_extension("damaged.redb");
-    tracing::error!(path = %path.display(), aside = %aside.display(), %what, "the store is damaged and is kept aside");
-    std::fs::rename(path, &aside).map_err(|error| StoreError::Environment {
-        place: path.display().to_string(),
-        source: Box::new(error),
-    })?;
-    let mut store = Redb::open(path)?;
-    let log = set_lost(&mut store, &format!("its store was damaged ({what})"))?;
+    let aside = place.set_aside()?;
+    tracing::error!(?place, aside, %what, "the store is damaged and is kept aside");
+    let mut store = place.open()?;
+    let log = set_lost(&mut *store, &format!("its store was damaged ({what})"))?;
     Ok((store, Stored { log, ..Stored::default() }))
+}
+
+/// Makes a store anew with what it begins with, whatever was there before.
+///
+/// # Errors
+/// The disk cannot be written.
+pub(crate) fn begin(place: &dyn StorePlace, with: &ChangeSet) -> Result<(), StoreError> {
+    place.remove()?;
+    place.open()?.write(&[with])
 }
 
 /// Records durably that the node does not vote in this epoch (V9).

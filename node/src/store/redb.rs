@@ -1,11 +1,14 @@
 //! The embedded store: one file of `redb`, a row per record with its checksum in front of the value.
 
-use super::{Damage, Store, StoreError};
+use super::{Damage, Store, StoreError, StorePlace};
 use quorate_rules::records::{CHECKSUM_BYTES, ChangeSet, Row, Table};
 use redb::{
     Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition,
 };
-use std::path::Path;
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 /// Page cache, in bytes.
 const CACHE_BYTES: usize = 64 << 20;
@@ -31,6 +34,11 @@ impl Redb {
         if !path.exists() {
             // A crash in the middle of this leaves no file that looks like a damaged store.
             create(path).map_err(|error| environment(error, shown.clone()))?;
+        }
+        // The library would take an empty file for a new store, and the node would vote without its memory.
+        if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+            let what = Damage::Structure("the file is empty".into());
+            return Err(StoreError::Damaged { place: shown, what });
         }
         let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
         Self::prepare(opened.map_err(redb::Error::from), shown)
@@ -59,17 +67,6 @@ impl Redb {
             Ok(database) => Ok(Self { database, place }),
             Err(error) => Err(classify(error, place)),
         }
-    }
-
-    fn read(&self, table: Table) -> Result<Vec<Row>, redb::Error> {
-        let read = self.database.begin_read()?;
-        let open = read.open_table(definition(table))?;
-        open.iter()?
-            .map(|row| {
-                let (key, value) = row?;
-                Ok(Row { table, key: key.value().to_vec(), value: value.value().to_vec() })
-            })
-            .collect()
     }
 
     /// Takes the checksum off a row's value, if it matches.
@@ -110,22 +107,57 @@ impl Store for Redb {
         &self.place
     }
 
-    fn rows(&self) -> Result<Vec<Row>, StoreError> {
-        let mut all = Vec::new();
-        // In the order of `Table`, which `ALL` need not keep.
-        let mut tables = Table::ALL;
-        tables.sort_unstable();
-        for table in tables {
-            let rows = self.read(table).map_err(|error| classify(error, self.place.clone()))?;
-            for row in rows {
-                all.push(self.checked(row)?);
-            }
+    fn scan(
+        &self,
+        table: Table,
+        reader: &mut dyn FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let failed = |error: redb::Error| classify(error, self.place.clone());
+        let read = self.database.begin_read().map_err(|error| failed(error.into()))?;
+        let open = read.open_table(definition(table)).map_err(|error| failed(error.into()))?;
+        for row in open.iter().map_err(|error| failed(error.into()))? {
+            let (key, value) = row.map_err(|error| failed(error.into()))?;
+            let row = Row { table, key: key.value().to_vec(), value: value.value().to_vec() };
+            reader(self.checked(row)?)?;
         }
-        Ok(all)
+        Ok(())
     }
 
     fn write(&mut self, batch: &[&ChangeSet]) -> Result<(), StoreError> {
         self.write_all(batch).map_err(|error| environment(error, self.place.clone()))
+    }
+}
+
+/// The embedded store of one epoch.
+#[derive(Debug)]
+pub(crate) struct RedbFile(pub(crate) PathBuf);
+
+impl RedbFile {
+    fn failed(&self, error: std::io::Error) -> StoreError {
+        environment(redb::Error::Io(error), self.0.display().to_string())
+    }
+}
+
+impl StorePlace for RedbFile {
+    fn exists(&self) -> bool {
+        self.0.exists()
+    }
+
+    fn open(&self) -> Result<Box<dyn Store>, StoreError> {
+        Ok(Box::new(Redb::open(&self.0)?))
+    }
+
+    fn remove(&self) -> Result<(), StoreError> {
+        match std::fs::remove_file(&self.0) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.failed(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn set_aside(&self) -> Result<String, StoreError> {
+        let aside = self.0.with_extension("damaged.redb");
+        std::fs::rename(&self.0, &aside).map_err(|error| self.failed(error))?;
+        Ok(aside.display().to_string())
     }
 }
 
@@ -156,7 +188,7 @@ fn environment(error: redb::Error, place: String) -> StoreError {
 fn classify(error: redb::Error, place: String) -> StoreError {
     let damaged = match &error {
         redb::Error::Corrupted(_) | redb::Error::RepairAborted => true,
-        redb::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        redb::Error::Io(error) => matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof),
         _ => false,
     };
     if damaged {

@@ -72,7 +72,7 @@ impl NodeConfig {
         self.api.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], self.listen.port())))
     }
 
-    pub(crate) fn rules(&self) -> quorate_rules::Settings {
+    pub(crate) fn settings(&self) -> quorate_rules::Settings {
         quorate_rules::Settings {
             min_confirmations: self.min_confirmations,
             voting_timeout: Duration::from_secs(self.voting_timeout_s),

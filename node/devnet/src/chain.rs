@@ -100,7 +100,8 @@ impl DevnetChain {
     /// # Errors
     /// The file cannot be read or written, or holds a block that is not valid.
     pub fn open(directory: &Path) -> Result<Self, ChainError> {
-        let io = |error: std::io::Error| ChainError::Backend(format!("{}: {error}", directory.display()));
+        let io =
+            |error: std::io::Error| ChainError::Backend(format!("{}: {error}", directory.display()).into());
         let path = directory.join("blocks.dat");
         let mut state = State::genesis();
         if let Ok(file) = File::open(&path) {
@@ -297,7 +298,7 @@ impl State {
         }
         if let Some(file) = &mut self.file {
             let written = file.write_all(&serialize(&block)).and_then(|()| file.sync_data());
-            written.map_err(|error| ChainError::Backend(error.to_string()))?;
+            written.map_err(|error| ChainError::Backend(error.into()))?;
         }
         self.connect(block)
     }
@@ -352,8 +353,7 @@ impl State {
     /// Checks and applies a block on the tip.
     fn connect(&mut self, block: Block) -> Result<BlockHash, ChainError> {
         let position = self.next_position();
-        let refused =
-            |reason: &str| ChainError::Refused(format!("block at height {}: {reason}", position.height));
+        let refused = |reason: &'static str| ChainError::InvalidBlock { height: position.height, reason };
         let header = &block.header;
         let valid_header = header.prev_blockhash == self.tip()
             && header.validate_pow(Target::MAX_ATTAINABLE_REGTEST).is_ok()
@@ -479,7 +479,7 @@ impl Chain for DevnetChain {
         Box::pin(async move {
             let mut tip = self.tip.subscribe();
             let changed = tip.wait_for(|tip| *tip != known).await;
-            changed.map(|tip| *tip).map_err(|error| ChainError::Backend(error.to_string()))
+            changed.map(|tip| *tip).map_err(|error| ChainError::Backend(error.into()))
         })
     }
 

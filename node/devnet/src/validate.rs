@@ -24,7 +24,7 @@ pub(crate) fn check_transaction(
     coin: impl Fn(&OutPoint) -> Option<ChainCoin>,
     median_time_at: impl Fn(u32) -> u32,
 ) -> Result<Amount, ChainError> {
-    let refused = |reason: &str| Err(ChainError::Refused(reason.to_owned()));
+    let refused = |reason: &'static str| Err(ChainError::Invalid(reason));
     if transaction.is_coinbase() || transaction.input.is_empty() || transaction.output.is_empty() {
         return refused("a coinbase transaction, or one without inputs or outputs");
     }
@@ -49,14 +49,14 @@ pub(crate) fn check_transaction(
         }
         spent.push(found.output);
     }
-    check_scripts(transaction, &spent).map_err(|error| ChainError::Script { index: error.index })?;
+    check_scripts(transaction, &spent)?;
     let sum = |mut amounts: std::slice::Iter<'_, TxOut>| {
         amounts.try_fold(Amount::ZERO, |sum, output| sum.checked_add(output.value))
     };
     let (inputs, outputs) = (sum(spent.iter()), sum(transaction.output.iter()));
     let fee = inputs.zip(outputs).and_then(|(inputs, outputs)| inputs.checked_sub(outputs));
     fee.filter(|_| outputs.is_some_and(|sum| sum <= Amount::MAX_MONEY))
-        .ok_or_else(|| ChainError::Refused("its outputs are worth more than its inputs".to_owned()))
+        .ok_or_else(|| ChainError::Invalid("its outputs are worth more than its inputs"))
 }
 
 fn relative_lock_passed(

@@ -13,11 +13,11 @@ const TELL_AGAIN: Duration = Duration::from_secs(2);
 /// Longest wait. A node that is down for longer hears of it when it asks for votes, or from the chain.
 const TELL_AGAIN_MAX: Duration = Duration::from_secs(16);
 /// What is in no block after this time is told by everybody who knows it: whoever completed it may have crashed, or told only some.
-const GOSSIP_AFTER: Duration = Duration::from_secs(10);
+const PASS_ON_AFTER: Duration = Duration::from_secs(10);
 /// Transactions that are passed on at once, so that a node that starts with many does not drown in them.
-const GOSSIP_BATCH: usize = 16;
+const PASS_ON_BATCH: usize = 16;
 /// Wait before the next ones.
-const GOSSIP_PAUSE: Duration = Duration::from_millis(100);
+const PASS_ON_PAUSE: Duration = Duration::from_millis(100);
 /// Announcements under way; more are told once.
 const ANNOUNCEMENTS_MAX: usize = 10_000;
 
@@ -41,7 +41,7 @@ pub(crate) struct Announcements {
 impl Announcements {
     /// What was final before a start may not have been told to everybody.
     pub(crate) fn restore(proven: impl Iterator<Item = Txid>) -> Self {
-        Self { pass_on_at: proven.map(|txid| (GOSSIP_AFTER, txid)).collect(), ..Self::default() }
+        Self { pass_on_at: proven.map(|txid| (PASS_ON_AFTER, txid)).collect(), ..Self::default() }
     }
 
     /// How many are under way.
@@ -57,7 +57,7 @@ impl Announcements {
 
     /// Whoever completed it may have crashed: if no block has it after a while, everybody who knows it tells it.
     pub(crate) fn pass_on_later(&mut self, cx: &Context, txid: Txid) {
-        self.pass_on_at.push_back((cx.now + GOSSIP_AFTER, txid));
+        self.pass_on_at.push_back((cx.now + PASS_ON_AFTER, txid));
     }
 
     /// A node has confirmed that it knows a transaction.
@@ -114,12 +114,12 @@ impl Announcements {
         if !cx.caught_up || cx.now < self.pass_on_next {
             return;
         }
-        for _ in 0..GOSSIP_BATCH {
+        for _ in 0..PASS_ON_BATCH {
             let Some((_, txid)) = self.pass_on_at.pop_front_if(|(at, _)| cx.now >= *at) else { return };
             let proof = cx.ledger.proof(&txid).filter(|_| cx.ledger.block_of(&txid).is_none());
             if let Some(proof) = proof.cloned() {
                 self.tell(cx, txid, &VotingRequest::FinalTransaction { proof, head: None });
-                self.pass_on_next = cx.now + GOSSIP_PAUSE;
+                self.pass_on_next = cx.now + PASS_ON_PAUSE;
             }
         }
     }

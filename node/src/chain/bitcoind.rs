@@ -1,6 +1,6 @@
 //! Bitcoin Core over JSON-RPC. Also speaks to an embedded chain that another process serves (`quorate-devnet chain`).
 
-use super::{Answer, Chain, ChainError};
+use super::{Answer, Chain, ChainError, DaemonError};
 use bitcoin::{
     Amount, Block, BlockHash, FeeRate, OutPoint, ScriptBuf, Transaction, TxOut,
     block::Header,
@@ -42,15 +42,17 @@ struct RpcError {
 }
 
 enum CallError {
-    Transport(String),
-    Refused(RpcError),
+    Transport(reqwest::Error),
+    Malformed(serde_json::Error),
+    Refused(DaemonError),
 }
 
 impl From<CallError> for ChainError {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::Transport(text) => Self::Backend(text),
-            CallError::Refused(error) => Self::Backend(format!("{} (code {})", error.message, error.code)),
+            CallError::Transport(error) => Self::Backend(error.into()),
+            CallError::Malformed(error) => Self::Backend(error.into()),
+            CallError::Refused(error) => Self::Daemon(error),
         }
     }
 }
@@ -76,15 +78,13 @@ impl Bitcoind {
 
     async fn call<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T, CallError> {
         let body = json!({"jsonrpc": "1.0", "id": "quorate", "method": method, "params": params});
-        let transport = |error: reqwest::Error| CallError::Transport(error.to_string());
         let request = self.client.post(&self.url).basic_auth(&self.user, Some(&self.password)).json(&body);
         let request = request.timeout(Duration::from_millis(u64::from(WAIT_MS)) * 3);
-        let reply: RpcReply = request.send().await.map_err(transport)?.json().await.map_err(transport)?;
+        let reply: RpcReply =
+            request.send().await.map_err(CallError::Transport)?.json().await.map_err(CallError::Transport)?;
         match reply.error {
-            Some(error) => Err(CallError::Refused(error)),
-            None => {
-                serde_json::from_value(reply.result).map_err(|error| CallError::Transport(error.to_string()))
-            }
+            Some(RpcError { code, message }) => Err(CallError::Refused(DaemonError { code, message })),
+            None => serde_json::from_value(reply.result).map_err(CallError::Malformed),
         }
     }
 }
@@ -119,8 +119,8 @@ struct FeeReply {
     feerate: Option<f64>,
 }
 
-fn malformed(error: impl std::fmt::Display) -> ChainError {
-    ChainError::Backend(error.to_string())
+fn malformed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ChainError {
+    ChainError::Backend(error.into())
 }
 
 impl Chain for Bitcoind {
@@ -177,8 +177,8 @@ impl Chain for Bitcoind {
                 {
                     Ok(())
                 }
-                Err(CallError::Refused(error)) => Err(ChainError::Refused(error.message)),
-                Err(error @ CallError::Transport(_)) => Err(error.into()),
+                Err(CallError::Refused(error)) => Err(ChainError::Refused(error)),
+                Err(error @ (CallError::Transport(_) | CallError::Malformed(_))) => Err(error.into()),
             }
         })
     }

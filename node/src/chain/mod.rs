@@ -7,7 +7,7 @@ pub use bitcoind::Bitcoind;
 
 use bitcoin::{Amount, Block, BlockHash, FeeRate, MerkleBlock, OutPoint, Transaction, Txid, block::Header};
 use quorate_protocol::wire::{BlockRef, RawTransactionProof};
-use quorate_rules::ChainCoin;
+use quorate_rules::{ChainCoin, scripts::ScriptError};
 use std::{future::Future, pin::Pin};
 
 /// A boxed answer of a backend.
@@ -31,13 +31,26 @@ pub trait Chain: Send + Sync + 'static {
     fn fee_rate(&self) -> Answer<'_, FeeRate>;
 }
 
-/// Why a backend did not answer, or refused.
+/// An error of Bitcoin Core's RPC.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message} (code {code})")]
+pub struct DaemonError {
+    /// Its code, as in Bitcoin Core's `rpc/protocol.h`.
+    pub code: i64,
+    /// Its words, for people.
+    pub message: String,
+}
+
+/// Why a backend did not answer, or refused.
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChainError {
     /// The backend cannot be reached or answered nonsense; try again.
     #[error("the chain backend did not answer: {0}")]
-    Backend(String),
+    Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The daemon answered with an error of its own; try again.
+    #[error("the chain backend refuses: {0}")]
+    Daemon(#[from] DaemonError),
     /// The block is not known.
     #[error("block {0} is not known")]
     UnknownBlock(BlockHash),
@@ -48,14 +61,22 @@ pub enum ChainError {
     #[error("input {0} is time-locked or an immature coinbase output")]
     Locked(OutPoint),
     /// A script does not verify.
-    #[error("the script of input {index} does not verify")]
-    Script {
-        /// Which input.
-        index: usize,
-    },
-    /// Outputs above inputs, fee under the minimum, or a malformed transaction.
+    #[error(transparent)]
+    Script(#[from] ScriptError),
+    /// The daemon does not take the transaction.
     #[error("the transaction is refused: {0}")]
-    Refused(String),
+    Refused(#[source] DaemonError),
+    /// Outputs above inputs, a lock time, or a malformed transaction.
+    #[error("the transaction is refused: {0}")]
+    Invalid(&'static str),
+    /// A block that does not follow the rules.
+    #[error("the block at height {height} is refused: {reason}")]
+    InvalidBlock {
+        /// Its height.
+        height: u32,
+        /// Why.
+        reason: &'static str,
+    },
     /// A fee below the relay minimum.
     #[error("a fee of {fee} is below the relay minimum of {least}")]
     FeeTooLow {

@@ -220,7 +220,7 @@ impl Run {
             federation.clone(),
             self.files.identity()?,
             share,
-            self.config.rules(),
+            self.config.settings(),
             ChaCha20Rng::from_seed(seed),
             stored,
         );

@@ -9,7 +9,7 @@ use crate::{
     AccountId, Federation,
     account::{Address, JointAccount, KeychainIndex},
     digest::{IdentityKey, Purpose, Writer, verify},
-    relay_policy::{self, StandardError},
+    relay_policy::{self, RelayError},
     tagged::tagged,
 };
 use bitcoin::{
@@ -367,7 +367,7 @@ pub enum ProposalError {
     },
     /// Not a transaction that the network would relay.
     #[error(transparent)]
-    Standard(#[from] StandardError),
+    Relay(#[from] RelayError),
 }
 
 #[cfg(test)]
@@ -455,18 +455,12 @@ mod tests {
         let world = testing::federation(4);
         let mut dust = psbt(&world);
         dust.unsigned_tx.output[0].value = Amount::from_sat(100);
-        assert!(matches!(
-            check(&world, dust),
-            Err(ProposalError::Standard(StandardError::Dust { index: 0, .. }))
-        ));
+        assert!(matches!(check(&world, dust), Err(ProposalError::Relay(RelayError::Dust { index: 0, .. }))));
         let mut greedy = psbt(&world);
         greedy.inputs[0].witness_utxo.as_mut().expect("set").value = Amount::from_sat(90_000_000);
-        assert!(matches!(
-            check(&world, greedy),
-            Err(ProposalError::Standard(StandardError::FeeTooHigh { .. }))
-        ));
+        assert!(matches!(check(&world, greedy), Err(ProposalError::Relay(RelayError::FeeTooHigh { .. }))));
         let mut broke = psbt(&world);
         broke.inputs[0].witness_utxo.as_mut().expect("set").value = Amount::from_sat(90_000);
-        assert!(matches!(check(&world, broke), Err(ProposalError::Standard(StandardError::Amounts))));
+        assert!(matches!(check(&world, broke), Err(ProposalError::Relay(RelayError::Amounts))));
     }
 }

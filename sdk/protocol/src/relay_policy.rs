@@ -21,48 +21,48 @@ const OP_RETURN_MAX: usize = 83;
 ///
 /// # Errors
 /// The transaction would not be relayed.
-pub fn check_shape(transaction: &Transaction) -> Result<(), StandardError> {
+pub fn check_shape(transaction: &Transaction) -> Result<(), RelayError> {
     if !(1..=3).contains(&transaction.version.0) {
-        return Err(StandardError::Version { version: transaction.version.0 });
+        return Err(RelayError::Version { version: transaction.version.0 });
     }
     let count = |found: usize, max: usize, what: &'static str| {
-        if (1..=max).contains(&found) { Ok(()) } else { Err(StandardError::Count { what, max, found }) }
+        if (1..=max).contains(&found) { Ok(()) } else { Err(RelayError::Count { what, max, found }) }
     };
     count(transaction.input.len(), INPUTS_MAX, "inputs")?;
     count(transaction.output.len(), OUTPUTS_MAX, "outputs")?;
     if transaction.weight() > Transaction::MAX_STANDARD_WEIGHT {
-        return Err(StandardError::Weight);
+        return Err(RelayError::Weight);
     }
     check_size(transaction.total_size())?;
     let mut seen = BTreeSet::new();
     for input in &transaction.input {
         if !seen.insert(input.previous_output) {
-            return Err(StandardError::Duplicate { outpoint: input.previous_output });
+            return Err(RelayError::Duplicate { outpoint: input.previous_output });
         }
     }
     transaction.output.iter().enumerate().try_for_each(|(index, output)| check_output(index, output))
 }
 
 /// A limit of the protocol, not of the network: what is voted for has to fit into messages with what proves it.
-pub(crate) fn check_size(found: usize) -> Result<(), StandardError> {
+pub(crate) fn check_size(found: usize) -> Result<(), RelayError> {
     let max = crate::wire::limits::PROPOSAL_BYTES_MAX;
-    if found <= max { Ok(()) } else { Err(StandardError::Size { max, found }) }
+    if found <= max { Ok(()) } else { Err(RelayError::Size { max, found }) }
 }
 
-fn check_output(index: usize, output: &TxOut) -> Result<(), StandardError> {
+fn check_output(index: usize, output: &TxOut) -> Result<(), RelayError> {
     let script = &output.script_pubkey;
     if script.is_op_return() {
         let fits = script.len() <= OP_RETURN_MAX && script.is_push_only_tail();
-        return if fits { Ok(()) } else { Err(StandardError::OutputType { index }) };
+        return if fits { Ok(()) } else { Err(RelayError::OutputType { index }) };
     }
     let known =
         script.is_p2pkh() || script.is_p2sh() || script.is_p2wpkh() || script.is_p2wsh() || script.is_p2tr();
     if !known {
-        return Err(StandardError::OutputType { index });
+        return Err(RelayError::OutputType { index });
     }
     let limit = script.minimal_non_dust();
     if output.value < limit {
-        return Err(StandardError::Dust { index, value: output.value, limit });
+        return Err(RelayError::Dust { index, value: output.value, limit });
     }
     Ok(())
 }
@@ -81,19 +81,15 @@ impl OpReturnTail for Script {
 ///
 /// # Errors
 /// It spends more than it has, or its fee rate is out of bounds.
-pub fn check_fee(
-    transaction: &Transaction,
-    spent: &[TxOut],
-    weight: Weight,
-) -> Result<Amount, StandardError> {
-    let inputs = total(spent).ok_or(StandardError::Amounts)?;
-    let outputs = total(&transaction.output).ok_or(StandardError::Amounts)?;
-    let fee = inputs.checked_sub(outputs).ok_or(StandardError::Amounts)?;
+pub fn check_fee(transaction: &Transaction, spent: &[TxOut], weight: Weight) -> Result<Amount, RelayError> {
+    let inputs = total(spent).ok_or(RelayError::Amounts)?;
+    let outputs = total(&transaction.output).ok_or(RelayError::Amounts)?;
+    let fee = inputs.checked_sub(outputs).ok_or(RelayError::Amounts)?;
     if FEE_RATE_MIN.fee_wu(weight).is_none_or(|least| fee < least) {
-        return Err(StandardError::FeeTooLow { fee, limit: FEE_RATE_MIN });
+        return Err(RelayError::FeeTooLow { fee, limit: FEE_RATE_MIN });
     }
     if FEE_RATE_MAX.fee_wu(weight).is_some_and(|most| fee > most) {
-        return Err(StandardError::FeeTooHigh { fee, limit: FEE_RATE_MAX });
+        return Err(RelayError::FeeTooHigh { fee, limit: FEE_RATE_MAX });
     }
     Ok(fee)
 }
@@ -106,7 +102,7 @@ fn total(outputs: &[TxOut]) -> Option<Amount> {
 /// Why the network would not relay a transaction, or its fee is surely a mistake.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum StandardError {
+pub enum RelayError {
     /// Unknown version.
     #[error("transaction version {version} is not standard (1 to 3 are)")]
     Version {

@@ -53,7 +53,10 @@ pub enum TlsError {
     },
     /// Certificate and key do not fit.
     #[error("certificate, key and authority do not fit together: {0}")]
-    Config(String),
+    Config(#[from] rustls::Error),
+    /// The TLS library has no cipher suite for QUIC; it was built without one.
+    #[error("no cipher suite for QUIC: {0}")]
+    CipherSuite(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
 }
 
 impl TlsIdentity {
@@ -80,7 +83,7 @@ impl TlsIdentity {
     /// The authority's certificate is not usable.
     pub fn roots(&self) -> Result<Arc<rustls::RootCertStore>, TlsError> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.authority.clone()).map_err(config_error)?;
+        roots.add(self.authority.clone())?;
         Ok(Arc::new(roots))
     }
 
@@ -97,21 +100,14 @@ impl TlsIdentity {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let (chain, key) = self.certificate();
         let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(config_error)?
+            .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(self.roots()?)
-            .with_client_auth_cert(chain, key)
-            .map_err(config_error)?;
+            .with_client_auth_cert(chain, key)?;
         tls.alpn_protocols = vec![limits::PROTOCOL.into()];
-        let mut config =
-            quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(config_error)?));
+        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
         config.transport_config(transport_config());
         Ok(config)
     }
-}
-
-fn config_error(error: impl std::fmt::Display) -> TlsError {
-    TlsError::Config(error.to_string())
 }
 
 /// Transport parameters of every connection in a federation.

@@ -58,7 +58,7 @@ impl Driver {
                         Ok(text) => self.session.handle_text(now, &text),
                         Err(error) => {
                             self.connection = None;
-                            self.session.handle_disconnected(now, &error.0);
+                            self.session.handle_disconnected(now, &error.to_string());
                         }
                     }
                 }
@@ -70,7 +70,7 @@ impl Driver {
                             self.connection = Some(connection);
                             self.session.handle_connected(now);
                         }
-                        Err(error) => self.session.handle_disconnected(now, &error.0),
+                        Err(error) => self.session.handle_disconnected(now, &error.to_string()),
                     }
                 }
                 () = wake_at(timeout) => self.session.handle_timeout(self.started.elapsed()),
@@ -122,7 +122,7 @@ async fn receive(connection: &mut Option<Connection>) -> Result<String, Transpor
     match connection {
         Some(connection) => {
             let item = connection.from_server.recv().await;
-            item.unwrap_or_else(|| Err(TransportError::new("the connection broke")))
+            item.unwrap_or_else(|| Err(TransportError::Closed))
         }
         None => std::future::pending().await,
     }
@@ -132,7 +132,7 @@ async fn open(connecting: &mut Option<(Connecting, Instant)>) -> Result<Connecti
     match connecting {
         Some((connecting, deadline)) => tokio::select! {
             opened = connecting => opened,
-            () = sleep_until(*deadline) => Err(TransportError::new("the server does not answer")),
+            () = sleep_until(*deadline) => Err(TransportError::Silent),
         },
         None => std::future::pending().await,
     }

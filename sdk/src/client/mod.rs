@@ -48,7 +48,7 @@ pub use {
 
 use crate::{
     FederationDocument,
-    wire::{ClientMessage, ServerMessage, decode, encode_text, limits},
+    wire::{ClientMessage, ServerMessage, WireError, decode, encode_text, limits},
 };
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -66,13 +66,37 @@ pub struct Connection {
 }
 
 /// A connection that could not be opened or broke. The client connects again by itself.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct TransportError(pub String);
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// It could not be opened, or broke.
+    #[error("{0}")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The server closed it.
+    #[error("closed by the server")]
+    Closed,
+    /// Nothing came within the time that the client waits.
+    #[error("the server does not answer")]
+    Silent,
+    /// There is nobody to connect to.
+    #[error("no server is configured")]
+    NoServer,
+    /// The server refuses, or what it said cannot be read.
+    #[error(transparent)]
+    Refused(#[from] WireError),
+}
 
 impl TransportError {
-    pub(crate) fn new(error: impl std::fmt::Display) -> Self {
-        Self(error.to_string())
+    /// For transports of your own: whatever the connection broke with.
+    ///
+    /// ```
+    /// use quorate::client::TransportError;
+    ///
+    /// let error = TransportError::broken("the radio is off");
+    /// assert_eq!(error.to_string(), "the radio is off");
+    /// ```
+    pub fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Broken(error.into())
     }
 }
 
@@ -108,7 +132,7 @@ pub async fn fetch_federation(transport: &mut dyn Transport) -> Result<Federatio
     tokio::select! {
         document = asking => document,
         () = runtime::sleep_until(runtime::Instant::now() + FETCH_TIMEOUT) => {
-            Err(TransportError(format!("no answer within {} s", FETCH_TIMEOUT.as_secs())))
+            Err(TransportError::Silent)
         }
     }
 }
@@ -121,14 +145,13 @@ async fn ask_for_document(transport: &mut dyn Transport) -> Result<FederationDoc
         agent: concat!("quorate/", env!("CARGO_PKG_VERSION")).to_owned(),
     };
     for (id, message) in [(1, hello), (2, ClientMessage::FederationQuery)] {
-        let closed = |_| TransportError::new("closed by the server");
+        let closed = |_| TransportError::Closed;
         connection.to_server.send(encode_text(Some(id), &message)).await.map_err(closed)?;
     }
     while let Some(text) = connection.from_server.recv().await {
-        match decode::<ServerMessage>(text?.as_bytes()).map_err(|(_, error)| TransportError::new(error))?.body
-        {
+        match decode::<ServerMessage>(text?.as_bytes()).map_err(|(_, error)| error)?.body {
             ServerMessage::Federation { document } => return Ok(*document),
-            ServerMessage::Error { error } => return Err(TransportError::new(error)),
+            ServerMessage::Error { error } => return Err(error.into()),
             ServerMessage::Welcome { .. }
             | ServerMessage::UTXOSubscribed { .. }
             | ServerMessage::UTXOUnsubscribed { .. }
@@ -146,5 +169,5 @@ async fn ask_for_document(transport: &mut dyn Transport) -> Result<FederationDoc
             | ServerMessage::Pong => {}
         }
     }
-    Err(TransportError::new("closed by the server"))
+    Err(TransportError::Closed)
 }

@@ -30,7 +30,7 @@ impl Transport for Quic {
         self.next = self.next.wrapping_add(1);
         let config = self.config.clone();
         Box::pin(async move {
-            let (node, address) = node.ok_or_else(|| TransportError::new("no node is configured"))?;
+            let (node, address) = node.ok_or_else(|| TransportError::NoServer)?;
             connect(config, node, address).await
         })
     }
@@ -42,12 +42,12 @@ async fn connect(
     address: SocketAddr,
 ) -> Result<Connection, TransportError> {
     let local: SocketAddr =
-        if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().map_err(TransportError::new)?;
-    let endpoint = quinn::Endpoint::client(local).map_err(TransportError::new)?;
+        if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().map_err(TransportError::broken)?;
+    let endpoint = quinn::Endpoint::client(local).map_err(TransportError::broken)?;
     let connecting =
-        endpoint.connect_with(config, address, &server_name(node)).map_err(TransportError::new)?;
-    let connection = connecting.await.map_err(TransportError::new)?;
-    let (mut send, receive) = connection.open_bi().await.map_err(TransportError::new)?;
+        endpoint.connect_with(config, address, &server_name(node)).map_err(TransportError::broken)?;
+    let connection = connecting.await.map_err(TransportError::broken)?;
+    let (mut send, receive) = connection.open_bi().await.map_err(TransportError::broken)?;
     let (to_server, mut outgoing) = mpsc::channel::<String>(CHANNEL_FRAMES_MAX);
     let (incoming, from_server) = mpsc::channel(CHANNEL_FRAMES_MAX);
     let reader = tokio::spawn(read_frames(receive, incoming));
@@ -76,9 +76,9 @@ async fn read_frames(stream: quinn::RecvStream, incoming: mpsc::Sender<Result<St
                     return;
                 }
             }
-            Ok(None) => break "closed by the node".to_owned(),
-            Err(error) => break error.to_string(),
+            Ok(None) => break TransportError::Closed,
+            Err(error) => break TransportError::broken(error),
         }
     };
-    let _receiver_gone = incoming.send(Err(TransportError(ended))).await;
+    let _receiver_gone = incoming.send(Err(ended)).await;
 }

@@ -55,8 +55,8 @@ impl Transport for WebSocket {
         self.next = self.next.wrapping_add(1);
         let opened = self.open(&url);
         Box::pin(async move {
-            let socket =
-                opened.map_err(|error| TransportError(format!("cannot open {url}: {}", text_of(&error))))?;
+            let socket = opened
+                .map_err(|error| TransportError::broken(format!("cannot open {url}: {}", text_of(&error))))?;
             establish(Socket::new(socket), &url).await
         })
     }
@@ -114,10 +114,10 @@ async fn establish(mut socket: Socket, url: &str) -> Result<Connection, Transpor
     match socket.happened.recv().await {
         Some(Happened::Opened) => {}
         Some(Happened::Ended(reason)) => {
-            return Err(TransportError(format!("cannot connect to {url}: {reason}")));
+            return Err(TransportError::broken(format!("cannot connect to {url}: {reason}")));
         }
         Some(Happened::Frame(_)) | None => {
-            return Err(TransportError(format!("{url} does not speak WebSocket")));
+            return Err(TransportError::broken(format!("{url} does not speak WebSocket")));
         }
     }
     let (to_server, mut outgoing) = mpsc::channel::<String>(CHANNEL_FRAMES_MAX);
@@ -140,8 +140,8 @@ async fn establish(mut socket: Socket, url: &str) -> Result<Connection, Transpor
                     read = Some(match happened {
                         Some(Happened::Frame(text)) => Ok(text),
                         Some(Happened::Opened) => continue,
-                        Some(Happened::Ended(reason)) => Err(TransportError(reason)),
-                        None => Err(TransportError::new("closed")),
+                        Some(Happened::Ended(reason)) => Err(TransportError::broken(reason)),
+                        None => Err(TransportError::Closed),
                     });
                 }
             }

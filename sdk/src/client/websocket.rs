@@ -38,7 +38,7 @@ impl Transport for WebSocket {
 }
 
 async fn connect(url: String) -> Result<Connection, TransportError> {
-    let mut request = url.as_str().into_client_request().map_err(TransportError::new)?;
+    let mut request = url.as_str().into_client_request().map_err(TransportError::broken)?;
     let protocol = HeaderValue::from_static(limits::PROTOCOL);
     request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
     // The crate's own default provider is a process-wide choice; taking it twice is harmless.
@@ -48,7 +48,7 @@ async fn connect(url: String) -> Result<Connection, TransportError> {
         .max_frame_size(Some(limits::FRAME_BYTES_MAX));
     let (socket, _) = tokio_tungstenite::connect_async_with_config(request, Some(config), true)
         .await
-        .map_err(TransportError::new)?;
+        .map_err(TransportError::broken)?;
     let (mut sink, mut stream) = socket.split();
     let (to_server, mut outgoing) = mpsc::channel::<String>(CHANNEL_FRAMES_MAX);
     let (incoming, from_server) = mpsc::channel(CHANNEL_FRAMES_MAX);
@@ -72,8 +72,8 @@ async fn connect(url: String) -> Result<Connection, TransportError> {
                     read = Some(match message {
                         Some(Ok(Message::Text(text))) => Ok(text.as_str().to_owned()),
                         Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Binary(_) | Message::Frame(_))) => continue,
-                        Some(Ok(Message::Close(_))) | None => Err(TransportError::new("closed by the server")),
-                        Some(Err(error)) => Err(TransportError::new(error)),
+                        Some(Ok(Message::Close(_))) | None => Err(TransportError::Closed),
+                        Some(Err(error)) => Err(TransportError::broken(error)),
                     });
                 }
             }

@@ -1,9 +1,7 @@
 //! What can go wrong before anything leaves the wallet.
 
 use super::state::StateError;
-use crate::{
-    account::AccountError, frost::SigningError, proposal::ProposalError, relay_policy::StandardError,
-};
+use crate::{account::AccountError, frost::SigningError, proposal::ProposalError, relay_policy::RelayError};
 use bitcoin::{Amount, Network, OutPoint};
 
 /// Why the wallet refuses. Nothing has been sent; what the user can change is in the text.
@@ -109,7 +107,7 @@ pub enum WalletError {
     Proposal(#[from] ProposalError),
     /// The transaction would not relay.
     #[error(transparent)]
-    Standard(#[from] StandardError),
+    Relay(#[from] RelayError),
     /// Signing failed.
     #[error(transparent)]
     Signing(#[from] SigningError),
@@ -153,7 +151,7 @@ impl WalletError {
             Self::State(StateError::Damaged { .. }) => "state_damaged",
             Self::Account(_) => "invalid_account",
             Self::Proposal(_) => "invalid_proposal",
-            Self::Standard(_) => "not_standard",
+            Self::Relay(_) => "not_standard",
             Self::Signing(_) => "signing_failed",
         }
     }

@@ -215,7 +215,7 @@ pub fn mirror_of(store: &Redb) -> Result<Mirror, StoreError> {
 impl World {
     /// Starts a node from its disk. `false` if the disk failed again while it was read.
     pub fn start_node(&mut self, id: NodeId) -> bool {
-        let rules = self.rules();
+        let settings = self.settings();
         let federation = self.federation_of(id);
         if self.nodes.get(&id).is_some_and(|node| node.is_newcomer() || node.files.share.is_none()) {
             self.start_transition(id);
@@ -266,7 +266,7 @@ impl World {
             self.oracle.found_votes(id, &node.mirror);
         }
         let share = node.files.share.and_then(|share| NodeShare::from_bytes(id, &share)).expect("a share");
-        let machine = Machine::new(id, (*federation).clone(), key, share, rules, rng, stored);
+        let machine = Machine::new(id, (*federation).clone(), key, share, settings, rng, stored);
         (node.machine, node.store, node.height) = (Some(machine), Some(store), 0);
         self.follow_chain(id);
         self.step(id, Machine::handle_caught_up);
@@ -286,7 +286,7 @@ impl World {
         ChaCha20Rng::from_seed(random)
     }
 
-    fn rules(&self) -> Settings {
+    fn settings(&self) -> Settings {
         Settings {
             min_confirmations: 1,
             voting_timeout: self.voting_timeout,

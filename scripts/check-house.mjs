@@ -2,6 +2,9 @@
 //
 // * The crates of rules have no runtime, socket or store in their tree.
 // * No circle of imports between the files of a crate.
+// * Machines that share a crate with a driver know nothing of a runtime or a clock.
+// * The two clippy.toml of the crates of rules say the same.
+// * Subjects of commits have up to 60 characters, and a body says why.
 // * Paths and tests that the documents name exist.
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
@@ -25,7 +28,7 @@ for (const crate of PURE) {
 }
 
 // Circles of imports. A file that only declares and re-exports modules is no place of its own.
-const CRATES = ["sdk", "sdk/protocol", "sdk/quic", "node", "node/rules", "node/devnet", "bridge", "wasm"];
+const CRATES = ["sdk", "sdk/protocol", "sdk/quic", "node", "node/rules", "node/devnet", "bridge", "wasm", "tests/simulation", "tests/model", "tests"];
 for (const crate of CRATES) {
   const root = join(crate, "src");
   const sources = files(`${root}/*.rs`, `${root}/**/*.rs`).filter((file) => !/(^|\/)(tests|main)\.rs$/.test(file));
@@ -69,7 +72,9 @@ for (const crate of CRATES) {
   const uses = (name) => {
     const text = read(modules.get(name)).replace(/#\[cfg\(test\)\]\s*mod tests \{[\s\S]*$/, "").replace(/\/\/.*$/gm, "");
     const module = name.split("::").filter(Boolean);
-    return [...text.matchAll(/^\s*(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);/gm)].flatMap(([, pub, path]) =>
+    // Paths in the code count like those at its head.
+    const inline = [...text.matchAll(/(?<!use )\bcrate::([a-z_]\w*(?:::\w+)*)/g)].map(([, path]) => ({ pub: false, path, local: true }));
+    return inline.concat([...text.matchAll(/^\s*(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);/gm)].flatMap(([, pub, path]) =>
       flatten("", path.replace(/\s+/g, " ")).map((path) => ({
         pub: Boolean(pub),
         path: path
@@ -80,7 +85,7 @@ for (const crate of CRATES) {
         local: /^(crate|self|super)\b/.test(path) || modules.has([...module, path.split("::")[0]].join("::")),
         child: modules.has([...module, path.split("::")[0]].join("::")),
       })).map((one) => (one.child && !/^(crate|self|super)/.test(one.path) ? { ...one, path: [...module, one.path].join("::") } : one)),
-    );
+    ));
   };
   for (const name of modules.keys()) {
     for (const one of uses(name)) if (one.pub && one.local) exported.set([name, one.path.split("::").pop()].filter(Boolean).join("::"), one.path);
@@ -107,6 +112,33 @@ for (const crate of CRATES) {
     state.set(name, "done");
   };
   for (const name of graph.keys()) visit(name, []);
+}
+
+// Machines beside their drivers.
+const MACHINES = ["bridge/src/{machine,hub,session,relays}*", "bridge/src/machine/*", "sdk/src/session/*", "sdk/src/wallet/*"];
+for (const file of files(...MACHINES.flatMap(braces)).filter((file) => file.endsWith(".rs") && !/tests\.rs$/.test(file))) {
+  const code = read(file).replace(/#\[cfg\(test\)\]\s*mod tests \{[\s\S]*$/, "").replace(/\/\/.*$/gm, "");
+  const found = code.match(/\btokio\b|\basync\b|\bquinn\b|Instant::now|SystemTime::now|thread::/)?.[0];
+  if (found) problems.push(`${file}: a machine knows nothing of ${found}`);
+}
+function braces(pattern) {
+  const [, head, choices, tail] = pattern.match(/^(.*)\{(.*)\}(.*)$/) ?? [];
+  return choices ? choices.split(",").map((choice) => head + choice + tail) : [pattern];
+}
+
+const settings = ["node/rules/clippy.toml", "sdk/protocol/clippy.toml"].map(read);
+if (settings[0] !== settings[1]) problems.push("node/rules/clippy.toml and sdk/protocol/clippy.toml differ");
+
+// Commits since this is checked; a shallow clone may not have them.
+const SINCE = "74918e1";
+let log = "";
+try {
+  log = execFileSync("git", ["log", "--no-merges", "--format=%h%x00%s%x00%b%x01", `${SINCE}..HEAD`], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+} catch {}
+for (const commit of log.split("\x01").map((one) => one.trim()).filter(Boolean)) {
+  const [hash, subject, body] = commit.split("\0");
+  if (subject.length > 60) problems.push(`commit ${hash}: its subject has ${subject.length} characters`);
+  if (!body.trim()) problems.push(`commit ${hash}: no body says why`);
 }
 
 // Documents: paths and test names in backticks.

@@ -28,6 +28,11 @@ say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps -q
 say "the npm package"
 bash scripts/build-npm.sh
+# Debian's compiler has no clippy.
+if grep -q '^cargo=cargo ' .tools/bin/cargo-wasm; then
+  say "lints of the bindings"
+  .tools/bin/cargo-wasm clippy --locked -p quorate-wasm --all-targets -- -D warnings
+fi
 need_browser
 say "bindings, in Node and in a browser"
 export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$PWD/.tools/bin/wasm-bindgen-test-runner CHROMEDRIVER="${CHROMEDRIVER:-/usr/bin/chromedriver}"

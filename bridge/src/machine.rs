@@ -17,6 +17,8 @@ use std::{
     time::Duration,
 };
 
+/// The name by which it greets.
+const AGENT: &str = concat!("quorate-bridge/", env!("CARGO_PKG_VERSION"));
 /// Relayed requests of one session at a time.
 const RELAYS_MAX: usize = 256;
 /// Wait for the first node's snapshot of a new key.
@@ -212,7 +214,7 @@ impl Machine {
             }
             ClientMessage::Ping => self.answer(session, id, ServerMessage::Pong),
             ClientMessage::UTXOSubscribe { keys } => {
-                check_count(&keys)?;
+                limits::check_keys(keys.len())?;
                 self.subscribe(now, session, id, keys);
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
@@ -240,7 +242,7 @@ impl Machine {
             return Err(WireError::sender(ErrorCode::WrongFederation, message));
         }
         let tip = self.hub.tip().ok_or_else(no_node)?;
-        let agent = concat!("quorate-bridge/", env!("CARGO_PKG_VERSION")).to_owned();
+        let agent = AGENT.to_owned();
         Ok(ServerMessage::Welcome { protocol, federation: ours, agent, tip })
     }
 
@@ -343,14 +345,12 @@ impl Machine {
     /// A node's event stream is open; gives what to send on it first.
     pub fn handle_link_opened(&mut self, link: LinkId) -> Vec<ClientMessage> {
         self.links.insert(link, Pages::default());
-        let agent = concat!("quorate-bridge/", env!("CARGO_PKG_VERSION")).to_owned();
-        let hello = ClientMessage::Hello { protocol: limits::PROTOCOL_VERSION, federation: None, agent };
         let mut keys = self.hub.keys();
         keys.sort_unstable();
         let tip = ClientMessage::UTXOSubscribe { keys: vec![SubscriptionKey::Tip] };
         let keys = keys.chunks(limits::KEYS_PER_MESSAGE_MAX);
         let keys = keys.map(|keys| ClientMessage::UTXOSubscribe { keys: keys.to_vec() });
-        [hello, tip].into_iter().chain(keys).collect()
+        [hello(), tip].into_iter().chain(keys).collect()
     }
 
     /// A node's event stream is gone.
@@ -469,12 +469,9 @@ impl Machine {
     }
 }
 
-fn check_count(keys: &[SubscriptionKey]) -> Result<(), WireError> {
-    let limit = limits::KEYS_PER_MESSAGE_MAX;
-    if keys.len() > limit {
-        return Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a message", limit, keys.len()));
-    }
-    Ok(())
+/// What the bridge says first to a node.
+pub(crate) fn hello() -> ClientMessage {
+    ClientMessage::Hello { protocol: limits::PROTOCOL_VERSION, federation: None, agent: AGENT.to_owned() }
 }
 
 fn no_node() -> WireError {

@@ -1,7 +1,8 @@
 //! Connections to the nodes, and streams on them.
 
+use crate::machine::hello;
 use anyhow::{Context as _, Result};
-use quorate_protocol::wire::{ClientMessage, ServerMessage, decode, limits};
+use quorate_protocol::wire::{ClientMessage, ServerMessage, decode};
 use quorate_quic::{FrameReader, write_message};
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -57,8 +58,7 @@ impl Upstream {
             }
         };
         let _nobody_in_time = tokio::time::timeout(NOBODY_PATIENCE, up).await;
-        let agent = concat!("quorate-bridge/", env!("CARGO_PKG_VERSION")).to_owned();
-        let hello = ClientMessage::Hello { protocol: limits::PROTOCOL_VERSION, federation: None, agent };
+        let hello = hello();
         let count = self.links.len();
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let live = (0..count).filter_map(|step| self.links.get((first + step) % count)?.borrow().clone());

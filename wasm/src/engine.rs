@@ -3,8 +3,9 @@
 use crate::{
     client_view::{BalanceView, CoinView, EventView, HistoryView},
     error::Failure,
-    js::{from_js, promise, to_js},
+    js::{from_js, promise},
     options::{PaymentOptions, WalletOptions},
+    plain::to_js,
     store::{JsStore, read_state},
     verify::Federation,
 };

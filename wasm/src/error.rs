@@ -1,5 +1,6 @@
 //! Errors as JavaScript sees them.
 
+use crate::plain::to_js;
 use serde::Serialize;
 use std::fmt::Display;
 use wasm_bindgen::JsValue;
@@ -35,7 +36,7 @@ impl Failure {
 
     #[cfg(feature = "wallet")]
     pub(crate) fn with(mut self, details: &impl Serialize) -> Self {
-        self.details = crate::js::to_js(details);
+        self.details = to_js(details);
         self
     }
 }
@@ -51,7 +52,7 @@ impl From<Failure> for JsValue {
             details: JsValue,
         }
         let Failure { code, message, retryable, details } = failure;
-        crate::js::to_js(&View { code, message: &message, retryable, details })
+        to_js(&View { code, message: &message, retryable, details })
     }
 }
 

@@ -1,19 +1,12 @@
-//! Plain data and promises.
+//! Arguments and promises.
 
 #[cfg(feature = "wallet")]
 use futures_util::future::LocalBoxFuture;
-use serde::{Serialize, de::DeserializeOwned};
-use serde_wasm_bindgen::Serializer;
+use serde::de::DeserializeOwned;
+#[cfg(feature = "wallet")]
 use wasm_bindgen::JsValue;
 
 use crate::error::Failure;
-
-/// Plain objects; 64-bit integers as `bigint`, absent values as `undefined`.
-pub(crate) fn to_js(value: &impl Serialize) -> JsValue {
-    let serializer =
-        Serializer::new().serialize_large_number_types_as_bigints(true).serialize_maps_as_objects(true);
-    value.serialize(&serializer).expect("own types are written without fail")
-}
 
 /// Reads an argument.
 #[cfg(feature = "wallet")]

@@ -17,6 +17,7 @@ mod frost;
 mod js;
 #[cfg(feature = "wallet")]
 mod options;
+mod plain;
 #[cfg(feature = "wallet")]
 mod secrets;
 #[cfg(feature = "wallet")]

@@ -1,6 +1,6 @@
 //! Words, destinations and keys from passwords.
 
-use crate::{error::Failure, js::to_js};
+use crate::{error::Failure, plain::to_js};
 use argon2::{Algorithm, Argon2, Params, Version};
 use quorate::wallet::{Destination, SecretWords};
 use serde::Serialize;

@@ -1,9 +1,6 @@
 //! What a page can check that trusts nobody but the federation it pins.
 
-use crate::{
-    error::Failure,
-    js::{from_json, to_js},
-};
+use crate::{error::Failure, js::from_json, plain::to_js};
 use bitcoin::Address;
 use quorate::{
     FederationDocument, FederationId,

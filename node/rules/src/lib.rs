@@ -47,6 +47,6 @@ pub use settings::Settings;
 pub use standing::Standing;
 pub use status::{EvidenceFile, Hold, Sizes, Status};
 pub use succession::{
-    DkgSeed, Opening, Peer, Planned, Progress, Save, Side, Transition, TransitionOutput, WholeSeal, listed,
-    opening, seal_page,
+    DkgSeed, Opening, Peer, Planned, Progress, Save, Side, Transition, TransitionOutput, WholeSeal, opening,
+    seal_page,
 };

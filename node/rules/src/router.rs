@@ -13,8 +13,8 @@ use quorate_protocol::{
     federation::Succession,
     relay_policy,
     wire::{
-        Cancellation, ClientMessage, ErrorCode, Fault, Header, ServerMessage, SubscriptionKey, VotingReply,
-        VotingRequest, WireError, limits, outpoints_of,
+        Cancellation, ClientMessage, ErrorCode, Fault, Header, ServerMessage, VotingReply, VotingRequest,
+        WireError, limits, outpoints_of,
     },
 };
 
@@ -209,7 +209,7 @@ impl Machine {
                 self.cx.greet(session, id, protocol, federation)
             }
             ClientMessage::UTXOSubscribe { keys } => {
-                check_count(&keys)?;
+                limits::check_keys(keys.len())?;
                 let results = keys.into_iter().map(|key| self.cx.subscribe(session, key)).collect();
                 self.cx.send_pages(session, id, results, |results, tip, more| {
                     ServerMessage::UTXOSubscribed { results, tip, more }
@@ -217,13 +217,13 @@ impl Machine {
                 Ok(())
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
-                check_count(&keys)?;
+                limits::check_keys(keys.len())?;
                 let count = keys.iter().filter(|key| self.cx.unsubscribe(session, key)).count();
                 self.cx.send_client(session, id, ServerMessage::UTXOUnsubscribed { count });
                 Ok(())
             }
             ClientMessage::UTXOStateQuery { keys } => {
-                check_count(&keys)?;
+                limits::check_keys(keys.len())?;
                 let results = keys.into_iter().map(|key| self.cx.query(key)).collect();
                 self.cx.send_pages(session, id, results, |results, tip, more| {
                     ServerMessage::UTXOStateResponse { results, tip, more }
@@ -324,13 +324,4 @@ fn too_many_lookups() -> WireError {
         PARKED_PER_SOURCE_MAX + 1,
     );
     WireError { retry: true, fault: Fault::Receiver, ..error }
-}
-
-/// Refuses messages with more keys than the protocol allows.
-fn check_count(keys: &[SubscriptionKey]) -> Result<(), WireError> {
-    let limit = limits::KEYS_PER_MESSAGE_MAX;
-    if keys.len() > limit {
-        return Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a message", limit, keys.len()));
-    }
-    Ok(())
 }

@@ -17,10 +17,10 @@ use quorate_protocol::{
     Federation, NodeId,
     federation::{Member, SuccessionPlan},
     frost::NodeShare,
+    listed,
     wire::{SuccessionReply, SuccessionRequest},
 };
 use quorate_quic::TlsIdentity;
-use quorate_rules::listed;
 use std::{
     collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr},

@@ -77,7 +77,7 @@ impl Node {
         });
         let run = Run { files, config, chain, endpoint: endpoint.clone(), service, live, publish };
         tokio::spawn(async move {
-            if let Err(error) = run.run(roster, federation, epochs).await {
+            if let Err(error) = Box::pin(run.run(roster, federation, epochs)).await {
                 tracing::error!(error = format!("{error:#}"), "the node has ended");
             }
             serving.abort();

@@ -201,9 +201,15 @@ hex_bytes! {
     SignatureShare, 32
 }
 
-/// For people: `1, 2, 3`.
-pub(crate) fn listed<T: fmt::Display>(items: &[T]) -> String {
-    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+/// Several things as a message to people lists them.
+///
+/// ```
+/// use quorate_protocol::{NodeId, listed};
+///
+/// assert_eq!(listed([NodeId(2), NodeId(4)]), "2, 4");
+/// ```
+pub fn listed<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

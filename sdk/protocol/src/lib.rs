@@ -28,5 +28,5 @@ pub mod wire;
 pub use federation::{Federation, FederationDocument, FederationError, Quorum};
 pub use ids::{
     AccountId, Epoch, FederationId, InputsHash, NodeId, NonceCommitment, PackageDigest, ParseIdError, Round,
-    SignatureShare,
+    SignatureShare, listed,
 };

@@ -1,83 +1,23 @@
 //! Sockets of the simulated bridge: the real machine of the bridge, with the simulated nodes, wallets and subscribers around it.
 
 use crate::{
+    event::{Event, Owner, Party},
     faults::Fault,
-    world::{Event, Owner, World},
+    parties::{SimBridge, hello},
+    world::World,
 };
 use quorate::{
     NodeId,
-    wire::{ClientMessage, ServerMessage, limits},
+    wire::{ClientMessage, ServerMessage},
 };
 use quorate_bridge::sans_io::{LinkId, Machine, Next, Output, RelayId, WalletId};
 use quorate_rules::SessionId;
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-/// News that may wait for one session; little, so that slow subscribers see gaps.
-const NEWS_MAX: usize = 64;
 /// Wait before a node is connected again.
 const RECONNECT: Duration = Duration::from_millis(250);
 /// Time between two looks at the machine's deadlines.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Who is at the other end of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Party {
-    /// A wallet, on its n-th connection.
-    Wallet(usize, u64),
-    /// A plain subscriber, on its n-th connection.
-    Subscriber(usize, u64),
-}
-
-/// The bridge.
-#[derive(Debug)]
-pub struct SimBridge {
-    machine: Machine,
-    /// Event streams: number of the connection and session at the node.
-    links: BTreeMap<NodeId, (u64, SessionId)>,
-    parties: BTreeMap<WalletId, Party>,
-    /// Sessions that are not read on purpose.
-    slow: Vec<WalletId>,
-    /// Where relayed requests are: node and session there.
-    relays: BTreeMap<RelayId, (NodeId, SessionId)>,
-    /// Number of the present run; relays of earlier ones are nobody's.
-    life: u64,
-    connections: u64,
-    turn: usize,
-    down: bool,
-}
-
-impl SimBridge {
-    /// A bridge to a federation.
-    pub fn new(federation: quorate::FederationId) -> Self {
-        Self {
-            machine: Machine::new(federation).with_news_max(NEWS_MAX),
-            links: BTreeMap::new(),
-            parties: BTreeMap::new(),
-            slow: Vec::new(),
-            relays: BTreeMap::new(),
-            life: 0,
-            connections: 0,
-            turn: 0,
-            down: false,
-        }
-    }
-
-    /// Whether it takes connections.
-    pub fn is_up(&self) -> bool {
-        !self.down && self.machine.is_useful()
-    }
-
-    /// Whether a session is read slowly on purpose.
-    pub fn set_slow(&mut self, session: WalletId, slow: bool) {
-        self.slow.retain(|other| *other != session);
-        self.slow.extend(slow.then_some(session));
-    }
-
-    /// Sessions and relays open.
-    pub fn sizes(&self) -> (usize, usize) {
-        self.machine.sizes()
-    }
-}
 
 impl World {
     /// Hands something to the bridge's machine, and carries out what it wants.
@@ -292,14 +232,5 @@ impl World {
             self.bridge_close(session);
             self.party_lost(party);
         }
-    }
-}
-
-/// The first message of a session.
-pub fn hello() -> ClientMessage {
-    ClientMessage::Hello {
-        protocol: limits::PROTOCOL_VERSION,
-        federation: None,
-        agent: "simulation".to_owned(),
     }
 }

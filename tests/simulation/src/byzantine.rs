@@ -1,9 +1,10 @@
 //! A node that may do anything: a real one whose messages are changed on their way out.
 
 use crate::faults::{Counters, Dice, Fault};
-use bitcoin::OutPoint;
+use bitcoin::{OutPoint, Txid};
 use quorate::{
     Federation, NodeId, Round, SignatureShare,
+    account::AccountCertificate,
     digest::IdentityKey,
     frost::SigningSession,
     proposal::Proposal,
@@ -14,6 +15,10 @@ use quorate::{
         TransactionStatus, VotingReply, VotingRequest,
     },
 };
+use std::collections::BTreeMap;
+
+/// Proposals by transaction, as a node hears of them.
+pub type Proposals = BTreeMap<Txid, (Proposal, Option<AccountCertificate>)>;
 
 /// How often an evil node does each thing, per 1,000 messages of that kind.
 #[derive(Clone, Debug)]
@@ -316,7 +321,7 @@ pub struct Me<'a> {
     /// Its federation.
     pub federation: &'a Federation,
     /// The session's input in a commit request: proposal and account, by transaction.
-    pub proposals: &'a crate::node::Proposals,
+    pub proposals: &'a Proposals,
 }
 
 impl Me<'_> {

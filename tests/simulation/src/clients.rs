@@ -1,110 +1,30 @@
 //! Wallets (the real session machine), clients that submit transactions of coins in sole custody, and plain subscribers.
 
 use crate::{
-    base::{Base, COIN, open_output, open_wallet, spend},
-    bridge::{Party, hello},
+    base::{COIN, open_output, spend},
+    event::{Event, Owner, Party, SubscriberEvent, WalletEvent},
     faults::Fault,
-    world::{Event, Owner, World},
+    parties::{Submission, Subscriber, hello},
+    world::World,
 };
-use bitcoin::{Address, Amount, Network, OutPoint, TxOut, Txid};
+use bitcoin::{Address, Amount, Network, OutPoint, TxOut};
 use quorate::{
     NodeId,
     finality::FinalityProof,
     proposal::Proposal,
-    session::{Event as Told, Output, PaymentState, Session},
+    session::{Event as Told, Output, PaymentState},
     wallet::{Destination, PaymentRequest},
     wire::{
         ClientMessage, KeyOutcome, ServerMessage, SubscriptionKey, TransactionStatus, UtxoRecord, decode,
         encode_text,
     },
 };
-use quorate_bridge::sans_io::{WalletId, ends_submission};
+use quorate_bridge::sans_io::ends_submission;
 use quorate_rules::SessionId;
-use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{collections::BTreeMap, time::Duration};
 
 /// A submission without news is made again, at another node.
 const SILENCE: Duration = Duration::from_secs(5);
-
-/// A wallet and its connection.
-#[derive(Debug)]
-pub struct SimWallet {
-    /// The real session machine.
-    pub session: Session,
-    connection: u64,
-    bridge: Option<WalletId>,
-    timer_at: Option<Duration>,
-    offline_until: Duration,
-    /// Payments that it holds for final, by a proof that it verified.
-    pub finals: Vec<Txid>,
-    /// Payments under way.
-    pub open: Vec<Txid>,
-}
-
-/// Something that happens to a wallet.
-#[expect(missing_docs, reason = "a connection is a number, a frame is its text")]
-#[derive(Debug)]
-pub enum WalletEvent {
-    /// It starts, or its timer fires.
-    Wake,
-    /// Its connection is open, or could not be opened.
-    Connected(bool),
-    /// A frame arrives.
-    Text { connection: u64, text: String },
-    /// Its connection is gone.
-    Lost { connection: u64 },
-    /// Its owner cancels a payment.
-    Cancel(Txid),
-}
-
-/// A client that wants one transaction of coins in sole custody final.
-#[derive(Debug)]
-pub struct Submission {
-    proposal: Proposal,
-    at: Option<(NodeId, SessionId)>,
-    heard: Duration,
-    /// When it was last handed to a node.
-    submitted: Duration,
-    /// What became of it.
-    pub outcome: Option<TransactionStatus>,
-}
-
-/// A client that follows coins.
-#[derive(Debug)]
-pub struct Subscriber {
-    keys: Vec<SubscriptionKey>,
-    connection: u64,
-    bridge: Option<WalletId>,
-    /// What it knows.
-    pub known: BTreeMap<OutPoint, UtxoRecord>,
-}
-
-/// Something that happens to a subscriber.
-#[derive(Debug)]
-pub enum SubscriberEvent {
-    /// It connects.
-    Connect,
-    /// It reads slowly, or again as it should.
-    Slow(bool),
-}
-
-impl SimWallet {
-    /// A wallet that is not connected.
-    pub fn new(base: &Base, index: usize, seed: u64) -> Self {
-        let wallet = open_wallet(&base.federation, index);
-        let stream = seed.wrapping_mul(31).wrapping_add(u64::try_from(index).unwrap_or(0));
-        let session = Session::new(wallet, Box::new(ChaCha20Rng::seed_from_u64(stream)));
-        Self {
-            session,
-            connection: 0,
-            bridge: None,
-            timer_at: None,
-            offline_until: Duration::ZERO,
-            finals: Vec::new(),
-            open: Vec::new(),
-        }
-    }
-}
 
 impl World {
     pub(crate) fn wallet_event(&mut self, index: usize, event: WalletEvent) {

@@ -5,9 +5,10 @@
 
 use crate::{
     disk::Disk,
+    event::Event,
     faults::Fault,
-    node::{REQUEST_TIMEOUT, SimNode, mirror_of},
-    world::{Event, World},
+    node::{Change, Files, REQUEST_TIMEOUT, SimNode, Waiting, mirror_of},
+    world::World,
 };
 use quorate::{
     Epoch, Federation, NodeId,
@@ -20,42 +21,9 @@ use quorate::{
 };
 use quorate_node::store::{Redb, Store as _};
 use quorate_rules::{
-    DkgSeed, Opening, Peer, Planned, ReplyTo, Save, Side, Transition, TransitionOutput, WholeSeal, opening,
-    seal_page,
+    DkgSeed, Opening, Peer, Planned, ReplyTo, Save, Side, Transition, TransitionOutput, opening, seal_page,
 };
 use std::{sync::Arc, time::Duration};
-
-/// Waiting for one answer: the voter's question, or the transition's.
-#[derive(Clone, Copy, Debug)]
-pub enum Waiting {
-    /// The voter's.
-    Voter(NodeId, quorate_rules::Tag),
-    /// The transition's.
-    Transition(u64),
-}
-
-/// A node's files, apart from its store.
-#[derive(Clone, Debug, Default)]
-pub struct Files {
-    /// Its share of the epoch that it is in.
-    pub share: Option<[u8; 32]>,
-    /// Its share of the epoch that is prepared.
-    pub next_share: Option<[u8; 32]>,
-    /// The succession, once its key is certified.
-    pub succession: Option<Succession>,
-    /// The seals that its epoch began with.
-    pub seals: Vec<WholeSeal>,
-}
-
-/// The change of epoch of a run.
-#[derive(Clone, Debug)]
-pub struct Change {
-    plan: SuccessionPlan,
-    /// The node that is another one in it.
-    pub replaced: Option<NodeId>,
-    /// The federation in the second epoch, once a node has its key.
-    federation: Option<Arc<Federation>>,
-}
 
 impl World {
     /// The federation with all its epochs so far, by which everything can be judged.
@@ -145,6 +113,14 @@ impl World {
         let seed = DkgSeed(zeroize::Zeroizing::new([u8::try_from(id.0).unwrap_or(0); 32]));
         let planned = Planned { plan: change.plan.clone(), seed, succession: node.files.succession.clone() };
         self.step_transition(id, |transition| transition.handle_plan(planned));
+    }
+
+    /// Its timer fires.
+    pub(crate) fn transition_due(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.transition_at = None;
+        }
+        self.step_transition(id, Transition::handle_timeout);
     }
 
     /// Lets a node's transition handle something, and carries out what it puts out.

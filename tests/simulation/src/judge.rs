@@ -1,9 +1,6 @@
 //! What has to hold after faults have stopped: everything contested ends, everybody knows the truth, nothing is kept for ever.
 
-use crate::{
-    node::SimNode,
-    world::{Event, World},
-};
+use crate::{event::Event, node::SimNode, world::World};
 use bitcoin::{OutPoint, Txid};
 use quorate::wire::UtxoState;
 use quorate_rules::{Hold, Machine, Standing};

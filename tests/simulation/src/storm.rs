@@ -1,11 +1,6 @@
 //! Faults of machines, disks, clocks and the network, as the seed's plan has them.
 
-use crate::{
-    disk::DiskFault,
-    faults::Fault,
-    node::SimNode,
-    world::{Event, World},
-};
+use crate::{disk::DiskFault, event::Event, faults::Fault, node::SimNode, world::World};
 use quorate::{Epoch, NodeId, Round};
 use std::time::Duration;
 

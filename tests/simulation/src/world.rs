@@ -2,11 +2,11 @@
 
 use crate::{
     base::{Base, WALLETS, open_output},
-    bridge::SimBridge,
-    clients::{SimWallet, Submission, Subscriber},
+    event::{Event, WalletEvent, copy_of, describe, run_of, target},
     faults::{Counters, Dice, Fault, Weather},
-    node::SimNode,
+    node::{Change, SimNode},
     oracle::{Oracle, Weight},
+    parties::{SimBridge, SimWallet, Submission, Subscriber},
 };
 use bitcoin::{
     OutPoint,
@@ -15,11 +15,10 @@ use bitcoin::{
 use quorate::{
     NodeId, Round,
     vote::VoteTarget,
-    wire::{Cancellation, ClientMessage, PeerReply, PeerRequest, ServerMessage, VotingRequest, encode_text},
+    wire::{Cancellation, PeerRequest, VotingRequest, encode_text},
 };
-use quorate_bridge::sans_io::RelayId;
 use quorate_devnet::DevnetChain;
-use quorate_rules::{Bug, ChainCoin, SessionId};
+use quorate_rules::{Bug, SessionId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -35,53 +34,6 @@ const CONVERGE: Duration = Duration::from_secs(40);
 const VOTING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Events in one run; more is a loop without end.
 const EVENTS_MAX: u64 = 2_000_000;
-
-/// Whose session at a node it is.
-#[expect(missing_docs, reason = "one number")]
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Owner {
-    /// The bridge's events.
-    Events { connection: u64 },
-    /// A request that the bridge relays.
-    Relay { life: u64, relay: RelayId },
-    /// A client that submits a transaction of coins in sole custody.
-    Submission(usize),
-}
-
-/// What happens next.
-#[expect(missing_docs, reason = "the names say it: who, to whom, what")]
-#[derive(Debug)]
-pub enum Event {
-    Request { from: NodeId, to: NodeId, rpc: u64, incarnation: u32, request: Box<PeerRequest> },
-    Reply { from: NodeId, to: NodeId, rpc: u64, reply: Box<PeerReply> },
-    RpcTimeout { node: NodeId, incarnation: u32, rpc: u64 },
-    Disk { node: NodeId, incarnation: u32 },
-    Timer { node: NodeId, incarnation: u32 },
-    Coins { node: NodeId, incarnation: u32, ticket: u64, height: u32, coins: Vec<(OutPoint, ChainCoin)> },
-    Sweep { node: NodeId },
-    Start { node: NodeId },
-    Chain { node: NodeId },
-    Block,
-    ClientSays { node: NodeId, session: SessionId, id: Option<u64>, message: Box<ClientMessage> },
-    ToClient { node: NodeId, session: SessionId, owner: Owner, id: Option<u64>, message: Box<ServerMessage> },
-    SessionLost { owner: Owner },
-    BridgeConnect { node: NodeId },
-    BridgeStart,
-    BridgeTick,
-    Wallet { index: usize, event: crate::clients::WalletEvent },
-    Subscriber { index: usize, event: crate::clients::SubscriberEvent },
-    Submit { index: usize },
-    Work,
-    Succession,
-    Plan { node: NodeId },
-    TransitionTimer { node: NodeId, incarnation: u32 },
-    RepairAgain { node: NodeId, incarnation: u32 },
-    MachineFault,
-    NetworkFault,
-    Calm,
-    Judge,
-    End,
-}
 
 /// What to run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -139,7 +91,7 @@ pub struct World {
     pub(crate) submissions: Vec<Submission>,
     pub(crate) subscribers: Vec<Subscriber>,
     /// The change of epoch, once it has begun.
-    pub(crate) succession: Option<crate::epochs::Change>,
+    pub(crate) succession: Option<Change>,
     pub(crate) oracle: Oracle,
     /// Attempts that honest coordinators asked wallets to sign.
     pub(crate) sessions: BTreeMap<(NodeId, VoteTarget), BTreeSet<u32>>,
@@ -263,7 +215,7 @@ impl World {
         }
         for index in 0..self.wallets.len() {
             let wait = self.dice.between(400_000, 900_000);
-            self.schedule(wait, Event::Wallet { index, event: crate::clients::WalletEvent::Wake });
+            self.schedule(wait, Event::Wallet { index, event: WalletEvent::Wake });
         }
         self.add_subscribers();
         for _ in 0..self.weather.work {
@@ -371,6 +323,10 @@ impl World {
         {
             return self.schedule_at(until, event);
         }
+        let run = |(id, run)| self.nodes.get(&id).is_some_and(|node| node.incarnation == run);
+        if !run_of(&event).is_none_or(run) {
+            return;
+        }
         match event {
             Event::Request { from, to, rpc, incarnation, request } => {
                 // What a replaced node sent came over a connection that is closed.
@@ -379,40 +335,16 @@ impl World {
                 }
             }
             Event::Reply { to, rpc, reply, .. } => self.answered(to, rpc, Some(*reply)),
-            Event::RpcTimeout { node, incarnation, rpc } => {
-                if self.is_run(node, incarnation) {
-                    self.answered(node, rpc, None);
-                }
-            }
-            Event::TransitionTimer { node, incarnation } => {
-                if self.is_run(node, incarnation) {
-                    if let Some(node) = self.nodes.get_mut(&node) {
-                        node.transition_at = None;
-                    }
-                    self.step_transition(node, quorate_rules::Transition::handle_timeout);
-                }
-            }
-            Event::RepairAgain { node, incarnation } => {
-                if self.is_run(node, incarnation) {
-                    self.step_transition(node, quorate_rules::Transition::repair_share);
-                }
+            Event::RpcTimeout { node, rpc, .. } => self.answered(node, rpc, None),
+            Event::TransitionTimer { node, .. } => self.transition_due(node),
+            Event::RepairAgain { node, .. } => {
+                self.step_transition(node, quorate_rules::Transition::repair_share);
             }
             Event::Plan { node } => self.hear_plan(node),
-            Event::Disk { node, incarnation } => {
-                if self.nodes.get(&node).is_some_and(|node| node.incarnation == incarnation) {
-                    self.disk_done(node);
-                }
-            }
-            Event::Timer { node, incarnation } => {
-                let current = self.nodes.get_mut(&node).filter(|node| node.incarnation == incarnation);
-                if let Some(current) = current {
-                    current.timer_at = None;
-                    self.step(node, quorate_rules::Machine::handle_timeout);
-                    self.judge_evidence(node);
-                }
-            }
-            Event::Coins { node, incarnation, ticket, height, coins } => {
-                self.coins_found(node, incarnation, ticket, height, coins);
+            Event::Disk { node, .. } => self.disk_done(node),
+            Event::Timer { node, .. } => self.machine_due(node),
+            Event::Coins { node, ticket, height, coins, .. } => {
+                self.coins_found(node, ticket, height, coins);
             }
             Event::Sweep { node } => self.sweep(node),
             Event::Start { node } => {
@@ -441,11 +373,6 @@ impl World {
             Event::Judge => self.judge_contested(),
             Event::End => self.judge_end(),
         }
-    }
-
-    /// Whether a node is still in the run in which something was set going.
-    fn is_run(&self, id: NodeId, incarnation: u32) -> bool {
-        self.nodes.get(&id).is_some_and(|node| node.incarnation == incarnation)
     }
 
     fn sweep(&mut self, id: NodeId) {
@@ -555,74 +482,10 @@ impl World {
     }
 }
 
-fn copy_of(event: &Event) -> Option<Event> {
-    match event {
-        Event::Request { from, to, rpc, incarnation, request } => Some(Event::Request {
-            from: *from,
-            to: *to,
-            rpc: *rpc,
-            incarnation: *incarnation,
-            request: request.clone(),
-        }),
-        _other => None,
-    }
-}
-
-/// The node that an event happens at.
-fn target(event: &Event) -> Option<NodeId> {
-    match event {
-        Event::Request { to, .. } | Event::Reply { to, .. } => Some(*to),
-        Event::RpcTimeout { node, .. }
-        | Event::Disk { node, .. }
-        | Event::Timer { node, .. }
-        | Event::Coins { node, .. }
-        | Event::Sweep { node }
-        | Event::Plan { node }
-        | Event::TransitionTimer { node, .. }
-        | Event::RepairAgain { node, .. }
-        | Event::Chain { node }
-        | Event::ClientSays { node, .. } => Some(*node),
-        _elsewhere => None,
-    }
-}
-
-/// What of an event goes into the trace: everything that names it, without the long parts.
-fn describe(event: &Event) -> String {
-    match event {
-        Event::Request { from, to, rpc, request, .. } => format!("{from}->{to} {rpc} {}", name_of(request)),
-        Event::Reply { from, to, rpc, reply } => format!("{from}->{to} {rpc} {}", name_of(reply)),
-        Event::ToClient { node, session, id, message, .. } => {
-            format!("{node}->client {} {id:?} {}", session.0, name_of(message))
-        }
-        Event::ClientSays { node, session, id, message } => {
-            format!("client->{node} {} {id:?} {}", session.0, name_of(message))
-        }
-        Event::Coins { node, ticket, coins, .. } => format!("coins->{node} {ticket} {}", coins.len()),
-        other => format!("{other:?}"),
-    }
-}
-
 fn event_name(json: &str) -> String {
     let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     let part = |name: &str| value.get(name).and_then(|part| part.as_str()).unwrap_or_default().to_owned();
     format!("{}{}{}", part("type"), part("status"), part("custody"))
-}
-
-/// The start of a message's debug text: its type and first fields.
-fn name_of(message: &impl std::fmt::Debug) -> String {
-    struct Short(String);
-
-    impl std::fmt::Write for Short {
-        fn write_str(&mut self, text: &str) -> std::fmt::Result {
-            self.0.push_str(text);
-            if self.0.len() < 100 { Ok(()) } else { Err(std::fmt::Error) }
-        }
-    }
-
-    let mut short = Short(String::new());
-    // Stopping early is the point.
-    let _cut = std::fmt::Write::write_fmt(&mut short, format_args!("{message:?}"));
-    short.0
 }
 
 impl std::fmt::Debug for World {

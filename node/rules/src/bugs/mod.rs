@@ -5,7 +5,8 @@
 
 mod sabotage;
 
-pub(crate) use sabotage::Sabotage;
+use crate::records::ChangeSet;
+use rand_chacha::ChaCha20Rng;
 
 /// A rule to break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -93,5 +94,26 @@ impl Bug {
     /// Whether this bug is the one planted.
     pub fn is_on(self, planted: Option<Self>) -> bool {
         cfg!(feature = "simulation") && planted == Some(self)
+    }
+}
+
+/// The bug that is planted, and what it holds back.
+#[derive(Debug)]
+pub(crate) struct Sabotage {
+    bug: Option<Bug>,
+    /// A write that comes after what depends on it.
+    pub(crate) late: Option<ChangeSet>,
+    /// Randomness that is used again.
+    pub(crate) frozen: Option<ChaCha20Rng>,
+}
+
+impl Sabotage {
+    pub(crate) fn new(bug: Option<Bug>) -> Self {
+        Self { bug, late: None, frozen: None }
+    }
+
+    /// Whether a rule is broken on purpose; never outside the simulation.
+    pub(crate) fn planted(&self, bug: Bug) -> bool {
+        bug.is_on(self.bug)
     }
 }

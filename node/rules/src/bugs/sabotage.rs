@@ -6,28 +6,6 @@ use bitcoin::OutPoint;
 use quorate_protocol::{
     finality::FinalityProof, proposal::Proposal, release::ReleaseCertificate, seal::SealedTransaction,
 };
-use rand_chacha::ChaCha20Rng;
-
-/// The bug that is planted, and what it holds back.
-#[derive(Debug)]
-pub(crate) struct Sabotage {
-    bug: Option<Bug>,
-    /// A write that comes after what depends on it.
-    late: Option<ChangeSet>,
-    /// Randomness that is used again.
-    frozen: Option<ChaCha20Rng>,
-}
-
-impl Sabotage {
-    pub(crate) fn new(bug: Option<Bug>) -> Self {
-        Self { bug, late: None, frozen: None }
-    }
-
-    /// Whether a rule is broken on purpose; never outside the simulation.
-    pub(crate) fn planted(&self, bug: Bug) -> bool {
-        bug.is_on(self.bug)
-    }
-}
 
 impl Machine {
     /// [`Bug::ReorganisationUndoesFinality`]: a spend taken out of the chain is taken for undone.

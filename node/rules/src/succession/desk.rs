@@ -262,9 +262,3 @@ pub(super) fn reason(reply: Option<PeerReply>) -> String {
         ) => "answers something else".to_owned(),
     }
 }
-
-/// Nodes as a message to an operator lists them: `2, 4`.
-pub fn listed(nodes: impl IntoIterator<Item = NodeId>) -> String {
-    let nodes: Vec<String> = nodes.into_iter().map(|node| node.to_string()).collect();
-    nodes.join(", ")
-}

@@ -4,7 +4,7 @@
 //! same again, because its randomness is seeded from a stored secret and what the run is bound to. Before the key is used, all shares
 //! of it sign a message together: what the certificate shows can be signed with.
 
-use super::desk::{Desk, DkgSeed, Peer, Purpose, Save, Side, listed, not_ready};
+use super::desk::{Desk, DkgSeed, Peer, Purpose, Save, Side, not_ready};
 use bitcoin::secp256k1::schnorr;
 use quorate_protocol::{
     NodeId, NonceCommitment, SignatureShare,
@@ -13,6 +13,7 @@ use quorate_protocol::{
         NodeNonces, NodeShare, aggregate_trial,
         dkg::{Ceremony, Dkg, DkgError, RunId},
     },
+    listed,
     wire::{ErrorCode, KeygenReply, KeygenRequest, WireError},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
@@ -49,7 +50,7 @@ enum Stage {
     Pulling,
     /// The share has to be on disk before anybody is told of success.
     Saving,
-    Trial(Trial),
+    Trial(Box<Trial>),
     Made(Box<KeyCertificate>),
 }
 
@@ -213,7 +214,7 @@ impl KeyGeneration {
         desk.report(problem);
         desk.forget(|purpose| matches!(purpose, Purpose::TrialCommit(_) | Purpose::TrialSign(_)));
         self.waiting.clear();
-        (self.stage, self.due) = (Stage::Trial(Trial::default()), Some(desk.now + PULL_INTERVAL));
+        (self.stage, self.due) = (Stage::Trial(Box::default()), Some(desk.now + PULL_INTERVAL));
     }
 
     fn begin_trial(&mut self, desk: &mut Desk) {
@@ -222,7 +223,8 @@ impl KeyGeneration {
             return self.try_again(desk, "no nonce could be made".to_owned());
         };
         let commitments = BTreeMap::from([(desk.me, commitment)]);
-        self.stage = Stage::Trial(Trial { nonces: Some(nonces), commitments, shares: BTreeMap::new() });
+        let trial = Trial { nonces: Some(nonces), commitments, shares: BTreeMap::new() };
+        self.stage = Stage::Trial(Box::new(trial));
         let run = self.run();
         self.ask_all(desk, Purpose::TrialCommit, &KeygenRequest::TrialCommit { run });
     }

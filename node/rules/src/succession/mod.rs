@@ -14,7 +14,7 @@ mod transition;
 
 pub(crate) use sealing::Sealing;
 pub use {
-    desk::{DkgSeed, Opening, Peer, Save, Side, TransitionOutput, WholeSeal, listed},
+    desk::{DkgSeed, Opening, Peer, Save, Side, TransitionOutput, WholeSeal},
     news::Progress,
     opening::opening,
     sealing::seal_page,

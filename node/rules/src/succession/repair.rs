@@ -5,6 +5,7 @@ use quorate_protocol::{
     Federation, NodeId,
     federation::Member,
     frost::{NodeShare, RepairHelper, RepairPart, RepairSession, finish_repair},
+    listed,
     wire::{ErrorCode, Fault, PeerReply, RepairReply, RepairRequest, WireError},
 };
 use rand_chacha::rand_core::RngCore as _;
@@ -313,7 +314,7 @@ impl Repair {
             None => {
                 desk.report(format!(
                     "one of the helpers {} sent something else than its part; others are tried",
-                    super::listed(session.helpers.iter().copied())
+                    listed(session.helpers.iter().copied())
                 ));
                 (self.session, self.due) = (None, Some(desk.now + RETRY));
                 self.silent.clear();

@@ -4,12 +4,13 @@
 //! itself, another may have.
 
 use super::{
-    desk::{Desk, Purpose, Side, WholeSeal, listed, reason},
+    desk::{Desk, Purpose, Side, WholeSeal, reason},
     news::POLL,
 };
 use quorate_protocol::{
     Federation, NodeId,
     federation::Succession,
+    listed,
     seal::Handover,
     wire::{PeerReply, SuccessionReply, SuccessionRequest},
 };

@@ -1,5 +1,7 @@
 //! Limits of the protocol. Each refusal names the limit and the value that was over it.
 
+use super::{ErrorCode, WireError};
+
 use std::time::Duration;
 
 /// Protocol name: ALPN identifier and WebSocket subprotocol.
@@ -23,3 +25,21 @@ pub const HEADERS_MAX: usize = 2_000;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two pings of a server; a session without any frame for two of them is closed.
 pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Refuses a message with more keys than one may have.
+///
+/// # Errors
+/// The limit, and what was found.
+///
+/// ```
+/// use quorate_protocol::wire::limits;
+///
+/// assert!(limits::check_keys(limits::KEYS_PER_MESSAGE_MAX).is_ok());
+/// assert!(limits::check_keys(limits::KEYS_PER_MESSAGE_MAX + 1).is_err());
+/// ```
+pub fn check_keys(found: usize) -> Result<(), WireError> {
+    if found <= KEYS_PER_MESSAGE_MAX {
+        return Ok(());
+    }
+    Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a message", KEYS_PER_MESSAGE_MAX, found))
+}

@@ -9,6 +9,10 @@
 //! log has grown since. What this cannot see is a lost part that no peer heard of, or that all who did forgot in a crash of their own
 //! before their next heartbeat. Such a node counts as one of the f faulty ones, like any that lies.
 
+mod log;
+
+pub(crate) use log::Log;
+
 use crate::{
     Bug, Output, Tag,
     context::Context,
@@ -16,14 +20,11 @@ use crate::{
 };
 use quorate_protocol::{
     NodeId,
-    log_head::{LogHead, SignedHead},
+    log_head::SignedHead,
     wire::{ErrorCode, Fault, VotingReply, VotingRequest, WireError},
 };
 use serde::Serialize;
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Duration,
-};
+use std::time::Duration;
 
 /// Time between two heartbeats to every peer.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -57,70 +58,6 @@ pub enum Standing {
     Sealed,
     /// Not before it has read the chain up to its tip: until then it takes coins for unspent that the chain has spent.
     Following,
-}
-
-/// Heads of logs.
-#[derive(Debug)]
-pub(crate) struct Log {
-    head: LogHead,
-    /// The head at the start of this run, and the run's number.
-    start: (LogHead, u64),
-    /// As [`LogRecord::runs`], this one included.
-    runs: Vec<(u64, u64)>,
-    /// The head as it was last signed.
-    signed: Option<SignedHead>,
-    lost: Option<String>,
-    sealed: Option<[u8; 32]>,
-    answered: BTreeSet<NodeId>,
-    peers: BTreeMap<NodeId, SignedHead>,
-    /// The last heads of peers' earlier runs, oldest first, to tell them in turn with the last one.
-    earlier: BTreeMap<NodeId, VecDeque<SignedHead>>,
-    turn: usize,
-    heard: BTreeMap<NodeId, Duration>,
-    peers_written: BTreeMap<NodeId, SignedHead>,
-    beat_at: Duration,
-}
-
-impl Log {
-    pub(crate) fn restore(record: LogRecord, peers: Vec<SignedHead>, boot: u64) -> Self {
-        let peers: BTreeMap<_, _> = peers.into_iter().map(|head| (head.node, head)).collect();
-        Self {
-            head: record.head,
-            start: (record.head, boot),
-            runs: record.runs.into_iter().chain([(boot, record.head.sequence)]).collect(),
-            signed: None,
-            lost: record.lost,
-            sealed: record.sealed,
-            answered: BTreeSet::new(),
-            peers_written: peers.clone(),
-            peers,
-            earlier: BTreeMap::new(),
-            turn: 0,
-            heard: BTreeMap::new(),
-            beat_at: Duration::ZERO,
-        }
-    }
-
-    pub(crate) fn heard(&self) -> &BTreeMap<NodeId, Duration> {
-        &self.heard
-    }
-
-    pub(crate) fn sealed(&self) -> Option<[u8; 32]> {
-        self.sealed
-    }
-
-    pub(crate) fn set_sealed(&mut self, succession: [u8; 32]) {
-        self.sealed = Some(succession);
-    }
-
-    /// How many records this node's durable log has.
-    pub(crate) fn records(&self) -> u64 {
-        self.head.sequence
-    }
-
-    pub(crate) fn next_beat(&self) -> Duration {
-        self.beat_at
-    }
 }
 
 impl Context {

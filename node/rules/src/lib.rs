@@ -9,6 +9,9 @@
 mod accounts;
 mod announcements;
 mod bugs;
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]
+mod cluster;
 mod context;
 mod conviction;
 mod coordination;

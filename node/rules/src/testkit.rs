@@ -5,7 +5,8 @@ use crate::{
     records::{ChangeSet, Stored},
 };
 use bitcoin::{
-    Amount, Block, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxMerkleNode, TxOut, Txid, Witness,
+    Amount, Block, BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxMerkleNode, TxOut, Txid,
+    Witness,
     absolute::LockTime,
     block::{Header, Version},
     hashes::Hash as _,
@@ -99,15 +100,7 @@ impl Kit {
     }
 
     pub(crate) fn mine_with(&mut self, txdata: Vec<Transaction>) {
-        let header = Header {
-            version: Version::TWO,
-            prev_blockhash: self.machine.tip().hash,
-            merkle_root: TxMerkleNode::all_zeros(),
-            time: 0,
-            bits: bitcoin::CompactTarget::from_consensus(0x207f_ffff),
-            nonce: 0,
-        };
-        self.machine.handle_block(&Block { header, txdata });
+        self.machine.handle_block(&block_on(self.machine.tip().hash, txdata));
         self.drain();
     }
 
@@ -264,7 +257,20 @@ impl Kit {
     }
 }
 
-fn open_script() -> ScriptBuf {
+/// A block on top of another.
+pub(crate) fn block_on(prev_blockhash: BlockHash, txdata: Vec<Transaction>) -> Block {
+    let header = Header {
+        version: Version::TWO,
+        prev_blockhash,
+        merkle_root: TxMerkleNode::all_zeros(),
+        time: 0,
+        bits: bitcoin::CompactTarget::from_consensus(0x207f_ffff),
+        nonce: 0,
+    };
+    Block { header, txdata }
+}
+
+pub(crate) fn open_script() -> ScriptBuf {
     bitcoin::script::Builder::new().push_opcode(OP_TRUE).into_script()
 }
 

@@ -1,5 +1,7 @@
 //! Tests of the rules through the machine: what each refuses, what it emits, and in which order.
 
 mod coordinating;
+mod epochs;
 mod releasing;
+mod signing;
 mod voting;

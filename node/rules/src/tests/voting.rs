@@ -1,6 +1,7 @@
 //! Votes and commits: V1, V2, V4, V9.
 
 use crate::{
+    Output, ReplyTo,
     records::Table,
     testkit::{Kit, OTHER, sole, spend, target},
 };
@@ -8,9 +9,10 @@ use bitcoin::{Amount, OutPoint, ScriptBuf, absolute::LockTime};
 use quorate_protocol::{
     NodeId,
     account::{Keychain, KeychainIndex},
+    log_head::{LogHead, SignedHead},
     proposal::{JointProposal, Proposal, describe_output},
     vote::Verdict,
-    wire::{CommitReply, ErrorCode, RejectReason, VotingReply, VotingRequest},
+    wire::{CommitReply, ErrorCode, PeerReply, RejectReason, VotingReply, VotingRequest},
 };
 
 /// The verdict on a proposal, with the reason for a reject.
@@ -220,4 +222,69 @@ fn a_commit_needs_a_quorum_of_this_round_and_is_on_disk_before_it_leaves() {
         panic!("{first:?}")
     };
     assert_eq!(signature, kit.commit_signature(crate::testkit::ME, &about));
+}
+
+#[test]
+fn what_the_chain_said_before_a_block_came_is_asked_again() {
+    let mut kit = Kit::voting();
+    let coin = kit.open_coin(0);
+    let transaction = spend(&[coin], 99_000);
+    let request = kit.vote_request(sole(&transaction));
+    kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), request);
+    let Some(Output::LookUp { ticket, outpoints }) = kit.machine.poll_output() else {
+        panic!("it asks the chain")
+    };
+    assert_eq!(outpoints, [coin]);
+    let found: Vec<_> = kit.coins.clone().into_iter().collect();
+    // The block spends the coin; what the chain said is of before.
+    let spent = spend(&[coin], 50_000);
+    kit.mine_with(vec![spent]);
+    kit.coins.clear();
+    kit.machine.at(kit.now, 0).handle_coins(ticket, found);
+    kit.wait(std::time::Duration::ZERO);
+    let answer = kit.out.iter().find_map(|output| match output {
+        Output::Reply { to: ReplyTo::Peer(77), reply } => Some(reply.clone()),
+        _ => None,
+    });
+    match answer.expect("an answer") {
+        PeerReply::Voting(VotingReply::VoteResponse { vote, .. }) => {
+            assert_eq!(vote.verdict, Verdict::Reject)
+        }
+        PeerReply::Refused(_) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(kit.machine.holds(&coin).is_none(), "it is not locked");
+}
+
+#[test]
+fn a_node_is_told_of_its_earlier_runs_in_turn_with_the_last() {
+    // The kit has not heard of this one yet.
+    const FOURTH: NodeId = NodeId(4);
+    let mut kit = Kit::voting();
+    let context = *kit.world.federation.context();
+    let key = kit.key(FOURTH).clone();
+    let head = |sequence, start: u64, boot| {
+        let at = |sequence| LogHead { sequence, ..LogHead::default() };
+        SignedHead::sign(&context, FOURTH, &key, at(sequence), (at(start), boot))
+    };
+    let beat = |kit: &mut Kit, head| {
+        let Ok(VotingReply::HeartbeatResponse { known, .. }) =
+            kit.ask(FOURTH, VotingRequest::Heartbeat { head })
+        else {
+            panic!("a heartbeat")
+        };
+        known.map(|known| (known.boot, known.head.sequence))
+    };
+    assert_eq!(beat(&mut kit, head(3, 0, 1)), None);
+    assert_eq!(beat(&mut kit, head(5, 5, 2)), Some((1, 3)), "at once");
+    // That answer may have been lost.
+    let mut heard = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        heard.extend(beat(&mut kit, head(5, 5, 2)));
+    }
+    assert_eq!(heard.into_iter().collect::<Vec<_>>(), [(1, 3), (2, 5)]);
+    // A run that began before what is known of an earlier one does not take its place.
+    for _ in 0..3 {
+        assert_eq!(beat(&mut kit, head(4, 2, 3)), Some((2, 5)));
+    }
 }

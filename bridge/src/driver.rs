@@ -74,7 +74,7 @@ impl Driver {
         result
     }
 
-    /// A new session, and what wakes whoever writes to it.
+    /// A new session, and what wakes anybody who writes to it.
     pub(crate) fn open(&self) -> (WalletId, Arc<Notify>) {
         let session = self.with(Machine::handle_opened);
         let writer = Arc::new(Notify::new());

@@ -37,7 +37,8 @@ async fn connected(
     let connection = endpoint.connect(node.address, &server_name(node.id))?.await?;
     let (send, receive) = connection.open_bi().await?;
     let mut events = Stream::new(send, receive);
-    // Listening begins before what is wanted is read, so that no change is missed; one that comes twice changes nothing.
+    // Listening begins before what is wanted is read, so that no change is missed; one that comes twice changes
+    // nothing.
     let mut interests = driver.interests.subscribe();
     for message in driver.with(|machine, _| machine.handle_link_opened(link)) {
         events.send(None, &message).await?;

@@ -1,8 +1,9 @@
 //! The rules of the bridge, without I/O: who is interested in what, what is news, and who is too slow.
 //!
-//! The bridge relays; it never validates. It keeps, per key that somebody is subscribed to, the join of what all nodes said, and
-//! forwards a notification exactly when it changes that join: the first copy of each event goes out, the others do not. A new
-//! subscriber gets the join as its snapshot in the same step in which it goes live, so there is no gap.
+//! The bridge relays; it never validates. It keeps, per key that somebody is subscribed to, the join of what all
+//! nodes said, and forwards a notification exactly when it changes that join: the first copy of each event goes out,
+//! the others do not. A new subscriber gets the join as its snapshot in the same step in which it goes live, so there
+//! is no gap.
 
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
@@ -92,7 +93,8 @@ impl Hub {
         self.tip
     }
 
-    /// Registers interest. Gives, per key over the session's limit, its refusal, and the keys that no node has been asked for yet.
+    /// Registers interest. Gives, per key over the session's limit, its refusal, and the keys that no node has been
+    /// asked for yet.
     pub(crate) fn subscribe(
         &mut self,
         session: WalletId,
@@ -244,7 +246,8 @@ impl Hub {
         }
     }
 
-    /// A node's tip. The first to tell of a block is believed until another tells of a higher one; wallets check headers themselves.
+    /// A node's tip. The first to tell of a block is believed until another tells of a higher one; wallets check
+    /// headers themselves.
     pub(crate) fn take_tip(&mut self, tip: ChainTip) {
         if self.tip.is_some_and(|known| known.block.height >= tip.block.height) {
             return;

@@ -1,7 +1,7 @@
 //! The Quorate bridge: many wallets over WebSocket, few QUIC connections to the nodes.
 //!
-//! It is not trusted with anything: it sees addresses and timing, can delay and refuse, and cannot forge a state, because wallets
-//! verify everything themselves.
+//! It is not trusted with anything: it sees addresses and timing, can delay and refuse, and cannot forge a state,
+//! because wallets verify everything themselves.
 
 mod driver;
 mod events;
@@ -13,7 +13,7 @@ mod session;
 mod upstream;
 mod websocket;
 
-/// The machine, for whoever drives it without sockets.
+/// The machine, for anybody who drives it without sockets.
 pub mod sans_io {
     pub use crate::{
         hub::WalletId,

@@ -40,7 +40,8 @@ pub(crate) struct Relays {
 }
 
 impl Relays {
-    /// Adds one. A transaction that its session submits again goes to another node: the relay that it had is given back, ended.
+    /// Adds one. A transaction that its session submits again goes to another node: the relay that it had is given
+    /// back, ended.
     pub(crate) fn add(&mut self, now: Duration, relay: Relay) -> (RelayId, Option<RelayId>) {
         self.last += 1;
         let number = RelayId(self.last);
@@ -110,7 +111,8 @@ impl Relays {
     }
 }
 
-/// The transaction that a request has the federation finish or stop. Such a request is followed until it ends: the wallet may have to sign.
+/// The transaction that a request has the federation finish or stop. Such a request is followed until it ends: the
+/// wallet may have to sign.
 #[expect(clippy::wildcard_enum_match_arm, reason = "only these have a coordinator")]
 pub(crate) fn submitted_by(message: &ClientMessage) -> Option<Txid> {
     match message {

@@ -1,7 +1,7 @@
 //! One wallet's session: what waits for it, and when it is over.
 //!
-//! Answers and news share one queue, in order. News that does not fit is lost and named in a `Gap`, once the wallet has read what was
-//! before; a wallet that does not read its own answers is let go.
+//! Answers and news share one queue, in order. News that does not fit is lost and named in a `Gap`, once the wallet
+//! has read what was before; a wallet that does not read its own answers is let go.
 
 use crate::relays::RelayId;
 use quorate_protocol::wire::{ServerMessage, SubscriptionKey, limits};

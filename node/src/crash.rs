@@ -1,7 +1,8 @@
 //! Numbered places at which a test build can be made to die, as by `kill -9`.
 //!
-//! Without the feature `crash-points` this is nothing. With it, the process sends itself SIGKILL the n-th time that it comes to the place
-//! that `QUORATE_CRASH_AT` names, as `place` or `place:n`. No destructor runs, nothing is flushed.
+//! Without the feature `crash-points` this is nothing. With it, the process sends itself SIGKILL the n-th time that
+//! it comes to the place that `QUORATE_CRASH_AT` names, as `place` or `place:n`. No destructor runs, nothing is
+//! flushed.
 
 #[cfg(not(feature = "crash-points"))]
 pub(crate) fn point(_place: &str) {}

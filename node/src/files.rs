@@ -95,7 +95,8 @@ impl NodeFiles {
         EpochFiles { node: self.clone(), directory: self.0.join(name), epoch: plan.epoch }
     }
 
-    /// The plan that the operator has approved for the epoch after: the one that this node is bound to, or the one with the highest number.
+    /// The plan that the operator has approved for the epoch after: the one that this node is bound to, or the one
+    /// with the highest number.
     pub(crate) fn approved_plan(&self, federation: &Federation) -> Result<Option<PlanFile>> {
         let prefix = format!("epoch-{}-", federation.epoch().next().0);
         let mut found: Option<PlanFile> = None;
@@ -120,8 +121,9 @@ impl NodeFiles {
         Ok(found)
     }
 
-    /// Whether this node has stored its share of a planned epoch. It may have said so, and then the others can complete the key at any
-    /// moment: taking part in another plan as well could leave two keys complete and neither with a quorum of seals.
+    /// Whether this node has stored its share of a planned epoch. It may have said so, and then the others can
+    /// complete the key at any moment: taking part in another plan as well could leave two keys complete and neither
+    /// with a quorum of seals.
     pub(crate) fn is_bound(&self, plan: &SuccessionPlan) -> bool {
         self.planned(plan).path("share.sealed").exists()
     }
@@ -178,8 +180,9 @@ impl NodeFiles {
         IdentityKey::from_bytes(&*self.secret("identity.key")?).context("identity.key is not a valid key")
     }
 
-    /// Erases what is of no use to this node any more and would be to a thief: shares of epochs that are over and of plans that were
-    /// superseded, and the seeds of their refreshes. Done at every start, so that a crash in between leaves nothing.
+    /// Erases what is of no use to this node any more and would be to a thief: shares of epochs that are over and of
+    /// plans that were superseded, and the seeds of their refreshes. Done at every start, so that a crash in between
+    /// leaves nothing.
     pub(crate) fn erase_past(&self, document: &FederationDocument) -> Result<()> {
         let present = self.epoch(document).directory;
         let mut past = vec![self.0.clone()];
@@ -260,8 +263,8 @@ impl EpochFiles {
         Ok(share)
     }
 
-    /// Seed of the randomness of the key generation or refresh: a node that has started again says the same again. It is made when it is
-    /// first wanted, and erased when the epoch has begun.
+    /// Seed of the randomness of the key generation or refresh: a node that has started again says the same again. It
+    /// is made when it is first wanted, and erased when the epoch has begun.
     pub(crate) fn dkg_seed(&self) -> Result<Zeroizing<[u8; 32]>> {
         let path = self.path("dkg.seed");
         if !path.exists() {

@@ -1,7 +1,7 @@
 //! `quorate-node federation new`: roster, authority, certificates, keys and configurations.
 //!
-//! Roles are DNS names in certificates: `node-N.quorate`, `bridge.quorate`, `client.quorate`. The authority's key signs all of them and is
-//! left in `ca.key` for the operator to take off the machine.
+//! Roles are DNS names in certificates: `node-N.quorate`, `bridge.quorate`, `client.quorate`. The authority's key
+//! signs all of them and is left in `ca.key` for the operator to take off the machine.
 
 use crate::{
     config::{ChainConfig, NodeAddress, NodeConfig},
@@ -136,8 +136,8 @@ fn addresses(plan: &NewFederation) -> Result<Vec<NodeAddress>> {
         .collect()
 }
 
-/// A port that is free for QUIC and for the API, below those that systems give to outgoing connections: one of them could have it before the
-/// node starts.
+/// A port that is free for QUIC and for the API, below those that systems give to outgoing connections: one of them
+/// could have it before the node starts.
 fn free_port() -> Result<(u16, (UdpSocket, TcpListener))> {
     for _ in 0..100 {
         let mut random = [0; 2];
@@ -186,13 +186,15 @@ pub struct Replacement<'a> {
     pub id: NodeId,
     /// Where the new node listens.
     pub listen: SocketAddr,
-    /// The directory of any node that is up to date: roster, federation document, addresses and chain backend are taken from it.
+    /// The directory of any node that is up to date: roster, federation document, addresses and chain backend are
+    /// taken from it.
     pub like: &'a Path,
     /// The authority's key, as `federation new` left it in `ca.key`.
     pub authority: &'a Path,
 }
 
-/// Makes the files of a node that is to take another one's place, with new keys, in a new directory. Gives what a plan has to name it by.
+/// Makes the files of a node that is to take another one's place, with new keys, in a new directory. Gives what a
+/// plan has to name it by.
 ///
 /// # Errors
 /// The directory exists and is not empty, or what the files are made from cannot be read.

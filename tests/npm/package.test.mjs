@@ -215,7 +215,7 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   for (const wallet of [again, watching, bob]) await wallet.close();
 });
 
-test("a lock is held by one, whoever closes and opens meanwhile", { timeout: 60_000 }, async () => {
+test("a lock is held by one, anybody who closes and opens meanwhile", { timeout: 60_000 }, async () => {
   const options = { bridge: devnet.bridge, federation: devnet.federation, directory, key: new Uint8Array(32), name: "contended" };
   await (await Wallet.create(options)).close();
   let [open, opened] = [0, 0];

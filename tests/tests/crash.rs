@@ -82,7 +82,8 @@ async fn a_payment_survives_a_crash_at_every_step() -> Result<()> {
         }
         let what = format!("node 1 dies at {place}");
         if !cluster.has_died(1)? {
-            // On a busy machine it may be the slowest of the four each time. With three it is needed, until the fourth is back.
+            // On a busy machine it may be the slowest of the four each time. With three it is needed, until the
+            // fourth is back.
             cluster.kill(4)?;
             let mut back = false;
             for _ in 0..TURNS_MAX {
@@ -152,7 +153,8 @@ async fn any_two_of_seven_may_die_during_a_payment_and_all_one_after_the_other()
 async fn a_cancelled_payment_whose_coordinator_died_comes_to_its_end() -> Result<()> {
     let mut cluster = Cluster::start(NODE, 4).await?;
     let (payer, payee) = two_wallets(&cluster, TURNS_MAX).await?;
-    // It has aggregated the signature by then, so the nodes have committed: the payment may be final and has to be finished.
+    // It has aggregated the signature by then, so the nodes have committed: the payment may be final and has to be
+    // finished.
     cluster.kill(1)?;
     cluster.start_node(1, Some("coordinator.before_broadcast"))?;
     cluster.connected(4).await?;

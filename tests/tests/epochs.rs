@@ -1,4 +1,5 @@
-//! The life of a federation's key, as operators live it: refresh, repair of a share, a new node in the place of a lost one.
+//! The life of a federation's key, as operators live it: refresh, repair of a share, a new node in the place of a
+//! lost one.
 
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::Amount;

@@ -1,4 +1,5 @@
-//! A FROST signing party on raw bytes (RFC 9591; suite secp256k1, Taproot), for applications that sign together outside a joint account.
+//! A FROST signing party on raw bytes (RFC 9591; suite secp256k1, Taproot), for applications that sign together
+//! outside a joint account.
 //!
 //! Formats are those of the RFC: identifiers as numbers, scalars as 32 bytes big-endian, points as 33 bytes compressed.
 
@@ -76,8 +77,8 @@ impl FrostPackage {
         tr::SigningPackage::new(self.commitments.borrow().clone(), &self.message)
     }
 
-    /// Adds up the shares to a BIP340 signature of 64 bytes under the key, tweaked as in BIP341 without scripts if `taproot` is set. An error names
-    /// those whose share is wrong.
+    /// Adds up the shares to a BIP340 signature of 64 bytes under the key, tweaked as in BIP341 without scripts if
+    /// `taproot` is set. An error names those whose share is wrong.
     pub fn aggregate(&self, group: &FrostGroup, taproot: bool) -> Result<Vec<u8>, JsValue> {
         let (package, shares) = (self.package(), self.shares.borrow());
         let signature = if taproot {
@@ -107,7 +108,8 @@ pub struct FrostGroup {
 
 #[wasm_bindgen]
 impl FrostGroup {
-    /// From the group's key, its threshold, and everybody's identifier and verifying share one after the other (33 bytes each).
+    /// From the group's key, its threshold, and everybody's identifier and verifying share one after the other (33
+    /// bytes each).
     #[wasm_bindgen(constructor)]
     pub fn new(
         key: &[u8],
@@ -167,7 +169,7 @@ impl FrostParty {
         let used = || {
             Failure::new(
                 "nonces_used",
-                "these nonces have signed already; make fresh ones for every signature",
+                "these nonces have signed already; make fresh ones forevery signature",
             )
         };
         let nonces = nonces.nonces.borrow_mut().take().ok_or_else(used)?;

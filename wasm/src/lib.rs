@@ -1,7 +1,8 @@
 //! The SDK for JavaScript runtimes. `wasm/js` shapes it for people; nothing else should use this directly.
 //!
-//! Every method takes `&self` and hands its work to the client's task, so calls that overlap never meet a borrowed object. What crosses the
-//! boundary is plain data: satoshis as `bigint`, unions with a `type`. Errors are objects with `code`, `message`, `retryable` and `details`.
+//! Every method takes `&self` and hands its work to the client's task, so calls that overlap never meet a borrowed
+//! object. What crosses the boundary is plain data: satoshis as `bigint`, unions with a `type`. Errors are objects
+//! with `code`, `message`, `retryable` and `details`.
 //!
 //! Without the feature `wallet` only verification is left, for pages that check proofs and hold no keys.
 

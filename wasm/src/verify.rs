@@ -199,7 +199,8 @@ impl Headers {
         Ok(Self { inner: Rc::new(RefCell::new(HeaderChain::new(network, checkpoint))) })
     }
 
-    /// Takes in consecutive headers, each 80 bytes in hex; a branch replaces the chain if it has more work. Gives the height of the tip.
+    /// Takes in consecutive headers, each 80 bytes in hex; a branch replaces the chain if it has more work. Gives the
+    /// height of the tip.
     pub fn extend(&self, headers: Vec<String>) -> Result<u32, JsValue> {
         let headers: Vec<_> =
             headers.iter().map(|text| parse_header("headers", text)).collect::<Result<_, _>>()?;
@@ -208,7 +209,8 @@ impl Headers {
         Ok(chain.tip().height)
     }
 
-    /// Checks that a transaction is in a block of the chain (the `proof` of a `Proof` message, as JSON). Gives its confirmations.
+    /// Checks that a transaction is in a block of the chain (the `proof` of a `Proof` message, as JSON). Gives its
+    /// confirmations.
     #[wasm_bindgen(js_name = verifyInclusion)]
     pub fn verify_inclusion(&self, txid: &str, proof: &str) -> Result<u32, JsValue> {
         let txid = txid.parse().map_err(|error| Failure::argument("txid", error))?;

@@ -151,7 +151,7 @@ function Backup({ words, onDone }: { words: string[]; onDone: () => void }) {
       <section className="card">
         <h1>{checking ? "Let us check" : "Write these words down"}</h1>
         <p className="soft">
-          {checking ? "So that you can be sure of your backup." : "On paper, in this order. Whoever has them has your money; without them a lost device is lost money."}
+          {checking ? "So that you can be sure of your backup." : "On paper, in this order. Anybody who has them has your money; without them a lost device is lost money."}
         </p>
         {checking ? (
           <form className="field" onSubmit={(event) => { event.preventDefault(); if (right) onDone(); }}>

@@ -1,6 +1,7 @@
 //! A small command-line wallet on the Quorate SDK: new, restore, address, balance, send, watch, descriptor.
 //!
-//! The wallet file holds the secret words in the clear, readable by its owner only: fine on a play chain, and nowhere else.
+//! The wallet file holds the secret words in the clear, readable by its owner only: fine on a play chain, and nowhere
+//! else.
 
 use anyhow::{Context as _, Result};
 use bitcoin::{Amount, Denomination, FeeRate};

@@ -1,6 +1,7 @@
 //! A plain WebSocket client, without the SDK: subscribes to an address and prints notifications.
 //!
-//! `ws-stream ws://127.0.0.1:9000 bcrt1p…`: what any language can do with a WebSocket and JSON. It verifies nothing; a wallet does.
+//! `ws-stream ws://127.0.0.1:9000 bcrt1p…`: what any language can do with a WebSocket and JSON. It verifies nothing;
+//! a wallet does.
 
 use anyhow::{Context as _, Result};
 use futures_util::{SinkExt as _, StreamExt as _};

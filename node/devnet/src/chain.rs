@@ -1,7 +1,8 @@
 //! The embedded chain: an in-process regtest network with real blocks and real consensus checks.
 //!
-//! It has one miner, itself, and no peers. Its blocks are accepted by Bitcoin Core (`tests/tests/devnet_blocks.rs` feeds them to one).
-//! With a directory, blocks are appended to `blocks.dat` and read back, checked again, at the next start.
+//! It has one miner, itself, and no peers. Its blocks are accepted by Bitcoin Core (`tests/tests/devnet_blocks.rs`
+//! feeds them to one). With a directory, blocks are appended to `blocks.dat` and read back, checked again, at the
+//! next start.
 
 use crate::validate::{Position, check_transaction};
 use bitcoin::{

@@ -1,4 +1,4 @@
-//! Money on the play chain: rewards that anybody could spend, paid out to whoever asks.
+//! Money on the play chain: rewards that anybody could spend, paid out to the asker.
 
 use crate::DevnetChain;
 use anyhow::Result;

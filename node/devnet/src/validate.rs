@@ -1,4 +1,5 @@
-//! Consensus checks of one transaction: existence, maturity, time locks, values, and scripts through Bitcoin Core's interpreter.
+//! Consensus checks of one transaction: existence, maturity, time locks, values, and scripts through Bitcoin Core's
+//! interpreter.
 //!
 //! Sources: Bitcoin Core `tx_verify.cpp`, BIP68, BIP113, BIP141, BIP341.
 
@@ -17,7 +18,8 @@ pub(crate) struct Position {
     pub(crate) median_time: u32,
 }
 
-/// Checks a transaction against the coins it spends; gives its fee. `median_time_at` is the median time before the block of a height.
+/// Checks a transaction against the coins it spends; gives its fee. `median_time_at` is the median time before the
+/// block of a height.
 pub(crate) fn check_transaction(
     transaction: &Transaction,
     position: Position,

@@ -1,4 +1,5 @@
-//! Telling all nodes that a transaction is final, until they have heard it, even if whoever completed it does not.
+//! Telling all nodes that a transaction is final, until they have heard it, even if the node that completed it does
+//! not.
 
 use crate::{Tag, context::Context};
 use bitcoin::Txid;
@@ -12,7 +13,8 @@ use std::{
 const TELL_AGAIN: Duration = Duration::from_secs(2);
 /// Longest wait. A node that is down for longer hears of it when it asks for votes, or from the chain.
 const TELL_AGAIN_MAX: Duration = Duration::from_secs(16);
-/// What is in no block after this time is told by everybody who knows it: whoever completed it may have crashed, or told only some.
+/// What is in no block after this time is told by everybody who knows it: the node that completed it may have crashed,
+/// or told only some.
 const PASS_ON_AFTER: Duration = Duration::from_secs(10);
 /// Transactions that are passed on at once, so that a node that starts with many does not drown in them.
 const PASS_ON_BATCH: usize = 16;
@@ -55,7 +57,7 @@ impl Announcements {
         self.tell(cx, proof.txid(), &VotingRequest::FinalTransaction { proof, head });
     }
 
-    /// Whoever completed it may have crashed: if no block has it after a while, everybody who knows it tells it.
+    /// The node that completed it may have crashed: if no block has it after a while, everybody who knows it tells it.
     pub(crate) fn pass_on_later(&mut self, cx: &Context, txid: Txid) {
         self.pass_on_at.push_back((cx.now + PASS_ON_AFTER, txid));
     }
@@ -78,7 +80,7 @@ impl Announcements {
 
     /// When [`Self::handle_timeout`] is next due.
     pub(crate) fn next_event(&self, cx: &Context) -> Option<Duration> {
-        let again = self.open.values().map(|one| one.at).min();
+        let again = self.open.values().map(|untold| untold.at).min();
         let pass_on = self.pass_on_at.front().filter(|_| cx.caught_up);
         again.into_iter().chain(pass_on.map(|(at, _)| (*at).max(self.pass_on_next))).min()
     }
@@ -93,13 +95,13 @@ impl Announcements {
 
     fn tell_again(&mut self, cx: &mut Context) {
         let mut due = Vec::new();
-        self.open.retain(|txid, one| {
-            if cx.now >= one.at {
-                due.push((*txid, one.missing.clone()));
-                one.wait *= 2;
-                one.at = cx.now + one.wait;
+        self.open.retain(|txid, untold| {
+            if cx.now >= untold.at {
+                due.push((*txid, untold.missing.clone()));
+                untold.wait *= 2;
+                untold.at = cx.now + untold.wait;
             }
-            one.wait <= TELL_AGAIN_MAX
+            untold.wait <= TELL_AGAIN_MAX
         });
         for (txid, missing) in due {
             if let Some(proof) = cx.ledger.proof(&txid).cloned() {
@@ -109,7 +111,8 @@ impl Announcements {
         }
     }
 
-    /// Passes on what should be in a block by now and is not, some at a time. A node that has not read the chain yet cannot tell.
+    /// Passes on what should be in a block by now and is not, some at a time. A node that has not read the chain yet
+    /// cannot tell.
     fn pass_on(&mut self, cx: &mut Context) {
         if !cx.caught_up || cx.now < self.pass_on_next {
             return;

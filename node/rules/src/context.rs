@@ -1,7 +1,7 @@
 //! What every rule works with: who this node is, what it knows, what it says, and what one part has to tell another.
 //!
-//! A part of the machine owns its fields and is called with the context. It never calls another part: what it wants of one is an
-//! [`Effect`], which the machine carries out before it takes the next input.
+//! A part of the machine owns its fields and is called with the context. It never calls another part: what it wants
+//! of one is an [`Effect`], which the machine carries out before it takes the next input.
 
 use crate::{
     Bug, Output, SessionId, Settings, Tag,

@@ -1,4 +1,5 @@
-//! What one part of the machine wants of another. Parts do not call each other; the machine carries effects out, in order.
+//! What one part of the machine wants of another. Parts do not call each other; the machine carries effects out, in
+//! order.
 
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{

@@ -1,10 +1,11 @@
 //! The rules of one node as a sans-IO machine: voter, signer, coordinator and subscriptions over one state.
 //!
-//! A driver feeds it inputs and carries out its outputs *in order*. A [`Output::Persist`] must be durable before any later output
-//! leaves; that one rule is what V2, V4 and the nonce rule need of the world outside.
+//! A driver feeds it inputs and carries out its outputs *in order*. A [`Output::Persist`] must be durable before any
+//! later output leaves; that one rule is what V2, V4 and the nonce rule need of the world outside.
 //!
-//! Safety, in the words of the design's section 5: `vote` keeps V1, V2 and V4, [`quorate_protocol::vote`] V3, `release` V5 and
-//! V6, `coordination` counts each node once and only what verifies, `watch` V7, the driver's mTLS gives V8, `standing` V9.
+//! Safety, in the words of the design's section 5: `vote` keeps V1, V2 and V4, [`quorate_protocol::vote`] V3,
+//! `release` V5 and V6, `coordination` counts each node once and only what verifies, `watch` V7, the driver's mTLS
+//! gives V8, `standing` V9.
 
 mod accounts;
 mod announcements;

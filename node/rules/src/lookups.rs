@@ -1,6 +1,7 @@
 //! Inputs that wait for what the chain says of a coin.
 //!
-//! A rule that needs a coin which the ledger does not have emits [`Output::LookUp`](crate::Output::LookUp), and its input waits here.
+//! A rule that needs a coin which the ledger does not have emits [`Output::LookUp`](crate::Output::LookUp), and its
+//! input waits here.
 
 use crate::{ReplyTo, SessionId};
 use quorate_protocol::{
@@ -9,8 +10,8 @@ use quorate_protocol::{
 };
 use std::collections::{BTreeMap, HashMap};
 
-/// Inputs of one peer or session that may wait at a time. What nobody waits for any more counts until the chain has answered: a backend that
-/// hangs must not fill the memory, and nobody's questions push out another's.
+/// Inputs of one peer or session that may wait at a time. What nobody waits for any more counts until the chain has
+/// answered: a backend that hangs must not fill the memory, and nobody's questions push out another's.
 pub(crate) const PARKED_PER_SOURCE_MAX: usize = 512;
 /// Inputs of all sessions together.
 const PARKED_CLIENTS_MAX: usize = 16_384;
@@ -76,7 +77,8 @@ impl Lookups {
         Ok(self.next)
     }
 
-    /// The input that waits for an answer. An answer that comes twice, or that nobody waits for any more, gives nothing.
+    /// The input that waits for an answer. An answer that comes twice, or that nobody waits for any more, gives
+    /// nothing.
     pub(crate) fn take(&mut self, ticket: u64) -> Option<(BlockRef, Parked)> {
         let Waiting { tip, source, input } = self.parked.remove(&ticket)?;
         self.clients -= usize::from(matches!(source, Source::Session(_)));

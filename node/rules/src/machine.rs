@@ -68,7 +68,8 @@ impl Machine {
         }
     }
 
-    /// Sets the clocks for the input that follows: monotonic time, and Unix time in milliseconds (for display in locks only).
+    /// Sets the clocks for the input that follows: monotonic time, and Unix time in milliseconds (for display in
+    /// locks only).
     #[must_use]
     pub fn at(&mut self, now: Duration, wall_ms: u64) -> &mut Self {
         (self.cx.now, self.cx.wall_ms) = (now, wall_ms);
@@ -146,7 +147,8 @@ impl Machine {
     /// What the chain says of coins that an [`Output::LookUp`] asked for; those that do not exist are missing.
     pub fn handle_coins(&mut self, ticket: u64, coins: Vec<(OutPoint, ChainCoin)>) {
         let Some((tip, input)) = self.lookups.take(ticket) else { return };
-        // A block in between may have spent what was unspent. Before the chain has been read there is one all the time, and no vote.
+        // A block in between may have spent what was unspent. Before the chain has been read there is one all the
+        // time, and no vote.
         let overtaken = tip != self.cx.ledger.tip() && self.cx.caught_up;
         if !overtaken {
             self.cx.take_coins(coins);
@@ -252,7 +254,8 @@ impl Machine {
         self.proof(txid).is_some() || self.cx.ledger.block_of(txid).is_some()
     }
 
-    /// What holds an outpoint in its present round here: an approval, a release that is not complete, or a forced transaction.
+    /// What holds an outpoint in its present round here: an approval, a release that is not complete, or a forced
+    /// transaction.
     pub fn holds(&self, outpoint: &OutPoint) -> Option<Hold> {
         let ledger = &self.cx.ledger;
         if ledger.spent_by(outpoint).is_some() {

@@ -1,6 +1,7 @@
 //! What sessions hear: the greeting, snapshots, notifications.
 //!
-//! Snapshot and stream have no gap between them: subscribing and reading the snapshot happen in one step of the machine.
+//! Snapshot and stream have no gap between them: subscribing and reading the snapshot happen in one step of the
+//! machine.
 
 use crate::{ChainCoin, SessionId, context::Context, subscriptions::Target};
 use bitcoin::{OutPoint, Txid};
@@ -15,7 +16,8 @@ use quorate_protocol::{
 use std::collections::BTreeSet;
 
 impl Context {
-    /// Takes in what the chain says of outpoints, and tells who waits for news of them: what they heard last may be of an earlier epoch.
+    /// Takes in what the chain says of outpoints, and tells who waits for news of them: what they heard last may be
+    /// of an earlier epoch.
     pub(crate) fn take_coins(&mut self, coins: Vec<(OutPoint, ChainCoin)>) {
         for (outpoint, coin) in coins {
             let new = !self.ledger.knows(&outpoint);

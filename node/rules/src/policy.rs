@@ -110,8 +110,8 @@ impl Context {
         }
     }
 
-    /// The certificate has to be of the present round of every input, none of which is being left, and for nothing that another
-    /// release or a final transaction rules out.
+    /// The certificate has to be of the present round of every input, none of which is being left, and for nothing
+    /// that another release or a final transaction rules out.
     pub(crate) fn check_rounds(&self, target: &VoteTarget, proposal: &Proposal) -> Result<(), WireError> {
         if self.planted(Bug::CommitAfterPromise) {
             return Ok(());

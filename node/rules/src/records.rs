@@ -1,8 +1,8 @@
 //! What a node keeps on disk: one typed [`Change`] per record, with its canonical bytes in one place.
 //!
-//! A machine emits [`Output::Persist`](crate::Output::Persist) with a [`ChangeSet`] before anything that depends on it. A set is written
-//! whole or not at all. A later record under the same key replaces the one before; nothing is merged, because a record says all there is
-//! to say about its key.
+//! A machine emits [`Output::Persist`](crate::Output::Persist) with a [`ChangeSet`] before anything that depends on
+//! it. A set is written whole or not at all. A later record under the same key replaces the one before; nothing is
+//! merged, because a record says all there is to say about its key.
 
 use bitcoin::{
     OutPoint, TxOut,
@@ -52,7 +52,8 @@ pub struct RoundRecord {
     pub outpoint: OutPoint,
     /// This node votes and commits in no lower round.
     pub round: Round,
-    /// The latest release known. If it is not of the round before, this node has promised and the release is not complete.
+    /// The latest release known. If it is not of the round before, this node has promised and the release is not
+    /// complete.
     pub release: Option<ReleaseCertificate>,
 }
 

@@ -2,15 +2,16 @@
 //!
 //! # Why it is safe
 //!
-//! * A promise leaves only after the higher round is durable ([`Releases::promise`]), and from that write on `vote` and `commit`
-//!   refuse every lower round. It names the highest certificate that this node committed to; commits are
+//! * A promise leaves only after the higher round is durable ([`Releases::promise`]), and from that write on `vote`
+//!   and `commit` refuse every lower round. It names the highest certificate that this node committed to; commits are
 //!   durable before they leave, so it names every commit that anybody can have seen.
-//! * A timer never frees anything. It only makes this node promise; what is free is decided by q promises (see [`quorate_protocol::release`]).
+//! * A timer never frees anything. It only makes this node promise; what is free is decided by q promises (see
+//!   [`quorate_protocol::release`]).
 //!
 //! # Why it ends
 //!
-//! A node that promised keeps asking the others until it holds a release certificate. n - q + 1 promises, one of them of an honest
-//! node, are reason enough for every other, so if one honest lock runs out, all q responsive nodes promise.
+//! A node that promised keeps asking the others until it holds a release certificate. n - q + 1 promises, one of them
+//! of an honest node, are reason enough forevery other, so if one honest lock runs out, all q responsive nodes promise.
 
 use crate::{
     Bug, Tag,
@@ -38,8 +39,8 @@ const ASK_AGAIN_MIN: Duration = Duration::from_millis(250);
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 /// Releases that one node pushes at a time; more wait for the next sweep.
 const RUNS_MAX: usize = 4_096;
-/// Outpoints without a lock whose first release request by one peer is remembered, as the start of this node's timer for them. More
-/// are not answered, so that no peer can make this node write about every coin there is.
+/// Outpoints without a lock whose first release request by one peer is remembered, as the start of this node's timer
+/// for them. More are not answered, so that no peer can make this node write about every coin there is.
 const ASKED_PER_PEER_MAX: usize = 512;
 /// Cancellations remembered.
 const CANCELS_MAX: usize = 65_536;
@@ -69,7 +70,7 @@ pub(crate) struct ReleaseCall {
 pub(crate) struct Releases {
     /// Releases that this node pushes.
     runs: BTreeMap<OutPoint, ReleaseRun>,
-    /// Promises given whose release this node takes up if whoever asked does not finish it.
+    /// Promises given whose release this node takes up if the node that asked does not finish it.
     follow_up: BTreeMap<OutPoint, Duration>,
     /// When, and by whom, this node was first asked to release an outpoint that it has no lock for.
     asked: HashMap<OutPoint, (Round, Duration, NodeId)>,
@@ -116,7 +117,8 @@ impl Releases {
         let mut promise = None;
         if proof.is_none() && release.is_none() {
             cx.may_vote()?;
-            // Only the present round can be left, one at a time: nobody can have a node skip rounds or start its timers early.
+            // Only the present round can be left, one at a time: nobody can have a node skip rounds or start its
+            // timers early.
             let present = cx.ledger.round(&outpoint);
             let pending = cx.ledger.is_pending(&outpoint);
             let promised = pending && present == round.next();
@@ -149,8 +151,8 @@ impl Releases {
         if since.is_some_and(|since| cx.now >= since + cx.settings.voting_timeout) {
             return true;
         }
-        let sound = |one: &&SignedPromise| one.verify(&cx.federation);
-        let promised: BTreeSet<NodeId> = promises.iter().filter(sound).map(|one| one.node).collect();
+        let sound = |promise: &&SignedPromise| promise.verify(&cx.federation);
+        let promised: BTreeSet<NodeId> = promises.iter().filter(sound).map(|promise| promise.node).collect();
         if promised.len() >= blocking {
             return true;
         }
@@ -165,11 +167,15 @@ impl Releases {
                 reason.rejects.iter().filter(of_this).map(|vote| vote.node).collect();
             nodes.len() >= blocking
         });
-        rejected || reason.cancel.as_ref().is_some_and(|one| self.accepts_cancel(cx, outpoint, approved, one))
+        rejected
+            || reason
+                .cancel
+                .as_ref()
+                .is_some_and(|cancel| self.accepts_cancel(cx, outpoint, approved, cancel))
     }
 
-    /// A node without a lock has no clock for it; the first request of its present round starts one. There is none for coins that do
-    /// not exist, nor for more than a peer can have good reasons for.
+    /// A node without a lock has no clock for it; the first request of its present round starts one. There is none
+    /// for coins that do not exist, nor for more than a peer can have good reasons for.
     fn first_asked(
         &mut self,
         cx: &mut Context,
@@ -232,11 +238,11 @@ impl Releases {
             let durable = !cx.planted(Bug::PromiseWithoutRecord);
             cx.put_round(record, durable);
             self.asked.remove(&outpoint);
-            // If whoever asked does not finish, this node will.
+            // If the node that asked does not finish, this node will.
             let at = cx.now + cx.patience();
             self.follow_up.entry(outpoint).or_insert(at);
         }
-        let committed = cx.ledger.committed(&outpoint).map(|one| one.target.clone());
+        let committed = cx.ledger.committed(&outpoint).map(|certificate| certificate.target.clone());
         let committed = committed.filter(|_| !cx.planted(Bug::PromiseHidesCommit));
         SignedPromise::sign(cx.federation.context(), cx.me, &cx.key, outpoint, round, committed)
     }
@@ -300,7 +306,7 @@ impl Releases {
         promise: SignedPromise,
         committed: Option<ApprovalCertificate>,
     ) {
-        let names = committed.as_ref().map(|one| &one.target) == promise.committed.as_ref();
+        let names = committed.as_ref().map(|certificate| &certificate.target) == promise.committed.as_ref();
         let sound = promise.node == from && promise.outpoint == outpoint && promise.round == round;
         if !sound || !names || !promise.verify(&cx.federation) {
             tracing::warn!(%from, %outpoint, "dropped a promise that does not verify");
@@ -333,7 +339,7 @@ impl Releases {
             let request = VotingRequest::Released { releases: vec![release] };
             cx.ask(cx.others().filter(|node| !promised.contains(node)), Tag::Announce, &request);
         } else if run.promises.len() == usize::from(quorum.blocking()) {
-            // From here on the promises are reason enough for everybody.
+            // From here on the promises are reason enough foreverybody.
             self.ask_promises(cx, outpoint);
         }
     }
@@ -358,7 +364,7 @@ impl Releases {
         }
     }
 
-    /// Whoever promised in a run waits for its end.
+    /// A node that promised in a run waits for its end.
     fn thank(&mut self, cx: &mut Context, outpoint: OutPoint, run: &ReleaseRun) {
         let Some(release) = cx.ledger.release(&outpoint).filter(|release| release.round >= run.round) else {
             return;
@@ -368,8 +374,8 @@ impl Releases {
         cx.ask(others, Tag::Announce, &request);
     }
 
-    /// Runs that this node started for others, and that found too few reasons in this time, are given up. What it promised itself it
-    /// never gives up.
+    /// Runs that this node started for others, and that found too few reasons in this time, are given up. What it
+    /// promised itself it never gives up.
     fn drop_unfounded(&mut self, cx: &mut Context) {
         let settled: Vec<_> = self.runs.keys().copied().collect();
         self.end(cx, &settled);
@@ -378,7 +384,8 @@ impl Releases {
         self.runs.retain(|outpoint, run| now < run.since + patience || pending.contains(outpoint));
     }
 
-    /// Asks again where it is due, and takes up releases that whoever asked this node for a promise has not finished.
+    /// Asks again where it is due, and takes up releases that the node that asked this one for a promise has not
+    /// finished.
     pub(crate) fn push(&mut self, cx: &mut Context) {
         self.drop_unfounded(cx);
         let due: Vec<_> =
@@ -447,7 +454,7 @@ impl Context {
                 tracing::warn!(%outpoint, "dropped a release that does not verify");
                 continue;
             }
-            // Whoever said something else to others is caught by what it says here.
+            // A node that said something else to others is caught by what it says here.
             for promise in release.signed_promises() {
                 self.watch_promise(&promise);
             }
@@ -462,14 +469,16 @@ impl Context {
         }
     }
 
-    /// The latest releases of a target's inputs, and of the inputs of what they are forced to: they show whether that is void (V6).
+    /// The latest releases of a target's inputs, and of the inputs of what they are forced to: they show whether that
+    /// is void (V6).
     pub(crate) fn releases_of(&self, target: &VoteTarget) -> Vec<ReleaseCertificate> {
         let mut found = BTreeMap::new();
         for outpoint in target.inputs().keys() {
             let Some(release) = self.ledger.release(outpoint) else { continue };
             found.insert(*outpoint, release.clone());
-            let forced = release.highest.iter().filter(|one| one.target.txid() != target.txid());
-            for other in forced.flat_map(|one| one.target.inputs().keys()) {
+            let forced =
+                release.highest.iter().filter(|certificate| certificate.target.txid() != target.txid());
+            for other in forced.flat_map(|certificate| certificate.target.inputs().keys()) {
                 if let Some(release) = self.ledger.release(other) {
                     found.insert(*other, release.clone());
                 }

@@ -35,7 +35,8 @@ impl Machine {
         }
     }
 
-    /// Asks the chain for the coins that the ledger does not have, and has the input wait for them. Gives it back if there are none.
+    /// Asks the chain for the coins that the ledger does not have, and has the input wait for them. Gives it back if
+    /// there are none.
     fn look_up(&mut self, wanted: Vec<OutPoint>, input: Parked) -> Option<Parked> {
         let unknown: Vec<_> = wanted.into_iter().filter(|outpoint| !self.cx.ledger.knows(outpoint)).collect();
         if unknown.is_empty() {
@@ -43,7 +44,8 @@ impl Machine {
         }
         match self.lookups.park(self.cx.ledger.tip(), input) {
             Ok(ticket) => self.cx.outputs.push_back(Output::LookUp { ticket, outpoints: unknown }),
-            // A bridge has the subscriptions of all its wallets on one session; a refusal would take it from all of them.
+            // A bridge has the subscriptions of all its wallets on one session; a refusal would take it from all of
+            // them.
             Err(input) if input.is_subscription() => return Some(*input),
             Err(input) => self.refuse(*input),
         }
@@ -124,7 +126,8 @@ impl Machine {
         }
     }
 
-    /// A node wants to know what this one ends its epoch with; see [`SuccessionRequest::SealRequest`](quorate_protocol::wire::SuccessionRequest).
+    /// A node wants to know what this one ends its epoch with; see
+    /// [`SuccessionRequest::SealRequest`](quorate_protocol::wire::SuccessionRequest).
     pub fn handle_seal_request(&mut self, to: ReplyTo, succession: &Succession, of: NodeId, skip: u32) {
         let reply = self.sealing.seal(&mut self.cx, succession, of, skip).into();
         self.cx.outputs.push_back(Output::Reply { to, reply });

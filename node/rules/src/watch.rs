@@ -1,7 +1,7 @@
 //! Rule V7: notices statements of one node that contradict each other, and keeps the evidence.
 //!
-//! Only statements whose signature verifies are looked at, and [`Evidence::verify`] has the last word before a node is accused, so
-//! nobody is framed by forged or mixed messages.
+//! Only statements whose signature verifies are looked at, and [`Evidence::verify`] has the last word before a node
+//! is accused, so nobody is framed by forged or mixed messages.
 
 use crate::records::Change;
 use bitcoin::OutPoint;
@@ -38,14 +38,14 @@ enum Statement {
 }
 
 impl Watch {
-    /// Evidence of earlier epochs is kept, but whoever has the accused node's number now may be another one.
+    /// Evidence of earlier epochs is kept, but the node that has the accused one's number now may be another one.
     pub(crate) fn restore(evidence: Vec<Evidence>, epoch: Epoch) -> Self {
         let mut watch = Self::default();
-        for one in evidence {
-            if one.epoch() == Some(epoch) {
-                watch.suspects.insert(one.accused());
+        for piece in evidence {
+            if piece.epoch() == Some(epoch) {
+                watch.suspects.insert(piece.accused());
             }
-            watch.evidence.entry(one.accused()).or_default().push(one);
+            watch.evidence.entry(piece.accused()).or_default().push(piece);
         }
         watch
     }
@@ -160,7 +160,8 @@ impl Watch {
             known.push((target.clone(), commit.clone()));
             self.remember(key, Statement::Commit);
             let promises = self.promises.get(&key);
-            let denial = promises.and_then(|all| all.iter().find(|one| one.contradicts_commit(target)));
+            let denial =
+                promises.and_then(|all| all.iter().find(|promise| promise.contradicts_commit(target)));
             proven.extend(denial.cloned().map(|promise| Evidence::CommitAgainstPromise {
                 promise,
                 node,
@@ -179,7 +180,7 @@ impl Watch {
                 return None;
             }
         };
-        // Whoever had the number in an earlier epoch may have been another node.
+        // The one that had the number in an earlier epoch may have been another node.
         if evidence.epoch() == Some(federation.epoch()) {
             self.suspects.insert(node);
         }

@@ -1,4 +1,5 @@
-//! What a node needs of a Bitcoin network: one small, stateless trait. Reorganisations and scripts are the follower's business.
+//! What a node needs of a Bitcoin network: one small, stateless trait. Reorganisations and scripts are the follower's
+//! business.
 
 mod bitcoind;
 pub(crate) mod follower;

@@ -39,8 +39,8 @@ fn save_succession(
     Ok(())
 }
 
-/// Makes the next epoch the one in force. Whatever a crash in the middle left of its store is made again: nothing has been done in the
-/// epoch before its document is in force.
+/// Makes the next epoch the one in force. Whatever a crash in the middle left of its store is made again: nothing has
+/// been done in the epoch before its document is in force.
 pub(super) fn open(
     opening: &Opening,
     evidence: &[Evidence],

@@ -151,8 +151,8 @@ impl Epochs {
         (self.federation, self.voter, self.addresses) = (Some(federation), voter, addresses);
     }
 
-    /// Waits for a plan, carries it out, and gives the federation in the next epoch. What fails is tried again, or another plan takes
-    /// its place.
+    /// Waits for a plan, carries it out, and gives the federation in the next epoch. What fails is tried again, or
+    /// another plan takes its place.
     pub(crate) async fn next_epoch(&mut self) -> Result<Federation> {
         match self.run(true).await? {
             Outcome::Opened(federation) => Ok(*federation),

@@ -1,7 +1,8 @@
-//! Whose certificates count at a node: the members of the epoch in force and of the one that is being prepared, bridges and clients.
+//! Whose certificates count at a node: the members of the epoch in force and of the one that is being prepared,
+//! bridges and clients.
 //!
-//! A node's certificate names its number and holds the key that the federation's document names for it, so the certificate of a node that
-//! was replaced does not get past the handshake.
+//! A node's certificate names its number and holds the key that the federation's document names for it, so the
+//! certificate of a node that was replaced does not get past the handshake.
 
 use bitcoin::hashes::{Hash as _, sha256};
 use quorate_protocol::federation::Member;

@@ -105,8 +105,9 @@ pub(crate) fn endpoint(
     Ok(endpoint)
 }
 
-/// Stateless resets under a key that outlives the process: peers notice at once that a node has started again, instead of waiting for
-/// their connections to time out (RFC 9000, section 10.3). The connection ids have to be recognised for that by the new process.
+/// Stateless resets under a key that outlives the process: peers notice at once that a node has started again,
+/// instead of waiting for their connections to time out (RFC 9000, section 10.3). The connection ids have to be
+/// recognised for that by the new process.
 fn endpoint_config(identity: &TlsIdentity) -> quinn::EndpointConfig {
     let reset = endpoint_key(identity, b"quorate stateless reset");
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, reset.as_byte_array());
@@ -177,8 +178,8 @@ impl Peers {
         self.links.keys().copied()
     }
 
-    /// Asks a peer on a stream of its own. A peer that does not answer in time is connected anew the next time; one that has started
-    /// again since it was last asked is connected anew at once.
+    /// Asks a peer on a stream of its own. A peer that does not answer in time is connected anew the next time; one
+    /// that has started again since it was last asked is connected anew at once.
     pub(crate) async fn ask<R: Request>(&self, to: NodeId, request: &R) -> Result<R::Reply> {
         let link = self.links.get(&to).ok_or_else(|| anyhow::anyhow!("node {to} is not configured"))?;
         let (connection, fresh) = self.connection(to, link).await?;

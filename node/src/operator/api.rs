@@ -1,6 +1,7 @@
 //! The operator's HTTP face: status, evidence, health and metrics. It tells; it changes nothing.
 //!
-//! It listens on the loopback address unless the configuration says otherwise, because it names peers and counts payments.
+//! It listens on the loopback address unless the configuration says otherwise, because it names peers and counts
+//! payments.
 
 use super::metrics;
 use crate::run::{input::Input, live::Live};

@@ -1,7 +1,8 @@
-//! The operator's commands for keys and epochs: a new node's files, plans, approvals, repair. Each says what it would do with `--dry-run`.
+//! The operator's commands for keys and epochs: a new node's files, plans, approvals, repair. Each says what it would
+//! do with `--dry-run`.
 //!
-//! They work on the node's directory, because whoever may write there is its operator; a running node looks for an approved plan by
-//! itself.
+//! They work on the node's directory, because anybody who may write there is its operator; a running node looks for
+//! an approved plan by itself.
 
 #![expect(clippy::print_stdout, reason = "the commands' output")]
 

@@ -166,7 +166,8 @@ impl Dispatcher {
     }
 }
 
-/// Asks the chain for coins. One that the backend does not give is like one that does not exist: the rules refuse what needs it.
+/// Asks the chain for coins. One that the backend does not give is like one that does not exist: the rules refuse
+/// what needs it.
 async fn look_up(
     turns: Arc<Semaphore>,
     chain: Arc<dyn Chain>,

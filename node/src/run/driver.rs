@@ -1,7 +1,7 @@
 //! Feeds a node's machine: one task, one input at a time.
 //!
-//! There is no protocol decision here. Whatever the machine puts out goes through the store's writer, in order, and is carried out
-//! only when everything persisted before it is durable.
+//! There is no protocol decision here. Whatever the machine puts out goes through the store's writer, in order, and
+//! is carried out only when everything persisted before it is durable.
 
 use super::{
     dispatcher::{Dispatcher, Work},
@@ -141,7 +141,8 @@ impl Driver {
         }
     }
 
-    /// Whoever waits for a reply is known to the dispatcher before the reply, which is among the outputs that are drained next.
+    /// The one who waits for a reply is known to the dispatcher before the reply, which is among the outputs that are
+    /// drained next.
     fn expect_reply(&mut self, number: u64, reply: oneshot::Sender<PeerReply>) {
         self.next_reply = number + 1;
         self.release(ChangeSet::default(), Work::Replies(number, reply));

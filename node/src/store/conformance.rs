@@ -1,4 +1,5 @@
-//! What every backend has to pass. Power that fails in the middle is the simulated disk's part (`tests/simulation/tests/disk.rs`).
+//! What every backend has to pass. Power that fails in the middle is the simulated disk's part
+//! (`tests/simulation/tests/disk.rs`).
 
 use super::{Damage, RedbFile, StoreError, StorePlace, begin, open_or_set_aside};
 use quorate_protocol::{
@@ -75,7 +76,8 @@ fn check(backend: &impl Backend) {
     assert_eq!(place.open().expect("opens").rows().expect("reads").len(), 1, "nothing is left of before");
 }
 
-/// What is not what was written is never taken for it: the node starts with an empty store that says why it does not vote.
+/// What is not what was written is never taken for it: the node starts with an empty store that says why it does not
+/// vote.
 fn check_damage(backend: &impl Backend, spoil: impl Fn()) {
     let place = backend.place();
     begin(&*place, &set(&[lost("a mark in the value")])).expect("begins");

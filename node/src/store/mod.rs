@@ -19,10 +19,11 @@ use std::fmt;
 ///
 /// What every backend promises, and `conformance` checks:
 ///
-/// * [`write`](Self::write) takes all change sets or none. When it returns `Ok` they survive `kill -9` and a loss of power; when it
-///   returns an error nothing may be assumed, and the node stops.
+/// * [`write`](Self::write) takes all change sets or none. When it returns `Ok` they survive `kill -9` and a loss of
+///   power; when it returns an error nothing may be assumed, and the node stops.
 /// * Sets are applied in order; a later row replaces an earlier one with the same table and key. No row is ever merged.
-/// * [`scan`](Self::scan) gives what was written, byte for byte, or [`StoreError::Damaged`]: never something else, and never less.
+/// * [`scan`](Self::scan) gives what was written, byte for byte, or [`StoreError::Damaged`]: never something else,
+///   and never less.
 pub trait Store: fmt::Debug + Send + 'static {
     /// Where it is, for people.
     fn place(&self) -> &str;
@@ -79,7 +80,8 @@ pub trait Store: fmt::Debug + Send + 'static {
     }
 }
 
-/// Where the store of one epoch of a node is, whatever kind it is of. Nothing outside this module knows more of a backend.
+/// Where the store of one epoch of a node is, whatever kind it is of. Nothing outside this module knows more of a
+/// backend.
 pub(crate) trait StorePlace: fmt::Debug + Send + Sync {
     /// Whether there is one.
     fn exists(&self) -> bool;
@@ -147,8 +149,8 @@ fn short(key: &[u8]) -> String {
     hex::encode(key.get(..key.len().min(36)).unwrap_or_default())
 }
 
-/// Opens a node's store and reads it. A damaged one is kept aside for the operator, and the node starts with an empty one that says
-/// so: it serves, but does not vote in this epoch (V9).
+/// Opens a node's store and reads it. A damaged one is kept aside for the operator, and the node starts with an empty
+/// one that says so: it serves, but does not vote in this epoch (V9).
 ///
 /// # Errors
 /// The disk cannot be read or written.

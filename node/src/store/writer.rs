@@ -1,8 +1,8 @@
 //! Group commit: many change sets share one write and one sync.
 //!
-//! The machine hands over change sets in order, each with what depends on it. A thread takes all that are waiting, writes them at once,
-//! and only then releases what depended on them, so nothing leaves before its record is durable. A failed write ends the thread, and
-//! the node with it: it never votes on what is not on disk.
+//! The machine hands over change sets in order, each with what depends on it. A thread takes all that are waiting,
+//! writes them at once, and only then releases what depended on them, so nothing leaves before its record is durable.
+//! A failed write ends the thread, and the node with it: it never votes on what is not on disk.
 
 use super::Store;
 use crate::crash;
@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 /// Most change sets in one commit; bounds the time until the first of them is released.
 pub const BATCH_MAX: usize = 512;
 
-/// Starts the writer. Each item is released on the returned channel, in order, after its change set and all before it are durable.
+/// Starts the writer. Each item is released on the returned channel, in order, after its change set and all before it
+/// are durable.
 pub(crate) fn start_writer<T: Send + 'static>(
     mut store: Box<dyn Store>,
 ) -> (blocking::Sender<(ChangeSet, T)>, mpsc::UnboundedReceiver<T>) {

@@ -1,6 +1,7 @@
 //! Bitcoin's own encoding, as hex in JSON.
 //!
-//! `bitcoin::consensus::serde::With` panics on text that ends too early (found by `tests/fuzz`, 0.32), so this is our own.
+//! `bitcoin::consensus::serde::With` panics on text that ends too early (found by `tests/fuzz`, 0.32), so this is our
+//! own.
 
 use bitcoin::consensus::{Decodable, Encodable, deserialize as decode, serialize as encode};
 use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};

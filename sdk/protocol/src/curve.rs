@@ -1,8 +1,9 @@
 //! What is computed with public keys: BIP340 verification, BIP32 children and BIP341 outputs.
 //!
-//! Two engines give the same answers. libsecp256k1 is the faster one, and the one that signs. Whoever only verifies can choose `k256`
-//! (feature `k256-verify`), which FROST needs anyway: without libsecp256k1 and its table of the generator a page loads a fifth less. Both
-//! implement BIP340 and BIP341 to the letter; tests hold them against each other, at the edges too.
+//! Two engines give the same answers. libsecp256k1 is the faster one, and the one that signs. Anybody who only
+//! verifies can choose `k256` (feature `k256-verify`), which FROST needs anyway: without libsecp256k1 and its table
+//! of the generator a page loads a fifth less. Both implement BIP340 and BIP341 to the letter; tests hold them
+//! against each other, at the edges too.
 
 use bitcoin::{
     TapNodeHash, TapTweakHash, XOnlyPublicKey,

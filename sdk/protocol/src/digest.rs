@@ -1,7 +1,7 @@
 //! Signed bytes: one explicit layout per purpose under a constant BIP340 tag.
 //!
-//! Every digest is `SHA256(SHA256(tag) || SHA256(tag) || fields)` (BIP340, "tagged hashes"). Integers are big-endian and
-//! fields have a fixed length or carry a `u32` length in front, so two different statements never share bytes.
+//! Every digest is `SHA256(SHA256(tag) || SHA256(tag) || fields)` (BIP340, "tagged hashes"). Integers are big-endian
+//! and fields have a fixed length or carry a `u32` length in front, so two different statements never share bytes.
 //! Everything that a node or wallet signs starts with a [`Context`]: network, federation and epoch, so that no
 //! signature can be replayed elsewhere (rule V8).
 

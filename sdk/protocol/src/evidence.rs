@@ -1,8 +1,8 @@
 //! Evidence: what proves by itself that a node cheated (design, V7).
 //!
-//! Every variant holds only statements that the accused signed, with what is needed to check them, so anybody who has the federation
-//! document can verify it offline and nobody can be framed: an honest node never signs two statements that contradict each
-//! other, and signs no share that it did not compute itself for exactly the package it names.
+//! Every variant holds only statements that the accused signed, with what is needed to check them, so who has
+//! the federation document can verify it offline and nobody can be framed: an honest node never signs two statements
+//! that contradict each other, and signs no share that it did not compute itself for exactly the package it names.
 
 use crate::{
     Epoch, Federation, NodeId, NonceCommitment, SignatureShare,
@@ -163,8 +163,8 @@ impl Evidence {
     /// Checks the evidence and gives the node that it convicts.
     ///
     /// # Errors
-    /// It proves nothing: a signature is not the accused's, or the statements do not contradict each other. Whoever presented it is at
-    /// fault.
+    /// It proves nothing: a signature is not the accused's, or the statements do not contradict each other. Anybody
+    /// who presented it is at fault.
     pub fn verify(&self, federation: &Federation) -> Result<NodeId, EvidenceError> {
         let accused = self.accused();
         // What was signed in an earlier epoch is judged by the members and shares of that epoch.
@@ -227,7 +227,7 @@ impl SigningRecord {
     }
 }
 
-/// Why evidence proves nothing. Whoever presented it is at fault; the accused node is not.
+/// Why evidence proves nothing. Its presenter is at fault; the accused node is not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvidenceError {

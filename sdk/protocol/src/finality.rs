@@ -1,11 +1,11 @@
 //! Proof that a transaction is final, and its verification by wallet and payee (design, section 10).
 //!
-//! * **Enforced**: all inputs are coins of one joint account. The complete transaction is the proof: a key-path signature under
-//!   `P_wallet + P_fed` cannot exist unless q nodes released shares, each after recording its commit durably (V4), so no
-//!   conflicting transaction can ever be signed. The account certificate shows that the federation checked that the wallet did
-//!   not choose its half against `P_fed`.
-//! * **Attested**: the coins are in the sole custody of their owner. q nodes signed that they committed to the transaction; miners
-//!   are bound by nothing.
+//! * **Enforced**: all inputs are coins of one joint account. The complete transaction is the proof: a key-path
+//!   signature under `P_wallet + P_fed` cannot exist unless q nodes released shares, each after recording its commit
+//!   durably (V4), so no conflicting transaction can ever be signed. The account certificate shows that the
+//!   federation checked that the wallet did not choose its half against `P_fed`.
+//! * **Attested**: the coins are in the sole custody of their owner. q nodes signed that they committed to the
+//!   transaction; miners are bound by nothing.
 
 use crate::{
     AccountId, Epoch, Federation, Round,
@@ -38,7 +38,7 @@ pub struct SpentOutput {
     pub position: KeychainIndex,
 }
 
-/// The evidence that a transaction is final. Whoever relays it need not be trusted.
+/// The evidence that a transaction is final. The party that relays it need not be trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self", rename_all = "snake_case")]
 pub enum FinalityProof {
@@ -100,7 +100,7 @@ impl FinalityProof {
     /// Checks the proof. Accounts that verify are kept in `accounts`.
     ///
     /// # Errors
-    /// The proof does not hold; whoever sent it is at fault, and the transaction must not be taken for final.
+    /// The proof does not hold; its sender is at fault, and the transaction must not be taken for final.
     pub fn verify(
         &self,
         federation: &Federation,

@@ -1,10 +1,11 @@
 //! The wallet's light client: a header chain from a checkpoint, and proofs that a transaction is in it.
 //!
-//! `Confirmed` is computed here and never accepted as an event (design, section 10). Checked per header: it builds on its
-//! predecessor, its hash meets its target (proof of work), the target is the one that the retarget rule gives, and its time is above
-//! the median of the eleven before it. Per proof: the Merkle path leads to a header of the chain (CVE-2012-2459 is
-//! guarded by rust-bitcoin's partial Merkle tree), and the transaction is not 64 bytes long without its witness, the size of an inner
-//! Merkle node (CVE-2017-12842). Sources: BIP37, BIP113, Bitcoin Core `pow.cpp`.
+//! `Confirmed` is computed here and never accepted as an event (design, section 10). Checked per header: it builds on
+//! its predecessor, its hash meets its target (proof of work), the target is the one that the retarget rule gives,
+//! and its time is above the median of the eleven before it. Per proof: the Merkle path leads to a header of the
+//! chain (CVE-2012-2459 is guarded by rust-bitcoin's partial Merkle tree), and the transaction is not 64 bytes long
+//! without its witness, the size of an inner Merkle node (CVE-2017-12842). Sources: BIP37, BIP113, Bitcoin Core
+//! `pow.cpp`.
 
 use crate::wire::{BlockRef, RawTransactionProof};
 use bitcoin::{

@@ -62,8 +62,8 @@ impl Epoch {
         Self(self.0.saturating_add(1))
     }
 
-    /// The round in which every outpoint begins this epoch. Rounds go on from epoch to epoch, so that a later statement always has the
-    /// higher round.
+    /// The round in which every outpoint begins this epoch. Rounds go on from epoch to epoch, so that a later
+    /// statement always has the higher round.
     pub fn first_round(self) -> Round {
         let before = u32::try_from(self.0.saturating_sub(1)).unwrap_or(u32::MAX);
         Round(before.saturating_mul(ROUNDS_PER_EPOCH))
@@ -73,8 +73,8 @@ impl Epoch {
 /// Rounds of one outpoint in one epoch.
 const ROUNDS_PER_EPOCH: u32 = 1 << 16;
 
-/// A voting round of an outpoint. An epoch begins at [`Epoch::first_round`], which is 0 in the first, and only a release
-/// certificate raises it (design, section 5).
+/// A voting round of an outpoint. An epoch begins at [`Epoch::first_round`], which is 0 in the first, and only a
+/// release certificate raises it (design, section 5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Round(pub u32);

@@ -1,7 +1,8 @@
 //! What wallets and nodes of a Quorate federation must agree on, byte for byte.
 //!
-//! Everything here is a value or a pure computation: no runtime, socket, clock or file. `quorate` (the wallet's SDK) re-exports what its
-//! users need, so a wallet developer depends on that crate alone; nodes and bridges depend on this one.
+//! Everything here is a value or a pure computation: no runtime, socket, clock or file. `quorate` (the wallet's SDK)
+//! re-exports what its users need, so a wallet developer depends on that crate alone; nodes and bridges depend on
+//! this one.
 
 pub mod account;
 mod consensus_hex;

@@ -1,8 +1,10 @@
-//! How far a node's durable log has come: what its peers remember for it, so that it notices a lost memory (design, V9).
+//! How far a node's durable log has come: what its peers remember for it, so that it notices a lost memory (design,
+//! V9).
 //!
-//! Every durable write of a node extends a hash chain. The node tells its peers the head with every vote and heartbeat, signed, and
-//! asks for the furthest one they know before it votes after a start. A store that is missing or restored from an older copy is
-//! behind that head, and only the node itself can have signed it, so no peer can make it doubt itself.
+//! Every durable write of a node extends a hash chain. The node tells its peers the head with every vote and
+//! heartbeat, signed, and asks for the furthest one they know before it votes after a start. A store that is missing
+//! or restored from an older copy is behind that head, and only the node itself can have signed it, so no peer can
+//! make it doubt itself.
 
 use crate::{
     Federation, NodeId,
@@ -71,8 +73,9 @@ impl SignedHead {
         federation.verify(self.node, digest, &self.signature)
     }
 
-    /// Whether this head can come after `known`, as far as a peer can tell: it is further in the same run of the node, or of a run that
-    /// began where `known` was or later. Otherwise the node has lost what `known` shows, and `known` is what it has to be told.
+    /// Whether this head can come after `known`, as far as a peer can tell: it is further in the same run of the
+    /// node, or of a run that began where `known` was or later. Otherwise the node has lost what `known` shows, and
+    /// `known` is what it has to be told.
     pub fn follows(&self, known: &Self) -> bool {
         if self.boot == known.boot {
             return self.head.sequence > known.head.sequence;

@@ -1,9 +1,9 @@
 //! Proposals: what a wallet asks the federation to finalise, and every check that needs no chain.
 //!
-//! A payment from a joint account is an unsigned PSBT (BIP174, BIP371) with the account's id and an authorisation signature; one
-//! from coins of sole custody is the signed transaction itself. [`JointProposal::check`] rebuilds keys, scripts and sighashes from
-//! the account, so a node signs only digests that it computed itself. What remains for the node (rule V1) is whether the
-//! coins exist, have these values and scripts, and are spendable.
+//! A payment from a joint account is an unsigned PSBT (BIP174, BIP371) with the account's id and an authorisation
+//! signature; one from coins of sole custody is the signed transaction itself. [`JointProposal::check`] rebuilds
+//! keys, scripts and sighashes from the account, so a node signs only digests that it computed itself. What remains
+//! for the node (rule V1) is whether the coins exist, have these values and scripts, and are spendable.
 
 use crate::{
     AccountId, Federation,
@@ -146,7 +146,8 @@ impl JointProposal {
         Ok((addresses, spent))
     }
 
-    /// Indices of outputs that verifiably belong to the account: their script is rebuilt from the path that the PSBT names.
+    /// Indices of outputs that verifiably belong to the account: their script is rebuilt from the path that the PSBT
+    /// names.
     fn own_outputs(&self, account: &JointAccount) -> Result<BTreeSet<usize>, ProposalError> {
         let mut own = BTreeSet::new();
         for (index, (output, data)) in self.psbt.unsigned_tx.output.iter().zip(&self.psbt.outputs).enumerate()
@@ -176,7 +177,8 @@ fn origin(
     (*fingerprint == account.xpub().fingerprint()).then(|| KeychainIndex::from_path(path)).flatten()
 }
 
-/// Fills in what BIP371 wants of an input or output of the account: internal key, its origin, and for inputs the recovery leaf.
+/// Fills in what BIP371 wants of an input or output of the account: internal key, its origin, and for inputs the
+/// recovery leaf.
 pub fn describe_input(account: &JointAccount, address: &Address, input: &mut bitcoin::psbt::Input) {
     let internal = address.key.x_only_public_key().0;
     let origin = (account.xpub().fingerprint(), address.position.path());

@@ -1,7 +1,7 @@
 //! Relay policy: what Bitcoin Core's defaults would relay, and sane fees.
 //!
-//! Source: Bitcoin Core `policy/policy.h` and BIP431 (version 3). The rules here are the stricter ones of the common node versions,
-//! so that a final transaction is never refused by the network.
+//! Source: Bitcoin Core `policy/policy.h` and BIP431 (version 3). The rules here are the stricter ones of the common
+//! node versions, so that a final transaction is never refused by the network.
 
 use bitcoin::{Amount, FeeRate, OutPoint, Transaction, TxOut, Weight, script::Script};
 use std::collections::BTreeSet;

@@ -1,28 +1,33 @@
 //! Release: how a stuck lock ends without ever undoing a final transaction (design, V5 and V6).
 //!
-//! A node that is shown why signs a [`SignedPromise`] for one outpoint and round r: it will neither vote nor commit for that outpoint
-//! in rounds up to r, and the highest certificate it has committed to there is the one it names. q promises are a
-//! [`ReleaseCertificate`]; its [`ReleaseCertificate::outcome`] says what may be voted for in round r + 1.
+//! A node that is shown why signs a [`SignedPromise`] for one outpoint and round r: it will neither vote nor commit
+//! for that outpoint in rounds up to r, and the highest certificate it has committed to there is the one it names. q
+//! promises are a [`ReleaseCertificate`]; its [`ReleaseCertificate::outcome`] says what may be voted for in round r +
+//! 1.
 //!
 //! # Why no final transaction is ever released
 //!
-//! Let T be final with the certificate C, whose round for the outpoint is r. Then q nodes committed to C, each durably before its
-//! share left, and shares under different certificates do not add up because nonce commitments are signed for one target. Any
-//! q promises for a round r' >= r come from q nodes, and the two sets share q + q - n >= f + 1 nodes, one of them honest. It committed
-//! before it promised (afterwards it would have refused), so its promise names C or a certificate of a higher round. By induction over
-//! the rounds, every certificate of a round above r is for T too: round r + 1 is forced to T by this argument, and so on. So the
-//! highest certificates named are always T's, C or a later one among them, and the outcome is [`Outcome::Forced`] to T.
+//! Let T be final with the certificate C, whose round for the outpoint is r. Then q nodes committed to C, each
+//! durably before its share left, and shares under different certificates do not add up because nonce commitments are
+//! signed for one target. Any q promises for a round r' >= r come from q nodes, and the two sets share q + q - n >= f
+//! + 1 nodes, one of them honest. It committed before it promised (afterwards it would have refused), so its promise
+//!   names C or a certificate of a higher round. By induction over the rounds, every certificate of a round above r is
+//!   for T too: round r + 1 is forced to T by this argument, and so on. So the highest certificates named are always
+//!   T's, C or a later one among them, and the outcome is [`Outcome::Forced`] to T.
 //!
-//! T may have several certificates of the same round for this outpoint, which differ in the rounds of other inputs; each honest node
-//! names its latest. A release carries *every* one that is named in the highest round. If it carried one of them at the choice of
-//! whoever assembles it, a faulty node could name an old one that is void, and hide behind it the one that made T final.
+//! T may have several certificates of the same round for this outpoint, which differ in the rounds of other inputs;
+//! each honest node names its latest. A release carries *every* one that is named in the highest round. If it carried
+//! one of them at the choice of the node that assembles it, a faulty node could name an old one that is void, and hide
+//! behind it the one that made T final.
 //!
 //! # When a forced transaction binds nobody (V6)
 //!
-//! A transaction has one certificate C for all its inputs. If the release of *another* of its inputs, for that input's round in C
-//! or a later one, has an outcome other than T, then T was not final under C by the argument above. [`ReleaseCertificate::voids`] says
-//! so, and the forced transaction binds nobody once *all* certificates that the release carries are void. This is more general than showing a conflicting final transaction, and it also opens circles in which each of several
-//! transactions is forced on one input and blocked on another, where no transaction could ever become final.
+//! A transaction has one certificate C for all its inputs. If the release of *another* of its inputs, for that
+//! input's round in C or a later one, has an outcome other than T, then T was not final under C by the argument
+//! above. [`ReleaseCertificate::voids`] says so, and the forced transaction binds nobody once *all* certificates that
+//! the release carries are void. This is more general than showing a conflicting final transaction, and it also opens
+//! circles in which each of several transactions is forced on one input and blocked on another, where no transaction
+//! could ever become final.
 
 use crate::{
     Federation, NodeId, Round,
@@ -40,8 +45,8 @@ use std::{
 
 /// A node's promise for one outpoint: no vote and no commit in rounds up to `round`.
 ///
-/// Signed bytes: `tagged_hash("quorate/promise/1", magic(4) || federation(32) || epoch(u64) || txid(32) || vout(u32) || round(u32) ||
-/// committed(1) [|| committed txid(32) || committed inputs_hash(32)])`.
+/// Signed bytes: `tagged_hash("quorate/promise/1", magic(4) || federation(32) || epoch(u64) || txid(32) || vout(u32)
+/// || round(u32) || committed(1) [|| committed txid(32) || committed inputs_hash(32)])`.
 ///
 /// ```
 /// use quorate::{Epoch, FederationId, NodeId, Round, digest::{Context, IdentityKey}, release::SignedPromise};
@@ -97,9 +102,10 @@ impl SignedPromise {
         self.committed.as_ref().map(|target| target.inputs().get(&self.outpoint).copied())
     }
 
-    /// Whether a commit to `target` by the same node contradicts this promise, whichever came first: the promise covers the
-    /// commit's round, and names neither it nor a later one. Of an earlier epoch a node knows only what the seals of a quorum say, which
-    /// may be without its own commit, so a commit contradicts promises of its own epoch only.
+    /// Whether a commit to `target` by the same node contradicts this promise, whichever came first: the promise
+    /// covers the commit's round, and names neither it nor a later one. Of an earlier epoch a node knows only what
+    /// the seals of a quorum say, which may be without its own commit, so a commit contradicts promises of its own
+    /// epoch only.
     pub fn contradicts_commit(&self, target: &VoteTarget) -> bool {
         let Some(round) = target.inputs().get(&self.outpoint) else { return false };
         if *round > self.round || round.epoch() != self.round.epoch() {
@@ -163,7 +169,8 @@ pub struct ReleaseCertificate {
 pub enum Outcome {
     /// Anything: no transaction can have become final in this round or before.
     Free,
-    /// Only this transaction, which may be final under any of these targets, unless other inputs show that it is under none.
+    /// Only this transaction, which may be final under any of these targets, unless other inputs show that it is
+    /// under none.
     Forced(Vec<VoteTarget>),
 }
 
@@ -175,16 +182,19 @@ impl ReleaseCertificate {
         promises: &BTreeMap<NodeId, SignedPromise>,
         certificates: &[ApprovalCertificate],
     ) -> Self {
-        let of_this = promises.iter().filter(|(_, one)| one.outpoint == outpoint && one.round == round);
+        let of_this =
+            promises.iter().filter(|(_, promise)| promise.outpoint == outpoint && promise.round == round);
         let promises: BTreeMap<_, _> = of_this
-            .map(|(node, one)| {
-                (*node, Promise { committed: one.committed.clone(), signature: one.signature })
+            .map(|(node, promise)| {
+                (*node, Promise { committed: promise.committed.clone(), signature: promise.signature })
             })
             .collect();
         let mut named = highest_targets(outpoint, promises.values());
         let highest = std::mem::take(&mut named)
             .into_iter()
-            .filter_map(|target| certificates.iter().find(|one| one.target == *target).cloned())
+            .filter_map(|target| {
+                certificates.iter().find(|certificate| certificate.target == *target).cloned()
+            })
             .collect();
         Self { outpoint, round, promises, highest }
     }
@@ -192,7 +202,7 @@ impl ReleaseCertificate {
     /// Checks that q distinct members promised, and that every certificate of the highest round they name is there.
     ///
     /// # Errors
-    /// The certificate does not hold; whoever sent it is at fault.
+    /// The certificate does not hold; its sender is at fault.
     pub fn verify(&self, federation: &Federation) -> Result<(), ReleaseError> {
         let needed = federation.quorum().votes();
         if self.promises.len() < usize::from(needed) {
@@ -204,7 +214,7 @@ impl ReleaseCertificate {
             }
         }
         let named = highest_targets(self.outpoint, self.promises.values());
-        if !named.into_iter().eq(self.highest.iter().map(|one| &one.target)) {
+        if !named.into_iter().eq(self.highest.iter().map(|certificate| &certificate.target)) {
             return Err(ReleaseError::Highest { outpoint: self.outpoint });
         }
         Ok(self.highest.iter().try_for_each(|certificate| certificate.verify(federation))?)
@@ -234,7 +244,8 @@ impl ReleaseCertificate {
         self.highest.first().map(|certificate| certificate.target.txid())
     }
 
-    /// Rule V6: whether this release shows that the transaction of `target` did not become final under that target's rounds.
+    /// Rule V6: whether this release shows that the transaction of `target` did not become final under that target's
+    /// rounds.
     pub fn voids(&self, target: &VoteTarget) -> bool {
         let reached = target.inputs().get(&self.outpoint).is_some_and(|round| *round <= self.round);
         reached && self.forced_txid() != Some(target.txid())
@@ -248,7 +259,7 @@ fn highest_targets<'a>(
 ) -> BTreeSet<&'a VoteTarget> {
     let mut top = None;
     let mut targets = BTreeSet::new();
-    for target in promises.filter_map(|one| one.committed.as_ref()) {
+    for target in promises.filter_map(|promise| promise.committed.as_ref()) {
         let Some(round) = target.inputs().get(&outpoint).copied() else { continue };
         if top < Some(round) {
             targets.clear();
@@ -346,9 +357,11 @@ mod tests {
     }
 
     fn release(world: &testing::World, round: u32, committed: &[Option<&VoteTarget>]) -> ReleaseCertificate {
-        let promises =
-            committed.iter().zip(1..).map(|(one, node)| (NodeId(node), promise(world, node, round, *one)));
-        let certificates: Vec<_> = committed.iter().flatten().map(|one| approved(world, one)).collect();
+        let promises = committed
+            .iter()
+            .zip(1..)
+            .map(|(target, node)| (NodeId(node), promise(world, node, round, *target)));
+        let certificates: Vec<_> = committed.iter().flatten().map(|target| approved(world, target)).collect();
         ReleaseCertificate::assemble(outpoint(0), Round(round), &promises.collect(), &certificates)
     }
 
@@ -393,7 +406,7 @@ mod tests {
         assert_eq!(both.outcome(), Outcome::Forced(vec![old.clone(), new.clone()]));
         for kept in [&old, &new] {
             let mut chosen = both.clone();
-            chosen.highest.retain(|one| one.target == *kept);
+            chosen.highest.retain(|certificate| certificate.target == *kept);
             assert!(chosen.verify(&world.federation).is_err(), "none may be left out");
         }
     }
@@ -433,7 +446,7 @@ mod tests {
         let mut other_outpoint = promise(&world, 2, 1, None);
         other_outpoint.outpoint = outpoint(7);
         let promises = [promise(&world, 1, 1, None), other_outpoint, promise(&world, 3, 0, None)];
-        let promises = promises.into_iter().map(|one| (one.node, one)).collect();
+        let promises = promises.into_iter().map(|promise| (promise.node, promise)).collect();
         let release = ReleaseCertificate::assemble(outpoint(0), Round(1), &promises, &[]);
         assert_eq!(release.promises.into_keys().collect::<Vec<_>>(), [NodeId(1)]);
     }
@@ -463,8 +476,8 @@ mod tests {
     }
 
     proptest! {
-        /// What an honest node does, in any order, never contradicts itself: it commits only in rounds above its last promise, and
-        /// each promise names its highest commit.
+        /// What an honest node does, in any order, never contradicts itself: it commits only in rounds above its last
+        /// promise, and each promise names its highest commit.
         #[test]
         fn an_honest_history_contradicts_itself_nowhere(steps in prop::collection::vec((any::<bool>(), 0_u8..3), 1..12)) {
             let world = testing::federation(4);

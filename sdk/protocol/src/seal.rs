@@ -1,26 +1,30 @@
-//! The end of an epoch: what its nodes hand on to the next one, so that no final transaction is ever undone across epochs.
+//! The end of an epoch: what its nodes hand on to the next one, so that no final transaction is ever undone across
+//! epochs.
 //!
-//! When the next epoch's key is certified, a node *seals* its epoch: it records durably that it will never again vote, commit, promise or
-//! release a share in it, and then signs a [`Seal`] over everything that it has committed to or knows to be final and that the chain
-//! has not buried yet. A member of the next epoch begins with the [`Handover`] of any q seals for the same succession.
+//! When the next epoch's key is certified, a node *seals* its epoch: it records durably that it will never again
+//! vote, commit, promise or release a share in it, and then signs a [`Seal`] over everything that it has committed to
+//! or knows to be final and that the chain has not buried yet. A member of the next epoch begins with the
+//! [`Handover`] of any q seals for the same succession.
 //!
 //! # Why no final transaction is undone
 //!
-//! Let T be final in epoch e with certificate C. q nodes of e committed to C, each before it sealed (afterwards it would have refused). Any
-//! q seals share q + q - n >= f + 1 nodes with them, one of them honest, whose seal has C or a later certificate of T. So every honest
-//! node begins epoch e + 1 as if it had committed to that certificate itself: it votes for nothing else on T's inputs and names the
-//! certificate in every promise. That is the state in which the argument of [`crate::release`] has every honest node after a release that
-//! forces T, so it goes on as within one epoch: rounds go on from epoch to epoch, and a later certificate on one of the inputs is for T
-//! too. Nodes may begin with different sets of q seals. What is not in all of them was not final, and whatever a node inherited beside
-//! is settled by the rules of release.
+//! Let T be final in epoch e with certificate C. q nodes of e committed to C, each before it sealed (afterwards it
+//! would have refused). Any q seals share q + q - n >= f + 1 nodes with them, one of them honest, whose seal has C or
+//! a later certificate of T. So every honest node begins epoch e + 1 as if it had committed to that certificate
+//! itself: it votes for nothing else on T's inputs and names the certificate in every promise. That is the state in
+//! which the argument of [`crate::release`] has every honest node after a release that forces T, so it goes on as
+//! within one epoch: rounds go on from epoch to epoch, and a later certificate on one of the inputs is for T too.
+//! Nodes may begin with different sets of q seals. What is not in all of them was not final, and whatever a node
+//! inherited beside is settled by the rules of release.
 //!
-//! One of two rival plans at most is ever opened: a node seals once, for one succession, and two sets of q seals share an honest node.
+//! One of two rival plans at most is ever opened: a node seals once, for one succession, and two sets of q seals
+//! share an honest node.
 //!
 //! # Which certificate of a transaction is kept
 //!
-//! Two certificates of one transaction have an honest voter in common, whose rounds only ever rise, so all rounds of the one are at least
-//! those of the other. The later one is kept. If T is final under the earlier one, every release of an input since has been for T, so the
-//! later one is not void (V6) either.
+//! Two certificates of one transaction have an honest voter in common, whose rounds only ever rise, so all rounds of
+//! the one are at least those of the other. The later one is kept. If T is final under the earlier one, every release
+//! of an input since has been for T, so the later one is not void (V6) either.
 
 use crate::{
     Federation, NodeId,
@@ -46,8 +50,8 @@ pub struct SealedTransaction {
     /// The paying account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub account: Option<AccountCertificate>,
-    /// The outputs that it spends, in input order, if the node knows them: whoever inherits the commit sees by them when the chain spends the
-    /// coins.
+    /// The outputs that it spends, in input order, if the node knows them: anybody who inherits the commit sees by
+    /// them when the chain spends the coins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spent: Vec<TxOut>,
     /// The latest certificate that the node committed to.
@@ -77,8 +81,8 @@ pub struct Seal {
 pub fn transactions_hash(transactions: &[SealedTransaction]) -> [u8; 32] {
     transactions
         .iter()
-        .fold(Writer::new(Purpose::SealedTransactions), |writer, one| {
-            writer.bytes(&serde_json::to_vec(one).expect("sealed transactions have string keys only"))
+        .fold(Writer::new(Purpose::SealedTransactions), |writer, transaction| {
+            writer.bytes(&serde_json::to_vec(transaction).expect("sealed transactions have string keys only"))
         })
         .finish()
 }
@@ -116,8 +120,8 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Puts the seals of at least q nodes of the epoch that ends together. A node has one word on each transaction, its first. What
-    /// does not verify is left out, and only that: an honest node's seal has everything that matters.
+    /// Puts the seals of at least q nodes of the epoch that ends together. A node has one word on each transaction,
+    /// its first. What does not verify is left out, and only that: an honest node's seal has everything that matters.
     ///
     /// # Errors
     /// Fewer than q of the seals hold for this succession.
@@ -139,7 +143,7 @@ impl Handover {
         for sealed in valid.into_values() {
             // A node has one word on each transaction, however often it repeats itself.
             let words: BTreeMap<Txid, &SealedTransaction> =
-                sealed.iter().rev().map(|one| (one.txid, one)).collect();
+                sealed.iter().rev().map(|transaction| (transaction.txid, transaction)).collect();
             for (txid, word) in words {
                 candidates.entry(txid).or_default().push(word);
             }
@@ -157,54 +161,61 @@ impl Handover {
     }
 }
 
-/// What holds of all that was sealed of one transaction: a proof, the latest certificate, and the payment as most describe it. If it may be
-/// final, more honest nodes describe it than there are faulty ones.
+/// What holds of all that was sealed of one transaction: a proof, the latest certificate, and the payment as most
+/// describe it. If it may be final, more honest nodes describe it than there are faulty ones.
 fn resolve(
     federation: &Federation,
     accounts: &mut VerifiedAccounts,
     txid: Txid,
     sealed: &[&SealedTransaction],
 ) -> Option<SealedTransaction> {
-    let proofs = sealed.iter().filter_map(|one| one.proof.as_ref()).filter(|proof| proof.txid() == txid);
+    let proofs = sealed
+        .iter()
+        .filter_map(|transaction| transaction.proof.as_ref())
+        .filter(|proof| proof.txid() == txid);
     let proof = proofs.into_iter().find(|proof| proof.verify(federation, accounts).is_ok()).cloned();
-    let certified = |one: &&&SealedTransaction| {
-        let of_this = one.certificate.as_ref().filter(|certificate| certificate.target.txid() == txid);
+    let certified = |transaction: &&&SealedTransaction| {
+        let of_this =
+            transaction.certificate.as_ref().filter(|certificate| certificate.target.txid() == txid);
         of_this.is_some_and(|certificate| {
-            one.is_described(certificate, federation) && certificate.verify(federation).is_ok()
+            transaction.is_described(certificate, federation) && certificate.verify(federation).is_ok()
         })
     };
     let certified: Vec<&&SealedTransaction> = sealed.iter().filter(certified).collect();
-    let votes = |one: &SealedTransaction| {
-        let same =
-            |other: &&&&SealedTransaction| other.proposal == one.proposal && other.account == one.account;
+    let votes = |transaction: &SealedTransaction| {
+        let same = |other: &&&&SealedTransaction| {
+            other.proposal == transaction.proposal && other.account == transaction.account
+        };
         certified.iter().filter(same).count()
     };
-    let age_of = |one: &&&SealedTransaction| one.certificate.as_ref().map(age);
+    let age_of = |transaction: &&&SealedTransaction| transaction.certificate.as_ref().map(age);
     let latest = certified.iter().copied().max_by_key(age_of);
-    // Whoever has a later certificate than the others does not choose the description: each fits every certificate of the transaction.
-    let described = certified.iter().copied().max_by_key(|one| votes(one));
+    // The node with a later certificate than the others does not choose the description: each fits every
+    // certificate of the transaction.
+    let described = certified.iter().copied().max_by_key(|transaction| votes(transaction));
     if proof.is_none() && latest.is_none() {
         return None;
     }
     Some(SealedTransaction {
         txid,
-        proposal: described.and_then(|one| one.proposal.clone()),
-        account: described.and_then(|one| one.account.clone()),
-        spent: most_said(certified.iter().map(|one| &one.spent)),
-        certificate: latest.and_then(|one| one.certificate.clone()),
+        proposal: described.and_then(|transaction| transaction.proposal.clone()),
+        account: described.and_then(|transaction| transaction.account.clone()),
+        spent: most_said(certified.iter().map(|transaction| &transaction.spent)),
+        certificate: latest.and_then(|transaction| transaction.certificate.clone()),
         proof,
     })
 }
 
 /// What most of those say that say anything.
 fn most_said<'a>(all: impl Iterator<Item = &'a Vec<TxOut>>) -> Vec<TxOut> {
-    let said: Vec<&Vec<TxOut>> = all.filter(|one| !one.is_empty()).collect();
-    let votes = |one: &&&Vec<TxOut>| said.iter().filter(|other| *other == *one).count();
-    said.iter().max_by_key(votes).map(|one| (*one).clone()).unwrap_or_default()
+    let said: Vec<&Vec<TxOut>> = all.filter(|outputs| !outputs.is_empty()).collect();
+    let votes = |outputs: &&&Vec<TxOut>| said.iter().filter(|other| *other == *outputs).count();
+    said.iter().max_by_key(votes).map(|outputs| (*outputs).clone()).unwrap_or_default()
 }
 
 impl SealedTransaction {
-    /// Whether it comes with the proposal that the certificate is about: with it, whoever inherits the commit can finish the payment.
+    /// Whether it comes with the proposal that the certificate is about: with it, anybody who inherits the commit can
+    /// finish the payment.
     fn is_described(&self, certificate: &ApprovalCertificate, federation: &Federation) -> bool {
         let inputs = certificate.target.inputs();
         let same = self.proposal.as_ref().is_some_and(|proposal| {

@@ -2,9 +2,9 @@
 //!
 //! # Why two certificates of one round never conflict
 //!
-//! An honest node signs at most one approval per outpoint and round (V2). A certificate has approvals of q distinct nodes for
-//! exactly the rounds it names (V3, checked by [`ApprovalCertificate::verify`]). Two certificates of one round that share an
-//! outpoint would have q + q - n >= f + 1 nodes in common, one of them honest: a contradiction.
+//! An honest node signs at most one approval per outpoint and round (V2). A certificate has approvals of q distinct
+//! nodes for exactly the rounds it names (V3, checked by [`ApprovalCertificate::verify`]). Two certificates of one
+//! round that share an outpoint would have q + q - n >= f + 1 nodes in common, one of them honest: a contradiction.
 //!
 //! A vote alone, and even a certificate, is not finality; see [`crate::finality`].
 
@@ -108,8 +108,9 @@ pub enum Verdict {
 
 /// A node's signed vote.
 ///
-/// Signed bytes: `tagged_hash("quorate/vote/1", magic(4) || federation(32) || epoch(u64) || txid(32) || inputs_hash(32) ||
-/// verdict(1))`, integers big-endian, txid in internal byte order, verdict 1 for approve and 0 for reject.
+/// Signed bytes: `tagged_hash("quorate/vote/1", magic(4) || federation(32) || epoch(u64) || txid(32) ||
+/// inputs_hash(32) || verdict(1))`, integers big-endian, txid in internal byte order, verdict 1 for approve and 0 for
+/// reject.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SignedVote {
     /// Who votes.
@@ -186,7 +187,7 @@ impl ApprovalCertificate {
     /// Checks that q distinct members of the target's epoch approved exactly this target.
     ///
     /// # Errors
-    /// Too few approvals, or one that does not verify; whoever sent the certificate is at fault.
+    /// Too few approvals, or one that does not verify; its sender is at fault.
     pub fn verify(&self, federation: &Federation) -> Result<(), CertificateError> {
         let epoch = self.target.epoch().ok_or(CertificateError::Epochs)?;
         let digest = vote_digest(&self.target, &federation.context_of(epoch), Verdict::Approve);

@@ -90,7 +90,7 @@ impl Client {
         }))
     }
 
-    /// Ends the client, whoever else has a clone of it, and waits until nothing of it runs: calls under way give
+    /// Ends the client, even if others have a clone of it, and waits until nothing of it runs: calls under way give
     /// [`ClientError::Ended`], and what was to be saved is saved. Payments go on when the wallet is opened again.
     ///
     /// ```no_run
@@ -158,7 +158,8 @@ impl Client {
         Ok(self.call(|session, _| session.next_address()).await??)
     }
 
-    /// An address to show to anyone: the same until somebody has paid to it ([`crate::wallet::Wallet::unused_address`]).
+    /// An address to show to anyone: the same until somebody has paid to it
+    /// ([`crate::wallet::Wallet::unused_address`]).
     ///
     /// # Errors
     /// All addresses have been given out, or the client has ended.
@@ -166,8 +167,8 @@ impl Client {
         Ok(self.call(|session, _| session.unused_address()).await??)
     }
 
-    /// Submits a payment; its progress comes as [`Event::Payment`]. When this returns, the payment is saved: it goes on when the wallet is
-    /// opened again, and [`Client::outcome`] then waits for its end.
+    /// Submits a payment; its progress comes as [`Event::Payment`]. When this returns, the payment is saved: it goes
+    /// on when the wallet is opened again, and [`Client::outcome`] then waits for its end.
     ///
     /// # Errors
     /// The wallet refused, or the client has ended.
@@ -175,7 +176,8 @@ impl Client {
         Ok(self.call(move |session, now| session.send(now, &request)).await??)
     }
 
-    /// Says that the network may be back or the device awake, so that the client connects now and not when its timer runs out.
+    /// Says that the network may be back or the device awake, so that the client connects now and not when its timer
+    /// runs out.
     ///
     /// ```no_run
     /// # async fn run(client: quorate::client::Client) -> Result<(), quorate::client::ClientError> {
@@ -220,8 +222,8 @@ impl Client {
     /// Waits until a payment that was submitted is final, in this run or in one before.
     ///
     /// ```no_run
-    /// # async fn run(client: quorate::client::Client, request: quorate::wallet::PaymentRequest) -> Result<(), quorate::client::ClientError> {
-    /// let txid = client.send(request).await?;
+    /// # async fn run(client: quorate::client::Client, request: quorate::wallet::PaymentRequest) -> Result<(),
+    /// quorate::client::ClientError> { let txid = client.send(request).await?;
     /// let receipt = client.outcome(txid).await?;
     /// assert_eq!(receipt.txid, txid);
     /// # Ok(())
@@ -243,12 +245,12 @@ impl Client {
         self.inspect(move |session| session.payment(txid)).await
     }
 
-    /// Asks the federation to stop a payment that is not final. A waiting [`Client::pay`] ends with [`ClientError::Failed`] or
-    /// [`ClientError::Rejected`] and the coins are free again, or it succeeds because it was too late.
+    /// Asks the federation to stop a payment that is not final. A waiting [`Client::pay`] ends with
+    /// [`ClientError::Failed`] or [`ClientError::Rejected`] and the coins are free again, or it succeeds because it was too late.
     ///
     /// ```no_run
-    /// # async fn run(client: quorate::client::Client, txid: bitcoin::Txid) -> Result<(), quorate::client::ClientError> {
-    /// client.cancel(txid).await
+    /// # async fn run(client: quorate::client::Client, txid: bitcoin::Txid) -> Result<(),
+    /// quorate::client::ClientError> { client.cancel(txid).await
     /// # }
     /// ```
     ///
@@ -260,8 +262,8 @@ impl Client {
 
     /// Submits a signed transaction of coins in sole custody and waits for its attested finality.
     ///
-    /// A refusal is the word of one server. The transaction is signed and may become final or confirmed all the same; to be sure that it does not,
-    /// spend one of its coins otherwise.
+    /// A refusal is the word of one server. The transaction is signed and may become final or confirmed all the same;
+    /// to be sure that it does not, spend one of its coins otherwise.
     ///
     /// # Errors
     /// The federation refused, or the client has ended.

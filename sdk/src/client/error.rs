@@ -46,7 +46,8 @@ pub enum ClientError {
     /// The client has ended.
     #[error("the client has ended")]
     Ended,
-    /// The state could not be saved, so the client stopped before anything left it that it would not remember. What was saved before is whole.
+    /// The state could not be saved, so the client stopped before anything left it that it would not remember. What
+    /// was saved before is whole.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

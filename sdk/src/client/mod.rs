@@ -1,4 +1,5 @@
-//! The client: a driver around [`crate::session::Session`], over a WebSocket to a bridge or, natively, QUIC straight to a node.
+//! The client: a driver around [`crate::session::Session`], over a WebSocket to a bridge or, natively, QUIC straight
+//! to a node.
 //!
 //! It runs on tokio with the feature `native`, and on the event loop of a JavaScript runtime with the feature `web`.
 //!

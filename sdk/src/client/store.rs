@@ -24,7 +24,8 @@ pub type Saving = PlatformFuture<Result<(), StoreError>>;
 /// }
 /// ```
 pub trait Store: MaybeSend + 'static {
-    /// Makes a change durable: when this is done, either all of it survives a crash, or an error was given. After an error the client stops.
+    /// Makes a change durable: when this is done, either all of it survives a crash, or an error was given. After an
+    /// error the client stops.
     fn save(&mut self, change: StateChange) -> Saving;
 }
 

@@ -9,7 +9,8 @@ use web_sys::{CloseEvent, MessageEvent};
 /// Makes a socket from address and subprotocol: for runtimes whose `WebSocket` is not the global one.
 pub type SocketFactory = js_sys::Function;
 
-/// A bridge's address, `ws://` or `wss://`. Several addresses are tried in turn, so that a lost bridge is not a lost session.
+/// A bridge's address, `ws://` or `wss://`. Several addresses are tried in turn, so that a lost bridge is not a lost
+/// session.
 #[derive(Clone, Debug)]
 pub struct WebSocket {
     urls: Vec<String>,

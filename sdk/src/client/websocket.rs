@@ -8,7 +8,8 @@ use tokio_tungstenite::tungstenite::{
     Message, client::IntoClientRequest as _, http::HeaderValue, protocol::WebSocketConfig,
 };
 
-/// A bridge's address, `ws://` or `wss://`. Several addresses are tried in turn, so that a lost bridge is not a lost session.
+/// A bridge's address, `ws://` or `wss://`. Several addresses are tried in turn, so that a lost bridge is not a lost
+/// session.
 #[derive(Clone, Debug)]
 pub struct WebSocket {
     urls: Vec<String>,

@@ -15,7 +15,8 @@ impl Backoff {
         Self { least, most, attempt: 0 }
     }
 
-    /// A wait between half and all of the step's ceiling, so that clients that lost the same server spread out and never spin.
+    /// A wait between half and all of the step's ceiling, so that clients that lost the same server spread out and
+    /// never spin.
     pub(super) fn next(&mut self, rng: &mut (impl RngCore + ?Sized)) -> Duration {
         let factor = 1_u32.checked_shl(self.attempt.min(16)).unwrap_or(u32::MAX);
         let ceiling = self.least.saturating_mul(factor).min(self.most);

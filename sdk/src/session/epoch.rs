@@ -1,5 +1,6 @@
-//! What a session does when the federation has come to its next epoch: it gets the document, verifies it from the pinned id on, and only
-//! then looks at statements of that epoch. The wallet's keys, addresses and account stay as they are.
+//! What a session does when the federation has come to its next epoch: it gets the document, verifies it from the
+//! pinned id on, and only then looks at statements of that epoch. The wallet's keys, addresses and account stay as
+//! they are.
 
 use super::{Event, Now, Session, backoff::Backoff, pending::Pending};
 use crate::{

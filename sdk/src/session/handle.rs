@@ -268,7 +268,8 @@ impl Session {
         self.move_on(txid, state);
     }
 
-    /// Coins of sole custody may not be this wallet's, so their proof is checked here even if the wallet has no use for it.
+    /// Coins of sole custody may not be this wallet's, so their proof is checked here even if the wallet has no use
+    /// for it.
     fn take_signed(&mut self, txid: Txid, proof: &FinalityProof) {
         self.take_proof(proof);
         let Some(Payment { .. }) = self.payments.get(&txid) else { return };

@@ -1,11 +1,12 @@
 //! The wallet's session with a server: a sans-IO machine around a [`Wallet`].
 //!
-//! It greets, registers the account, subscribes to every script, verifies what comes, asks for the headers and Merkle proofs that
-//! are missing, takes part in signing, and submits again (which is idempotent) after a lost connection or coordinator. It has no socket
-//! and no clock: a driver tells it what happened and does what [`Session::poll_output`] says. `now` is any monotonic time;
-//! only differences count.
+//! It greets, registers the account, subscribes to every script, verifies what comes, asks for the headers and Merkle
+//! proofs that are missing, takes part in signing, and submits again (which is idempotent) after a lost connection or
+//! coordinator. It has no socket and no clock: a driver tells it what happened and does what [`Session::poll_output`]
+//! says. `now` is any monotonic time; only differences count.
 //!
-//! The server is not trusted: a proof that does not verify is reported as [`Event::ServerMisbehaved`] and changes nothing.
+//! The server is not trusted: a proof that does not verify is reported as [`Event::ServerMisbehaved`] and changes
+//! nothing.
 
 mod backoff;
 mod epoch;
@@ -57,7 +58,8 @@ pub enum Output {
     Close,
     /// Tell the application.
     Event(Event),
-    /// Make this durable, as a whole, before any later output is carried out. Only given by a session of [`Session::restore`].
+    /// Make this durable, as a whole, before any later output is carried out. Only given by a session of
+    /// [`Session::restore`].
     Save(StateChange),
 }
 
@@ -235,7 +237,8 @@ impl Session {
         self.event(Event::Disconnected { reason: reason.to_owned(), retry_in: wait });
     }
 
-    /// The network may be back, or this device awake: does at once what would wait for a timer. Connects, or sees whether the server is still there.
+    /// The network may be back, or this device awake: does at once what would wait for a timer. Connects, or sees
+    /// whether the server is still there.
     pub fn wake(&mut self, now: Now) {
         self.now = now;
         match self.link {

@@ -59,8 +59,8 @@ impl Session {
         self.submit(now, Proposal::Sole { transaction })
     }
 
-    /// Asks the federation to stop a payment that is not final. Its outcome comes as [`Event::Payment`]: `Failed` or `Rejected` with
-    /// the coins free again, or `Final` if it was too late.
+    /// Asks the federation to stop a payment that is not final. Its outcome comes as [`Event::Payment`]: `Failed` or
+    /// `Rejected` with the coins free again, or `Final` if it was too late.
     ///
     /// # Errors
     /// No such payment of this account is under way.
@@ -132,8 +132,8 @@ impl Session {
         self.request(Pending::Submit { txid }, &message);
     }
 
-    /// A server will not have this payment. One that this wallet has signed may be final all the same, so it goes on, with this server or another,
-    /// until it is final or its owner has it cancelled.
+    /// A server will not have this payment. One that this wallet has signed may be final all the same, so it goes on,
+    /// with this server or another, until it is final or its owner has it cancelled.
     pub(super) fn refused_payment(&mut self, now: Now, txid: Txid, error: &WireError) {
         let Some(payment) = self.payments.get_mut(&txid) else { return };
         if payment.signed.is_empty() {
@@ -173,8 +173,8 @@ impl Session {
         self.event(Event::Payment { txid, state });
     }
 
-    /// A coin that is left to a payment which this wallet holds for over: asks to cancel it once more, which either frees the coin or
-    /// shows that the payment has to be finished.
+    /// A coin that is left to a payment which this wallet holds for over: asks to cancel it once more, which either
+    /// frees the coin or shows that the payment has to be finished.
     pub(super) fn revive(&mut self, now: Now, record: &UtxoRecord) {
         let Some(lock) = record.lock.filter(|lock| lock.round.0 > 0) else { return };
         let Some(Proposal::Joint(joint)) = self.dormant.remove(&lock.txid) else { return };
@@ -184,8 +184,9 @@ impl Session {
         }
     }
 
-    /// Takes a server's word that a payment is over only if it cannot have become final: this wallet never signed it, or releases
-    /// show that no signature of it counts any more. Otherwise it goes on until it is final or provably over.
+    /// Takes a server's word that a payment is over only if it cannot have become final: this wallet never signed it,
+    /// or releases show that no signature of it counts any more. Otherwise it goes on until it is final or provably
+    /// over.
     pub(super) fn end(&mut self, now: Now, txid: Txid, releases: &[ReleaseCertificate], state: PaymentState) {
         let Some(payment) = self.payments.get(&txid) else { return };
         let federation = self.wallet.federation();
@@ -194,12 +195,14 @@ impl Session {
             |one: &&ReleaseCertificate| inputs.contains(&one.outpoint) && one.verify(federation).is_ok();
         let verified: Vec<_> = releases.iter().filter(sound).collect();
         let voided = payment.signed.iter().all(|target| verified.iter().any(|release| release.voids(target)));
-        // Another transaction that spends one of its coins, by a proof that this wallet verified, rules it out as well (V6).
+        // Another transaction that spends one of its coins, by a proof that this wallet verified, rules it out as
+        // well (V6).
         let other = |outpoint| self.wallet.spender(outpoint).is_some_and(|spender| spender != txid);
         let over = voided || inputs.iter().any(other);
         let unproven = verified.is_empty() && matches!(payment.proposal, Proposal::Joint(_));
         if over && unproven && !payment.cancelled {
-            // Perhaps only this server says so. The owner's cancel has the inputs released, or shows that they need not be.
+            // Perhaps only this server says so. The owner's cancel has the inputs released, or shows that they need
+            // not be.
             if let Some(payment) = self.payments.get_mut(&txid) {
                 payment.cancelled = true;
                 payment.ended = Some(state);

@@ -65,7 +65,7 @@ impl Payment {
         }
     }
 
-    /// News of it: waits for more, but not for ever.
+    /// News of it: waits for more, but not forever.
     pub(super) fn heard(&mut self, now: Now) {
         self.resubmit_at = Some((now + SUBMIT_SILENCE).min(self.submitted_at + COORDINATOR_PATIENCE));
     }

@@ -1,9 +1,9 @@
 //! The session on a disk: the wallet's state and the payments that are under way.
 //!
-//! What a session sends may bind its owner: a payment that the wallet signed may become final long after the page that made it was
-//! closed, and only a wallet that remembers which rounds it signed for can tell a server's "this payment has failed" from the truth. A session
-//! that was opened with [`Session::restore`] therefore gives an [`Output::Save`] ahead of everything else that it gives,
-//! and the driver makes it durable before it goes on.
+//! What a session sends may bind its owner: a payment that the wallet signed may become final long after the page
+//! that made it was closed, and only a wallet that remembers which rounds it signed for can tell a server's "this
+//! payment has failed" from the truth. A session that was opened with [`Session::restore`] therefore gives an
+//! [`Output::Save`] ahead of everything else that it gives, and the driver makes it durable before it goes on.
 //!
 //! | key | value, as JSON |
 //! | --- | --- |

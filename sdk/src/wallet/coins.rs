@@ -53,7 +53,8 @@ impl Coin {
         self.is_verified(chain) && self.spent_by.is_none() && self.held_by().is_none()
     }
 
-    /// The payment that holds it: one of this wallet, or by the server's word that of another device with the same words.
+    /// The payment that holds it: one of this wallet, or by the server's word that of another device with the same
+    /// words.
     pub fn held_by(&self) -> Option<Txid> {
         self.locked_by.or(self.claim.holder)
     }

@@ -30,7 +30,8 @@ impl Destination {
     /// Reads an address or a `bitcoin:` URI (BIP21) and checks it against the network.
     ///
     /// # Errors
-    /// Not an address, of another network, a URI with a required parameter that is not understood, or a type that cannot be paid.
+    /// Not an address, of another network, a URI with a required parameter that is not understood, or a type that
+    /// cannot be paid.
     pub fn parse(text: &str, network: Network) -> Result<Self, WalletError> {
         let text = text.trim();
         let is_uri = text.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bitcoin:"));

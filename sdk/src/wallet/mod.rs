@@ -1,8 +1,8 @@
 //! The wallet: keys, coins, history and payments, without any I/O.
 //!
-//! A [`Wallet`] knows what it has *verified*. A coin is spendable when the transaction that created it is final by a proof that
-//! the wallet checked, or is in a block of the wallet's own header chain by a Merkle path that it checked. What a server merely
-//! says counts as incoming. [`crate::session::Session`] feeds it and asks for the proofs.
+//! A [`Wallet`] knows what it has *verified*. A coin is spendable when the transaction that created it is final by a
+//! proof that the wallet checked, or is in a block of the wallet's own header chain by a Merkle path that it checked.
+//! What a server merely says counts as incoming. [`crate::session::Session`] feeds it and asks for the proofs.
 
 mod build;
 mod coins;
@@ -87,8 +87,8 @@ struct KeychainState {
 }
 
 impl Wallet {
-    /// Opens account number `account` (usually 0) of the words. `checkpoint` is where header verification starts; the genesis
-    /// block if absent.
+    /// Opens account number `account` (usually 0) of the words. `checkpoint` is where header verification starts; the
+    /// genesis block if absent.
     ///
     /// # Errors
     /// A key cannot be derived, or the checkpoint is not the first block of a difficulty period.
@@ -218,8 +218,8 @@ impl Wallet {
         self.take_next(Keychain::Receive)
     }
 
-    /// An address to show to anyone: the same until somebody has paid to it, by a verified proof. [`Wallet::next_address`] never gives this one
-    /// to a payer of its own. Showing it again keeps the addresses that nobody used within the gap that a restored wallet looks across.
+    /// An address to show to anyone: the same until somebody has paid to it, by a verified proof.
+    /// [`Wallet::next_address`] never gives this one to a payer of its own. Showing it again keeps the addresses that nobody used within the gap that a restored wallet looks across.
     ///
     /// # Errors
     /// 2^31 addresses have been given out.
@@ -239,14 +239,15 @@ impl Wallet {
         Ok(address)
     }
 
-    /// Everything that ever arrived at a script of this wallet, spent or not; also what a server only claims, as [`Coin::finality`] and
-    /// [`Coin::block`] tell.
+    /// Everything that ever arrived at a script of this wallet, spent or not; also what a server only claims, as
+    /// [`Coin::finality`] and [`Coin::block`] tell.
     pub fn coins_at<'a>(&'a self, script: &'a ScriptBuf) -> impl Iterator<Item = &'a Coin> + 'a {
         self.book.coins().filter(move |coin| coin.script_pubkey == *script)
     }
 
-    /// How many addresses after the last one that was given out or used are watched; [`GAP_LIMIT`] unless set. A wallet that is restored
-    /// from its words finds what was paid to addresses with smaller gaps between them. At most [`GAP_LIMIT_MAX`].
+    /// How many addresses after the last one that was given out or used are watched; [`GAP_LIMIT`] unless set. A
+    /// wallet that is restored from its words finds what was paid to addresses with smaller gaps between them. At
+    /// most [`GAP_LIMIT_MAX`].
     ///
     /// # Errors
     /// A key cannot be derived.
@@ -312,7 +313,8 @@ impl Wallet {
     /// Authorises a PSBT of this account, its own or one that came from outside, and reserves its coins.
     ///
     /// # Errors
-    /// It spends anything that is not a spendable coin of this wallet, lies about a coin, or breaks a rule that the nodes enforce.
+    /// It spends anything that is not a spendable coin of this wallet, lies about a coin, or breaks a rule that the
+    /// nodes enforce.
     pub fn propose(&mut self, psbt: Psbt) -> Result<Proposal, WalletError> {
         for (input, data) in psbt.unsigned_tx.input.iter().zip(&psbt.inputs) {
             let outpoint = input.previous_output;
@@ -364,7 +366,8 @@ impl Wallet {
     /// Makes the wallet's part of a signing session, for a transaction that it proposed.
     ///
     /// # Errors
-    /// The certificate or commitments do not verify, or the wallet never proposed this transaction: whoever asks is at fault.
+    /// The certificate or commitments do not verify, or the wallet never proposed this transaction: the asker
+    /// is at fault.
     pub fn sign(
         &self,
         attempt: u32,
@@ -408,7 +411,7 @@ impl Wallet {
     /// Checks a proof of finality and takes in what it means for this wallet. Tells whether it was news.
     ///
     /// # Errors
-    /// The proof does not hold; whoever sent it is at fault.
+    /// The proof does not hold; its sender is at fault.
     pub fn apply_proof(&mut self, proof: &FinalityProof) -> Result<bool, FinalityError> {
         if self.book.knows_final(proof.txid()) {
             return Ok(false);

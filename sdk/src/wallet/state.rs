@@ -1,7 +1,8 @@
 //! What a wallet keeps on a disk, by key, so that it opens at once and knows what it had under way.
 //!
-//! Everything but the secret words: whoever has this sees what the account owns, and can spend nothing. All of it can be had again from
-//! the words and a server, except for the payments that are under way ([`crate::session`]) and the proofs.
+//! Everything but the secret words: anybody who has this sees what the account owns, and can spend nothing. All of it
+//! can be had again from the words and a server, except for the payments that are under way ([`crate::session`]) and
+//! the proofs.
 //!
 //! | key | value, as JSON |
 //! | --- | --- |

@@ -1,12 +1,13 @@
 //! A model of votes, commits, releases and forced transactions, small enough to be explored whole.
 //!
-//! Four nodes, one of which may do anything. The three honest ones keep, per outpoint, what the design says they keep; everything that
-//! they ever signed stays available to the adversary, who also chooses who hears of what and when: every action of an honest node
-//! that its rules allow, at any time, is a step. The faulty node needs no state. It approves, commits and promises whatever completes a
-//! certificate, so a certificate exists as soon as q - 1 honest nodes made it possible.
+//! Four nodes, one of which may do anything. The three honest ones keep, per outpoint, what the design says they
+//! keep; everything that they ever signed stays available to the adversary, who also chooses who hears of what and
+//! when: every action of an honest node that its rules allow, at any time, is a step. The faulty node needs no state.
+//! It approves, commits and promises whatever completes a certificate, so a certificate exists as soon as q - 1
+//! honest nodes made it possible.
 //!
-//! Left out on purpose: signatures (they verify or the message is not there), the network (it loses, delays, reorders and repeats by the
-//! choice of steps), and time (a timer may fire whenever it likes; nothing may depend on it).
+//! Left out on purpose: signatures (they verify or the message is not there), the network (it loses, delays, reorders
+//! and repeats by the choice of steps), and time (a timer may fire whenever it likes; nothing may depend on it).
 
 use stateright::{Model, Property, Representative};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +49,7 @@ pub enum Variant {
     VoidAtWill,
     /// A later commit to the same transaction counts together with one of an earlier round.
     MixedRounds,
-    /// A release carries one of several certificates of the highest round, at the choice of whoever assembles it.
+    /// A release carries one of several certificates of the highest round, at the choice of the node that assembles it.
     OneOfTied,
 }
 
@@ -261,8 +262,8 @@ impl Protocol {
         state.commits.iter().filter(|(_, nodes)| nodes.len() >= HONEST_QUORUM).map(|(target, _)| target)
     }
 
-    /// Whether a release leaves an outpoint to a transaction for certain: no releases of other inputs that could ever be shown make
-    /// every target that it carries void.
+    /// Whether a release leaves an outpoint to a transaction for certain: no releases of other inputs that could ever
+    /// be shown make every target that it carries void.
     pub fn holds(&self, state: &State, outpoint: Outpoint, forced: &Outcome, tx: Tx) -> bool {
         let voidable = |target: &Target| {
             target.1.iter().filter(|(other, _)| *other != outpoint).any(|(other, round)| {

@@ -23,10 +23,10 @@ fn play(model: &Protocol, steps: impl IntoIterator<Item = Action>) -> State {
     state
 }
 
-/// Why nonce commitments and packages are bound to the rounds: node 0 commits to transaction 0 in round 0 and is not heard in the first
-/// release; transaction 1 is certified in round 1 and node 1 commits to it; the second release hears node 0 and is forced to
-/// transaction 0; node 2 commits to that in round 2. If the two commits to transaction 0 counted together it would be final, and a
-/// third release that hears nodes 0 and 1 is forced to transaction 1.
+/// Why nonce commitments and packages are bound to the rounds: node 0 commits to transaction 0 in round 0 and is not
+/// heard in the first release; transaction 1 is certified in round 1 and node 1 commits to it; the second release
+/// hears node 0 and is forced to transaction 0; node 2 commits to that in round 2. If the two commits to transaction
+/// 0 counted together it would be final, and a third release that hears nodes 0 and 1 is forced to transaction 1.
 fn commits_of_two_rounds(variant: Variant) -> bool {
     let model = Protocol { transactions: vec![vec![0], vec![0]], rounds: 2, variant };
     let at = |tx, round| (tx, vec![(0, round)]);
@@ -68,9 +68,10 @@ fn commits_of_two_rounds_must_not_count_together() {
     assert!(!commits_of_two_rounds(Variant::Correct), "bound to rounds, it is not final");
 }
 
-/// Why a release carries every certificate of the highest round. Transaction 1 spends outpoints 0 and 1. It is certified in rounds 0
-/// and 0, but outpoint 1 is released, free; then it is certified in rounds 0 and 1, and nodes 0 and 1 commit to that: it is final. The
-/// release of outpoint 0 hears the faulty node name the old certificate, which the release of outpoint 1 makes void.
+/// Why a release carries every certificate of the highest round. Transaction 1 spends outpoints 0 and 1. It is
+/// certified in rounds 0 and 0, but outpoint 1 is released, free; then it is certified in rounds 0 and 1, and nodes 0
+/// and 1 commit to that: it is final. The release of outpoint 0 hears the faulty node name the old certificate, which
+/// the release of outpoint 1 makes void.
 fn tied_certificates(variant: Variant) -> bool {
     let model = Protocol { transactions: vec![vec![0], vec![0, 1], vec![1]], rounds: 1, variant };
     let new = || (1, vec![(0, 0), (1, 1)]);

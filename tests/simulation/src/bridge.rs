@@ -1,4 +1,5 @@
-//! Sockets of the simulated bridge: the real machine of the bridge, with the simulated nodes, wallets and subscribers around it.
+//! Sockets of the simulated bridge: the real machine of the bridge, with the simulated nodes, wallets and subscribers
+//! around it.
 
 use crate::{
     event::{Event, Owner, Party},
@@ -189,7 +190,7 @@ impl World {
     pub(crate) fn bridge_tick(&mut self) {
         self.schedule(TICK, Event::BridgeTick);
         for session in self.bridge.parties.keys().copied().collect::<Vec<_>>() {
-            // Whoever is connected answers pings.
+            // A connected client answers pings.
             self.bridge_step(|machine, now| machine.handle_alive(now, session));
         }
         for session in self.bridge.parties.keys().copied().collect::<Vec<_>>() {

@@ -1,4 +1,5 @@
-//! Wallets (the real session machine), clients that submit transactions of coins in sole custody, and plain subscribers.
+//! Wallets (the real session machine), clients that submit transactions of coins in sole custody, and plain
+//! subscribers.
 
 use crate::{
     base::{COIN, open_output, spend},
@@ -219,8 +220,8 @@ impl World {
         for utxo in news {
             let Some(subscriber) = self.subscribers.get_mut(index) else { return };
             let same_connection = subscriber.known.get(&utxo.outpoint);
-            // A bridge that was restarted may have its first snapshot from a node that is behind; the protocol's facts must not shrink
-            // for a subscriber that joins what it hears.
+            // A bridge that was restarted may have its first snapshot from a node that is behind; the protocol's
+            // facts must not shrink for a subscriber that joins what it hears.
             let mut joined = same_connection.cloned().unwrap_or_else(|| utxo.clone());
             joined.join(&utxo);
             if let (Some(before), Some(after)) = (joined.spend, utxo.spend)

@@ -1,7 +1,7 @@
 //! A disk that forgets what was not synced, tears writes, runs full and fails to sync.
 //!
-//! The image in the cache is what reads see. A crash keeps what was synced, and of the writes after that any subset, the last of
-//! them possibly cut in the middle of a sector's neighbourhood, as drives do.
+//! The image in the cache is what reads see. A crash keeps what was synced, and of the writes after that any subset,
+//! the last of them possibly cut in the middle of a sector's neighbourhood, as drives do.
 
 use rand_chacha::{
     ChaCha20Rng,

@@ -1,7 +1,8 @@
-//! The change of epoch in a run: operators approve a plan, and every node goes its way into the next epoch over the faulty network.
+//! The change of epoch in a run: operators approve a plan, and every node goes its way into the next epoch over the
+//! faulty network.
 //!
-//! The way itself is the real machine's ([`quorate_rules::Transition`]): approvals, repair of shares, their refresh, seals, opening. Here
-//! stands what a driver does: questions and answers, a node's files, time.
+//! The way itself is the real machine's ([`quorate_rules::Transition`]): approvals, repair of shares, their refresh,
+//! seals, opening. Here stands what a driver does: questions and answers, a node's files, time.
 
 use crate::{
     disk::Disk,
@@ -203,7 +204,8 @@ impl World {
         self.schedule(REQUEST_TIMEOUT, Event::RpcTimeout { node: id, incarnation, rpc });
     }
 
-    /// Whether the node with that number is the one that is meant: another one's certificate is not the member's that was called.
+    /// Whether the node with that number is the one that is meant: another one's certificate is not the member's that
+    /// was called.
     fn reaches(&self, side: Side, to: NodeId) -> bool {
         let members = match (side, &self.succession) {
             (Side::Next, Some(change)) => change.plan.members.as_slice(),

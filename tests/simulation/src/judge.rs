@@ -1,4 +1,5 @@
-//! What has to hold after faults have stopped: everything contested ends, everybody knows the truth, nothing is kept for ever.
+//! What has to hold after faults have stopped: everything contested ends, everybody knows the truth, nothing is kept
+//! forever.
 
 use crate::{event::Event, node::SimNode, world::World};
 use bitcoin::{OutPoint, Txid};
@@ -42,7 +43,8 @@ impl World {
             }
         }
         let Some(first) = stuck.first() else { return };
-        // Its owner may have signed and submitted again after the faults stopped, and contested it anew; then that is judged.
+        // Its owner may have signed and submitted again after the faults stopped, and contested it anew; then that is
+        // judged.
         if self.judged_again < JUDGED_AGAIN_MAX && self.submitted_since(self.now.saturating_sub(JUDGE_AGAIN))
         {
             self.judged_again += 1;

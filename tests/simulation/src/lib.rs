@@ -1,9 +1,10 @@
-//! Deterministic simulation: the real machines of wallet, bridge and nodes and the real store, on a simulated disk, network, clock and
-//! chain, in one process and from one seed.
+//! Deterministic simulation: the real machines of wallet, bridge and nodes and the real store, on a simulated disk,
+//! network, clock and chain, in one process and from one seed.
 //!
-//! A seed draws a plan (which faults, how often), a workload (payments, conflicting spends, circles of them, cancellations) and every
-//! single delay. The [`oracle`] checks the protocol's invariants on each statement that leaves an honest node; [`judge`] checks
-//! after faults have stopped that everything ended. The same seed gives the same run, byte for byte of its trace.
+//! A seed draws a plan (which faults, how often), a workload (payments, conflicting spends, circles of them,
+//! cancellations) and every single delay. The [`oracle`] checks the protocol's invariants on each statement that
+//! leaves an honest node; [`judge`] checks after faults have stopped that everything ended. The same seed gives the
+//! same run, byte for byte of its trace.
 
 #![expect(
     clippy::wildcard_enum_match_arm,

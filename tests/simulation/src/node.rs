@@ -1,5 +1,5 @@
-//! What one simulated node is: its real machines and store, and its disk, clock and files. How they are driven is in `machines` and
-//! `epochs`.
+//! What one simulated node is: its real machines and store, and its disk, clock and files. How they are driven is in
+//! `machines` and `epochs`.
 
 use crate::{
     byzantine::{Evil, Proposals},

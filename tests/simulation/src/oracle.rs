@@ -1,7 +1,7 @@
 //! The invariants, checked on everything that honest nodes let out, at the moment they do.
 //!
-//! The oracle knows more than any party: it counts commits that nobody ever put together. A transaction counts as final as soon as so
-//! many honest nodes have released their commit that the faulty ones could complete it.
+//! The oracle knows more than any party: it counts commits that nobody ever put together. A transaction counts as
+//! final as soon as so many honest nodes have released their commit that the faulty ones could complete it.
 
 use bitcoin::{OutPoint, Txid};
 use quorate::{
@@ -166,7 +166,8 @@ impl Oracle {
         }
     }
 
-    /// A node votes for nothing that it can know to be ruled out: by a final transaction, or by a release that is not void.
+    /// A node votes for nothing that it can know to be ruled out: by a final transaction, or by a release that is not
+    /// void.
     fn vote_for_free_coin(
         &mut self,
         node: NodeId,
@@ -198,7 +199,8 @@ impl Oracle {
             self.broken("what an epoch hands over binds the next", what);
         }
         let highest = release.filter(|release| release.round.next() == round).map(|release| release.highest);
-        // Void by what the node itself has on its disk: releases of the other inputs, or final transactions that spend them.
+        // Void by what the node itself has on its disk: releases of the other inputs, or final transactions that
+        // spend them.
         let is_void = |forced: &VoteTarget| {
             forced.inputs().keys().filter(|other| **other != outpoint).any(|other| {
                 let released = stored(mirror, other).and_then(|record| record.release);
@@ -407,7 +409,8 @@ fn inherited(mirror: &Mirror, outpoint: &OutPoint, begins: Round) -> Option<Txid
     of_this.next().map(|one| one.target.txid())
 }
 
-/// Whether a record shows a statement: it is of the same transaction and the same rounds, or of later ones that came in the same write.
+/// Whether a record shows a statement: it is of the same transaction and the same rounds, or of later ones that came
+/// in the same write.
 fn covers(recorded: &VoteTarget, stated: &VoteTarget) -> bool {
     let reached = |(outpoint, round): (&OutPoint, &Round)| {
         recorded.inputs().get(outpoint).is_some_and(|kept| kept >= round)

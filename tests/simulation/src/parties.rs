@@ -1,4 +1,5 @@
-//! The parties beside the nodes: bridge, wallets, submitters and subscribers, each with its real machine where it has one.
+//! The parties beside the nodes: bridge, wallets, submitters and subscribers, each with its real machine where it has
+//! one.
 
 use crate::{
     base::{Base, open_wallet},

@@ -219,7 +219,8 @@ impl World {
         let nodes: Vec<_> = self.nodes.keys().copied().collect();
         match self.dice.below(7) {
             0 | 1 => {
-                // Each node is dropped on one side or the other, swizzled: one by one, and healed in another order later.
+                // Each node is dropped on one side or the other, swizzled: one by one, and healed in another order
+                // later.
                 self.counters.add(Fault::Partition);
                 let (left, right): (Vec<_>, Vec<_>) = nodes.iter().partition(|_| self.dice.below(2) == 0);
                 for a in &left {
@@ -254,7 +255,7 @@ impl World {
         for evidence in machine.evidence() {
             let accused = self.nodes.get(&evidence.accused());
             let may_cheat = accused.is_some_and(|accused| !SimNode::is_trusted(accused));
-            // Whoever was replaced may have cheated before.
+            // A node that was replaced may have cheated before.
             let before = evidence.epoch() == Some(Epoch::FIRST);
             let old = before
                 && self.succession.as_ref().is_some_and(|one| one.replaced == Some(evidence.accused()));

@@ -1,4 +1,5 @@
-//! The real store on a disk that fails: power lost at every single operation of a run, and again while the store recovers.
+//! The real store on a disk that fails: power lost at every single operation of a run, and again while the store
+//! recovers.
 
 #![expect(clippy::indexing_slicing, reason = "a test panics on what cannot happen")]
 

@@ -1,4 +1,5 @@
-//! Any two of seven nodes misbehave in every way the simulation knows, and nothing else goes wrong: every payment finishes, soon.
+//! Any two of seven nodes misbehave in every way the simulation knows, and nothing else goes wrong: every payment
+//! finishes, soon.
 
 use quorate_simulation::{Counters, Fault, Options, Weather, run};
 use std::time::Duration;

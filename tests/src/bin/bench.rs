@@ -1,6 +1,7 @@
 //! `npm run bench`: measures payments on a federation in this process and writes `bench/results.json`.
 //!
-//! Stores are fsynced; wallets verify everything; CPU time is that of the whole process, so of all nodes, the bridge and the wallets.
+//! Stores are fsynced; wallets verify everything; CPU time is that of the whole process, so of all nodes, the bridge
+//! and the wallets.
 
 use anyhow::{Context as _, Result};
 use bitcoin::{Amount, OutPoint, TxOut};

@@ -107,7 +107,7 @@ export type WalletEvent =
   /** The last event. With an error if the wallet did not end because it was asked to: `storage_failed` or `worker_failed`. Open it again. */
   | { readonly type: "closed"; readonly error?: QuorateError };
 
-/** What an account is, for ever. */
+/** What an account is, forever. */
 export interface AccountInfo {
   /** The account's id, 64 hex digits. */
   readonly id: string;

@@ -219,7 +219,7 @@ export class OpenWallet implements AsyncDisposable {
     return this.#events.iterate(options);
   }
 
-  /** Calls a listener for every event of a type. Gives a function that ends it. */
+  /** Calls a listener forevery event of a type. Gives a function that ends it. */
   on<T extends WalletEvent["type"]>(
     type: T,
     listener: (event: Extract<WalletEvent, { type: T }>) => void,
@@ -229,7 +229,7 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /**
-   * The secret words, for the user's backup. Whoever has them has the money.
+   * The secret words, for the user's backup. Anybody who has them has the money.
    *
    * @param unlock - The wallet's password or key, asked again; not needed for one in memory.
    */

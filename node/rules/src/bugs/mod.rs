@@ -1,7 +1,7 @@
 //! Planted bugs: switches that break one rule each, so that the simulation can show that it would notice.
 //!
-//! They exist only with the feature `simulation`, which no build that anybody runs has; without it [`Bug::is_on`] is `false` at
-//! compile time.
+//! They exist only with the feature `simulation`, which no build that anybody runs has; without it [`Bug::is_on`] is
+//! `false` at compile time.
 
 mod sabotage;
 

@@ -1,7 +1,7 @@
 //! How a transaction ends that cannot finish: its inputs are released first, and what the releases say decides.
 //!
-//! Free: it is rejected or failed, with the certificates as proof. Left to this transaction: it may be final, so it goes on in the next
-//! round instead. Spent by another final transaction: it is over, whatever the rounds.
+//! Free: it is rejected or failed, with the certificates as proof. Left to this transaction: it may be final, so it
+//! goes on in the next round instead. Spent by another final transaction: it is over, whatever the rounds.
 
 use super::run::{ASK_AGAIN_MAX, ASK_AGAIN_MIN, Attempt, Ending, RESTARTS_MAX, Run};
 use crate::{context::Context, effects::Reason};
@@ -32,7 +32,8 @@ impl Run {
             self.wait = (self.wait * 2).min(ASK_AGAIN_MAX);
             self.ask_votes(cx);
         } else if self.ending.is_some() {
-            // The releases are still being pushed. Earlier ones may already be proof enough for a wallet that knows what it signed.
+            // The releases are still being pushed. Earlier ones may already be proof enough for a wallet that knows
+            // what it signed.
             let message =
                 "it could not be ended yet because too few nodes are reachable; submit it again".to_owned();
             let inputs = self.target.inputs().keys();
@@ -48,7 +49,8 @@ impl Run {
     /// Has the inputs released, and ends the transaction when they are.
     pub(crate) fn end(&mut self, cx: &mut Context, ending: Ending) {
         let txid = self.txid();
-        // Nobody who answered holds a lock for it, so there is nothing to release. Whoever holds one unseen has its own timer.
+        // Nobody who answered holds a lock for it, so there is nothing to release. A node that holds one unseen has
+        // its own timer.
         let untouched = self.approvals.is_empty() && self.cancel.is_none() && self.restarts == 0;
         let deadline = cx.now + cx.settings.voting_timeout;
         self.ending = Some(ending);
@@ -78,7 +80,8 @@ impl Run {
             || cx.ledger.spent_by(outpoint).is_some_and(|other| other != txid)
     }
 
-    /// Ends a transaction one of whose inputs another final transaction spends: nodes need not even agree on the rounds of the rest.
+    /// Ends a transaction one of whose inputs another final transaction spends: nodes need not even agree on the
+    /// rounds of the rest.
     pub(crate) fn is_hopeless(&mut self, cx: &mut Context) -> bool {
         let txid = self.txid();
         let spent = |outpoint: &OutPoint| Some((*outpoint, cx.ledger.spent_by(outpoint)?));
@@ -101,7 +104,8 @@ impl Run {
                 cx.ledger.release(outpoint).is_some_and(|release| release.round >= *round)
             });
             let certified = self.certificate.is_some();
-            // Taken over only to end it: once it is free nobody asks for it any more, and to vote again would lock it again.
+            // Taken over only to end it: once it is free nobody asks for it any more, and to vote again would lock it
+            // again.
             let orphan = self.submitters.is_empty();
             if moved && orphan && !cx.is_forced(&inputs, txid) {
                 self.over = true;
@@ -115,7 +119,8 @@ impl Run {
         if !inputs.iter().all(|(outpoint, round)| self.is_settled(cx, outpoint, *round, txid)) {
             return;
         }
-        // A block that spends an input otherwise may be undone, but until then there is nothing to do; whoever submits it again learns then.
+        // A block that spends an input otherwise may be undone, but until then there is nothing to do; who
+        // submits it again learns then.
         let blocked =
             inputs.keys().any(|outpoint| cx.ledger.spent_by(outpoint).is_some_and(|other| other != txid));
         if cx.is_forced(&inputs, txid) && !blocked {
@@ -198,8 +203,8 @@ impl Run {
     }
 }
 
-/// A transaction that is left its inputs again and again, and rejected each time, is asked votes for ever more slowly: it may have become
-/// invalid for good, and an epoch has no endless number of rounds.
+/// A transaction that is left its inputs again and again, and rejected each time, is asked votes forever more slowly:
+/// it may have become invalid for good, and an epoch has no endless number of rounds.
 fn pause_before(restarts: u32) -> Option<Duration> {
     let doublings = restarts.checked_sub(3)?.min(2);
     Some(ASK_AGAIN_MIN * 2_u32.pow(doublings))

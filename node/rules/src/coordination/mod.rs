@@ -1,9 +1,10 @@
 //! Coordination: collects votes, has a certified transaction signed, and sees to it that every transaction ends.
 //!
-//! Any node may coordinate any transaction, any number of times; this is message collection only. What it counts has verified: a
-//! vote of the node that sent it, for the target at hand, once per node.
+//! Any node may coordinate any transaction, any number of times; this is message collection only. What it counts has
+//! verified: a vote of the node that sent it, for the target at hand, once per node.
 //!
-//! A transaction that cannot finish (n - q + 1 rejects, too little time, the owner's wish) does not simply stop; see `ending`.
+//! A transaction that cannot finish (n - q + 1 rejects, too little time, the owner's wish) does not simply stop; see
+//! `ending`.
 
 mod ending;
 pub(crate) mod run;
@@ -247,7 +248,7 @@ impl Coordination {
         self.with(cx, txid, |run, cx| run.handle_wallet(cx, attempt, wallet)).unwrap_or(Ok(()))
     }
 
-    /// A transaction has become final: tells whoever submitted it.
+    /// A transaction has become final: tells those who submitted it.
     pub(crate) fn close(&mut self, cx: &mut Context, txid: Txid, status: &TransactionStatus) {
         self.with(cx, txid, |run, cx| {
             run.tell_submitters(cx, status);

@@ -1,8 +1,9 @@
 //! Phase 2 from the coordinator's side: attempts, the wallet's part, shares, completion.
 //!
-//! Robust in the manner of ROAST: an attempt takes exactly q nodes with fresh commitments; a node that is silent, refuses, or sends a
-//! share that does not verify is left out of the next one, which starts at once. Every attempt leaves out at least one faulty node,
-//! and all that are found at a time, so n - q + 1 attempts are enough while q responsive honest nodes are there.
+//! Robust in the manner of ROAST: an attempt takes exactly q nodes with fresh commitments; a node that is silent,
+//! refuses, or sends a share that does not verify is left out of the next one, which starts at once. Every attempt
+//! leaves out at least one faulty node, and all that are found at a time, so n - q + 1 attempts are enough while q
+//! responsive honest nodes are there.
 
 use super::run::{Attempt, Run};
 use crate::{Tag, context::Context};

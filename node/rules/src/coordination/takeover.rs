@@ -1,4 +1,5 @@
-//! Taking over what a node voted for and nobody coordinates any more, so that nothing stays locked because somebody crashed.
+//! Taking over what a node voted for and nobody coordinates any more, so that nothing stays locked because somebody
+//! crashed.
 
 use super::{Coordination, run::Run};
 use crate::context::Context;
@@ -61,7 +62,8 @@ impl Coordination {
         self.taken_over.retain(|txid, _| open.contains(txid));
     }
 
-    /// Whether this node has held an input for the transaction for so long that somebody should have brought it to an end.
+    /// Whether this node has held an input for the transaction for so long that somebody should have brought it to an
+    /// end.
     fn is_overdue(&self, cx: &Context, txid: Txid) -> bool {
         let Some(record) = cx.ledger.record(&txid) else { return false };
         let held = record.target.inputs().keys().filter_map(|outpoint| cx.ledger.approved(outpoint));
@@ -69,8 +71,8 @@ impl Coordination {
             .any(|(_, since)| cx.now >= since + cx.settings.voting_timeout + cx.patience())
     }
 
-    /// Whether a block has spent one of its inputs otherwise and it holds none that is unspent: nothing can be done now, but the block may
-    /// be undone.
+    /// Whether a block has spent one of its inputs otherwise and it holds none that is unspent: nothing can be done
+    /// now, but the block may be undone.
     fn is_settled_for_now(&self, cx: &Context, txid: Txid) -> bool {
         let Some(record) = cx.ledger.record(&txid) else { return false };
         let other = |outpoint| cx.ledger.spent_by(outpoint).is_some_and(|other| other != txid);

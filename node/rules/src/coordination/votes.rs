@@ -45,7 +45,8 @@ impl Run {
             tracing::warn!(%from, %txid, "dropped a vote that does not verify");
             return;
         }
-        // Only votes on this transaction's own inputs are kept for comparison; a voter cannot fill the memory with others.
+        // Only votes on this transaction's own inputs are kept for comparison; a voter cannot fill the memory with
+        // others.
         let inputs = self.target.inputs().keys();
         if !vote.target.inputs().keys().eq(inputs) {
             tracing::warn!(%from, %txid, "dropped a vote on something else");
@@ -121,7 +122,8 @@ impl Run {
             .iter()
             .map(|(node, (_, reason))| NodeReject { node: *node, reason: reason.clone() })
             .collect();
-        // It is over for good only if so many say so that no quorum can come together without them; fewer may be liars, and the others late.
+        // It is over for good only if so many say so that no quorum can come together without them; fewer may be
+        // liars, and the others late.
         let blocking = usize::from(cx.federation.quorum().blocking());
         let for_good = rejects.iter().filter(|reject| !reject.reason.retry()).count();
         let retry = for_good < blocking;

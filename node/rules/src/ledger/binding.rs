@@ -10,7 +10,8 @@ use quorate_protocol::{
 };
 
 impl Ledger {
-    /// What alone may be voted for in the present round, unless other inputs show for every certificate that it is void (V6).
+    /// What alone may be voted for in the present round, unless other inputs show forevery certificate that it is
+    /// void (V6).
     pub(crate) fn forced(&self, outpoint: &OutPoint) -> Option<Txid> {
         let candidates = match self.release(outpoint) {
             Some(release) => release.highest.as_slice(),
@@ -19,7 +20,10 @@ impl Ledger {
         let is_void = |target: &VoteTarget| {
             target.inputs().keys().filter(|input| *input != outpoint).any(|input| self.voids(input, target))
         };
-        candidates.iter().find(|one| !is_void(&one.target)).map(|one| one.target.txid())
+        candidates
+            .iter()
+            .find(|certificate| !is_void(&certificate.target))
+            .map(|certificate| certificate.target.txid())
     }
 
     /// The certificate that seals of the epoch before named for an outpoint, or a later one of the same transaction.
@@ -27,9 +31,10 @@ impl Ledger {
         self.transactions.get(&self.rounds.inherited(outpoint)?)?.certificate.as_ref()
     }
 
-    /// Whether what is known of an input shows that the target's transaction did not become final under it: a release or a final spend
-    /// (V6), or a certificate for another transaction that the epoch before reached in a later round. A spend that is only in a block does not
-    /// show it before it is deep: one block can be undone, and the target may be final all the while.
+    /// Whether what is known of an input shows that the target's transaction did not become final under it: a release
+    /// or a final spend (V6), or a certificate for another transaction that the epoch before reached in a later
+    /// round. A spend that is only in a block does not show it before it is deep: one block can be undone, and the
+    /// target may be final all the while.
     fn voids(&self, input: &OutPoint, target: &VoteTarget) -> bool {
         let other = |txid: Txid| txid != target.txid();
         self.release(input).is_some_and(|release| release.voids(target))
@@ -40,8 +45,8 @@ impl Ledger {
             })
     }
 
-    /// What this node ends its epoch with: what it has committed to and what may be final by it, and what is final, unless it is dead or
-    /// deep in the chain.
+    /// What this node ends its epoch with: what it has committed to and what may be final by it, and what is final,
+    /// unless it is dead or deep in the chain.
     pub(crate) fn sealed(&self) -> Vec<SealedTransaction> {
         let settled = |record: &&TxRecord| {
             let in_chain =
@@ -76,7 +81,8 @@ impl Ledger {
         confirmed.or_else(|| self.final_spend(outpoint))
     }
 
-    /// The transaction that spends an outpoint and stays, whatever happens to the last blocks: final, or deep in the chain.
+    /// The transaction that spends an outpoint and stays, whatever happens to the last blocks: final, or deep in the
+    /// chain.
     pub(crate) fn spent_for_good(&self, outpoint: &OutPoint) -> Option<Txid> {
         let deep = || self.coin(outpoint)?.spent.filter(|spent| self.blocks.is_buried(spent.block));
         self.final_spend(outpoint).or_else(|| deep().map(|spent| spent.txid))

@@ -1,8 +1,9 @@
 //! Facts of outpoints and transactions, and the headers of the chain.
 //!
-//! Facts of the protocol (votes, certificates, proofs) are durable and restored; facts of blocks are rebuilt by the follower at every
-//! start. Indexed are Taproot outputs and outputs of scripts that somebody asked for; other coins are looked up when a proposal
-//! names them. Each kind of fact has its own part; here stands what concerns several of them.
+//! Facts of the protocol (votes, certificates, proofs) are durable and restored; facts of blocks are rebuilt by the
+//! follower at every start. Indexed are Taproot outputs and outputs of scripts that somebody asked for; other coins
+//! are looked up when a proposal names them. Each kind of fact has its own part; here stands what concerns several of
+//! them.
 
 mod binding;
 mod blocks;
@@ -92,7 +93,8 @@ impl Ledger {
         self.rounds.round(outpoint)
     }
 
-    /// Whether this node promised to leave the round before and has no release for it yet: it may neither vote nor commit.
+    /// Whether this node promised to leave the round before and has no release for it yet: it may neither vote nor
+    /// commit.
     pub(crate) fn is_pending(&self, outpoint: &OutPoint) -> bool {
         self.rounds.is_pending(outpoint)
     }
@@ -156,14 +158,16 @@ impl Ledger {
         self.blocks.median_time()
     }
 
-    /// Has outputs of this script indexed from now on, if there is room. Gives the height from which its history in blocks is known.
+    /// Has outputs of this script indexed from now on, if there is room. Gives the height from which its history in
+    /// blocks is known.
     pub(crate) fn want(&mut self, script: &ScriptBuf) -> u32 {
         let from = self.history_of(script);
         self.coins.want(script, from);
         from
     }
 
-    /// The height from which a script's history in blocks is known: what no index was asked for is known from the next block on at best.
+    /// The height from which a script's history in blocks is known: what no index was asked for is known from the
+    /// next block on at best.
     pub(crate) fn history_of(&self, script: &ScriptBuf) -> u32 {
         self.coins.indexed_from(script).unwrap_or_else(|| self.tip().height + 1)
     }
@@ -190,7 +194,8 @@ impl Ledger {
         self.show_round(&outpoint);
     }
 
-    /// Brings the record that subscribers see in line with the latest release: its round, and what holds the outpoint there.
+    /// Brings the record that subscribers see in line with the latest release: its round, and what holds the outpoint
+    /// there.
     fn show_round(&mut self, outpoint: &OutPoint) {
         let (round, forced) = match (self.release(outpoint), self.rounds.inherited(outpoint)) {
             (Some(release), _) => (release.round.next(), release.forced_txid()),
@@ -262,7 +267,7 @@ impl Ledger {
     fn put_round_facts(&mut self, outpoint: &OutPoint, record: &TxRecord, now: Duration) {
         let round_of = |target: &VoteTarget| target.inputs().get(outpoint).copied();
         let voted = record.vote.as_ref().and_then(|vote| round_of(&vote.target));
-        let committed = record.certificate.as_ref().and_then(|one| round_of(&one.target));
+        let committed = record.certificate.as_ref().and_then(|certificate| round_of(&certificate.target));
         if self.rounds.note(outpoint, record.target.txid(), voted, committed, now) {
             self.show_round(outpoint);
         }

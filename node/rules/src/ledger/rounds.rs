@@ -99,7 +99,8 @@ impl Rounds {
         state.release = release;
     }
 
-    /// A transaction was approved, or its certificate committed to, in these rounds. Gives whether the epoch before left the outpoint to it.
+    /// A transaction was approved, or its certificate committed to, in these rounds. Gives whether the epoch before
+    /// left the outpoint to it.
     pub(super) fn note(
         &mut self,
         outpoint: &OutPoint,

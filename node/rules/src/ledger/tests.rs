@@ -90,5 +90,5 @@ fn the_history_of_a_script_is_known_from_when_it_was_asked_for() {
     assert_eq!(ledger.want(&other), 1);
     mine(&mut ledger, Vec::new());
     mine(&mut ledger, Vec::new());
-    assert_eq!(ledger.want(&other), 1, "whoever comes later learns as much");
+    assert_eq!(ledger.want(&other), 1, "anybody who comes later learns as much");
 }

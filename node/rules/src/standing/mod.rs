@@ -1,13 +1,15 @@
 //! Rule V9: whether this node may trust its memory, and vote.
 //!
-//! The log head (see [`quorate_protocol::log_head`]) grows with every durable write of the protocol. Peers learn it with every vote and heartbeat. After
-//! a start this node votes only when q - 1 others have said how far they know its log, and none knows it further than it is. A
-//! node whose store was missing, older or damaged says so plainly and stays without a vote until the next epoch gives it a new key.
+//! The log head (see [`quorate_protocol::log_head`]) grows with every durable write of the protocol. Peers learn it
+//! with every vote and heartbeat. After a start this node votes only when q - 1 others have said how far they know
+//! its log, and none knows it further than it is. A node whose store was missing, older or damaged says so plainly
+//! and stays without a vote until the next epoch gives it a new key.
 //!
-//! Every run of a node has a random number that is on its disk before a head of the run leaves. A head of a run that the store does not
-//! have, or further than that run came by the store, shows a lost memory, whenever the peer that knows it answers, and however far the
-//! log has grown since. What this cannot see is a lost part that no peer heard of, or that all who did forgot in a crash of their own
-//! before their next heartbeat. Such a node counts as one of the f faulty ones, like any that lies.
+//! Every run of a node has a random number that is on its disk before a head of the run leaves. A head of a run that
+//! the store does not have, or further than that run came by the store, shows a lost memory, whenever the peer that
+//! knows it answers, and however far the log has grown since. What this cannot see is a lost part that no peer heard
+//! of, or that all who did forgot in a crash of their own before their next heartbeat. Such a node counts as one of
+//! the f faulty ones, like any that lies.
 
 mod log;
 
@@ -102,7 +104,7 @@ impl Context {
         change.put(&Change::Log(record));
     }
 
-    /// A run is on the disk before a head of it leaves: whoever is set back to before it does not know it.
+    /// A run is on the disk before a head of it leaves: a node that is set back to before it does not know it.
     pub(crate) fn record_run(&mut self) {
         let old = self.log.runs.len().saturating_sub(RUNS_MAX);
         self.log.runs.drain(..old);
@@ -111,8 +113,8 @@ impl Context {
         self.outputs.push_back(Output::Persist(change));
     }
 
-    /// Whether a head that a peer knows of this node is one that this node remembers having had: of one of its runs, and no further than
-    /// that run came.
+    /// Whether a head that a peer knows of this node is one that this node remembers having had: of one of its runs,
+    /// and no further than that run came.
     fn remembers(&self, known: &SignedHead) -> bool {
         let runs = &self.log.runs;
         match runs.iter().position(|(boot, _)| *boot == known.boot) {
@@ -157,7 +159,8 @@ impl Context {
     pub(crate) fn heartbeat(&mut self, from: NodeId, head: SignedHead) -> VotingReply {
         let mut known = self.log.peers.get(&from).copied();
         if known.is_some_and(|known| known.boot == head.boot) {
-            // What an earlier run had shown is told in turn with the last: the answer that said so first may have been lost.
+            // What an earlier run had shown is told in turn with the last: the answer that said so first may have
+            // been lost.
             if let Some(earlier) = self.log.earlier.get(&from) {
                 self.log.turn = (self.log.turn + 1) % (earlier.len() + 1);
                 known = earlier.get(self.log.turn).copied().or(known);

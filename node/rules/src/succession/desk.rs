@@ -1,4 +1,5 @@
-//! What the parts of a [`super::Transition`] work with: who this node is, the questions it has open, and what it has to say.
+//! What the parts of a [`super::Transition`] work with: who this node is, the questions it has open, and what it has
+//! to say.
 
 use quorate_protocol::{
     Federation, NodeId,
@@ -33,7 +34,8 @@ impl Peer {
     }
 }
 
-/// A stored secret that the randomness of a key generation or refresh comes from: a node that has started again says the same again.
+/// A stored secret that the randomness of a key generation or refresh comes from: a node that has started again says
+/// the same again.
 #[derive(Clone)]
 pub struct DkgSeed(pub Zeroizing<[u8; 32]>);
 

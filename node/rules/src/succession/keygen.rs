@@ -1,8 +1,8 @@
 //! The key of an epoch at one node: its generation or refresh with all members, then the trial signature.
 //!
-//! Every node pulls from every other until [`Dkg`] is done; the order of starts does not matter, and a node that was interrupted says the
-//! same again, because its randomness is seeded from a stored secret and what the run is bound to. Before the key is used, all shares
-//! of it sign a message together: what the certificate shows can be signed with.
+//! Every node pulls from every other until [`Dkg`] is done; the order of starts does not matter, and a node that was
+//! interrupted says the same again, because its randomness is seeded from a stored secret and what the run is bound
+//! to. Before the key is used, all shares of it sign a message together: what the certificate shows can be signed with.
 
 use super::desk::{Desk, DkgSeed, Peer, Purpose, Save, Side, not_ready};
 use bitcoin::secp256k1::schnorr;

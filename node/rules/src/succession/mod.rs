@@ -1,7 +1,8 @@
 //! From one epoch to the next at one node.
 //!
-//! Two machines share the work. The voter seals its epoch and begins the next with what was handed over (`sealing`, `opening`; see
-//! [`quorate_protocol::seal`]). [`Transition`] does everything else: keys, approvals, repair, and the seals of others.
+//! Two machines share the work. The voter seals its epoch and begins the next with what was handed over (`sealing`,
+//! `opening`; see [`quorate_protocol::seal`]). [`Transition`] does everything else: keys, approvals, repair, and the
+//! seals of others.
 
 mod desk;
 mod keygen;

@@ -1,4 +1,5 @@
-//! What a node knows of the epoch that follows: the plan that its operator approved, other nodes' approvals, the finished succession.
+//! What a node knows of the epoch that follows: the plan that its operator approved, other nodes' approvals, the
+//! finished succession.
 //!
 //! Everything is pulled and verified here; a node that is behind learns from any other that is not.
 

@@ -6,35 +6,35 @@ use quorate_protocol::{
 };
 use std::collections::BTreeMap;
 
-/// Everything that a node's store holds when an epoch begins: what was handed over, the evidence of the epochs before, and a log that
-/// has begun, so that a store without one is known to have been lost.
+/// Everything that a node's store holds when an epoch begins: what was handed over, the evidence of the epochs
+/// before, and a log that has begun, so that a store without one is known to have been lost.
 pub fn opening(handover: &Handover, succession: [u8; 32], evidence: &[Evidence], wall_ms: u64) -> ChangeSet {
     let mut change = ChangeSet::default();
-    for one in handover.transactions() {
-        let target = match (&one.certificate, &one.proof) {
+    for sealed in handover.transactions() {
+        let target = match (&sealed.certificate, &sealed.proof) {
             (Some(certificate), _) => certificate.target.clone(),
             (None, Some(proof)) => {
                 let inputs = proof.outpoints().map(|outpoint| (outpoint, Round(0)));
-                VoteTarget::new(one.txid, inputs)
+                VoteTarget::new(sealed.txid, inputs)
             }
             (None, None) => continue,
         };
         let record = TxRecord {
             target,
-            proposal: one.proposal.clone(),
-            account: one.account.clone(),
-            spent: one.spent.clone(),
+            proposal: sealed.proposal.clone(),
+            account: sealed.account.clone(),
+            spent: sealed.spent.clone(),
             vote: None,
             locked_at: wall_ms,
-            certificate: one.certificate.clone(),
-            proof: one.proof.clone(),
+            certificate: sealed.certificate.clone(),
+            proof: sealed.proof.clone(),
         };
         change.put(&Change::Transaction(Box::new(record)));
     }
     let mut pieces: BTreeMap<NodeId, u32> = BTreeMap::new();
-    for one in evidence {
-        let number = pieces.entry(one.accused()).or_default();
-        change.put(&Change::Evidence { number: *number, evidence: Box::new(one.clone()) });
+    for piece in evidence {
+        let number = pieces.entry(piece.accused()).or_default();
+        change.put(&Change::Evidence { number: *number, evidence: Box::new(piece.clone()) });
         *number += 1;
     }
     let head = LogHead::default().extend(&succession);

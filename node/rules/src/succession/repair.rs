@@ -1,4 +1,5 @@
-//! Repair of a lost share over the network (see [`RepairSession`]): the helper's side, and the side of the node that lost it.
+//! Repair of a lost share over the network (see [`RepairSession`]): the helper's side, and the side of the node that
+//! lost it.
 
 use super::desk::{Desk, Peer, Purpose, Side, not_ready, reason};
 use quorate_protocol::{
@@ -193,8 +194,8 @@ fn refused(message: &str) -> WireError {
     WireError::sender(ErrorCode::WrongRole, message)
 }
 
-/// This node's share is computed anew by q of the others. Which of them lies cannot be seen, so other sets are tried: with few liars one
-/// without any is found soon.
+/// This node's share is computed anew by q of the others. Which of them lies cannot be seen, so other sets are tried:
+/// with few liars one without any is found soon.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
     /// The session that is tried, with the sums so far.

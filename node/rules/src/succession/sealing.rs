@@ -61,7 +61,7 @@ impl Sealing {
         digest: [u8; 32],
     ) -> Result<(), WireError> {
         cx.may_vote()?;
-        let stays = succession.plan.members.iter().any(|one| one.identity_key == cx.key.public());
+        let stays = succession.plan.members.iter().any(|member| member.identity_key == cx.key.public());
         let other = self.plan.is_some_and(|plan| plan != succession.plan.digest(&cx.federation));
         if stays && other {
             let message = "this node's operator has approved another plan";

@@ -1,7 +1,8 @@
-//! Collecting the seals of an epoch that ends, until a quorum's of them can be handed over (see [`quorate_protocol::seal`]).
+//! Collecting the seals of an epoch that ends, until a quorum's of them can be handed over (see
+//! [`quorate_protocol::seal`]).
 //!
-//! All nodes are asked at once, each by itself, so that one that takes very long keeps nobody from the others. What a node does not answer
-//! itself, another may have.
+//! All nodes are asked at once, each by itself, so that one that takes very long keeps nobody from the others. What a
+//! node does not answer itself, another may have.
 
 use super::{
     desk::{Desk, Purpose, Side, WholeSeal, reason},
@@ -21,8 +22,8 @@ use std::{
 
 /// Longest time for a whole seal from another node than the one that it is of, which may not have it.
 const ELSEWHERE_TIMEOUT: Duration = Duration::from_secs(300);
-/// Most transactions in one seal, for memory's sake: 11 final transactions a second over the 144 blocks that a seal covers. A node that says it
-/// has more is not believed.
+/// Most transactions in one seal, for memory's sake: 11 final transactions a second over the 144 blocks that a seal
+/// covers. A node that says it has more is not believed.
 const SEALED_MAX: usize = 1_000_000;
 /// Time without a new seal after which the operator is told how far it is.
 const REPORT: Duration = Duration::from_secs(5);

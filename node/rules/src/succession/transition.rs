@@ -1,9 +1,10 @@
-//! How a node gets from one epoch to the next, as its operator's plan says: approvals, repair, refresh, seals, opening. And what it does
-//! for others that are on the same way.
+//! How a node gets from one epoch to the next, as its operator's plan says: approvals, repair, refresh, seals,
+//! opening. And what it does for others that are on the same way.
 //!
-//! The epoch that ends goes on voting until the new key is certified by all its members; only then is it sealed, by the voter
-//! ([`crate::Machine`]), which this machine asks like any peer does. Everything is pulled and may be repeated, so a node that stops at
-//! any point goes on when it starts again: what must not be said twice in two ways is on disk before it is said ([`Save`]).
+//! The epoch that ends goes on voting until the new key is certified by all its members; only then is it sealed, by
+//! the voter ([`crate::Machine`]), which this machine asks like any peer does. Everything is pulled and may be
+//! repeated, so a node that stops at any point goes on when it starts again: what must not be said twice in two ways
+//! is on disk before it is said ([`Save`]).
 
 use super::{
     desk::{
@@ -133,7 +134,8 @@ impl Transition {
         }
     }
 
-    /// An epoch is in force, with this node's share and the seals that it began the epoch with; both absent where there is none.
+    /// An epoch is in force, with this node's share and the seals that it began the epoch with; both absent where
+    /// there is none.
     pub fn open(&mut self, federation: Federation, share: Option<NodeShare>, past: Vec<WholeSeal>) {
         if federation.epoch() > Epoch::FIRST {
             self.founding = None;
@@ -330,7 +332,9 @@ impl Transition {
     /// Does what is due; calling early or twice is harmless.
     pub fn handle_timeout(&mut self) {
         let now = self.desk.now;
-        if let Some(retry) = self.founding.take_if(|(_, one)| one.retry_at.is_some_and(|at| at <= now)) {
+        if let Some(retry) =
+            self.founding.take_if(|(_, founding)| founding.retry_at.is_some_and(|at| at <= now))
+        {
             self.begin_founding(retry.1);
         }
         if self.present.is_none()
@@ -353,7 +357,8 @@ impl Transition {
     /// When something is due next.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let founding = self.founding.as_ref().filter(|_| self.present.is_none());
-        let founding = founding.and_then(|(generation, one)| one.retry_at.or(generation.poll_timeout()));
+        let founding =
+            founding.and_then(|(generation, founding)| founding.retry_at.or(generation.poll_timeout()));
         let repair = self.present.as_ref().and_then(|present| present.repair.as_ref()?.poll_timeout());
         let way = self.way.as_ref().and_then(Way::poll_timeout);
         founding.into_iter().chain(repair).chain(way).min()
@@ -400,7 +405,7 @@ impl Present {
             return news.answer();
         }
         let mut past = self.federation.document().successions.iter();
-        let succession = past.find(|one| one.plan.epoch == epoch.next()).cloned().map(Box::new);
+        let succession = past.find(|succession| succession.plan.epoch == epoch.next()).cloned().map(Box::new);
         SuccessionReply::SuccessionNews { plan: [0; 32], approvals: BTreeMap::new(), succession }
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! # Why it is safe
 //!
-//! * V2: [`Voter::vote`] approves only if no input is approved for another transaction in its present round, and writes record and
-//!   lock to the ledger in the same step in which it emits the `Persist`. The driver lets nothing that follows leave before that is
-//!   durable; after a restart the locks are restored from the records. So one approval per outpoint and round ever leaves.
-//! * V5: a round rises only in `release`; after a release that names a certificate only that transaction is approved, until V6 frees
-//!   the outpoint.
+//! * V2: [`Voter::vote`] approves only if no input is approved for another transaction in its present round, and
+//!   writes record and lock to the ledger in the same step in which it emits the `Persist`. The driver lets nothing
+//!   that follows leave before that is durable; after a restart the locks are restored from the records. So one
+//!   approval per outpoint and round ever leaves.
+//! * V5: a round rises only in `release`; after a release that names a certificate only that transaction is approved,
+//!   until V6 frees the outpoint.
 //! * V9: a node that does not trust its memory does not vote (`standing`); the router asks first.
 
 mod commit;
@@ -99,8 +100,8 @@ impl Voter {
         Ok(VotingReply::VoteResponse { vote, reason, commitments, releases, proof, head })
     }
 
-    /// A node that approved another transaction in this round cannot approve this one (V2), but with its certificate it can commit
-    /// and sign (V4): so that any q responsive nodes are enough, whatever they voted.
+    /// A node that approved another transaction in this round cannot approve this one (V2), but with its certificate
+    /// it can commit and sign (V4): so that any q responsive nodes are enough, whatever they voted.
     fn certified_plan(
         &mut self,
         cx: &mut Context,

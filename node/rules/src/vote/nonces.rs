@@ -1,14 +1,14 @@
 //! Nonces in memory, used once; and the durable record of what was answered with them.
 //!
-//! A nonce leaves the pool before it is used, whatever happens then. A package that was answered before gets the stored bytes;
-//! another package that names a used nonce finds it gone. A restart loses the pool, never the record.
+//! A nonce leaves the pool before it is used, whatever happens then. A package that was answered before gets the
+//! stored bytes; another package that names a used nonce finds it gone. A restart loses the pool, never the record.
 
 use crate::records::Answer;
 use quorate_protocol::{NodeId, NonceCommitment, PackageDigest, frost::NodeNonces, wire::CommitReply};
 use std::collections::{HashMap, VecDeque};
 
-/// Most unused nonces that one coordinator may have open; its oldest go first, and their session has to start again. No coordinator
-/// can push out another's.
+/// Most unused nonces that one coordinator may have open; its oldest go first, and their session has to start again.
+/// No coordinator can push out another's.
 const OPEN_PER_PEER_MAX: usize = 16_384;
 /// Most answers kept in memory for repeats.
 const RESPONSES_MAX: usize = 65_536;

@@ -188,8 +188,8 @@ impl JointAccount {
         })
     }
 
-    /// The account as an output descriptor with its checksum (BIP380, BIP386, BIP389): watch it, or recover from it, with any
-    /// descriptor wallet.
+    /// The account as an output descriptor with its checksum (BIP380, BIP386, BIP389): watch it, or recover from it,
+    /// with any descriptor wallet.
     pub fn descriptor(&self) -> String {
         descriptor::describe(&self.xpub, &self.record.recovery_xpub.to_string(), self.record.recovery_delay)
     }

@@ -1,7 +1,7 @@
 //! Output descriptors as text, with the checksum of BIP380.
 //!
-//! The text is fixed but for two keys and a number, so the descriptor library (about 150 KB of wasm) is used in the tests only,
-//! where it must agree.
+//! The text is fixed but for two keys and a number, so the descriptor library (about 150 KB of wasm) is used in the
+//! tests only, where it must agree.
 
 use bitcoin::bip32::Xpub;
 
@@ -16,7 +16,8 @@ const INPUT: &str =
 const OUTPUT: &[u8; 32] = b"qpzry9x8gf2tvdw0s3jn54khce6mua7l";
 const GENERATOR: [u64; 5] = [0xf5_dee5_1989, 0xa9_fdca_3312, 0x1b_ab10_e32d, 0x37_06b1_677a, 0x64_4d62_6ffd];
 
-/// The eight-character checksum of a descriptor without its `#`, or `None` if a character is not allowed in one (BIP380).
+/// The eight-character checksum of a descriptor without its `#`, or `None` if a character is not allowed in one
+/// (BIP380).
 ///
 /// ```
 /// assert_eq!(quorate::account::checksum("raw(deadbeef)").as_deref(), Some("89f8spxm"));

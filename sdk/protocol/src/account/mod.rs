@@ -1,9 +1,10 @@
 //! Joint accounts: the record a wallet registers, its certificate, and everything derived from it.
 //!
-//! An account's key is `P = P_wallet + P_fed` (design, section 3). With a fixed, published chain code (the manner of BIP328)
-//! `P` becomes an extended public key whose non-hardened children `/0/i` (receive) and `/1/i` (change) are the internal keys
-//! of ordinary Taproot outputs with one script leaf, `and_v(v:pk(recovery child), older(recovery_delay))`. The account is therefore
-//! an ordinary descriptor that any wallet can watch, and recover without Quorate once the delay has passed.
+//! An account's key is `P = P_wallet + P_fed` (design, section 3). With a fixed, published chain code (the manner of
+//! BIP328) `P` becomes an extended public key whose non-hardened children `/0/i` (receive) and `/1/i` (change) are
+//! the internal keys of ordinary Taproot outputs with one script leaf, `and_v(v:pk(recovery child),
+//! older(recovery_delay))`. The account is therefore an ordinary descriptor that any wallet can watch, and recover
+//! without Quorate once the delay has passed.
 
 mod derive;
 mod descriptor;
@@ -33,7 +34,7 @@ pub struct AccountPolicy {
     pub payment_max: Option<Amount>,
 }
 
-/// An account as its wallet describes it. Public, but private in effect: whoever has it sees all addresses.
+/// An account as its wallet describes it. Public, but private in effect: anybody who has it sees all addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountRecord {
     /// The wallet's half of the key, `P_wallet`.
@@ -47,8 +48,8 @@ pub struct AccountRecord {
     /// What the nodes enforce for it.
     #[serde(default)]
     pub policy: AccountPolicy,
-    /// Proof that the wallet holds the secret of `wallet_key`, bound to this federation and the epoch of its key. Without it a wallet could
-    /// register `X - P_fed` and own the sum alone (a rogue key).
+    /// Proof that the wallet holds the secret of `wallet_key`, bound to this federation and the epoch of its key.
+    /// Without it a wallet could register `X - P_fed` and own the sum alone (a rogue key).
     pub possession: schnorr::Signature,
 }
 
@@ -134,8 +135,8 @@ fn acceptance_digest(federation: &Federation, epoch: Epoch, id: AccountId) -> [u
     Writer::signed(Purpose::AccountAcceptance, &federation.context_of(epoch)).fixed(&id.0).finish()
 }
 
-/// An account record with the acceptance of at least q nodes. It travels with proposals and final transactions, so that a node or
-/// payee that never heard of the account needs nothing else.
+/// An account record with the acceptance of at least q nodes. It travels with proposals and final transactions, so
+/// that a node or payee that never heard of the account needs nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountCertificate {
     /// The record.
@@ -150,7 +151,7 @@ impl AccountCertificate {
     /// Checks everything and derives the account.
     ///
     /// # Errors
-    /// Whoever sent the certificate is at fault.
+    /// Its sender is at fault.
     pub fn verify(&self, federation: &Federation) -> Result<JointAccount, AccountError> {
         self.record.check(federation)?;
         let digest = acceptance_digest(federation, self.epoch, self.record.id(federation));

@@ -39,7 +39,8 @@ impl EpochKey {
         key.sign(self.digest(context))
     }
 
-    /// The message that every node signs with its share before the key is used: bound to the group key and to all public shares.
+    /// The message that every node signs with its share before the key is used: bound to the group key and to all
+    /// public shares.
     pub fn trial_message(&self, context: &Context) -> [u8; 32] {
         Writer::signed(Purpose::Trial, context).fixed(&self.digest(context)).finish()
     }
@@ -96,7 +97,7 @@ impl SuccessionPlan {
     /// Checks that the plan can follow on the federation's present epoch.
     ///
     /// # Errors
-    /// Whoever made the plan is at fault.
+    /// The maker of the plan is at fault.
     pub fn check(&self, federation: &Federation) -> Result<(), FederationError> {
         let wrong = |what| FederationError::Succession { epoch: self.epoch, what };
         if self.epoch != federation.epoch().next() || self.epoch.first_round().epoch() != self.epoch {
@@ -175,7 +176,8 @@ impl<'de> Deserialize<'de> for Succession {
     }
 }
 
-/// The federation as it publishes itself (`GET /federation` at a bridge). Not trusted before [`FederationDocument::verify`].
+/// The federation as it publishes itself (`GET /federation` at a bridge). Not trusted before
+/// [`FederationDocument::verify`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FederationDocument {
     /// Members of the first epoch, and parameters.
@@ -224,7 +226,8 @@ impl FederationDocument {
     /// Checks everything against the pinned id and gives the federation to work with.
     ///
     /// # Errors
-    /// The document is not that of the pinned federation, or not complete. Whoever served it is at fault; ask another bridge.
+    /// The document is not that of the pinned federation, or not complete. The server is at fault; ask
+    /// another bridge.
     pub fn verify(self, pinned: FederationId) -> Result<Federation, FederationError> {
         let quorum = self.roster.check()?;
         let id = self.roster.id();
@@ -259,7 +262,8 @@ struct Era {
     weighted_shares: BTreeMap<NodeId, k256::ProjectivePoint>,
 }
 
-/// A federation whose document has been verified. What it says of itself is of the last epoch that it knows, unless it says otherwise.
+/// A federation whose document has been verified. What it says of itself is of the last epoch that it knows, unless
+/// it says otherwise.
 #[derive(Clone, Debug)]
 pub struct Federation {
     quorum: Quorum,
@@ -280,7 +284,7 @@ impl Federation {
     /// The federation in the epoch after, which q of its present members have approved.
     ///
     /// # Errors
-    /// The epoch does not follow. Whoever presented it is at fault.
+    /// The epoch does not follow. Its presenter is at fault.
     pub fn succeed(mut self, succession: Succession) -> Result<Self, FederationError> {
         let Succession { plan, approvals, key } = &succession;
         plan.check(&self)?;
@@ -322,8 +326,8 @@ impl Federation {
         &self.era().context
     }
 
-    /// What signatures of owners are bound to, and the ids of accounts: the epoch in which the federation key was made. They stay valid
-    /// while the key does.
+    /// What signatures of owners are bound to, and the ids of accounts: the epoch in which the federation key was
+    /// made. They stay valid while the key does.
     pub fn key_context(&self) -> Context {
         Context { epoch: Epoch::FIRST, ..*self.context() }
     }

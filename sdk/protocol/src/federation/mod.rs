@@ -1,10 +1,10 @@
 //! The federation: roster, quorum, the certified key, and how one epoch follows another.
 //!
-//! The [`Roster`] of the first epoch is what a wallet pins: its tagged hash is the [`FederationId`]. The group key is made later, by
-//! distributed key generation, and stands in the [`FederationDocument`] with the signatures of *all* members and
-//! a trial signature (design, section 6). A later epoch has other shares of the same key, and perhaps other members; it stands in the
-//! document as a [`Succession`], which q members of the epoch before have approved. [`Federation`] is such a document after
-//! every check has passed.
+//! The [`Roster`] of the first epoch is what a wallet pins: its tagged hash is the [`FederationId`]. The group key is
+//! made later, by distributed key generation, and stands in the [`FederationDocument`] with the signatures of *all*
+//! members and a trial signature (design, section 6). A later epoch has other shares of the same key, and perhaps
+//! other members; it stands in the document as a [`Succession`], which q members of the epoch before have approved.
+//! [`Federation`] is such a document after every check has passed.
 
 mod document;
 
@@ -22,8 +22,8 @@ pub const NODES_MAX: usize = 100;
 
 /// Size of a federation and its thresholds.
 ///
-/// With n = 3f + 1 nodes of which f may do anything, q = floor(2n / 3) + 1 = 2f + 1 is the smallest number such that any two
-/// sets of q nodes share at least q + q - n = f + 1 nodes, one of them honest, while the n - f honest nodes
+/// With n = 3f + 1 nodes of which f may do anything, q = floor(2n / 3) + 1 = 2f + 1 is the smallest number such that
+/// any two sets of q nodes share at least q + q - n = f + 1 nodes, one of them honest, while the n - f honest nodes
 /// are enough to form one.
 ///
 /// ```
@@ -71,7 +71,8 @@ pub struct Member {
     pub id: NodeId,
     /// BIP340 key with which it signs votes.
     pub identity_key: XOnlyPublicKey,
-    /// SHA-256 of the public key (`SubjectPublicKeyInfo`) of its TLS certificate: the certificate of a replaced node is worth nothing.
+    /// SHA-256 of the public key (`SubjectPublicKeyInfo`) of its TLS certificate: the certificate of a replaced node
+    /// is worth nothing.
     #[serde(with = "hex::serde")]
     pub tls_key: [u8; 32],
 }

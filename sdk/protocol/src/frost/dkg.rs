@@ -1,21 +1,23 @@
 //! Distributed generation of a federation key, and refresh of its shares: the machine of one node.
 //!
-//! PedPop (the FROST paper's DKG, as `frost-secp256k1-tr` implements it) in four steps, each signed by its sender and bound to
-//! network, federation and epoch:
+//! PedPop (the FROST paper's DKG, as `frost-secp256k1-tr` implements it) in four steps, each signed by its sender and
+//! bound to network, federation and epoch:
 //!
-//! 1. **Commitment**: the polynomial commitment with its proof of knowledge. Its degree is checked here, per sender, before
-//!    the library sees it, so that a culprit has a name.
-//! 2. **Echo**: the hash of all n commitments. No secret share leaves before *all* echoes agree; without it, a sender that
-//!    gives different commitments to different nodes splits the group unnoticed.
-//! 3. **Share**: the secret share for one recipient, only over a link that is encrypted and authenticated as that recipient.
+//! 1. **Commitment**: the polynomial commitment with its proof of knowledge. Its degree is checked here, per sender,
+//!    before the library sees it, so that a culprit has a name.
+//! 2. **Echo**: the hash of all n commitments. No secret share leaves before *all* echoes agree; without it, a sender
+//!    that gives different commitments to different nodes splits the group unnoticed.
+//! 3. **Share**: the secret share for one recipient, only over a link that is encrypted and authenticated as that
+//!    recipient.
 //! 4. **Success**: a signature over the public result, released by [`Dkg::confirm_stored`] after the share is on disk.
 //!
-//! A refresh runs the same four steps with polynomials whose constant term is zero (`frost-core`'s `keys::refresh`): every share changes, the
-//! federation key does not, and shares of the epoch before are of no use with those of the new one.
+//! A refresh runs the same four steps with polynomials whose constant term is zero (`frost-core`'s `keys::refresh`):
+//! every share changes, the federation key does not, and shares of the epoch before are of no use with those of the
+//! new one.
 //!
 //! The randomness comes from the caller; a node that seeds it from a stored secret and the federation id sends, after a
-//! restart, the same messages again, so an interrupted run simply goes on. Messages are pulled: a node asks each peer for
-//! its [`Bundle`] until [`Dkg::outcome`] is there; asking twice changes nothing.
+//! restart, the same messages again, so an interrupted run simply goes on. Messages are pulled: a node asks each peer
+//! for its [`Bundle`] until [`Dkg::outcome`] is there; asking twice changes nothing.
 
 use super::{NodeShare, identifier};
 use crate::{
@@ -177,7 +179,8 @@ pub struct Dkg {
 }
 
 impl Dkg {
-    /// Starts the run for the node whose identity key is given; with its share of the epoch before, if that is refreshed.
+    /// Starts the run for the node whose identity key is given; with its share of the epoch before, if that is
+    /// refreshed.
     ///
     /// # Errors
     /// The key is of no member, or the share is not the one that the federation's document shows.
@@ -245,7 +248,8 @@ impl Dkg {
     /// Takes in what `peer` said; the caller vouches that the link is authenticated as `peer`.
     ///
     /// # Errors
-    /// The peer sent something invalid or took back what it had said; the error names it. The run cannot finish with it.
+    /// The peer sent something invalid or took back what it had said; the error names it. The run cannot finish with
+    /// it.
     pub fn handle_bundle(&mut self, peer: NodeId, bundle: Bundle) -> Result<(), DkgError> {
         if let Some(commitment) = bundle.commitment {
             self.take_commitment(peer, commitment)?;

@@ -7,8 +7,8 @@
 //! * node i signs with `s_i * (W - i) / W`, a constant of the node. The Lagrange coefficient over S and W is
 //!   `l'_i = l_i * W / (W - i)`, so the nodes' parts still add up to `s_fed`;
 //! * the wallet signs with `s_wallet / l'_W`, so its part adds up to `s_wallet`;
-//! * a public tweak t (BIP32 child, Taproot) is added to every one of these shares, and since all `l'` sum to 1, t is added
-//!   once to the whole.
+//! * a public tweak t (BIP32 child, Taproot) is added to every one of these shares, and since all `l'` sum to 1, t is
+//!   added once to the whole.
 //!
 //! Verifying shares scale in the same way, so the library's share verification and its culprits keep working, and
 //! `min_signers` is q + 1. `docs/additive-key.md` has the security argument; RFC 9591 is the signing protocol.

@@ -1,8 +1,9 @@
 //! Repair of a lost share: q nodes compute it together for the one that lost it, and none of them learns anything.
 //!
 //! The "repairable threshold scheme" of Laing and Stinson (<https://eprint.iacr.org/2017/1155>) as `frost-core` has it, in three steps:
-//! every helper splits its part of the lost share into one random piece per helper; every helper adds the pieces that it was given up;
-//! the sum of these sums is the share. The library does not check the result: [`finish_repair`] compares it with the public share.
+//! every helper splits its part of the lost share into one random piece per helper; every helper adds the pieces that
+//! it was given up; the sum of these sums is the share. The library does not check the result: [`finish_repair`]
+//! compares it with the public share.
 
 use super::{NodeShare, identifier, public_package};
 use crate::{Epoch, NodeId, Quorum, federation::EpochKey};
@@ -58,7 +59,8 @@ pub struct RepairHelper {
 }
 
 impl RepairHelper {
-    /// Splits this node's part of the lost share. `None` if the session is not sound or this node is not among its helpers.
+    /// Splits this node's part of the lost share. `None` if the session is not sound or this node is not among its
+    /// helpers.
     pub fn new(
         share: &NodeShare,
         key: &EpochKey,
@@ -102,7 +104,8 @@ impl RepairHelper {
         self.mine.get(&helper)
     }
 
-    /// Adds the pieces of all helpers up, this one's own among them: what the participant is sent. `None` if one is missing or no number.
+    /// Adds the pieces of all helpers up, this one's own among them: what the participant is sent. `None` if one is
+    /// missing or no number.
     pub fn sum(&self, pieces: &BTreeMap<NodeId, RepairPart>) -> Option<RepairPart> {
         let parsed = self
             .session
@@ -114,8 +117,8 @@ impl RepairHelper {
     }
 }
 
-/// Adds the helpers' sums up. `None` if the result is not the share that the federation's document shows: one of the helpers sent
-/// something else, and the repair has to be tried with others.
+/// Adds the helpers' sums up. `None` if the result is not the share that the federation's document shows: one of the
+/// helpers sent something else, and the repair has to be tried with others.
 pub fn finish_repair(
     session: &RepairSession,
     sums: &BTreeMap<NodeId, RepairPart>,

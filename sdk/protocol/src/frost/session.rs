@@ -1,8 +1,8 @@
 //! One attempt at signing all inputs of a transaction: commitments in, shares out, signatures at the end.
 //!
-//! Every party builds its own [`SigningSession`] from the proposal it checked itself; nobody signs a digest that somebody else
-//! computed. [`SigningSession::digest`] covers the whole package (account, keys, roots, sighashes, ordered signers, all
-//! commitments, attempt), and a node binds its nonces to it.
+//! Every party builds its own [`SigningSession`] from the proposal it checked itself; nobody signs a digest that
+//! somebody else computed. [`SigningSession::digest`] covers the whole package (account, keys, roots, sighashes,
+//! ordered signers, all commitments, attempt), and a node binds its nonces to it.
 
 use super::{WALLET_IDENTIFIER, compressed, identifier, inverse_wallet_coefficient, point};
 use crate::{
@@ -57,8 +57,8 @@ impl NodeCommitments {
     }
 }
 
-/// The rounds are part of it: a share released in one round must not add up with shares of a later one, or a transaction could become
-/// final without q nodes having committed to one certificate (see [`crate::release`]).
+/// The rounds are part of it: a share released in one round must not add up with shares of a later one, or a
+/// transaction could become final without q nodes having committed to one certificate (see [`crate::release`]).
 fn commitments_digest(
     federation: &Federation,
     node: NodeId,
@@ -84,7 +84,8 @@ pub struct WalletSignature {
     pub signature: schnorr::Signature,
 }
 
-/// A signing package for all inputs of one transaction, with everything checked that can be checked before shares exist.
+/// A signing package for all inputs of one transaction, with everything checked that can be checked before shares
+/// exist.
 #[derive(Debug)]
 pub struct SigningSession {
     digest: PackageDigest,
@@ -101,11 +102,12 @@ pub(super) struct SessionInput {
 }
 
 impl SigningSession {
-    /// Builds the package for `plan` in the rounds of `target` from the commitments of exactly q nodes and the wallet's.
+    /// Builds the package for `plan` in the rounds of `target` from the commitments of exactly q nodes and the
+    /// wallet's.
     ///
     /// # Errors
-    /// Another transaction's target, wrong number of signers or commitments, a commitment that its owner did not sign for these
-    /// rounds, or one that is no point; the error names the culprit.
+    /// Another transaction's target, wrong number of signers or commitments, a commitment that its owner did not sign
+    /// for these rounds, or one that is no point; the error names the culprit.
     pub fn new(
         federation: &Federation,
         plan: &SpendPlan,

@@ -1,4 +1,5 @@
-//! The constants that scale the nodes' and the wallet's shares (see the module above), and conversions between curve types.
+//! The constants that scale the nodes' and the wallet's shares (see the module above), and conversions between curve
+//! types.
 
 use crate::NodeId;
 use bitcoin::secp256k1::PublicKey;

@@ -1,8 +1,9 @@
 //! Enums in JSON whose variant is named by one of their own fields, as `serde(tag = "…")` writes them.
 //!
-//! What serde derives for these reads every value into a tree first, because the tag may come last, and then reads the tree: for each type a
-//! second reader, which was a tenth of what a browser loads. JSON text is there to be read again, so this looks for the tag and then reads the
-//! variant from the text. Types declare `#[serde(remote = "Self")]` without a tag, and name it in [`tagged!`](crate::tagged::tagged).
+//! What serde derives for these reads every value into a tree first, because the tag may come last, and then reads
+//! the tree: for each type a second reader, which was a tenth of what a browser loads. JSON text is there to be read
+//! again, so this looks for the tag and then reads the variant from the text. Types declare `#[serde(remote =
+//! "Self")]` without a tag, and name it in [`tagged!`](crate::tagged::tagged).
 
 mod read;
 mod write;

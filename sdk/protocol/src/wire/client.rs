@@ -1,4 +1,5 @@
-//! Messages between a wallet and a server. The server is a node (over QUIC) or a bridge (over WebSocket); both speak the same.
+//! Messages between a wallet and a server. The server is a node (over QUIC) or a bridge (over WebSocket); both speak
+//! the same.
 
 use super::{BlockRef, Message, TransactionStatus, UtxoRecord, UtxoState, WireError};
 use crate::{
@@ -173,8 +174,8 @@ pub enum ClientMessage {
         /// Commitments, shares and their signature.
         wallet: WalletSignature,
     },
-    /// Stop a payment of a joint account that is not final; its status says what became of it. Unless some node may have committed
-    /// to it already, its inputs become free.
+    /// Stop a payment of a joint account that is not final; its status says what became of it. Unless some node may
+    /// have committed to it already, its inputs become free.
     TransactionCancel {
         /// The owner's signed wish.
         cancel: SignedCancel,
@@ -247,7 +248,8 @@ pub enum ServerMessage {
         results: Vec<KeyResult>,
         /// Tip of the chain that the snapshots are of.
         tip: ChainTip,
-        /// Whether another page of this answer follows, under the same id. A key whose records do not fit comes in several.
+        /// Whether another page of this answer follows, under the same id. A key whose records do not fit comes in
+        /// several.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         more: bool,
     },
@@ -262,7 +264,8 @@ pub enum ServerMessage {
         results: Vec<KeyResult>,
         /// Tip of the chain that the snapshots are of.
         tip: ChainTip,
-        /// Whether another page of this answer follows, under the same id. A key whose records do not fit comes in several.
+        /// Whether another page of this answer follows, under the same id. A key whose records do not fit comes in
+        /// several.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         more: bool,
     },

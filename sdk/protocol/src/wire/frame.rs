@@ -39,7 +39,8 @@ struct Head {
 /// Reads one message.
 ///
 /// # Errors
-/// The sender is at fault: too large, not a message, or of an unknown type. The answer's id is given where one could be read.
+/// The sender is at fault: too large, not a message, or of an unknown type. The answer's id is given where one could
+/// be read.
 pub fn decode<T: Message>(json: &[u8]) -> Result<Envelope<T>, (Option<u64>, WireError)> {
     if json.len() > T::BYTES_MAX {
         return Err((None, too_large(T::BYTES_MAX, json.len())));

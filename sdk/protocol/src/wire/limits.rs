@@ -8,12 +8,14 @@ use std::time::Duration;
 pub const PROTOCOL: &str = "quorate.1";
 /// Protocol version in `Hello`.
 pub const PROTOCOL_VERSION: u32 = 1;
-/// Largest frame, in bytes of JSON. A proposal of 64 inputs with its PSBT stays under 64 KiB; a snapshot page is cut to fit.
+/// Largest frame, in bytes of JSON. A proposal of 64 inputs with its PSBT stays under 64 KiB; a snapshot page is cut
+/// to fit.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
-/// Largest frame between two nodes, in bytes of JSON. They show each other why a transaction is what is left to its inputs, which for one of
-/// 64 inputs in a federation of 100 nodes is several MiB.
+/// Largest frame between two nodes, in bytes of JSON. They show each other why a transaction is what is left to its
+/// inputs, which for one of 64 inputs in a federation of 100 nodes is several MiB.
 pub const PEER_FRAME_BYTES_MAX: usize = 16 << 20;
-/// Largest PSBT of a proposal and largest signed transaction that is voted for, in bytes; 64 inputs with all their data stay well below.
+/// Largest PSBT of a proposal and largest signed transaction that is voted for, in bytes; 64 inputs with all their
+/// data stay well below.
 pub const PROPOSAL_BYTES_MAX: usize = 96 * 1024;
 /// Most keys in one subscribe, unsubscribe or query message.
 pub const KEYS_PER_MESSAGE_MAX: usize = 1_000;

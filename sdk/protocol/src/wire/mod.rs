@@ -1,10 +1,10 @@
 //! The protocol on the wire: messages, frames, limits and error codes.
 //!
-//! Messages are JSON objects with a `type` and, where an answer is expected, an `id` that the answer repeats. Between machines they
-//! travel in QUIC streams as frames of a `u32` big-endian length and the JSON; to wallets as WebSocket text frames without the
-//! length. Field names are `snake_case`, txids are in display order, amounts are integer satoshis. Unknown fields are ignored;
-//! unknown types are refused with an error that names them. `docs/asyncapi.json` describes the wallet's side and is checked against
-//! these types.
+//! Messages are JSON objects with a `type` and, where an answer is expected, an `id` that the answer repeats. Between
+//! machines they travel in QUIC streams as frames of a `u32` big-endian length and the JSON; to wallets as WebSocket
+//! text frames without the length. Field names are `snake_case`, txids are in display order, amounts are integer
+//! satoshis. Unknown fields are ignored; unknown types are refused with an error that names them.
+//! `docs/asyncapi.json` describes the wallet's side and is checked against these types.
 
 mod client;
 mod error;

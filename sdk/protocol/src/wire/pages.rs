@@ -5,7 +5,8 @@ use crate::finality::FinalityProof;
 use serde::Serialize;
 use std::{collections::BTreeMap, io, mem};
 
-/// Bytes of records and proofs after which a page ends. The last record of a page comes with its proofs, which are far below the rest of a frame.
+/// Bytes of records and proofs after which a page ends. The last record of a page comes with its proofs, which are
+/// far below the rest of a frame.
 const PAGE_BYTES: usize = FRAME_BYTES_MAX / 2;
 /// Pages that are put together; a server that sends more wastes memory.
 const PAGES_MAX: usize = 1_024;
@@ -32,8 +33,8 @@ pub fn encoded_len<T: Serialize>(value: &T) -> usize {
     counter.0
 }
 
-/// Cuts the results of a subscription or query into pages that fit a frame; all but the last are sent with `more`. A key whose records do not
-/// fit comes in several pages, each record with the proofs about it.
+/// Cuts the results of a subscription or query into pages that fit a frame; all but the last are sent with `more`. A
+/// key whose records do not fit comes in several pages, each record with the proofs about it.
 ///
 /// ```
 /// use quorate::wire::{KeyOutcome, KeyResult, SubscriptionKey, pages};
@@ -112,7 +113,8 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Takes a page; gives everything once the last is here. What a server sends in more than 1,024 pages is cut off there.
+    /// Takes a page; gives everything once the last is here. What a server sends in more than 1,024 pages is cut off
+    /// there.
     ///
     /// ```
     /// let mut pages = quorate::wire::Pages::default();

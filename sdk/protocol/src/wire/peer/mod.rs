@@ -1,8 +1,8 @@
 //! Messages between nodes. Each request is a QUIC stream of its own; the answer comes back on it.
 //!
-//! A receiver takes a request only from a connection whose certificate is that of the roster member it concerns (rule V8). Requests are
-//! sorted by who answers them, so that a request reaches only a part of the node that can: [`PeerRequest`] is their union, and its JSON is
-//! that of the request inside. The answer to a request of one sort is of the same sort, or a refusal.
+//! A receiver takes a request only from a connection whose certificate is that of the roster member it concerns (rule
+//! V8). Requests are sorted by who answers them, so that a request reaches only a part of the node that can:
+//! [`PeerRequest`] is their union, and its JSON is that of the request inside. The answer to a request of one sort is of the same sort, or a refusal.
 
 mod keygen;
 mod repair;
@@ -83,7 +83,8 @@ union! {
 }
 
 union! {
-    /// All answers from node to node. Who asked knows the sort; read without it, `Done` counts as one of [`VotingReply`].
+    /// All answers from node to node. Who asked knows the sort; read without it, `Done` counts as one of
+    /// [`VotingReply`].
     PeerReply:
     Voting(VotingReply) = [
         "VoteResponse", "CommitResponse", "ReleaseResponse", "HeartbeatResponse", "AccountResponse", "Done"

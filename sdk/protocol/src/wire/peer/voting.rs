@@ -40,7 +40,8 @@ pub enum VotingRequest {
         /// The paying account, for a joint proposal.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         account: Option<AccountCertificate>,
-        /// The approval certificate, if there is one: a node that locked an input for another transaction may then still sign.
+        /// The approval certificate, if there is one: a node that locked an input for another transaction may then
+        /// still sign.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         certificate: Option<ApprovalCertificate>,
         /// Why the inputs are in the rounds they are in, for a receiver that is behind.

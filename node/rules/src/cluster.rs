@@ -162,6 +162,15 @@ impl Cluster {
         self.settle();
     }
 
+    /// Everybody reads one more block.
+    pub(crate) fn mine(&mut self, txdata: Vec<bitcoin::Transaction>) {
+        for node in self.nodes.values_mut() {
+            node.machine.handle_block(&block_on(node.machine.tip().hash, txdata.clone()));
+            node.machine.announce_tip();
+        }
+        self.settle();
+    }
+
     pub(crate) fn wait(&mut self, time: Duration) {
         self.now += time;
         for node in self.nodes.values_mut() {

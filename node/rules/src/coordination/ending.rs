@@ -203,7 +203,7 @@ impl Run {
     }
 }
 
-/// A transaction that is left its inputs again and again, and rejected each time, is asked votes forever more slowly:
+/// A transaction that is left its inputs again and again, and rejected each time, is asked for votes ever more slowly:
 /// it may have become invalid for good, and an epoch has no endless number of rounds.
 fn pause_before(restarts: u32) -> Option<Duration> {
     let doublings = restarts.checked_sub(3)?.min(2);

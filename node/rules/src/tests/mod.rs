@@ -4,4 +4,5 @@ mod coordinating;
 mod epochs;
 mod releasing;
 mod signing;
+mod subscribing;
 mod voting;

@@ -1,0 +1,184 @@
+//! What subscribers and owners hear, at the node that coordinates and at another one.
+
+use crate::cluster::{Cluster, WALLET};
+use bitcoin::{Address, Network, OutPoint};
+use quorate_protocol::{
+    NodeId,
+    proposal::Proposal,
+    release::SignedCancel,
+    wire::{
+        ClientMessage, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey, TransactionStatus,
+        UtxoState, limits,
+    },
+};
+use std::time::Duration;
+
+const AT: NodeId = NodeId(2);
+
+fn submit(cluster: &mut Cluster) -> ServerMessage {
+    let proposal = Proposal::Joint(Box::new(cluster.world.proposal()));
+    let account = Some(cluster.world.certificate());
+    cluster.say(NodeId(1), ClientMessage::TransactionBroadcast { proposal, account });
+    let asked = |(_, message): &(NodeId, ServerMessage)| matches!(message, ServerMessage::SignRequest { .. });
+    let at = cluster.told.iter().position(asked).expect("the wallet is asked to sign");
+    cluster.told.remove(at).1
+}
+
+fn pay(cluster: &mut Cluster) {
+    let asked = submit(cluster);
+    let signed = cluster.sign(&asked);
+    cluster.say(NodeId(1), signed);
+}
+
+/// What the session at `AT` has heard since the last look.
+fn heard(cluster: &mut Cluster) -> Vec<ServerMessage> {
+    let (here, rest) = cluster.told.drain(..).partition(|(node, _)| *node == AT);
+    cluster.told = rest;
+    let here: Vec<(NodeId, ServerMessage)> = here;
+    here.into_iter().map(|(_, message)| message).collect()
+}
+
+fn ask(cluster: &mut Cluster, message: ClientMessage) -> Vec<KeyResult> {
+    cluster.say(AT, message);
+    let answer = heard(cluster).into_iter().find_map(|message| match message {
+        ServerMessage::UTXOSubscribed { results, .. } | ServerMessage::UTXOStateResponse { results, .. } => {
+            Some(results)
+        }
+        _ => None,
+    });
+    answer.expect("an answer")
+}
+
+fn coin(cluster: &Cluster) -> OutPoint {
+    cluster.world.proposal().psbt.unsigned_tx.input[0].previous_output
+}
+
+#[test]
+fn a_subscriber_of_another_node_hears_of_lock_finality_and_block() {
+    let mut cluster = Cluster::voting();
+    cluster.coins();
+    let (script, outpoint) = (cluster.world.script(), coin(&cluster));
+    let txid = cluster.world.proposal().psbt.unsigned_tx.compute_txid();
+    let keys = vec![
+        SubscriptionKey::Script(script.clone()),
+        SubscriptionKey::Outpoint(outpoint),
+        SubscriptionKey::Txid(txid),
+        SubscriptionKey::Account(cluster.world.account.id()),
+        SubscriptionKey::Tip,
+    ];
+    let results = ask(&mut cluster, ClientMessage::UTXOSubscribe { keys: keys.clone() });
+    assert_eq!(results.iter().map(|one| one.key.clone()).collect::<Vec<_>>(), keys, "in the order asked");
+    pay(&mut cluster);
+    let news = heard(&mut cluster);
+    let states: Vec<&UtxoState> = news
+        .iter()
+        .filter_map(|message| match message {
+            ServerMessage::UTXOStateNotification { key: SubscriptionKey::Outpoint(_), state, .. } => {
+                Some(state)
+            }
+            _ => None,
+        })
+        .collect();
+    assert!(matches!(states.first(), Some(UtxoState::Locked { .. })), "{states:?}");
+    assert!(matches!(states.last(), Some(UtxoState::SpentFinalized { .. })), "{states:?}");
+    let proofs = news.iter().filter(|message| {
+        matches!(message, ServerMessage::UTXOStateNotification { proof: Some(proof), .. } if proof.txid() == txid)
+    });
+    assert!(proofs.count() >= 1, "the proof comes with the news");
+    let by_txid_and_account = news.iter().filter(|message| {
+        matches!(message, ServerMessage::TransactionStatus { status: TransactionStatus::Signed { .. }, .. })
+    });
+    assert_eq!(by_txid_and_account.count(), 2);
+    let transaction = cluster.get(2).machine.proof(&txid).expect("final").transaction().clone();
+    cluster.mine(vec![transaction]);
+    let news = heard(&mut cluster);
+    assert!(
+        news.iter().any(|message| matches!(message, ServerMessage::Tip { tip } if tip.block.height == 11))
+    );
+    assert!(news.iter().any(|message| {
+        matches!(
+            message,
+            ServerMessage::TransactionStatus { status: TransactionStatus::Confirmed { .. }, .. }
+        )
+    }));
+    // A reorganisation takes the block's facts back, and nothing else.
+    cluster.get(2).machine.handle_disconnected();
+    cluster.wait(Duration::ZERO);
+    let results = ask(&mut cluster, ClientMessage::UTXOStateQuery { keys: vec![keys[1].clone()] });
+    let KeyOutcome::Snapshot { utxos, proofs, .. } = &results[0].outcome else { panic!("{results:?}") };
+    assert!(matches!(utxos[0].state(), UtxoState::SpentFinalized { .. }));
+    assert_eq!(proofs.len(), 1);
+}
+
+#[test]
+fn keys_that_cannot_be_served_are_refused_one_by_one_and_messages_that_are_too_large_whole() {
+    let mut cluster = Cluster::voting();
+    let good = SubscriptionKey::Script(cluster.world.script());
+    let address = Address::from_script(&cluster.world.script(), Network::Bitcoin).expect("an address");
+    let foreign = SubscriptionKey::Address(address.into_unchecked());
+    let keys = vec![foreign, good.clone()];
+    let results = ask(&mut cluster, ClientMessage::UTXOSubscribe { keys });
+    assert!(matches!(&results[0].outcome, KeyOutcome::Error(error) if error.code == ErrorCode::InvalidKey));
+    assert!(
+        matches!(&results[1].outcome, KeyOutcome::Snapshot { utxos, .. } if utxos.is_empty()),
+        "nothing found"
+    );
+    cluster
+        .say(AT, ClientMessage::UTXOSubscribe { keys: vec![good.clone(); limits::KEYS_PER_MESSAGE_MAX + 1] });
+    let [ServerMessage::Error { error }] = &heard(&mut cluster)[..] else { panic!("an error") };
+    assert_eq!(error.code, ErrorCode::LimitExceeded);
+    let keys = vec![good.clone(), SubscriptionKey::Tip];
+    cluster.say(AT, ClientMessage::UTXOUnsubscribe { keys });
+    assert!(matches!(&heard(&mut cluster)[..], [ServerMessage::UTXOUnsubscribed { count: 1 }]));
+    pay_unheard(&mut cluster);
+}
+
+/// After the end of a subscription nothing is heard, and after the end of a session neither.
+fn pay_unheard(cluster: &mut Cluster) {
+    cluster.coins();
+    let key = SubscriptionKey::Outpoint(coin(cluster));
+    ask(cluster, ClientMessage::UTXOSubscribe { keys: vec![key] });
+    cluster.get(2).machine.handle_session_closed(WALLET);
+    pay(cluster);
+    assert!(heard(cluster).is_empty());
+    assert_eq!(cluster.get(2).machine.sizes().sessions, 0);
+}
+
+#[test]
+fn a_node_that_was_away_is_told_again_of_what_became_final() {
+    let mut cluster = Cluster::voting();
+    cluster.coins();
+    cluster.silent.insert(NodeId(4));
+    pay(&mut cluster);
+    let txid = cluster.world.proposal().psbt.unsigned_tx.compute_txid();
+    assert!(cluster.get(1).machine.knows_final(&txid) && !cluster.get(4).machine.knows_final(&txid));
+    assert_eq!(cluster.get(1).machine.sizes().announcements, 1);
+    cluster.silent.clear();
+    cluster.until(|cluster| cluster.nodes[&NodeId(4)].machine.knows_final(&txid));
+    cluster.until(|cluster| cluster.nodes[&NodeId(1)].machine.sizes().announcements == 0);
+}
+
+#[test]
+fn a_payment_that_its_owner_cancels_in_time_ends_and_its_coin_is_free_in_the_next_round() {
+    let mut cluster = Cluster::voting();
+    cluster.coins();
+    submit(&mut cluster);
+    let outpoint = coin(&cluster);
+    let txid = cluster.world.proposal().psbt.unsigned_tx.compute_txid();
+    let cancel = SignedCancel::sign(&cluster.world.federation, &cluster.world.authorisation, txid);
+    let proposal = Proposal::Joint(Box::new(cluster.world.proposal()));
+    let account = Some(cluster.world.certificate());
+    let message = ClientMessage::TransactionCancel { cancel, proposal, account };
+    cluster.say(NodeId(1), message);
+    cluster.until(|cluster| cluster.nodes.values().all(|node| node.machine.holds(&outpoint).is_none()));
+    assert!(cluster.now < Duration::from_secs(10), "without waiting for the time for votes");
+    let ended = cluster.told.iter().rev().find_map(|(_, message)| match message {
+        ServerMessage::TransactionStatus { status, .. } => Some(status.clone()),
+        _ => None,
+    });
+    assert!(
+        matches!(ended, Some(TransactionStatus::Failed { .. } | TransactionStatus::Rejected { .. })),
+        "{ended:?}"
+    );
+    assert!(cluster.get(3).machine.utxo(&outpoint).expect("known").round.0 >= 1);
+}

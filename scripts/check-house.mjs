@@ -2,6 +2,7 @@
 //
 // * The crates of rules have no runtime, socket or store in their tree.
 // * No circle of imports between the files of a crate.
+// * The lock file of the fuzz targets fits.
 // * Machines that share a crate with a driver know nothing of a runtime or a clock.
 // * The two clippy.toml of the crates of rules say the same.
 // * Subjects of commits have up to 60 characters, and a body says why.
@@ -25,6 +26,13 @@ for (const crate of PURE) {
   for (const line of new Set(tree.split("\n"))) {
     if (IMPURE.test(line)) problems.push(`${crate} depends on ${line.trim()}: rules cannot have a runtime, socket or store`);
   }
+}
+
+// The fuzz targets are a workspace of their own; nobody notices when their lock file falls behind.
+try {
+  execFileSync("cargo", ["metadata", "--locked", "--format-version", "1", "--manifest-path", "tests/fuzz/Cargo.toml"], { stdio: "ignore", maxBuffer: 1 << 28 });
+} catch {
+  problems.push("tests/fuzz/Cargo.lock is stale: cargo metadata --manifest-path tests/fuzz/Cargo.toml");
 }
 
 // Circles of imports. A file that only declares and re-exports modules is no place of its own.

@@ -4,6 +4,7 @@
 // * No circle of imports between the files of a crate.
 // * The lock file of the fuzz targets fits.
 // * Machines that share a crate with a driver know nothing of a runtime or a clock.
+// * Comments have up to 120 columns.
 // * The two clippy.toml of the crates of rules say the same.
 // * Subjects of commits have up to 60 characters, and a body says why.
 // * Paths and tests that the documents name exist.
@@ -134,6 +135,13 @@ function braces(pattern) {
   return choices ? choices.split(",").map((choice) => head + choice + tail) : [pattern];
 }
 
+// Prose that nobody has to scroll for.
+for (const file of files("*.rs")) {
+  read(file).split("\n").forEach((line, index) => {
+    if (line.length > 120 && /^\s*\/\//.test(line) && !/https?:|^\s*\/\/[/!]? \|/.test(line)) problems.push(`${file}:${index + 1}: a comment of ${line.length} characters`);
+  });
+}
+
 const settings = ["node/rules/clippy.toml", "sdk/protocol/clippy.toml"].map(read);
 if (settings[0] !== settings[1]) problems.push("node/rules/clippy.toml and sdk/protocol/clippy.toml differ");
 
@@ -161,8 +169,11 @@ for (const document of files("*.md").filter((file) => !/CHANGELOG/.test(file))) 
   for (const [, code] of read(document).matchAll(/`([^`\n]+)`/g)) {
     const path = code.match(/^((?:sdk|node|bridge|wasm|tests|scripts|docs|examples|bench|node)\/[\w./-]+?)\/?$/)?.[1];
     if (path && !all.has(path) && !folders.has(path) && !existsSync(path)) problems.push(`${document}: there is no ${path}`);
-    if (/^[\w/]+\.rs$/.test(code) && ![...all].some((file) => file === code || file.endsWith(`/${code}`))) {
-      problems.push(`${document}: there is no ${code}`);
+    if (/^[\w/]+\.rs$/.test(code)) {
+      const found = [...all].filter((file) => file === code || file.endsWith(`/${code}`));
+      if (found.length === 0) problems.push(`${document}: there is no ${code}`);
+      // A table of rules has to say which file it means; ARCHITECTURE's drawings say it above.
+      if (found.length > 1 && /safety/.test(document)) problems.push(`${document}: ${code} may be ${found.join(" or ")}`);
     }
     const test = code.match(/^(?:[\w.]+(?:::|: ))*([a-z][a-z0-9]*(?:_[a-z0-9]+){3,})$/)?.[1];
     if (test && !names.includes(test)) problems.push(`${document}: there is no ${test}`);

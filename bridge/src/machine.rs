@@ -1,7 +1,8 @@
 //! The bridge without I/O: sessions of wallets, what they are interested in, and what nodes say.
 //!
 //! A driver hands in what comes from sockets, carries out the outputs in order, and writes what
-//! [`Machine::poll_message`] gives. Nothing here waits: a wallet that does not read costs its own queue, and then its session.
+//! [`Machine::poll_message`] gives. Nothing here waits: a wallet that does not read costs its own queue, and then its
+//! session.
 
 use crate::{
     hub::{Hub, WalletId},

@@ -135,7 +135,7 @@ impl Engine {
         })
     }
 
-    /// Calls `listener(event)` foreverything that happens from now on, and `listener()` at the end.
+    /// Calls `listener(event)` for everything that happens from now on, and `listener()` at the end.
     pub fn listen(&self, listener: Function) -> Result<(), JsValue> {
         let mut events = self.client()?.events();
         wasm_bindgen_futures::spawn_local(async move {

@@ -169,7 +169,7 @@ impl FrostParty {
         let used = || {
             Failure::new(
                 "nonces_used",
-                "these nonces have signed already; make fresh ones forevery signature",
+                "these nonces have signed already; make fresh ones for every signature",
             )
         };
         let nonces = nonces.nonces.borrow_mut().take().ok_or_else(used)?;

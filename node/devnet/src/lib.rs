@@ -1,7 +1,8 @@
 //! A devnet: a whole federation with its bridge on an embedded regtest chain, in one process.
 //!
 //! The nodes, the bridge and the wallets are the ones that run anywhere else. Only the chain is made here:
-//! [`DevnetChain`] has one miner and no peers, checks with Bitcoin Core's interpreter, and makes blocks that Bitcoin Core accepts.
+//! [`DevnetChain`] has one miner and no peers, checks with Bitcoin Core's interpreter, and makes blocks that Bitcoin
+//! Core accepts.
 
 mod chain;
 pub mod cli;

@@ -55,6 +55,8 @@ pub(crate) struct Cluster {
     /// Nodes that nobody reaches.
     pub(crate) silent: BTreeSet<NodeId>,
     pub(crate) alter: Option<Alter>,
+    /// The next save fails.
+    pub(crate) failing_saves: bool,
     /// What the wallet was told, and by whom.
     pub(crate) told: Vec<(NodeId, ServerMessage)>,
     pub(crate) broadcast: BTreeSet<Txid>,
@@ -74,6 +76,7 @@ impl Cluster {
             now: Duration::ZERO,
             silent: BTreeSet::new(),
             alter: None,
+            failing_saves: false,
             told: Vec::new(),
             broadcast: BTreeSet::new(),
             coins: BTreeMap::new(),
@@ -121,7 +124,7 @@ impl Cluster {
             Stored::default(),
         );
         for _ in 0..10 {
-            machine.handle_block(&block_on(machine.tip().hash, Vec::new()));
+            machine.handle_blocks(&[block_on(machine.tip().hash, Vec::new())]);
         }
         machine.handle_caught_up();
         let mut transition = Transition::new(id, key.clone(), testing::rng(100 + seed));
@@ -165,8 +168,16 @@ impl Cluster {
     /// Everybody reads one more block.
     pub(crate) fn mine(&mut self, txdata: Vec<bitcoin::Transaction>) {
         for node in self.nodes.values_mut() {
-            node.machine.handle_block(&block_on(node.machine.tip().hash, txdata.clone()));
-            node.machine.announce_tip();
+            node.machine.handle_blocks(&[block_on(node.machine.tip().hash, txdata.clone())]);
+        }
+        self.settle();
+    }
+
+    /// Another block takes the place of the last one.
+    pub(crate) fn reorganise(&mut self) {
+        for node in self.nodes.values_mut() {
+            let parent = node.machine.block_at(node.machine.tip().height - 1).expect("a parent");
+            assert!(node.machine.handle_blocks(&[block_on(parent, Vec::new())]));
         }
         self.settle();
     }
@@ -209,7 +220,7 @@ impl Cluster {
     pub(crate) fn hand_plan(&mut self, id: NodeId, plan: SuccessionPlan) {
         let seed = DkgSeed(zeroize::Zeroizing::new([u8::try_from(id.0).expect("small"); 32]));
         let node = self.nodes.get_mut(&id).expect("a node");
-        node.transition.at(self.now).handle_plan(Planned { plan, seed, succession: None });
+        node.transition.at(self.now).handle_plan(Planned { plan, seed, succession: None, bound: false });
         self.settle();
     }
 
@@ -263,7 +274,7 @@ impl Cluster {
             any = true;
         }
         while let Some(output) = self.nodes.get_mut(&id).and_then(|node| node.transition.poll_output()) {
-            self.carry_on(id, output);
+            self.carry_out_way(id, output);
             any = true;
         }
         any
@@ -289,7 +300,7 @@ impl Cluster {
         }
     }
 
-    fn carry_on(&mut self, id: NodeId, output: TransitionOutput) {
+    fn carry_out_way(&mut self, id: NodeId, output: TransitionOutput) {
         let now = self.now;
         match output {
             TransitionOutput::Ask { ask, side, to, request } => {
@@ -307,14 +318,19 @@ impl Cluster {
             }
             TransitionOutput::Plan(plan) => self.get(id.0).machine.handle_plan(&plan),
             TransitionOutput::Save(save) => {
+                let fails = std::mem::take(&mut self.failing_saves);
                 let node = self.get(id.0);
+                if fails {
+                    return node.transition.at(now).handle_failure("no space left".to_owned());
+                }
+                let saved = save.kind();
                 if let Save::Share(share) = save {
                     if let Some(before) = &node.saved_share {
                         assert_eq!(before.to_bytes(), share.to_bytes(), "a node says the same again");
                     }
                     node.saved_share = Some(share);
                 }
-                node.transition.at(now).handle_saved();
+                node.transition.at(now).handle_saved(saved);
             }
             TransitionOutput::Founded(key) => self.get(id.0).founded = Some(*key),
             TransitionOutput::Repaired(share) => self.get(id.0).repaired = Some(share),

@@ -56,6 +56,7 @@ impl Machine {
         let announcements = Announcements::restore(proven.map(|record| record.target.txid()));
         let mut cx = Context::restore(Identity { me, federation, key }, settings, rng, &mut stored);
         cx.record_run();
+        cx.notice_missing_store();
         Self {
             voter: Voter::restore(share, stored.answers),
             coordination: Coordination::default(),
@@ -114,8 +115,21 @@ impl Machine {
         self.lookups.remove_session(session);
     }
 
-    /// A block on top of the one before.
-    pub fn handle_block(&mut self, block: &Block) {
+    /// Blocks of the chain that the backend follows, each on the one before. What the machine has beyond the parent
+    /// of the first was taken out by a reorganisation. `false`, and nothing done, if that parent is not known here.
+    pub fn handle_blocks(&mut self, blocks: &[Block]) -> bool {
+        let Some(first) = blocks.first() else { return true };
+        let tip = self.cx.ledger.tip().height;
+        let parent = first.header.prev_blockhash;
+        let fork = (0..=tip).rev().find(|height| self.cx.ledger.block_hash(*height) == Some(parent));
+        let Some(fork) = fork else { return false };
+        (fork..tip).for_each(|_| self.disconnect());
+        blocks.iter().for_each(|block| self.connect(block));
+        self.cx.notify_tip();
+        true
+    }
+
+    fn connect(&mut self, block: &Block) {
         let changed = self.cx.ledger.connect(block);
         self.cx.notify_outpoints(&changed, None);
         let tip = self.cx.ledger.tip();
@@ -127,16 +141,10 @@ impl Machine {
         }
     }
 
-    /// The tip was taken out by a reorganisation.
-    pub fn handle_disconnected(&mut self) {
+    fn disconnect(&mut self) {
         let changed = self.cx.ledger.disconnect();
         self.undo_finality(&changed);
         self.cx.notify_outpoints(&changed, None);
-    }
-
-    /// All blocks of one step have been handed in: tells who follows the tip.
-    pub fn announce_tip(&mut self) {
-        self.cx.notify_tip();
     }
 
     /// The chain has been read up to the tip that its backend had.

@@ -11,7 +11,8 @@
 //! # Why it ends
 //!
 //! A node that promised keeps asking the others until it holds a release certificate. n - q + 1 promises, one of them
-//! of an honest node, are reason enough forevery other, so if one honest lock runs out, all q responsive nodes promise.
+//! of an honest node, are reason enough for every other, so if one honest lock runs out, all q responsive nodes
+//! promise.
 
 use crate::{
     Bug, Tag,
@@ -330,7 +331,7 @@ impl Releases {
         let Some(run) = self.runs.get_mut(&outpoint).filter(|run| run.round == round) else { return };
         run.committed.extend(committed);
         run.promises.insert(from, promise);
-        let enough = cx.enough_promises();
+        let enough = cx.spoil_quorum(quorum.votes());
         let Some(run) = self.runs.get(&outpoint) else { return };
         if run.promises.len() >= usize::from(enough) {
             let release = ReleaseCertificate::assemble(outpoint, round, &run.promises, &run.committed);
@@ -339,7 +340,7 @@ impl Releases {
             let request = VotingRequest::Released { releases: vec![release] };
             cx.ask(cx.others().filter(|node| !promised.contains(node)), Tag::Announce, &request);
         } else if run.promises.len() == usize::from(quorum.blocking()) {
-            // From here on the promises are reason enough foreverybody.
+            // From here on the promises are reason enough for everybody.
             self.ask_promises(cx, outpoint);
         }
     }

@@ -100,7 +100,14 @@ impl Kit {
     }
 
     pub(crate) fn mine_with(&mut self, txdata: Vec<Transaction>) {
-        self.machine.handle_block(&block_on(self.machine.tip().hash, txdata));
+        self.machine.handle_blocks(&[block_on(self.machine.tip().hash, txdata)]);
+        self.drain();
+    }
+
+    /// Another block takes the place of the last one.
+    pub(crate) fn reorganise(&mut self) {
+        let parent = self.machine.block_at(self.machine.tip().height - 1).expect("a parent");
+        assert!(self.machine.handle_blocks(&[block_on(parent, Vec::new())]));
         self.drain();
     }
 

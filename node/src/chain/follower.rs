@@ -36,7 +36,6 @@ async fn step(chain: &dyn Chain, inputs: &mpsc::Sender<Input>, height: &mut u32)
         cursor = header.prev_blockhash;
     };
     branch.reverse();
-    let mut disconnect = *height - fork;
     let mut reached = fork;
     for hashes in branch.chunks(BATCH_BLOCKS) {
         let mut connect = Vec::with_capacity(hashes.len());
@@ -44,8 +43,7 @@ async fn step(chain: &dyn Chain, inputs: &mpsc::Sender<Input>, height: &mut u32)
             connect.push(chain.block(*hash).await?);
         }
         let count = u32::try_from(connect.len()).unwrap_or(u32::MAX);
-        let blocks = Input::Blocks { disconnect: std::mem::take(&mut disconnect), connect };
-        inputs.send(blocks).await.context("the node has ended")?;
+        inputs.send(Input::Blocks(connect)).await.context("the node has ended")?;
         reached += count;
         *height = reached;
     }

@@ -2,7 +2,7 @@
 
 use super::disk;
 use crate::{
-    files::{EpochFiles, NodeFiles},
+    files::{EpochFiles, NodeFiles, PlanFile},
     net::{membership::Membership, not_ready, peers::Peers},
     run::{input::Input, live::ask_voter},
 };
@@ -49,8 +49,8 @@ pub(crate) enum EpochRequest {
     Repair(RepairRequest),
 }
 
-/// The epoch in force, as the driver needs it.
-pub(crate) struct Present {
+/// An epoch that has begun, as the driver needs it.
+pub(crate) struct Begun {
     pub(crate) federation: Federation,
     pub(crate) share: Option<NodeShare>,
     pub(crate) past: Vec<WholeSeal>,
@@ -143,8 +143,8 @@ impl Epochs {
     }
 
     /// An epoch begins.
-    pub(crate) fn open(&mut self, present: Present) {
-        let Present { federation, share, past, peers, addresses, voter } = present;
+    pub(crate) fn open(&mut self, begun: Begun) {
+        let Begun { federation, share, past, peers, addresses, voter } = begun;
         self.answers = JoinSet::new();
         self.peers = BTreeMap::from([(Side::Present, peers)]);
         self.transition.open(federation.clone(), share, past);
@@ -193,7 +193,7 @@ impl Epochs {
                     self.transition.at(self.started.elapsed()).handle_answer(ask, reply);
                 }
                 () = until(due) => self.transition.at(self.started.elapsed()).handle_timeout(),
-                _ = plans.tick(), if takes_plans => self.look_for_plan()?,
+                _ = plans.tick(), if takes_plans => self.look_for_plan(),
             }
         }
     }
@@ -213,28 +213,35 @@ impl Epochs {
     }
 
     /// Takes up the plan that the operator has approved, if it is a newer one.
-    fn look_for_plan(&mut self) -> Result<()> {
-        let Some(federation) = &self.federation else { return Ok(()) };
-        let file = match self.files.approved_plan(federation) {
-            Ok(Some(file)) if file.plan.attempt > self.transition.attempt() => file,
-            Ok(_) => return Ok(()),
+    fn look_for_plan(&mut self) {
+        match self.newer_plan() {
+            Ok(Some((file, planned))) => {
+                self.prepared = self.files.planned(&file.plan);
+                self.addresses.extend(&file.addresses);
+                self.transition.at(self.started.elapsed()).handle_plan(planned);
+            }
+            Ok(None) => {}
+            // The present epoch goes on; what is wrong with the plan is looked at again.
             Err(error) => {
                 let problem = format!("{error:#}");
                 if problem != self.unreadable {
                     tracing::error!(problem, "a plan for the next epoch cannot be read");
                     self.unreadable = problem;
                 }
-                return Ok(());
             }
-        };
-        self.prepared = self.files.planned(&file.plan);
-        let saved = self.prepared.path("succession.json").exists();
-        let succession = saved.then(|| self.prepared.read_json("succession.json")).transpose()?;
-        self.addresses.extend(&file.addresses);
-        let seed = DkgSeed(self.prepared.dkg_seed()?);
-        let planned = Planned { plan: file.plan, seed, succession };
-        self.transition.at(self.started.elapsed()).handle_plan(planned);
-        Ok(())
+        }
+    }
+
+    fn newer_plan(&self) -> Result<Option<(PlanFile, Planned)>> {
+        let Some(federation) = &self.federation else { return Ok(None) };
+        let newer = |file: &PlanFile| file.plan.attempt > self.transition.attempt();
+        let Some(file) = self.files.approved_plan(federation)?.filter(newer) else { return Ok(None) };
+        let prepared = self.files.planned(&file.plan);
+        let saved = prepared.path("succession.json").exists();
+        let succession = saved.then(|| prepared.read_json("succession.json")).transpose()?;
+        let (seed, bound) = (DkgSeed(prepared.dkg_seed()?), self.files.is_bound(&file.plan));
+        let planned = Planned { plan: file.plan.clone(), seed, succession, bound };
+        Ok(Some((file, planned)))
     }
 
     async fn carry_out(&mut self, output: TransitionOutput) -> Result<Option<Outcome>> {
@@ -268,7 +275,7 @@ impl Epochs {
                 let saved = disk::save(&save, &self.prepared, self.me, self.federation.as_ref());
                 let transition = self.transition.at(self.started.elapsed());
                 match saved {
-                    Ok(()) => transition.handle_saved(),
+                    Ok(()) => transition.handle_saved(save.kind()),
                     Err(error) => transition.handle_failure(format!("{error:#}")),
                 }
             }

@@ -8,7 +8,7 @@
 
 use crate::{
     config::NodeConfig,
-    epoch::driver::{Epochs, Present},
+    epoch::driver::{Begun, Epochs},
     files::{NodeFiles, PlanFile, read_json},
     net::{membership::Membership, peers::Peers},
     provision::MemberFile,
@@ -58,7 +58,7 @@ impl Operator {
         let (_, questions) = mpsc::channel(1);
         let endpoint = peers.endpoint().clone();
         let mut epochs = Epochs::new(me, self.files.clone(), endpoint, membership, questions)?;
-        epochs.open(Present {
+        epochs.open(Begun {
             federation: self.federation.clone(),
             share: None,
             past: Vec::new(),

@@ -115,14 +115,10 @@ impl Driver {
                 machine.handle_session_closed(session);
                 self.release(ChangeSet::default(), Work::Closed(session));
             }
-            Input::Blocks { disconnect, connect } => {
-                for _ in 0..disconnect {
-                    machine.handle_disconnected();
+            Input::Blocks(blocks) => {
+                if !machine.handle_blocks(&blocks) {
+                    tracing::debug!("blocks that do not follow; the follower looks for the fork again");
                 }
-                for block in &connect {
-                    machine.handle_block(block);
-                }
-                machine.announce_tip();
             }
             Input::BlockHash { height, reply } => {
                 let _asker_gone = reply.send(machine.block_at(height));

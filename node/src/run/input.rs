@@ -45,10 +45,8 @@ pub(crate) enum Input {
     Closed {
         session: SessionId,
     },
-    Blocks {
-        disconnect: u32,
-        connect: Vec<Block>,
-    },
+    /// Blocks of the backend's chain, each on the one before.
+    Blocks(Vec<Block>),
     BlockHash {
         height: u32,
         reply: oneshot::Sender<Option<BlockHash>>,

@@ -8,7 +8,7 @@ pub(crate) mod live;
 use crate::{
     chain::Chain,
     config::NodeConfig,
-    epoch::driver::{Epochs, Present},
+    epoch::driver::{Begun, Epochs},
     files::NodeFiles,
     net::{
         membership::Membership,
@@ -16,12 +16,12 @@ use crate::{
         server::{self, Service},
     },
     operator::api,
-    store::{open_or_set_aside, set_lost},
+    store::open_or_set_aside,
 };
 use anyhow::{Context as _, Result};
 use input::Input;
 use live::Live;
-use quorate_protocol::{Epoch, Federation, FederationDocument, federation::Roster, frost::NodeShare};
+use quorate_protocol::{Federation, FederationDocument, federation::Roster, frost::NodeShare};
 use quorate_quic::TlsIdentity;
 use quorate_rules::{Machine, WholeSeal};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
@@ -172,7 +172,7 @@ impl Run {
             inputs: voter.clone(),
             progress: epochs.progress(),
         };
-        epochs.open(Present {
+        epochs.open(Begun {
             federation: federation.clone(),
             share,
             past,
@@ -209,10 +209,7 @@ impl Run {
         let repair = "have it repaired with `quorate-node share repair`";
         let share = files.read_share(me, federation).context(repair)?;
         let helping = files.read_share(me, federation)?;
-        let (mut store, mut stored) = open_or_set_aside(&*files.store())?;
-        if federation.epoch() > Epoch::FIRST && stored.log.head.sequence == 0 && stored.log.lost.is_none() {
-            stored.log = set_lost(&mut *store, "its store is missing")?;
-        }
+        let (store, stored) = open_or_set_aside(&*files.store())?;
         let mut seed = [0; 32];
         getrandom::getrandom(&mut seed).context("no source of randomness")?;
         let machine = Machine::new(

@@ -246,7 +246,8 @@ impl Client {
     }
 
     /// Asks the federation to stop a payment that is not final. A waiting [`Client::pay`] ends with
-    /// [`ClientError::Failed`] or [`ClientError::Rejected`] and the coins are free again, or it succeeds because it was too late.
+    /// [`ClientError::Failed`] or [`ClientError::Rejected`] and the coins are free again, or it succeeds because it
+    /// was too late.
     ///
     /// ```no_run
     /// # async fn run(client: quorate::client::Client, txid: bitcoin::Txid) -> Result<(),

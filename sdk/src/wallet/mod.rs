@@ -219,7 +219,8 @@ impl Wallet {
     }
 
     /// An address to show to anyone: the same until somebody has paid to it, by a verified proof.
-    /// [`Wallet::next_address`] never gives this one to a payer of its own. Showing it again keeps the addresses that nobody used within the gap that a restored wallet looks across.
+    /// [`Wallet::next_address`] never gives this one to a payer of its own. Showing it again keeps the addresses that
+    /// nobody used within the gap that a restored wallet looks across.
     ///
     /// # Errors
     /// 2^31 addresses have been given out.

@@ -112,7 +112,8 @@ impl World {
             return;
         }
         let seed = DkgSeed(zeroize::Zeroizing::new([u8::try_from(id.0).unwrap_or(0); 32]));
-        let planned = Planned { plan: change.plan.clone(), seed, succession: node.files.succession.clone() };
+        let (plan, succession) = (change.plan.clone(), node.files.succession.clone());
+        let planned = Planned { plan, seed, succession, bound: node.files.next_share.is_some() };
         self.step_transition(id, |transition| transition.handle_plan(planned));
     }
 
@@ -247,6 +248,12 @@ impl World {
 
     /// Something reaches a node's files; power may fail just before or after.
     fn save(&mut self, id: NodeId, save: Save) {
+        if self.stormy && self.dice.chance(60) {
+            self.counters.add(Fault::FailedSave);
+            return self
+                .step_transition(id, |transition| transition.handle_failure("no space left".to_owned()));
+        }
+        let saved = save.kind();
         let fails = self.stormy && self.dice.chance(60);
         let before = fails && self.dice.below(2) == 0;
         if !before {
@@ -256,7 +263,7 @@ impl World {
             self.counters.add(Fault::CrashWhileSaving);
             self.crash(id);
         } else {
-            self.step_transition(id, Transition::handle_saved);
+            self.step_transition(id, |transition| transition.handle_saved(saved));
         }
     }
 
@@ -311,6 +318,11 @@ impl World {
     }
 
     fn open_epoch(&mut self, id: NodeId, begins: Opening) {
+        if self.stormy && self.dice.chance(60) {
+            self.counters.add(Fault::FailedSave);
+            return self
+                .step_transition(id, |transition| transition.handle_failure("no space left".to_owned()));
+        }
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.epoch = node.epoch.next();
         let evidence = node.machine.as_ref().map(|machine| machine.evidence().cloned().collect::<Vec<_>>());

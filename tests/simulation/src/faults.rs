@@ -107,6 +107,8 @@ pub enum Fault {
     RepairedShare,
     /// Power fails around the saving of a share or of a succession.
     CrashWhileSaving,
+    /// A share, a succession or the next epoch's store cannot be written; the node goes on and tries again.
+    FailedSave,
     /// An evil node sends garbage in a key generation.
     GarbageKeygen,
     /// An evil node helps to repair a share with a false part.
@@ -119,7 +121,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 53] = [
         Self::Crash,
         Self::CrashWhileWriting,
         Self::CrashInRecovery,
@@ -170,6 +172,7 @@ impl Fault {
         Self::LostShare,
         Self::RepairedShare,
         Self::CrashWhileSaving,
+        Self::FailedSave,
         Self::GarbageKeygen,
         Self::GarbageRepair,
     ];

@@ -17,11 +17,8 @@ use quorate::{
     seal::transactions_hash,
     wire::{ClientMessage, PeerReply, PeerRequest, SuccessionReply, VotingRequest},
 };
-use quorate_node::store::{BATCH_MAX, Redb, Store as _, set_lost};
-use quorate_rules::{
-    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag,
-    records::{ChangeSet, Table},
-};
+use quorate_node::store::{BATCH_MAX, Redb, Store as _};
+use quorate_rules::{ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag, records::ChangeSet};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::time::Duration;
 
@@ -45,7 +42,7 @@ impl World {
             let mirror = mirror_of(&store)?;
             Ok((store, stored, mirror))
         });
-        let (mut store, mut stored, mut mirror) = match opened {
+        let (store, stored, mirror) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let found = error.to_string();
@@ -53,13 +50,6 @@ impl World {
                 return false;
             }
         };
-        if node.epoch > Epoch::FIRST && stored.log.head.sequence == 0 && stored.log.lost.is_none() {
-            // As the real node does; if the disk fails again, it finds the same at its next start.
-            stored.log.lost = Some("its store is missing".to_owned());
-            let _failed = set_lost(&mut store, "its store is missing");
-            let found = mirror_of(&store).unwrap_or_default();
-            mirror.extend(found.into_iter().filter(|((table, _), _)| *table == Table::Log));
-        }
         // A write that the crash interrupted may be there or not; what was confirmed has to be.
         let survives = |(row, confirmed): &(&Row, &Vec<u8>)| match mirror.get(*row) {
             // What was set back may have the value of another interrupted write.

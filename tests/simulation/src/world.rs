@@ -384,29 +384,22 @@ impl World {
         }
     }
 
-    /// Brings a node's machine to the tip of the chain, as the follower does.
+    /// Hands a node's machine what the chain has on top of a block that it knows.
     pub(crate) fn follow_chain(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get(&id) else { return };
         let Some(machine) = &node.machine else { return };
-        let mut fork = node.height.min(self.chain.height());
-        while fork > 0 && machine.block_at(fork) != self.chain.block_hash(fork) {
-            fork -= 1;
+        let tip = self.chain.height();
+        let known = |height: &u32| machine.block_at(*height) == self.chain.block_hash(*height);
+        let fork = (0..=tip).rev().find(known).unwrap_or(0);
+        let hashes = (fork + 1..=tip).filter_map(|height| self.chain.block_hash(height));
+        let blocks: Vec<_> = hashes.filter_map(|hash| Some(self.chain.find(hash)?.0)).collect();
+        if !blocks.is_empty() {
+            self.step(id, |machine| {
+                machine.handle_blocks(&blocks);
+            });
         }
-        let disconnect = node.height - fork;
-        let blocks: Vec<_> = (fork + 1..=self.chain.height())
-            .filter_map(|height| Some(self.chain.find(self.chain.block_hash(height)?)?.0))
-            .collect();
-        if disconnect == 0 && blocks.is_empty() {
-            return;
-        }
-        self.step(id, |machine| {
-            (0..disconnect).for_each(|_| machine.handle_disconnected());
-            blocks.iter().for_each(|block| machine.handle_block(block));
-            machine.announce_tip();
-        });
-        let height = self.chain.height();
         if let Some(node) = self.nodes.get_mut(&id) {
-            node.height = height;
+            node.height = tip;
         }
     }
 

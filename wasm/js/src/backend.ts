@@ -46,7 +46,7 @@ export interface Methods {
 export interface Backend {
   readonly account: AccountInfo;
   request<M extends keyof Methods>(method: M, ...args: Parameters<Methods[M]>): Promise<ReturnType<Methods[M]>>;
-  /** Calls `listener` forevery event, and with `undefined` at the end. Once. */
+  /** Calls `listener` for every event, and with `undefined` at the end. Once. */
   listen(listener: (event: WalletEvent | undefined) => void): void;
   close(): Promise<void>;
 }

@@ -18,7 +18,7 @@ export class EventHub {
     if (event === undefined) this.#sinks.clear();
   }
 
-  /** Calls `listener` forevery event of a type, until the function that it gives is called or the signal is aborted. */
+  /** Calls `listener` for every event of a type, until the function that it gives is called or the signal is aborted. */
   on<T extends WalletEvent["type"]>(
     type: T,
     listener: (event: Extract<WalletEvent, { type: T }>) => void,

@@ -17,7 +17,7 @@ import type { Balance, Connection, HistoryEntry, PaymentRequest, PaymentState, R
 import { QuorateError } from "./errors.js";
 import type { OpenWallet } from "./wallet.js";
 
-/** Calls a listener forevery event of the wallet, while the component is mounted. */
+/** Calls a listener for every event of the wallet, while the component is mounted. */
 export function useEvents(wallet: OpenWallet | undefined, listener: (event: WalletEvent) => void): void {
   const latest = useRef(listener);
   latest.current = listener;

@@ -219,7 +219,7 @@ export class OpenWallet implements AsyncDisposable {
     return this.#events.iterate(options);
   }
 
-  /** Calls a listener forevery event of a type. Gives a function that ends it. */
+  /** Calls a listener for every event of a type. Gives a function that ends it. */
   on<T extends WalletEvent["type"]>(
     type: T,
     listener: (event: Extract<WalletEvent, { type: T }>) => void,

@@ -49,8 +49,8 @@ impl Run {
 }
 
 impl Context {
-    /// [`Bug::NotifyBeforeWrite`], [`Bug::VoteBeforeWrite`], [`Bug::ForgetProof`]: tells before it writes, or never writes. `false` if
-    /// none of them is planted.
+    /// [`Bug::NotifyBeforeWrite`], [`Bug::VoteBeforeWrite`], [`Bug::ForgetProof`]: tells before it writes, or never
+    /// writes. `false` if none of them is planted.
     pub(crate) fn tells_first(
         &mut self,
         change: &ChangeSet,
@@ -81,26 +81,25 @@ impl Context {
     }
 
     /// [`Bug::SealForgetsCommits`]: what was committed to and is not final is left out.
-    pub(crate) fn sealed(&self) -> Vec<SealedTransaction> {
-        let mut transactions = self.ledger.sealed();
+    pub(crate) fn spoil_seal(&self, transactions: &mut Vec<SealedTransaction>) {
         if self.planted(Bug::SealForgetsCommits) {
-            transactions.retain(|one| one.proof.is_some());
+            transactions.retain(|transaction| transaction.proof.is_some());
         }
-        transactions
     }
 
-    /// [`Bug::ReleaseOnMajority`]: so many promises are called a release.
-    pub(crate) fn enough_promises(&self) -> u16 {
-        let quorum = self.federation.quorum();
-        if self.planted(Bug::ReleaseOnMajority) { quorum.nodes() / 2 } else { quorum.votes() }
+    /// [`Bug::ReleaseOnMajority`]: half of the nodes' promises are called a release.
+    pub(crate) fn spoil_quorum(&self, votes: u16) -> u16 {
+        if self.planted(Bug::ReleaseOnMajority) { self.federation.quorum().nodes() / 2 } else { votes }
     }
 
     /// [`Bug::ReleaseOnMajority`]: takes such a release, too.
     pub(crate) fn takes_small(&self, release: &ReleaseCertificate) -> bool {
-        self.planted(Bug::ReleaseOnMajority) && release.promises.len() >= usize::from(self.enough_promises())
+        self.planted(Bug::ReleaseOnMajority)
+            && release.promises.len() >= usize::from(self.spoil_quorum(u16::MAX))
     }
 
-    /// [`Bug::IgnoreForced`], [`Bug::IgnoreInherited`]: what a release, or the epoch before, left the outpoint to binds nobody.
+    /// [`Bug::IgnoreForced`], [`Bug::IgnoreInherited`]: what a release, or the epoch before, left the outpoint to
+    /// binds nobody.
     pub(crate) fn ignores_forced(&self, outpoint: &OutPoint) -> bool {
         self.planted(Bug::IgnoreForced)
             || (self.planted(Bug::IgnoreInherited) && self.ledger.release(outpoint).is_none())

@@ -10,7 +10,7 @@ use quorate_protocol::{
 };
 
 impl Ledger {
-    /// What alone may be voted for in the present round, unless other inputs show forevery certificate that it is
+    /// What alone may be voted for in the present round, unless other inputs show for every certificate that it is
     /// void (V6).
     pub(crate) fn forced(&self, outpoint: &OutPoint) -> Option<Txid> {
         let candidates = match self.release(outpoint) {

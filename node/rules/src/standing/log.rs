@@ -10,6 +10,13 @@ use std::{
     time::Duration,
 };
 
+/// The last heads of a peer's earlier runs, and which of them it is told next.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    pub(super) heads: VecDeque<SignedHead>,
+    pub(super) turn: usize,
+}
+
 /// Heads of logs.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -25,8 +32,7 @@ pub(crate) struct Log {
     pub(super) answered: BTreeSet<NodeId>,
     pub(super) peers: BTreeMap<NodeId, SignedHead>,
     /// The last heads of peers' earlier runs, oldest first, to tell them in turn with the last one.
-    pub(super) earlier: BTreeMap<NodeId, VecDeque<SignedHead>>,
-    pub(super) turn: usize,
+    pub(super) earlier: BTreeMap<NodeId, Earlier>,
     pub(super) heard: BTreeMap<NodeId, Duration>,
     pub(super) peers_written: BTreeMap<NodeId, SignedHead>,
     pub(super) beat_at: Duration,
@@ -46,7 +52,6 @@ impl Log {
             peers_written: peers.clone(),
             peers,
             earlier: BTreeMap::new(),
-            turn: 0,
             heard: BTreeMap::new(),
             beat_at: Duration::ZERO,
         }

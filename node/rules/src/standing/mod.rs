@@ -21,7 +21,7 @@ use crate::{
     records::{Change, ChangeSet, LogRecord},
 };
 use quorate_protocol::{
-    NodeId,
+    Epoch, NodeId,
     log_head::SignedHead,
     wire::{ErrorCode, Fault, VotingReply, VotingRequest, WireError},
 };
@@ -148,10 +148,12 @@ impl Context {
             let before = self.log.peers.insert(from, head);
             if let Some(before) = before.filter(|before| before.boot != head.boot) {
                 let earlier = self.log.earlier.entry(from).or_default();
-                if earlier.len() >= EARLIER_MAX {
-                    earlier.pop_front();
+                if earlier.heads.len() >= EARLIER_MAX {
+                    earlier.heads.pop_front();
                 }
-                earlier.push_back(before);
+                earlier.heads.push_back(before);
+                // It was told of this one just now; if that is lost, it hears of it in the next answer.
+                earlier.turn = earlier.heads.len() - 1;
             }
         }
     }
@@ -161,9 +163,9 @@ impl Context {
         if known.is_some_and(|known| known.boot == head.boot) {
             // What an earlier run had shown is told in turn with the last: the answer that said so first may have
             // been lost.
-            if let Some(earlier) = self.log.earlier.get(&from) {
-                self.log.turn = (self.log.turn + 1) % (earlier.len() + 1);
-                known = earlier.get(self.log.turn).copied().or(known);
+            if let Some(earlier) = self.log.earlier.get_mut(&from) {
+                known = earlier.heads.get(earlier.turn).copied().or(known);
+                earlier.turn = (earlier.turn + 1) % (earlier.heads.len() + 1);
             }
         }
         self.take_head(from, Some(head));
@@ -193,6 +195,14 @@ impl Context {
         self.log.answered.insert(from);
         if before != Standing::Voting && self.standing() == Standing::Voting {
             tracing::info!(node = %self.me, records = self.log.head.sequence, "peers have confirmed this node's log; it votes");
+        }
+    }
+
+    /// In every epoch but the first the store began with what was handed over, and a log: one without has been lost.
+    pub(crate) fn notice_missing_store(&mut self) {
+        let empty = self.log.head.sequence == 0 && self.log.lost.is_none();
+        if empty && self.federation.epoch() > Epoch::FIRST {
+            self.lose("its store is missing; it votes again in the next epoch".to_owned());
         }
     }
 

@@ -85,6 +85,25 @@ pub enum Save {
     Succession(Box<Succession>),
 }
 
+/// Which [`Save`] is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// The share.
+    Share,
+    /// The succession.
+    Succession,
+}
+
+impl Save {
+    /// What to hand in when it is on disk.
+    pub fn kind(&self) -> Saved {
+        match self {
+            Self::Share(_) => Saved::Share,
+            Self::Succession(_) => Saved::Succession,
+        }
+    }
+}
+
 /// What the next epoch begins with.
 #[derive(Clone, Debug)]
 pub struct Opening {
@@ -153,6 +172,9 @@ pub enum TransitionOutput {
     Open(Box<Opening>),
 }
 
+/// The step before the first epoch.
+pub(super) const FOUNDING: &str = "making the first key";
+
 /// What an open question is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -180,6 +202,8 @@ pub(super) struct Desk {
     pub(super) step: &'static str,
     /// Why it does not go on.
     pub(super) problem: Option<String>,
+    /// Why a peer gave no part of a key, for reports.
+    pub(super) last_refusal: String,
     open: BTreeMap<u64, Purpose>,
     next_ask: u64,
 }
@@ -194,6 +218,7 @@ impl Desk {
             outputs: VecDeque::new(),
             step: "",
             problem: None,
+            last_refusal: String::new(),
             open: BTreeMap::new(),
             next_ask: 1,
         }
@@ -242,8 +267,12 @@ impl Desk {
 
     /// Something keeps it from going on; the log says so once, the status as long as it lasts.
     pub(super) fn report(&mut self, problem: String) {
-        if self.problem.as_ref() != Some(&problem) {
-            tracing::warn!(node = %self.me, problem, "the next epoch has to wait");
+        let is_new = self.problem.as_ref() != Some(&problem);
+        match self.step {
+            // Nodes of a new federation are started one after the other.
+            FOUNDING => tracing::debug!(node = %self.me, problem, "the first key has to wait"),
+            step if is_new => tracing::warn!(node = %self.me, problem, step, "the next epoch has to wait"),
+            _known => {}
         }
         self.problem = Some(problem);
     }

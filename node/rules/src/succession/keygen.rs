@@ -158,7 +158,8 @@ impl KeyGeneration {
                 }
             }
             (Purpose::TrialCommit(peer) | Purpose::TrialSign(peer), _) => {
-                self.try_again(desk, format!("node {peer} does not take part in the trial signature yet"));
+                let why = std::mem::take(&mut desk.last_refusal);
+                self.try_again(desk, format!("node {peer} takes no part in the trial signature: {why}"));
             }
             (Purpose::News | Purpose::RepairOpen(_) | Purpose::RepairSum(_), _)
             | (Purpose::Piece(..) | Purpose::Seal(_), _) => {}
@@ -182,9 +183,7 @@ impl KeyGeneration {
     fn pulled(&mut self, desk: &mut Desk) {
         let silent = std::mem::take(&mut self.silent);
         if let Some((_, share)) = self.dkg.result().filter(|_| !self.dkg.is_stored()) {
-            if let Some(copy) = NodeShare::from_bytes(share.node(), &share.to_bytes()) {
-                desk.save(Save::Share(copy));
-            }
+            desk.save(Save::Share(share.duplicate()));
             self.stage = Stage::Saving;
             return;
         }

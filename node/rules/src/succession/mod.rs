@@ -15,9 +15,9 @@ mod transition;
 
 pub(crate) use sealing::Sealing;
 pub use {
-    desk::{DkgSeed, Opening, Peer, Save, Side, TransitionOutput, WholeSeal},
+    desk::{DkgSeed, Opening, Peer, Save, Saved, Side, TransitionOutput, WholeSeal},
     news::Progress,
     opening::opening,
     sealing::seal_page,
-    transition::{Planned, Transition},
+    transition::{FoundingError, Planned, Transition},
 };

@@ -45,10 +45,10 @@ pub(super) struct News {
 }
 
 impl News {
-    /// A plan is there, with this node's own approval if it has a voice.
-    pub(super) fn begin(desk: &Desk, federation: &Federation, plan: &SuccessionPlan) -> Self {
+    /// A plan is there, with this node's own approval if it has a voice and is named in it.
+    pub(super) fn begin(desk: &Desk, federation: &Federation, plan: &SuccessionPlan, named: bool) -> Self {
         let mut approvals = BTreeMap::new();
-        if federation.identity_key(desk.me) == Some(&desk.key.public()) {
+        if named && federation.identity_key(desk.me) == Some(&desk.key.public()) {
             approvals.insert(desk.me, plan.approve(federation, &desk.key));
         }
         let plan = plan.digest(federation);

@@ -17,8 +17,8 @@ use std::{
 
 /// Sessions that one participant may have open at a helper; the oldest goes.
 const SESSIONS_MAX: usize = 8;
-/// Sums that a helper may be adding up at once.
-const SUMS_MAX: usize = 16;
+/// Sums that a helper may be adding up at once for one participant: nobody can keep others from being helped.
+const SUMS_MAX: usize = 4;
 /// Wait before nodes that did not help are asked again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -37,6 +37,8 @@ pub(super) struct Helping {
 #[derive(Debug)]
 struct Sum {
     reply_to: u64,
+    /// Who asked, by its certificate's key.
+    tls_key: [u8; 32],
     session: RepairSession,
     pieces: BTreeMap<NodeId, RepairPart>,
     waiting: BTreeSet<NodeId>,
@@ -46,6 +48,13 @@ impl Helping {
     /// A quorum has approved these members for the next epoch.
     pub(super) fn authorise(&mut self, members: &[Member]) {
         self.authorised = members.to_vec();
+    }
+
+    /// The epoch is over: nobody is left without an answer.
+    pub(super) fn end(self, desk: &mut Desk) {
+        for sum in self.sums.into_values() {
+            desk.reply(sum.reply_to, Err::<RepairReply, _>(not_ready("the epoch has changed")));
+        }
     }
 
     /// Answers a request, at once or when the other helpers have.
@@ -148,8 +157,8 @@ impl Helping {
         session: RepairSession,
     ) -> Result<(), WireError> {
         self.check_participant(federation, peer, &session)?;
-        if self.sums.len() >= SUMS_MAX {
-            return Err(not_ready("this node helps with too many repairs at once; try again"));
+        if self.sums.values().filter(|sum| sum.tls_key == peer.tls_key).count() >= SUMS_MAX {
+            return Err(not_ready("this node helps you with too many repairs at once; try again"));
         }
         let pieces = BTreeMap::from([(desk.me, self.own_piece(&session, desk.me)?)]);
         let number = self.next_sum;
@@ -160,7 +169,7 @@ impl Helping {
             let request = RepairRequest::RepairPiece { session: session.clone() };
             desk.ask(Side::Present, *helper, request, Purpose::Piece(number, *helper));
         }
-        self.sums.insert(number, Sum { reply_to, session, pieces, waiting });
+        self.sums.insert(number, Sum { reply_to, tls_key: peer.tls_key, session, pieces, waiting });
         Ok(())
     }
 

@@ -48,7 +48,8 @@ impl Sealing {
             None => self.end_epoch(cx, succession, digest)?,
         }
         let (seal, transactions) = self.seal.get_or_insert_with(|| {
-            let transactions = cx.sealed();
+            let mut transactions = cx.ledger.sealed();
+            cx.spoil_seal(&mut transactions);
             (Seal::sign(&cx.federation, cx.me, &cx.key, digest, &transactions), transactions)
         });
         Ok(seal_page(seal, transactions, skip))

@@ -8,7 +8,8 @@
 
 use super::{
     desk::{
-        Desk, DkgSeed, Opening, Peer, Purpose, Save, Side, TransitionOutput, WholeSeal, not_ready, reason,
+        Desk, DkgSeed, FOUNDING, Opening, Peer, Purpose, Save, Saved, Side, TransitionOutput, WholeSeal,
+        not_ready, reason,
     },
     keygen::KeyGeneration,
     news::{News, Progress},
@@ -21,7 +22,7 @@ use quorate_protocol::{
     federation::{FederationError, Roster, Succession, SuccessionPlan},
     frost::{
         NodeShare,
-        dkg::{Ceremony, RunId},
+        dkg::{Ceremony, DkgError, RunId},
     },
     wire::{KeygenRequest, PeerReply, RepairRequest, SuccessionReply, SuccessionRequest},
 };
@@ -40,6 +41,8 @@ pub struct Planned {
     pub seed: DkgSeed,
     /// The succession, if its key was certified before this node stopped.
     pub succession: Option<Succession>,
+    /// Whether this node has stored its share of it: it takes part in no other plan then.
+    pub bound: bool,
 }
 
 /// The machine of one node's way through the epochs.
@@ -56,9 +59,20 @@ pub struct Transition {
 #[derive(Debug)]
 struct Founding {
     ceremony: Ceremony,
-    seed: DkgSeed,
+    /// Gone once the key is made: it is of no use any more, but to a thief.
+    seed: Option<DkgSeed>,
     retry_at: Option<Duration>,
-    told: bool,
+}
+
+/// Why a first key cannot be made here.
+#[derive(Debug, thiserror::Error)]
+pub enum FoundingError {
+    /// The roster is not well formed; its maker is at fault.
+    #[error(transparent)]
+    Roster(#[from] FederationError),
+    /// This node's key is of no member; the node's operator has files of another node or federation.
+    #[error("this node's identity key is of no member of the roster: {0}")]
+    Key(#[from] DkgError),
 }
 
 /// The epoch in force.
@@ -115,23 +129,18 @@ impl Transition {
     /// Makes the federation's first key with all members of the roster.
     ///
     /// # Errors
-    /// The roster is not well formed.
-    pub fn found(&mut self, roster: &Roster, seed: DkgSeed) -> Result<(), FederationError> {
+    /// The roster is not well formed, or this node's key is of none of its members.
+    pub fn found(&mut self, roster: &Roster, seed: DkgSeed) -> Result<(), FoundingError> {
         let ceremony = Ceremony::generation(roster)?;
-        self.begin_founding(Founding { ceremony, seed, retry_at: None, told: false });
+        self.desk.step = FOUNDING;
+        self.begin_founding(ceremony, seed)?;
         Ok(())
     }
 
-    fn begin_founding(&mut self, mut founding: Founding) {
-        let made =
-            KeyGeneration::new(&self.desk, founding.ceremony.clone(), Side::Present, &founding.seed, None);
-        match made {
-            Ok(generation) => {
-                founding.retry_at = None;
-                self.founding = Some((generation, founding));
-            }
-            Err(error) => self.desk.report(error.to_string()),
-        }
+    fn begin_founding(&mut self, ceremony: Ceremony, seed: DkgSeed) -> Result<(), DkgError> {
+        let generation = KeyGeneration::new(&self.desk, ceremony.clone(), Side::Present, &seed, None)?;
+        self.founding = Some((generation, Founding { ceremony, seed: Some(seed), retry_at: None }));
+        Ok(())
     }
 
     /// An epoch is in force, with this node's share and the seals that it began the epoch with; both absent where
@@ -141,8 +150,12 @@ impl Transition {
             self.founding = None;
         }
         self.desk.forget(|_| true);
+        if let Some(before) = self.present.take() {
+            before.helping.end(&mut self.desk);
+        }
         let helping = Helping::default();
         self.present = Some(Present { federation, share, helping, past, repair: None });
+        // What a refresh was made of would give a later thief the share of the epoch before.
         self.way = None;
     }
 
@@ -154,10 +167,13 @@ impl Transition {
         present.repair = Some(repair);
     }
 
-    /// The operator has approved a plan; it takes the place of one with a lower number.
+    /// The operator has approved a plan; it takes the place of one with a lower number, unless this node is bound to
+    /// that: it may have said that it has stored its share, and then the others can complete the key at any moment.
+    /// Taking part in another plan as well could leave two keys complete and neither with a quorum of seals.
     pub fn handle_plan(&mut self, planned: Planned) {
         let Some(present) = &mut self.present else { return };
-        if self.way.as_ref().is_some_and(|way| way.planned.plan.attempt >= planned.plan.attempt) {
+        let stays = |way: &Way| way.planned.bound || way.planned.plan.attempt >= planned.plan.attempt;
+        if self.way.as_ref().is_some_and(stays) {
             return;
         }
         self.desk.forget(|purpose| !matches!(purpose, Purpose::Piece(..)));
@@ -277,7 +293,7 @@ impl Transition {
         let reply = match reply {
             Some(PeerReply::Keygen(reply)) => Some(reply),
             other => {
-                tracing::debug!(?purpose, problem = reason(other), "key generation");
+                self.desk.last_refusal = reason(other);
                 None
             }
         };
@@ -307,9 +323,9 @@ impl Transition {
     }
 
     /// What had to be saved is on disk.
-    pub fn handle_saved(&mut self) {
+    pub fn handle_saved(&mut self, saved: Saved) {
         match (&mut self.present, &mut self.way) {
-            (Some(present), Some(way)) => way.handle_saved(&mut self.desk, &present.federation),
+            (Some(present), Some(way)) => way.handle_saved(&mut self.desk, &present.federation, saved),
             (_, _) => {
                 if let Some((generation, _)) = &mut self.founding {
                     generation.handle_saved(&self.desk);
@@ -332,10 +348,11 @@ impl Transition {
     /// Does what is due; calling early or twice is harmless.
     pub fn handle_timeout(&mut self) {
         let now = self.desk.now;
-        if let Some(retry) =
-            self.founding.take_if(|(_, founding)| founding.retry_at.is_some_and(|at| at <= now))
+        let retried = self.founding.take_if(|(_, founding)| founding.retry_at.is_some_and(|at| at <= now));
+        if let Some((_, Founding { ceremony, seed: Some(seed), .. })) = retried
+            && let Err(error) = self.begin_founding(ceremony, seed)
         {
-            self.begin_founding(retry.1);
+            self.desk.report(error.to_string());
         }
         if self.present.is_none()
             && let Some((generation, founding)) = &mut self.founding
@@ -372,9 +389,9 @@ impl Transition {
     /// Goes on as far as what is known allows.
     fn advance(&mut self) {
         if let Some((generation, founding)) = &mut self.founding
-            && let Some(key) = generation.made().filter(|_| !founding.told)
+            && let Some(key) = generation.made()
+            && founding.seed.take().is_some()
         {
-            founding.told = true;
             self.desk.outputs.push_back(TransitionOutput::Founded(Box::new(key.clone())));
         }
         let Some(present) = &mut self.present else { return };
@@ -414,9 +431,9 @@ impl Way {
     fn begin(desk: &mut Desk, federation: &Federation, planned: Planned) -> Self {
         let plan = &planned.plan;
         tracing::info!(epoch = plan.epoch.0, attempt = plan.attempt, "a plan for the next epoch");
-        let news = News::begin(desk, federation, plan);
         let own = desk.key.public();
         let named = plan.members.iter().any(|member| member.id == desk.me && member.identity_key == own);
+        let news = News::begin(desk, federation, plan, named);
         let stage = if named {
             desk.step("collecting approvals");
             desk.outputs.push_back(TransitionOutput::Plan(Box::new(plan.clone())));
@@ -473,25 +490,30 @@ impl Way {
         }
     }
 
-    fn handle_saved(&mut self, desk: &mut Desk, federation: &Federation) {
-        match &self.stage {
-            Stage::Refreshing => {
+    fn handle_saved(&mut self, desk: &mut Desk, federation: &Federation, saved: Saved) {
+        match (&self.stage, saved) {
+            (_, Saved::Share) => {
+                self.planned.bound = true;
                 if let Some(refresh) = &mut self.refresh {
                     refresh.handle_saved(desk);
                 }
             }
-            Stage::Saving(succession) => {
+            (Stage::Saving(succession), Saved::Succession) => {
                 let succession = (**succession).clone();
                 self.planned.succession = Some(succession.clone());
                 self.news.finish(desk, succession.clone());
                 desk.step("collecting the seals of the epoch that ends");
                 self.stage = Stage::Sealing(Seals::begin(desk, federation, succession));
             }
-            Stage::Approving
-            | Stage::Repairing(_)
-            | Stage::Sealing(_)
-            | Stage::Opening
-            | Stage::Failed { .. } => {}
+            (
+                Stage::Approving
+                | Stage::Repairing(_)
+                | Stage::Refreshing
+                | Stage::Sealing(_)
+                | Stage::Opening
+                | Stage::Failed { .. },
+                Saved::Succession,
+            ) => {}
         }
     }
 
@@ -533,9 +555,7 @@ impl Way {
 
     /// A quorum has approved the plan. A node without a share, and a newcomer, have it repaired first.
     fn approved(&mut self, desk: &mut Desk, present: &Present) {
-        let copy =
-            present.share.as_ref().and_then(|share| NodeShare::from_bytes(share.node(), &share.to_bytes()));
-        match copy {
+        match present.share.as_ref().map(NodeShare::duplicate) {
             Some(share) => self.refresh(desk, &present.federation, share),
             None => {
                 desk.step("having this node's share repaired");

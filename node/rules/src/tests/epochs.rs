@@ -1,9 +1,6 @@
 //! From one epoch to the next over four nodes.
 
-use crate::{
-    cluster::Cluster,
-    records::{Change, ChangeSet},
-};
+use crate::{cluster::Cluster, records::ChangeSet};
 use quorate_protocol::{
     NodeId, Round,
     digest::IdentityKey,
@@ -12,11 +9,11 @@ use quorate_protocol::{
     proposal::Proposal,
     testing,
     wire::{
-        ClientMessage, ErrorCode, KeygenRequest, PeerReply, Refusal, RepairReply, RepairRequest,
+        ClientMessage, ErrorCode, KeygenReply, KeygenRequest, PeerReply, Refusal, RepairReply, RepairRequest,
         ServerMessage, SuccessionReply, SuccessionRequest,
     },
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, time::Duration};
 
 fn opened(cluster: &Cluster) -> bool {
     cluster.nodes.values().all(|node| node.opening.is_some())
@@ -47,12 +44,8 @@ fn a_federation_makes_its_first_key_and_everybody_has_the_same() {
     }
     cluster.found(&roster);
     cluster.until(|cluster| cluster.nodes.values().all(|node| node.founded.is_some()));
-    let keys: BTreeSet<String> = cluster
-        .nodes
-        .values()
-        .map(|node| format!("{:?}", node.founded.as_ref().expect("made").key))
-        .collect();
-    assert_eq!(keys.len(), 1);
+    let first = cluster.get(1).founded.as_ref().expect("made").key.clone();
+    assert!(cluster.nodes.values().all(|node| node.founded.as_ref().is_some_and(|made| made.key == first)));
     for node in cluster.nodes.values() {
         let share = node.saved_share.as_ref().expect("on disk before success was signed");
         assert!(share.fits(&node.founded.as_ref().expect("made").key));
@@ -117,7 +110,7 @@ fn no_epoch_follows_without_a_quorum_of_approvals() {
         cluster.hand_plan(NodeId(id), plan.clone());
     }
     for _ in 0..50 {
-        cluster.wait(std::time::Duration::from_millis(200));
+        cluster.wait(Duration::from_millis(200));
     }
     let progress = cluster.get(1).transition.progress().expect("a plan is there");
     assert_eq!(progress.approved_by, [NodeId(1), NodeId(2)]);
@@ -259,5 +252,161 @@ fn an_inherited_certificate_is_written_with_its_rounds() {
     let mut stored = crate::records::Stored::default();
     begins.rows().iter().for_each(|row| stored.take(row).expect("reads"));
     assert_eq!(stored.transactions[0].target, certificate.target);
-    assert!(matches!(Change::Log(stored.log.clone()), Change::Log(log) if log.head.sequence == 1));
+    assert_eq!(stored.log.head.sequence, 1);
+}
+
+#[test]
+fn a_key_that_is_of_no_member_makes_no_first_key() {
+    let mut cluster = Cluster::voting();
+    let roster = cluster.world.federation.document().roster.clone();
+    let stranger = IdentityKey::from_bytes(&[0x79; 32]).expect("a key");
+    cluster.newcomer(NodeId(1), &stranger);
+    let seed = crate::DkgSeed(zeroize::Zeroizing::new([1; 32]));
+    let found = cluster.get(1).transition.found(&roster, seed);
+    assert!(matches!(found, Err(crate::FoundingError::Key(_))), "{found:?}");
+}
+
+#[test]
+fn garbage_in_a_refresh_is_named_and_the_refresh_begins_again() {
+    let mut cluster = Cluster::voting();
+    let mut left = 3;
+    cluster.alter = Some(Box::new(move |of, reply| match reply {
+        PeerReply::Keygen(KeygenReply::DkgBundle { mut bundle }) if of == NodeId(3) && left > 0 => {
+            if let (Some(commitment), Some(echo)) = (&bundle.commitment, &mut bundle.echo) {
+                echo.signature = commitment.signature;
+                left -= 1;
+            }
+            KeygenReply::DkgBundle { bundle }.into()
+        }
+        other => other,
+    }));
+    cluster.approve(&BTreeMap::new());
+    cluster
+        .until(|cluster| cluster.nodes[&NodeId(1)].transition.problem().is_some_and(|why| why.contains('3')));
+    cluster.until(opened);
+}
+
+#[test]
+fn what_cannot_be_written_is_reported_and_tried_again() {
+    let mut cluster = Cluster::voting();
+    cluster.failing_saves = true;
+    cluster.approve(&BTreeMap::new());
+    let full = |cluster: &Cluster| {
+        cluster.nodes.values().any(|node| node.transition.problem() == Some("no space left"))
+    };
+    cluster.until(full);
+    cluster.until(opened);
+}
+
+#[test]
+fn a_newer_plan_takes_the_place_of_one_until_this_node_is_bound_to_it() {
+    let mut cluster = Cluster::voting();
+    let plan = |cluster: &Cluster, attempt| {
+        let members = cluster.world.federation.members().to_vec();
+        SuccessionPlan { epoch: cluster.world.federation.epoch().next(), attempt, members }
+    };
+    let (first, second, third) = (plan(&cluster, 1), plan(&cluster, 2), plan(&cluster, 3));
+    cluster.hand_plan(NodeId(1), second.clone());
+    cluster.hand_plan(NodeId(1), first);
+    assert_eq!(cluster.get(1).transition.attempt(), 2, "an older one changes nothing");
+    cluster.hand_plan(NodeId(1), third.clone());
+    assert_eq!(cluster.get(1).transition.attempt(), 3);
+    (2..=4).for_each(|id| cluster.hand_plan(NodeId(id), third.clone()));
+    cluster.until(|cluster| cluster.nodes[&NodeId(1)].saved_share.is_some());
+    // It has said that it has stored its share: two keys could be complete, and neither with a quorum of seals.
+    let fourth = plan(&cluster, 4);
+    cluster.hand_plan(NodeId(1), fourth);
+    assert_eq!(cluster.get(1).transition.attempt(), 3);
+    cluster.until(opened);
+}
+
+#[test]
+fn a_false_part_is_noticed_and_other_helpers_or_another_try_mend_the_share() {
+    let mut cluster = Cluster::voting();
+    let federation = cluster.world.federation.clone();
+    cluster.get(3).transition.open(federation.clone(), None, Vec::new());
+    let mut lies = 2;
+    cluster.alter = Some(Box::new(move |of, reply| match reply {
+        PeerReply::Repair(RepairReply::RepairPart { .. }) if of == NodeId(4) && lies > 0 => {
+            lies -= 1;
+            let part = serde_json::from_value("01".repeat(32).into()).expect("a number");
+            RepairReply::RepairPart { part }.into()
+        }
+        other => other,
+    }));
+    cluster.get(3).transition.repair_share();
+    cluster.until(|cluster| cluster.nodes[&NodeId(3)].transition.problem().is_some());
+    assert!(
+        cluster.get(3).transition.problem().is_some_and(|why| why.contains("something else than its part"))
+    );
+    cluster.until(|cluster| cluster.nodes[&NodeId(3)].repaired.is_some());
+    assert!(cluster.get(3).repaired.as_ref().is_some_and(|share| share.fits(federation.key())));
+}
+
+#[test]
+fn pages_that_lead_nowhere_do_not_hold_up_an_epoch() {
+    let mut cluster = paid();
+    let mut asked = 0;
+    // Node 2 promises more and more of its seal and never sends it; node 3 changes its mind between two pages.
+    cluster.alter = Some(Box::new(move |of, reply| match reply {
+        PeerReply::Succession(SuccessionReply::Sealed { seal, .. }) if of == NodeId(2) && seal.node == of => {
+            SuccessionReply::Sealed { seal, transactions: Vec::new(), more: true }.into()
+        }
+        PeerReply::Succession(SuccessionReply::Sealed { mut seal, transactions, .. })
+            if of == NodeId(3) && seal.node == of =>
+        {
+            asked += 1;
+            seal.transactions[0] ^= u8::from(asked % 2 == 0);
+            SuccessionReply::Sealed { seal, transactions, more: asked % 2 == 1 }.into()
+        }
+        other => other,
+    }));
+    cluster.approve(&BTreeMap::new());
+    for _ in 0..100 {
+        cluster.wait(Duration::from_millis(100));
+    }
+    // Nodes 2 and 3 have their own seals from themselves, but nobody else has three of four.
+    assert!(!opened(&cluster));
+    let why = cluster.get(4).transition.problem().unwrap_or_default().to_owned();
+    assert!(why.contains("3 nodes have to seal the epoch; sealed by: 1, 4"), "{why}");
+    cluster.alter = None;
+    cluster.until(opened);
+}
+
+#[test]
+fn nobody_keeps_others_from_being_helped_and_nobody_is_left_without_an_answer() {
+    let mut cluster = Cluster::voting();
+    let federation = cluster.world.federation.clone();
+    let epoch = federation.epoch();
+    let session = |participant: u16, number| RepairSession {
+        epoch,
+        number,
+        participant: NodeId(participant),
+        helpers: (1..=4).filter(|id| *id != participant).map(NodeId).collect(),
+    };
+    let (greedy, other) = (cluster.peer(NodeId(4)), cluster.peer(NodeId(3)));
+    let transition = &mut cluster.get(1).transition;
+    let answers = |transition: &mut crate::Transition| {
+        let mut replies = BTreeMap::new();
+        while let Some(output) = transition.poll_output() {
+            if let crate::TransitionOutput::Reply { to, reply } = output {
+                replies.insert(to, reply);
+            }
+        }
+        replies
+    };
+    transition.handle_repair(greedy, 1, RepairRequest::RepairOpen { session: session(4, 1) });
+    (2..=6).for_each(|to| {
+        transition.handle_repair(greedy, to, RepairRequest::RepairSum { session: session(4, 1) })
+    });
+    let replies = answers(transition);
+    assert!(matches!(replies.get(&6), Some(PeerReply::Refused(_))), "one at a time too many: {replies:?}");
+    assert!(!replies.contains_key(&5), "the others wait for the pieces");
+    transition.handle_repair(other, 7, RepairRequest::RepairOpen { session: session(3, 2) });
+    transition.handle_repair(other, 8, RepairRequest::RepairSum { session: session(3, 2) });
+    assert!(!answers(transition).contains_key(&8), "it is worked on");
+    transition.open(federation, None, Vec::new());
+    let replies = answers(transition);
+    let refused = |to| matches!(replies.get(&to), Some(PeerReply::Refused(_)));
+    assert!([2, 3, 4, 5, 8].into_iter().all(refused), "{replies:?}");
 }

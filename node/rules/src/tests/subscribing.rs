@@ -102,8 +102,7 @@ fn a_subscriber_of_another_node_hears_of_lock_finality_and_block() {
         )
     }));
     // A reorganisation takes the block's facts back, and nothing else.
-    cluster.get(2).machine.handle_disconnected();
-    cluster.wait(Duration::ZERO);
+    cluster.reorganise();
     let results = ask(&mut cluster, ClientMessage::UTXOStateQuery { keys: vec![keys[1].clone()] });
     let KeyOutcome::Snapshot { utxos, proofs, .. } = &results[0].outcome else { panic!("{results:?}") };
     assert!(matches!(utxos[0].state(), UtxoState::SpentFinalized { .. }));

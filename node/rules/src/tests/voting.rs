@@ -111,7 +111,7 @@ fn what_a_block_has_spent_is_spent_whatever_was_voted_for() {
     kit.mine_with(vec![mined.clone()]);
     let spent = RejectReason::Spent { outpoint: coin, txid: mined.compute_txid() };
     assert_eq!(vote(&mut kit, sole(&spend(&[coin], 97_000))), Err(spent));
-    kit.machine.handle_disconnected();
+    kit.reorganise();
     let held = vote(&mut kit, sole(&spend(&[coin], 97_000)));
     assert!(
         matches!(held, Err(RejectReason::Conflict { .. })),
@@ -262,29 +262,37 @@ fn a_node_is_told_of_its_earlier_runs_in_turn_with_the_last() {
     const FOURTH: NodeId = NodeId(4);
     let mut kit = Kit::voting();
     let context = *kit.world.federation.context();
-    let key = kit.key(FOURTH).clone();
-    let head = |sequence, start: u64, boot| {
+    let head_of = |kit: &Kit, node, sequence, start: u64, boot| {
         let at = |sequence| LogHead { sequence, ..LogHead::default() };
-        SignedHead::sign(&context, FOURTH, &key, at(sequence), (at(start), boot))
+        SignedHead::sign(&context, node, kit.key(node), at(sequence), (at(start), boot))
     };
-    let beat = |kit: &mut Kit, head| {
+    let beat_of = |kit: &mut Kit, node, head| {
         let Ok(VotingReply::HeartbeatResponse { known, .. }) =
-            kit.ask(FOURTH, VotingRequest::Heartbeat { head })
+            kit.ask(node, VotingRequest::Heartbeat { head })
         else {
             panic!("a heartbeat")
         };
         known.map(|known| (known.boot, known.head.sequence))
     };
-    assert_eq!(beat(&mut kit, head(3, 0, 1)), None);
-    assert_eq!(beat(&mut kit, head(5, 5, 2)), Some((1, 3)), "at once");
-    // That answer may have been lost.
-    let mut heard = std::collections::BTreeSet::new();
+    let head = |kit: &Kit, sequence, start, boot| head_of(kit, FOURTH, sequence, start, boot);
+    let beat = |kit: &mut Kit, head| beat_of(kit, FOURTH, head);
+    let first = head(&kit, 3, 0, 1);
+    let second = head(&kit, 5, 5, 2);
+    let third = head(&kit, 4, 2, 3);
+    assert_eq!(beat(&mut kit, first), None);
+    assert_eq!(beat(&mut kit, second), Some((1, 3)), "at once");
+    // That answer may have been lost. Others ask in between, and each is told of its own.
+    let (old, new) = (head_of(&kit, OTHER, 7, 0, 8), head_of(&kit, OTHER, 8, 8, 9));
+    beat_of(&mut kit, OTHER, old);
+    beat_of(&mut kit, OTHER, new);
     for _ in 0..2 {
-        heard.extend(beat(&mut kit, head(5, 5, 2)));
+        assert_eq!(beat(&mut kit, second), Some((1, 3)), "the earlier one first");
+        assert!(matches!(beat_of(&mut kit, OTHER, new), Some((1 | 8, _))));
+        assert_eq!(beat(&mut kit, second), Some((2, 5)));
+        beat_of(&mut kit, OTHER, new);
     }
-    assert_eq!(heard.into_iter().collect::<Vec<_>>(), [(1, 3), (2, 5)]);
     // A run that began before what is known of an earlier one does not take its place.
     for _ in 0..3 {
-        assert_eq!(beat(&mut kit, head(4, 2, 3)), Some((2, 5)));
+        assert_eq!(beat(&mut kit, third), Some((2, 5)));
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! # Why it is safe
 //!
-//! [`Voter::commit`] takes only a certificate that verifies, of exactly the rounds that its inputs are in here and none of which this node
-//! has promised to leave, and emits its record before the share or signature. A node that does not trust its memory
-//! does not commit (V9, `standing`); the router asks first.
+//! [`Voter::commit`] takes only a certificate that verifies, of exactly the rounds that its inputs are in here and
+//! none of which this node has promised to leave, and emits its record before the share or signature. A node that
+//! does not trust its memory does not commit (V9, `standing`); the router asks first.
 
 use super::Voter;
 use crate::{

@@ -32,6 +32,12 @@ impl NodeShare {
         Some(Self { node, share, weighted: share * weight(node)? })
     }
 
+    /// One more of it. Not `Clone`, so that no copy is made by accident.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Self { node: self.node, share: self.share, weighted: self.weighted }
+    }
+
     /// Whose it is.
     pub fn node(&self) -> NodeId {
         self.node

@@ -1,8 +1,8 @@
 //! States of outpoints and transactions as they are told to wallets (design, section 4).
 //!
-//! [`UtxoRecord`] carries facts; [`UtxoState`] is a projection of them. Applying a record is a join: the same record twice, or two
-//! nodes' records in any order, give the same result. Facts of blocks are replaced as a whole by those of a later
-//! tip, because a reorganisation can take them back; facts of the protocol only grow.
+//! [`UtxoRecord`] carries facts; [`UtxoState`] is a projection of them. Applying a record is a join: the same record
+//! twice, or two nodes' records in any order, give the same result. Facts of blocks are replaced as a whole by those
+//! of a later tip, because a reorganisation can take them back; facts of the protocol only grow.
 
 use crate::{
     NodeId, Round,
@@ -354,7 +354,7 @@ mod tests {
         (0_u32..4, any::<bool>(), any::<bool>(), prop::option::of((0_u32..3, 0_u16..3)), any::<bool>())
             .prop_map(|(tip_height, created, spent, lock, spend)| {
                 let txid = Txid::from_byte_array([1; 32]);
-                // The block facts of one height are the same foreveryone who sees that tip.
+                // The block facts of one height are the same for everyone who sees that tip.
                 let block = BlockRef { height: tip_height, hash: BlockHash::all_zeros() };
                 UtxoRecord {
                     outpoint: OutPoint { txid, vout: 0 },

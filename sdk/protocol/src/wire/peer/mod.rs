@@ -2,7 +2,8 @@
 //!
 //! A receiver takes a request only from a connection whose certificate is that of the roster member it concerns (rule
 //! V8). Requests are sorted by who answers them, so that a request reaches only a part of the node that can:
-//! [`PeerRequest`] is their union, and its JSON is that of the request inside. The answer to a request of one sort is of the same sort, or a refusal.
+//! [`PeerRequest`] is their union, and its JSON is that of the request inside. The answer to a request of one sort is
+//! of the same sort, or a refusal.
 
 mod keygen;
 mod repair;

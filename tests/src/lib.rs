@@ -1,5 +1,6 @@
 //! Whole-system tests: a federation of real processes that can be killed, and helpers for plain clients.
 
+pub mod daemon;
 pub mod operator;
 pub mod wallets;
 

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use bitcoin::consensus::encode::serialize_hex;
 use quorate_devnet::DevnetChain;
 use quorate_node::chain::{Bitcoind, Chain as _};
-use quorate_tests::{bitcoind, free_port};
+use quorate_tests::{bitcoind, daemon::Daemon};
 use serde_json::{Value, json};
 use std::process::{Command, Stdio};
 
@@ -43,29 +43,12 @@ async fn a_devnet_pays_verifies_and_makes_a_chain_that_bitcoin_core_accepts() ->
 }
 
 async fn feed(daemon: &std::path::Path, chain: &DevnetChain) -> Result<()> {
-    let home = tempfile::tempdir()?;
-    let rpc = free_port()?;
-    let mut child = Command::new(daemon)
-        .arg("-regtest")
-        .arg(format!("-datadir={}", home.path().display()))
-        .args(["-listen=0", "-connect=0", "-dnsseed=0", "-natpmp=0", "-rpcuser=test", "-rpcpassword=test"])
-        .args(["-rpcbind=127.0.0.1", "-rpcallowip=127.0.0.1"])
-        .arg(format!("-rpcport={}", rpc.port()))
-        .stdout(Stdio::null())
-        .spawn()?;
-    let core = Bitcoind::new(&format!("http://{rpc}"), "test", "test");
-    let result = accepted(&core, chain).await;
-    child.kill()?;
-    child.wait()?;
-    result
+    let daemon = Daemon::start(daemon, &[])?;
+    daemon.ready().await?;
+    accepted(&daemon.rpc, chain).await
 }
 
 async fn accepted(core: &Bitcoind, chain: &DevnetChain) -> Result<()> {
-    let started = tokio::time::Instant::now();
-    while core.tip().await.is_err() {
-        anyhow::ensure!(started.elapsed() < quorate_tests::PATIENCE, "bitcoind does not start");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
     for (block, height) in chain.blocks().iter().zip(1_u32..) {
         let answer = core.call_raw("submitblock", json!([serialize_hex(block)])).await?;
         assert_eq!(answer, Value::Null, "block {height} is refused");

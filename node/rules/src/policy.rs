@@ -40,8 +40,9 @@ impl Context {
             Proposal::Sole { transaction } => {
                 relay_policy::check_shape(transaction).map_err(|error| invalid(&error))?;
                 let spent = self.spendable(transaction, None)?;
-                relay_policy::check_fee(transaction, &spent, transaction.weight())
-                    .map_err(|error| invalid(&error))?;
+                let weight =
+                    relay_policy::check_inputs(transaction, &spent).map_err(|error| invalid(&error))?;
+                relay_policy::check_fee(transaction, &spent, weight).map_err(|error| invalid(&error))?;
                 check_scripts(transaction, &spent)
                     .map_err(|ScriptError { index }| RejectReason::Script { index })?;
                 Ok((None, spent))

@@ -159,6 +159,8 @@ fn a_sole_transaction_is_checked_like_a_node_of_the_network_would() {
     let coin = kit.open_coin(0);
     let mut unsigned = spend(&[coin], 99_000);
     unsigned.input[0].witness.clear();
+    assert!(matches!(vote(&mut kit, sole(&unsigned)), Err(RejectReason::Invalid { .. })), "no script to run");
+    unsigned.input[0].witness = bitcoin::Witness::from_slice(&[[0x6a]]);
     assert_eq!(vote(&mut kit, sole(&unsigned)), Err(RejectReason::Script { index: 0 }));
     let mut later = spend(&[coin], 99_000);
     later.lock_time = LockTime::from_consensus(11);

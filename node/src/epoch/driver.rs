@@ -216,9 +216,12 @@ impl Epochs {
     fn look_for_plan(&mut self) {
         match self.newer_plan() {
             Ok(Some((file, planned))) => {
-                self.prepared = self.files.planned(&file.plan);
-                self.addresses.extend(&file.addresses);
                 self.transition.at(self.started.elapsed()).handle_plan(planned);
+                // A node that is bound to an earlier plan stays with it, and with its files.
+                if self.transition.attempt() == file.plan.attempt {
+                    self.prepared = self.files.planned(&file.plan);
+                    self.addresses.extend(&file.addresses);
+                }
             }
             Ok(None) => {}
             // The present epoch goes on; what is wrong with the plan is looked at again.

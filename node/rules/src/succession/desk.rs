@@ -6,6 +6,7 @@ use quorate_protocol::{
     digest::IdentityKey,
     federation::{KeyCertificate, Member, Succession, SuccessionPlan},
     frost::NodeShare,
+    listed,
     seal::{Handover, Seal, SealedTransaction},
     wire::{ErrorCode, Fault, PeerReply, PeerRequest, Refusal, SuccessionReply, WireError},
 };
@@ -267,14 +268,21 @@ impl Desk {
 
     /// Something keeps it from going on; the log says so once, the status as long as it lasts.
     pub(super) fn report(&mut self, problem: String) {
-        let is_new = self.problem.as_ref() != Some(&problem);
-        match self.step {
-            // Nodes of a new federation are started one after the other.
-            FOUNDING => tracing::debug!(node = %self.me, problem, "the first key has to wait"),
-            step if is_new => tracing::warn!(node = %self.me, problem, step, "the next epoch has to wait"),
-            _known => {}
+        if self.problem.as_ref() != Some(&problem) {
+            tracing::warn!(node = %self.me, problem, step = self.step, "it does not go on");
         }
         self.problem = Some(problem);
+    }
+
+    /// Others are not there yet. Nodes of a new federation are started one after the other, so nothing is wrong then.
+    pub(super) fn wait_for(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        let problem = format!("nodes {} do not take part yet", listed(nodes));
+        if self.step == FOUNDING {
+            tracing::debug!(node = %self.me, problem, step = self.step, "it does not go on");
+            self.problem = Some(problem);
+        } else {
+            self.report(problem);
+        }
     }
 }
 

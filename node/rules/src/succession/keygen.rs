@@ -13,7 +13,6 @@ use quorate_protocol::{
         NodeNonces, NodeShare, aggregate_trial,
         dkg::{Ceremony, Dkg, DkgError, RunId},
     },
-    listed,
     wire::{ErrorCode, KeygenReply, KeygenRequest, WireError},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
@@ -192,7 +191,7 @@ impl KeyGeneration {
             self.shown = steps;
             tracing::info!(epoch = self.run().epoch.0, step = steps, of = 4, "key generation");
         } else if !silent.is_empty() {
-            desk.report(format!("nodes {} do not take part yet", listed(silent)));
+            desk.wait_for(silent);
         }
         if self.dkg.outcome().is_some() {
             self.begin_trial(desk);

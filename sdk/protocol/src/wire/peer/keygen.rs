@@ -53,7 +53,10 @@ impl Request for KeygenRequest {
 }
 
 /// Answers of a node that takes part in a key generation or refresh.
-#[expect(clippy::large_enum_variant, reason = "one is made per frame, and taken apart at once")]
+#[cfg_attr(
+    target_pointer_width = "64",
+    expect(clippy::large_enum_variant, reason = "one is made per frame, and taken apart at once")
+)]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(remote = "Self")]
 pub enum KeygenReply {

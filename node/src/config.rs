@@ -1,7 +1,8 @@
 //! The node's configuration file.
 
-use anyhow::{Context as _, Result};
-use quorate_protocol::NodeId;
+use anyhow::{Context as _, Result, ensure};
+use bitcoin::Network;
+use quorate_protocol::{NodeId, relay_policy::min_confirmations};
 pub use quorate_quic::NodeAddress;
 use serde::{Deserialize, Serialize};
 use std::{fs, net::SocketAddr, path::Path, time::Duration};
@@ -34,19 +35,16 @@ pub struct NodeConfig {
     pub peers: Vec<NodeAddress>,
     /// The chain backend.
     pub chain: ChainConfig,
-    /// Confirmations a coin needs before it may be spent; 1 suits regtest, 3 or more a network with reorganisations.
-    #[serde(default = "one")]
-    pub min_confirmations: u32,
+    /// Confirmations a coin needs before it may be spent; the network's default if absent (1 on regtest, 2 on signet
+    /// and testnet, 3 on mainnet), and never less than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_confirmations: Option<u32>,
     /// Seconds for the votes on one transaction; the design's default is 30.
     #[serde(default = "thirty")]
     pub voting_timeout_s: u64,
     /// Milliseconds for the shares of one signing attempt; a silent node costs a payment this long once.
     #[serde(default = "two_thousand")]
     pub signing_timeout_ms: u64,
-}
-
-fn one() -> u32 {
-    1
 }
 
 fn thirty() -> u64 {
@@ -72,12 +70,22 @@ impl NodeConfig {
         self.api.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], self.listen.port())))
     }
 
-    pub(crate) fn settings(&self) -> quorate_rules::Settings {
-        quorate_rules::Settings {
-            min_confirmations: self.min_confirmations,
+    /// The rules' settings on a network.
+    ///
+    /// # Errors
+    /// Fewer confirmations than the network needs: a payment could rest on a coin that a reorganisation takes away.
+    pub(crate) fn settings(&self, network: Network) -> Result<quorate_rules::Settings> {
+        let least = min_confirmations(network);
+        let confirmations = self.min_confirmations.unwrap_or(least);
+        ensure!(
+            confirmations >= least,
+            "min_confirmations = {confirmations} in node.toml is too few for {network}: set {least} or more, or leave it out"
+        );
+        Ok(quorate_rules::Settings {
+            min_confirmations: confirmations,
             voting_timeout: Duration::from_secs(self.voting_timeout_s),
             signing_timeout: Duration::from_millis(self.signing_timeout_ms),
             bug: None,
-        }
+        })
     }
 }

@@ -28,8 +28,9 @@ use std::{
 };
 use zeroize::Zeroizing;
 
-/// Default delay of the recovery path: 30 days of blocks.
-pub const RECOVERY_DELAY: u16 = 4_320;
+/// Default delay of the recovery path: 90 days of blocks. Each coin has to be moved once in that time to stay payable,
+/// so a shorter one costs fees, and a longer one makes leaving slow.
+pub const RECOVERY_DELAY: u16 = 12_960;
 /// Default margin of the horizon rule: two days of blocks.
 pub const RECOVERY_MARGIN: u16 = 288;
 
@@ -102,7 +103,7 @@ pub fn federation(directory: &Path, plan: &NewFederation) -> Result<Provisioned>
             api: None,
             peers: addresses.iter().filter(|peer| peer.id != node.id).cloned().collect(),
             chain: plan.chain.clone(),
-            min_confirmations: 1,
+            min_confirmations: None,
             voting_timeout_s: 30,
             signing_timeout_ms: 2_000,
         };

@@ -9,7 +9,7 @@ pub mod wallet;
 #[doc(hidden)]
 pub use quorate_protocol::testing;
 pub use quorate_protocol::{
-    AccountId, Epoch, Federation, FederationDocument, FederationError, FederationId, InputsHash, NodeId,
-    NonceCommitment, PackageDigest, ParseIdError, Quorum, Round, SignatureShare, account, digest, evidence,
-    federation, finality, frost, headers, log_head, proposal, relay_policy, release, seal, vote, wire,
+    AccountId, Epoch, Federation, FederationDocument, FederationError, FederationId, NodeId, NonceCommitment,
+    PackageDigest, ParseIdError, Quorum, Round, SignatureShare, account, digest, evidence, federation,
+    finality, frost, headers, log_head, proposal, relay_policy, release, seal, vote, wire,
 };

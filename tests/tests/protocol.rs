@@ -68,7 +68,10 @@ async fn errors(cluster: &Cluster, frames: Vec<Message>) -> Result<Vec<WireError
 }
 
 fn hello(federation: &str) -> Message {
-    Message::text(json!({"id": 1, "type": "Hello", "protocol": 1, "federation": federation}).to_string())
+    Message::text(
+        json!({"id": 1, "type": "Hello", "protocol": limits::PROTOCOL_VERSION, "federation": federation})
+            .to_string(),
+    )
 }
 
 async fn quic_errors(federation: &Federation, cluster: &Cluster, frames: Vec<String>) -> Result<ErrorCode> {

@@ -17,6 +17,8 @@ pub(crate) struct BalanceView {
     spendable: u64,
     incoming: u64,
     locked: u64,
+    immature: u64,
+    expired: u64,
 }
 
 impl From<Balance> for BalanceView {
@@ -25,6 +27,8 @@ impl From<Balance> for BalanceView {
             spendable: balance.spendable.to_sat(),
             incoming: balance.incoming.to_sat(),
             locked: balance.locked.to_sat(),
+            immature: balance.immature.to_sat(),
+            expired: balance.expired.to_sat(),
         }
     }
 }

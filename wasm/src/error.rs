@@ -69,6 +69,7 @@ mod wallet {
         Funds { needed_sat: u64, spendable_sat: u64, incoming_sat: u64 },
         Dust { amount_sat: u64, limit_sat: u64 },
         FeeRate { sat_per_vb: u64, min: u64, max: u64 },
+        Unreasonable { sat_per_vb: u64, fee_sat: u64, amount_sat: u64, limit_sat: u64 },
         Network { address: &'a str, expected: String },
         Rejected { rejects: &'a [NodeReject] },
     }
@@ -86,6 +87,14 @@ mod wallet {
                 }
                 WalletError::FeeRate { sat_per_vb, min, max } => {
                     Some(Details::FeeRate { sat_per_vb: *sat_per_vb, min: *min, max: *max })
+                }
+                WalletError::FeeUnreasonable { sat_per_vb, fee, amount, limit } => {
+                    Some(Details::Unreasonable {
+                        sat_per_vb: *sat_per_vb,
+                        fee_sat: fee.to_sat(),
+                        amount_sat: amount.to_sat(),
+                        limit_sat: limit.to_sat(),
+                    })
                 }
                 WalletError::Network { address, expected } => {
                     Some(Details::Network { address, expected: expected.to_string() })

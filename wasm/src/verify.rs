@@ -5,7 +5,7 @@ use bitcoin::Address;
 use quorate::{
     FederationDocument, FederationId,
     account::AccountCertificate,
-    finality::{FinalityProof, VerifiedAccounts},
+    finality::FinalityProof,
     headers::{Checkpoint, HeaderChain},
     wire::RawTransactionProof,
 };
@@ -18,7 +18,6 @@ use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 #[derive(Debug)]
 pub struct Federation {
     pub(crate) inner: quorate::Federation,
-    accounts: RefCell<VerifiedAccounts>,
 }
 
 #[derive(Serialize)]
@@ -58,7 +57,7 @@ struct FinalView {
     finality: quorate::finality::FinalityKind,
     transaction: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    account: Option<String>,
+    deadline: Option<u32>,
     signers: u16,
     inputs: Vec<String>,
     outputs: Vec<OutputView>,
@@ -115,7 +114,7 @@ impl Federation {
     #[wasm_bindgen(js_name = verifyProof)]
     pub fn verify_proof(&self, proof: &str) -> Result<JsValue, JsValue> {
         let proof: FinalityProof = from_json("proof", proof)?;
-        let verified = proof.verify(&self.inner, &mut self.accounts.borrow_mut());
+        let verified = proof.verify(&self.inner);
         verified.map_err(|error| Failure::new("invalid_proof", error))?;
         Ok(to_js(&final_view(&self.inner, &proof)))
     }
@@ -147,7 +146,7 @@ fn verify_document(document: &str, pinned: &str) -> Result<Federation, Failure> 
     let pinned: FederationId = pinned.parse().map_err(|error| Failure::argument("federation id", error))?;
     let document: FederationDocument = from_json("federation document", document)?;
     let inner = document.verify(pinned).map_err(|error| Failure::new("invalid_federation", error))?;
-    Ok(Federation { inner, accounts: RefCell::default() })
+    Ok(Federation { inner })
 }
 
 fn final_view(federation: &quorate::Federation, proof: &FinalityProof) -> FinalView {
@@ -160,18 +159,16 @@ fn final_view(federation: &quorate::Federation, proof: &FinalityProof) -> FinalV
             .ok()
             .map(|one| one.to_string()),
     });
-    let (account, signers) = match proof {
-        FinalityProof::Enforced { account, .. } => {
-            (Some(account.record.id(federation).to_string()), federation.quorum().votes())
-        }
-        FinalityProof::Attested { commits, .. } => (None, u16::try_from(commits.len()).unwrap_or(u16::MAX)),
+    let signers = match proof {
+        FinalityProof::Enforced { certificate, .. } => certificate.approvals.len(),
+        FinalityProof::Attested { commits, .. } => commits.len(),
     };
     FinalView {
         txid: proof.txid().to_string(),
         finality: proof.kind(),
         transaction: bitcoin::consensus::encode::serialize_hex(transaction),
-        account,
-        signers,
+        deadline: proof.custody().deadline(),
+        signers: u16::try_from(signers).unwrap_or(u16::MAX),
         inputs: proof.outpoints().map(|outpoint| outpoint.to_string()).collect(),
         outputs: outputs.collect(),
     }

@@ -136,6 +136,8 @@ async fn run(
             println!("spendable  {}", balance.spendable);
             println!("incoming   {}", balance.incoming);
             println!("locked     {}", balance.locked);
+            println!("immature   {}", balance.immature);
+            println!("expired    {}", balance.expired);
         }
         Command::Send { to, amount, fee_rate } => {
             let mut request = PaymentRequest::new(Destination::parse(&to, network)?);

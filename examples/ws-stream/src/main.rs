@@ -16,9 +16,9 @@ async fn main() -> Result<()> {
         anyhow::bail!("usage: ws-stream WS-URL ADDRESS");
     };
     let mut request = url.into_client_request().context("the first argument is a ws:// address")?;
-    request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("quorate.1"));
+    request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("quorate.2"));
     let (mut socket, _) = tokio_tungstenite::connect_async(request).await.context("cannot connect")?;
-    let hello = json!({"id": 1, "type": "Hello", "protocol": 1, "agent": "ws-stream"});
+    let hello = json!({"id": 1, "type": "Hello", "protocol": 2, "agent": "ws-stream"});
     let subscribe = json!({"id": 2, "type": "UTXOSubscribe", "keys": [{"address": address}, "tip"]});
     for message in [hello, subscribe] {
         socket.send(Message::text(message.to_string())).await?;

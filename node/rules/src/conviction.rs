@@ -43,7 +43,7 @@ impl Context {
     pub(crate) fn watch_commits_of(&mut self, proof: &FinalityProof) {
         let FinalityProof::Attested { transaction, rounds, commits } = proof else { return };
         let inputs = transaction.input.iter().map(|input| input.previous_output);
-        let target = VoteTarget::new(proof.txid(), inputs.zip(rounds.iter().copied()));
+        let target = VoteTarget::new(proof.txid(), proof.custody(), inputs.zip(rounds.iter().copied()));
         for (node, signature) in commits {
             let statement = CommitStatement::Sole { target: target.clone(), signature: *signature };
             self.watch_commit(*node, &target, &statement);

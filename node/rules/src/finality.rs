@@ -10,10 +10,10 @@ use bitcoin::{OutPoint, TxOut, Txid};
 use quorate_protocol::{
     Round,
     account::AccountCertificate,
-    finality::{FinalityProof, VerifiedAccounts},
+    finality::FinalityProof,
     proposal::Proposal,
     vote::{SignedVote, Verdict, VoteTarget},
-    wire::{ErrorCode, TransactionStatus, WireError},
+    wire::{ErrorCode, Fault, TransactionStatus, WireError},
 };
 use std::collections::BTreeMap;
 
@@ -21,7 +21,8 @@ impl Context {
     /// The transaction in the rounds that its inputs are in here.
     pub(crate) fn present_target(&self, proposal: &Proposal) -> VoteTarget {
         let inputs = proposal.outpoints().into_iter();
-        VoteTarget::new(proposal.txid(), inputs.map(|outpoint| (outpoint, self.ledger.round(&outpoint))))
+        let rounds = inputs.map(|outpoint| (outpoint, self.ledger.round(&outpoint)));
+        VoteTarget::new(proposal.txid(), proposal.custody(), rounds)
     }
 
     pub(crate) fn sign_vote(&self, target: VoteTarget, verdict: Verdict) -> SignedVote {
@@ -76,15 +77,15 @@ impl Context {
         if self.ledger.proof(&txid).is_some() {
             return Ok(());
         }
-        let mut accounts = VerifiedAccounts::new();
-        if let FinalityProof::Enforced { account, .. } = &proof {
-            let known = self.verified_account(account);
-            let known = known.map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
-            accounts.insert(known.id(), known);
-        }
         proof
-            .verify(&self.federation, &mut accounts)
+            .verify(&self.federation)
             .map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
+        // Who does not know how high the chain is does not know whether the deadline has passed.
+        if !self.caught_up && proof.custody().deadline().is_some() && self.ledger.block_of(&txid).is_none() {
+            let message = "this node has not read the chain up to its tip yet";
+            return Err(WireError::passing(ErrorCode::NotReady, Fault::Receiver, message));
+        }
+        self.check_deadline(txid, proof.custody())?;
         self.watch_commits_of(&proof);
         self.record_final(proof);
         Ok(())
@@ -95,12 +96,13 @@ impl Context {
         let txid = proof.txid();
         let known = self.ledger.record(&txid).cloned();
         let spent = match &proof {
-            FinalityProof::Enforced { spent, .. } => spent.iter().map(|spent| spent.output.clone()).collect(),
+            FinalityProof::Enforced { spent, .. } => spent.clone(),
             FinalityProof::Attested { .. } => Vec::new(),
         };
         let fresh = || TxRecord {
             target: VoteTarget::new(
                 txid,
+                proof.custody(),
                 proof.outpoints().map(|outpoint| (outpoint, self.ledger.round(&outpoint))),
             ),
             proposal: None,

@@ -1,8 +1,26 @@
-//! Rule V1, and whether an outpoint's round leaves room for a transaction (V2, V4, V5).
+//! Rules V1 and V10, and whether an outpoint's round leaves room for a transaction (V2, V4, V5).
+//!
+//! # Why what is final is not taken back by its owner
+//!
+//! The owner of a joint account can spend a coin alone once its recovery path has opened, `recovery_delay` blocks
+//! after the coin's block. Every honest vote names a deadline that lies `recovery_margin` blocks before that for each
+//! coin that the transaction spends, and for each coin that its unconfirmed ancestors spend: a confirmed coin gives
+//! that height itself, an unconfirmed one the lower of two: its parent's deadline, which was bounded in the same way
+//! when the parent was voted for, and what its own account's delay gives from the present tip on, because its block
+//! comes later than that. (Accounts choose their delays: a parent's deadline says nothing of a child with a short
+//! one.) So no certificate exists with a later deadline, and who takes the transaction in below it
+//! ([`Context::check_deadline`], and the payee by its own tip) has it `recovery_margin` blocks before anybody can
+//! spend around it: time to have it mined. Who sees it first at the deadline or later does not take it for final
+//! before it is in a block.
+//!
+//! A coin that is not confirmed is spendable only if its parent is final *enforced*: what sole custody signed can be
+//! spent another way on the chain at any time, and no promise about a coin is better than the weakest promise that it
+//! rests on.
 
 use crate::{
     Bug,
     context::Context,
+    ledger::{Ancestry, CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX},
     scripts::{ScriptError, check_scripts},
 };
 use bitcoin::{OutPoint, Transaction, TxOut, Txid, constants::COINBASE_MATURITY};
@@ -10,9 +28,44 @@ use quorate_protocol::{
     account::{AccountCertificate, JointAccount},
     proposal::{CheckedProposal, Proposal, SpendPlan},
     relay_policy,
-    vote::VoteTarget,
-    wire::{ErrorCode, Fault, RejectReason, WireError},
+    vote::{Custody, NOT_BEFORE_ITS_BLOCK, VoteTarget},
+    wire::{ErrorCode, Fault, RejectReason, UtxoRecord, WireError},
 };
+
+/// How long what a coin rests on holds.
+struct Support {
+    /// The height below which it does.
+    until: u32,
+    /// For a confirmed coin of a joint account: which, and when its recovery path opens.
+    horizon: Option<(OutPoint, u32)>,
+}
+
+/// The latest deadline that the inputs allow, and by which of them.
+#[derive(Default)]
+struct Bound {
+    least: Option<Support>,
+}
+
+impl Bound {
+    fn lower(&mut self, support: Support) {
+        if self.least.as_ref().is_none_or(|least| support.until < least.until) {
+            self.least = Some(support);
+        }
+    }
+
+    fn check(&self, deadline: u32, tip: u32) -> Result<(), RejectReason> {
+        let Some(Support { until, horizon }) = &self.least else { return Ok(()) };
+        match horizon {
+            Some((outpoint, opens_at)) if tip >= *until => {
+                Err(RejectReason::Horizon { outpoint: *outpoint, opens_at: *opens_at })
+            }
+            Some(_) | None if deadline <= tip || deadline > *until => {
+                Err(RejectReason::Deadline { deadline, tip, latest: *until })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
 
 impl Context {
     /// Rule V1. Gives what is to be signed (for a joint account) and the outputs that are spent.
@@ -67,29 +120,86 @@ impl Context {
             return Err(RejectReason::TimeLock);
         }
         let txid = transaction.compute_txid();
-        let check = |outpoint: OutPoint| {
+        let home = joint.is_some_and(|(_, checked)| {
+            checked.returns_home && checked.custody.deadline() == Some(NOT_BEFORE_ITS_BLOCK)
+        });
+        let mut bound = Bound::default();
+        let mut spent = Vec::with_capacity(transaction.input.len());
+        for outpoint in transaction.input.iter().map(|input| input.previous_output) {
             let coin = self.ledger.coin(&outpoint).ok_or(RejectReason::UnknownCoin { outpoint })?;
             match self.ledger.spent_by(&outpoint).filter(|other| *other != txid) {
                 Some(_) if self.planted(Bug::VoteForSpentCoin) => {}
                 Some(other) => return Err(RejectReason::Spent { outpoint, txid: other }),
                 None => self.votable(outpoint, txid)?,
             }
-            let depth = coin.created.map_or(0, |block| tip + 1 - block.height.min(tip + 1));
-            let immature = self.ledger.is_coinbase(&outpoint);
-            let needed = if immature { COINBASE_MATURITY } else { self.settings.min_confirmations };
-            if (coin.final_parent.is_none() || immature) && depth < needed {
-                return Err(RejectReason::Unconfirmed { outpoint, confirmations: depth, needed });
+            let delay = joint.map(|(account, _)| account.record().recovery_delay);
+            bound.lower(self.support(outpoint, coin, delay, home)?);
+            spent.push(TxOut { value: coin.value, script_pubkey: coin.script_pubkey.clone() });
+        }
+        if let Some((_, checked)) = joint.filter(|_| !home && !self.planted(Bug::IgnoreDeadline)) {
+            bound.check(checked.custody.deadline().unwrap_or(NOT_BEFORE_ITS_BLOCK), tip)?;
+        }
+        let cluster = self.ledger.cluster(transaction);
+        if cluster.is_too_large() {
+            return Err(RejectReason::UnconfirmedChain {
+                transactions: CLUSTER_TRANSACTIONS_MAX,
+                vbytes: CLUSTER_VBYTES_MAX,
+            });
+        }
+        Ok(spent)
+    }
+
+    /// What a coin rests on, if that is enough to vote for what spends it: its block, or an enforced parent. Gives how
+    /// long that holds.
+    fn support(
+        &self,
+        outpoint: OutPoint,
+        coin: &UtxoRecord,
+        delay: Option<u16>,
+        home: bool,
+    ) -> Result<Support, RejectReason> {
+        let tip = self.ledger.tip().height;
+        let depth = coin.created.map_or(0, |block| tip + 1 - block.height.min(tip + 1));
+        let coinbase = self.ledger.is_coinbase(&outpoint);
+        let needed = if coinbase { COINBASE_MATURITY } else { self.settings.min_confirmations.max(1) };
+        let margin = u32::from(self.federation.roster().recovery_margin);
+        // A coin that is in no block gets one above the tip at the earliest.
+        let from = coin.created.map_or(tip, |block| block.height);
+        let opens_at = delay.map(|delay| from.saturating_add(delay.into()));
+        let own = opens_at.map_or(u32::MAX, |height| height.saturating_sub(margin));
+        if depth >= needed {
+            let until = own;
+            return Ok(Support { until, horizon: opens_at.map(|opens_at| (outpoint, opens_at)) });
+        }
+        let unconfirmed = RejectReason::Unconfirmed { outpoint, confirmations: depth, needed };
+        let parent = self.ledger.proof(&outpoint.txid).filter(|_| !coinbase).ok_or(unconfirmed.clone())?;
+        match self.ledger.ancestry(outpoint.txid) {
+            Ancestry::Alive => {}
+            Ancestry::Conflicted(txid) => return Err(RejectReason::Spent { outpoint, txid }),
+            Ancestry::Unknown => return Err(unconfirmed),
+        }
+        match parent.custody().deadline() {
+            None if self.planted(Bug::TrustAttestedParent) => Ok(Support { until: u32::MAX, horizon: None }),
+            Some(until) if until != NOT_BEFORE_ITS_BLOCK && (tip < until || home) => {
+                Ok(Support { until: until.min(own), horizon: None })
             }
-            if let (Some((account, checked)), Some(block)) = (joint, coin.created) {
-                let opens_at = block.height + u32::from(account.record().recovery_delay);
-                let margin = u32::from(self.federation.roster().recovery_margin);
-                if tip + margin >= opens_at && !checked.returns_home {
-                    return Err(RejectReason::Horizon { outpoint, opens_at });
-                }
-            }
-            Ok(TxOut { value: coin.value, script_pubkey: coin.script_pubkey.clone() })
-        };
-        transaction.input.iter().map(|input| check(input.previous_output)).collect()
+            Some(_) | None => Err(unconfirmed),
+        }
+    }
+
+    /// Rule V10: what is not known yet is taken in, committed to or signed only below its deadline, unless a block has
+    /// it.
+    pub(crate) fn check_deadline(&self, txid: Txid, custody: Custody) -> Result<(), WireError> {
+        let tip = self.ledger.tip().height;
+        if !custody.is_over(tip) || self.ledger.block_of(&txid).is_some() || self.planted(Bug::IgnoreDeadline)
+        {
+            return Ok(());
+        }
+        let deadline = custody.deadline().unwrap_or(NOT_BEFORE_ITS_BLOCK);
+        let message = format!(
+            "the deadline of {txid} was height {deadline} and the tip is {tip}: propose it with a later one, or wait for its block"
+        );
+        Err(WireError::sender(ErrorCode::DeadlinePassed, message))
     }
 
     /// Rules V2 and V5: whether the outpoint's round leaves room for this transaction.
@@ -114,6 +224,7 @@ impl Context {
     /// The certificate has to be of the present round of every input, none of which is being left, and for nothing
     /// that another release or a final transaction rules out.
     pub(crate) fn check_rounds(&self, target: &VoteTarget, proposal: &Proposal) -> Result<(), WireError> {
+        self.check_deadline(target.txid(), target.custody())?;
         if self.planted(Bug::CommitAfterPromise) {
             return Ok(());
         }

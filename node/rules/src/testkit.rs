@@ -20,7 +20,7 @@ use quorate_protocol::{
     proposal::Proposal,
     release::SignedPromise,
     testing::{self, World},
-    vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget, sign_commit},
+    vote::{ApprovalCertificate, Custody, SignedVote, Verdict, VoteTarget, sign_commit},
     wire::{ClientMessage, PeerReply, ServerMessage, VotingReply, VotingRequest, WireError},
 };
 use std::{
@@ -304,5 +304,5 @@ pub(crate) fn sole(transaction: &Transaction) -> Proposal {
 /// A transaction in the first round of all its inputs.
 pub(crate) fn target(transaction: &Transaction) -> VoteTarget {
     let inputs = transaction.input.iter().map(|input| (input.previous_output, Round(0)));
-    VoteTarget::new(transaction.compute_txid(), inputs)
+    VoteTarget::new(transaction.compute_txid(), Custody::sole(transaction), inputs)
 }

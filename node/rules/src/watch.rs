@@ -210,7 +210,7 @@ mod tests {
     }
 
     fn target(name: &[u8], round: u32) -> VoteTarget {
-        VoteTarget::new(Txid::hash(name), [(coin(), Round(round))])
+        VoteTarget::new(Txid::hash(name), testing::custody(), [(coin(), Round(round))])
     }
 
     fn approval(world: &World, node: u16, target: VoteTarget) -> SignedVote {

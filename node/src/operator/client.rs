@@ -66,8 +66,11 @@ mod tests {
     fn file(guilty: bool) -> (tempfile::NamedTempFile, FederationId) {
         let world = testing::federation(4);
         let approve = |txid: u8, round| {
-            let target =
-                VoteTarget::new(Txid::from_byte_array([txid; 32]), [(OutPoint::null(), Round(round))]);
+            let target = VoteTarget::new(
+                Txid::from_byte_array([txid; 32]),
+                testing::custody(),
+                [(OutPoint::null(), Round(round))],
+            );
             let (context, key) = (world.federation.context(), &world.keys[1]);
             SignedVote::sign(context, NodeId(2), key, target, Verdict::Approve)
         };

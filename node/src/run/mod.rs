@@ -217,7 +217,7 @@ impl Run {
             federation.clone(),
             self.files.identity()?,
             share,
-            self.config.settings(),
+            self.config.settings(federation.network())?,
             ChaCha20Rng::from_seed(seed),
             stored,
         );

@@ -20,8 +20,10 @@ pub enum Purpose {
     Roster,
     /// A node's vote in phase 1.
     Vote,
-    /// The ordered (outpoint, round) list inside votes and commits.
-    Inputs,
+    /// What votes, certificates and commits are about.
+    Target,
+    /// The outputs that a transaction spends.
+    Spent,
     /// A node's commit in phase 2 for coins of sole custody.
     Commit,
     /// An account record, giving the account's id.
@@ -69,22 +71,23 @@ impl Purpose {
     pub const fn tag(self) -> &'static str {
         match self {
             Self::Roster => "quorate/roster/1",
-            Self::Vote => "quorate/vote/1",
-            Self::Inputs => "quorate/inputs/1",
-            Self::Commit => "quorate/commit/1",
+            Self::Vote => "quorate/vote/2",
+            Self::Target => "quorate/target/1",
+            Self::Spent => "quorate/spent/1",
+            Self::Commit => "quorate/commit/2",
             Self::Account => "quorate/account/1",
             Self::AccountAcceptance => "quorate/account-acceptance/1",
             Self::Possession => "quorate/possession/1",
-            Self::Authorisation => "quorate/authorisation/1",
-            Self::NonceCommitments => "quorate/nonce-commitments/1",
-            Self::Package => "quorate/package/1",
+            Self::Authorisation => "quorate/authorisation/2",
+            Self::NonceCommitments => "quorate/nonce-commitments/2",
+            Self::Package => "quorate/package/2",
             Self::Shares => "quorate/shares/1",
             Self::DkgCommitment => "quorate/dkg-commitment/1",
             Self::DkgEcho => "quorate/dkg-echo/1",
             Self::DkgSuccess => "quorate/dkg-success/1",
             Self::Trial => "quorate/trial/1",
             Self::DkgSeed => "quorate/dkg-seed/1",
-            Self::Promise => "quorate/promise/1",
+            Self::Promise => "quorate/promise/2",
             Self::Cancel => "quorate/cancel/1",
             Self::LogHead => "quorate/log-head/1",
             Self::Succession => "quorate/succession/1",

@@ -267,7 +267,7 @@ mod tests {
 
     fn target(txid: u8, inputs: &[(u32, u32)]) -> VoteTarget {
         let inputs = inputs.iter().map(|(vout, round)| (outpoint(*vout), Round(*round)));
-        VoteTarget::new(Txid::from_byte_array([txid; 32]), inputs)
+        VoteTarget::new(Txid::from_byte_array([txid; 32]), testing::custody(), inputs)
     }
 
     fn vote(world: &testing::World, node: u16, target: VoteTarget, verdict: Verdict) -> SignedVote {

@@ -182,8 +182,13 @@ hex_bytes! {
 }
 
 hex_bytes! {
-    /// The hash of an ordered list of (outpoint, round): what a vote is for besides the txid.
-    InputsHash, 32
+    /// The hash of everything that a vote, certificate or commit is about.
+    TargetHash, 32
+}
+
+hex_bytes! {
+    /// The hash of the outputs that a transaction spends, in input order.
+    SpentHash, 32
 }
 
 hex_bytes! {

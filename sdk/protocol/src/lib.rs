@@ -28,6 +28,6 @@ pub mod wire;
 
 pub use federation::{Federation, FederationDocument, FederationError, Quorum};
 pub use ids::{
-    AccountId, Epoch, FederationId, InputsHash, NodeId, NonceCommitment, PackageDigest, ParseIdError, Round,
-    SignatureShare, listed,
+    AccountId, Epoch, FederationId, NodeId, NonceCommitment, PackageDigest, ParseIdError, Round,
+    SignatureShare, SpentHash, TargetHash, listed,
 };

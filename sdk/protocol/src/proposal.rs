@@ -11,6 +11,7 @@ use crate::{
     digest::{IdentityKey, Purpose, Writer, verify},
     relay_policy::{self, RelayError},
     tagged::tagged,
+    vote::Custody,
 };
 use bitcoin::{
     Amount, OutPoint, Psbt, TapSighashType, Transaction, TxOut, Txid, XOnlyPublicKey,
@@ -46,15 +47,27 @@ tagged!("custody": Proposal);
 impl Proposal {
     /// The transaction's id, which signatures do not change.
     pub fn txid(&self) -> Txid {
-        self.unsigned().compute_txid()
+        self.transaction().compute_txid()
     }
 
     /// The outpoints that it spends, in input order.
     pub fn outpoints(&self) -> Vec<OutPoint> {
-        self.unsigned().input.iter().map(|input| input.previous_output).collect()
+        self.transaction().input.iter().map(|input| input.previous_output).collect()
     }
 
-    fn unsigned(&self) -> &Transaction {
+    /// Whose keys its inputs need. What a PSBT does not say of a spent output counts as nothing; it fails its check.
+    pub fn custody(&self) -> Custody {
+        match self {
+            Self::Joint(joint) => {
+                let spent = joint.psbt.inputs.iter().filter_map(|input| input.witness_utxo.as_ref());
+                Custody::joint(joint.deadline, spent)
+            }
+            Self::Sole { transaction } => Custody::sole(transaction),
+        }
+    }
+
+    /// The transaction; without witnesses if it is of a joint account.
+    pub fn transaction(&self) -> &Transaction {
         match self {
             Self::Joint(joint) => &joint.psbt.unsigned_tx,
             Self::Sole { transaction } => transaction,
@@ -70,7 +83,10 @@ pub struct JointProposal {
     pub psbt: Psbt,
     /// The paying account.
     pub account: AccountId,
-    /// Signature of the account's authorisation key over account and txid.
+    /// Block height until which the payment counts as final without a confirmation (rule V10);
+    /// [`crate::vote::NOT_BEFORE_ITS_BLOCK`] for one that only moves old coins home.
+    pub deadline: u32,
+    /// Signature of the account's authorisation key over account, txid and deadline.
     pub authorisation: schnorr::Signature,
 }
 
@@ -89,11 +105,17 @@ mod psbt_base64 {
 }
 
 impl JointProposal {
-    /// Authorises the transaction of `psbt` for the account.
-    pub fn authorise(federation: &Federation, account: AccountId, key: &IdentityKey, psbt: Psbt) -> Self {
-        let authorisation =
-            key.sign(authorisation_digest(federation, account, psbt.unsigned_tx.compute_txid()));
-        Self { psbt, account, authorisation }
+    /// Authorises the transaction of `psbt` for the account, until a block height.
+    pub fn authorise(
+        federation: &Federation,
+        account: AccountId,
+        key: &IdentityKey,
+        psbt: Psbt,
+        deadline: u32,
+    ) -> Self {
+        let txid = psbt.unsigned_tx.compute_txid();
+        let authorisation = key.sign(authorisation_digest(federation, account, txid, deadline));
+        Self { psbt, account, deadline, authorisation }
     }
 
     /// Checks the proposal against its account, without the chain.
@@ -110,7 +132,7 @@ impl JointProposal {
         if self.account != account.id() {
             return Err(ProposalError::Account { expected: account.id(), found: self.account });
         }
-        let digest = authorisation_digest(federation, self.account, txid);
+        let digest = authorisation_digest(federation, self.account, txid, self.deadline);
         if !verify(&account.record().authorisation_key, digest, &self.authorisation) {
             return Err(ProposalError::Authorisation);
         }
@@ -125,7 +147,9 @@ impl JointProposal {
         check_policy(transaction, account, &own_outputs)?;
         let plan = SpendPlan::new(transaction, self.account, &addresses, &spent)?;
         let returns_home = own_outputs.len() == transaction.output.len();
-        Ok(CheckedProposal { transaction: transaction.clone(), plan, addresses, spent, fee, returns_home })
+        let custody = Custody::joint(self.deadline, &spent);
+        let transaction = transaction.clone();
+        Ok(CheckedProposal { transaction, custody, plan, addresses, spent, fee, returns_home })
     }
 
     fn inputs(&self, account: &JointAccount) -> Result<(Vec<Address>, Vec<TxOut>), ProposalError> {
@@ -207,10 +231,11 @@ pub fn describe_output(account: &JointAccount, address: &Address, output: &mut b
         .insert(internal, (Vec::new(), (account.xpub().fingerprint(), address.position.path())));
 }
 
-fn authorisation_digest(federation: &Federation, account: AccountId, txid: Txid) -> [u8; 32] {
+fn authorisation_digest(federation: &Federation, account: AccountId, txid: Txid, deadline: u32) -> [u8; 32] {
     Writer::signed(Purpose::Authorisation, &federation.key_context())
         .fixed(&account.0)
         .fixed(txid.as_ref())
+        .u32(deadline)
         .finish()
 }
 
@@ -233,6 +258,8 @@ fn check_policy(
 pub struct CheckedProposal {
     /// The unsigned transaction.
     pub transaction: Transaction,
+    /// What votes on it say of its keys: deadline and spent outputs.
+    pub custody: Custody,
     /// What the parties sign.
     pub plan: SpendPlan,
     /// The account's address of each input.
@@ -408,7 +435,7 @@ mod tests {
     }
 
     fn authorise(world: &World, psbt: Psbt) -> JointProposal {
-        JointProposal::authorise(&world.federation, world.account.id(), &world.authorisation, psbt)
+        JointProposal::authorise(&world.federation, world.account.id(), &world.authorisation, psbt, 1_000)
     }
 
     fn check(world: &World, psbt: Psbt) -> Result<CheckedProposal, ProposalError> {
@@ -432,6 +459,10 @@ mod tests {
         let mut swapped = authorise(&world, psbt(&world));
         swapped.psbt.unsigned_tx.output[0].value = Amount::from_sat(60_001);
         let error = swapped.check(&world.federation, &world.account).expect_err("changed after signing");
+        assert_eq!(error, ProposalError::Authorisation);
+        let mut stretched = authorise(&world, psbt(&world));
+        stretched.deadline += 1;
+        let error = stretched.check(&world.federation, &world.account).expect_err("changed after signing");
         assert_eq!(error, ProposalError::Authorisation);
 
         let mut foreign = psbt(&world);

@@ -6,7 +6,7 @@
 //! with a daemon.
 
 use bitcoin::{
-    Amount, FeeRate, OutPoint, Transaction, TxIn, TxOut, Weight, Witness,
+    Amount, FeeRate, Network, OutPoint, Transaction, TxIn, TxOut, Weight, Witness,
     opcodes::{
         Class, ClassifyContext,
         all::{OP_CODESEPARATOR, OP_NOP1, OP_NOP4, OP_NOP5, OP_NOP6, OP_NOP7, OP_NOP8, OP_NOP9, OP_NOP10},
@@ -19,6 +19,22 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const INPUTS_MAX: usize = 64;
 /// Most outputs of one proposal.
 pub const OUTPUTS_MAX: usize = 512;
+/// Confirmations that a coin needs before it counts as spendable without an enforced parent, by default: as many as
+/// reorganisations of the network can be expected to be deep, and one more. Nodes may demand more, never less.
+///
+/// ```
+/// use quorate::relay_policy::min_confirmations;
+/// assert_eq!(min_confirmations(bitcoin::Network::Regtest), 1);
+/// assert_eq!(min_confirmations(bitcoin::Network::Bitcoin), 3);
+/// ```
+pub const fn min_confirmations(network: Network) -> u32 {
+    match network {
+        Network::Regtest => 1,
+        Network::Signet | Network::Testnet | Network::Testnet4 => 2,
+        Network::Bitcoin => 3,
+    }
+}
+
 /// Lowest fee rate that relays by default, 1 sat/vB.
 pub const FEE_RATE_MIN: FeeRate = FeeRate::BROADCAST_MIN;
 /// Highest fee rate taken for intended, 2,000 sat/vB.

@@ -45,8 +45,8 @@ use std::{
 
 /// A node's promise for one outpoint: no vote and no commit in rounds up to `round`.
 ///
-/// Signed bytes: `tagged_hash("quorate/promise/1", magic(4) || federation(32) || epoch(u64) || txid(32) || vout(u32)
-/// || round(u32) || committed(1) [|| committed txid(32) || committed inputs_hash(32)])`.
+/// Signed bytes: `tagged_hash("quorate/promise/2", magic(4) || federation(32) || epoch(u64) || txid(32) || vout(u32)
+/// || round(u32) || committed(1) [|| committed target_hash(32)])`.
 ///
 /// ```
 /// use quorate::{Epoch, FederationId, NodeId, Round, digest::{Context, IdentityKey}, release::SignedPromise};
@@ -135,7 +135,7 @@ fn promise_digest(
         .u32(round.0);
     match committed {
         None => writer.u8(0),
-        Some(target) => writer.u8(1).fixed(target.txid().as_ref()).fixed(&target.inputs_hash().0),
+        Some(target) => writer.u8(1).fixed(&target.hash().0),
     }
     .finish()
 }
@@ -330,7 +330,7 @@ mod tests {
 
     fn target(txid: u8, inputs: &[(u32, u32)]) -> VoteTarget {
         let inputs = inputs.iter().map(|(vout, round)| (outpoint(*vout), Round(*round)));
-        VoteTarget::new(Txid::from_byte_array([txid; 32]), inputs)
+        VoteTarget::new(Txid::from_byte_array([txid; 32]), testing::custody(), inputs)
     }
 
     fn approved(world: &testing::World, target: &VoteTarget) -> ApprovalCertificate {

@@ -30,7 +30,7 @@ use crate::{
     Federation, NodeId,
     account::AccountCertificate,
     digest::{IdentityKey, Purpose, Writer},
-    finality::{FinalityProof, VerifiedAccounts},
+    finality::FinalityProof,
     proposal::Proposal,
     relay_policy::INPUTS_MAX,
     vote::{ApprovalCertificate, CertificateError},
@@ -148,10 +148,9 @@ impl Handover {
                 candidates.entry(txid).or_default().push(word);
             }
         }
-        let mut accounts = VerifiedAccounts::new();
         let kept = candidates
             .into_iter()
-            .filter_map(|(txid, sealed)| Some((txid, resolve(federation, &mut accounts, txid, &sealed)?)));
+            .filter_map(|(txid, sealed)| Some((txid, resolve(federation, txid, &sealed)?)));
         Ok(Self { transactions: kept.collect() })
     }
 
@@ -163,17 +162,12 @@ impl Handover {
 
 /// What holds of all that was sealed of one transaction: a proof, the latest certificate, and the payment as most
 /// describe it. If it may be final, more honest nodes describe it than there are faulty ones.
-fn resolve(
-    federation: &Federation,
-    accounts: &mut VerifiedAccounts,
-    txid: Txid,
-    sealed: &[&SealedTransaction],
-) -> Option<SealedTransaction> {
+fn resolve(federation: &Federation, txid: Txid, sealed: &[&SealedTransaction]) -> Option<SealedTransaction> {
     let proofs = sealed
         .iter()
         .filter_map(|transaction| transaction.proof.as_ref())
         .filter(|proof| proof.txid() == txid);
-    let proof = proofs.into_iter().find(|proof| proof.verify(federation, accounts).is_ok()).cloned();
+    let proof = proofs.into_iter().find(|proof| proof.verify(federation).is_ok()).cloned();
     let certified = |transaction: &&&SealedTransaction| {
         let of_this =
             transaction.certificate.as_ref().filter(|certificate| certificate.target.txid() == txid);
@@ -258,7 +252,11 @@ mod tests {
     fn certified(world: &World, round: u32) -> SealedTransaction {
         let proposal = world.proposal();
         let outpoint = proposal.psbt.unsigned_tx.input[0].previous_output;
-        let target = VoteTarget::new(proposal.psbt.unsigned_tx.compute_txid(), [(outpoint, Round(round))]);
+        let target = VoteTarget::new(
+            proposal.psbt.unsigned_tx.compute_txid(),
+            world.payment_target().custody(),
+            [(outpoint, Round(round))],
+        );
         let approvals = (1..).map(NodeId).zip(&world.keys).map(|(node, key)| {
             let context = world.federation.context();
             (node, SignedVote::sign(context, node, key, target.clone(), Verdict::Approve).signature)
@@ -341,7 +339,7 @@ mod tests {
             *good.certificate.as_ref().expect("certified").target.inputs().keys().next().expect("one");
         let sign = |inputs: &[bitcoin::OutPoint]| {
             let inputs = inputs.iter().map(|outpoint| (*outpoint, Round(0)));
-            let target = VoteTarget::new(good.txid, inputs);
+            let target = VoteTarget::new(good.txid, world.payment_target().custody(), inputs);
             let approvals = (1..).map(NodeId).zip(&world.keys).map(|(node, key)| {
                 let context = world.federation.context();
                 (node, SignedVote::sign(context, node, key, target.clone(), Verdict::Approve).signature)
@@ -356,6 +354,7 @@ mod tests {
             world.account.id(),
             &world.authorisation,
             other.psbt,
+            testing::DEADLINE,
         );
         other.check(&world.federation, &world.account).expect("valid in itself");
         let bad = [
@@ -467,6 +466,7 @@ mod tests {
         assert!(stale.verify(&next.federation).is_err());
         let target = VoteTarget::new(
             stale.target.txid(),
+            stale.target.custody(),
             [
                 (bitcoin::OutPoint::null(), Round(0)),
                 (*stale.target.inputs().keys().next().expect("one"), Epoch(2).first_round()),

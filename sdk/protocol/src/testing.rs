@@ -8,14 +8,14 @@ use crate::{
     digest::{IdentityKey, secp},
     evidence::SigningRecord,
     federation::{KeyCertificate, Member, Roster, Succession, SuccessionPlan},
-    finality::{FinalityProof, SpentOutput},
+    finality::FinalityProof,
     frost::{
         NodeCommitments, NodeNonces, NodeShare, SigningSession, WalletSecret, aggregate_trial,
         dkg::{Ceremony, Dkg},
         wallet_sign,
     },
-    proposal::{JointProposal, SpendInput, SpendPlan, describe_input},
-    vote::VoteTarget,
+    proposal::{JointProposal, Proposal, SpendInput, SpendPlan, describe_input},
+    vote::{ApprovalCertificate, Custody, SignedVote, Verdict, VoteTarget},
     wire::UtxoRecord,
 };
 use bitcoin::{
@@ -149,6 +149,14 @@ pub fn run_ceremony(
     (KeyCertificate { key, certificate, trial_signature }, shares)
 }
 
+/// The deadline of the payments that are made here.
+pub const DEADLINE: u32 = 1_000;
+
+/// The custody of targets that are about no real transaction.
+pub fn custody() -> Custody {
+    Custody::joint(DEADLINE, [])
+}
+
 /// The epoch after, in which some nodes are replaced. Everybody approves.
 pub fn succession(world: &World, replaced: &[NodeId]) -> World {
     let epoch = world.federation.epoch().next();
@@ -207,36 +215,71 @@ impl World {
 
     /// A payment of the same coin, of 90,500 sat, to any script.
     pub fn proposal_to(&self, script_pubkey: ScriptBuf, value: Amount) -> JointProposal {
+        let coin = OutPoint { txid: Txid::all_zeros(), vout: 1 };
+        let payment = TxOut { value, script_pubkey };
+        self.authorise(self.psbt(coin, Amount::from_sat(90_500), payment), DEADLINE)
+    }
+
+    /// A transaction of one coin at [`World::script`] to one output.
+    pub fn psbt(&self, coin: OutPoint, value: Amount, payment: TxOut) -> Psbt {
         let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
         let address = self.account.address(position).expect("derives");
         let transaction = Transaction {
             version: bitcoin::transaction::Version::TWO,
             lock_time: bitcoin::absolute::LockTime::ZERO,
-            input: vec![TxIn {
-                previous_output: OutPoint { txid: Txid::all_zeros(), vout: 1 },
-                ..TxIn::default()
-            }],
-            output: vec![TxOut { value, script_pubkey }],
+            input: vec![TxIn { previous_output: coin, ..TxIn::default() }],
+            output: vec![payment],
         };
         let mut psbt = Psbt::from_unsigned_tx(transaction).expect("unsigned");
-        let spent = TxOut { value: Amount::from_sat(90_500), script_pubkey: address.script_pubkey.clone() };
-        psbt.inputs[0].witness_utxo = Some(spent);
+        psbt.inputs[0].witness_utxo = Some(TxOut { value, script_pubkey: address.script_pubkey.clone() });
         describe_input(&self.account, &address, &mut psbt.inputs[0]);
-        JointProposal::authorise(&self.federation, self.account.id(), &self.authorisation, psbt)
+        psbt
+    }
+
+    /// The account's word for a transaction until a block height.
+    pub fn authorise(&self, psbt: Psbt, deadline: u32) -> JointProposal {
+        JointProposal::authorise(&self.federation, self.account.id(), &self.authorisation, psbt, deadline)
     }
 
     /// [`World::proposal`], finished.
     pub fn final_payment(&self) -> FinalityProof {
-        let checked = self.proposal().check(&self.federation, &self.account).expect("valid");
+        self.finish(&self.proposal())
+    }
+
+    /// A payment, finished by the first q nodes.
+    pub fn finish(&self, proposal: &JointProposal) -> FinalityProof {
+        let checked = proposal.check(&self.federation, &self.account).expect("valid");
         let quorum = self.federation.quorum().votes();
         let signatures = self.sign(&checked.plan, |node| node.0 <= quorum).expect("a quorum");
         let mut transaction = checked.transaction;
         for (input, signature) in transaction.input.iter_mut().zip(signatures) {
             input.witness = bitcoin::Witness::from_slice(&[signature.serialize()]);
         }
-        let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
-        let spent = checked.spent.into_iter().map(|output| SpentOutput { output, position });
-        FinalityProof::Enforced { transaction, spent: spent.collect(), account: Box::new(self.certificate()) }
+        let certificate = Box::new(self.approve(&self.target_of(proposal)));
+        FinalityProof::Enforced { transaction, spent: checked.spent, certificate }
+    }
+
+    /// [`World::proposal`] in the epoch's first round.
+    pub fn payment_target(&self) -> VoteTarget {
+        self.target_of(&self.proposal())
+    }
+
+    /// A payment in the epoch's first round.
+    pub fn target_of(&self, proposal: &JointProposal) -> VoteTarget {
+        let proposal = Proposal::Joint(Box::new(proposal.clone()));
+        let round = self.federation.epoch().first_round();
+        let inputs = proposal.outpoints().into_iter().map(|outpoint| (outpoint, round));
+        VoteTarget::new(proposal.txid(), proposal.custody(), inputs)
+    }
+
+    /// The certificate of a target, by the first q nodes.
+    pub fn approve(&self, target: &VoteTarget) -> ApprovalCertificate {
+        let approvals = (1..).map(NodeId).zip(&self.keys).take(usize::from(self.federation.quorum().votes()));
+        let approvals = approvals.map(|(node, key)| {
+            let context = self.federation.context();
+            (node, SignedVote::sign(context, node, key, target.clone(), Verdict::Approve).signature)
+        });
+        ApprovalCertificate { target: target.clone(), approvals: approvals.collect() }
     }
 
     /// The account as all nodes certify it.
@@ -252,9 +295,7 @@ impl World {
     pub fn signing_record(&self, node: NodeId) -> (SigningRecord, bool) {
         let proposal = self.proposal();
         let plan = proposal.check(&self.federation, &self.account).expect("valid").plan;
-        let outpoint = proposal.psbt.unsigned_tx.input[0].previous_output;
-        let round = self.federation.epoch().first_round();
-        let target = VoteTarget::new(plan.txid, [(outpoint, round)]);
+        let target = self.payment_target();
         let (mut nonces, mut nodes) = (BTreeMap::new(), BTreeMap::new());
         for id in (1..=self.federation.quorum().votes()).map(NodeId) {
             let index = usize::from(id.0) - 1;
@@ -305,7 +346,11 @@ impl World {
     pub fn target(&self, plan: &SpendPlan) -> VoteTarget {
         let inputs = plan.inputs.iter().zip(0..);
         let round = self.federation.epoch().first_round();
-        VoteTarget::new(plan.txid, inputs.map(|(_, vout)| (OutPoint { txid: plan.txid, vout }, round)))
+        VoteTarget::new(
+            plan.txid,
+            custody(),
+            inputs.map(|(_, vout)| (OutPoint { txid: plan.txid, vout }, round)),
+        )
     }
 
     pub fn commitments(

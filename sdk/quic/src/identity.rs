@@ -92,7 +92,7 @@ impl TlsIdentity {
         (vec![self.certificate.clone()], PrivateKeyDer::Pkcs8(self.key.clone_key()))
     }
 
-    /// A QUIC client configuration: this identity, the stock server verifier, ALPN `quorate.1`.
+    /// A QUIC client configuration: this identity, the stock server verifier, ALPN `quorate.2`.
     ///
     /// # Errors
     /// Certificate and key do not fit.

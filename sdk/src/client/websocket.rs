@@ -1,4 +1,4 @@
-//! WebSocket to a bridge: text frames, subprotocol `quorate.1`.
+//! WebSocket to a bridge: text frames, subprotocol `quorate.2`.
 
 use super::{CHANNEL_FRAMES_MAX, Connecting, Connection, Transport, TransportError, hand_over};
 use crate::wire::limits;

@@ -1,7 +1,7 @@
 //! What a session does with each message of the server.
 
 use super::{
-    Event, Link, Now, PaymentState, Session, payments::PASSING_REJECTS_MAX, pending::Payment,
+    Event, Link, Now, PaymentState, Session, UNJUDGED_MAX, payments::PASSING_REJECTS_MAX, pending::Payment,
     pending::Pending,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     headers::HeaderError,
     relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN},
     release::ReleaseCertificate,
-    vote::ApprovalCertificate,
+    vote::{ApprovalCertificate, NOT_BEFORE_ITS_BLOCK},
     wire::{
         ChainTip, ClientMessage, Header, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
         TransactionStatus, UtxoRecord, encode_text, limits,
@@ -180,7 +180,34 @@ impl Session {
         }
     }
 
+    /// Takes in a proof, unless it has a deadline that the wallet cannot judge before it has the headers up to the tip
+    /// that it was told of.
     fn take_proof(&mut self, proof: &FinalityProof) {
+        let behind = self.told_tip.is_some_and(|tip| self.wallet.chain().tip().height < tip.height);
+        let dated = proof.custody().deadline().is_some_and(|deadline| deadline != NOT_BEFORE_ITS_BLOCK);
+        if !behind || !dated || self.wallet.is_own_payment(proof) {
+            return self.judge_proof(proof);
+        }
+        // One over the limit is not judged by old headers: its coin counts when a block has it, or after a reconnect.
+        let room = self.unjudged.len() < UNJUDGED_MAX || self.unjudged.contains_key(&proof.txid());
+        match proof.verify(self.wallet.federation()) {
+            Ok(()) if room => {
+                self.unjudged.insert(proof.txid(), proof.clone());
+            }
+            Ok(()) => {}
+            Err(error) => self.misbehaved(&error),
+        }
+    }
+
+    /// Proofs that waited for headers.
+    pub(super) fn take_unjudged(&mut self) {
+        for proof in std::mem::take(&mut self.unjudged).into_values() {
+            self.take_proof(&proof);
+        }
+        self.subscribe_new();
+    }
+
+    fn judge_proof(&mut self, proof: &FinalityProof) {
         let txid = proof.txid();
         match self.wallet.apply_proof(proof) {
             Ok(true) => self.announce_final(txid, proof),
@@ -273,8 +300,7 @@ impl Session {
     fn take_signed(&mut self, txid: Txid, proof: &FinalityProof) {
         self.take_proof(proof);
         let Some(Payment { .. }) = self.payments.get(&txid) else { return };
-        let mut accounts = crate::finality::VerifiedAccounts::new();
-        if proof.verify(self.wallet.federation(), &mut accounts).is_ok() {
+        if proof.verify(self.wallet.federation()).is_ok() {
             let proof = Box::new(proof.clone());
             self.finish(txid, PaymentState::Final { kind: proof.kind(), proof });
         }
@@ -313,9 +339,8 @@ impl Session {
     }
 
     fn take_tip(&mut self, tip: ChainTip) {
-        if self.told_tip.is_none_or(|told| told.height < tip.block.height) {
-            self.told_tip = Some(tip.block);
-        }
+        // The latest word, not the highest: one false tip must not hold up everything.
+        self.told_tip = Some(tip.block);
         if !self.wallet.chain().contains(&tip.block) {
             self.ask_headers(0);
         }

@@ -21,6 +21,7 @@ pub use events::{Event, PaymentState, Reach};
 pub use pending::Now;
 
 use crate::{
+    finality::FinalityProof,
     headers::Extension,
     proposal::Proposal,
     wallet::{Balance, StateChange, Wallet, WalletError},
@@ -44,6 +45,8 @@ const RECONNECT_MAX: Duration = Duration::from_secs(30);
 const CHASE_MIN: Duration = Duration::from_millis(50);
 /// Longest wait before they are asked for again.
 const CHASE_MAX: Duration = Duration::from_secs(5);
+/// Verified proofs that wait for headers.
+const UNJUDGED_MAX: usize = 100;
 /// A connection without any frame for so long is given up.
 const LIVENESS: Duration = Duration::from_secs(45);
 
@@ -91,13 +94,15 @@ pub struct Session {
     /// How payments of this run ended, for who asks later.
     outcomes: BTreeMap<Txid, PaymentState>,
     waiting_proofs: BTreeSet<Txid>,
+    /// Proofs whose deadline is compared with the tip once the headers are there.
+    unjudged: BTreeMap<Txid, FinalityProof>,
     /// Transactions whose place is asked for when an answer to an earlier question has come.
     queued_proofs: BTreeSet<Txid>,
     /// What cannot be understood before the federation's next document is here.
     postponed: epoch::Postponed,
     /// Requests that failed for a passing reason, and when to make them again.
     redo: Vec<(Now, Pending)>,
-    /// The highest tip that a server told of. Behind a bridge, the node that answers may not have it yet.
+    /// The tip that the server told of last. Behind a bridge, the node that answers may not have it yet.
     told_tip: Option<BlockRef>,
     chase: Backoff,
     chase_at: Option<Now>,
@@ -139,6 +144,7 @@ impl Session {
             outcomes: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
             queued_proofs: BTreeSet::new(),
+            unjudged: BTreeMap::new(),
             postponed: epoch::Postponed::default(),
             redo: Vec::new(),
             told_tip: None,
@@ -229,6 +235,7 @@ impl Session {
         self.wallet.forget_claims();
         self.postponed = epoch::Postponed::default();
         self.redo.clear();
+        self.unjudged.clear();
         (self.told_tip, self.chase_at) = (None, None);
         self.outputs.retain(|output| !matches!(output, Output::Send(_)));
         for payment in self.payments.values_mut() {
@@ -307,6 +314,7 @@ impl Session {
                 self.ask_headers(0);
                 let waiting = std::mem::take(&mut self.waiting_proofs);
                 self.ask_proofs(waiting);
+                self.take_unjudged();
                 self.plan_chase(now);
             }
             let due = |payment: &Payment| payment.resubmit_at.is_some_and(|at| now >= at);
@@ -373,6 +381,7 @@ impl Session {
             self.event(Event::Tip { tip });
             let waiting = std::mem::take(&mut self.waiting_proofs);
             self.ask_proofs(waiting);
+            self.take_unjudged();
         }
     }
 }

@@ -177,10 +177,12 @@ impl Session {
     /// frees the coin or shows that the payment has to be finished.
     pub(super) fn revive(&mut self, now: Now, record: &UtxoRecord) {
         let Some(lock) = record.lock.filter(|lock| lock.round.0 > 0) else { return };
-        let Some(Proposal::Joint(joint)) = self.dormant.remove(&lock.txid) else { return };
-        self.touched.dormant.insert(lock.txid);
-        if let Ok(proposal) = self.wallet.propose(joint.psbt) {
-            let _txid = self.submit_as(now, proposal, true);
+        let Some(Proposal::Joint(joint)) = self.dormant.get(&lock.txid).cloned() else { return };
+        // With the deadline that it had: nodes ask for the wallet's part under that one.
+        if self.wallet.take_proposal(&joint).is_ok() {
+            self.dormant.remove(&lock.txid);
+            self.touched.dormant.insert(lock.txid);
+            let _txid = self.submit_as(now, Proposal::Joint(joint), true);
         }
     }
 

@@ -46,7 +46,7 @@ fn drain(session: &mut Session) -> (Vec<(Option<u64>, ClientMessage)>, Vec<Outpu
 fn welcome(session: &Session) -> ServerMessage {
     let tip = ChainTip { block: session.wallet().chain().tip() };
     let federation = session.wallet().federation().id();
-    ServerMessage::Welcome { protocol: 1, federation, agent: String::new(), tip }
+    ServerMessage::Welcome { protocol: limits::PROTOCOL_VERSION, federation, agent: String::new(), tip }
 }
 
 fn tell(session: &mut Session, id: Option<u64>, message: &ServerMessage) {
@@ -191,7 +191,11 @@ fn a_payment_that_this_wallet_signed_does_not_end_by_a_servers_refusal() {
     let mut session = live();
     let txid = session.submit_signed(START, transaction());
     let payment = session.payments.get_mut(&txid).expect("under way");
-    payment.signed.push(VoteTarget::new(txid, [(OutPoint { txid: Txid::all_zeros(), vout: 3 }, Round(0))]));
+    payment.signed.push(VoteTarget::new(
+        txid,
+        testing::custody(),
+        [(OutPoint { txid: Txid::all_zeros(), vout: 3 }, Round(0))],
+    ));
     let (sent, _) = drain(&mut session);
     let ours = |message: &ClientMessage| matches!(message, ClientMessage::TransactionBroadcast { .. });
     let id = sent.iter().find(|(_, message)| ours(message)).and_then(|(id, _)| *id);
@@ -283,7 +287,11 @@ fn what_does_not_verify_changes_nothing() {
     let status = crate::wire::TransactionStatus::Signed { proof: Box::new(forged) };
     tell(&mut session, Some(99), &ServerMessage::TransactionStatus { txid, status });
     let certificate = ApprovalCertificate {
-        target: VoteTarget::new(txid, [(OutPoint { txid: Txid::all_zeros(), vout: 3 }, Round(0))]),
+        target: VoteTarget::new(
+            txid,
+            testing::custody(),
+            [(OutPoint { txid: Txid::all_zeros(), vout: 3 }, Round(0))],
+        ),
         approvals: BTreeMap::new(),
     };
     let request = ServerMessage::SignRequest {
@@ -477,10 +485,17 @@ fn a_state_that_is_damaged_or_anothers_is_refused() {
             "{key}: {error:?}"
         );
     }
-    let later =
-        String::from_utf8(disk["wallet"].clone()).expect("JSON").replace("\"version\":1", "\"version\":2");
-    disk.insert("wallet".to_owned(), later.into_bytes());
-    assert_eq!(restore(&disk, session().wallet), Some(StateError::Version { found: 2 }));
+    let written = String::from_utf8(disk["wallet"].clone()).expect("JSON");
+    for (found, code, advice) in
+        [(1, "state_too_old", "from its words"), (3, "state_too_new", "later release")]
+    {
+        let other = written.replace("\"version\":2", &format!("\"version\":{found}"));
+        disk.insert("wallet".to_owned(), other.into_bytes());
+        let error = restore(&disk, session().wallet).expect("refused");
+        assert_eq!(error, StateError::Version { found });
+        assert!(error.to_string().ends_with(advice), "{error}");
+        assert_eq!(WalletError::State(error).code(), code);
+    }
 }
 
 #[test]

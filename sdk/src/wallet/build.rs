@@ -11,14 +11,21 @@ use bdk_coin_select::{
     TR_DUST_RELAY_MIN_VALUE, Target, TargetFee, TargetOutputs, metrics::LowestFee,
 };
 use bitcoin::{
-    Amount, FeeRate, OutPoint, Psbt, Sequence, Transaction, TxIn, TxOut, Weight, absolute::LockTime,
-    transaction::Version,
+    Amount, FeeRate, OutPoint, Psbt, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Weight,
+    absolute::LockTime, transaction::Version,
 };
+
+use std::collections::BTreeMap;
 
 /// Rounds of branch and bound before the greedy choice is taken.
 const BRANCH_AND_BOUND_ROUNDS: usize = 20_000;
 /// Fee rate at which change is expected to be spent one day, in sat/vB.
 const LONG_TERM_RATE_SAT_PER_VB: f32 = 10.0;
+
+/// Fee that is always paid at a server's rate, without asking: the ordinary payment at some 30 sat/vB.
+pub const FEE_UNASKED_MAX: Amount = Amount::from_sat(5_000);
+/// Above that, at most this part of what is paid.
+const FEE_UNASKED_SHARE: u64 = 10;
 
 /// How much to pay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +43,8 @@ pub struct PaymentRequest {
     pub destination: Destination,
     /// How much; if absent, what the URI asks for.
     pub amount: Option<PaymentAmount>,
-    /// At which fee rate; if absent, what the server estimates for the next blocks.
+    /// At which fee rate; if absent, what the server estimates for the next blocks, as long as the fee is not above
+    /// [`FEE_UNASKED_MAX`] and a tenth of the payment.
     pub fee_rate: Option<FeeRate>,
 }
 
@@ -73,15 +81,38 @@ impl PaymentRequest {
 pub(super) struct SpendableCoin {
     pub(super) outpoint: OutPoint,
     pub(super) value: Amount,
+    /// Height of its block, if it is in one.
+    pub(super) confirmed: Option<u32>,
     pub(super) address: Address,
 }
 
 /// What is needed to build besides the request.
 pub(super) struct Funds<'a> {
     pub(super) account: &'a JointAccount,
+    /// All addresses of the account, by script: every output of it is described.
+    pub(super) addresses: &'a BTreeMap<ScriptBuf, Address>,
     pub(super) coins: Vec<SpendableCoin>,
     pub(super) incoming: Amount,
     pub(super) change: Address,
+}
+
+/// Refuses a fee that only a server asks for and that is out of proportion: above [`FEE_UNASKED_MAX`] and a tenth of
+/// what is paid to others. What stays in the account counts as nothing paid.
+pub(super) fn check_unasked_fee(psbt: &Psbt, rate: FeeRate, funds: &Funds<'_>) -> Result<(), WalletError> {
+    let fee = psbt.fee().map_err(|_| WalletError::Derivation)?;
+    let outputs = psbt.unsigned_tx.output.iter();
+    let paid = outputs.filter(|output| !funds.addresses.contains_key(&output.script_pubkey));
+    let amount: Amount = paid.map(|output| output.value).sum();
+    let limit = FEE_UNASKED_MAX.max(amount / FEE_UNASKED_SHARE);
+    if fee > limit {
+        return Err(WalletError::FeeUnreasonable {
+            sat_per_vb: rate.to_sat_per_vb_ceil(),
+            fee,
+            amount,
+            limit,
+        });
+    }
+    Ok(())
 }
 
 pub(super) fn build(request: &PaymentRequest, rate: FeeRate, funds: &Funds<'_>) -> Result<Psbt, WalletError> {
@@ -92,24 +123,30 @@ pub(super) fn build(request: &PaymentRequest, rate: FeeRate, funds: &Funds<'_>) 
     }
     let wanted = request.amount.or(request.destination.amount.map(PaymentAmount::Exact));
     let (chosen, outputs) = match wanted.ok_or(WalletError::AmountMissing)? {
-        PaymentAmount::Exact(amount) => exact(request, amount, rate, funds)?,
+        PaymentAmount::Exact(amount) => {
+            // Confirmed coins make no chain of unconfirmed transactions longer.
+            let confirmed: Vec<_> = funds.coins.iter().filter(|coin| coin.confirmed.is_some()).collect();
+            exact(request, amount, rate, funds, &confirmed)
+                .or_else(|_| exact(request, amount, rate, funds, &funds.coins.iter().collect::<Vec<_>>()))?
+        }
         PaymentAmount::Everything => everything(request, rate, funds)?,
     };
     assemble(funds, &chosen, outputs)
 }
 
-type Plan<'a> = (Vec<&'a SpendableCoin>, Vec<(TxOut, bool)>);
+type Plan<'a> = (Vec<&'a SpendableCoin>, Vec<TxOut>);
 
 fn exact<'a>(
     request: &PaymentRequest,
     amount: Amount,
     rate: FeeRate,
     funds: &'a Funds<'_>,
+    coins: &[&'a SpendableCoin],
 ) -> Result<Plan<'a>, WalletError> {
     let payment = TxOut { value: amount, script_pubkey: request.destination.script_pubkey() };
     check_dust(&payment)?;
     let candidates: Vec<Candidate> =
-        funds.coins.iter().map(|coin| Candidate::new_tr_keyspend(coin.value.to_sat())).collect();
+        coins.iter().map(|coin| Candidate::new_tr_keyspend(coin.value.to_sat())).collect();
     let rate = SelectRate::from_sat_per_wu(sat_per_wu(rate));
     let long_term = SelectRate::from_sat_per_vb(LONG_TERM_RATE_SAT_PER_VB);
     let outputs = TargetOutputs::fund_outputs([(payment.weight().to_wu(), amount.to_sat())]);
@@ -128,20 +165,20 @@ fn exact<'a>(
         selector = CoinSelector::new(&candidates);
         selector.sort_candidates_by_descending_value_pwu();
         selector.select_until_target_met(target).map_err(|missing| WalletError::InsufficientFunds {
-            needed: total(&funds.coins) + Amount::from_sat(missing.missing),
-            spendable: total(&funds.coins),
+            needed: total(coins).checked_add(Amount::from_sat(missing.missing)).unwrap_or(Amount::MAX_MONEY),
+            spendable: total(coins),
             incoming: funds.incoming,
         })?;
     }
     let drain = selector.drain(target, policy);
-    let chosen = selector.selected_indices().iter().filter_map(|index| funds.coins.get(*index)).collect();
-    let mut outputs = vec![(payment, false)];
+    let chosen = selector.selected_indices().iter().filter_map(|index| coins.get(*index).copied()).collect();
+    let mut outputs = vec![payment];
     if drain.is_some() {
         let change =
             TxOut { value: Amount::from_sat(drain.value), script_pubkey: funds.change.script_pubkey.clone() };
         // The place of the change must not tell which output it is; the change key's parity is as good as a coin toss.
         let first = funds.change.output_key.serialize().last().is_some_and(|byte| byte % 2 == 0);
-        outputs.insert(usize::from(!first), (change, true));
+        outputs.insert(usize::from(!first), change);
     }
     Ok((chosen, outputs))
 }
@@ -170,7 +207,7 @@ fn everything<'a>(
         incoming: funds.incoming,
     })?;
     check_dust(&payment)?;
-    Ok((chosen, vec![(payment, false)]))
+    Ok((chosen, vec![payment]))
 }
 
 fn check_dust(output: &TxOut) -> Result<(), WalletError> {
@@ -178,7 +215,7 @@ fn check_dust(output: &TxOut) -> Result<(), WalletError> {
     if output.value < limit { Err(WalletError::Dust { amount: output.value, limit }) } else { Ok(()) }
 }
 
-fn total(coins: &[SpendableCoin]) -> Amount {
+fn total(coins: &[&SpendableCoin]) -> Amount {
     coins.iter().map(|coin| coin.value).sum()
 }
 
@@ -189,11 +226,7 @@ fn sat_per_wu(rate: FeeRate) -> f32 {
     (part(kwu >> 16) * 65_536.0 + part(kwu)) / 1000.0
 }
 
-fn assemble(
-    funds: &Funds<'_>,
-    chosen: &[&SpendableCoin],
-    outputs: Vec<(TxOut, bool)>,
-) -> Result<Psbt, WalletError> {
+fn assemble(funds: &Funds<'_>, chosen: &[&SpendableCoin], outputs: Vec<TxOut>) -> Result<Psbt, WalletError> {
     let transaction = Transaction {
         version: Version::TWO,
         lock_time: LockTime::ZERO,
@@ -205,7 +238,7 @@ fn assemble(
                 ..TxIn::default()
             })
             .collect(),
-        output: outputs.iter().map(|(output, _)| output.clone()).collect(),
+        output: outputs.clone(),
     };
     let mut psbt = Psbt::from_unsigned_tx(transaction).map_err(|_| WalletError::Derivation)?;
     for (coin, input) in chosen.iter().zip(&mut psbt.inputs) {
@@ -213,9 +246,9 @@ fn assemble(
             Some(TxOut { value: coin.value, script_pubkey: coin.address.script_pubkey.clone() });
         describe_input(funds.account, &coin.address, input);
     }
-    for ((_, change), output) in outputs.iter().zip(&mut psbt.outputs) {
-        if *change {
-            describe_output(funds.account, &funds.change, output);
+    for (output, data) in outputs.iter().zip(&mut psbt.outputs) {
+        if let Some(own) = funds.addresses.get(&output.script_pubkey) {
+            describe_output(funds.account, own, data);
         }
     }
     Ok(psbt)

@@ -7,9 +7,14 @@ use crate::{
     proposal::CheckedProposal,
     wire::{BlockRef, UtxoRecord},
 };
-use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid, constants::COINBASE_MATURITY};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Blocks that a node may be behind this wallet when it votes.
+const BEHIND: u32 = 6;
+/// Blocks that a payment is given at least: one that is voted for and not finished at its deadline holds all its coins.
+pub(super) const LEAD: u32 = 6;
 
 /// An output of the wallet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +30,15 @@ pub struct Coin {
     pub position: KeychainIndex,
     /// Set if the creating transaction is final by a verified proof.
     pub finality: Option<FinalityKind>,
+    /// Deadline of the creating transaction, if it is final by enforcement: what spends the coin before it is confirmed
+    /// has to have one that is not later (rule V10).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<u32>,
     /// Set if the creating transaction is in a block by a verified proof.
     pub block: Option<BlockRef>,
+    /// Whether it is a block reward, which matures after 100 blocks.
+    #[serde(default)]
+    pub coinbase: bool,
     /// Spent by a final or confirmed transaction, verified.
     pub spent_by: Option<Txid>,
     /// Reserved by a payment of this wallet.
@@ -43,14 +55,67 @@ struct Claim {
     holder: Option<Txid>,
 }
 
+/// What can be done with a coin, by what the wallet verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CoinState {
+    /// It can be paid with, in payments whose deadline is not later than this height.
+    Spendable {
+        /// The height.
+        until: u32,
+    },
+    /// Announced, but not verified; or final by attestation only, or not deep enough in the chain: it waits for blocks.
+    Incoming,
+    /// A block reward that waits for its hundredth block.
+    Immature,
+    /// Held by a payment.
+    Locked,
+    /// Its recovery path opens too soon for the federation to co-sign a payment: it can be moved within the account,
+    /// and is spendable again when that is confirmed.
+    Expired {
+        /// Height at which its owner can move it alone.
+        opens_at: u32,
+    },
+}
+
+/// What the nodes demand of a coin (rules V1 and V10), and the chain by which the wallet sees it.
+#[derive(Clone, Copy)]
+pub(super) struct Demands<'a> {
+    pub(super) chain: &'a HeaderChain,
+    pub(super) confirmations: u32,
+    pub(super) recovery_delay: u32,
+    pub(super) recovery_margin: u32,
+}
+
 impl Coin {
     /// Whether it is final, or in a block of this chain, by a verified proof.
     pub(super) fn is_verified(&self, chain: &HeaderChain) -> bool {
         self.finality.is_some() || self.block.is_some_and(|block| chain.contains(&block))
     }
 
-    fn is_spendable(&self, chain: &HeaderChain) -> bool {
-        self.is_verified(chain) && self.spent_by.is_none() && self.held_by().is_none()
+    /// What can be done with it.
+    pub(super) fn state(&self, demands: &Demands<'_>) -> CoinState {
+        if self.held_by().is_some() {
+            return CoinState::Locked;
+        }
+        let chain = demands.chain;
+        let block = self.block.filter(|block| chain.contains(block));
+        let depth = block.map_or(0, |block| chain.confirmations(&block));
+        if self.coinbase && depth < COINBASE_MATURITY {
+            return CoinState::Immature;
+        }
+        let tip = chain.tip().height;
+        let from = block.map_or(tip.saturating_sub(BEHIND), |block| block.height);
+        let opens_at = from.saturating_add(demands.recovery_delay);
+        let horizon = opens_at.saturating_sub(demands.recovery_margin);
+        // With an enforced parent it is payable before it is deep. Nodes may be some blocks behind, or want more
+        // confirmations than the network's default, and go by the parent's deadline until then.
+        let deadline = self.deadline.filter(|deadline| *deadline > tip + LEAD);
+        match deadline.filter(|_| depth < demands.confirmations + BEHIND) {
+            _ if block.is_some() && tip + LEAD >= horizon => CoinState::Expired { opens_at },
+            Some(deadline) => CoinState::Spendable { until: deadline.min(horizon) },
+            None if depth >= demands.confirmations => CoinState::Spendable { until: horizon },
+            None => CoinState::Incoming,
+        }
     }
 
     /// The payment that holds it: one of this wallet, or by the server's word that of another device with the same
@@ -65,10 +130,14 @@ impl Coin {
 pub struct Balance {
     /// Verified and free.
     pub spendable: Amount,
-    /// Announced, but neither final nor in a block by a verified proof.
+    /// Announced, but not verified; or verified, and waiting for blocks ([`CoinState::Incoming`]).
     pub incoming: Amount,
     /// Reserved by a payment that is under way.
     pub locked: Amount,
+    /// Block rewards that wait for their hundredth block.
+    pub immature: Amount,
+    /// Too old to pay with: to be moved within the account first ([`CoinState::Expired`]).
+    pub expired: Amount,
 }
 
 /// A transaction that concerns the wallet.
@@ -132,20 +201,26 @@ impl CoinBook {
         Some(coin)
     }
 
-    pub(super) fn spendable<'a>(&'a self, chain: &'a HeaderChain) -> impl Iterator<Item = &'a Coin> + 'a {
-        self.coins.values().filter(|coin| coin.is_spendable(chain))
+    /// Coins that nothing verified spends, with their state.
+    pub(super) fn unspent<'a>(
+        &'a self,
+        demands: Demands<'a>,
+    ) -> impl Iterator<Item = (&'a Coin, CoinState)> + 'a {
+        let unspent = self.coins.values().filter(|coin| coin.spent_by.is_none());
+        unspent.map(move |coin| (coin, coin.state(&demands)))
     }
 
-    pub(super) fn balance(&self, chain: &HeaderChain) -> Balance {
+    pub(super) fn balance(&self, demands: Demands<'_>) -> Balance {
         let mut balance = Balance::default();
-        for coin in self.coins.values().filter(|coin| coin.spent_by.is_none()) {
-            if coin.held_by().is_some() {
-                balance.locked += coin.value;
-            } else if coin.is_spendable(chain) {
-                balance.spendable += coin.value;
-            } else {
-                balance.incoming += coin.value;
-            }
+        for (coin, state) in self.unspent(demands) {
+            let bucket = match state {
+                CoinState::Spendable { .. } => &mut balance.spendable,
+                CoinState::Incoming => &mut balance.incoming,
+                CoinState::Immature => &mut balance.immature,
+                CoinState::Locked => &mut balance.locked,
+                CoinState::Expired { .. } => &mut balance.expired,
+            };
+            *bucket = bucket.checked_add(coin.value).unwrap_or(Amount::MAX_MONEY);
         }
         balance
     }
@@ -214,7 +289,9 @@ impl CoinBook {
             script_pubkey: record.script_pubkey.clone(),
             position,
             finality: None,
+            deadline: None,
             block: None,
+            coinbase: false,
             spent_by: None,
             locked_by: None,
             claim: Claim::default(),
@@ -236,11 +313,14 @@ impl CoinBook {
         &mut self,
         transaction: &Transaction,
         kind: FinalityKind,
+        deadline: Option<u32>,
         addresses: &Addresses,
     ) -> bool {
         let Some(entry) = self.entry_mut(transaction, addresses) else { return false };
         entry.finality = Some(kind);
-        self.apply_outputs(transaction, addresses, |coin| coin.finality = Some(kind));
+        self.apply_outputs(transaction, addresses, |coin| {
+            (coin.finality, coin.deadline) = (Some(kind), deadline);
+        });
         true
     }
 
@@ -253,7 +333,10 @@ impl CoinBook {
         let Some(entry) = self.entry_mut(transaction, addresses) else { return false };
         let news = entry.block != Some(block);
         entry.block = Some(block);
-        self.apply_outputs(transaction, addresses, |coin| coin.block = Some(block));
+        let coinbase = transaction.is_coinbase();
+        self.apply_outputs(transaction, addresses, |coin| {
+            (coin.block, coin.coinbase) = (Some(block), coinbase);
+        });
         news
     }
 
@@ -275,7 +358,9 @@ impl CoinBook {
                 script_pubkey: output.script_pubkey.clone(),
                 position: address.position,
                 finality: None,
+                deadline: None,
                 block: None,
+                coinbase: false,
                 spent_by: None,
                 locked_by: None,
                 claim: Claim::default(),

@@ -70,11 +70,36 @@ pub enum WalletError {
         /// Most.
         max: u64,
     },
+    /// The fee at the rate that a server estimates is out of proportion. Nothing is paid on a server's word alone: name
+    /// a fee rate to pay it all the same.
+    #[error(
+        "the server's fee rate of {sat_per_vb} sat/vB makes a fee of {fee} for a payment of {amount}, where up to {limit} is paid unasked; name a fee rate to pay so much"
+    )]
+    FeeUnreasonable {
+        /// The server's rate.
+        sat_per_vb: u64,
+        /// What the payment would cost.
+        fee: Amount,
+        /// What it pays to others.
+        amount: Amount,
+        /// The highest fee that is paid without asking.
+        limit: Amount,
+    },
     /// The proposal spends a coin that is not this wallet's, or not spendable.
     #[error("{outpoint} is not a spendable coin of this wallet")]
     Coin {
         /// The coin.
         outpoint: OutPoint,
+    },
+    /// A coin is too old to pay with.
+    #[error(
+        "the recovery path of {outpoint} opens at height {opens_at}, too soon to pay with it; move everything to an address of this wallet first"
+    )]
+    Horizon {
+        /// The coin.
+        outpoint: OutPoint,
+        /// Height at which its recovery path opens.
+        opens_at: u32,
     },
     /// Headers cannot be verified from there on.
     #[error(
@@ -140,13 +165,16 @@ impl WalletError {
             Self::Dust { .. } => "dust",
             Self::InsufficientFunds { .. } => "insufficient_funds",
             Self::FeeRate { .. } => "fee_rate_out_of_range",
+            Self::FeeUnreasonable { .. } => "fee_unreasonable",
             Self::Coin { .. } => "coin_not_spendable",
+            Self::Horizon { .. } => "coin_expired",
             Self::NotCertified => "not_certified",
             Self::NotProposed => "not_proposed",
             Self::UnknownPayment => "unknown_payment",
             Self::WatchOnly => "watch_only",
             Self::Checkpoint { .. } => "invalid_checkpoint",
             Self::State(StateError::OtherWallet) => "other_wallet",
+            Self::State(error @ StateError::Version { .. }) if error.is_older() => "state_too_old",
             Self::State(StateError::Version { .. }) => "state_too_new",
             Self::State(StateError::Damaged { .. }) => "state_damaged",
             Self::Account(_) => "invalid_account",

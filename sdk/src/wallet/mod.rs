@@ -12,8 +12,8 @@ mod keys;
 mod saving;
 mod state;
 
-pub use build::{PaymentAmount, PaymentRequest};
-pub use coins::{Balance, Coin, HistoryEntry};
+pub use build::{FEE_UNASKED_MAX, PaymentAmount, PaymentRequest};
+pub use coins::{Balance, Coin, CoinState, HistoryEntry};
 pub use destination::Destination;
 pub use error::WalletError;
 pub use keys::SecretWords;
@@ -25,17 +25,18 @@ use crate::{
     account::{
         AccountCertificate, AccountPolicy, AccountRecord, Address, JointAccount, Keychain, KeychainIndex,
     },
-    finality::{FinalityError, FinalityProof, VerifiedAccounts},
+    finality::{FinalityError, FinalityProof},
     frost::{NodeCommitments, WalletSignature, wallet_sign},
     headers::{Checkpoint, Extension, HeaderChain, HeaderError, ProofError},
     proposal::{CheckedProposal, JointProposal, Proposal},
+    relay_policy,
     release::SignedCancel,
-    vote::ApprovalCertificate,
+    vote::{ApprovalCertificate, NOT_BEFORE_ITS_BLOCK},
     wire::{RawTransactionProof, UtxoRecord},
 };
 use bitcoin::{FeeRate, OutPoint, Psbt, ScriptBuf, Txid, block::Header};
 use build::{Funds, SpendableCoin};
-use coins::CoinBook;
+use coins::{CoinBook, Demands};
 use keys::WalletKeys;
 use rand_core::CryptoRngCore;
 use state::Touched;
@@ -69,7 +70,6 @@ pub struct Wallet {
     unwatched: Vec<ScriptBuf>,
     book: CoinBook,
     chain: HeaderChain,
-    verified_accounts: VerifiedAccounts,
     proposals: BTreeMap<Txid, CheckedProposal>,
     proofs: BTreeMap<Txid, FinalityProof>,
     gap_limit: u32,
@@ -153,7 +153,6 @@ impl Wallet {
             unwatched: Vec::new(),
             book: CoinBook::default(),
             chain: HeaderChain::new(network, checkpoint),
-            verified_accounts: VerifiedAccounts::new(),
             proposals: BTreeMap::new(),
             proofs: BTreeMap::new(),
             gap_limit: GAP_LIMIT,
@@ -259,7 +258,36 @@ impl Wallet {
 
     /// What the wallet has.
     pub fn balance(&self) -> Balance {
-        self.book.balance(&self.chain)
+        self.book.balance(self.demands())
+    }
+
+    /// What can be done with a coin of this wallet; `None` if it is not one, or spent.
+    ///
+    /// ```
+    /// # fn example(wallet: &quorate::wallet::Wallet) {
+    /// use quorate::wallet::CoinState;
+    /// for coin in wallet.coins() {
+    ///     match wallet.coin_state(&coin.outpoint) {
+    ///         Some(CoinState::Expired { opens_at }) => {
+    ///             println!("{}: move it home, the recovery path opens at {opens_at}", coin.outpoint);
+    ///         }
+    ///         state => println!("{}: {state:?}", coin.outpoint),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn coin_state(&self, outpoint: &OutPoint) -> Option<CoinState> {
+        let coin = self.book.coin(outpoint).filter(|coin| coin.spent_by.is_none())?;
+        Some(coin.state(&self.demands()))
+    }
+
+    fn demands(&self) -> Demands<'_> {
+        Demands {
+            chain: &self.chain,
+            confirmations: relay_policy::min_confirmations(self.federation.network()),
+            recovery_delay: self.account.record().recovery_delay.into(),
+            recovery_margin: self.federation.roster().recovery_margin.into(),
+        }
     }
 
     /// All coins that are not spent.
@@ -270,6 +298,16 @@ impl Wallet {
     /// The transaction that spends a coin of this wallet, by a proof that the wallet verified.
     pub fn spender(&self, outpoint: &OutPoint) -> Option<Txid> {
         self.book.coins().find(|coin| coin.outpoint == *outpoint)?.spent_by
+    }
+
+    /// Whether a proof is about a payment of this account, by the spent outputs that its certificate is bound to.
+    pub(crate) fn is_own_payment(&self, proof: &FinalityProof) -> bool {
+        match proof {
+            FinalityProof::Enforced { spent, .. } => {
+                spent.iter().all(|output| self.owns(&output.script_pubkey))
+            }
+            FinalityProof::Attested { .. } => false,
+        }
     }
 
     /// Payments in and out, in the order in which the wallet learned of them.
@@ -294,7 +332,8 @@ impl Wallet {
     /// Builds a payment as a PSBT, without reserving or sending anything.
     ///
     /// # Errors
-    /// Dust, too little money, a fee rate out of bounds, no amount.
+    /// Dust, too little money, a fee rate out of bounds, no amount; a fee out of proportion, if the request names no
+    /// rate and `default_rate`, which is a server's word, makes it so.
     pub fn create_psbt(
         &mut self,
         request: &PaymentRequest,
@@ -302,13 +341,30 @@ impl Wallet {
     ) -> Result<Psbt, WalletError> {
         let change = self.peek_next(Keychain::Change)?;
         let balance = self.balance();
-        let coins = self.book.spendable(&self.chain).filter_map(|coin| {
-            let address = self.addresses.get(&coin.script_pubkey)?.clone();
-            Some(SpendableCoin { outpoint: coin.outpoint, value: coin.value, address })
+        let home = self.addresses.contains_key(&request.destination.script_pubkey());
+        let everything = request.amount == Some(PaymentAmount::Everything);
+        let coins = self.book.unspent(self.demands()).filter_map(|(coin, state)| {
+            let usable = match state {
+                CoinState::Spendable { .. } => true,
+                CoinState::Expired { .. } => home && everything,
+                CoinState::Incoming | CoinState::Immature | CoinState::Locked => false,
+            };
+            let address = self.addresses.get(&coin.script_pubkey).filter(|_| usable)?.clone();
+            let confirmed = coin.block.filter(|block| self.chain.contains(block)).map(|block| block.height);
+            Some(SpendableCoin { outpoint: coin.outpoint, value: coin.value, confirmed, address })
         });
-        let funds =
-            Funds { account: &self.account, coins: coins.collect(), incoming: balance.incoming, change };
-        build::build(request, request.fee_rate.unwrap_or(default_rate), &funds)
+        let funds = Funds {
+            account: &self.account,
+            addresses: &self.addresses,
+            coins: coins.collect(),
+            incoming: balance.incoming,
+            change,
+        };
+        let psbt = build::build(request, request.fee_rate.unwrap_or(default_rate), &funds)?;
+        if request.fee_rate.is_none() {
+            build::check_unasked_fee(&psbt, default_rate, &funds)?;
+        }
+        Ok(psbt)
     }
 
     /// Authorises a PSBT of this account, its own or one that came from outside, and reserves its coins.
@@ -317,20 +373,35 @@ impl Wallet {
     /// It spends anything that is not a spendable coin of this wallet, lies about a coin, or breaks a rule that the
     /// nodes enforce.
     pub fn propose(&mut self, psbt: Psbt) -> Result<Proposal, WalletError> {
-        for (input, data) in psbt.unsigned_tx.input.iter().zip(&psbt.inputs) {
-            let outpoint = input.previous_output;
-            let coin = self.book.spendable(&self.chain).find(|coin| coin.outpoint == outpoint);
-            let same = coin.zip(data.witness_utxo.as_ref()).is_some_and(|(coin, output)| {
-                coin.value == output.value && coin.script_pubkey == output.script_pubkey
-            });
-            if !same {
-                return Err(WalletError::Coin { outpoint });
-            }
-        }
+        let deadline = self.deadline(&psbt)?;
         let key = &self.keys()?.authorisation;
-        let proposal = JointProposal::authorise(&self.federation, self.account.id(), key, psbt);
+        let proposal = JointProposal::authorise(&self.federation, self.account.id(), key, psbt, deadline);
         self.take_proposal(&proposal)?;
         Ok(Proposal::Joint(Box::new(proposal)))
+    }
+
+    /// The latest deadline that the coins of a PSBT allow (rule V10), after a check that they are this wallet's.
+    fn deadline(&self, psbt: &Psbt) -> Result<u32, WalletError> {
+        let home = psbt.unsigned_tx.output.iter().all(|output| self.owns(&output.script_pubkey));
+        let mut latest = u32::MAX;
+        let mut moves_home = false;
+        for (input, data) in psbt.unsigned_tx.input.iter().zip(&psbt.inputs) {
+            let outpoint = input.previous_output;
+            let coin = self.book.coin(&outpoint).filter(|coin| coin.spent_by.is_none());
+            let same = coin.zip(data.witness_utxo.as_ref()).filter(|(coin, output)| {
+                coin.value == output.value && coin.script_pubkey == output.script_pubkey
+            });
+            let (coin, _) = same.ok_or(WalletError::Coin { outpoint })?;
+            match coin.state(&self.demands()) {
+                CoinState::Spendable { until } => latest = latest.min(until),
+                CoinState::Expired { .. } if home => moves_home = true,
+                CoinState::Expired { opens_at } => return Err(WalletError::Horizon { outpoint, opens_at }),
+                CoinState::Incoming | CoinState::Immature | CoinState::Locked => {
+                    return Err(WalletError::Coin { outpoint });
+                }
+            }
+        }
+        Ok(if moves_home { NOT_BEFORE_ITS_BLOCK } else { latest })
     }
 
     /// Takes in a proposal of this account, as it was saved or has just been made.
@@ -380,7 +451,8 @@ impl Wallet {
         let ours: Vec<OutPoint> =
             proposal.transaction.input.iter().map(|input| input.previous_output).collect();
         let inputs = certificate.target.inputs();
-        if inputs.len() != ours.len() || ours.iter().any(|outpoint| !inputs.contains_key(outpoint)) {
+        let same = inputs.len() == ours.len() && ours.iter().all(|outpoint| inputs.contains_key(outpoint));
+        if !same || certificate.target.custody() != proposal.custody {
             return Err(WalletError::NotProposed);
         }
         certificate.verify(&self.federation).map_err(crate::account::AccountError::from)?;
@@ -411,20 +483,28 @@ impl Wallet {
 
     /// Checks a proof of finality and takes in what it means for this wallet. Tells whether it was news.
     ///
+    /// A payment from somebody else that is seen for the first time when its deadline has passed by the wallet's own
+    /// chain (rule V10) is no news, and it counts by its block alone: its payer may have kept it back until a recovery
+    /// path had opened.
+    ///
     /// # Errors
     /// The proof does not hold; its sender is at fault.
     pub fn apply_proof(&mut self, proof: &FinalityProof) -> Result<bool, FinalityError> {
         if self.book.knows_final(proof.txid()) {
             return Ok(false);
         }
-        proof.verify(&self.federation, &mut self.verified_accounts)?;
+        proof.verify(&self.federation)?;
+        let (txid, transaction) = (proof.txid(), proof.transaction());
+        if !proof.holds_at(self.chain.tip().height) && !self.is_own_payment(proof) {
+            return Ok(false);
+        }
         for output in &proof.transaction().output {
             // An index beyond the limit cannot have been given out.
             let _beyond_limit = self.mark_used(&output.script_pubkey);
         }
-        let txid = proof.txid();
         self.proposals.remove(&txid);
-        let news = self.book.apply_final(proof.transaction(), proof.kind(), &self.addresses);
+        let deadline = proof.custody().deadline();
+        let news = self.book.apply_final(transaction, proof.kind(), deadline, &self.addresses);
         if news {
             self.proofs.insert(txid, proof.clone());
             self.touched.proofs.insert(txid);
@@ -516,3 +596,6 @@ impl Wallet {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,7 +86,7 @@ impl Wallet {
     pub(crate) fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
         let Some(identity) = state.get("wallet") else { return Ok(()) };
         let identity: Identity = read("wallet", identity)?;
-        if identity.version > VERSION {
+        if identity.version != VERSION {
             return Err(StateError::Version { found: identity.version });
         }
         if identity.federation != self.federation.id() || identity.account != self.account.id() {

@@ -20,8 +20,8 @@ use bitcoin::Txid;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Layout of the state; a wallet refuses a later one.
-pub(super) const VERSION: u32 = 1;
+/// Layout of the state; a wallet refuses any other. Version 1 was that of protocol version 1.
+pub(super) const VERSION: u32 = 2;
 /// Headers under one key.
 pub(super) const HEADERS_PER_KEY: u32 = 256;
 
@@ -56,8 +56,11 @@ pub enum StateError {
     /// It is another wallet's.
     #[error("the saved state belongs to another wallet or federation")]
     OtherWallet,
-    /// It is of a later version.
-    #[error("the saved state has version {found}, this software knows {VERSION}; use a later release")]
+    /// It is of a version that this release does not read.
+    #[error(
+        "the saved state has version {found}, this software knows {VERSION}: {}",
+        if *found > VERSION { "use a later release" } else { "set it aside and open the wallet from its words" }
+    )]
     Version {
         /// Its version.
         found: u32,
@@ -75,6 +78,11 @@ pub enum StateError {
 impl StateError {
     pub(crate) fn damaged(key: &str, reason: impl std::fmt::Display) -> Self {
         Self::Damaged { key: key.to_owned(), reason: reason.to_string() }
+    }
+
+    /// Whether it was written by a release that this one replaces.
+    pub(crate) fn is_older(&self) -> bool {
+        matches!(self, Self::Version { found } if *found < VERSION)
     }
 }
 

@@ -9,6 +9,8 @@
 //! Left out on purpose: signatures (they verify or the message is not there), the network (it loses, delays, reorders
 //! and repeats by the choice of steps), and time (a timer may fire whenever it likes; nothing may depend on it).
 
+pub mod deadlines;
+
 use stateright::{Model, Property, Representative};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -4,7 +4,10 @@
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use quorate_model::{Protocol, Variant};
+use quorate_model::{
+    Protocol, Variant,
+    deadlines::{Broken, Deadlines, First},
+};
 use serde_json::json;
 use stateright::{Checker as _, Model as _};
 use std::{path::PathBuf, thread::available_parallelism, time::Instant};
@@ -27,6 +30,15 @@ const BROKEN: [Variant; 6] = [
     Variant::FinalAfterPhase1,
     Variant::PromiseHidesCommit,
     Variant::VoidAtWill,
+];
+
+/// Each with the configuration in which it shows.
+const BROKEN_DEADLINES: [(First, Broken); 5] = [
+    (First::Payment, Broken::LateTaken),
+    (First::Payment, Broken::NoMargin),
+    (First::Payment, Broken::ChildIgnoresItsDelay),
+    (First::Home, Broken::HomePaysAtOnce),
+    (First::Sole, Broken::AttestedParent),
 ];
 
 fn main() -> Result<()> {
@@ -57,17 +69,38 @@ fn main() -> Result<()> {
         let steps = found.ok_or_else(|| anyhow::anyhow!("{variant:?}: no counterexample"))?;
         println!("{variant:?}: broken in {} steps: {}", steps.len(), steps.join(", "));
     }
+    let deadlines = deadlines()?;
     println!("{:.1} s", started.elapsed().as_secs_f64());
     if let Some(path) = arguments.json {
         let figures = json!({
             "small_states": small.unique_state_count(),
             "large_states": large.unique_state_count(),
-            "variants": BROKEN.len(),
+            "deadline_states": deadlines,
+            "variants": BROKEN.len() + BROKEN_DEADLINES.len(),
             "seconds": started.elapsed().as_secs_f64(),
         });
         std::fs::write(path, serde_json::to_vec_pretty(&figures)?)?;
     }
     Ok(())
+}
+
+/// Explores deadlines and parents; gives the number of states.
+fn deadlines() -> Result<usize> {
+    let mut states = 0;
+    for first in [First::Payment, First::Home, First::Sole] {
+        let checked = Deadlines { first, broken: Broken::Nothing }.checker().spawn_bfs().join();
+        checked.assert_properties();
+        states += checked.unique_state_count();
+    }
+    println!("a payer with its recovery key, two payments, {states} states hold");
+    for (first, broken) in BROKEN_DEADLINES {
+        let checked = Deadlines { first, broken }.checker().spawn_bfs().join();
+        let path = checked.discovery("no final payment is taken back");
+        let path = path.ok_or_else(|| anyhow::anyhow!("{broken:?}: no counterexample"))?;
+        let steps: Vec<_> = path.into_actions().iter().map(|action| format!("{action:?}")).collect();
+        println!("{broken:?}: broken in {} steps: {}", steps.len(), steps.join(", "));
+    }
+    Ok(states)
 }
 
 fn counterexample(protocol: Protocol, threads: usize) -> Option<Vec<String>> {

@@ -6,13 +6,17 @@ use bitcoin::{
 };
 use quorate::{
     Federation, NodeId,
-    account::AccountPolicy,
+    account::{AccountCertificate, AccountPolicy},
     digest::IdentityKey,
+    proposal::Proposal,
     testing,
     wallet::{SecretWords, Wallet},
 };
 use quorate_devnet::DevnetChain;
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 /// Value of every coin at the start.
 pub const COIN: Amount = Amount::from_sat(1_000_000);
@@ -25,13 +29,17 @@ const COINS_PER_WALLET: usize = 4;
 /// Blocks on top of the funding, more than any reorganisation takes out.
 const BURIED: u32 = 8;
 
+/// Coins of the owner that lies about deadlines.
+const GREEDY_COINS: u32 = 8;
+/// Value of each.
+const GREEDY_COIN: Amount = Amount::from_sat(90_500);
+
 const WORDS: [&str; WALLETS] = [
     "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about",
     "zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo wrong",
 ];
 
 /// A federation and its chain.
-#[derive(Debug)]
 pub struct Base {
     /// The federation in its first epoch.
     pub federation: Arc<Federation>,
@@ -41,6 +49,15 @@ pub struct Base {
     pub blocks: Vec<Block>,
     /// Coins that anybody can spend, standing for sole custody.
     pub coins: Vec<OutPoint>,
+    /// Coins of the joint account of `testing`, which belongs to an owner that lies about deadlines.
+    greedy: Vec<OutPoint>,
+    world: testing::World,
+}
+
+impl fmt::Debug for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Base").field("coins", &self.coins).finish_non_exhaustive()
+    }
 }
 
 impl Base {
@@ -67,18 +84,31 @@ impl Base {
                 outputs.push(TxOut { value: COIN, script_pubkey: address.script_pubkey });
             }
         }
+        let greedy = TxOut { value: GREEDY_COIN, script_pubkey: world.script() };
+        let first = u32::try_from(outputs.len()).expect("few");
+        outputs.extend((0..GREEDY_COINS).map(|_| greedy.clone()));
         let funding = spend(&[OutPoint { txid: reward, vout: 0 }], outputs);
         let txid = chain.submit(funding).expect("valid");
         chain.mine(1 + BURIED, &open_output()).expect("mines");
         let coins = (0..).take(COINS).map(|vout| OutPoint { txid, vout }).collect();
+        let greedy = (first..).take(GREEDY_COINS as usize).map(|vout| OutPoint { txid, vout }).collect();
         let shares = world.shares.iter().map(|share| *share.to_bytes()).collect();
-        let federation = Arc::new(world.federation);
-        Self { federation, keys: world.keys, shares, blocks: chain.blocks(), coins }
+        let federation = Arc::new(world.federation.clone());
+        let keys = world.keys.clone();
+        Self { federation, keys, shares, blocks: chain.blocks(), coins, greedy, world }
     }
 
     /// A node's identity key in the first epoch.
     pub fn key_of(&self, id: NodeId) -> Option<IdentityKey> {
         self.keys.get(usize::from(id.0).checked_sub(1)?).cloned()
+    }
+
+    /// A payment of a coin by the owner that lies about deadlines; `None` if there is no such coin.
+    pub fn greedy_payment(&self, coin: usize, deadline: u32) -> Option<(Proposal, AccountCertificate)> {
+        let payment = TxOut { value: GREEDY_COIN - Amount::from_sat(1_000), script_pubkey: open_output() };
+        let psbt = self.world.psbt(*self.greedy.get(coin)?, GREEDY_COIN, payment);
+        let proposal = Proposal::Joint(Box::new(self.world.authorise(psbt, deadline)));
+        Some((proposal, self.world.certificate()))
     }
 
     /// A node's share in the first epoch.

@@ -174,13 +174,13 @@ impl Evil {
         if dice.chance(self.garbage) {
             counters.add(Fault::GarbageVote);
             vote.target = match dice.below(3) {
-                0 => VoteTarget::new(vote.target.txid(), []),
+                0 => VoteTarget::new(vote.target.txid(), vote.target.custody(), []),
                 // A vote of a round far ahead, signed: it must not move anybody.
                 more => {
                     let ahead = u32::try_from(more).unwrap_or(1) * 1_000;
                     let inputs =
                         vote.target.inputs().iter().map(|(one, round)| (*one, Round(round.0 + ahead)));
-                    let target = VoteTarget::new(vote.target.txid(), inputs);
+                    let target = VoteTarget::new(vote.target.txid(), vote.target.custody(), inputs);
                     vote = SignedVote::sign(
                         me.federation.context(),
                         me.id,
@@ -218,8 +218,11 @@ impl Evil {
             return reply;
         }
         counters.add(Fault::Equivocate);
-        let target =
-            VoteTarget::new(proposal.txid(), proposal.outpoints().into_iter().map(|one| (one, Round(0))));
+        let target = VoteTarget::new(
+            proposal.txid(),
+            proposal.custody(),
+            proposal.outpoints().into_iter().map(|one| (one, Round(0))),
+        );
         let vote = SignedVote::sign(me.federation.context(), me.id, me.key, target, Verdict::Approve);
         PeerReply::Voting(VotingReply::VoteResponse {
             vote,
@@ -265,7 +268,7 @@ impl Evil {
                 if dice.chance(self.garbage) =>
             {
                 counters.add(Fault::GarbageShare);
-                let other = VoteTarget::new(certificate.target.txid(), []);
+                let other = VoteTarget::new(certificate.target.txid(), certificate.target.custody(), []);
                 let signature = sign_commit(me.federation.context(), me.key, &other);
                 PeerReply::Voting(VotingReply::CommitResponse { commit: CommitReply::Sole { signature } })
             }

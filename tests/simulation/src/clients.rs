@@ -11,6 +11,7 @@ use crate::{
 use bitcoin::{Address, Amount, Network, OutPoint, TxOut};
 use quorate::{
     NodeId,
+    account::AccountCertificate,
     finality::FinalityProof,
     proposal::Proposal,
     session::{Event as Told, Output, PaymentState},
@@ -237,7 +238,12 @@ impl World {
     /// Starts something: a payment, a conflict, a circle of conflicts, a cancellation.
     pub(crate) fn work(&mut self) {
         match self.dice.below(10) {
-            0 | 1 => self.sole_payment(1),
+            0 => self.sole_payment(1),
+            1 => match self.dice.below(3) {
+                0 => self.sole_payment(1),
+                1 => self.attested_child(),
+                _ => self.wrong_deadline(),
+            },
             2..=4 => self.sole_payment(2),
             5 => self.circle(),
             6 => self.wallet_goes_offline(),
@@ -274,13 +280,41 @@ impl World {
         }
     }
 
+    /// What a transaction of sole custody pays is spent again at once, whether a block has the first or not.
+    fn attested_child(&mut self) {
+        let childless = |one: &&Submission| matches!(one.outcome, Some(TransactionStatus::Signed { .. }));
+        let parents: Vec<_> = self.submissions.iter().filter(childless).collect();
+        let Some(Proposal::Sole { transaction }) = self.dice.pick(&parents).map(|one| &one.proposal) else {
+            return;
+        };
+        let outpoint = OutPoint { txid: transaction.compute_txid(), vout: 0 };
+        let Some(output) = transaction.output.first() else { return };
+        let value = output.value - Amount::from_sat(1_000);
+        let child = spend(&[outpoint], vec![TxOut { value, script_pubkey: open_output() }]);
+        self.counters.add(Fault::AttestedChild);
+        self.hand_in(Proposal::Sole { transaction: child }, None);
+    }
+
+    /// A payment whose deadline lies after its recovery path opens, or below the tip.
+    fn wrong_deadline(&mut self) {
+        let deadline = if self.dice.below(2) == 0 { u32::MAX } else { 1 };
+        let Some((proposal, account)) = self.base.greedy_payment(self.next_greedy, deadline) else { return };
+        self.next_greedy += 1;
+        self.counters.add(Fault::WrongDeadline);
+        self.hand_in(proposal, Some(account));
+    }
+
     fn submit(&mut self, inputs: &[OutPoint], version: u64) {
         let value = COIN * u64::try_from(inputs.len()).unwrap_or(1) - Amount::from_sat(2_000 + version);
         let transaction = spend(inputs, vec![TxOut { value, script_pubkey: open_output() }]);
-        let proposal = Proposal::Sole { transaction };
+        self.hand_in(Proposal::Sole { transaction }, None);
+    }
+
+    fn hand_in(&mut self, proposal: Proposal, account: Option<AccountCertificate>) {
         let index = self.submissions.len();
         self.submissions.push(Submission {
             proposal,
+            account,
             at: None,
             heard: Duration::ZERO,
             submitted: Duration::ZERO,
@@ -315,9 +349,9 @@ impl World {
         let Some(submission) = self.submissions.get_mut(index) else { return };
         submission.at = Some((node, session));
         (submission.heard, submission.submitted) = (now, now);
-        let proposal = submission.proposal.clone();
+        let (proposal, account) = (submission.proposal.clone(), submission.account.clone());
         self.say(node, session, None, hello());
-        self.say(node, session, Some(1), ClientMessage::TransactionBroadcast { proposal, account: None });
+        self.say(node, session, Some(1), ClientMessage::TransactionBroadcast { proposal, account });
     }
 
     pub(crate) fn submission_lost(&mut self, index: usize) {

@@ -83,6 +83,10 @@ pub enum Fault {
     Reorganisation6,
     /// An owner signs two spends of one coin.
     ConflictingSpend,
+    /// An owner spends what an attested transaction pays before a block has it.
+    AttestedChild,
+    /// An owner names a deadline after its recovery path opens, or one that has passed.
+    WrongDeadline,
     /// Three transactions, each sharing a coin with the next.
     Circle,
     /// An owner cancels a payment.
@@ -121,7 +125,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 55] = [
         Self::Crash,
         Self::CrashWhileWriting,
         Self::CrashInRecovery,
@@ -158,6 +162,8 @@ impl Fault {
         Self::Reorganisation5,
         Self::Reorganisation6,
         Self::ConflictingSpend,
+        Self::AttestedChild,
+        Self::WrongDeadline,
         Self::Circle,
         Self::Cancel,
         Self::WalletOffline,

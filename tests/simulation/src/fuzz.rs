@@ -97,8 +97,7 @@ pub fn proofs(data: &[u8]) {
     let world = WORLD.get_or_init(|| testing::federation(4));
     let federation = &world.federation;
     let refused = [
-        same_again::<FinalityProof>(data)
-            .is_some_and(|one| one.verify(federation, &mut Default::default()).is_ok()),
+        same_again::<FinalityProof>(data).is_some_and(|one| one.verify(federation).is_ok()),
         same_again::<ApprovalCertificate>(data).is_some_and(|one| one.verify(federation).is_ok()),
         same_again::<ReleaseCertificate>(data).is_some_and(|one| one.verify(federation).is_ok()),
         same_again::<AccountCertificate>(data).is_some_and(|one| one.verify(federation).is_ok()),

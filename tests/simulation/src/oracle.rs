@@ -7,11 +7,11 @@ use bitcoin::{OutPoint, Txid};
 use quorate::{
     Epoch, Federation, NodeId, NonceCommitment, Round,
     evidence::Evidence,
-    finality::{FinalityProof, VerifiedAccounts},
+    finality::FinalityProof,
     log_head::SignedHead,
     release::{Outcome, ReleaseCertificate, SignedPromise},
     seal::SealedTransaction,
-    vote::{SignedVote, Verdict, VoteTarget},
+    vote::{NOT_BEFORE_ITS_BLOCK, SignedVote, Verdict, VoteTarget},
     wire::{
         CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus, VotingReply, VotingRequest,
     },
@@ -26,6 +26,9 @@ use std::{
 pub type Mirror = BTreeMap<Row, Vec<u8>>;
 /// A record's table and key.
 pub type Row = (Table, Vec<u8>);
+
+/// More blocks than come while a vote is written.
+const BLOCKS_PER_WRITE: u32 = 20;
 
 /// The judge of one run.
 #[derive(Debug, Default)]
@@ -45,6 +48,10 @@ pub struct Oracle {
     pub violation: Option<String>,
     /// Statements looked at.
     pub checks: u64,
+    /// Transactions that were in a block at some time, and may be again.
+    pub mined: BTreeSet<Txid>,
+    /// Transactions of sole custody that are final, and promise nothing about the chain.
+    attested: BTreeSet<Txid>,
     /// Nodes that have sealed the first epoch.
     sealed: BTreeSet<NodeId>,
 }
@@ -79,7 +86,7 @@ impl Oracle {
         self.checks += 1;
         match (request, reply) {
             (_, PeerReply::Voting(VotingReply::VoteResponse { vote, releases, proof, .. })) => {
-                self.vote(node, mirror, vote);
+                self.vote(node, mirror, vote, &weight);
                 releases.iter().for_each(|release| self.release(release));
                 if let Some(proof) = proof {
                     self.proof(&weight.federation, proof);
@@ -138,7 +145,7 @@ impl Oracle {
         }
     }
 
-    fn vote(&mut self, node: NodeId, mirror: &Mirror, vote: &SignedVote) {
+    fn vote(&mut self, node: NodeId, mirror: &Mirror, vote: &SignedVote, weight: &Weight) {
         if vote.verdict != Verdict::Approve {
             return;
         }
@@ -156,6 +163,9 @@ impl Oracle {
                 self.broken("one approval per outpoint and round", what);
             }
         }
+        if first {
+            self.vote_that_will_be_mined(node, vote, weight);
+        }
         // The same vote again is the same vote, whatever has happened since.
         for (outpoint, round) in vote.target.inputs().iter().filter(|_| first) {
             self.vote_for_free_coin(node, mirror, txid, *outpoint, *round);
@@ -163,6 +173,25 @@ impl Oracle {
         let recorded = record(mirror, txid).and_then(|record| record.vote);
         if !recorded.is_some_and(|recorded| covers(&recorded.target, &vote.target)) {
             self.broken("nothing leaves that is not durable", format!("node {node}'s vote for {txid}"));
+        }
+    }
+
+    /// A node votes for nothing that its owner can take back: by the recovery path after a deadline that lies too late,
+    /// or by spending the coin of an attested parent another way.
+    fn vote_that_will_be_mined(&mut self, node: NodeId, vote: &SignedVote, weight: &Weight) {
+        let (txid, roster) = (vote.target.txid(), weight.federation.roster());
+        let latest = weight.tip + u32::from(roster.recovery_delay) - u32::from(roster.recovery_margin);
+        let deadline = vote.target.custody().deadline().filter(|deadline| *deadline != NOT_BEFORE_ITS_BLOCK);
+        // Blocks may come while the vote is written.
+        if deadline.is_some_and(|deadline| deadline > latest || deadline + BLOCKS_PER_WRITE < weight.tip) {
+            let what = format!("node {node} approved {txid} until {deadline:?} at height {}", weight.tip);
+            self.broken("a deadline lies above the tip and below the horizon", what);
+        }
+        let parents = vote.target.inputs().keys().map(|outpoint| outpoint.txid);
+        let mut unmined = parents.filter(|parent| !self.mined.contains(parent));
+        if let Some(parent) = unmined.find(|parent| self.attested.contains(parent)) {
+            let what = format!("node {node} approved {txid}, which spends the attested {parent}");
+            self.broken("no promise is better than what it rests on", what);
         }
     }
 
@@ -300,6 +329,9 @@ impl Oracle {
 
     fn became_final(&mut self, target: &VoteTarget) {
         let txid = target.txid();
+        if target.custody().deadline().is_none() {
+            self.attested.insert(txid);
+        }
         for (outpoint, round) in target.inputs() {
             self.spend(*outpoint, txid);
             let known = self.final_targets.entry(*outpoint).or_default();
@@ -325,7 +357,7 @@ impl Oracle {
         if !self.proven.insert(txid) {
             return;
         }
-        if let Err(error) = proof.verify(federation, &mut VerifiedAccounts::new()) {
+        if let Err(error) = proof.verify(federation) {
             self.broken("final means proven", format!("{txid}: {error}"));
         }
         for outpoint in proof.outpoints() {
@@ -390,6 +422,8 @@ pub struct Weight {
     pub faulty: usize,
     /// q.
     pub quorum: usize,
+    /// Height of the node's tip.
+    pub tip: u32,
 }
 
 fn record(mirror: &Mirror, txid: Txid) -> Option<TxRecord> {

@@ -8,6 +8,7 @@ use crate::{
 use bitcoin::{OutPoint, Txid};
 use quorate::{
     NodeId,
+    account::AccountCertificate,
     proposal::Proposal,
     session::Session,
     wire::{ClientMessage, SubscriptionKey, TransactionStatus, UtxoRecord, limits},
@@ -108,6 +109,8 @@ impl SimWallet {
 #[derive(Debug)]
 pub struct Submission {
     pub(crate) proposal: Proposal,
+    /// The paying account, if it is a joint one.
+    pub(crate) account: Option<AccountCertificate>,
     pub(crate) at: Option<(NodeId, SessionId)>,
     pub(crate) heard: Duration,
     /// When it was last handed to a node.

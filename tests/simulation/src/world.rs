@@ -98,6 +98,7 @@ pub struct World {
     pub(crate) counters: Counters,
     pub(crate) next_rpc: u64,
     pub(crate) next_coin: usize,
+    pub(crate) next_greedy: usize,
     /// Pairs that cannot talk, in this direction.
     pub(crate) cuts: BTreeSet<(NodeId, NodeId)>,
     pub(crate) stormy: bool,
@@ -193,6 +194,7 @@ impl World {
             counters: Counters::default(),
             next_rpc: 1,
             next_coin: 0,
+            next_greedy: 0,
             cuts: BTreeSet::new(),
             stormy: true,
             judged_again: 0,
@@ -243,7 +245,8 @@ impl World {
         } else {
             self.nodes.values().filter(|node| !node.is_trusted()).count()
         };
-        Weight { federation, faulty, quorum }
+        let tip = self.nodes.get(&id).and_then(|node| Some(node.machine.as_ref()?.tip().height));
+        Weight { federation, faulty, quorum, tip: tip.unwrap_or(0) }
     }
 
     pub(crate) fn schedule(&mut self, wait: Duration, event: Event) {
@@ -406,12 +409,15 @@ impl World {
     fn mine(&mut self) {
         let buried = u32::try_from(self.base.blocks.len()).unwrap_or(0);
         let above = self.chain.height().saturating_sub(buried) + 6;
-        if self.stormy && self.dice.chance(self.weather.reorganisations) {
+        let mined = if self.stormy && self.dice.chance(self.weather.reorganisations) {
             let depth = u32::try_from(1 + self.dice.below(6)).unwrap_or(1).min(above);
             self.counters.add(Fault::reorganisation(depth));
-            self.chain.reorganise(depth, &open_output()).expect("reorganises");
+            self.chain.reorganise(depth, &open_output()).expect("reorganises")
         } else {
-            self.chain.mine(1, &open_output()).expect("mines");
+            self.chain.mine(1, &open_output()).expect("mines")
+        };
+        for (block, _) in mined.into_iter().filter_map(|hash| self.chain.find(hash)) {
+            self.oracle.mined.extend(block.txdata.iter().map(bitcoin::Transaction::compute_txid));
         }
         for node in self.nodes.keys().copied().collect::<Vec<_>>() {
             let wait = self.dice.between(1_000, 900_000);

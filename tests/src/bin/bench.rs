@@ -290,7 +290,7 @@ async fn plain(bench: &mut Bench<'_>, network: &Devnet) -> Result<()> {
         }
         anyhow::bail!("the bridge closed the connection")
     };
-    ask(&mut socket, json!({"id": 1, "type": "Hello", "protocol": 1}), "Welcome").await?;
+    ask(&mut socket, json!({"id": 1, "type": "Hello", "protocol": 2}), "Welcome").await?;
     ask(&mut socket, json!({"id": 2, "type": "UTXOSubscribe", "keys": ["tip"]}), "UTXOSubscribed").await?;
     let mut query = Vec::new();
     for _ in 0..QUERIES {

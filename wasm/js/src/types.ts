@@ -10,10 +10,14 @@ export type Network = "bitcoin" | "testnet" | "testnet4" | "signet" | "regtest";
 export interface Balance {
   /** Verified and free. */
   readonly spendable: bigint;
-  /** Announced, but neither final nor in a block by a verified proof. */
+  /** Announced, but not verified; or verified, and waiting for blocks: what an attested transaction paid, or one whose block is not deep enough. */
   readonly incoming: bigint;
   /** Reserved by a payment that is under way. */
   readonly locked: bigint;
+  /** Block rewards that wait for their hundredth block. */
+  readonly immature: bigint;
+  /** Too old to pay with: `pay({ to: await wallet.unusedAddress(), amount: "everything" })` moves them home, and they are spendable when that is confirmed. */
+  readonly expired: bigint;
 }
 
 /** A block of the wallet's own header chain. */

@@ -39,9 +39,12 @@ export interface FinalTransaction {
   readonly finality: Finality;
   /** Complete, in hex. */
   readonly transaction: string;
-  /** The paying account, if it is a joint one. */
-  readonly account?: string;
-  /** Nodes that must have taken part. */
+  /**
+   * For `enforced`: the block height below which it is final without a confirmation. Compare it with a tip of your own (`Headers`); at that height or later, and always if it
+   * is 0, only a block makes it final.
+   */
+  readonly deadline?: number;
+  /** Nodes whose signatures show it. */
   readonly signers: number;
   /** Spent outpoints, `txid:vout`. */
   readonly inputs: readonly string[];

@@ -14,6 +14,10 @@ use rand_chacha::ChaCha20Rng;
 pub enum Bug {
     /// V1: approves coins that it does not know to be spendable.
     VoteForSpentCoin,
+    /// V1: approves what spends the unconfirmed output of an attested transaction.
+    TrustAttestedParent,
+    /// V10: approves, commits to and takes in whatever the deadline says.
+    IgnoreDeadline,
     /// V2: approves a second transaction for one outpoint and round.
     VoteTwice,
     /// V2: the vote leaves before it is durable.
@@ -64,8 +68,10 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::VoteForSpentCoin,
+        Self::TrustAttestedParent,
+        Self::IgnoreDeadline,
         Self::VoteTwice,
         Self::VoteBeforeWrite,
         Self::SmallCertificate,

@@ -10,7 +10,7 @@ use crate::{Tag, context::Context};
 use quorate_protocol::{
     NodeId,
     evidence::{CommitStatement, Evidence, SigningRecord},
-    finality::{FinalityProof, SpentOutput},
+    finality::FinalityProof,
     frost::{AggregateError, Culprit, SigningError, SigningSession, WalletSignature},
     proposal::Proposal,
     vote::verify_commit,
@@ -209,8 +209,8 @@ impl Run {
     }
 
     fn complete_joint(&mut self, cx: &mut Context) {
-        let (Some(session), Some(checked), Some(account), Some(wallet)) =
-            (&self.signing.session, &self.checked, &self.account, &self.signing.wallet)
+        let (Some(session), Some(checked), Some(account), Some(wallet), Some(certificate)) =
+            (&self.signing.session, &self.checked, &self.account, &self.signing.wallet, &self.certificate)
         else {
             return;
         };
@@ -220,14 +220,8 @@ impl Run {
         match session.aggregate(&cx.federation, &account.record, &shares, &wallet.shares) {
             Ok(signatures) => match checked.complete(&signatures) {
                 Ok(transaction) => {
-                    let spent = checked.spent.iter().zip(&checked.addresses);
-                    let spent = spent.map(|(output, address)| SpentOutput {
-                        output: output.clone(),
-                        position: address.position,
-                    });
-                    let spent = spent.collect();
-                    let account = Box::new(account.clone());
-                    cx.complete(FinalityProof::Enforced { transaction, spent, account });
+                    let (spent, certificate) = (checked.spent.clone(), Box::new(certificate.clone()));
+                    cx.complete(FinalityProof::Enforced { transaction, spent, certificate });
                 }
                 Err(error) => self.give_up(cx, &error.to_string(), true),
             },

@@ -7,13 +7,16 @@
 
 mod binding;
 mod blocks;
+mod cluster;
 mod coins;
 mod rounds;
 mod transactions;
 
 use crate::records::{RoundRecord, TxRecord};
+pub(crate) use binding::Ancestry;
 use bitcoin::{Block, BlockHash, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header};
 use blocks::{BlockEffect, Blocks};
+pub(crate) use cluster::{CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX};
 use coins::{Coin, Coins};
 use quorate_protocol::{
     Epoch, Round,

@@ -3,7 +3,7 @@ use bitcoin::{
     Amount, OutPoint, TxIn, absolute::LockTime, block, consensus::Params, hashes::Hash as _,
     transaction::Version,
 };
-use quorate_protocol::vote::VoteTarget;
+use quorate_protocol::vote::{Custody, VoteTarget};
 use std::collections::BTreeMap;
 
 fn taproot() -> ScriptBuf {
@@ -43,7 +43,7 @@ fn a_spend_in_a_block_frees_what_is_left_to_another_only_once_it_is_deep() {
     let [a, b] = [0, 1].map(|vout| OutPoint { txid: funding.compute_txid(), vout });
     let left = Txid::hash(b"left");
     let certificate = ApprovalCertificate {
-        target: VoteTarget::new(left, [(a, Round(0)), (b, Round(0))]),
+        target: VoteTarget::new(left, Custody::joint(1_000, []), [(a, Round(0)), (b, Round(0))]),
         approvals: BTreeMap::new(),
     };
     let release = ReleaseCertificate {

@@ -15,7 +15,7 @@ pub fn opening(handover: &Handover, succession: [u8; 32], evidence: &[Evidence],
             (Some(certificate), _) => certificate.target.clone(),
             (None, Some(proof)) => {
                 let inputs = proof.outpoints().map(|outpoint| (outpoint, Round(0)));
-                VoteTarget::new(sealed.txid, inputs)
+                VoteTarget::new(sealed.txid, proof.custody(), inputs)
             }
             (None, None) => continue,
         };

@@ -1,6 +1,7 @@
 //! Tests of the rules through the machine: what each refuses, what it emits, and in which order.
 
 mod coordinating;
+mod deadlines;
 mod epochs;
 mod releasing;
 mod signing;

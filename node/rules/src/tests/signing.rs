@@ -7,7 +7,7 @@ use crate::{
 use quorate_protocol::{
     NodeId,
     evidence::EvidenceKind,
-    finality::{FinalityKind, VerifiedAccounts},
+    finality::FinalityKind,
     proposal::Proposal,
     wire::{
         ClientMessage, CommitReply, ErrorCode, Fault, PeerReply, ServerMessage, TransactionStatus,
@@ -56,7 +56,7 @@ fn a_joint_payment_is_final_everywhere_with_q_shares_and_the_wallets() {
     assert!(cluster.broadcast.contains(&txid));
     let proof = cluster.get(4).machine.proof(&txid).expect("a proof").clone();
     assert_eq!(proof.kind(), FinalityKind::Enforced);
-    proof.verify(&cluster.world.federation, &mut VerifiedAccounts::new()).expect("verifies");
+    proof.verify(&cluster.world.federation).expect("verifies");
     let sizes = cluster.get(1).machine.sizes();
     assert_eq!((sizes.coordinations, sizes.open), (0, 0));
 }

@@ -10,8 +10,8 @@ use quorate_protocol::{
     NodeId,
     account::{Keychain, KeychainIndex},
     log_head::{LogHead, SignedHead},
-    proposal::{JointProposal, Proposal, describe_output},
-    vote::Verdict,
+    proposal::{Proposal, describe_output},
+    vote::{NOT_BEFORE_ITS_BLOCK, Verdict},
     wire::{CommitReply, ErrorCode, PeerReply, RejectReason, VotingReply, VotingRequest},
 };
 
@@ -129,8 +129,13 @@ fn a_coin_past_its_horizon_goes_home_and_nowhere_else() {
     let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
     let address = kit.world.account.address(position).expect("derives");
     describe_output(&kit.world.account, &address, &mut psbt.outputs[0]);
-    let (account, key) = (kit.world.account.id(), &kit.world.authorisation);
-    let home = JointProposal::authorise(&kit.world.federation, account, key, psbt);
+    let late = kit.world.authorise(psbt.clone(), u32::MAX);
+    let refused = vote(&mut kit, Proposal::Joint(Box::new(late)));
+    assert!(
+        matches!(refused, Err(RejectReason::Horizon { .. })),
+        "it is not final before its block: {refused:?}"
+    );
+    let home = kit.world.authorise(psbt, NOT_BEFORE_ITS_BLOCK);
     assert_eq!(vote(&mut kit, Proposal::Joint(Box::new(home))), Ok(()));
     let mut kit = Kit::voting();
     let outpoint = kit.joint_coin(90_500, 5, false);

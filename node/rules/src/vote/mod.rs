@@ -27,7 +27,7 @@ use quorate_protocol::{
     frost::{NodeCommitments, NodeShare},
     proposal::{Proposal, SpendPlan},
     release::ReleaseCertificate,
-    vote::{ApprovalCertificate, Verdict, VoteTarget},
+    vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
     wire::{ErrorCode, Fault, RejectReason, VotingReply, WireError},
 };
 
@@ -69,8 +69,17 @@ impl Voter {
         let known = cx.ledger.record(&txid).cloned();
         let repeated =
             known.as_ref().and_then(|known| known.vote.clone()).filter(|vote| vote.target == target);
+        // In one round a node stands by one deadline, or one witness, of a transaction; a release makes room for
+        // another.
+        let other = |vote: &SignedVote| vote.target != target && vote.target.inputs() == target.inputs();
+        let bound = known.as_ref().and_then(|known| known.vote.as_ref()).is_some_and(other);
         let (vote, reason, plan) = match repeated {
             Some(vote) => (vote, None, self.plan_of(cx, known.as_ref())?),
+            None if bound => {
+                let message = "it was voted for with another deadline or witness in this round".to_owned();
+                let reason = RejectReason::Invalid { message };
+                (cx.sign_vote(target.clone(), Verdict::Reject), Some(reason), None)
+            }
             None if unwanted => {
                 let reason = RejectReason::Invalid { message: "its owner cancelled it".to_owned() };
                 (cx.sign_vote(target.clone(), Verdict::Reject), Some(reason), None)

@@ -67,8 +67,7 @@ fn commitments_digest(
 ) -> [u8; 32] {
     let writer = Writer::signed(Purpose::NonceCommitments, federation.context())
         .u16(node.0)
-        .fixed(target.txid().as_ref())
-        .fixed(&target.inputs_hash().0)
+        .fixed(&target.hash().0)
         .u32(u32::try_from(commitments.len()).unwrap_or(u32::MAX));
     commitments.iter().fold(writer, |writer, commitment| writer.fixed(&commitment.0)).finish()
 }
@@ -408,7 +407,7 @@ fn package_digest(
     let mut writer = Writer::signed(Purpose::Package, federation.context())
         .fixed(&account)
         .fixed(plan.txid.as_ref())
-        .fixed(&target.inputs_hash().0)
+        .fixed(&target.hash().0)
         .u32(attempt)
         .u32(u32::try_from(plan.inputs.len()).unwrap_or(u32::MAX));
     for input in &plan.inputs {

@@ -306,7 +306,7 @@ fn commitments_of_one_round_are_refused_in_another() {
     let wallet = commitments[&NodeId(1)].commitments.clone();
     let later =
         world.target(&plan).inputs().keys().map(|outpoint| (*outpoint, crate::Round(1))).collect::<Vec<_>>();
-    let later = crate::vote::VoteTarget::new(plan.txid, later);
+    let later = crate::vote::VoteTarget::new(plan.txid, testing::custody(), later);
     let error =
         SigningSession::new(&world.federation, &plan, &later, 1, &commitments, &wallet).expect_err("refused");
     assert_eq!(error, SigningError::Commitments { culprit: Culprit::Node(NodeId(1)) });

@@ -40,6 +40,9 @@ pub enum ErrorCode {
     UnknownTransaction,
     /// An input has left the round that the message is about; vote again in the present one.
     RoundOver,
+    /// The transaction's deadline has passed and no block has it (rule V10): propose it with a later one if the horizon
+    /// allows, or wait for its block.
+    DeadlinePassed,
     /// The nonces named are used up; a new attempt is needed.
     NonceUnavailable,
     /// The connection to the coordinating node was lost; submit again, it is idempotent.

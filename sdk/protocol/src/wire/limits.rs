@@ -5,9 +5,9 @@ use super::{ErrorCode, WireError};
 use std::time::Duration;
 
 /// Protocol name: ALPN identifier and WebSocket subprotocol.
-pub const PROTOCOL: &str = "quorate.1";
+pub const PROTOCOL: &str = "quorate.2";
 /// Protocol version in `Hello`.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Largest frame, in bytes of JSON. A proposal of 64 inputs with its PSBT stays under 64 KiB; a snapshot page is cut
 /// to fit.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;

@@ -223,6 +223,24 @@ pub enum RejectReason {
         /// Height at which its recovery path opens.
         opens_at: u32,
     },
+    /// With its unconfirmed relatives it is more than a mempool keeps together. Retry after a block, or with a coin
+    /// that is confirmed.
+    UnconfirmedChain {
+        /// Most transactions of a cluster.
+        transactions: usize,
+        /// Most virtual bytes of a cluster.
+        vbytes: usize,
+    },
+    /// The deadline is not above the node's tip, or later than the inputs allow (rule V10). Propose the payment with
+    /// one in between.
+    Deadline {
+        /// The proposal's, a block height.
+        deadline: u32,
+        /// Height of the node's tip.
+        tip: u32,
+        /// The latest that the inputs allow.
+        latest: u32,
+    },
     /// An input is being released, or its round is not known to the node. Retry.
     Round {
         /// The input.
@@ -249,11 +267,16 @@ impl RejectReason {
     /// Whether the same transaction may be approved later.
     pub fn retry(&self) -> bool {
         match self {
-            Self::UnknownCoin { .. } | Self::Unconfirmed { .. } | Self::Round { .. } | Self::TimeLock => true,
+            Self::UnknownCoin { .. }
+            | Self::Unconfirmed { .. }
+            | Self::UnconfirmedChain { .. }
+            | Self::Round { .. }
+            | Self::TimeLock => true,
             Self::Conflict { .. }
             | Self::Spent { .. }
             | Self::WrongCoin { .. }
             | Self::Horizon { .. }
+            | Self::Deadline { .. }
             | Self::Script { .. }
             | Self::Invalid { .. } => false,
         }

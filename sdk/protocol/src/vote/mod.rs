@@ -8,93 +8,18 @@
 //!
 //! A vote alone, and even a certificate, is not finality; see [`crate::finality`].
 
+mod target;
+
+pub use target::{Custody, InputRound, NOT_BEFORE_ITS_BLOCK, VoteTarget, spent_hash};
+
 use crate::{
-    Epoch, Federation, InputsHash, NodeId, Round,
-    digest::{Context, IdentityKey, Purpose, Writer},
+    Epoch, Federation, NodeId,
+    digest::{Context, IdentityKey, Purpose},
     tagged,
 };
-use bitcoin::{OutPoint, Txid, secp256k1::schnorr};
+use bitcoin::secp256k1::schnorr;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
-
-/// An input's outpoint and the round that it is voted in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct InputRound {
-    /// The outpoint that is spent.
-    pub outpoint: OutPoint,
-    /// Its round.
-    pub round: Round,
-}
-
-/// What a vote or commit is about: a transaction and the rounds of its inputs, sorted by outpoint.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(from = "TargetParts", into = "TargetParts")]
-pub struct VoteTarget {
-    txid: Txid,
-    inputs: BTreeMap<OutPoint, Round>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct TargetParts {
-    txid: Txid,
-    inputs: Vec<InputRound>,
-}
-
-impl From<TargetParts> for VoteTarget {
-    fn from(parts: TargetParts) -> Self {
-        Self::new(parts.txid, parts.inputs.into_iter().map(|input| (input.outpoint, input.round)))
-    }
-}
-
-impl From<VoteTarget> for TargetParts {
-    fn from(target: VoteTarget) -> Self {
-        let inputs = target.inputs.into_iter().map(|(outpoint, round)| InputRound { outpoint, round });
-        Self { txid: target.txid, inputs: inputs.collect() }
-    }
-}
-
-impl VoteTarget {
-    /// A transaction with the round of each input; order does not matter.
-    pub fn new(txid: Txid, inputs: impl IntoIterator<Item = (OutPoint, Round)>) -> Self {
-        Self { txid, inputs: inputs.into_iter().collect() }
-    }
-
-    /// The transaction.
-    pub fn txid(&self) -> Txid {
-        self.txid
-    }
-
-    /// Its inputs' rounds, by outpoint.
-    pub fn inputs(&self) -> &BTreeMap<OutPoint, Round> {
-        &self.inputs
-    }
-
-    /// The epoch that all its rounds belong to; `None` if they are of several, which nobody votes for.
-    pub fn epoch(&self) -> Option<Epoch> {
-        let mut epochs = self.inputs.values().map(|round| round.epoch());
-        let first = epochs.next()?;
-        epochs.all(|other| other == first).then_some(first)
-    }
-
-    /// The tagged hash of the sorted (outpoint, round) list: txid in internal byte order, output index, round.
-    pub fn inputs_hash(&self) -> InputsHash {
-        let mut writer = Writer::new(Purpose::Inputs);
-        for (outpoint, round) in &self.inputs {
-            writer = writer.fixed(outpoint.txid.as_ref()).u32(outpoint.vout).u32(round.0);
-        }
-        InputsHash(writer.finish())
-    }
-
-    /// The digest for statements of its own epoch, with that epoch.
-    fn digest_in(&self, purpose: Purpose, federation: &Federation) -> Option<(Epoch, Writer)> {
-        let epoch = self.epoch()?;
-        Some((epoch, self.digest(purpose, &federation.context_of(epoch))))
-    }
-
-    fn digest(&self, purpose: Purpose, context: &Context) -> Writer {
-        Writer::signed(purpose, context).fixed(self.txid.as_ref()).fixed(&self.inputs_hash().0)
-    }
-}
 
 /// What a node says in phase 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,9 +33,8 @@ pub enum Verdict {
 
 /// A node's signed vote.
 ///
-/// Signed bytes: `tagged_hash("quorate/vote/1", magic(4) || federation(32) || epoch(u64) || txid(32) ||
-/// inputs_hash(32) || verdict(1))`, integers big-endian, txid in internal byte order, verdict 1 for approve and 0 for
-/// reject.
+/// Signed bytes: `tagged_hash("quorate/vote/2", magic(4) || federation(32) || epoch(u64) || target_hash(32) ||
+/// verdict(1))`, integers big-endian, verdict 1 for approve and 0 for reject; for the hash see [`VoteTarget`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SignedVote {
     /// Who votes.
@@ -275,12 +199,16 @@ pub enum CertificateError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
-    use bitcoin::hashes::Hash as _;
+    use crate::{Round, testing};
+    use bitcoin::{OutPoint, Txid, hashes::Hash as _};
 
     fn target() -> VoteTarget {
         let outpoint = |vout| OutPoint { txid: Txid::all_zeros(), vout };
-        VoteTarget::new(Txid::all_zeros(), [(outpoint(1), Round(0)), (outpoint(0), Round(2))])
+        VoteTarget::new(
+            Txid::all_zeros(),
+            testing::custody(),
+            [(outpoint(1), Round(0)), (outpoint(0), Round(2))],
+        )
     }
 
     fn certificate(world: &testing::World, nodes: std::ops::Range<u16>) -> ApprovalCertificate {
@@ -302,13 +230,13 @@ mod tests {
             epoch: Epoch(1),
         };
         assert_eq!(
-            target().inputs_hash().to_string(),
-            "a899325ce8721b7641a7787d956339e725fc4a4be59c655bf97620d82a74a111",
-            "inputs"
+            target().hash().to_string(),
+            "f88ccc45c822ae8cfab05cf6595dd39f164d55cfe48f60b2cfa7ecc22852ea3f",
+            "target"
         );
         assert_eq!(
             hex::encode(vote_digest(&target(), &context, Verdict::Approve)),
-            "9777a67400bedb7b799999771c92ecdb2632e4a2aace64c5bc40778f1370eb91",
+            "19ff2ee9e17ab4958a6b9458549b38ed0d0bb6ff2ea7eae9294b7d2f4bbf21d7",
             "vote"
         );
     }
@@ -357,7 +285,8 @@ mod tests {
             |node, target: &VoteTarget| verify_commit(&world.federation, NodeId(node), target, &signature);
         assert!(verified(1, &target()));
         assert!(!verified(2, &target()));
-        let other = VoteTarget::new(Txid::from_byte_array([1; 32]), target().inputs);
+        let other =
+            VoteTarget::new(Txid::from_byte_array([1; 32]), testing::custody(), target().inputs().clone());
         assert!(!verified(1, &other));
     }
 
@@ -365,8 +294,9 @@ mod tests {
     fn a_certificate_of_other_rounds_does_not_verify() {
         let world = testing::federation(4);
         let mut other = certificate(&world, 1..4);
-        let rounds = target().inputs.into_iter().map(|(outpoint, Round(r))| (outpoint, Round(r + 1)));
-        other.target = VoteTarget::new(Txid::all_zeros(), rounds);
+        let rounds =
+            target().inputs().clone().into_iter().map(|(outpoint, Round(r))| (outpoint, Round(r + 1)));
+        other.target = VoteTarget::new(Txid::all_zeros(), testing::custody(), rounds);
         assert!(other.verify(&world.federation).is_err());
     }
 }

@@ -36,6 +36,15 @@ fn child(kit: &Kit, parent: &FinalityProof, deadline: u32) -> JointProposal {
     kit.world.authorise(kit.world.psbt(coin, value, payment), deadline)
 }
 
+/// [`testing::World::final_payment`](quorate_protocol::testing::World::final_payment), which this node voted for: it has
+/// looked the coin up.
+fn paid(kit: &mut Kit) -> FinalityProof {
+    let (proposal, proof) = (kit.joint(), kit.world.final_payment());
+    assert_eq!(vote(kit, proposal), Ok(()));
+    assert_eq!(announce(kit, &proof), Ok(()));
+    proof
+}
+
 fn announce(kit: &mut Kit, proof: &FinalityProof) -> Result<(), ErrorCode> {
     let request = VotingRequest::FinalTransaction { proof: proof.clone(), head: None };
     kit.ask(OTHER, request).map(|_| ()).map_err(|error| error.code)
@@ -127,17 +136,20 @@ fn what_was_moved_home_past_the_horizon_pays_nobody_before_its_block() {
 fn what_descends_from_an_enforced_payment_has_no_later_deadline() {
     let mut kit = Kit::voting();
     kit.joint_coin(90_500, 5, false);
-    let parent = kit.world.final_payment();
-    assert_eq!(announce(&mut kit, &parent), Ok(()));
+    let parent = paid(&mut kit);
     let later = child(&kit, &parent, DEADLINE + 1);
     let refused = RejectReason::Deadline { deadline: DEADLINE + 1, tip: 10, latest: DEADLINE };
     assert_eq!(vote(&mut kit, joint(&later)), Err(refused));
     let child = child(&kit, &parent, DEADLINE);
     assert_eq!(vote(&mut kit, joint(&child)), Ok(()));
+
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let parent = paid(&mut kit);
     kit.mine(DEADLINE - 10);
-    let grandchild = self::child(&kit, &parent, DEADLINE + 1);
+    let late = self::child(&kit, &parent, DEADLINE + 1);
     assert!(
-        matches!(vote(&mut kit, joint(&grandchild)), Err(RejectReason::Unconfirmed { .. })),
+        matches!(vote(&mut kit, joint(&late)), Err(RejectReason::Unconfirmed { .. })),
         "the parent's deadline has passed without a block"
     );
 }
@@ -150,6 +162,7 @@ fn an_unconfirmed_coin_lasts_no_longer_than_its_own_delay_from_now_on() {
     let coin = kit.open_coin(0);
     let mut parent = spend(&[coin], 91_000);
     parent.output[0].script_pubkey = kit.world.script();
+    assert_eq!(vote(&mut kit, sole(&parent)), Ok(()), "the coin is looked up");
     let spent = vec![TxOut { value: Amount::from_sat(100_000), script_pubkey: open_script().to_p2wsh() }];
     // A parent of another account, whose deadline lies beyond everything that this account could have.
     let custody = Custody::joint(60_000, &spent);
@@ -164,6 +177,16 @@ fn an_unconfirmed_coin_lasts_no_longer_than_its_own_delay_from_now_on() {
     assert_eq!(vote(&mut kit, joint(&later)), Err(refused));
     let in_time = child(&kit, &parent, latest);
     assert_eq!(vote(&mut kit, joint(&in_time)), Ok(()));
+}
+
+#[test]
+fn nothing_rests_on_an_ancestor_that_this_node_knows_nothing_of() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let parent = kit.world.final_payment();
+    assert_eq!(announce(&mut kit, &parent), Ok(()), "its coin has not been looked up");
+    let child = child(&kit, &parent, DEADLINE);
+    assert!(matches!(vote(&mut kit, joint(&child)), Err(RejectReason::Unconfirmed { .. })));
 }
 
 #[test]
@@ -211,8 +234,7 @@ fn what_descends_from_an_attested_transaction_waits_for_its_block() {
 fn nothing_rests_on_a_transaction_that_lost_on_the_chain() {
     let mut kit = Kit::voting();
     kit.joint_coin(90_500, 5, false);
-    let parent = kit.world.final_payment();
-    assert_eq!(announce(&mut kit, &parent), Ok(()));
+    let parent = paid(&mut kit);
     let child = child(&kit, &parent, DEADLINE);
     let mut recovery = parent.transaction().clone();
     recovery.output[0].value -= Amount::from_sat(1_000);
@@ -228,8 +250,7 @@ fn nothing_rests_on_a_transaction_that_lost_on_the_chain() {
 fn a_chain_of_unconfirmed_payments_is_no_longer_than_every_mempool_takes() {
     let mut kit = Kit::voting();
     kit.joint_coin(90_500, 5, false);
-    let mut last = kit.world.final_payment();
-    assert_eq!(announce(&mut kit, &last), Ok(()));
+    let mut last = paid(&mut kit);
     let onward = |kit: &Kit, parent: &FinalityProof| {
         let (coin, value) = (OutPoint { txid: parent.txid(), vout: 0 }, parent.transaction().output[0].value);
         let payment = TxOut { value: value - Amount::from_sat(500), script_pubkey: kit.world.script() };

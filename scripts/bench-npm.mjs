@@ -89,12 +89,12 @@ async function verification(peers, { document, id, proof }) {
   // The account is known after the first; then one signature, the addresses and the transaction are checked.
   const cpu = {
     quorate: await cpuMicros(() => federation.verifyProof(proof), 100),
-    "quorate, new account": await cpuMicros(() => new verify.Federation(document, id).verifyProof(proof), 10),
+    "quorate, new federation": await cpuMicros(() => new verify.Federation(document, id).verifyProof(proof), 10),
     "@noble/curves": await cpuMicros(() => schnorr.verify(signature, MESSAGE, publicKey), 100),
     "tiny-secp256k1": await cpuMicros(() => tiny.verifySchnorr(MESSAGE, publicKey, signature), 100),
   };
   row("proof_verify_cpu", "us", cpu.quorate, { engine: "quorate/verify" });
-  row("proof_verify_cpu", "us", cpu["quorate, new account"], { engine: "quorate/verify, federation and account included" });
+  row("proof_verify_cpu", "us", cpu["quorate, new federation"], { engine: "quorate/verify, federation included" });
   row("bip340_verify_cpu", "us", cpu["@noble/curves"], { engine: "@noble/curves" });
   row("bip340_verify_cpu", "us", cpu["tiny-secp256k1"], { engine: "tiny-secp256k1" });
 }

@@ -157,8 +157,10 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   assert.equal(output?.value, 120_000n);
   const theirs = Array.from({ length: transaction.outputsLength }, (_, vout) => transaction.getOutputAddress(vout, REGTEST));
   assert.deepEqual(verified.outputs.map(({ address }) => address), theirs);
+  assert.ok(verified.deadline > 0 && verified.signers === 3, "final without a confirmation until a height");
   const forged = JSON.parse(receipt.proof);
-  forged.spent[0].output.value += 1;
+  assert.ok(!("account" in forged), "the payee does not learn the payer's account");
+  forged.spent[0].value += 1;
   assert.throws(() => federation.verifyProof(JSON.stringify(forged)), (error) => error.code === "invalid_proof");
 
   // Errors say what is missing, with the figures.

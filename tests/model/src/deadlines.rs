@@ -1,9 +1,9 @@
 //! A model of deadlines (rule V10) and parents (V1): a payer with all its keys, the recovery key included, over time.
 //!
-//! One coin, confirmed at height 0, whose recovery path opens at [`DELAY`]. A first transaction spends it, a second one
+//! One coin, confirmed at height 0, whose recovery path opens at `DELAY`. A first transaction spends it, a second one
 //! spends what the first pays. Approval and signature are one step, because the payer is free to finish what q nodes
 //! approved, and to show it to nobody for as long as it likes. Nodes and payee have the same tip: one that lags is one
-//! block of the margin. The network mines what somebody has broadcast within [`MARGIN`] blocks at the latest, and
+//! block of the margin. The network mines what somebody has broadcast within `MARGIN` blocks at the latest, and
 //! otherwise what the payer wants; the recovery spend when the payer wants, as soon as the path is open.
 
 use stateright::{Model, Property};

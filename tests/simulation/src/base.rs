@@ -1,8 +1,8 @@
 //! What all seeds share and would be dear to make anew: a federation with its keys, and a chain with coins.
 
 use bitcoin::{
-    Amount, Block, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime,
-    transaction::Version,
+    Amount, Block, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness,
+    absolute::LockTime, transaction::Version,
 };
 use quorate::{
     Federation, NodeId,
@@ -101,6 +101,18 @@ impl Base {
     /// A node's identity key in the first epoch.
     pub fn key_of(&self, id: NodeId) -> Option<IdentityKey> {
         self.keys.get(usize::from(id.0).checked_sub(1)?).cloned()
+    }
+
+    /// The transaction that pays all coins, and the height of its block.
+    pub fn funding(&self) -> Option<(Txid, u32)> {
+        let height = u32::try_from(self.blocks.len()).ok()?.checked_sub(BURIED)?;
+        Some((self.coins.first()?.txid, height))
+    }
+
+    /// The latest deadline that a coin of the start allows.
+    pub fn latest_deadline(&self) -> u32 {
+        let (roster, height) = (self.federation.roster(), self.funding().map_or(0, |(_, height)| height));
+        height + u32::from(roster.recovery_delay) - u32::from(roster.recovery_margin)
     }
 
     /// A payment of a coin by the owner that lies about deadlines; `None` if there is no such coin.

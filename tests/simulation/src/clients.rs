@@ -297,7 +297,8 @@ impl World {
 
     /// A payment whose deadline lies after its recovery path opens, or below the tip.
     fn wrong_deadline(&mut self) {
-        let deadline = if self.dice.below(2) == 0 { u32::MAX } else { 1 };
+        let deadlines = [u32::MAX, self.base.latest_deadline() + 1, 1];
+        let deadline = self.dice.pick(&deadlines).copied().unwrap_or(u32::MAX);
         let Some((proposal, account)) = self.base.greedy_payment(self.next_greedy, deadline) else { return };
         self.next_greedy += 1;
         self.counters.add(Fault::WrongDeadline);

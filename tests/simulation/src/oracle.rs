@@ -48,6 +48,8 @@ pub struct Oracle {
     pub violation: Option<String>,
     /// Statements looked at.
     pub checks: u64,
+    /// The transaction that pays all coins at the start, and the height of its block, which stays.
+    funding: Option<(Txid, u32)>,
     /// Transactions that were in a block at some time, and may be again.
     pub mined: BTreeSet<Txid>,
     /// Transactions of sole custody that are final, and promise nothing about the chain.
@@ -57,6 +59,11 @@ pub struct Oracle {
 }
 
 impl Oracle {
+    /// A judge that knows the transaction that pays all coins, and the height of its block.
+    pub fn new(funding: Option<(Txid, u32)>) -> Self {
+        Self { funding, ..Self::default() }
+    }
+
     /// Notes a broken rule; the first one counts.
     pub fn broken(&mut self, rule: &str, what: String) {
         if self.violation.is_none() {
@@ -180,7 +187,11 @@ impl Oracle {
     /// or by spending the coin of an attested parent another way.
     fn vote_that_will_be_mined(&mut self, node: NodeId, vote: &SignedVote, weight: &Weight) {
         let (txid, roster) = (vote.target.txid(), weight.federation.roster());
-        let latest = weight.tip + u32::from(roster.recovery_delay) - u32::from(roster.recovery_margin);
+        let of_start =
+            |(funding, _): &(Txid, u32)| vote.target.inputs().keys().any(|one| one.txid == *funding);
+        // Other coins have blocks up to the tip.
+        let youngest = self.funding.filter(of_start).map_or(weight.tip, |(_, height)| height);
+        let latest = youngest + u32::from(roster.recovery_delay) - u32::from(roster.recovery_margin);
         let deadline = vote.target.custody().deadline().filter(|deadline| *deadline != NOT_BEFORE_ITS_BLOCK);
         // Blocks may come while the vote is written.
         if deadline.is_some_and(|deadline| deadline > latest || deadline + BLOCKS_PER_WRITE < weight.tip) {

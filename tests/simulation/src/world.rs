@@ -189,7 +189,7 @@ impl World {
             submissions: Vec::new(),
             subscribers: Vec::new(),
             succession: None,
-            oracle: Oracle::default(),
+            oracle: Oracle::new(base.funding()),
             sessions: BTreeMap::new(),
             counters: Counters::default(),
             next_rpc: 1,

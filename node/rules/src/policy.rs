@@ -168,8 +168,7 @@ impl Context {
         let opens_at = delay.map(|delay| from.saturating_add(delay.into()));
         let own = opens_at.map_or(u32::MAX, |height| height.saturating_sub(margin));
         if depth >= needed {
-            let until = own;
-            return Ok(Support { until, horizon: opens_at.map(|opens_at| (outpoint, opens_at)) });
+            return Ok(Support { until: own, horizon: opens_at.map(|opens_at| (outpoint, opens_at)) });
         }
         let unconfirmed = RejectReason::Unconfirmed { outpoint, confirmations: depth, needed };
         let parent = self.ledger.proof(&outpoint.txid).filter(|_| !coinbase).ok_or(unconfirmed.clone())?;

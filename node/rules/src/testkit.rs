@@ -21,7 +21,7 @@ use quorate_protocol::{
     release::SignedPromise,
     testing::{self, World},
     vote::{ApprovalCertificate, Custody, SignedVote, Verdict, VoteTarget, sign_commit},
-    wire::{ClientMessage, PeerReply, ServerMessage, VotingReply, VotingRequest, WireError},
+    wire::{ClientMessage, PeerReply, RejectReason, ServerMessage, VotingReply, VotingRequest, WireError},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -224,6 +224,17 @@ impl Kit {
         let joint = matches!(proposal, Proposal::Joint(_));
         let account = joint.then(|| self.world.certificate());
         VotingRequest::VoteRequest { proposal, account, certificate: None, releases: vec![] }
+    }
+
+    /// The verdict on a proposal, with the reason for a reject.
+    pub(crate) fn vote(&mut self, proposal: Proposal) -> Result<(), RejectReason> {
+        let request = self.vote_request(proposal);
+        let VotingReply::VoteResponse { vote, reason, .. } = self.ask(OTHER, request).expect("it votes")
+        else {
+            panic!("a vote")
+        };
+        assert_eq!(vote.verdict == Verdict::Approve, reason.is_none());
+        reason.map_or(Ok(()), Err)
     }
 
     pub(crate) fn joint(&self) -> Proposal {

@@ -8,18 +8,9 @@ use quorate_protocol::{
     finality::FinalityProof,
     proposal::{JointProposal, Proposal, describe_output},
     testing::DEADLINE,
-    vote::{Custody, NOT_BEFORE_ITS_BLOCK, Verdict, VoteTarget},
-    wire::{ErrorCode, RejectReason, VotingReply, VotingRequest},
+    vote::{Custody, NOT_BEFORE_ITS_BLOCK, VoteTarget},
+    wire::{ErrorCode, RejectReason, VotingRequest},
 };
-
-fn vote(kit: &mut Kit, proposal: Proposal) -> Result<(), RejectReason> {
-    let request = kit.vote_request(proposal);
-    let VotingReply::VoteResponse { vote, reason, .. } = kit.ask(OTHER, request).expect("it votes") else {
-        panic!("a vote")
-    };
-    assert_eq!(vote.verdict == Verdict::Approve, reason.is_none());
-    reason.map_or(Ok(()), Err)
-}
 
 fn joint(proposal: &JointProposal) -> Proposal {
     Proposal::Joint(Box::new(proposal.clone()))
@@ -36,11 +27,10 @@ fn child(kit: &Kit, parent: &FinalityProof, deadline: u32) -> JointProposal {
     kit.world.authorise(kit.world.psbt(coin, value, payment), deadline)
 }
 
-/// [`testing::World::final_payment`](quorate_protocol::testing::World::final_payment), which this node voted for: it has
-/// looked the coin up.
+/// The payment of `testing`, finished, which this node voted for: it has looked the coin up.
 fn paid(kit: &mut Kit) -> FinalityProof {
     let (proposal, proof) = (kit.joint(), kit.world.final_payment());
-    assert_eq!(vote(kit, proposal), Ok(()));
+    assert_eq!(kit.vote(proposal), Ok(()));
     assert_eq!(announce(kit, &proof), Ok(()));
     proof
 }
@@ -68,7 +58,7 @@ fn a_deadline_lies_above_the_tip_and_a_margin_below_the_recovery_path() {
         kit.joint_coin(90_500, 5, false);
         let proposal = until(&kit, deadline);
         let expected = Err(RejectReason::Deadline { deadline, tip: 10, latest });
-        assert_eq!(vote(&mut kit, joint(&proposal)), if good { Ok(()) } else { expected }, "{deadline}");
+        assert_eq!(kit.vote(joint(&proposal)), if good { Ok(()) } else { expected }, "{deadline}");
     }
 }
 
@@ -79,7 +69,7 @@ fn nothing_is_committed_at_the_deadline() {
         kit.joint_coin(90_500, 5, false);
         let proposal = until(&kit, 12);
         kit.mine(1);
-        assert_eq!(vote(&mut kit, joint(&proposal)), Ok(()));
+        assert_eq!(kit.vote(joint(&proposal)), Ok(()));
         kit.mine(blocks);
         let target = kit.world.target_of(&proposal);
         let request = kit.commit_request(&target, &[1, 2, 3]);
@@ -116,20 +106,16 @@ fn what_was_moved_home_past_the_horizon_pays_nobody_before_its_block() {
     let address = kit.world.account.address(position).expect("derives");
     describe_output(&kit.world.account, &address, &mut psbt.outputs[0]);
     let home = kit.world.authorise(psbt, NOT_BEFORE_ITS_BLOCK);
-    assert_eq!(vote(&mut kit, joint(&home)), Ok(()));
+    assert_eq!(kit.vote(joint(&home)), Ok(()));
     let home = kit.world.finish(&home);
     assert_eq!(announce(&mut kit, &home), Ok(()));
     let tip = 10 + 4_320;
     let payment = child(&kit, &home, tip + 100);
     let outpoint = OutPoint { txid: home.txid(), vout: 0 };
     let waits = RejectReason::Unconfirmed { outpoint, confirmations: 0, needed: 1 };
-    assert_eq!(
-        vote(&mut kit, joint(&payment)),
-        Err(waits),
-        "its owner can undo the move by the recovery path"
-    );
+    assert_eq!(kit.vote(joint(&payment)), Err(waits), "its owner can undo the move by the recovery path");
     kit.mine_with(vec![home.transaction().clone()]);
-    assert_eq!(vote(&mut kit, joint(&payment)), Ok(()));
+    assert_eq!(kit.vote(joint(&payment)), Ok(()));
 }
 
 #[test]
@@ -139,9 +125,9 @@ fn what_descends_from_an_enforced_payment_has_no_later_deadline() {
     let parent = paid(&mut kit);
     let later = child(&kit, &parent, DEADLINE + 1);
     let refused = RejectReason::Deadline { deadline: DEADLINE + 1, tip: 10, latest: DEADLINE };
-    assert_eq!(vote(&mut kit, joint(&later)), Err(refused));
+    assert_eq!(kit.vote(joint(&later)), Err(refused));
     let child = child(&kit, &parent, DEADLINE);
-    assert_eq!(vote(&mut kit, joint(&child)), Ok(()));
+    assert_eq!(kit.vote(joint(&child)), Ok(()));
 
     let mut kit = Kit::voting();
     kit.joint_coin(90_500, 5, false);
@@ -149,7 +135,7 @@ fn what_descends_from_an_enforced_payment_has_no_later_deadline() {
     kit.mine(DEADLINE - 10);
     let late = self::child(&kit, &parent, DEADLINE + 1);
     assert!(
-        matches!(vote(&mut kit, joint(&late)), Err(RejectReason::Unconfirmed { .. })),
+        matches!(kit.vote(joint(&late)), Err(RejectReason::Unconfirmed { .. })),
         "the parent's deadline has passed without a block"
     );
 }
@@ -162,7 +148,7 @@ fn an_unconfirmed_coin_lasts_no_longer_than_its_own_delay_from_now_on() {
     let coin = kit.open_coin(0);
     let mut parent = spend(&[coin], 91_000);
     parent.output[0].script_pubkey = kit.world.script();
-    assert_eq!(vote(&mut kit, sole(&parent)), Ok(()), "the coin is looked up");
+    assert_eq!(kit.vote(sole(&parent)), Ok(()), "the coin is looked up");
     let spent = vec![TxOut { value: Amount::from_sat(100_000), script_pubkey: open_script().to_p2wsh() }];
     // A parent of another account, whose deadline lies beyond everything that this account could have.
     let custody = Custody::joint(60_000, &spent);
@@ -174,9 +160,9 @@ fn an_unconfirmed_coin_lasts_no_longer_than_its_own_delay_from_now_on() {
     let latest = 10 + 4_320 - 288;
     let later = child(&kit, &parent, latest + 1);
     let refused = RejectReason::Deadline { deadline: latest + 1, tip: 10, latest };
-    assert_eq!(vote(&mut kit, joint(&later)), Err(refused));
+    assert_eq!(kit.vote(joint(&later)), Err(refused));
     let in_time = child(&kit, &parent, latest);
-    assert_eq!(vote(&mut kit, joint(&in_time)), Ok(()));
+    assert_eq!(kit.vote(joint(&in_time)), Ok(()));
 }
 
 #[test]
@@ -186,7 +172,7 @@ fn nothing_rests_on_an_ancestor_that_this_node_knows_nothing_of() {
     let parent = kit.world.final_payment();
     assert_eq!(announce(&mut kit, &parent), Ok(()), "its coin has not been looked up");
     let child = child(&kit, &parent, DEADLINE);
-    assert!(matches!(vote(&mut kit, joint(&child)), Err(RejectReason::Unconfirmed { .. })));
+    assert!(matches!(kit.vote(joint(&child)), Err(RejectReason::Unconfirmed { .. })));
 }
 
 #[test]
@@ -194,9 +180,9 @@ fn in_one_round_a_node_stands_by_one_deadline() {
     let mut kit = Kit::voting();
     kit.joint_coin(90_500, 5, false);
     let (first, second) = (until(&kit, 500), until(&kit, 600));
-    assert_eq!(vote(&mut kit, joint(&first)), Ok(()));
-    assert!(matches!(vote(&mut kit, joint(&second)), Err(RejectReason::Invalid { .. })));
-    assert_eq!(vote(&mut kit, joint(&first)), Ok(()), "the first vote is repeated");
+    assert_eq!(kit.vote(joint(&first)), Ok(()));
+    assert!(matches!(kit.vote(joint(&second)), Err(RejectReason::Invalid { .. })));
+    assert_eq!(kit.vote(joint(&first)), Ok(()), "the first vote is repeated");
 }
 
 #[test]
@@ -225,9 +211,9 @@ fn what_descends_from_an_attested_transaction_waits_for_its_block() {
     let payment = child(&kit, &attested, DEADLINE);
     let outpoint = OutPoint { txid: parent.compute_txid(), vout: 0 };
     let waits = RejectReason::Unconfirmed { outpoint, confirmations: 0, needed: 1 };
-    assert_eq!(vote(&mut kit, joint(&payment)), Err(waits), "its owner can spend the coin another way");
+    assert_eq!(kit.vote(joint(&payment)), Err(waits), "its owner can spend the coin another way");
     kit.mine_with(vec![parent]);
-    assert_eq!(vote(&mut kit, joint(&payment)), Ok(()));
+    assert_eq!(kit.vote(joint(&payment)), Ok(()));
 }
 
 #[test]
@@ -241,9 +227,9 @@ fn nothing_rests_on_a_transaction_that_lost_on_the_chain() {
     kit.mine_with(vec![recovery.clone()]);
     let outpoint = OutPoint { txid: parent.txid(), vout: 0 };
     let dead = RejectReason::Spent { outpoint, txid: recovery.compute_txid() };
-    assert_eq!(vote(&mut kit, joint(&child)), Err(dead));
+    assert_eq!(kit.vote(joint(&child)), Err(dead));
     kit.reorganise();
-    assert_eq!(vote(&mut kit, joint(&child)), Ok(()), "and a reorganisation takes that back");
+    assert_eq!(kit.vote(joint(&child)), Ok(()), "and a reorganisation takes that back");
 }
 
 #[test]
@@ -259,7 +245,7 @@ fn a_chain_of_unconfirmed_payments_is_no_longer_than_every_mempool_takes() {
     let mut transactions = vec![last.transaction().clone()];
     while transactions.len() < 25 {
         let next = onward(&kit, &last);
-        assert_eq!(vote(&mut kit, joint(&next)), Ok(()), "{} before it", transactions.len());
+        assert_eq!(kit.vote(joint(&next)), Ok(()), "{} before it", transactions.len());
         last = kit.world.finish(&next);
         assert_eq!(announce(&mut kit, &last), Ok(()));
         transactions.push(last.transaction().clone());
@@ -267,9 +253,9 @@ fn a_chain_of_unconfirmed_payments_is_no_longer_than_every_mempool_takes() {
     let next = onward(&kit, &last);
     let refused = RejectReason::UnconfirmedChain { transactions: 25, vbytes: 101_000 };
     assert!(refused.retry(), "a block makes room");
-    assert_eq!(vote(&mut kit, joint(&next)), Err(refused));
+    assert_eq!(kit.vote(joint(&next)), Err(refused));
     kit.mine_with(transactions[..1].to_vec());
-    assert_eq!(vote(&mut kit, joint(&next)), Ok(()));
+    assert_eq!(kit.vote(joint(&next)), Ok(()));
 }
 
 #[test]
@@ -277,7 +263,7 @@ fn the_witness_of_a_sole_transaction_cannot_be_exchanged() {
     let mut kit = Kit::voting();
     let coin = kit.open_coin(0);
     let good = spend(&[coin], 99_000);
-    assert_eq!(vote(&mut kit, sole(&good)), Ok(()));
+    assert_eq!(kit.vote(sole(&good)), Ok(()));
     let target = target(&good);
     let commits = [1, 2, 3].map(quorate_protocol::NodeId);
     let commits = commits.map(|node| (node, kit.commit_signature(node, &target))).into();

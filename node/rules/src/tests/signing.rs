@@ -9,6 +9,7 @@ use quorate_protocol::{
     evidence::EvidenceKind,
     finality::FinalityKind,
     proposal::Proposal,
+    testing::DEADLINE,
     wire::{
         ClientMessage, CommitReply, ErrorCode, Fault, PeerReply, ServerMessage, TransactionStatus,
         VotingReply, WireError,
@@ -59,6 +60,18 @@ fn a_joint_payment_is_final_everywhere_with_q_shares_and_the_wallets() {
     proof.verify(&cluster.world.federation).expect("verifies");
     let sizes = cluster.get(1).machine.sizes();
     assert_eq!((sizes.coordinations, sizes.open), (0, 0));
+}
+
+#[test]
+fn a_wallet_that_signs_at_the_deadline_is_too_late_and_one_block_before_it_is_not() {
+    for (blocks, in_time) in [(1, true), (0, false)] {
+        let (mut cluster, asked) = submitted();
+        let signed = cluster.sign(&asked);
+        let tip = cluster.get(1).machine.tip().height;
+        (tip..DEADLINE - blocks).for_each(|_| cluster.mine(Vec::new()));
+        cluster.say(NodeId(1), signed);
+        assert_eq!(is_final(&cluster), in_time, "{blocks} blocks before the deadline");
+    }
 }
 
 #[test]

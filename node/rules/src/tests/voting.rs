@@ -15,16 +15,6 @@ use quorate_protocol::{
     wire::{CommitReply, ErrorCode, PeerReply, RejectReason, VotingReply, VotingRequest},
 };
 
-/// The verdict on a proposal, with the reason for a reject.
-fn vote(kit: &mut Kit, proposal: Proposal) -> Result<(), RejectReason> {
-    let request = kit.vote_request(proposal);
-    let VotingReply::VoteResponse { vote, reason, .. } = kit.ask(OTHER, request).expect("it votes") else {
-        panic!("a vote")
-    };
-    assert_eq!(vote.verdict == Verdict::Approve, reason.is_none());
-    reason.map_or(Ok(()), Err)
-}
-
 #[test]
 fn a_good_payment_is_approved_and_the_vote_is_on_disk_before_it_leaves() {
     let mut kit = Kit::voting();
@@ -97,7 +87,7 @@ fn every_reason_of_the_coin_has_its_own_refusal() {
         let mut kit = Kit::voting();
         prepare(&mut kit);
         let proposal = kit.joint();
-        let reason = vote(&mut kit, proposal).expect_err(what);
+        let reason = kit.vote(proposal).expect_err(what);
         assert!(expected(&reason), "{what}: {reason:?}");
     }
 }
@@ -106,13 +96,13 @@ fn every_reason_of_the_coin_has_its_own_refusal() {
 fn what_a_block_has_spent_is_spent_whatever_was_voted_for() {
     let mut kit = Kit::voting();
     let coin = kit.open_coin(0);
-    assert_eq!(vote(&mut kit, sole(&spend(&[coin], 99_000))), Ok(()));
+    assert_eq!(kit.vote(sole(&spend(&[coin], 99_000))), Ok(()));
     let mined = spend(&[coin], 98_000);
     kit.mine_with(vec![mined.clone()]);
     let spent = RejectReason::Spent { outpoint: coin, txid: mined.compute_txid() };
-    assert_eq!(vote(&mut kit, sole(&spend(&[coin], 97_000))), Err(spent));
+    assert_eq!(kit.vote(sole(&spend(&[coin], 97_000))), Err(spent));
     kit.reorganise();
-    let held = vote(&mut kit, sole(&spend(&[coin], 97_000)));
+    let held = kit.vote(sole(&spend(&[coin], 97_000)));
     assert!(
         matches!(held, Err(RejectReason::Conflict { .. })),
         "a reorganisation gives it back to the first: {held:?}"
@@ -130,20 +120,20 @@ fn a_coin_past_its_horizon_goes_home_and_nowhere_else() {
     let address = kit.world.account.address(position).expect("derives");
     describe_output(&kit.world.account, &address, &mut psbt.outputs[0]);
     let late = kit.world.authorise(psbt.clone(), u32::MAX);
-    let refused = vote(&mut kit, Proposal::Joint(Box::new(late)));
+    let refused = kit.vote(Proposal::Joint(Box::new(late)));
     assert!(
         matches!(refused, Err(RejectReason::Horizon { .. })),
         "it is not final before its block: {refused:?}"
     );
     let home = kit.world.authorise(psbt, NOT_BEFORE_ITS_BLOCK);
-    assert_eq!(vote(&mut kit, Proposal::Joint(Box::new(home))), Ok(()));
+    assert_eq!(kit.vote(Proposal::Joint(Box::new(home))), Ok(()));
     let mut kit = Kit::voting();
     let outpoint = kit.joint_coin(90_500, 5, false);
     kit.mine(delay);
     let elsewhere = kit
         .world
         .proposal_to(ScriptBuf::new_p2wsh(&ScriptBuf::new().wscript_hash()), Amount::from_sat(90_000));
-    let refused = vote(&mut kit, Proposal::Joint(Box::new(elsewhere)));
+    let refused = kit.vote(Proposal::Joint(Box::new(elsewhere)));
     assert_eq!(refused, Err(RejectReason::Horizon { outpoint, opens_at: 5 + delay }));
 }
 
@@ -152,10 +142,10 @@ fn one_vote_per_coin_and_round() {
     let mut kit = Kit::voting();
     let coin = kit.open_coin(0);
     let (first, second) = (spend(&[coin], 99_000), spend(&[coin], 98_000));
-    assert_eq!(vote(&mut kit, sole(&first)), Ok(()));
+    assert_eq!(kit.vote(sole(&first)), Ok(()));
     let conflict = RejectReason::Conflict { outpoint: coin, txid: first.compute_txid() };
-    assert_eq!(vote(&mut kit, sole(&second)), Err(conflict));
-    assert_eq!(vote(&mut kit, sole(&first)), Ok(()));
+    assert_eq!(kit.vote(sole(&second)), Err(conflict));
+    assert_eq!(kit.vote(sole(&first)), Ok(()));
 }
 
 #[test]
@@ -164,16 +154,16 @@ fn a_sole_transaction_is_checked_like_a_node_of_the_network_would() {
     let coin = kit.open_coin(0);
     let mut unsigned = spend(&[coin], 99_000);
     unsigned.input[0].witness.clear();
-    assert!(matches!(vote(&mut kit, sole(&unsigned)), Err(RejectReason::Invalid { .. })), "no script to run");
+    assert!(matches!(kit.vote(sole(&unsigned)), Err(RejectReason::Invalid { .. })), "no script to run");
     unsigned.input[0].witness = bitcoin::Witness::from_slice(&[[0x6a]]);
-    assert_eq!(vote(&mut kit, sole(&unsigned)), Err(RejectReason::Script { index: 0 }));
+    assert_eq!(kit.vote(sole(&unsigned)), Err(RejectReason::Script { index: 0 }));
     let mut later = spend(&[coin], 99_000);
     later.lock_time = LockTime::from_consensus(11);
-    assert_eq!(vote(&mut kit, sole(&later)), Err(RejectReason::TimeLock));
+    assert_eq!(kit.vote(sole(&later)), Err(RejectReason::TimeLock));
     let more = spend(&[coin], 100_001);
-    assert!(matches!(vote(&mut kit, sole(&more)), Err(RejectReason::Invalid { .. })));
+    assert!(matches!(kit.vote(sole(&more)), Err(RejectReason::Invalid { .. })));
     let twice = spend(&[coin, coin], 99_000);
-    assert!(matches!(vote(&mut kit, sole(&twice)), Err(RejectReason::Invalid { .. })));
+    assert!(matches!(kit.vote(sole(&twice)), Err(RejectReason::Invalid { .. })));
 }
 
 #[test]
@@ -217,7 +207,7 @@ fn a_commit_needs_a_quorum_of_this_round_and_is_on_disk_before_it_leaves() {
     let about = target(&transaction);
     let early = kit.ask(OTHER, kit.commit_request(&about, &[2, 3, 4])).expect_err("it has seen no proposal");
     assert_eq!(early.code, ErrorCode::UnknownTransaction);
-    assert_eq!(vote(&mut kit, sole(&transaction)), Ok(()));
+    assert_eq!(kit.vote(sole(&transaction)), Ok(()));
     let few = kit.ask(OTHER, kit.commit_request(&about, &[2, 3])).expect_err("two are no quorum");
     assert_eq!(few.code, ErrorCode::InvalidSignature);
     kit.out.clear();

@@ -23,7 +23,7 @@ impl Session {
     /// Builds a payment as a PSBT, without reserving or sending anything.
     ///
     /// # Errors
-    /// Dust, too little money, a fee rate out of bounds, no amount.
+    /// Dust, too little money, a fee rate out of bounds, a fee out of proportion at the server's rate, no amount.
     pub fn create_psbt(&mut self, request: &PaymentRequest) -> Result<Psbt, WalletError> {
         self.wallet.create_psbt(request, self.fee_rate)
     }

@@ -104,15 +104,16 @@ impl Coin {
             return CoinState::Immature;
         }
         let tip = chain.tip().height;
-        let from = block.map_or(tip.saturating_sub(BEHIND), |block| block.height);
+        let from = block.map_or(tip, |block| block.height);
         let opens_at = from.saturating_add(demands.recovery_delay);
         let horizon = opens_at.saturating_sub(demands.recovery_margin);
         // With an enforced parent it is payable before it is deep. Nodes may be some blocks behind, or want more
         // confirmations than the network's default, and go by the parent's deadline until then.
-        let deadline = self.deadline.filter(|deadline| *deadline > tip + LEAD);
-        match deadline.filter(|_| depth < demands.confirmations + BEHIND) {
-            _ if block.is_some() && tip + LEAD >= horizon => CoinState::Expired { opens_at },
-            Some(deadline) => CoinState::Spendable { until: deadline.min(horizon) },
+        let parent = self.deadline.filter(|_| depth < demands.confirmations.saturating_add(BEHIND));
+        let early = parent.map(|deadline| deadline.min(horizon.saturating_sub(BEHIND)));
+        match early.filter(|until| *until > tip.saturating_add(LEAD)) {
+            _ if block.is_some() && tip.saturating_add(LEAD) >= horizon => CoinState::Expired { opens_at },
+            Some(until) => CoinState::Spendable { until },
             None if depth >= demands.confirmations => CoinState::Spendable { until: horizon },
             None => CoinState::Incoming,
         }

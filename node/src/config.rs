@@ -89,3 +89,29 @@ impl NodeConfig {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(confirmations: &str) -> NodeConfig {
+        let text = format!(
+            "id = 1\nlisten = \"127.0.0.1:1\"\npeers = []\n{confirmations}\n[chain]\nurl = \"http://127.0.0.1:2\"\n"
+        );
+        toml::from_str(&text).expect("a configuration")
+    }
+
+    #[test]
+    fn fewer_confirmations_than_the_network_needs_are_refused() {
+        let confirmations = |text: &str, network| {
+            config(text).settings(network).map(|settings| settings.min_confirmations).ok()
+        };
+        for (network, least) in [(Network::Regtest, 1), (Network::Signet, 2), (Network::Bitcoin, 3)] {
+            assert_eq!(confirmations("", network), Some(least), "the default on {network}");
+            assert_eq!(confirmations("min_confirmations = 6", network), Some(6));
+            assert_eq!(confirmations(&format!("min_confirmations = {}", least - 1), network), None);
+        }
+        let refused = config("min_confirmations = 0").settings(Network::Regtest).expect_err("none");
+        assert!(refused.to_string().contains("set 1 or more"), "{refused}");
+    }
+}

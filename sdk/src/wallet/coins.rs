@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Blocks that a node may be behind this wallet when it votes.
-const BEHIND: u32 = 6;
+pub(super) const BEHIND: u32 = 6;
 /// Blocks that a payment is given at least: one that is voted for and not finished at its deadline holds all its coins.
 pub(super) const LEAD: u32 = 6;
 

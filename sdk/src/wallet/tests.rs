@@ -129,6 +129,30 @@ fn an_enforced_coin_is_spendable_below_its_deadline_and_waits_for_its_block_afte
     assert_eq!(wallet.balance().incoming, Amount::from_sat(90_000));
 }
 
+/// The payer's account has a longer delay than this one, so the parent's deadline is no help; a node that is behind
+/// goes by its own tip.
+#[test]
+fn a_fresh_coin_is_paid_with_so_that_a_node_behind_agrees() {
+    let mut wallet = wallet();
+    let script_pubkey = wallet.next_address().expect("an address").script_pubkey;
+    let world = testing::federation(4);
+    let psbt = world.proposal_to(script_pubkey, Amount::from_sat(90_000)).psbt;
+    let proof = world.finish(&world.authorise(psbt, 60_000));
+    mine(&mut wallet, 20);
+    assert_eq!(wallet.apply_proof(&proof), Ok(true));
+    let outpoint = OutPoint { txid: proof.txid(), vout: 0 };
+    let until = |wallet: &Wallet| match wallet.coin_state(&outpoint) {
+        Some(CoinState::Spendable { until }) => until,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(until(&wallet), 20 + DELAY - MARGIN - coins::BEHIND);
+    let block = wallet.chain.tip();
+    assert!(wallet.book.apply_block(proof.transaction(), block, &wallet.addresses));
+    assert_eq!(until(&wallet), 20 + DELAY - MARGIN - coins::BEHIND, "seen here, perhaps not there");
+    mine(&mut wallet, 20 + coins::BEHIND);
+    assert_eq!(until(&wallet), 20 + DELAY - MARGIN, "every node has the block by now");
+}
+
 #[test]
 fn a_block_reward_matures() {
     let mut wallet = wallet();

@@ -16,12 +16,13 @@ if cargo nextest --version >/dev/null 2>&1; then
 else
   cargo test --workspace --locked
 fi
+# The tests' build has made these too; built alone, with fewer features, all libraries would be compiled again.
 say "simulation: ${SIM_SEEDS:=1200} seeds"
-cargo run -q --locked -p quorate-simulation --bin sim -- --seeds "$SIM_SEEDS"
+"$CARGO_TARGET_DIR/debug/sim" --seeds "$SIM_SEEDS"
 say "simulation: planted bugs"
-cargo run -q --locked -p quorate-simulation --bin sim -- --bugs 400
+"$CARGO_TARGET_DIR/debug/sim" --bugs 400
 say "model"
-cargo run -q --locked -p quorate-model --bin model
+"$CARGO_TARGET_DIR/debug/model"
 say "examples in the documentation"
 cargo test --workspace --locked --doc -q
 say "documentation"

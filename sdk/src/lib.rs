@@ -2,6 +2,7 @@
 
 #[cfg(any(feature = "native", all(feature = "web", target_arch = "wasm32")))]
 pub mod client;
+pub mod recovery;
 pub mod session;
 pub mod wallet;
 

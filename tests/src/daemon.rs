@@ -14,6 +14,7 @@ use std::{
 pub struct Daemon {
     /// Its RPC.
     pub rpc: Bitcoind,
+    url: String,
     child: Child,
     _home: tempfile::TempDir,
 }
@@ -42,7 +43,13 @@ impl Daemon {
             .args(arguments)
             .stdout(Stdio::null())
             .spawn()?;
-        Ok(Self { rpc: Bitcoind::new(&format!("http://{port}"), "test", "test"), child, _home: home })
+        let url = format!("http://{port}");
+        Ok(Self { rpc: Bitcoind::new(&url, "test", "test"), url, child, _home: home })
+    }
+
+    /// The address of its RPC; user and password are `test`.
+    pub fn url(&self) -> String {
+        self.url.clone()
     }
 
     /// Waits until it answers.

@@ -8,9 +8,11 @@ use bitcoin::{
 };
 use quorate::{
     Federation,
-    account::AccountPolicy,
     client::{Client, Saving, Store, Transport, WebSocket, fetch_federation},
-    wallet::{Destination, PaymentRequest, SavedState, SecretWords, StateChange, Wallet, apply_change},
+    wallet::{
+        AccountOptions, Destination, PaymentRequest, SavedState, SecretWords, StateChange, Wallet,
+        apply_change,
+    },
 };
 use quorate_devnet::DevnetChain;
 use std::{
@@ -84,7 +86,7 @@ pub async fn open_wallet(
     words: &SecretWords,
     transport: impl Transport,
 ) -> Result<Client> {
-    let wallet = Wallet::new(federation.clone(), words, 0, AccountPolicy::default(), None)?;
+    let wallet = Wallet::new(federation.clone(), words, &AccountOptions::default(), None)?;
     let client = Client::start(wallet, transport);
     timeout(PATIENCE, client.ready()).await.context("the account is not certified in time")??;
     Ok(client)
@@ -118,7 +120,7 @@ pub fn reopen_wallet(
     transport: impl Transport,
     disk: &Disk,
 ) -> Result<Client> {
-    let wallet = Wallet::new(federation.clone(), words, 0, AccountPolicy::default(), None)?;
+    let wallet = Wallet::new(federation.clone(), words, &AccountOptions::default(), None)?;
     Ok(Client::open(wallet, transport, &disk.read(), disk.clone())?)
 }
 

@@ -170,7 +170,7 @@ impl Engine {
             let wallet = session.wallet();
             AccountView {
                 id: wallet.account().id().to_string(),
-                descriptor: wallet.descriptor(),
+                descriptor: wallet.descriptor().to_string(),
                 record: serde_json::to_string(wallet.account().record())
                     .expect("own types are written without fail"),
                 network: wallet.federation().network().to_string(),

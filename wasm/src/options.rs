@@ -5,7 +5,7 @@ use bitcoin::{Amount, FeeRate, Network};
 use quorate::{
     account::{AccountPolicy, AccountRecord},
     headers::Checkpoint,
-    wallet::{Destination, GAP_LIMIT_MAX, PaymentRequest, SecretWords, Wallet},
+    wallet::{AccountOptions, Destination, GAP_LIMIT_MAX, PaymentRequest, SecretWords, Wallet},
     wire::Header,
 };
 use serde::Deserialize;
@@ -22,6 +22,8 @@ pub(crate) struct WalletOptions {
     pub(crate) account: u32,
     /// An account record as JSON, to watch.
     pub(crate) record: Option<String>,
+    /// Blocks after which the owner can move a coin alone; the federation's default if absent.
+    pub(crate) recovery_delay: Option<u16>,
     /// Most that one payment may be, enforced by the nodes, in satoshis.
     pub(crate) payment_max: Option<u64>,
     /// Where header verification starts.
@@ -47,7 +49,13 @@ impl WalletOptions {
             (Some(words), None) => {
                 let policy = AccountPolicy { payment_max: self.payment_max.map(Amount::from_sat) };
                 let words = SecretWords::parse(&words)?;
-                Wallet::new(federation, &words, self.account, policy, checkpoint)?
+                let (account, recovery_delay) = (self.account, self.recovery_delay);
+                Wallet::new(
+                    federation,
+                    &words,
+                    &AccountOptions { account, recovery_delay, policy },
+                    checkpoint,
+                )?
             }
             (None, Some(record)) => {
                 let record: AccountRecord = from_json("account record", record)?;

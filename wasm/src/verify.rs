@@ -125,7 +125,7 @@ impl Federation {
         let certificate: AccountCertificate = from_json("certificate", certificate)?;
         let account =
             certificate.verify(&self.inner).map_err(|error| Failure::new("invalid_account", error))?;
-        Ok(to_js(&AccountView { id: account.id().to_string(), descriptor: account.descriptor() }))
+        Ok(to_js(&AccountView { id: account.id().to_string(), descriptor: account.descriptor().to_string() }))
     }
 }
 

@@ -1,17 +1,20 @@
-//! A small command-line wallet on the Quorate SDK: new, restore, address, balance, send, watch, descriptor.
+//! `quorate`, a small command-line wallet on the Quorate SDK: new, restore, address, balance, send, watch, backup,
+//! recover.
 //!
 //! The wallet file holds the secret words in the clear, readable by its owner only: fine on a play chain, and nowhere
 //! else.
 
+mod recover;
+
 use anyhow::{Context as _, Result};
 use bitcoin::{Amount, Denomination, FeeRate};
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use quorate::{
-    Federation, FederationId,
-    account::AccountPolicy,
+    Federation, FederationDocument, FederationId,
     client::{Client, WebSocket, fetch_federation},
+    recovery::BackupKit,
     session::Event,
-    wallet::{Destination, PaymentRequest, SecretWords, Wallet},
+    wallet::{AccountOptions, Destination, PaymentRequest, SecretWords, Wallet},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -26,11 +29,11 @@ use std::{
 const SYNC_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Parser)]
-#[command(version, about = "A small wallet with instant finality")]
+#[command(name = "quorate", version, about = "A small wallet with instant finality")]
 struct Arguments {
     /// The bridge, as `npm start` prints it
     #[arg(long, env = "QUORATE_BRIDGE")]
-    bridge: String,
+    bridge: Option<String>,
     /// The wallet's file
     #[arg(long, default_value = "quorate.wallet")]
     wallet: PathBuf,
@@ -41,9 +44,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Make a new wallet and show its twelve words
-    New,
+    New(Terms),
     /// Make the wallet file from twelve words on standard input
-    Restore,
+    Restore(Terms),
     /// Show an address to be paid at
     Address,
     /// Show what the wallet has, by how sure it is
@@ -60,57 +63,89 @@ enum Command {
     },
     /// Print what happens until Ctrl-C
     Watch,
-    /// Show the account as a descriptor, for any other wallet to watch or recover
-    Descriptor,
+    /// Write the backup: words, descriptor, network and birthday, all that leaving needs
+    Backup {
+        /// The file to make
+        file: PathBuf,
+    },
+    /// Move the coins with words and descriptor alone, when nodes and bridges are gone
+    #[command(subcommand)]
+    Recover(recover::Step),
+}
+
+#[derive(Args)]
+struct Terms {
+    /// Blocks after which the coins can be moved with the words alone; the federation's default unless named. Restoring
+    /// from words needs the same number: the backup has it
+    #[arg(long)]
+    recovery_delay: Option<u16>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct WalletFile {
     words: String,
     federation: FederationId,
+    #[serde(default)]
+    recovery_delay: Option<u16>,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let mut transport = WebSocket::new(&arguments.bridge);
+    if let Command::Recover(step) = arguments.command {
+        return recover::run(step).await;
+    }
+    let bridge = arguments.bridge.context("name the bridge with --bridge, as `npm start` prints it")?;
+    let mut transport = WebSocket::new(&bridge);
     let document = fetch_federation(&mut transport).await.context("the bridge does not answer")?;
     match arguments.command {
         // A new wallet pins the federation that the bridge shows; compare its id with one from a source that you trust.
-        Command::New => create(&arguments.wallet, &SecretWords::generate()?, document.roster.id()),
-        Command::Restore => {
+        Command::New(terms) => create(&arguments.wallet, &SecretWords::generate()?, &document, &terms),
+        Command::Restore(terms) => {
             let mut words = String::new();
             std::io::stdin().lock().read_line(&mut words)?;
-            create(&arguments.wallet, &SecretWords::parse(&words)?, document.roster.id())
+            create(&arguments.wallet, &SecretWords::parse(&words)?, &document, &terms)
         }
         command @ (Command::Address
         | Command::Balance
         | Command::Send { .. }
         | Command::Watch
-        | Command::Descriptor) => {
+        | Command::Backup { .. }
+        | Command::Recover(_)) => {
             let file = fs::read(&arguments.wallet)
                 .with_context(|| format!("cannot read {}: make it with `new`", arguments.wallet.display()))?;
             let file: WalletFile = serde_json::from_slice(&file).context("the wallet file is damaged")?;
             let federation = document.verify(file.federation)?;
-            run(command, federation, &SecretWords::parse(&file.words)?, transport).await
+            let options = AccountOptions { recovery_delay: file.recovery_delay, ..AccountOptions::default() };
+            run(command, federation, &SecretWords::parse(&file.words)?, &options, transport).await
         }
     }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn create(path: &Path, words: &SecretWords, federation: FederationId) -> Result<()> {
+fn create(path: &Path, words: &SecretWords, document: &FederationDocument, terms: &Terms) -> Result<()> {
+    let federation = document.roster.id();
+    let recovery_delay = terms.recovery_delay;
+    // What cannot be opened is not kept.
+    let options = AccountOptions { recovery_delay, ..AccountOptions::default() };
+    Wallet::new(document.clone().verify(federation)?, words, &options, None)?;
+    let content = WalletFile { words: words.reveal().to_string(), federation, recovery_delay };
+    write_private(path, &serde_json::to_vec(&content)?)?;
+    println!("words       {}", words.reveal().as_str());
+    println!("federation  {federation}");
+    Ok(())
+}
+
+/// Makes a file that only its owner reads; one that is there already is not touched.
+fn write_private(path: &Path, content: &[u8]) -> Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
         .with_context(|| format!("cannot create {}", path.display()))?;
-    let content = WalletFile { words: words.reveal().to_string(), federation };
-    file.write_all(&serde_json::to_vec(&content)?)?;
-    file.sync_all()?;
-    println!("words       {}", words.reveal().as_str());
-    println!("federation  {federation}");
-    Ok(())
+    file.write_all(content)?;
+    Ok(file.sync_all()?)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
@@ -118,12 +153,18 @@ async fn run(
     command: Command,
     federation: Federation,
     words: &SecretWords,
+    options: &AccountOptions,
     transport: WebSocket,
 ) -> Result<()> {
     let network = federation.network();
-    let wallet = Wallet::new(federation, words, 0, AccountPolicy::default(), None)?;
-    if matches!(command, Command::Descriptor) {
-        println!("{}", wallet.descriptor());
+    let wallet = Wallet::new(federation, words, options, None)?;
+    if let Command::Backup { file } = command {
+        write_private(&file, BackupKit::new(&wallet, Some(words.clone())).to_text().as_bytes())?;
+        println!("descriptor  {}", wallet.descriptor());
+        println!(
+            "backup      {}: print it or copy it to where you keep cash, then erase it here",
+            file.display()
+        );
         return Ok(());
     }
     let client = Client::start(wallet, transport);
@@ -152,7 +193,7 @@ async fn run(
             println!("{} is final ({:?}) after {:.0?}", receipt.txid, receipt.kind, started.elapsed());
         }
         Command::Watch => watch(&client).await?,
-        Command::New | Command::Restore | Command::Descriptor => {}
+        Command::New(_) | Command::Restore(_) | Command::Backup { .. } | Command::Recover(_) => {}
     }
     Ok(())
 }

@@ -91,6 +91,13 @@ impl DevnetChain {
         self.lock().coins.get(outpoint).cloned()
     }
 
+    /// The confirmed, unspent outputs with one of these scripts.
+    pub fn coins_with(&self, scripts: &HashSet<ScriptBuf>) -> Vec<(OutPoint, ChainCoin)> {
+        let state = self.lock();
+        let coins = state.coins.iter().filter(|(_, coin)| scripts.contains(&coin.output.script_pubkey));
+        coins.map(|(outpoint, coin)| (*outpoint, coin.clone())).collect()
+    }
+
     /// Hash of the tip.
     pub fn tip_hash(&self) -> BlockHash {
         self.lock().tip()

@@ -5,9 +5,8 @@ use anyhow::{Context as _, Result};
 use bitcoin::{Amount, Network};
 use quorate::{
     Federation, FederationDocument,
-    account::AccountPolicy,
     client::{Client, WebSocket},
-    wallet::{SecretWords, Wallet},
+    wallet::{AccountOptions, SecretWords, Wallet},
 };
 use quorate_bridge::{BridgeConfig, RunningBridge};
 use quorate_node::{
@@ -101,7 +100,7 @@ impl Devnet {
     /// The bridge or federation do not answer.
     pub async fn wallet(&self) -> Result<(Client, SecretWords)> {
         let words = SecretWords::generate()?;
-        let wallet = Wallet::new(self.federation.clone(), &words, 0, AccountPolicy::default(), None)?;
+        let wallet = Wallet::new(self.federation.clone(), &words, &AccountOptions::default(), None)?;
         let client = Client::start(wallet, WebSocket::new(self.url()));
         timeout(STEP_TIMEOUT, client.ready())
             .await

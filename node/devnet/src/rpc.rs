@@ -56,6 +56,11 @@ fn failed(error: ChainError) -> Failure {
 async fn call(chain: &DevnetChain, request: &Request) -> Result<Value, Failure> {
     match request.method.as_str() {
         "getbestblockhash" => Ok(json!(chain.tip().await.map_err(failed)?)),
+        "getblockchaininfo" => {
+            let (tip, height) = (chain.tip().await.map_err(failed)?, chain.height());
+            Ok(json!({"chain": "regtest", "blocks": height, "headers": height, "bestblockhash": tip}))
+        }
+        "scantxoutset" => scan(chain, request),
         "getblockcount" => Ok(json!(chain.height())),
         "getblockhash" => {
             let hash = chain.block_hash(param(request, 0)?);
@@ -94,6 +99,32 @@ async fn call(chain: &DevnetChain, request: &Request) -> Result<Value, Failure> 
         }
         method => Err((-32601, format!("method {method} is not served by the embedded chain"))),
     }
+}
+
+/// Unspent outputs by descriptors of the form `raw(SCRIPT)`.
+fn scan(chain: &DevnetChain, request: &Request) -> Result<Value, Failure> {
+    let action: String = param(request, 0)?;
+    if action != "start" {
+        return Err((-8, format!("action {action} is not served by the embedded chain")));
+    }
+    let objects: Vec<String> = param(request, 1)?;
+    let scripts = objects.iter().map(|object| {
+        let script = object.strip_prefix("raw(").and_then(|rest| rest.strip_suffix(')'));
+        let script = script.and_then(|hex| ScriptBuf::from_hex(hex).ok());
+        script.ok_or_else(|| (-5, format!("{object}: the embedded chain looks for raw(SCRIPT) only")))
+    });
+    let coins = chain.coins_with(&scripts.collect::<Result<_, _>>()?);
+    let unspents = coins.iter().map(|(outpoint, coin)| {
+        json!({
+            "txid": outpoint.txid,
+            "vout": outpoint.vout,
+            "scriptPubKey": coin.output.script_pubkey,
+            "amount": coin.output.value.to_btc(),
+            "coinbase": coin.coinbase,
+            "height": coin.height,
+        })
+    });
+    Ok(json!({"success": true, "height": chain.height(), "unspents": unspents.collect::<Vec<_>>()}))
 }
 
 async fn coin(chain: &DevnetChain, request: &Request) -> Result<Value, Failure> {

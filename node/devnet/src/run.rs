@@ -132,7 +132,7 @@ fn print_connection(network: &Devnet, pages: Option<SocketAddr>) {
     println!("  chain RPC    http://{}   (generatetoaddress, getblock, …)", network.rpc);
     println!("  files        {}", network.directory.display());
     println!();
-    println!("Try: cargo run -p native-wallet -- --bridge ws://{bridge} --wallet a.wallet new");
+    println!("Try: cargo run -q -p native-wallet -- --bridge ws://{bridge} --wallet a.wallet new");
     println!(
         "A block is mined every {} s while a transaction waits. Stop with Ctrl-C.",
         BLOCK_INTERVAL.as_secs()

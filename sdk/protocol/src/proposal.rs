@@ -19,7 +19,7 @@ use bitcoin::{
     hashes::Hash as _,
     secp256k1::{PublicKey, schnorr},
     sighash::{Prevouts, SighashCache},
-    taproot::{ControlBlock, LeafVersion},
+    taproot::LeafVersion,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -209,17 +209,7 @@ pub fn describe_input(account: &JointAccount, address: &Address, input: &mut bit
     input.tap_internal_key = Some(internal);
     input.tap_key_origins.insert(internal, (Vec::new(), origin));
     input.tap_merkle_root = Some(address.merkle_root);
-    let parity = {
-        use bitcoin::key::TapTweak as _;
-        internal.tap_tweak(crate::digest::secp(), Some(address.merkle_root)).1
-    };
-    let control = ControlBlock {
-        leaf_version: LeafVersion::TapScript,
-        output_key_parity: parity,
-        internal_key: internal,
-        merkle_branch: bitcoin::taproot::TaprootMerkleBranch::default(),
-    };
-    input.tap_scripts.insert(control, (address.leaf.clone(), LeafVersion::TapScript));
+    input.tap_scripts.insert(address.control_block(), (address.leaf.clone(), LeafVersion::TapScript));
 }
 
 /// Fills in what BIP371 wants of an output of the account: internal key and its origin.

@@ -191,6 +191,7 @@ fn with_account(federation: Federation, keys: Vec<IdentityKey>, shares: Vec<Node
         &Keypair::from_secret_key(secp(), &wallet),
         authorisation.public(),
         Xpub::from_priv(secp(), &recovery),
+        federation.roster().recovery_delay,
         AccountPolicy::default(),
     );
     let acceptances = keys.iter().zip(1..).map(|(key, node)| (NodeId(node), record.accept(&federation, key)));

@@ -5,11 +5,11 @@
 //!
 //! ```no_run
 //! # async fn example(federation: quorate::Federation) -> Result<(), Box<dyn std::error::Error>> {
-//! use quorate::{account::AccountPolicy, client::{Client, WebSocket}};
-//! use quorate::wallet::{Destination, PaymentRequest, SecretWords, Wallet};
+//! use quorate::client::{Client, WebSocket};
+//! use quorate::wallet::{AccountOptions, Destination, PaymentRequest, SecretWords, Wallet};
 //!
 //! let network = federation.network();
-//! let wallet = Wallet::new(federation, &SecretWords::generate()?, 0, AccountPolicy::default(), None)?;
+//! let wallet = Wallet::new(federation, &SecretWords::generate()?, &AccountOptions::default(), None)?;
 //! let client = Client::start(wallet, WebSocket::new("ws://127.0.0.1:9000"));
 //! client.ready().await?;
 //! let to = Destination::parse("bcrt1qs758ursh4q9z627kt3pp5yysm78ddny6txaqgw", network)?;

@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::{
-    account::AccountPolicy,
     testing,
-    wallet::{SecretWords, StateChange, Wallet},
+    wallet::{AccountOptions, SecretWords, StateChange, Wallet},
 };
 use std::pin::pin;
 use tokio::sync::oneshot;
@@ -35,7 +34,7 @@ type Savings = mpsc::UnboundedReceiver<oneshot::Sender<Result<(), StoreError>>>;
 async fn open() -> (Client, Savings) {
     let words = SecretWords::generate().expect("random numbers");
     let federation = testing::federation(4).federation;
-    let wallet = Wallet::new(federation, &words, 0, AccountPolicy::default(), None).expect("opens");
+    let wallet = Wallet::new(federation, &words, &AccountOptions::default(), None).expect("opens");
     let (asks, mut savings) = mpsc::unbounded_channel();
     let client =
         Client::open(wallet, Nowhere, &Default::default(), Asking(asks)).expect("nothing is damaged");

@@ -1,11 +1,10 @@
 use super::*;
 use crate::{
     Round,
-    account::AccountPolicy,
     finality::FinalityProof,
     testing::{self, rng},
     vote::{ApprovalCertificate, VoteTarget},
-    wallet::{SavedState, SecretWords, StateError, apply_change},
+    wallet::{AccountOptions, SavedState, SecretWords, StateError, apply_change},
     wire::{ChainTip, ErrorCode, Fault, Lock, SubscriptionKey, UtxoRecord, WireError, encode_text},
 };
 use bitcoin::{
@@ -20,7 +19,7 @@ fn wallet() -> Wallet {
     let words =
         "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
     let words = SecretWords::parse(words).expect("valid words");
-    Wallet::new(federation, &words, 0, AccountPolicy::default(), None).expect("opens")
+    Wallet::new(federation, &words, &AccountOptions::default(), None).expect("opens")
 }
 
 fn session() -> Session {
@@ -387,7 +386,7 @@ fn a_document_that_does_not_follow_is_refused() {
     let next = testing::succession(&world, &[]);
     let federation = world.federation;
     let words = SecretWords::generate().expect("randomness");
-    let wallet = Wallet::new(federation, &words, 0, AccountPolicy::default(), None).expect("opens");
+    let wallet = Wallet::new(federation, &words, &AccountOptions::default(), None).expect("opens");
     let mut session = Session::new(wallet, Box::new(rng(1)));
     session.handle_connected(START);
     let (sent, _) = drain(&mut session);
@@ -467,7 +466,7 @@ fn a_state_that_is_damaged_or_anothers_is_refused() {
 
     let federation = testing::federation(4).federation;
     let words = SecretWords::generate().expect("randomness");
-    let other = Wallet::new(federation, &words, 0, AccountPolicy::default(), None).expect("opens");
+    let other = Wallet::new(federation, &words, &AccountOptions::default(), None).expect("opens");
     assert_eq!(restore(&disk, other), Some(StateError::OtherWallet));
 
     for (key, value) in [

@@ -18,11 +18,11 @@ use crate::{
 use bip39::Mnemonic;
 use bitcoin::{
     NetworkKind,
-    bip32::{ChildNumber, Xpriv, Xpub},
+    bip32::{ChildNumber, DerivationPath, KeySource, Xpriv, Xpub},
     key::Keypair,
 };
 use std::fmt;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Purpose of Quorate's own keys.
 const PURPOSE: u32 = 21_817;
@@ -73,39 +73,95 @@ impl fmt::Debug for SecretWords {
     }
 }
 
+/// Which account of the words, and on which terms it is registered. They are part of the account: the same words with
+/// other terms have other addresses. The backup says them ([`crate::recovery::BackupKit`]).
+///
+/// ```
+/// use quorate::wallet::AccountOptions;
+/// // Leaving takes 30 days, and coins are refreshed at least that often.
+/// let options = AccountOptions { recovery_delay: Some(4_320), ..AccountOptions::default() };
+/// assert_eq!(options.account, 0);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccountOptions {
+    /// Its number.
+    pub account: u32,
+    /// Blocks after which its owner can move a coin alone, within [`crate::federation::recovery_delays`]; the
+    /// federation's default if absent. A coin has to be moved within that time to stay payable, so a short delay costs
+    /// fees, and a long one makes leaving slow.
+    pub recovery_delay: Option<u16>,
+    /// What the nodes enforce for it.
+    pub policy: AccountPolicy,
+}
+
 /// The keys of one account of a wallet.
 pub(crate) struct WalletKeys {
     wallet: Keypair,
     pub(crate) authorisation: IdentityKey,
     recovery: Xpriv,
+    /// Fingerprint of the words' master key, and the path from there to the recovery key.
+    origin: KeySource,
+}
+
+/// The recovery key of an account, from the words alone.
+pub(crate) fn recovery_key(
+    words: &SecretWords,
+    kind: NetworkKind,
+    account: u32,
+) -> Result<Xpriv, WalletError> {
+    derive(&master(words, kind)?, &recovery_path(kind, account)?)
+}
+
+fn master(words: &SecretWords, kind: NetworkKind) -> Result<Xpriv, WalletError> {
+    let seed = Zeroizing::new(words.0.to_seed_normalized(""));
+    Xpriv::new_master(kind, seed.as_ref()).map_err(|_| WalletError::Derivation)
+}
+
+fn recovery_path(kind: NetworkKind, account: u32) -> Result<DerivationPath, WalletError> {
+    hardened(&[RECOVERY_PURPOSE, coin(kind), account])
+}
+
+fn coin(kind: NetworkKind) -> u32 {
+    u32::from(!kind.is_mainnet())
+}
+
+fn hardened(path: &[u32]) -> Result<DerivationPath, WalletError> {
+    let steps = path.iter().map(|index| ChildNumber::from_hardened_idx(*index));
+    steps.collect::<Result<Vec<_>, _>>().map(DerivationPath::from).map_err(|_| WalletError::Derivation)
+}
+
+fn derive(master: &Xpriv, path: &DerivationPath) -> Result<Xpriv, WalletError> {
+    master.derive_priv(secp(), path).map_err(|_| WalletError::Derivation)
 }
 
 impl WalletKeys {
     pub(crate) fn derive(words: &SecretWords, kind: NetworkKind, account: u32) -> Result<Self, WalletError> {
-        let mut seed = Zeroizing::new(words.0.to_seed_normalized(""));
-        let master = Xpriv::new_master(kind, seed.as_ref()).map_err(|_| WalletError::Derivation)?;
-        seed.zeroize();
-        let coin = u32::from(!kind.is_mainnet());
-        let derive = |path: &[u32]| {
-            let hardened = |index: &u32| ChildNumber::from_hardened_idx(*index);
-            let path = path.iter().map(hardened).collect::<Result<Vec<_>, _>>();
-            let path = path.map_err(|_| WalletError::Derivation)?;
-            master.derive_priv(secp(), &path).map_err(|_| WalletError::Derivation)
-        };
-        let wallet = derive(&[PURPOSE, coin, account, 0])?.to_keypair(secp());
-        let authorisation = derive(&[PURPOSE, coin, account, 1])?.to_keypair(secp()).into();
-        let recovery = derive(&[RECOVERY_PURPOSE, coin, account])?;
-        Ok(Self { wallet, authorisation, recovery })
+        let mut master = master(words, kind)?;
+        let own = |key| derive(&master, &hardened(&[PURPOSE, coin(kind), account, key])?);
+        let wallet = own(0)?.to_keypair(secp());
+        let authorisation = own(1)?.to_keypair(secp()).into();
+        let path = recovery_path(kind, account)?;
+        let recovery = derive(&master, &path)?;
+        let origin = (master.fingerprint(secp()), path);
+        master.private_key.non_secure_erase();
+        Ok(Self { wallet, authorisation, recovery, origin })
+    }
+
+    /// Where the recovery key comes from.
+    pub(crate) fn origin(&self) -> &KeySource {
+        &self.origin
     }
 
     pub(crate) fn account(
         &self,
         federation: &Federation,
-        policy: AccountPolicy,
+        options: &AccountOptions,
     ) -> Result<JointAccount, WalletError> {
         let recovery = Xpub::from_priv(secp(), &self.recovery);
-        let record =
-            AccountRecord::new(federation, &self.wallet, self.authorisation.public(), recovery, policy);
+        let delay = options.recovery_delay.unwrap_or(federation.roster().recovery_delay);
+        let (authorisation, policy) = (self.authorisation.public(), options.policy.clone());
+        let record = AccountRecord::new(federation, &self.wallet, authorisation, recovery, delay, policy);
+        record.check(federation)?;
         Ok(JointAccount::new(federation, record)?)
     }
 

@@ -16,14 +16,15 @@ pub use build::{FEE_UNASKED_MAX, PaymentAmount, PaymentRequest};
 pub use coins::{Balance, Coin, CoinState, HistoryEntry};
 pub use destination::Destination;
 pub use error::WalletError;
-pub use keys::SecretWords;
+pub(crate) use keys::recovery_key;
+pub use keys::{AccountOptions, SecretWords};
 pub use state::{SavedState, StateChange, StateError, apply_change};
 pub(crate) use state::{read as read_state, under as under_state, value as state_value};
 
 use crate::{
     Federation, NodeId,
     account::{
-        AccountCertificate, AccountPolicy, AccountRecord, Address, JointAccount, Keychain, KeychainIndex,
+        AccountCertificate, AccountDescriptor, AccountRecord, Address, JointAccount, Keychain, KeychainIndex,
     },
     finality::{FinalityError, FinalityProof},
     frost::{NodeCommitments, WalletSignature, wallet_sign},
@@ -51,9 +52,9 @@ pub const GAP_LIMIT_MAX: u32 = 1000;
 ///
 /// ```
 /// # fn example(federation: quorate::Federation) -> Result<(), quorate::wallet::WalletError> {
-/// use quorate::{account::AccountPolicy, wallet::{SecretWords, Wallet}};
+/// use quorate::wallet::{AccountOptions, SecretWords, Wallet};
 /// let words = SecretWords::generate()?;
-/// let mut wallet = Wallet::new(federation, &words, 0, AccountPolicy::default(), None)?;
+/// let mut wallet = Wallet::new(federation, &words, &AccountOptions::default(), None)?;
 /// println!("pay me at {}", wallet.next_address()?.to_address(wallet.federation().network()));
 /// # Ok(())
 /// # }
@@ -87,21 +88,21 @@ struct KeychainState {
 }
 
 impl Wallet {
-    /// Opens account number `account` (usually 0) of the words. `checkpoint` is where header verification starts; the
+    /// Opens an account of the words. `checkpoint` is where header verification starts; the
     /// genesis block if absent.
     ///
     /// # Errors
-    /// A key cannot be derived, or the checkpoint is not the first block of a difficulty period.
+    /// A key cannot be derived, the delay is out of bounds, or the checkpoint is not the first block of a difficulty
+    /// period.
     pub fn new(
         federation: Federation,
         words: &SecretWords,
-        account: u32,
-        policy: AccountPolicy,
+        options: &AccountOptions,
         checkpoint: Option<Checkpoint>,
     ) -> Result<Self, WalletError> {
         let network = federation.network();
-        let keys = WalletKeys::derive(words, network.into(), account)?;
-        let account = keys.account(&federation, policy)?;
+        let keys = WalletKeys::derive(words, network.into(), options.account)?;
+        let account = keys.account(&federation, options)?;
         Self::open(federation, Some(keys), account, checkpoint)
     }
 
@@ -112,7 +113,7 @@ impl Wallet {
     /// use quorate::wallet::Wallet;
     /// let record = wallet.account().record().clone();
     /// let watching = Wallet::watch(wallet.federation().clone(), record, None)?;
-    /// assert_eq!(watching.descriptor(), wallet.descriptor());
+    /// assert_eq!(watching.account(), wallet.account());
     /// # Ok(())
     /// # }
     /// ```
@@ -204,9 +205,14 @@ impl Wallet {
         Ok(())
     }
 
-    /// The account as an output descriptor with checksum: public, to watch or recover with any descriptor wallet.
-    pub fn descriptor(&self) -> String {
-        self.account.descriptor()
+    /// The account as an output descriptor: public, to watch or recover with any descriptor wallet. With the words, it
+    /// says where the recovery key comes from.
+    pub fn descriptor(&self) -> AccountDescriptor {
+        let descriptor = self.account.descriptor().clone();
+        match self.keys.as_ref().map(|keys| keys.origin().clone()) {
+            Some((fingerprint, path)) => descriptor.with_origin(fingerprint, path),
+            None => descriptor,
+        }
     }
 
     /// Gives out the next receive address.

@@ -17,7 +17,7 @@ fn wallet() -> Wallet {
     let words =
         "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
     let words = SecretWords::parse(words).expect("valid words");
-    Wallet::new(testing::federation(4).federation, &words, 0, AccountPolicy::default(), None).expect("opens")
+    Wallet::new(testing::federation(4).federation, &words, &AccountOptions::default(), None).expect("opens")
 }
 
 /// Empty headers up to a height.

@@ -6,11 +6,11 @@ use bitcoin::{
 };
 use quorate::{
     Federation, NodeId,
-    account::{AccountCertificate, AccountPolicy},
+    account::AccountCertificate,
     digest::IdentityKey,
     proposal::Proposal,
     testing,
-    wallet::{SecretWords, Wallet},
+    wallet::{AccountOptions, SecretWords, Wallet},
 };
 use quorate_devnet::DevnetChain;
 use std::{
@@ -133,7 +133,7 @@ impl Base {
 pub fn open_wallet(federation: &Federation, index: usize) -> Wallet {
     let words = WORDS.get(index).expect("a wallet of the simulation");
     let words = SecretWords::parse(words).expect("valid words");
-    Wallet::new(federation.clone(), &words, 0, AccountPolicy::default(), None).expect("opens")
+    Wallet::new(federation.clone(), &words, &AccountOptions::default(), None).expect("opens")
 }
 
 /// Script of a coin that anybody can spend, wrapped in P2WSH.

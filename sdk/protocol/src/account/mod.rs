@@ -6,15 +6,20 @@
 //! older(recovery_delay))`. The account is therefore an ordinary descriptor that any wallet can watch, and recover
 //! without Quorate once the delay has passed.
 
+mod address;
+mod checksum;
 mod derive;
 mod descriptor;
 
-pub use derive::{Address, CHAIN_CODE_TEXT, JointAccount, Keychain, KeychainIndex};
-pub use descriptor::checksum;
+pub use address::{Address, Keychain, KeychainIndex};
+pub use checksum::checksum;
+pub use derive::{CHAIN_CODE_TEXT, JointAccount};
+pub use descriptor::{AccountDescriptor, DescriptorError};
 
 use crate::{
     AccountId, Epoch, Federation, NodeId,
     digest::{self, IdentityKey, Purpose, Writer},
+    federation::recovery_delays,
     vote::{CertificateError, verify_all},
 };
 use bitcoin::{
@@ -43,7 +48,8 @@ pub struct AccountRecord {
     pub authorisation_key: XOnlyPublicKey,
     /// Extended public key of the recovery path.
     pub recovery_xpub: Xpub,
-    /// Blocks after which a coin can be moved by the recovery key alone (BIP68 height units).
+    /// Blocks after which a coin can be moved by the recovery key alone (BIP68 height units), within
+    /// [`crate::federation::recovery_delays`].
     pub recovery_delay: u16,
     /// What the nodes enforce for it.
     #[serde(default)]
@@ -54,21 +60,21 @@ pub struct AccountRecord {
 }
 
 impl AccountRecord {
-    /// Makes and proves a record.
+    /// Makes and proves a record. Its delay is checked by [`AccountRecord::check`].
     pub fn new(
         federation: &Federation,
         wallet: &Keypair,
         authorisation_key: XOnlyPublicKey,
         recovery_xpub: Xpub,
+        recovery_delay: u16,
         policy: AccountPolicy,
     ) -> Self {
-        let roster = federation.roster();
         let placeholder = [0; 64];
         let mut record = Self {
             wallet_key: wallet.public_key(),
             authorisation_key,
             recovery_xpub,
-            recovery_delay: roster.recovery_delay,
+            recovery_delay,
             policy,
             possession: schnorr::Signature::from_slice(&placeholder).expect("64 bytes"),
         };
@@ -99,9 +105,10 @@ impl AccountRecord {
     /// # Errors
     /// The record's maker is at fault; no node accepts it, so retrying does not help.
     pub fn check(&self, federation: &Federation) -> Result<(), AccountError> {
-        let margin = federation.roster().recovery_margin;
-        if self.recovery_delay <= margin {
-            return Err(AccountError::Delay { delay: self.recovery_delay, margin });
+        let roster = federation.roster();
+        let (min, max) = recovery_delays(roster.network, roster.recovery_margin);
+        if !(min..=max).contains(&self.recovery_delay) {
+            return Err(AccountError::Delay { delay: self.recovery_delay, min, max });
         }
         if bitcoin::NetworkKind::from(federation.network()) != self.recovery_xpub.network {
             return Err(AccountError::Network);
@@ -167,13 +174,15 @@ pub enum AccountError {
     /// The proof of possession does not verify.
     #[error("the proof that the wallet holds its half of the key is not valid for this federation and epoch")]
     Possession,
-    /// The recovery path would open before a payment is allowed.
-    #[error("a recovery delay of {delay} blocks must be above the federation's margin of {margin}")]
+    /// A short delay would cost a fee for every refresh and leave no time to pay; a long one makes leaving slow.
+    #[error("a recovery delay of {delay} blocks is outside {min} to {max} blocks")]
     Delay {
         /// Given, in blocks.
         delay: u16,
-        /// The federation's, in blocks.
-        margin: u16,
+        /// Least.
+        min: u16,
+        /// Most.
+        max: u16,
     },
     /// The recovery key is of another network.
     #[error("the recovery key is of another network than the federation")]

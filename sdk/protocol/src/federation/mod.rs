@@ -95,6 +95,24 @@ fn write_members(writer: Writer, members: &[Member]) -> Writer {
     })
 }
 
+/// Shortest and longest delay of an account's recovery path, in blocks: 30 days to a year. On regtest everything above
+/// the federation's margin will do.
+///
+/// ```
+/// use quorate::federation::recovery_delays;
+/// assert_eq!(recovery_delays(bitcoin::Network::Bitcoin, 288), (4_320, 52_560));
+/// assert_eq!(recovery_delays(bitcoin::Network::Regtest, 10), (11, 52_560));
+/// ```
+pub fn recovery_delays(network: Network, margin: u16) -> (u16, u16) {
+    let least = margin.saturating_add(1);
+    match network {
+        Network::Regtest => (least, 52_560),
+        Network::Bitcoin | Network::Testnet | Network::Testnet4 | Network::Signet => {
+            (least.max(4_320), 52_560)
+        }
+    }
+}
+
 /// Who the federation was in its first epoch: the part of its document that the [`FederationId`] is the hash of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roster {
@@ -118,8 +136,9 @@ impl Roster {
     /// The roster is not well formed; it cannot be used and retrying does not help.
     pub fn check(&self) -> Result<Quorum, FederationError> {
         let quorum = check_members(&self.members)?;
-        if self.recovery_delay <= self.recovery_margin {
-            return Err(FederationError::Delay { delay: self.recovery_delay, margin: self.recovery_margin });
+        let (min, max) = recovery_delays(self.network, self.recovery_margin);
+        if !(min..=max).contains(&self.recovery_delay) {
+            return Err(FederationError::Delay { delay: self.recovery_delay, min, max });
         }
         Ok(quorum)
     }
@@ -156,13 +175,15 @@ pub enum FederationError {
         /// The entry.
         node: NodeId,
     },
-    /// The recovery path would open before the horizon rule allows any payment.
-    #[error("recovery delay of {delay} blocks must be above the margin of {margin} blocks")]
+    /// Accounts with it would have no time to pay, or their owners could not leave in any useful time.
+    #[error("a recovery delay of {delay} blocks is outside {min} to {max} blocks")]
     Delay {
         /// Delay, in blocks.
         delay: u16,
-        /// Margin, in blocks.
-        margin: u16,
+        /// Least.
+        min: u16,
+        /// Most.
+        max: u16,
     },
     /// Not the federation that the wallet pins.
     #[error("the document is of federation {found}, but {expected} is pinned; ask another bridge")]

@@ -236,7 +236,13 @@ impl Hub {
     pub(crate) fn take_status(&mut self, txid: Txid, status: &TransactionStatus) {
         let key = SubscriptionKey::Txid(txid);
         let Some(interest) = self.interests.get_mut(&key) else { return };
-        if interest.status.as_ref().is_some_and(|known| rank(known) >= rank(status)) {
+        // The chain has the last word, and a reorganisation can take it back.
+        let turns = |known: &TransactionStatus| {
+            let conflicted =
+                |status: &TransactionStatus| matches!(status, TransactionStatus::Conflicted { .. });
+            conflicted(known) != conflicted(status) && rank(known).min(rank(status)) >= FINAL
+        };
+        if interest.status.as_ref().is_some_and(|known| rank(known) >= rank(status) && !turns(known)) {
             self.duplicates += 1;
             return;
         }
@@ -266,6 +272,9 @@ impl Hub {
     }
 }
 
+/// Rank of what is final.
+const FINAL: u8 = 120;
+
 fn rank(status: &TransactionStatus) -> u8 {
     match status {
         TransactionStatus::Pending => 0,
@@ -275,9 +284,9 @@ fn rank(status: &TransactionStatus) -> u8 {
         TransactionStatus::Failed { .. }
         | TransactionStatus::Rejected { .. }
         | TransactionStatus::AbortedByzantine { .. } => 112,
-        TransactionStatus::Signed { .. } => 120,
+        TransactionStatus::Signed { .. } => FINAL,
         TransactionStatus::Broadcasting => 121,
-        TransactionStatus::Confirmed { .. } => 122,
+        TransactionStatus::Confirmed { .. } | TransactionStatus::Conflicted { .. } => 122,
     }
 }
 
@@ -287,7 +296,7 @@ mod tests {
     use bitcoin::{Amount, BlockHash, ScriptBuf, hashes::Hash as _};
     use quorate_protocol::{
         Round,
-        wire::{BlockRef, Lock},
+        wire::{BlockRef, ConfirmedSpend, Lock},
     };
 
     fn txid(byte: u8) -> Txid {
@@ -301,6 +310,7 @@ mod tests {
             script_pubkey: ScriptBuf::new(),
             tip_height: 1,
             created: None,
+            conflicted: None,
             final_parent: None,
             round: Round(0),
             lock: lock.then_some(Lock { txid: txid(2), round: Round(0), locked_at: 5 }),
@@ -387,6 +397,27 @@ mod tests {
         };
         let KeyOutcome::Snapshot { utxos, .. } = &results[0].outcome else { panic!("accepted") };
         assert!(utxos[0].lock.is_some(), "the new snapshot has what was lost");
+    }
+
+    #[test]
+    fn a_conflict_and_its_end_go_out_once_each() {
+        let (mut hub, _) = hub();
+        let key = SubscriptionKey::Txid(txid(1));
+        subscribe(&mut hub, &key);
+        while next(&mut hub).is_some() {}
+        let block = BlockRef { height: 2, hash: BlockHash::all_zeros() };
+        let conflicted = TransactionStatus::Conflicted { by: ConfirmedSpend { txid: txid(2), block } };
+        let confirmed = TransactionStatus::Confirmed { block };
+        for status in [TransactionStatus::Broadcasting, conflicted, confirmed] {
+            for _node in 0..3 {
+                hub.take_status(txid(1), &status);
+            }
+            let Some((_, ServerMessage::TransactionStatus { status: told, .. })) = next(&mut hub) else {
+                panic!("{status:?}")
+            };
+            assert_eq!(told, status);
+            assert!(next(&mut hub).is_none());
+        }
     }
 
     #[test]

@@ -135,6 +135,7 @@ pub fn ends_submission(message: &ServerMessage) -> bool {
             status,
             TransactionStatus::Signed { .. }
                 | TransactionStatus::Rejected { .. }
+                | TransactionStatus::Conflicted { .. }
                 | TransactionStatus::Failed { .. }
                 | TransactionStatus::AbortedByzantine { .. }
         ),

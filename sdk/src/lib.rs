@@ -11,6 +11,6 @@ pub mod wallet;
 pub use quorate_protocol::testing;
 pub use quorate_protocol::{
     AccountId, Epoch, Federation, FederationDocument, FederationError, FederationId, NodeId, NonceCommitment,
-    PackageDigest, ParseIdError, Quorum, Round, SignatureShare, account, digest, evidence, federation,
-    finality, frost, headers, log_head, proposal, relay_policy, release, seal, vote, wire,
+    PackageDigest, ParseIdError, Quorum, Round, SignatureShare, account, conflict, digest, evidence,
+    federation, finality, frost, headers, log_head, proposal, relay_policy, release, seal, vote, wire,
 };

@@ -7,7 +7,7 @@ use quorate::{
     headers::HeaderChain,
     session::{Event, PaymentState, Session},
     wallet::{Balance, Coin, HistoryEntry},
-    wire::{BlockRef, NodeReject, WireError},
+    wire::{BlockRef, ConfirmedSpend, NodeReject, WireError},
 };
 use serde::Serialize;
 
@@ -62,6 +62,21 @@ pub(crate) struct CoinView {
     locked_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     spent_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflicted: Option<ConflictView>,
+}
+
+/// What a block has in place of a transaction that can be in none any more.
+#[derive(Serialize)]
+pub(crate) struct ConflictView {
+    txid: String,
+    block: BlockView,
+}
+
+impl From<ConfirmedSpend> for ConflictView {
+    fn from(by: ConfirmedSpend) -> Self {
+        Self { txid: by.txid.to_string(), block: by.block.into() }
+    }
 }
 
 impl CoinView {
@@ -78,6 +93,7 @@ impl CoinView {
             block: coin.block.map(BlockView::from),
             locked_by: coin.held_by().map(|txid| txid.to_string()),
             spent_by: coin.spent_by.map(|txid| txid.to_string()),
+            conflicted: coin.conflicted.map(ConflictView::from),
         }
     }
 }
@@ -95,6 +111,8 @@ pub(crate) struct HistoryView {
     #[serde(skip_serializing_if = "Option::is_none")]
     block_time: Option<u32>,
     confirmations: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflicted: Option<ConflictView>,
     /// A payment of this wallet that is not final: how it stands, or how it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     payment: Option<PaymentView>,
@@ -113,6 +131,7 @@ impl HistoryView {
             block: entry.block.map(BlockView::from),
             block_time: entry.block.and_then(|block| chain.header(block.height)).map(|header| header.time),
             confirmations: entry.block.map_or(0, |block| chain.confirmations(&block)),
+            conflicted: entry.conflicted.map(ConflictView::from),
             payment: payment.and_then(PaymentView::new),
         }
     }
@@ -179,6 +198,10 @@ pub(crate) enum EventView {
         txid: String,
         block: BlockView,
     },
+    Conflicted {
+        txid: String,
+        by: ConflictView,
+    },
     Tip {
         tip: BlockView,
     },
@@ -215,6 +238,7 @@ impl EventView {
             Event::Confirmed { txid, block } => {
                 Self::Confirmed { txid: txid.to_string(), block: block.into() }
             }
+            Event::Conflicted { txid, by } => Self::Conflicted { txid: txid.to_string(), by: by.into() },
             Event::Tip { tip } => Self::Tip { tip: tip.into() },
             Event::Lagged { missed } => Self::Lagged { missed: u32::try_from(missed).unwrap_or(u32::MAX) },
             Event::Refused { error } => Self::Refused { error },

@@ -14,15 +14,18 @@ use crate::{
     subscriptions::Subscriptions,
     watch::Watch,
 };
-use bitcoin::OutPoint;
+use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     Federation, NodeId, Round,
     account::{AccountCertificate, AccountError, JointAccount},
     digest::IdentityKey,
-    wire::{ServerMessage, VotingRequest},
+    wire::{ConfirmedSpend, ServerMessage, VotingRequest},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::RngCore as _};
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 /// Wait for news of what this node voted for or promised before it takes it up itself.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -46,6 +49,8 @@ pub(crate) struct Context {
     pub(crate) log: Log,
     pub(crate) watch: Watch,
     pub(crate) subscriptions: Subscriptions,
+    /// Enforced transactions that a block contradicts, for the operator.
+    pub(crate) breaches: BTreeMap<Txid, ConfirmedSpend>,
     /// The chain has been read up to its tip once.
     pub(crate) caught_up: bool,
     pub(crate) effects: VecDeque<Effect>,
@@ -86,6 +91,7 @@ impl Context {
             log: Log::restore(std::mem::take(&mut stored.log), peers, boot),
             watch: Watch::restore(std::mem::take(&mut stored.evidence), epoch),
             subscriptions: Subscriptions::default(),
+            breaches: BTreeMap::new(),
             caught_up: false,
             effects: VecDeque::new(),
             outputs: VecDeque::new(),

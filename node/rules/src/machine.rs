@@ -132,6 +132,9 @@ impl Machine {
     fn connect(&mut self, block: &Block) {
         let changed = self.cx.ledger.connect(block);
         self.cx.notify_outpoints(&changed, None);
+        let dead = self.cx.ledger.contradicted(&changed);
+        self.cx.alarm(&dead);
+        self.cx.tell_conflicts(&dead);
         let tip = self.cx.ledger.tip();
         for transaction in &block.txdata {
             let txid = transaction.compute_txid();
@@ -142,9 +145,13 @@ impl Machine {
     }
 
     fn disconnect(&mut self) {
+        let undone = self.cx.ledger.block_spends();
+        let revived = self.cx.ledger.contradicted(&undone);
         let changed = self.cx.ledger.disconnect();
         self.undo_finality(&changed);
         self.cx.notify_outpoints(&changed, None);
+        self.cx.end_alarm(&revived);
+        self.cx.tell_conflicts(&revived);
     }
 
     /// The chain has been read up to the tip that its backend had.
@@ -221,6 +228,7 @@ impl Machine {
             seconds_since_heard: heard.collect(),
             evidence: self.cx.watch.counts(),
             suspects: self.cx.watch.suspects().iter().copied().collect(),
+            breaches: self.cx.breaches.clone(),
             held: self.sizes(),
         }
     }

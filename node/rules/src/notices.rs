@@ -3,14 +3,14 @@
 //! Snapshot and stream have no gap between them: subscribing and reading the snapshot happen in one step of the
 //! machine.
 
-use crate::{ChainCoin, SessionId, context::Context, subscriptions::Target};
+use crate::{ChainCoin, Output, SessionId, context::Context, ledger::Conflict, subscriptions::Target};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
     proposal::Proposal,
     wire::{
-        ChainTip, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey, TransactionStatus,
-        WireError, limits, pages,
+        ChainTip, ConfirmedSpend, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
+        TransactionStatus, WireError, limits, pages,
     },
 };
 use std::collections::BTreeSet;
@@ -144,6 +144,10 @@ impl Context {
             return Some(TransactionStatus::Confirmed { block });
         }
         let record = self.ledger.record(txid)?;
+        let conflict = record.proof.as_ref().and_then(|_| self.ledger.conflict(*txid));
+        if let Some(Conflict { by, .. }) = conflict {
+            return Some(TransactionStatus::Conflicted { by });
+        }
         Some(match (&record.proof, &record.certificate) {
             (Some(proof), _) => TransactionStatus::Signed { proof: Box::new(proof.clone()) },
             (None, Some(_)) => TransactionStatus::Approved,
@@ -176,6 +180,48 @@ impl Context {
                 ServerMessage::TransactionStatus { txid, status: status.clone() },
             );
         }
+    }
+
+    /// Has a transaction's place in the chain found for a wallet, or that of what contradicts it.
+    pub(crate) fn find_place(&mut self, session: SessionId, id: Option<u64>, txid: Txid) {
+        let place = self.ledger.block_of(&txid).map(|block| (ConfirmedSpend { txid, block }, Vec::new()));
+        let conflict = || {
+            let conflict = self.ledger.conflict(txid)?;
+            Some((conflict.by, self.ledger.transactions_of(&conflict.path)))
+        };
+        match place.or_else(conflict) {
+            Some((of, path)) => self.outputs.push_back(Output::Prove { session, id, txid, of, path }),
+            None => self.send_client(session, id, ServerMessage::Proof { txid, proof: None, conflict: None }),
+        }
+    }
+
+    /// Tells again who was told of transactions that a block contradicts, or does not contradict any more.
+    pub(crate) fn tell_conflicts(&mut self, txids: &BTreeSet<Txid>) {
+        for txid in txids {
+            if let Some(status) = self.status_of(txid) {
+                self.notify_status(*txid, &status);
+            }
+            for outpoint in self.ledger.outputs_of(*txid) {
+                self.notify_outpoint(outpoint, None);
+            }
+        }
+    }
+
+    /// Keeps enforced transactions that a block contradicts for the operator.
+    pub(crate) fn alarm(&mut self, dead: &BTreeSet<Txid>) {
+        for txid in dead.iter().filter(|txid| self.ledger.is_promised(txid)) {
+            if let Some(Conflict { by, .. }) = self.ledger.conflict(*txid) {
+                let height = by.block.height;
+                tracing::error!(%txid, by = %by.txid, height, "BREACH: a block contradicts an enforced transaction");
+                self.breaches.insert(*txid, by);
+            }
+        }
+    }
+
+    /// A block was undone: what it contradicted is alive, unless another one does it too.
+    pub(crate) fn end_alarm(&mut self, revived: &BTreeSet<Txid>) {
+        self.breaches.retain(|txid, _| !revived.contains(txid));
+        self.alarm(revived);
     }
 
     pub(crate) fn notify_tip(&mut self) {

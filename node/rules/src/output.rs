@@ -4,7 +4,7 @@ use crate::records::ChangeSet;
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{
     NodeId, Round,
-    wire::{BlockRef, PeerReply, ServerMessage, VotingRequest},
+    wire::{ConfirmedSpend, PeerReply, ServerMessage, VotingRequest},
 };
 
 /// A session of a wallet or bridge, by the driver's number.
@@ -99,16 +99,18 @@ pub enum Output {
     },
     /// Hand to the Bitcoin network, now and until it confirms.
     Broadcast(Transaction),
-    /// Find a transaction's place in a block for a wallet.
+    /// Find a transaction's place in a block for a wallet: its own, or that of what contradicts it.
     Prove {
         /// Which session asked.
         session: SessionId,
         /// Its message.
         id: Option<u64>,
-        /// The transaction.
+        /// What the wallet asked about.
         txid: Txid,
-        /// The block that has it.
-        block: BlockRef,
+        /// What is in the block.
+        of: ConfirmedSpend,
+        /// If that is another transaction: from the one asked about to the ancestor that it contradicts.
+        path: Vec<Transaction>,
     },
     /// Answer with the backend's fee rate.
     FeeRate {

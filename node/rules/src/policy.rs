@@ -174,7 +174,9 @@ impl Context {
         let parent = self.ledger.proof(&outpoint.txid).filter(|_| !coinbase).ok_or(unconfirmed.clone())?;
         match self.ledger.ancestry(outpoint.txid) {
             Ancestry::Alive => {}
-            Ancestry::Conflicted(txid) => return Err(RejectReason::Spent { outpoint, txid }),
+            Ancestry::Conflicted(conflict) => {
+                return Err(RejectReason::Spent { outpoint, txid: conflict.by.txid });
+            }
             Ancestry::Unknown => return Err(unconfirmed),
         }
         match parent.custody().deadline() {

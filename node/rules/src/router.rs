@@ -259,10 +259,7 @@ impl Machine {
                 Ok(())
             }
             ClientMessage::ProofQuery { txid } => {
-                match self.cx.ledger.block_of(&txid) {
-                    Some(block) => self.cx.outputs.push_back(Output::Prove { session, id, txid, block }),
-                    None => self.cx.send_client(session, id, ServerMessage::Proof { txid, proof: None }),
-                }
+                self.cx.find_place(session, id, txid);
                 Ok(())
             }
             ClientMessage::FeeRateQuery => {

@@ -5,7 +5,7 @@ use bitcoin::Txid;
 use quorate_protocol::{
     Epoch, FederationDocument, FederationId, NodeId,
     evidence::{Evidence, EvidenceKind},
-    wire::BlockRef,
+    wire::{BlockRef, ConfirmedSpend},
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -32,6 +32,9 @@ pub struct Status {
     pub evidence: BTreeMap<EvidenceKind, usize>,
     /// Nodes whose messages are ignored because of that.
     pub suspects: Vec<NodeId>,
+    /// Enforced transactions that a block contradicts, by txid, with what the block has: that must never happen. Stop
+    /// the node, keep its store, and compare with the other operators.
+    pub breaches: BTreeMap<Txid, ConfirmedSpend>,
     /// What it holds.
     pub held: Sizes,
 }

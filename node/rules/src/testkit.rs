@@ -106,8 +106,12 @@ impl Kit {
 
     /// Another block takes the place of the last one.
     pub(crate) fn reorganise(&mut self) {
+        self.reorganise_with(Vec::new());
+    }
+
+    pub(crate) fn reorganise_with(&mut self, txdata: Vec<Transaction>) {
         let parent = self.machine.block_at(self.machine.tip().height - 1).expect("a parent");
-        assert!(self.machine.handle_blocks(&[block_on(parent, Vec::new())]));
+        assert!(self.machine.handle_blocks(&[block_on(parent, txdata)]));
         self.drain();
     }
 

@@ -7,7 +7,9 @@ pub(crate) mod follower;
 pub use bitcoind::Bitcoind;
 
 use bitcoin::{Amount, Block, BlockHash, FeeRate, MerkleBlock, OutPoint, Transaction, Txid, block::Header};
-use quorate_protocol::wire::{BlockRef, RawTransactionProof};
+use quorate_protocol::wire::{
+    Bare, BlockRef, ConfirmedSpend, ConflictProof, RawTransactionProof, ServerMessage,
+};
 use quorate_rules::{ChainCoin, scripts::ScriptError};
 use std::{future::Future, pin::Pin};
 
@@ -86,6 +88,24 @@ pub enum ChainError {
         /// Least.
         least: Amount,
     },
+}
+
+/// The answer to a wallet's question about a transaction, from the block that has it or what contradicts it.
+pub fn answer_proof(
+    block: Option<&Block>,
+    txid: Txid,
+    of: ConfirmedSpend,
+    path: Vec<Transaction>,
+) -> ServerMessage {
+    let place = block.and_then(|block| prove(block, of.txid, of.block));
+    match place {
+        Some(spender) if of.txid != txid => {
+            let path = path.into_iter().map(Bare::from).collect();
+            let conflict = Some(Box::new(ConflictProof { path, spender }));
+            ServerMessage::Proof { txid, proof: None, conflict }
+        }
+        proof => ServerMessage::Proof { txid, proof, conflict: None },
+    }
 }
 
 /// A transaction's place in a block, for a wallet to verify; `None` if the block does not have it.

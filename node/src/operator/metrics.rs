@@ -44,6 +44,7 @@ pub(crate) fn text(status: &Status) -> String {
         ("coordinations", "transactions under coordination", count(status.held.coordinations)),
         ("releases", "releases being pushed", count(status.held.releases)),
         ("announcements", "final transactions not heard by all", count(status.held.announcements)),
+        ("breaches", "enforced transactions that a block contradicts", count(status.breaches.len())),
         ("sessions", "sessions of wallets and bridges", count(status.held.sessions)),
     ];
     for (name, help, value) in gauges {

@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use crate::{
-    chain::{Chain, prove},
+    chain::{Chain, answer_proof},
     crash,
     net::peers::Peers,
 };
@@ -106,11 +106,11 @@ impl Dispatcher {
                 crash::point("coordinator.before_broadcast");
                 tokio::spawn(broadcast(self.chain.clone(), transaction));
             }
-            Output::Prove { session, id, txid, block } => {
+            Output::Prove { session, id, txid, of, path } => {
                 let chain = self.chain.clone();
                 self.answer_later(session, id, async move {
-                    let whole = chain.block(block.hash).await.ok();
-                    ServerMessage::Proof { txid, proof: whole.and_then(|whole| prove(&whole, txid, block)) }
+                    let block = chain.block(of.block.hash).await.ok();
+                    answer_proof(block.as_ref(), txid, of, path)
                 });
             }
             Output::FeeRate { session, id } => {

@@ -5,6 +5,7 @@
 //! this one.
 
 pub mod account;
+pub mod conflict;
 mod consensus_hex;
 mod curve;
 pub mod digest;

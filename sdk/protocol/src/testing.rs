@@ -36,6 +36,7 @@ pub fn utxo_record(outpoint: OutPoint, value: Amount, script_pubkey: ScriptBuf) 
         script_pubkey,
         tip_height: 1,
         created: None,
+        conflicted: None,
         final_parent: None,
         round: Round(0),
         lock: None,

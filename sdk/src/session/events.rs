@@ -4,7 +4,7 @@ use crate::{
     Epoch,
     finality::{FinalityKind, FinalityProof},
     wallet::Balance,
-    wire::{BlockRef, NodeReject, WireError},
+    wire::{BlockRef, ConfirmedSpend, NodeReject, WireError},
 };
 use bitcoin::{Amount, OutPoint, Txid};
 use std::time::Duration;
@@ -113,6 +113,15 @@ pub enum Event {
         txid: Txid,
         /// The block.
         block: BlockRef,
+    },
+    /// A transaction of this wallet can be in no block any more, by a proof that this wallet verified: a block
+    /// contradicts it or an ancestor. What it paid is not paid. No event tells that a reorganisation undid this; look
+    /// at the wallet.
+    Conflicted {
+        /// The transaction.
+        txid: Txid,
+        /// What the block has.
+        by: ConfirmedSpend,
     },
     /// The wallet's own chain has a new tip.
     Tip {

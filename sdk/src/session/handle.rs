@@ -6,15 +6,16 @@ use super::{
 };
 use crate::{
     NodeId,
+    conflict::ConflictError,
     finality::FinalityProof,
     frost::NodeCommitments,
-    headers::HeaderError,
+    headers::{HeaderError, ProofError},
     relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN},
     release::ReleaseCertificate,
     vote::{ApprovalCertificate, NOT_BEFORE_ITS_BLOCK},
     wire::{
-        ChainTip, ClientMessage, Header, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
-        TransactionStatus, UtxoRecord, encode_text, limits,
+        ChainTip, ClientMessage, ConflictProof, Header, KeyOutcome, KeyResult, ServerMessage,
+        SubscriptionKey, TransactionStatus, UtxoRecord, encode_text, limits,
     },
 };
 use bitcoin::{Amount, FeeRate, OutPoint, Txid};
@@ -65,11 +66,12 @@ impl Session {
                 }
             }
             ServerMessage::Headers { from, headers } => self.take_headers(id, from, &headers),
-            ServerMessage::Proof { txid, proof } => {
+            ServerMessage::Proof { txid, proof, conflict } => {
                 self.done(id);
-                match proof {
-                    Some(proof) => self.take_inclusion(txid, &proof),
-                    None => {
+                match (proof, conflict) {
+                    (Some(proof), _) => self.take_inclusion(txid, &proof),
+                    (None, Some(conflict)) => self.take_conflict(txid, &conflict),
+                    (None, None) => {
                         self.waiting_proofs.insert(txid);
                     }
                 }
@@ -214,6 +216,7 @@ impl Session {
             Ok(false) => {}
             Err(error) => self.misbehaved(&error),
         }
+        self.tell_conflicts();
         if self.payments.contains_key(&txid) && self.wallet_knows_final(txid) {
             let proof = Box::new(proof.clone());
             self.finish(txid, PaymentState::Final { kind: proof.kind(), proof });
@@ -251,6 +254,10 @@ impl Session {
                 self.misbehaved(&"a proof of another transaction");
             }
             return;
+        }
+        if let TransactionStatus::Conflicted { .. } = &status {
+            // Only a proof says so.
+            return self.ask_proofs([txid]);
         }
         let Some(payment) = self.payments.get_mut(&txid) else { return };
         payment.heard(now);
@@ -290,6 +297,7 @@ impl Session {
             | TransactionStatus::Approved
             | TransactionStatus::Signed { .. }
             | TransactionStatus::Broadcasting
+            | TransactionStatus::Conflicted { .. }
             | TransactionStatus::Confirmed { .. } => return,
         };
         self.move_on(txid, state);
@@ -370,14 +378,39 @@ impl Session {
 
     fn take_inclusion(&mut self, txid: Txid, proof: &crate::wire::RawTransactionProof) {
         match self.wallet.apply_inclusion(txid, proof) {
-            Ok(true) => self.event(Event::Confirmed { txid, block: proof.block }),
+            Ok(true) => {
+                self.event(Event::Confirmed { txid, block: proof.block });
+                self.tell_conflicts();
+            }
             Ok(false) => {}
-            Err(crate::headers::ProofError::UnknownBlock { .. }) => {
+            Err(ProofError::UnknownBlock { .. }) => {
                 self.waiting_proofs.insert(txid);
                 self.ask_headers(0);
             }
             Err(error) => self.misbehaved(&error),
         }
         self.subscribe_new();
+    }
+
+    fn take_conflict(&mut self, txid: Txid, proof: &ConflictProof) {
+        match self.wallet.apply_conflict(txid, proof) {
+            Ok(()) => self.tell_conflicts(),
+            Err(ConflictError::Place(ProofError::UnknownBlock { .. })) => {
+                self.waiting_proofs.insert(txid);
+                self.ask_headers(0);
+            }
+            Err(error) => self.misbehaved(&error),
+        }
+    }
+
+    fn tell_conflicts(&mut self) {
+        for (txid, by) in self.wallet.take_conflicts() {
+            self.event(Event::Conflicted { txid, by });
+            let message =
+                format!("block {} has {}, which takes a coin that it needs", by.block.height, by.txid);
+            if self.payments.contains_key(&txid) {
+                self.finish(txid, PaymentState::Failed { message, retry: false });
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     finality::FinalityKind,
     headers::HeaderChain,
     proposal::CheckedProposal,
-    wire::{BlockRef, UtxoRecord},
+    wire::{BlockRef, ConfirmedSpend, UtxoRecord},
 };
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid, constants::COINBASE_MATURITY};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,10 @@ pub struct Coin {
     /// Whether it is a block reward, which matures after 100 blocks.
     #[serde(default)]
     pub coinbase: bool,
+    /// Set if the creating transaction can be in no block any more: this one in a block contradicts it or an ancestor,
+    /// by a verified proof. The output is no coin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicted: Option<ConfirmedSpend>,
     /// Spent by a final or confirmed transaction, verified.
     pub spent_by: Option<Txid>,
     /// Reserved by a payment of this wallet.
@@ -67,8 +71,13 @@ pub enum CoinState {
     Incoming,
     /// A block reward that waits for its hundredth block.
     Immature,
-    /// Held by a payment.
+    /// Held by a payment, or by one that can be in no block any more: then its recovery path has to open.
     Locked,
+    /// It is no coin: a block contradicts the transaction that creates it.
+    Conflicted {
+        /// What the block has.
+        by: ConfirmedSpend,
+    },
     /// Its recovery path opens too soon for the federation to co-sign a payment: it can be moved within the account,
     /// and is spendable again when that is confirmed.
     Expired {
@@ -94,7 +103,10 @@ impl Coin {
 
     /// What can be done with it.
     pub(super) fn state(&self, demands: &Demands<'_>) -> CoinState {
-        if self.held_by().is_some() {
+        if let Some(by) = self.conflicted {
+            return CoinState::Conflicted { by };
+        }
+        if self.spent_by.or(self.held_by()).is_some() {
             return CoinState::Locked;
         }
         let chain = demands.chain;
@@ -156,6 +168,10 @@ pub struct HistoryEntry {
     pub finality: Option<FinalityKind>,
     /// Set once it is in a block by a verified proof.
     pub block: Option<BlockRef>,
+    /// Set if it can be in no block any more, by a verified proof: this one in a block contradicts it or an ancestor.
+    /// Nothing was paid by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicted: Option<ConfirmedSpend>,
 }
 
 #[derive(Debug, Default)]
@@ -163,6 +179,7 @@ pub(super) struct CoinBook {
     coins: BTreeMap<OutPoint, Coin>,
     history: Vec<HistoryEntry>,
     index: HashMap<Txid, usize>,
+    conflicts: Vec<(Txid, ConfirmedSpend)>,
     touched_coins: BTreeSet<OutPoint>,
     touched_history: BTreeSet<usize>,
 }
@@ -207,8 +224,14 @@ impl CoinBook {
         &'a self,
         demands: Demands<'a>,
     ) -> impl Iterator<Item = (&'a Coin, CoinState)> + 'a {
-        let unspent = self.coins.values().filter(|coin| coin.spent_by.is_none());
+        let unspent = self.coins.values().filter(|coin| self.is_unspent(coin));
         unspent.map(move |coin| (coin, coin.state(&demands)))
+    }
+
+    /// Nothing verified spends it, or only what can be in no block any more.
+    pub(super) fn is_unspent(&self, coin: &Coin) -> bool {
+        let dead = |txid| self.entry(txid).is_some_and(|entry| entry.conflicted.is_some());
+        coin.spent_by.is_none_or(dead)
     }
 
     pub(super) fn balance(&self, demands: Demands<'_>) -> Balance {
@@ -220,6 +243,7 @@ impl CoinBook {
                 CoinState::Immature => &mut balance.immature,
                 CoinState::Locked => &mut balance.locked,
                 CoinState::Expired { .. } => &mut balance.expired,
+                CoinState::Conflicted { .. } => continue,
             };
             *bucket = bucket.checked_add(coin.value).unwrap_or(Amount::MAX_MONEY);
         }
@@ -245,7 +269,14 @@ impl CoinBook {
                 return None;
             }
             self.index.insert(txid, self.history.len());
-            self.history.push(HistoryEntry { txid, received, spent, finality: None, block: None });
+            self.history.push(HistoryEntry {
+                txid,
+                received,
+                spent,
+                finality: None,
+                block: None,
+                conflicted: None,
+            });
         }
         let index = *self.index.get(&txid)?;
         self.touched_history.insert(index);
@@ -293,6 +324,7 @@ impl CoinBook {
             deadline: None,
             block: None,
             coinbase: false,
+            conflicted: None,
             spent_by: None,
             locked_by: None,
             claim: Claim::default(),
@@ -304,10 +336,38 @@ impl CoinBook {
             self.touched_coins.insert(record.outpoint);
         }
         let proven = coin.block.is_some_and(|block| chain.contains(&block));
-        let created = record.created.filter(|_| !proven).map(|_| record.outpoint.txid);
+        let dead = coin.conflicted.is_some();
+        let placed = record.created.is_some() || record.conflicted.is_some_and(|_| !dead);
+        let created = Some(record.outpoint.txid).filter(|_| placed && !proven);
         let spent = record.spent.map(|spent| spent.txid);
         let spent = spent.filter(|txid| self.entry(*txid).is_none_or(|entry| entry.block.is_none()));
         created.into_iter().chain(spent).collect()
+    }
+
+    /// Marks a transaction that can be in no block any more, and all of this wallet that descends from it. One in a
+    /// block of the chain is not.
+    pub(super) fn apply_conflict(&mut self, txid: Txid, by: ConfirmedSpend) {
+        let mut open = vec![txid];
+        while let Some(txid) = open.pop() {
+            let Some(index) = self.index.get(&txid).copied() else { continue };
+            let Some(entry) = self.history.get_mut(index) else { continue };
+            if entry.block.is_some() || entry.conflicted.is_some() {
+                continue;
+            }
+            entry.conflicted = Some(by);
+            self.touched_history.insert(index);
+            self.conflicts.push((txid, by));
+            for coin in self.coins.values_mut().filter(|coin| coin.outpoint.txid == txid) {
+                coin.conflicted = Some(by);
+                self.touched_coins.insert(coin.outpoint);
+                open.extend(coin.spent_by.or(coin.locked_by));
+            }
+        }
+    }
+
+    /// What was found to be dead since this was last called.
+    pub(super) fn take_conflicts(&mut self) -> Vec<(Txid, ConfirmedSpend)> {
+        std::mem::take(&mut self.conflicts)
     }
 
     pub(super) fn apply_final(
@@ -362,6 +422,7 @@ impl CoinBook {
                 deadline: None,
                 block: None,
                 coinbase: false,
+                conflicted: None,
                 spent_by: None,
                 locked_by: None,
                 claim: Claim::default(),
@@ -370,11 +431,28 @@ impl CoinBook {
             coin.position = address.position;
             mark(coin);
         }
+        let place = |book: &Self, txid: Txid| book.entry(txid).and_then(|entry| entry.block);
+        let mut contradicted = Vec::new();
         for input in &transaction.input {
-            if let Some(coin) = self.coin_mut(&input.previous_output) {
-                coin.spent_by = Some(txid);
-                coin.locked_by = None;
+            let Some(coin) = self.coins.get(&input.previous_output) else { continue };
+            let other = coin.spent_by.or(coin.locked_by).filter(|other| *other != txid);
+            let mut spender = txid;
+            match (place(self, txid), other.map(|other| (other, place(self, other)))) {
+                (Some(block), Some((other, None))) => {
+                    contradicted.push((other, ConfirmedSpend { txid, block }))
+                }
+                (None, Some((other, Some(block)))) => {
+                    contradicted.push((txid, ConfirmedSpend { txid: other, block }));
+                    spender = other;
+                }
+                (_, Some(_) | None) => {}
             }
+            if let Some(coin) = self.coin_mut(&input.previous_output) {
+                (coin.spent_by, coin.locked_by) = (Some(spender), None);
+            }
+        }
+        for (txid, by) in contradicted {
+            self.apply_conflict(txid, by);
         }
     }
 
@@ -387,10 +465,20 @@ impl CoinBook {
                 entry.block = None;
                 lost.insert(entry.txid);
             }
+            if entry.conflicted.is_some_and(|by| !chain.contains(&by.block)) {
+                self.touched_history.insert(index);
+                entry.conflicted = None;
+                // Another block may contradict it now.
+                lost.insert(entry.txid);
+            }
         }
         for coin in self.coins.values_mut() {
             if coin.block.is_some_and(|block| !chain.contains(&block)) {
                 coin.block = None;
+                self.touched_coins.insert(coin.outpoint);
+            }
+            if coin.conflicted.is_some_and(|by| !chain.contains(&by.block)) {
+                coin.conflicted = None;
                 self.touched_coins.insert(coin.outpoint);
             }
             // A spend that was only in a lost block is open again; a final one stands.
@@ -405,5 +493,16 @@ impl CoinBook {
             }
         }
         lost.into_iter().collect()
+    }
+
+    /// A final transaction spends its coins, whatever a block that was undone had spent them with.
+    pub(super) fn restore_spends(&mut self, txid: Txid, outpoints: impl IntoIterator<Item = OutPoint>) {
+        for outpoint in outpoints {
+            if self.coins.get(&outpoint).is_some_and(|coin| coin.spent_by.is_none())
+                && let Some(coin) = self.coin_mut(&outpoint)
+            {
+                coin.spent_by = Some(txid);
+            }
+        }
     }
 }

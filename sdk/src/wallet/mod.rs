@@ -26,6 +26,7 @@ use crate::{
     account::{
         AccountCertificate, AccountDescriptor, AccountRecord, Address, JointAccount, Keychain, KeychainIndex,
     },
+    conflict::ConflictError,
     finality::{FinalityError, FinalityProof},
     frost::{NodeCommitments, WalletSignature, wallet_sign},
     headers::{Checkpoint, Extension, HeaderChain, HeaderError, ProofError},
@@ -33,7 +34,7 @@ use crate::{
     relay_policy,
     release::SignedCancel,
     vote::{ApprovalCertificate, NOT_BEFORE_ITS_BLOCK},
-    wire::{RawTransactionProof, UtxoRecord},
+    wire::{ConfirmedSpend, ConflictProof, RawTransactionProof, UtxoRecord},
 };
 use bitcoin::{FeeRate, OutPoint, Psbt, ScriptBuf, Txid, block::Header};
 use build::{Funds, SpendableCoin};
@@ -283,7 +284,7 @@ impl Wallet {
     /// # }
     /// ```
     pub fn coin_state(&self, outpoint: &OutPoint) -> Option<CoinState> {
-        let coin = self.book.coin(outpoint).filter(|coin| coin.spent_by.is_none())?;
+        let coin = self.book.coin(outpoint).filter(|coin| self.book.is_unspent(coin))?;
         Some(coin.state(&self.demands()))
     }
 
@@ -298,7 +299,7 @@ impl Wallet {
 
     /// All coins that are not spent.
     pub fn coins(&self) -> impl Iterator<Item = &Coin> + '_ {
-        self.book.coins().filter(|coin| coin.spent_by.is_none())
+        self.book.coins().filter(|coin| self.book.is_unspent(coin))
     }
 
     /// The transaction that spends a coin of this wallet, by a proof that the wallet verified.
@@ -353,7 +354,10 @@ impl Wallet {
             let usable = match state {
                 CoinState::Spendable { .. } => true,
                 CoinState::Expired { .. } => home && everything,
-                CoinState::Incoming | CoinState::Immature | CoinState::Locked => false,
+                CoinState::Incoming
+                | CoinState::Immature
+                | CoinState::Locked
+                | CoinState::Conflicted { .. } => false,
             };
             let address = self.addresses.get(&coin.script_pubkey).filter(|_| usable)?.clone();
             let confirmed = coin.block.filter(|block| self.chain.contains(block)).map(|block| block.height);
@@ -402,7 +406,10 @@ impl Wallet {
                 CoinState::Spendable { until } => latest = latest.min(until),
                 CoinState::Expired { .. } if home => moves_home = true,
                 CoinState::Expired { opens_at } => return Err(WalletError::Horizon { outpoint, opens_at }),
-                CoinState::Incoming | CoinState::Immature | CoinState::Locked => {
+                CoinState::Incoming
+                | CoinState::Immature
+                | CoinState::Locked
+                | CoinState::Conflicted { .. } => {
                     return Err(WalletError::Coin { outpoint });
                 }
             }
@@ -530,6 +537,22 @@ impl Wallet {
         Ok(self.book.apply_block(&transaction, proof.block, &self.addresses))
     }
 
+    /// Checks a proof that a transaction can be in no block any more, and takes it in with all that descends from it in
+    /// this wallet. A block that undoes the conflict undoes it here.
+    ///
+    /// # Errors
+    /// The block is not known yet, or the proof does not hold.
+    pub fn apply_conflict(&mut self, txid: Txid, proof: &ConflictProof) -> Result<(), ConflictError> {
+        let by = proof.verify(txid, &self.chain)?;
+        self.book.apply_conflict(txid, by);
+        Ok(())
+    }
+
+    /// Transactions of the history that were found dead since this was last called, with what a block has instead.
+    pub(crate) fn take_conflicts(&mut self) -> Vec<(Txid, ConfirmedSpend)> {
+        self.book.take_conflicts()
+    }
+
     /// Takes in headers. After a reorganisation, gives the transactions whose place has to be proven again.
     ///
     /// # Errors
@@ -541,7 +564,13 @@ impl Wallet {
             self.touched.headers_from = Some(self.touched.headers_from.map_or(from, |other| other.min(from)));
         }
         let lost = match extension {
-            Extension::Reorganised { .. } => self.book.drop_blocks_outside(&self.chain),
+            Extension::Reorganised { .. } => {
+                let lost = self.book.drop_blocks_outside(&self.chain);
+                for (txid, proof) in &self.proofs {
+                    self.book.restore_spends(*txid, proof.outpoints());
+                }
+                lost
+            }
             Extension::Extended | Extension::Unchanged => Vec::new(),
         };
         Ok((extension, lost))
@@ -603,5 +632,7 @@ impl Wallet {
     }
 }
 
+#[cfg(test)]
+mod conflict_tests;
 #[cfg(test)]
 mod tests;

@@ -13,45 +13,66 @@ use bitcoin::{
 const DELAY: u32 = 4_320;
 const MARGIN: u32 = 288;
 
-fn wallet() -> Wallet {
+pub(super) fn wallet() -> Wallet {
     let words =
         "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
     let words = SecretWords::parse(words).expect("valid words");
     Wallet::new(testing::federation(4).federation, &words, &AccountOptions::default(), None).expect("opens")
 }
 
+/// A header on the tip, changed as wanted before its work is done.
+pub(super) fn extend(wallet: &mut Wallet, change: impl FnOnce(&mut Header)) -> Header {
+    let header = on(wallet, wallet.chain.tip().height, change);
+    wallet.apply_headers(&[header]).expect("valid");
+    header
+}
+
+fn on(wallet: &Wallet, height: u32, change: impl FnOnce(&mut Header)) -> Header {
+    let previous = *wallet.chain.header(height).unwrap_or(&genesis_block(Network::Regtest).header);
+    solve(previous, change)
+}
+
+fn solve(previous: Header, change: impl FnOnce(&mut Header)) -> Header {
+    let mut header = Header {
+        version: Version::TWO,
+        prev_blockhash: previous.block_hash(),
+        merkle_root: TxMerkleNode::all_zeros(),
+        time: previous.time + 600,
+        bits: previous.bits,
+        nonce: 0,
+    };
+    change(&mut header);
+    while header.validate_pow(header.target()).is_err() {
+        header.nonce += 1;
+    }
+    header
+}
+
 /// Empty headers up to a height.
-fn mine(wallet: &mut Wallet, height: u32) {
-    let tip = wallet.chain.tip().height;
-    let mut previous = *wallet.chain.header(tip).unwrap_or(&genesis_block(Network::Regtest).header);
-    let mut headers = Vec::new();
-    for _ in tip..height {
-        let mut header = Header {
-            version: Version::TWO,
-            prev_blockhash: previous.block_hash(),
-            merkle_root: TxMerkleNode::all_zeros(),
-            time: previous.time + 600,
-            bits: previous.bits,
-            nonce: 0,
-        };
-        while header.validate_pow(header.target()).is_err() {
-            header.nonce += 1;
-        }
-        headers.push(header);
-        previous = header;
+pub(super) fn mine(wallet: &mut Wallet, height: u32) {
+    for _ in wallet.chain.tip().height..height {
+        extend(wallet, |_| {});
+    }
+}
+
+/// Replaces the last blocks by one more empty ones.
+pub(super) fn reorganise(wallet: &mut Wallet, depth: u32) {
+    let mut headers = vec![on(wallet, wallet.chain.tip().height - depth, |header| header.time += 1)];
+    for _ in 0..depth {
+        headers.push(solve(*headers.last().expect("one"), |_| {}));
     }
     wallet.apply_headers(&headers).expect("valid");
 }
 
 /// Somebody pays the wallet with a deadline of [`DEADLINE`].
-fn paid(wallet: &mut Wallet) -> FinalityProof {
+pub(super) fn paid(wallet: &mut Wallet) -> FinalityProof {
     let script = wallet.next_address().expect("an address").script_pubkey;
     let world = testing::federation(4);
     world.finish(&world.proposal_to(script, Amount::from_sat(90_000)))
 }
 
 /// A transaction in the block at height 1 pays the wallet.
-fn confirmed(wallet: &mut Wallet, coinbase: bool) -> OutPoint {
+pub(super) fn confirmed(wallet: &mut Wallet, coinbase: bool) -> OutPoint {
     let script_pubkey = wallet.next_address().expect("an address").script_pubkey;
     let previous_output =
         if coinbase { OutPoint::null() } else { OutPoint { txid: Txid::all_zeros(), vout: 7 } };
@@ -66,7 +87,7 @@ fn confirmed(wallet: &mut Wallet, coinbase: bool) -> OutPoint {
     OutPoint { txid: transaction.compute_txid(), vout: 0 }
 }
 
-fn request(wallet: &mut Wallet, home: bool) -> PaymentRequest {
+pub(super) fn request(wallet: &mut Wallet, home: bool) -> PaymentRequest {
     let address = if home { wallet.next_address().expect("an address") } else { elsewhere() };
     let address = address.to_address(Network::Regtest).to_string();
     PaymentRequest::new(Destination::parse(&address, Network::Regtest).expect("an address"))

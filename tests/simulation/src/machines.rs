@@ -210,10 +210,9 @@ impl World {
                 // The sweep tries again what the chain does not take now.
                 let _not_yet = self.chain.submit(transaction);
             }
-            Output::Prove { session, id: request, txid, block } => {
-                let whole = self.chain.find(block.hash).map(|(whole, _)| whole);
-                let proof = whole.and_then(|whole| quorate_node::chain::prove(&whole, txid, block));
-                let message = quorate::wire::ServerMessage::Proof { txid, proof };
+            Output::Prove { session, id: request, txid, of, path } => {
+                let block = self.chain.find(of.block.hash).map(|(block, _)| block);
+                let message = quorate_node::chain::answer_proof(block.as_ref(), txid, of, path);
                 self.tell_client(id, session, request, message);
             }
             Output::FeeRate { session, id: request } => {

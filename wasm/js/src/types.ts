@@ -44,6 +44,8 @@ export interface Coin {
   readonly lockedBy?: string;
   /** The transaction that spent it, final or in a block by a verified proof. Such coins are told of by address only. */
   readonly spentBy?: string;
+  /** Set if the transaction that creates it can be in no block any more: it is no coin. */
+  readonly conflicted?: Conflict;
 }
 
 /** A node's reason to reject a payment, as the protocol names it. */
@@ -63,6 +65,12 @@ export type PaymentState =
   | { readonly state: "rejected"; readonly rejects: readonly Reject[]; readonly retryable: boolean }
   | { readonly state: "failed"; readonly message: string; readonly retryable: boolean };
 
+/** What a block has in place of a transaction that can be in none any more, because both spend one coin. */
+export interface Conflict {
+  readonly txid: string;
+  readonly block: Block;
+}
+
 /** A transaction that concerns the wallet. */
 export interface HistoryEntry {
   readonly txid: string;
@@ -78,6 +86,8 @@ export interface HistoryEntry {
   readonly blockTime?: number;
   /** 0 while it is in no block. */
   readonly confirmations: number;
+  /** Set if it can be in no block any more, by a verified proof: what a block has instead. Nothing was paid by it. */
+  readonly conflicted?: Conflict;
   /** Set for a payment of this wallet that is not final: how it stands, or how it ended if it came to nothing. */
   readonly payment?: PaymentState;
 }
@@ -104,6 +114,8 @@ export type WalletEvent =
   | ({ readonly type: "payment"; readonly txid: string } & PaymentState)
   | { readonly type: "received"; readonly txid: string; readonly amount: bigint; readonly finality: Finality }
   | { readonly type: "confirmed"; readonly txid: string; readonly block: Block }
+  /** By a verified proof, a block contradicts a transaction of this wallet: what it paid is not paid. */
+  | { readonly type: "conflicted"; readonly txid: string; readonly by: Conflict }
   | { readonly type: "tip"; readonly tip: Block }
   | { readonly type: "lagged"; readonly missed: number }
   | { readonly type: "refused"; readonly error: { readonly code: string; readonly message: string; readonly retry: boolean } }

@@ -191,7 +191,7 @@ export class OpenWallet implements AsyncDisposable {
    */
   paymentTo(address: string, options: { amount: bigint } & WaitOptions): Promise<IncomingPayment> {
     const check = async (): Promise<IncomingPayment | undefined> => {
-      const coins = (await this.#backend.request("coinsAt", address)).filter((coin) => coin.finality ?? coin.block);
+      const coins = (await this.#backend.request("coinsAt", address)).filter((coin) => (coin.finality ?? coin.block) && !coin.conflicted);
       const amount = coins.reduce((sum, coin) => sum + coin.value, 0n);
       if (amount < options.amount) return undefined;
       const txids = [...new Set(coins.map((coin) => coin.outpoint.slice(0, 64)))];

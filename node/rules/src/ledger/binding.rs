@@ -8,18 +8,6 @@ use quorate_protocol::{
     seal::SealedTransaction,
     vote::{ApprovalCertificate, VoteTarget},
 };
-use std::collections::BTreeSet;
-
-/// What an unconfirmed final transaction rests on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ancestry {
-    /// All that it descends from is in blocks, or final and not spent another way.
-    Alive,
-    /// This transaction in a block spends an input of it or of an ancestor: it is dead, and all that descends from it.
-    Conflicted(Txid),
-    /// This node has not seen that an ancestor is final.
-    Unknown,
-}
 
 impl Ledger {
     /// What alone may be voted for in the present round, unless other inputs show for every certificate that it is
@@ -98,30 +86,6 @@ impl Ledger {
     pub(crate) fn spent_for_good(&self, outpoint: &OutPoint) -> Option<Txid> {
         let deep = || self.coin(outpoint)?.spent.filter(|spent| self.blocks.is_buried(spent.block));
         self.final_spend(outpoint).or_else(|| deep().map(|spent| spent.txid))
-    }
-
-    /// What a final transaction rests on: whether the chain has spent an input of it, or of one of its unconfirmed
-    /// ancestors, another way.
-    pub(crate) fn ancestry(&self, txid: Txid) -> Ancestry {
-        let (mut open, mut seen) = (vec![txid], BTreeSet::from([txid]));
-        while let Some(txid) = open.pop() {
-            if self.block_of(&txid).is_some() {
-                continue;
-            }
-            let Some(proof) = self.proof(&txid) else { return Ancestry::Unknown };
-            for outpoint in proof.outpoints() {
-                let coin = self.coin(&outpoint);
-                let spent = coin.and_then(|coin| coin.spent).map(|spent| spent.txid);
-                if let Some(other) = spent.filter(|other| *other != txid) {
-                    return Ancestry::Conflicted(other);
-                }
-                let confirmed = coin.is_some_and(|coin| coin.created.is_some());
-                if !confirmed && seen.insert(outpoint.txid) {
-                    open.push(outpoint.txid);
-                }
-            }
-        }
-        Ancestry::Alive
     }
 
     /// The final transaction that spends an outpoint.

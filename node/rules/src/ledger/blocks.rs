@@ -72,6 +72,11 @@ impl Blocks {
         self.effects.push(effect);
     }
 
+    /// What the tip did.
+    pub(super) fn tip_effect(&self) -> Option<&BlockEffect> {
+        self.effects.last()
+    }
+
     /// Takes the tip off; gives what it did. Genesis stays.
     pub(super) fn pop(&mut self) -> Option<BlockEffect> {
         if self.headers.len() <= 1 {

@@ -68,6 +68,7 @@ impl Coins {
                 script_pubkey,
                 tip_height: 0,
                 created: None,
+                conflicted: None,
                 final_parent: None,
                 round,
                 lock: None,

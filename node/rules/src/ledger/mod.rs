@@ -5,6 +5,7 @@
 //! are looked up when a proposal names them. Each kind of fact has its own part; here stands what concerns several of
 //! them.
 
+mod ancestry;
 mod binding;
 mod blocks;
 mod cluster;
@@ -13,7 +14,7 @@ mod rounds;
 mod transactions;
 
 use crate::records::{RoundRecord, TxRecord};
-pub(crate) use binding::Ancestry;
+pub(crate) use ancestry::{Ancestry, Conflict};
 use bitcoin::{Block, BlockHash, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header};
 use blocks::{BlockEffect, Blocks};
 pub(crate) use cluster::{CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX};
@@ -179,12 +180,17 @@ impl Ledger {
     pub(crate) fn current(&self, outpoint: &OutPoint) -> Option<UtxoRecord> {
         let mut record = self.coin(outpoint)?.clone();
         record.tip_height = self.tip().height;
+        if record.final_parent.is_some() && record.created.is_none() {
+            record.conflicted = self.conflict(outpoint.txid).map(|conflict| conflict.by);
+        }
         Some(record)
     }
 
-    /// Proven final transactions that are not in a block, by txid.
+    /// Proven final transactions that are not in a block and may still be, by txid.
     pub(crate) fn unconfirmed(&self) -> Vec<Transaction> {
-        let open = self.transactions.all().filter(|(txid, _)| self.blocks.of(txid).is_none());
+        let open = self.transactions.all().filter(|(txid, record)| {
+            record.proof.is_some() && self.blocks.of(txid).is_none() && self.conflict(**txid).is_none()
+        });
         let open: BTreeMap<_, _> =
             open.filter_map(|(txid, record)| Some((txid, record.proof.as_ref()?))).collect();
         open.into_values().map(|proof| proof.transaction().clone()).collect()
@@ -324,6 +330,11 @@ impl Ledger {
         let changed = effect.created.iter().chain(&effect.spent).copied().collect();
         self.blocks.put_effect(effect);
         changed
+    }
+
+    /// What the block at the tip spends, of what is indexed.
+    pub(crate) fn block_spends(&self) -> Vec<OutPoint> {
+        self.blocks.tip_effect().map(|effect| effect.spent.clone()).unwrap_or_default()
     }
 
     pub(crate) fn disconnect(&mut self) -> Vec<OutPoint> {

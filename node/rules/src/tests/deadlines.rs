@@ -21,21 +21,21 @@ fn until(kit: &Kit, deadline: u32) -> JointProposal {
 }
 
 /// A payment of what another one left at the account's address.
-fn child(kit: &Kit, parent: &FinalityProof, deadline: u32) -> JointProposal {
+pub(super) fn child(kit: &Kit, parent: &FinalityProof, deadline: u32) -> JointProposal {
     let (coin, value) = (OutPoint { txid: parent.txid(), vout: 0 }, parent.transaction().output[0].value);
     let payment = TxOut { value: value - Amount::from_sat(500), script_pubkey: open_script().to_p2wsh() };
     kit.world.authorise(kit.world.psbt(coin, value, payment), deadline)
 }
 
 /// The payment of `testing`, finished, which this node voted for: it has looked the coin up.
-fn paid(kit: &mut Kit) -> FinalityProof {
+pub(super) fn paid(kit: &mut Kit) -> FinalityProof {
     let (proposal, proof) = (kit.joint(), kit.world.final_payment());
     assert_eq!(kit.vote(proposal), Ok(()));
     assert_eq!(announce(kit, &proof), Ok(()));
     proof
 }
 
-fn announce(kit: &mut Kit, proof: &FinalityProof) -> Result<(), ErrorCode> {
+pub(super) fn announce(kit: &mut Kit, proof: &FinalityProof) -> Result<(), ErrorCode> {
     let request = VotingRequest::FinalTransaction { proof: proof.clone(), head: None };
     kit.ask(OTHER, request).map(|_| ()).map_err(|error| error.code)
 }

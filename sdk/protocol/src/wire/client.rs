@@ -1,7 +1,10 @@
 //! Messages between a wallet and a server. The server is a node (over QUIC) or a bridge (over WebSocket); both speak
 //! the same.
 
-use super::{BlockRef, Message, TransactionStatus, UtxoRecord, UtxoState, WireError};
+use super::{
+    BlockRef, ConflictProof, Message, RawTransactionProof, TransactionStatus, UtxoRecord, UtxoState,
+    WireError,
+};
 use crate::{
     AccountId, FederationDocument, FederationId, NodeId,
     account::{AccountCertificate, AccountRecord},
@@ -60,19 +63,6 @@ pub struct ChainTip {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Header(#[serde(with = "crate::consensus_hex")] pub block::Header);
-
-/// A transaction's place in a block, to be verified by the wallet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RawTransactionProof {
-    /// The block.
-    pub block: BlockRef,
-    /// Header and partial Merkle tree as in BIP37's `merkleblock`, in hex.
-    #[serde(with = "crate::consensus_hex")]
-    pub merkle_block: bitcoin::MerkleBlock,
-    /// The transaction, in hex.
-    #[serde(with = "crate::consensus_hex")]
-    pub transaction: bitcoin::Transaction,
-}
 
 /// What became of one key of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -197,7 +187,7 @@ pub enum ClientMessage {
         /// First height.
         from: u32,
     },
-    /// Ask for a transaction's place in the chain.
+    /// Ask for a transaction's place in the chain, or why it will have none.
     ProofQuery {
         /// The transaction.
         txid: Txid,
@@ -330,6 +320,9 @@ pub enum ServerMessage {
         /// Its place, if it is in a block.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         proof: Option<RawTransactionProof>,
+        /// Why it can be in none, if a block contradicts it or an ancestor.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        conflict: Option<Box<ConflictProof>>,
     },
     /// Answer to `FeeRateQuery`.
     FeeRate {

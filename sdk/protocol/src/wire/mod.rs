@@ -12,11 +12,11 @@ mod frame;
 pub mod limits;
 mod pages;
 mod peer;
+mod place;
 mod state;
 
 pub use client::{
-    ChainTip, ClientMessage, Header, KeyOutcome, KeyResult, RawTransactionProof, ServerMessage,
-    SubscriptionKey, outpoints_of,
+    ChainTip, ClientMessage, Header, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey, outpoints_of,
 };
 pub use error::{ErrorCode, Fault, WireError};
 pub use frame::{Envelope, FrameBuffer, Message, decode, encode_frame, encode_text};
@@ -25,6 +25,7 @@ pub use peer::{
     Cancellation, CommitReply, KeygenReply, KeygenRequest, PeerReply, PeerRequest, Refusal, RepairReply,
     RepairRequest, Request, SuccessionReply, SuccessionRequest, VotingReply, VotingRequest, decode_answer,
 };
+pub use place::{Bare, ConflictProof, RawTransactionProof};
 pub use state::{
     BlockRef, ConfirmedSpend, FinalSpend, Lock, NodeReject, RejectReason, TransactionStatus, UtxoRecord,
     UtxoState,

@@ -44,7 +44,7 @@ pub struct FinalSpend {
 }
 
 /// A spend in a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConfirmedSpend {
     /// The transaction.
     pub txid: Txid,
@@ -67,6 +67,10 @@ pub struct UtxoRecord {
     /// Block that created it, if any yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<BlockRef>,
+    /// Set if the creating transaction can be in no block any more: this one in a block spends an input of it, or of an
+    /// ancestor. The output is no coin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflicted: Option<ConfirmedSpend>,
     /// Set if the creating transaction is final.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_parent: Option<FinalityKind>,
@@ -114,6 +118,15 @@ pub enum UtxoState {
         /// Which promise stands behind it.
         kind: FinalityKind,
     },
+    /// It is no coin: a block contradicts the transaction that creates it.
+    Conflicted {
+        /// The transaction in the block, which spends an input of that transaction or of an ancestor.
+        txid: Txid,
+        /// Height of the block.
+        height: u32,
+        /// Its hash.
+        block_hash: BlockHash,
+    },
     /// The spending transaction is in a block.
     Confirmed {
         /// The transaction.
@@ -129,6 +142,9 @@ tagged!("state": UtxoState);
 impl UtxoRecord {
     /// The state that the facts amount to.
     pub fn state(&self) -> UtxoState {
+        if let Some(ConfirmedSpend { txid, block }) = self.conflicted {
+            return UtxoState::Conflicted { txid, height: block.height, block_hash: block.hash };
+        }
         if let Some(ConfirmedSpend { txid, block }) = self.spent {
             return UtxoState::Confirmed { txid, height: block.height, block_hash: block.hash };
         }
@@ -149,9 +165,11 @@ impl UtxoRecord {
             self.tip_height = other.tip_height;
             self.created = other.created;
             self.spent = other.spent;
+            self.conflicted = other.conflicted;
         } else if other.tip_height == self.tip_height {
             self.created = self.created.or(other.created);
             self.spent = self.spent.or(other.spent);
+            self.conflicted = earlier(self.conflicted, other.conflicted);
         }
         self.final_parent = self.final_parent.or(other.final_parent);
         self.spend = self.spend.or(other.spend);
@@ -175,6 +193,14 @@ impl UtxoRecord {
         let changed = *self != before;
         self.tip_height = tip;
         changed
+    }
+}
+
+/// Of two conflicts that nodes tell of one coin at one tip, the same one whoever is asked first.
+fn earlier(mine: Option<ConfirmedSpend>, theirs: Option<ConfirmedSpend>) -> Option<ConfirmedSpend> {
+    match (mine, theirs) {
+        (Some(mine), Some(theirs)) => Some(mine.min(theirs)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -337,6 +363,12 @@ pub enum TransactionStatus {
         /// The block.
         block: BlockRef,
     },
+    /// A block contradicts it or an ancestor: it can be in no block any more, unless that block is undone. Ask for the
+    /// proof with `ProofQuery`.
+    Conflicted {
+        /// What the block has.
+        by: ConfirmedSpend,
+    },
     /// So many nodes rejected it that no certificate is possible.
     Rejected {
         /// The rejects.
@@ -374,8 +406,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn records() -> impl Strategy<Value = UtxoRecord> {
-        (0_u32..4, any::<bool>(), any::<bool>(), prop::option::of((0_u32..3, 0_u16..3)), any::<bool>())
-            .prop_map(|(tip_height, created, spent, lock, spend)| {
+        let conflict = prop::option::of(0_u8..3);
+        (
+            0_u32..4,
+            any::<bool>(),
+            any::<bool>(),
+            prop::option::of((0_u32..3, 0_u16..3)),
+            any::<bool>(),
+            conflict,
+        )
+            .prop_map(|(tip_height, created, spent, lock, spend, conflict)| {
                 let txid = Txid::from_byte_array([1; 32]);
                 // The block facts of one height are the same for everyone who sees that tip.
                 let block = BlockRef { height: tip_height, hash: BlockHash::all_zeros() };
@@ -385,6 +425,8 @@ mod tests {
                     script_pubkey: ScriptBuf::new(),
                     tip_height,
                     created: created.then_some(block),
+                    conflicted: conflict
+                        .map(|by| ConfirmedSpend { txid: Txid::from_byte_array([by; 32]), block }),
                     final_parent: None,
                     round: Round(lock.map_or(0, |(round, _)| round)),
                     lock: lock.map(|(round, _)| Lock { txid, round: Round(round), locked_at: 0 }),

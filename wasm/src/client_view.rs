@@ -5,8 +5,8 @@ use quorate::{
     account::Keychain,
     finality::FinalityKind,
     headers::HeaderChain,
-    session::{Event, PaymentState, Session},
-    wallet::{Balance, Coin, HistoryEntry},
+    session::{Event, PaymentState, RefreshQuote, Session},
+    wallet::{Balance, Coin, HistoryEntry, Wallet},
     wire::{BlockRef, ConfirmedSpend, NodeReject, WireError},
 };
 use serde::Serialize;
@@ -64,6 +64,24 @@ pub(crate) struct CoinView {
     spent_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     conflicted: Option<ConflictView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<u32>,
+}
+
+/// What a refresh would do.
+#[derive(Serialize)]
+pub(crate) struct RefreshView {
+    coins: usize,
+    amount: u64,
+    fee: u64,
+    expired: bool,
+}
+
+impl From<RefreshQuote> for RefreshView {
+    fn from(quote: RefreshQuote) -> Self {
+        let RefreshQuote { coins, amount, fee, expired } = quote;
+        Self { coins, amount: amount.to_sat(), fee: fee.to_sat(), expired }
+    }
 }
 
 /// What a block has in place of a transaction that can be in none any more.
@@ -80,7 +98,7 @@ impl From<ConfirmedSpend> for ConflictView {
 }
 
 impl CoinView {
-    pub(crate) fn new(coin: &Coin, network: Network) -> Self {
+    pub(crate) fn new(coin: &Coin, wallet: &Wallet, network: Network) -> Self {
         Self {
             outpoint: coin.outpoint.to_string(),
             value: coin.value.to_sat(),
@@ -94,6 +112,7 @@ impl CoinView {
             locked_by: coin.held_by().map(|txid| txid.to_string()),
             spent_by: coin.spent_by.map(|txid| txid.to_string()),
             conflicted: coin.conflicted.map(ConflictView::from),
+            expires_at: wallet.expires_at(&coin.outpoint),
         }
     }
 }
@@ -202,6 +221,11 @@ pub(crate) enum EventView {
         txid: String,
         by: ConflictView,
     },
+    CoinExpiring {
+        outpoint: String,
+        value: u64,
+        expires_at: u32,
+    },
     Tip {
         tip: BlockView,
     },
@@ -239,6 +263,9 @@ impl EventView {
                 Self::Confirmed { txid: txid.to_string(), block: block.into() }
             }
             Event::Conflicted { txid, by } => Self::Conflicted { txid: txid.to_string(), by: by.into() },
+            Event::CoinExpiring { outpoint, value, expires_at } => {
+                Self::CoinExpiring { outpoint: outpoint.to_string(), value: value.to_sat(), expires_at }
+            }
             Event::Tip { tip } => Self::Tip { tip: tip.into() },
             Event::Lagged { missed } => Self::Lagged { missed: u32::try_from(missed).unwrap_or(u32::MAX) },
             Event::Refused { error } => Self::Refused { error },

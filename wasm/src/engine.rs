@@ -1,10 +1,10 @@
 //! A running wallet.
 
 use crate::{
-    client_view::{BalanceView, CoinView, EventView, HistoryView},
+    client_view::{BalanceView, CoinView, EventView, HistoryView, RefreshView},
     error::Failure,
     js::{from_js, promise},
-    options::{PaymentOptions, WalletOptions},
+    options::{PaymentOptions, WalletOptions, fee_rate_or_none},
     plain::to_js,
     store::{JsStore, read_state},
     verify::Federation,
@@ -14,12 +14,14 @@ use futures_util::StreamExt as _;
 use js_sys::{Function, Map, Promise};
 use quorate::{
     client::{Client, Receipt, WebSocket},
+    recovery::BackupKit,
     session::{Reach, Session},
-    wallet::Destination,
+    wallet::{Destination, SecretWords},
 };
 use serde::Serialize;
 use std::cell::RefCell;
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
+use zeroize::Zeroizing;
 
 /// A running wallet; ends when [`Engine::close`] is called.
 #[wasm_bindgen]
@@ -189,7 +191,8 @@ impl Engine {
     pub fn coins(&self) -> Promise {
         let network = self.network;
         self.ask(move |session| {
-            session.wallet().coins().map(|coin| CoinView::new(coin, network)).collect::<Vec<_>>()
+            let wallet = session.wallet();
+            wallet.coins().map(|coin| CoinView::new(coin, wallet, network)).collect::<Vec<_>>()
         })
     }
 
@@ -248,7 +251,8 @@ impl Engine {
         let network = self.network;
         let address = Destination::parse(address, network).map_err(Failure::from)?.script_pubkey();
         Ok(self.ask(move |session| {
-            session.wallet().coins_at(&address).map(|coin| CoinView::new(coin, network)).collect::<Vec<_>>()
+            let wallet = session.wallet();
+            wallet.coins_at(&address).map(|coin| CoinView::new(coin, wallet, network)).collect::<Vec<_>>()
         }))
     }
 
@@ -316,6 +320,42 @@ impl Engine {
             .map_err(|error| Failure::argument("transaction", error))?;
         let client = self.client();
         Ok(promise(async move { Ok(to_js(&ReceiptView::from(client?.attest(transaction).await?))) }))
+    }
+
+    /// What moving old coins home would cost, at this fee rate (sat/vB) or the server's; `undefined` if none is old.
+    #[wasm_bindgen(js_name = refreshQuote)]
+    pub fn refresh_quote(&self, fee_rate: Option<f64>) -> Promise {
+        let client = self.client();
+        promise(async move {
+            let quote = client?.refresh_quote(fee_rate_or_none(fee_rate)?).await?;
+            Ok(quote.map_or(JsValue::UNDEFINED, |quote| to_js(&RefreshView::from(quote))))
+        })
+    }
+
+    /// Moves old coins home and waits until that is final; `undefined` if none is old.
+    pub fn refresh(&self, fee_rate: Option<f64>) -> Promise {
+        let client = self.client();
+        promise(async move {
+            let receipt = client?.refresh(fee_rate_or_none(fee_rate)?).await?;
+            Ok(receipt.map_or(JsValue::UNDEFINED, |receipt| to_js(&ReceiptView::from(receipt))))
+        })
+    }
+
+    /// Lets the wallet move old coins home by itself, at most at this fee rate in sat/vB; `undefined` lets it not.
+    #[wasm_bindgen(js_name = setAutoRefresh)]
+    pub fn set_auto_refresh(&self, fee_rate_max: Option<f64>) -> Promise {
+        let client = self.client();
+        promise(async move {
+            client?.set_auto_refresh(fee_rate_or_none(fee_rate_max)?).await?;
+            Ok(JsValue::UNDEFINED)
+        })
+    }
+
+    /// The backup as text: words if they are given, descriptor, network, birthday.
+    pub fn backup(&self, words: Option<String>) -> Result<Promise, JsValue> {
+        let words = words.map(Zeroizing::new);
+        let words = words.map(|words| SecretWords::parse(&words)).transpose().map_err(Failure::from)?;
+        Ok(self.ask(move |session| BackupKit::new(session.wallet(), words).to_text().as_str().to_owned()))
     }
 
     /// Asks the federation to stop a payment that is not final.

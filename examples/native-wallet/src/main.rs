@@ -61,6 +61,15 @@ enum Command {
         #[arg(long)]
         fee_rate: Option<u32>,
     },
+    /// Move coins that grow old to an address of this wallet, so that they stay payable
+    Refresh {
+        /// Fee rate in sat/vB; the bridge's estimate by default
+        #[arg(long)]
+        fee_rate: Option<u32>,
+        /// Only say what it would cost
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Print what happens until Ctrl-C
     Watch,
     /// Write the backup: words, descriptor, network and birthday, all that leaving needs
@@ -109,6 +118,7 @@ async fn main() -> Result<()> {
         command @ (Command::Address
         | Command::Balance
         | Command::Send { .. }
+        | Command::Refresh { .. }
         | Command::Watch
         | Command::Backup { .. }
         | Command::Recover(_)) => {
@@ -192,9 +202,27 @@ async fn run(
             let receipt = client.pay(request).await?;
             println!("{} is final ({:?}) after {:.0?}", receipt.txid, receipt.kind, started.elapsed());
         }
+        Command::Refresh { fee_rate, dry_run } => {
+            refresh(&client, fee_rate.map(FeeRate::from_sat_per_vb_u32), dry_run).await?;
+        }
         Command::Watch => watch(&client).await?,
         Command::New(_) | Command::Restore(_) | Command::Backup { .. } | Command::Recover(_) => {}
     }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+async fn refresh(client: &Client, rate: Option<FeeRate>, dry_run: bool) -> Result<()> {
+    while let Some(quote) = client.refresh_quote(rate).await? {
+        println!("{} coins with {} are moved home for {}", quote.coins, quote.amount, quote.fee);
+        if dry_run {
+            return Ok(());
+        }
+        let Some(receipt) = client.refresh(rate).await? else { break };
+        let when = if quote.expired { "spendable again after its block" } else { "spendable all the while" };
+        println!("  {}: {when}", receipt.txid);
+    }
+    println!("no coin is old");
     Ok(())
 }
 

@@ -7,10 +7,10 @@ use super::{
     runtime::{Instant, spawn},
 };
 use crate::{
-    session::{Event, PaymentState, Session},
+    session::{Event, PaymentState, RefreshQuote, Session},
     wallet::{Balance, PaymentRequest, SavedState, StateError, Wallet, WalletError},
 };
-use bitcoin::{Address, Txid};
+use bitcoin::{Address, FeeRate, Txid};
 use futures_util::{Stream, stream};
 use std::{
     sync::{Arc, OnceLock},
@@ -207,6 +207,46 @@ impl Client {
         let events = self.events.subscribe();
         let txid = self.call(move |session, now| session.send_psbt(now, psbt)).await??;
         self.follow(events, txid).await
+    }
+
+    /// Moves old coins home in one transaction and waits until it is final; `None` if no coin is old
+    /// ([`crate::session::Session::refresh`]). Call it again until then.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate::client::Client) -> Result<(), quorate::client::ClientError> {
+    /// if let Some(quote) = client.refresh_quote(None).await? {
+    ///     println!("{} for {} coins", quote.fee, quote.coins);
+    ///     client.refresh(None).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The wallet or the federation refused, or the client has ended.
+    pub async fn refresh(&self, rate: Option<FeeRate>) -> Result<Option<Receipt>, ClientError> {
+        let events = self.events.subscribe();
+        match self.call(move |session, now| session.refresh(now, rate)).await?? {
+            Some(txid) => self.follow(events, txid).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What [`Client::refresh`] would do next and cost; `None` if no coin is old.
+    ///
+    /// # Errors
+    /// The wallet refused, or the client has ended.
+    pub async fn refresh_quote(&self, rate: Option<FeeRate>) -> Result<Option<RefreshQuote>, ClientError> {
+        Ok(self.call(move |session, _| session.refresh_quote(rate)).await??)
+    }
+
+    /// Lets the client move coins home by itself when they grow old, at most at this fee rate; `None` lets it not
+    /// ([`crate::session::Session::set_auto_refresh`]).
+    ///
+    /// # Errors
+    /// The client has ended.
+    pub async fn set_auto_refresh(&self, rate_max: Option<FeeRate>) -> Result<(), ClientError> {
+        self.call(move |session, _| session.set_auto_refresh(rate_max)).await
     }
 
     /// Submits a payment and waits until it is final by a proof that this wallet verified.

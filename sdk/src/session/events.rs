@@ -123,6 +123,16 @@ pub enum Event {
         /// What the block has.
         by: ConfirmedSpend,
     },
+    /// A coin will soon be too old to pay with, or is: [`crate::wallet::EXPIRY_NOTICE`]. Told once for each coin, and
+    /// again after a restart. Move it home with [`super::Session::refresh`].
+    CoinExpiring {
+        /// The coin.
+        outpoint: OutPoint,
+        /// Its value.
+        value: Amount,
+        /// Height of the chain from which it cannot be paid with.
+        expires_at: u32,
+    },
     /// The wallet's own chain has a new tip.
     Tip {
         /// The tip.

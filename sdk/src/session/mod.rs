@@ -8,6 +8,7 @@
 //! The server is not trusted: a proof that does not verify is reported as [`Event::ServerMisbehaved`] and changes
 //! nothing.
 
+mod aging;
 mod backoff;
 mod epoch;
 mod events;
@@ -17,6 +18,7 @@ mod pending;
 mod requests;
 mod state;
 
+pub use aging::RefreshQuote;
 pub use events::{Event, PaymentState, Reach};
 pub use pending::Now;
 
@@ -108,6 +110,7 @@ pub struct Session {
     chase_at: Option<Now>,
     fee_rate: FeeRate,
     last_balance: Balance,
+    aging: aging::Aging,
     /// Whether the application knows that everything asked for has been answered.
     told_synced: bool,
     /// Whether changes are given to be saved.
@@ -152,6 +155,7 @@ impl Session {
             chase_at: None,
             fee_rate: crate::relay_policy::FEE_RATE_MIN,
             last_balance: Balance::default(),
+            aging: aging::Aging::default(),
             told_synced: false,
             saves: false,
             touched: state::Touched::default(),
@@ -279,6 +283,7 @@ impl Session {
             self.event(Event::Synced);
         }
         self.plan_chase(now);
+        self.look_after_age(now);
         self.balance_event();
     }
 

@@ -525,3 +525,51 @@ fn who_waits_for_an_answer_hears_of_it_even_if_it_brings_no_news() {
     assert!(!session.is_synced(), "a new script is being subscribed");
     assert_eq!(answer(&mut session), 1);
 }
+
+/// Lets the server answer all that the session has asked for, by one message.
+fn settle(session: &mut Session) {
+    session.pending.clear();
+    tell(session, None, &ServerMessage::Pong);
+}
+
+#[test]
+fn old_coins_are_told_of_once_and_move_home_by_themselves_if_they_may() {
+    let mut session = live();
+    let world = testing::federation(4);
+    let record = session.wallet.account().record().clone();
+    let nodes = (1..).map(crate::NodeId).zip(&world.keys);
+    let acceptances = nodes.map(|(node, key)| (node, record.accept(&world.federation, key))).collect();
+    let epoch = world.federation.epoch();
+    let certificate = crate::account::AccountCertificate { record, epoch, acceptances };
+    session.wallet.set_certificate(certificate).expect("valid");
+    // Two weeks, or a quarter of a short delay, before the horizon.
+    let height = 1 + 4_320 - 288 - 4_320 / 4;
+    crate::wallet::tests::mine(&mut session.wallet, height);
+    let coin = crate::wallet::tests::confirmed(&mut session.wallet, false);
+    let news = |session: &mut Session| {
+        let (sent, others) = drain(session);
+        let expiring = others.iter().filter(
+            |output| matches!(output, Output::Event(Event::CoinExpiring { outpoint, .. }) if *outpoint == coin),
+        );
+        let moves = sent.iter().filter_map(|(_, message)| {
+            let ClientMessage::TransactionBroadcast { proposal, .. } = message else { return None };
+            Some(proposal.outpoints())
+        });
+        (expiring.count(), moves.collect::<Vec<_>>())
+    };
+    drain(&mut session);
+    settle(&mut session);
+    assert_eq!(news(&mut session), (1, vec![]), "told, and not moved unasked");
+    let quote = session.refresh_quote(None).expect("in proportion").expect("one is old");
+    assert_eq!((quote.coins, quote.amount.to_sat(), quote.expired), (1, 50_000, false));
+    crate::wallet::tests::mine(&mut session.wallet, height + 1);
+    settle(&mut session);
+    assert_eq!(news(&mut session), (0, vec![]), "told once");
+
+    session.set_auto_refresh(Some(crate::relay_policy::FEE_RATE_MIN));
+    settle(&mut session);
+    assert_eq!(news(&mut session), (0, vec![vec![coin]]));
+    crate::wallet::tests::mine(&mut session.wallet, height + 2);
+    settle(&mut session);
+    assert_eq!(news(&mut session), (0, vec![]), "one at a time");
+}

@@ -8,7 +8,7 @@ use crate::{
 };
 use bdk_coin_select::{
     Candidate, ChangePolicy, CoinSelector, Drain, DrainWeights, FeeRate as SelectRate,
-    TR_DUST_RELAY_MIN_VALUE, Target, TargetFee, TargetOutputs, metrics::LowestFee,
+    TR_DUST_RELAY_MIN_VALUE, TR_KEYSPEND_TXIN_WEIGHT, Target, TargetFee, TargetOutputs, metrics::LowestFee,
 };
 use bitcoin::{
     Amount, FeeRate, OutPoint, Psbt, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Weight,
@@ -81,8 +81,10 @@ impl PaymentRequest {
 pub(super) struct SpendableCoin {
     pub(super) outpoint: OutPoint,
     pub(super) value: Amount,
-    /// Height of its block, if it is in one.
-    pub(super) confirmed: Option<u32>,
+    /// Whether it is in a block.
+    pub(super) confirmed: bool,
+    /// Whether it will expire soon.
+    pub(super) aging: bool,
     pub(super) address: Address,
 }
 
@@ -98,10 +100,14 @@ pub(super) struct Funds<'a> {
 
 /// Refuses a fee that only a server asks for and that is out of proportion: above [`FEE_UNASKED_MAX`] and a tenth of
 /// what is paid to others. What stays in the account counts as nothing paid.
-pub(super) fn check_unasked_fee(psbt: &Psbt, rate: FeeRate, funds: &Funds<'_>) -> Result<(), WalletError> {
+pub(super) fn check_unasked_fee(
+    psbt: &Psbt,
+    rate: FeeRate,
+    addresses: &BTreeMap<ScriptBuf, Address>,
+) -> Result<(), WalletError> {
     let fee = psbt.fee().map_err(|_| WalletError::Derivation)?;
     let outputs = psbt.unsigned_tx.output.iter();
-    let paid = outputs.filter(|output| !funds.addresses.contains_key(&output.script_pubkey));
+    let paid = outputs.filter(|output| !addresses.contains_key(&output.script_pubkey));
     let amount: Amount = paid.map(|output| output.value).sum();
     let limit = FEE_UNASKED_MAX.max(amount / FEE_UNASKED_SHARE);
     if fee > limit {
@@ -116,22 +122,32 @@ pub(super) fn check_unasked_fee(psbt: &Psbt, rate: FeeRate, funds: &Funds<'_>) -
 }
 
 pub(super) fn build(request: &PaymentRequest, rate: FeeRate, funds: &Funds<'_>) -> Result<Psbt, WalletError> {
-    let rate_vb = rate.to_sat_per_vb_ceil();
-    let (min, max) = (FEE_RATE_MIN.to_sat_per_vb_ceil(), FEE_RATE_MAX.to_sat_per_vb_ceil());
-    if rate < FEE_RATE_MIN || rate > FEE_RATE_MAX {
-        return Err(WalletError::FeeRate { sat_per_vb: rate_vb, min, max });
-    }
+    check_rate(rate)?;
     let wanted = request.amount.or(request.destination.amount.map(PaymentAmount::Exact));
     let (chosen, outputs) = match wanted.ok_or(WalletError::AmountMissing)? {
         PaymentAmount::Exact(amount) => {
-            // Confirmed coins make no chain of unconfirmed transactions longer.
-            let confirmed: Vec<_> = funds.coins.iter().filter(|coin| coin.confirmed.is_some()).collect();
-            exact(request, amount, rate, funds, &confirmed)
-                .or_else(|_| exact(request, amount, rate, funds, &funds.coins.iter().collect::<Vec<_>>()))?
+            let pay_with = |wanted: &dyn Fn(&SpendableCoin) -> bool| {
+                let coins: Vec<_> = funds.coins.iter().filter(|coin| wanted(coin)).collect();
+                exact(request, amount, rate, funds, &coins)
+            };
+            // Old coins first, and apart: a payment lasts as long as its oldest coin. Confirmed ones make no chain of
+            // unconfirmed transactions longer.
+            pay_with(&|coin| coin.aging)
+                .or_else(|_| pay_with(&|coin| coin.confirmed && !coin.aging))
+                .or_else(|_| pay_with(&|coin| coin.confirmed))
+                .or_else(|_| pay_with(&|_| true))?
         }
         PaymentAmount::Everything => everything(request, rate, funds)?,
     };
     assemble(funds, &chosen, outputs)
+}
+
+fn check_rate(rate: FeeRate) -> Result<(), WalletError> {
+    let (min, max) = (FEE_RATE_MIN.to_sat_per_vb_ceil(), FEE_RATE_MAX.to_sat_per_vb_ceil());
+    if (FEE_RATE_MIN..=FEE_RATE_MAX).contains(&rate) {
+        return Ok(());
+    }
+    Err(WalletError::FeeRate { sat_per_vb: rate.to_sat_per_vb_ceil(), min, max })
 }
 
 type Plan<'a> = (Vec<&'a SpendableCoin>, Vec<TxOut>);
@@ -191,8 +207,36 @@ fn everything<'a>(
     let mut chosen: Vec<_> = funds.coins.iter().collect();
     chosen.sort_by_key(|coin| std::cmp::Reverse(coin.value));
     chosen.truncate(INPUTS_MAX);
+    let payment = all_to(request.destination.script_pubkey(), rate, funds, &chosen)?;
+    check_dust(&payment)?;
+    Ok((chosen, vec![payment]))
+}
+
+/// Whether a coin is worth more than its part of a fee.
+pub(super) fn is_economic(value: Amount, rate: FeeRate) -> bool {
+    let weight = Weight::from_wu(TR_KEYSPEND_TXIN_WEIGHT);
+    rate.fee_wu(weight).is_some_and(|fee| value > fee)
+}
+
+/// Moves the coins given to the address for change; `None` if nothing would be left of them.
+pub(super) fn refresh(rate: FeeRate, funds: &Funds<'_>) -> Result<Option<Psbt>, WalletError> {
+    check_rate(rate)?;
+    let chosen: Vec<_> = funds.coins.iter().collect();
+    let output = all_to(funds.change.script_pubkey.clone(), rate, funds, &chosen);
+    match output.ok().filter(|output| check_dust(output).is_ok()) {
+        Some(output) => assemble(funds, &chosen, vec![output]).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// One output with all that coins are worth, less the fee.
+fn all_to(
+    script: ScriptBuf,
+    rate: FeeRate,
+    funds: &Funds<'_>,
+    chosen: &[&SpendableCoin],
+) -> Result<TxOut, WalletError> {
     let sum: Amount = chosen.iter().map(|coin| coin.value).sum();
-    let script = request.destination.script_pubkey();
     let mut payment = TxOut { value: Amount::ZERO, script_pubkey: script };
     let outputs = TargetOutputs::fund_outputs([(payment.weight().to_wu(), 0)]);
     let candidates: Vec<Candidate> =
@@ -206,8 +250,7 @@ fn everything<'a>(
         spendable: sum,
         incoming: funds.incoming,
     })?;
-    check_dust(&payment)?;
-    Ok((chosen, vec![payment]))
+    Ok(payment)
 }
 
 fn check_dust(output: &TxOut) -> Result<(), WalletError> {

@@ -4,6 +4,7 @@
 //! proof that the wallet checked, or is in a block of the wallet's own header chain by a Merkle path that it checked.
 //! What a server merely says counts as incoming. [`crate::session::Session`] feeds it and asks for the proofs.
 
+mod aging;
 mod build;
 mod coins;
 mod destination;
@@ -12,6 +13,7 @@ mod keys;
 mod saving;
 mod state;
 
+pub use aging::EXPIRY_NOTICE;
 pub use build::{FEE_UNASKED_MAX, PaymentAmount, PaymentRequest};
 pub use coins::{Balance, Coin, CoinState, HistoryEntry};
 pub use destination::Destination;
@@ -42,7 +44,7 @@ use coins::{CoinBook, Demands};
 use keys::WalletKeys;
 use rand_core::CryptoRngCore;
 use state::Touched;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Unused addresses that are watched beyond the last used one, per keychain (BIP44's gap limit).
 pub const GAP_LIMIT: u32 = 20;
@@ -347,9 +349,9 @@ impl Wallet {
         default_rate: FeeRate,
     ) -> Result<Psbt, WalletError> {
         let change = self.peek_next(Keychain::Change)?;
-        let balance = self.balance();
         let home = self.addresses.contains_key(&request.destination.script_pubkey());
         let everything = request.amount == Some(PaymentAmount::Everything);
+        let aging: BTreeSet<OutPoint> = self.aging().iter().map(|coin| coin.outpoint).collect();
         let coins = self.book.unspent(self.demands()).filter_map(|(coin, state)| {
             let usable = match state {
                 CoinState::Spendable { .. } => true,
@@ -359,22 +361,31 @@ impl Wallet {
                 | CoinState::Locked
                 | CoinState::Conflicted { .. } => false,
             };
-            let address = self.addresses.get(&coin.script_pubkey).filter(|_| usable)?.clone();
-            let confirmed = coin.block.filter(|block| self.chain.contains(block)).map(|block| block.height);
-            Some(SpendableCoin { outpoint: coin.outpoint, value: coin.value, confirmed, address })
+            let described = self.describe_coin(coin).filter(|_| usable)?;
+            Some(SpendableCoin { aging: aging.contains(&coin.outpoint), ..described })
         });
-        let funds = Funds {
-            account: &self.account,
-            addresses: &self.addresses,
-            coins: coins.collect(),
-            incoming: balance.incoming,
-            change,
-        };
+        let funds = self.funds(coins.collect(), change);
         let psbt = build::build(request, request.fee_rate.unwrap_or(default_rate), &funds)?;
         if request.fee_rate.is_none() {
-            build::check_unasked_fee(&psbt, default_rate, &funds)?;
+            self.check_unasked_fee(&psbt, default_rate)?;
         }
         Ok(psbt)
+    }
+
+    /// Refuses a fee that only a server asks for and that is out of proportion.
+    pub(crate) fn check_unasked_fee(&self, psbt: &Psbt, rate: FeeRate) -> Result<(), WalletError> {
+        build::check_unasked_fee(psbt, rate, &self.addresses)
+    }
+
+    fn describe_coin(&self, coin: &Coin) -> Option<SpendableCoin> {
+        let address = self.addresses.get(&coin.script_pubkey)?.clone();
+        let confirmed = coin.block.is_some_and(|block| self.chain.contains(&block));
+        Some(SpendableCoin { outpoint: coin.outpoint, value: coin.value, confirmed, aging: false, address })
+    }
+
+    fn funds(&self, coins: Vec<SpendableCoin>, change: Address) -> Funds<'_> {
+        let incoming = self.balance().incoming;
+        Funds { account: &self.account, addresses: &self.addresses, coins, incoming, change }
     }
 
     /// Authorises a PSBT of this account, its own or one that came from outside, and reserves its coins.
@@ -633,6 +644,8 @@ impl Wallet {
 }
 
 #[cfg(test)]
+mod aging_tests;
+#[cfg(test)]
 mod conflict_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,7 +13,7 @@ use bitcoin::{
 const DELAY: u32 = 4_320;
 const MARGIN: u32 = 288;
 
-pub(super) fn wallet() -> Wallet {
+pub(crate) fn wallet() -> Wallet {
     let words =
         "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
     let words = SecretWords::parse(words).expect("valid words");
@@ -21,7 +21,7 @@ pub(super) fn wallet() -> Wallet {
 }
 
 /// A header on the tip, changed as wanted before its work is done.
-pub(super) fn extend(wallet: &mut Wallet, change: impl FnOnce(&mut Header)) -> Header {
+pub(crate) fn extend(wallet: &mut Wallet, change: impl FnOnce(&mut Header)) -> Header {
     let header = on(wallet, wallet.chain.tip().height, change);
     wallet.apply_headers(&[header]).expect("valid");
     header
@@ -49,14 +49,14 @@ fn solve(previous: Header, change: impl FnOnce(&mut Header)) -> Header {
 }
 
 /// Empty headers up to a height.
-pub(super) fn mine(wallet: &mut Wallet, height: u32) {
+pub(crate) fn mine(wallet: &mut Wallet, height: u32) {
     for _ in wallet.chain.tip().height..height {
         extend(wallet, |_| {});
     }
 }
 
 /// Replaces the last blocks by one more empty ones.
-pub(super) fn reorganise(wallet: &mut Wallet, depth: u32) {
+pub(crate) fn reorganise(wallet: &mut Wallet, depth: u32) {
     let mut headers = vec![on(wallet, wallet.chain.tip().height - depth, |header| header.time += 1)];
     for _ in 0..depth {
         headers.push(solve(*headers.last().expect("one"), |_| {}));
@@ -65,14 +65,18 @@ pub(super) fn reorganise(wallet: &mut Wallet, depth: u32) {
 }
 
 /// Somebody pays the wallet with a deadline of [`DEADLINE`].
-pub(super) fn paid(wallet: &mut Wallet) -> FinalityProof {
+pub(crate) fn paid(wallet: &mut Wallet) -> FinalityProof {
     let script = wallet.next_address().expect("an address").script_pubkey;
     let world = testing::federation(4);
     world.finish(&world.proposal_to(script, Amount::from_sat(90_000)))
 }
 
 /// A transaction in the block at height 1 pays the wallet.
-pub(super) fn confirmed(wallet: &mut Wallet, coinbase: bool) -> OutPoint {
+pub(crate) fn confirmed(wallet: &mut Wallet, coinbase: bool) -> OutPoint {
+    confirmed_at(wallet, 1, coinbase)
+}
+
+pub(crate) fn confirmed_at(wallet: &mut Wallet, height: u32, coinbase: bool) -> OutPoint {
     let script_pubkey = wallet.next_address().expect("an address").script_pubkey;
     let previous_output =
         if coinbase { OutPoint::null() } else { OutPoint { txid: Txid::all_zeros(), vout: 7 } };
@@ -82,12 +86,12 @@ pub(super) fn confirmed(wallet: &mut Wallet, coinbase: bool) -> OutPoint {
         input: vec![TxIn { previous_output, ..TxIn::default() }],
         output: vec![TxOut { value: Amount::from_sat(50_000), script_pubkey }],
     };
-    let hash = wallet.chain.header(1).expect("mined").block_hash();
-    assert!(wallet.book.apply_block(&transaction, BlockRef { height: 1, hash }, &wallet.addresses));
+    let hash = wallet.chain.header(height).expect("mined").block_hash();
+    assert!(wallet.book.apply_block(&transaction, BlockRef { height, hash }, &wallet.addresses));
     OutPoint { txid: transaction.compute_txid(), vout: 0 }
 }
 
-pub(super) fn request(wallet: &mut Wallet, home: bool) -> PaymentRequest {
+pub(crate) fn request(wallet: &mut Wallet, home: bool) -> PaymentRequest {
     let address = if home { wallet.next_address().expect("an address") } else { elsewhere() };
     let address = address.to_address(Network::Regtest).to_string();
     PaymentRequest::new(Destination::parse(&address, Network::Regtest).expect("an address"))
@@ -98,7 +102,7 @@ fn elsewhere() -> Address {
     world.account.address(KeychainIndex { keychain: Keychain::Receive, index: 3 }).expect("derives")
 }
 
-fn deadline_of(proposal: &Proposal) -> Option<u32> {
+pub(crate) fn deadline_of(proposal: &Proposal) -> Option<u32> {
     proposal.custody().deadline()
 }
 

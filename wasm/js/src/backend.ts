@@ -10,6 +10,7 @@ import type {
   HistoryEntry,
   PaymentRequest,
   Receipt,
+  RefreshQuote,
   WalletEvent,
 } from "./types.js";
 import type { Unlock, Vault } from "./vault.js";
@@ -38,6 +39,10 @@ export interface Methods {
   payPsbt(psbt: string): Receipt;
   attest(transaction: string): Receipt;
   cancel(txid: string): void;
+  refreshQuote(feeRate: number | undefined): RefreshQuote | undefined;
+  refresh(feeRate: number | undefined): Receipt | undefined;
+  setAutoRefresh(feeRateMax: number | undefined): void;
+  backup(unlock: Unlock | undefined, withWords: boolean): string;
   revealWords(unlock: Unlock | undefined): string;
   changeUnlock(from: Unlock, to: Unlock): void;
 }
@@ -111,6 +116,12 @@ export class LocalBackend implements Backend {
       case "attest":
       case "cancel":
         return this.#engine[method](first as string);
+      case "refreshQuote":
+      case "refresh":
+      case "setAutoRefresh":
+        return this.#engine[method](first as number | undefined);
+      case "backup":
+        return this.#backup(first as Unlock | undefined, second as boolean);
       case "parseDestination":
         return parseDestination(first as string, this.account.network);
       case "createPsbt":
@@ -136,6 +147,10 @@ export class LocalBackend implements Backend {
     if (this.#words === undefined) throw new QuorateError("watch_only", "this wallet only watches its account; it has no words");
     await this.#vault?.check(unlock ?? MEMORY_UNLOCK);
     return this.#words;
+  }
+
+  async #backup(unlock: Unlock | undefined, withWords: boolean): Promise<unknown> {
+    return this.#engine.backup(withWords ? await this.#reveal(unlock) : undefined);
   }
 
   async #relock(from: Unlock, to: Unlock): Promise<void> {

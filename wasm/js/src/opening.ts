@@ -28,6 +28,12 @@ export interface CreateOptions extends ConnectionOptions, StorageOptions {
    * paid to, as a shop does. @defaultValue 20
    */
   readonly gapLimit?: number;
+  /**
+   * Blocks after which the owner can move a coin without the federation, 4,320 (30 days) to 52,560 (a year). A coin has to be moved once in that time
+   * to stay payable, so a short delay costs fees, and a long one makes leaving slow. It is part of the account: restore with the same; the backup has
+   * it. @defaultValue the federation's, 90 days
+   */
+  readonly recoveryDelay?: number;
   /** Most that one payment may be, in satoshis; the nodes enforce it. It is part of the account: restore with the same. */
   readonly paymentMax?: bigint;
   /** Where header verification starts. @defaultValue the genesis block */
@@ -70,6 +76,7 @@ interface Config {
   /** Of an account that is only watched. */
   readonly record?: string;
   readonly account: number;
+  readonly recoveryDelay?: number;
   readonly paymentMax?: string;
   readonly gapLimit?: number;
   readonly checkpoint?: Checkpoint;
@@ -123,6 +130,7 @@ async function create(options: CreateOptions): Promise<Backend> {
     urls: urlsOf(options.bridge),
     words,
     account: options.account ?? 0,
+    ...(options.recoveryDelay !== undefined && { recoveryDelay: options.recoveryDelay }),
     ...(options.paymentMax !== undefined && { paymentMax: String(options.paymentMax) }),
     ...(options.gapLimit !== undefined && { gapLimit: options.gapLimit }),
     ...(options.checkpoint !== undefined && { checkpoint: options.checkpoint }),
@@ -211,6 +219,7 @@ async function start(config: Config, parts: Parts): Promise<Backend> {
     words: parts.words,
     record: parts.record,
     account: config.account,
+    recoveryDelay: config.recoveryDelay,
     paymentMax: config.paymentMax === undefined ? undefined : BigInt(config.paymentMax),
     gapLimit: config.gapLimit,
     checkpoint: config.checkpoint,

@@ -46,6 +46,8 @@ export interface Coin {
   readonly spentBy?: string;
   /** Set if the transaction that creates it can be in no block any more: it is no coin. */
   readonly conflicted?: Conflict;
+  /** Height of the chain from which it cannot be paid with, unless it is moved home before; set for coins in a block. */
+  readonly expiresAt?: number;
 }
 
 /** A node's reason to reject a payment, as the protocol names it. */
@@ -100,6 +102,18 @@ export interface Receipt {
   readonly proof: string;
 }
 
+/** What {@link Wallet.refresh} would do. */
+export interface RefreshQuote {
+  /** Coins that are moved home, in one transaction. */
+  readonly coins: number;
+  /** What they are worth together, in satoshis. */
+  readonly amount: bigint;
+  /** What it costs, in satoshis. */
+  readonly fee: bigint;
+  /** Whether they have expired: then they are spendable again once the transaction is in a block, else at once. */
+  readonly expired: boolean;
+}
+
 /** How far a wallet has come with its bridge: `ready` once payments can be made. It connects by itself, until it is closed. */
 export type Connection = "offline" | "connected" | "ready" | "closed";
 
@@ -116,6 +130,8 @@ export type WalletEvent =
   | { readonly type: "confirmed"; readonly txid: string; readonly block: Block }
   /** By a verified proof, a block contradicts a transaction of this wallet: what it paid is not paid. */
   | { readonly type: "conflicted"; readonly txid: string; readonly by: Conflict }
+  /** A coin will be too old to pay with within two weeks, or is: {@link Wallet.refresh}. Once for each coin, and again after a restart. */
+  | { readonly type: "coinExpiring"; readonly outpoint: string; readonly value: bigint; readonly expiresAt: number }
   | { readonly type: "tip"; readonly tip: Block }
   | { readonly type: "lagged"; readonly missed: number }
   | { readonly type: "refused"; readonly error: { readonly code: string; readonly message: string; readonly retry: boolean } }

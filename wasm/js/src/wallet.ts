@@ -13,6 +13,7 @@ import type {
   HistoryEntry,
   PaymentRequest,
   Receipt,
+  RefreshQuote,
   WaitOptions,
   WalletEvent,
 } from "./types.js";
@@ -180,6 +181,33 @@ export class OpenWallet implements AsyncDisposable {
     return abortable(() => this.#backend.request("attest", transaction), options.signal);
   }
 
+  /**
+   * What {@link refresh} would do next and cost, `undefined` if no coin is old. Coins can be paid with until two days before their recovery path opens.
+   *
+   * @param options - `feeRate` in sat/vB; the server's estimate if absent.
+   */
+  refreshQuote(options: { readonly feeRate?: number } = {}): Promise<RefreshQuote | undefined> {
+    return this.#backend.request("refreshQuote", options.feeRate);
+  }
+
+  /**
+   * Moves old coins home, which makes them young, and waits until that is final: up to 64 of them in one transaction, expired ones first. `undefined`
+   * if there is nothing to do; call it again until then.
+   *
+   * @param options - `feeRate` in sat/vB; the server's estimate if absent, as long as it is in proportion.
+   */
+  refresh(options: { readonly feeRate?: number } & WaitOptions = {}): Promise<Receipt | undefined> {
+    return abortable(() => this.#backend.request("refresh", options.feeRate), options.signal);
+  }
+
+  /**
+   * Lets the wallet move coins home by itself when they grow old, while it is open: once per block, at the server's estimate and at most at this fee
+   * rate in sat/vB. `undefined`, as at first, lets it not.
+   */
+  async setAutoRefresh(feeRateMax: number | undefined): Promise<void> {
+    await this.#backend.request("setAutoRefresh", feeRateMax);
+  }
+
   /** Asks the federation to stop a payment that is not final yet. Its outcome comes as a `payment` event. */
   async cancel(txid: string): Promise<void> {
     await this.#backend.request("cancel", txid);
@@ -235,6 +263,17 @@ export class OpenWallet implements AsyncDisposable {
    */
   revealWords(unlock?: Unlock): Promise<string> {
     return this.#backend.request("revealWords", unlock);
+  }
+
+  /**
+   * The backup as text, to be printed or kept as a file: words, descriptor, network and birthday. It is all that its owner needs to move every coin
+   * without any node or bridge, once the account's recovery delay has passed (`quorate recover`). Anybody who has it has the money.
+   *
+   * @param unlock - The wallet's password or key, asked again; not needed for one in memory.
+   * @param options - `words: false` leaves the words out, for a sheet that shows what the account owns and moves nothing.
+   */
+  backup(unlock?: Unlock, options: { readonly words?: boolean } = {}): Promise<string> {
+    return this.#backend.request("backup", unlock, options.words ?? true);
   }
 
   /** Replaces password or key. */

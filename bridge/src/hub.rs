@@ -238,9 +238,9 @@ impl Hub {
         let Some(interest) = self.interests.get_mut(&key) else { return };
         // The chain has the last word, and a reorganisation can take it back.
         let turns = |known: &TransactionStatus| {
-            let conflicted =
-                |status: &TransactionStatus| matches!(status, TransactionStatus::Conflicted { .. });
-            conflicted(known) != conflicted(status) && rank(known).min(rank(status)) >= FINAL
+            let is_final = rank(known).min(rank(status)) >= FINAL;
+            is_final && std::mem::discriminant(known) == std::mem::discriminant(status) && known != status
+                || is_final && is_conflict(known) != is_conflict(status)
         };
         if interest.status.as_ref().is_some_and(|known| rank(known) >= rank(status) && !turns(known)) {
             self.duplicates += 1;
@@ -272,6 +272,10 @@ impl Hub {
     }
 }
 
+fn is_conflict(status: &TransactionStatus) -> bool {
+    matches!(status, TransactionStatus::Conflicted { .. })
+}
+
 /// Rank of what is final.
 const FINAL: u8 = 120;
 
@@ -285,7 +289,7 @@ fn rank(status: &TransactionStatus) -> u8 {
         | TransactionStatus::Rejected { .. }
         | TransactionStatus::AbortedByzantine { .. } => 112,
         TransactionStatus::Signed { .. } => FINAL,
-        TransactionStatus::Broadcasting => 121,
+        TransactionStatus::Broadcasting { .. } => 121,
         TransactionStatus::Confirmed { .. } | TransactionStatus::Conflicted { .. } => 122,
     }
 }
@@ -408,7 +412,7 @@ mod tests {
         let block = BlockRef { height: 2, hash: BlockHash::all_zeros() };
         let conflicted = TransactionStatus::Conflicted { by: ConfirmedSpend { txid: txid(2), block } };
         let confirmed = TransactionStatus::Confirmed { block };
-        for status in [TransactionStatus::Broadcasting, conflicted, confirmed] {
+        for status in [TransactionStatus::Broadcasting { refusal: None }, conflicted, confirmed] {
             for _node in 0..3 {
                 hub.take_status(txid(1), &status);
             }

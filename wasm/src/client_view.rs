@@ -221,6 +221,9 @@ pub(crate) enum EventView {
         txid: String,
         by: ConflictView,
     },
+    RefreshFailed {
+        reason: String,
+    },
     CoinExpiring {
         outpoint: String,
         value: u64,
@@ -263,6 +266,7 @@ impl EventView {
                 Self::Confirmed { txid: txid.to_string(), block: block.into() }
             }
             Event::Conflicted { txid, by } => Self::Conflicted { txid: txid.to_string(), by: by.into() },
+            Event::RefreshFailed { reason } => Self::RefreshFailed { reason },
             Event::CoinExpiring { outpoint, value, expires_at } => {
                 Self::CoinExpiring { outpoint: outpoint.to_string(), value: value.to_sat(), expires_at }
             }

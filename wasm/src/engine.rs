@@ -4,7 +4,7 @@ use crate::{
     client_view::{BalanceView, CoinView, EventView, HistoryView, RefreshView},
     error::Failure,
     js::{from_js, promise},
-    options::{PaymentOptions, WalletOptions, fee_rate_or_none},
+    options::{PaymentOptions, WalletOptions, fee_rate, fee_rate_or_none},
     plain::to_js,
     store::{JsStore, read_state},
     verify::Federation,
@@ -339,6 +339,21 @@ impl Engine {
             let receipt = client?.refresh(fee_rate_or_none(fee_rate)?).await?;
             Ok(receipt.map_or(JsValue::UNDEFINED, |receipt| to_js(&ReceiptView::from(receipt))))
         })
+    }
+
+    /// What lifting a transaction to a fee rate (sat/vB) would cost, in satoshis.
+    #[wasm_bindgen(js_name = bumpQuote)]
+    pub fn bump_quote(&self, txid: &str, rate: f64) -> Result<Promise, JsValue> {
+        let (txid, rate) = (parse_txid(txid)?, fee_rate(rate)?);
+        let client = self.client();
+        Ok(promise(async move { Ok(to_js(&client?.bump_quote(txid, rate).await?.to_sat())) }))
+    }
+
+    /// Lifts a transaction that waits for its block, and waits until what pays for it is final.
+    pub fn bump(&self, txid: &str, rate: f64) -> Result<Promise, JsValue> {
+        let (txid, rate) = (parse_txid(txid)?, fee_rate(rate)?);
+        let client = self.client();
+        Ok(promise(async move { Ok(to_js(&ReceiptView::from(client?.bump(txid, rate).await?))) }))
     }
 
     /// Lets the wallet move old coins home by itself, at most at this fee rate in sat/vB; `undefined` lets it not.

@@ -108,7 +108,8 @@ pub(crate) fn fee_rate_or_none(sat_per_vb: Option<f64>) -> Result<Option<FeeRate
     sat_per_vb.map(fee_rate).transpose()
 }
 
-fn fee_rate(sat_per_vb: f64) -> Result<FeeRate, Failure> {
+/// A fee rate in sat/vB.
+pub(crate) fn fee_rate(sat_per_vb: f64) -> Result<FeeRate, Failure> {
     let sat_per_kwu = (sat_per_vb * 250.0).ceil();
     if !(0.0..=f64::from(u32::MAX)).contains(&sat_per_kwu) {
         return Err(Failure::argument("feeRate", "has to be a positive number of sat/vB"));

@@ -79,7 +79,7 @@ enum Command {
     },
     /// Move the coins with words and descriptor alone, when nodes and bridges are gone
     #[command(subcommand)]
-    Recover(recover::Step),
+    Recover(Box<recover::Step>),
 }
 
 #[derive(Args)]
@@ -102,7 +102,7 @@ struct WalletFile {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if let Command::Recover(step) = arguments.command {
-        return recover::run(step).await;
+        return recover::run(*step).await;
     }
     let bridge = arguments.bridge.context("name the bridge with --bridge, as `npm start` prints it")?;
     let mut transport = WebSocket::new(&bridge);

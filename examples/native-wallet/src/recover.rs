@@ -11,7 +11,8 @@ use quorate::{
         BackupKit, Found, RECOVERY_ADDRESSES, Recovery, SweepRequest,
         source::{BitcoinCore, Esplora, RpcAuth},
     },
-    wallet::{Destination, SecretWords},
+    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN, bounded_sum},
+    wallet::{Destination, FEE_UNASKED_MAX, SecretWords},
 };
 use std::{fs, io::BufRead as _, path::PathBuf};
 
@@ -45,6 +46,9 @@ pub(super) enum Step {
         /// Write the unsigned transaction to this file, for `sign` on a machine without a connection; else it is signed
         #[arg(long)]
         psbt: Option<PathBuf>,
+        /// Highest fee in satoshis; 5,000 or a tenth of what is moved unless named
+        #[arg(long)]
+        max_fee: Option<u64>,
         /// Send what was signed; else it is only printed
         #[arg(long)]
         send: bool,
@@ -55,6 +59,9 @@ pub(super) enum Step {
         account: Account,
         /// The unsigned transaction's file
         psbt: PathBuf,
+        /// Highest fee in satoshis; 5,000 or a tenth of what is moved unless named
+        #[arg(long)]
+        max_fee: Option<u64>,
     },
     /// Send a signed transaction, given in hex
     Send {
@@ -117,7 +124,7 @@ enum Opened {
 impl Account {
     fn open(&self) -> Result<(Recovery, Option<SecretWords>)> {
         let kit = match &self.kit {
-            Some(path) => Some(BackupKit::parse(&read(path)?)?),
+            Some(path) => Some(BackupKit::parse(&zeroize::Zeroizing::new(read(path)?))?),
             None => None,
         };
         let (descriptor, network) = match (&self.descriptor, &kit) {
@@ -191,7 +198,7 @@ pub(super) async fn run(step: Step) -> Result<()> {
             let found = source.open()?.find(&recovery).await?;
             show(&recovery, &found);
         }
-        Step::Sweep { account, source, to, fee_rate, tip, psbt, send } => {
+        Step::Sweep { account, source, to, fee_rate, tip, psbt, max_fee, send } => {
             let (recovery, words) = account.open()?;
             let source = source.open()?;
             let mut found = source.find(&recovery).await?;
@@ -200,7 +207,11 @@ pub(super) async fn run(step: Step) -> Result<()> {
             }
             let rate = match fee_rate {
                 Some(rate) => FeeRate::from_sat_per_vb_u32(rate),
-                None => source.fee_rate().await?.context("the source has no estimate: name a --fee-rate")?,
+                None => {
+                    let estimate = source.fee_rate().await?;
+                    let estimate = estimate.context("the source has no estimate: name a --fee-rate")?;
+                    estimate.clamp(FEE_RATE_MIN, FEE_RATE_MAX)
+                }
             };
             show(&recovery, &found);
             let destination = Destination::parse(&to, recovery.network())?.script_pubkey();
@@ -208,22 +219,22 @@ pub(super) async fn run(step: Step) -> Result<()> {
             let sweep = recovery.sweep(&found.coins, &request)?;
             match psbt {
                 Some(path) => {
+                    show_payment(&recovery, &sweep.psbt, max_fee)?;
                     fs::write(&path, format!("{}\n", sweep.psbt))
                         .with_context(|| format!("cannot write {}", path.display()))?;
-                    show_payment(&recovery, &sweep.psbt.unsigned_tx, sweep.fee);
                 }
                 None => {
-                    let signed = sign(&recovery, words, &sweep.psbt)?;
+                    let signed = sign(&recovery, words, &sweep.psbt, max_fee)?;
                     if send {
                         source.send(&signed).await?;
                     }
                 }
             }
         }
-        Step::Sign { account, psbt } => {
+        Step::Sign { account, psbt, max_fee } => {
             let (recovery, words) = account.open()?;
             let psbt: Psbt = read(&psbt)?.trim().parse().context("this is no PSBT")?;
-            sign(&recovery, words, &psbt)?;
+            sign(&recovery, words, &psbt, max_fee)?;
         }
         Step::Send { source, transaction } => {
             source
@@ -236,13 +247,18 @@ pub(super) async fn run(step: Step) -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn sign(recovery: &Recovery, words: Option<SecretWords>, psbt: &Psbt) -> Result<Transaction> {
+fn sign(
+    recovery: &Recovery,
+    words: Option<SecretWords>,
+    psbt: &Psbt,
+    max_fee: Option<u64>,
+) -> Result<Transaction> {
+    show_payment(recovery, psbt, max_fee)?;
     let words = match words {
         Some(words) => words,
         None => ask_words()?,
     };
     let signed = recovery.sign(&words, psbt)?;
-    show_payment(recovery, &signed.transaction, signed.fee);
     println!("{}", serialize_hex(&signed.transaction));
     Ok(signed.transaction)
 }
@@ -258,7 +274,7 @@ fn ask_words() -> Result<SecretWords> {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn show(recovery: &Recovery, found: &Found) {
-    let total: Amount = found.coins.iter().map(|coin| coin.value).sum();
+    let total = bounded_sum(found.coins.iter().map(|coin| coin.value));
     println!("coins       {} with {total}", found.coins.len());
     for coin in &found.coins {
         let when = match recovery.opens_at(coin) {
@@ -278,13 +294,24 @@ fn show(recovery: &Recovery, found: &Found) {
     }
 }
 
+/// Shows what is about to be signed, whoever built it, and refuses a fee out of proportion.
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn show_payment(recovery: &Recovery, transaction: &Transaction, fee: Amount) {
-    for output in &transaction.output {
+fn show_payment(recovery: &Recovery, psbt: &Psbt, max_fee: Option<u64>) -> Result<()> {
+    let spent = psbt.inputs.iter().filter_map(|input| input.witness_utxo.as_ref());
+    let total = bounded_sum(spent.map(|output| output.value));
+    let paid = bounded_sum(psbt.unsigned_tx.output.iter().map(|output| output.value));
+    let fee = total.checked_sub(paid).context("the transaction creates more than it spends")?;
+    for output in &psbt.unsigned_tx.output {
         let address = Address::from_script(&output.script_pubkey, recovery.network());
         let address =
             address.map_or_else(|_| output.script_pubkey.to_hex_string(), |address| address.to_string());
         println!("pays        {} to {address}", output.value);
     }
     println!("fee         {fee}");
+    let limit = max_fee.map_or(FEE_UNASKED_MAX.max(total / 10), Amount::from_sat);
+    anyhow::ensure!(
+        fee <= limit,
+        "the fee is above {limit}; if you want to pay so much, say so with --max-fee"
+    );
+    Ok(())
 }

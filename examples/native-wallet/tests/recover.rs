@@ -105,7 +105,11 @@ impl Scene {
         let home = self.home.path().to_owned();
         tokio::task::spawn_blocking(move || {
             let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-            let output = command.arg("recover").args(&arguments).current_dir(home).output()?;
+            command.arg("recover").args(&arguments).current_dir(home);
+            if arguments.iter().any(|argument| argument == "--kit" || argument == "--descriptor") {
+                command.args(["--addresses", "150"]);
+            }
+            let output = command.output()?;
             let (out, err) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
             Ok(if output.status.success() { Ok(out) } else { Err(err) })
         })

@@ -17,10 +17,11 @@ use bitcoin::{
     script::{Builder, PushBytesBuf},
     transaction,
 };
-use quorate_node::chain::{Answer, Chain, ChainError};
+use quorate::relay_policy::FEE_RATE_MIN;
+use quorate_node::chain::{Answer, Chain, ChainError, Fees};
 use quorate_rules::ChainCoin;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs::{File, OpenOptions},
     io::{BufReader, Write as _},
     path::Path,
@@ -507,8 +508,22 @@ impl Chain for DevnetChain {
         Box::pin(async move { self.submit(transaction).map(|_| ()) })
     }
 
-    fn fee_rate(&self) -> Answer<'_, FeeRate> {
-        Box::pin(async { Ok(FEE_RATE) })
+    fn broadcast_package(&self, package: Vec<Transaction>) -> Answer<'_, ()> {
+        Box::pin(async move { package.into_iter().try_for_each(|one| self.submit(one).map(|_| ())) })
+    }
+
+    fn missing(&self, txids: Vec<Txid>) -> Answer<'_, BTreeSet<Txid>> {
+        Box::pin(async move {
+            let known: BTreeSet<Txid> = self.mempool().into_iter().collect();
+            Ok(txids.into_iter().filter(|txid| !known.contains(txid)).collect())
+        })
+    }
+
+    fn fees(&self) -> Answer<'_, Fees> {
+        Box::pin(async {
+            let estimate = Some(FEE_RATE);
+            Ok(Fees { next_block: estimate, six_blocks: estimate, day: None, mempool_min: FEE_RATE_MIN })
+        })
     }
 }
 

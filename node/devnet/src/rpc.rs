@@ -3,7 +3,7 @@
 use crate::DevnetChain;
 use axum::{Json, Router, extract::State, routing::post};
 use bitcoin::{
-    Address, BlockHash, OutPoint, ScriptBuf, Transaction,
+    Address, BlockHash, OutPoint, ScriptBuf, Transaction, Txid,
     address::NetworkUnchecked,
     consensus::encode::{deserialize_hex, serialize_hex},
 };
@@ -89,6 +89,19 @@ async fn call(chain: &DevnetChain, request: &Request) -> Result<Value, Failure> 
             let hex: String = param(request, 0)?;
             let transaction: Transaction = deserialize_hex(&hex).map_err(|error| (-22, error.to_string()))?;
             chain.submit(transaction).map(|txid| json!(txid)).map_err(failed)
+        }
+        "getmempoolentry" => {
+            let txid: Txid = param(request, 0)?;
+            let known = chain.mempool().contains(&txid);
+            if known { Ok(json!({})) } else { Err((-5, "Transaction not in mempool".to_owned())) }
+        }
+        "getmempoolinfo" => Ok(json!({"mempoolminfee": 0.00001, "minrelaytxfee": 0.00001})),
+        "submitpackage" => {
+            let package: Vec<String> = param(request, 0)?;
+            let read = |hex: &String| deserialize_hex(hex).map_err(|error| (-22, error.to_string()));
+            let package = package.iter().map(read).collect::<Result<_, _>>()?;
+            chain.broadcast_package(package).await.map_err(failed)?;
+            Ok(json!({"package_msg": "success"}))
         }
         "getrawmempool" => Ok(json!(chain.mempool())),
         "estimatesmartfee" => Ok(json!({"errors": ["Insufficient data"]})),

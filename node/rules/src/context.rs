@@ -19,7 +19,7 @@ use quorate_protocol::{
     Federation, NodeId, Round,
     account::{AccountCertificate, AccountError, JointAccount},
     digest::IdentityKey,
-    wire::{ConfirmedSpend, ServerMessage, VotingRequest},
+    wire::{ConfirmedSpend, FeeEstimates, ServerMessage, VotingRequest},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::RngCore as _};
 use std::{
@@ -49,6 +49,10 @@ pub(crate) struct Context {
     pub(crate) log: Log,
     pub(crate) watch: Watch,
     pub(crate) subscriptions: Subscriptions,
+    /// What the backend says of fees.
+    pub(crate) fees: FeeEstimates,
+    /// How the backend took final transactions that are in no block yet: what it says against each, if anything.
+    pub(crate) broadcasts: BTreeMap<Txid, Option<String>>,
     /// Enforced transactions that a block contradicts, for the operator.
     pub(crate) breaches: BTreeMap<Txid, ConfirmedSpend>,
     /// The chain has been read up to its tip once.
@@ -91,6 +95,8 @@ impl Context {
             log: Log::restore(std::mem::take(&mut stored.log), peers, boot),
             watch: Watch::restore(std::mem::take(&mut stored.evidence), epoch),
             subscriptions: Subscriptions::default(),
+            fees: FeeEstimates::default(),
+            broadcasts: BTreeMap::new(),
             breaches: BTreeMap::new(),
             caught_up: false,
             effects: VecDeque::new(),

@@ -4,6 +4,7 @@ use crate::{
     Output,
     context::Context,
     effects::Effect,
+    ledger::Conflict,
     records::{Answer, Change, ChangeSet, TxRecord},
 };
 use bitcoin::{OutPoint, TxOut, Txid};
@@ -15,7 +16,7 @@ use quorate_protocol::{
     vote::{SignedVote, Verdict, VoteTarget},
     wire::{ErrorCode, Fault, TransactionStatus, WireError},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Context {
     /// The transaction in the rounds that its inputs are in here.
@@ -117,8 +118,17 @@ impl Context {
         record.proof = Some(proof.clone());
         let inputs: Vec<OutPoint> = proof.outpoints().collect();
         self.persist_record(record, None);
-        self.outputs.push_back(Output::Broadcast(proof.transaction().clone()));
-        let status = TransactionStatus::Signed { proof: Box::new(proof) };
+        // The block may have come before the proof.
+        let status = match self.ledger.conflict(txid) {
+            Some(Conflict { by, .. }) => {
+                self.alarm(&BTreeSet::from([txid]));
+                TransactionStatus::Conflicted { by }
+            }
+            None => {
+                self.outputs.push_back(Output::Broadcast(proof.transaction().clone()));
+                TransactionStatus::Signed { proof: Box::new(proof) }
+            }
+        };
         self.notify_status(txid, &status);
         self.effects.push_back(Effect::Final { txid, inputs, status });
     }

@@ -23,7 +23,7 @@ use quorate_protocol::{
     federation::SuccessionPlan,
     finality::FinalityProof,
     frost::NodeShare,
-    wire::{BlockRef, TransactionStatus, UtxoRecord, limits},
+    wire::{BlockRef, FeeEstimates, TransactionStatus, UtxoRecord, limits},
 };
 use rand_chacha::ChaCha20Rng;
 use std::{collections::BTreeMap, time::Duration};
@@ -139,6 +139,7 @@ impl Machine {
         for transaction in &block.txdata {
             let txid = transaction.compute_txid();
             if self.cx.ledger.record(&txid).is_some() {
+                self.cx.broadcasts.remove(&txid);
                 self.cx.notify_status(txid, &TransactionStatus::Confirmed { block: tip });
             }
         }
@@ -157,6 +158,16 @@ impl Machine {
     /// The chain has been read up to the tip that its backend had.
     pub fn handle_caught_up(&mut self) {
         self.cx.caught_up = true;
+    }
+
+    /// What the backend says of fees.
+    pub fn handle_fees(&mut self, fees: FeeEstimates) {
+        self.cx.fees = fees;
+    }
+
+    /// How the backend took a final transaction, or what it says against it.
+    pub fn handle_broadcast(&mut self, txid: Txid, refusal: Option<String>) {
+        self.cx.take_broadcast(txid, refusal);
     }
 
     /// What the chain says of coins that an [`Output::LookUp`] asked for; those that do not exist are missing.
@@ -228,6 +239,7 @@ impl Machine {
             seconds_since_heard: heard.collect(),
             evidence: self.cx.watch.counts(),
             suspects: self.cx.watch.suspects().iter().copied().collect(),
+            refusals: self.cx.refusals(),
             breaches: self.cx.breaches.clone(),
             held: self.sizes(),
         }

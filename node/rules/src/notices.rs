@@ -13,7 +13,7 @@ use quorate_protocol::{
         TransactionStatus, WireError, limits, pages,
     },
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Context {
     /// Takes in what the chain says of outpoints, and tells who waits for news of them: what they heard last may be
@@ -205,6 +205,26 @@ impl Context {
                 self.notify_outpoint(outpoint, None);
             }
         }
+    }
+
+    /// How the backend took a final transaction: kept for the operator, and told to who waits for it if it is news.
+    pub(crate) fn take_broadcast(&mut self, txid: Txid, refusal: Option<String>) {
+        if self.ledger.proof(&txid).is_none() || self.ledger.block_of(&txid).is_some() {
+            return;
+        }
+        if self.broadcasts.insert(txid, refusal.clone()).is_some_and(|before| before == refusal) {
+            return;
+        }
+        if let Some(reason) = &refusal {
+            tracing::warn!(%txid, reason, "the chain backend does not take a final transaction; it is tried again");
+        }
+        self.notify_status(txid, &TransactionStatus::Broadcasting { refusal });
+    }
+
+    /// Final transactions that the backend does not take.
+    pub(crate) fn refusals(&self) -> BTreeMap<Txid, String> {
+        let refused = self.broadcasts.iter();
+        refused.filter_map(|(txid, refusal)| Some((*txid, refusal.clone()?))).collect()
     }
 
     /// Keeps enforced transactions that a block contradicts for the operator.

@@ -112,11 +112,4 @@ pub enum Output {
         /// If that is another transaction: from the one asked about to the ancestor that it contradicts.
         path: Vec<Transaction>,
     },
-    /// Answer with the backend's fee rate.
-    FeeRate {
-        /// Which session asked.
-        session: SessionId,
-        /// Its message.
-        id: Option<u64>,
-    },
 }

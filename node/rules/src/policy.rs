@@ -23,7 +23,7 @@ use crate::{
     ledger::{Ancestry, CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX},
     scripts::{ScriptError, check_scripts},
 };
-use bitcoin::{OutPoint, Transaction, TxOut, Txid, constants::COINBASE_MATURITY};
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction, TxOut, Txid, Weight, constants::COINBASE_MATURITY};
 use quorate_protocol::{
     account::{AccountCertificate, JointAccount},
     proposal::{CheckedProposal, Proposal, SpendPlan},
@@ -88,6 +88,7 @@ impl Context {
                         return Err(RejectReason::WrongCoin { outpoint: input.previous_output });
                     }
                 }
+                self.check_floor(checked.fee, checked.weight)?;
                 Ok((Some(checked.plan), spent))
             }
             Proposal::Sole { transaction } => {
@@ -95,12 +96,24 @@ impl Context {
                 let spent = self.spendable(transaction, None)?;
                 let weight =
                     relay_policy::check_inputs(transaction, &spent).map_err(|error| invalid(&error))?;
-                relay_policy::check_fee(transaction, &spent, weight).map_err(|error| invalid(&error))?;
+                let fee =
+                    relay_policy::check_fee(transaction, &spent, weight).map_err(|error| invalid(&error))?;
+                self.check_floor(fee, weight)?;
                 check_scripts(transaction, &spent)
                     .map_err(|ScriptError { index }| RejectReason::Script { index })?;
                 Ok((None, spent))
             }
         }
+    }
+
+    /// What is final has to be mined: nothing below the floor is voted for.
+    fn check_floor(&self, fee: Amount, weight: Weight) -> Result<(), RejectReason> {
+        let floor = self.fees.floor;
+        if FeeRate::from_sat_per_kwu(floor).fee_wu(weight).is_some_and(|least| fee >= least) {
+            return Ok(());
+        }
+        let rate = (fee / weight).to_sat_per_kwu();
+        Err(RejectReason::FeeTooLow { rate, floor })
     }
 
     fn spendable(

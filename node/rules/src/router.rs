@@ -263,7 +263,8 @@ impl Machine {
                 Ok(())
             }
             ClientMessage::FeeRateQuery => {
-                self.cx.outputs.push_back(Output::FeeRate { session, id });
+                let estimates = self.cx.fees;
+                self.cx.send_client(session, id, ServerMessage::FeeRate { estimates });
                 Ok(())
             }
             ClientMessage::Ping => {

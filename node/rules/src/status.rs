@@ -32,6 +32,8 @@ pub struct Status {
     pub evidence: BTreeMap<EvidenceKind, usize>,
     /// Nodes whose messages are ignored because of that.
     pub suspects: Vec<NodeId>,
+    /// Final transactions that the backend does not take, by txid, with its reason; they are tried again every minute.
+    pub refusals: BTreeMap<Txid, String>,
     /// Enforced transactions that a block contradicts, by txid, with what the block has: that must never happen. Stop
     /// the node, keep its store, and compare with the other operators.
     pub breaches: BTreeMap<Txid, ConfirmedSpend>,

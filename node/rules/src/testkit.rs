@@ -115,7 +115,7 @@ impl Kit {
         self.drain();
     }
 
-    fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::LookUp { ticket, outpoints } => {

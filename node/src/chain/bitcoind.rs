@@ -1,22 +1,21 @@
 //! Bitcoin Core over JSON-RPC. Also speaks to an embedded chain that another process serves (`quorate-devnet chain`).
 
-use super::{Answer, Chain, ChainError, DaemonError};
+use super::{Answer, Chain, ChainError, DaemonError, Fees};
 use bitcoin::{
-    Amount, Block, BlockHash, FeeRate, OutPoint, ScriptBuf, Transaction, TxOut,
+    Amount, Block, BlockHash, FeeRate, OutPoint, ScriptBuf, Transaction, TxOut, Txid,
     block::Header,
     consensus::encode::{deserialize_hex, serialize_hex},
 };
+use quorate_protocol::relay_policy::FEE_RATE_MIN;
 use quorate_rules::ChainCoin;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-/// Fee rate used while the daemon has no estimate, as on regtest.
-const FEE_RATE_FALLBACK: FeeRate = FeeRate::from_sat_per_vb_u32(2);
-/// Confirmation target of the estimate, in blocks.
-const ESTIMATE_BLOCKS: u32 = 3;
 /// How long one wait for a new tip lasts, in milliseconds.
 const WAIT_MS: u32 = 20_000;
+/// RPC code with which Bitcoin Core says that a transaction is not in its mempool.
+const NOT_FOUND: i64 = -5;
 /// RPC codes with which Bitcoin Core says that it has the transaction already.
 const ALREADY_KNOWN: [i64; 2] = [-27, -26];
 
@@ -119,6 +118,17 @@ struct FeeReply {
     feerate: Option<f64>,
 }
 
+#[derive(Deserialize)]
+struct MempoolReply {
+    mempoolminfee: f64,
+    minrelaytxfee: f64,
+}
+
+#[derive(Deserialize)]
+struct PackageReply {
+    package_msg: String,
+}
+
 fn malformed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ChainError {
     ChainError::Backend(error.into())
 }
@@ -183,11 +193,56 @@ impl Chain for Bitcoind {
         })
     }
 
-    fn fee_rate(&self) -> Answer<'_, FeeRate> {
-        Box::pin(async {
-            let reply: FeeReply = self.call("estimatesmartfee", json!([ESTIMATE_BLOCKS])).await?;
-            let rate = reply.feerate.and_then(|btc_per_kvb| Amount::from_btc(btc_per_kvb).ok());
-            Ok(rate.map_or(FEE_RATE_FALLBACK, |per_kvb| FeeRate::from_sat_per_kwu(per_kvb.to_sat() / 4)))
+    fn broadcast_package(&self, package: Vec<Transaction>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let package: Vec<String> = package.iter().map(serialize_hex).collect();
+            match self.call::<PackageReply>("submitpackage", json!([package])).await {
+                Ok(reply) if reply.package_msg == "success" => Ok(()),
+                Ok(PackageReply { package_msg: message }) => {
+                    Err(ChainError::Refused(DaemonError { code: 0, message }))
+                }
+                Err(CallError::Refused(error)) => Err(ChainError::Refused(error)),
+                Err(error @ (CallError::Transport(_) | CallError::Malformed(_))) => Err(error.into()),
+            }
         })
     }
+
+    fn missing(&self, txids: Vec<Txid>) -> Answer<'_, BTreeSet<Txid>> {
+        Box::pin(async move {
+            let mut missing = BTreeSet::new();
+            for txid in txids {
+                match self.call::<Value>("getmempoolentry", json!([txid])).await {
+                    Ok(_) => {}
+                    Err(CallError::Refused(error)) if error.code == NOT_FOUND => {
+                        missing.insert(txid);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(missing)
+        })
+    }
+
+    fn fees(&self) -> Answer<'_, Fees> {
+        Box::pin(async {
+            let estimate = async |blocks: u32| {
+                let reply: FeeReply = self.call("estimatesmartfee", json!([blocks])).await?;
+                Ok::<_, ChainError>(reply.feerate.and_then(per_kvb))
+            };
+            let mempool: MempoolReply = self.call("getmempoolinfo", json!([])).await?;
+            let least = mempool.mempoolminfee.max(mempool.minrelaytxfee);
+            Ok(Fees {
+                next_block: estimate(1).await?,
+                six_blocks: estimate(6).await?,
+                day: estimate(144).await?,
+                mempool_min: per_kvb(least).unwrap_or(FEE_RATE_MIN),
+            })
+        })
+    }
+}
+
+/// A rate in BTC per 1,000 virtual bytes, rounded up.
+fn per_kvb(btc: f64) -> Option<FeeRate> {
+    let per_kvb = Amount::from_btc(btc).ok()?;
+    Some(FeeRate::from_sat_per_kwu(per_kvb.to_sat().div_ceil(4)))
 }

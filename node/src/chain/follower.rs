@@ -48,6 +48,8 @@ async fn step(chain: &dyn Chain, inputs: &mpsc::Sender<Input>, height: &mut u32)
         *height = reached;
     }
     inputs.send(Input::CaughtUp).await.context("the node has ended")?;
+    let fees = chain.fees().await?.estimates();
+    inputs.send(Input::Fees(fees)).await.context("the node has ended")?;
     chain.wait_for_tip(tip).await?;
     Ok(())
 }

@@ -2,16 +2,18 @@
 //! business.
 
 mod bitcoind;
+pub(crate) mod broadcast;
 pub(crate) mod follower;
 
 pub use bitcoind::Bitcoind;
 
 use bitcoin::{Amount, Block, BlockHash, FeeRate, MerkleBlock, OutPoint, Transaction, Txid, block::Header};
-use quorate_protocol::wire::{
-    Bare, BlockRef, ConfirmedSpend, ConflictProof, RawTransactionProof, ServerMessage,
+use quorate_protocol::{
+    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN},
+    wire::{Bare, BlockRef, ConfirmedSpend, ConflictProof, FeeEstimates, RawTransactionProof, ServerMessage},
 };
 use quorate_rules::{ChainCoin, scripts::ScriptError};
-use std::{future::Future, pin::Pin};
+use std::{collections::BTreeSet, future::Future, pin::Pin};
 
 /// A boxed answer of a backend.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ChainError>> + Send + 'a>>;
@@ -31,7 +33,11 @@ pub trait Chain: Send + Sync + 'static {
     /// Hands a transaction to the network; already known is success.
     fn broadcast(&self, transaction: Transaction) -> Answer<'_, ()>;
     /// Fee rate for the next blocks.
-    fn fee_rate(&self) -> Answer<'_, FeeRate>;
+    fn fees(&self) -> Answer<'_, Fees>;
+    /// Hands a parent and a child that pays for it to the network together.
+    fn broadcast_package(&self, package: Vec<Transaction>) -> Answer<'_, ()>;
+    /// Which of these are neither in the mempool nor known in another way.
+    fn missing(&self, txids: Vec<Txid>) -> Answer<'_, BTreeSet<Txid>>;
 }
 
 /// An error of Bitcoin Core's RPC.
@@ -89,6 +95,60 @@ pub enum ChainError {
         least: Amount,
     },
 }
+
+impl ChainError {
+    /// Whether a transaction was refused because its fee is below what the mempool takes at present.
+    pub fn is_low_fee(&self) -> bool {
+        match self {
+            Self::FeeTooLow { .. } => true,
+            Self::Refused(error) => error.message.contains("fee not met"),
+            Self::Backend(_)
+            | Self::Daemon(_)
+            | Self::UnknownBlock(_)
+            | Self::MissingInput(_)
+            | Self::Locked(_)
+            | Self::Script(_)
+            | Self::Invalid(_)
+            | Self::InvalidBlock { .. } => false,
+        }
+    }
+}
+
+/// What a backend says of fees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fees {
+    /// To be in one of the next blocks, in six, in a day; absent without an estimate, as on regtest.
+    pub next_block: Option<FeeRate>,
+    /// Within six blocks.
+    pub six_blocks: Option<FeeRate>,
+    /// Within 144 blocks.
+    pub day: Option<FeeRate>,
+    /// Below this the mempool takes nothing at present.
+    pub mempool_min: FeeRate,
+}
+
+impl Fees {
+    /// What wallets are told, with the floor of votes (V1): the highest of the relay minimum, the mempool's minimum and
+    /// a quarter more, and the estimate for a day. No estimate is told below the floor.
+    pub fn estimates(&self) -> FeeEstimates {
+        let raised = FeeRate::from_sat_per_kwu(self.mempool_min.to_sat_per_kwu().saturating_mul(5) / 4);
+        // A mempool that is not full has the relay minimum, which needs no margin.
+        let pressure = if self.mempool_min > FEE_RATE_MIN { raised } else { FEE_RATE_MIN };
+        let floor = pressure.max(self.day.unwrap_or(FEE_RATE_MIN)).clamp(FEE_RATE_MIN, FEE_RATE_MAX);
+        let told = |estimate: Option<FeeRate>| {
+            estimate.unwrap_or(FEE_RATE_FALLBACK).clamp(floor, FEE_RATE_MAX).to_sat_per_kwu()
+        };
+        FeeEstimates {
+            next_block: told(self.next_block),
+            six_blocks: told(self.six_blocks),
+            day: told(self.day.or(Some(floor))),
+            floor: floor.to_sat_per_kwu(),
+        }
+    }
+}
+
+/// Fee rate told while there is no estimate.
+const FEE_RATE_FALLBACK: FeeRate = FeeRate::from_sat_per_vb_u32(2);
 
 /// The answer to a wallet's question about a transaction, from the block that has it or what contradicts it.
 pub fn answer_proof(

@@ -2,14 +2,13 @@
 
 use super::input::Input;
 use crate::{
-    chain::{Chain, answer_proof},
+    chain::{Chain, answer_proof, broadcast::Queue},
     crash,
     net::peers::Peers,
 };
 use bitcoin::{OutPoint, Transaction};
 use quorate_protocol::{
     NodeId,
-    relay_policy::FEE_RATE_MIN,
     wire::{PeerReply, ServerMessage, VotingReply, VotingRequest, encode_frame},
 };
 use quorate_rules::{Output, ReplyTo, SessionId, Tag};
@@ -25,6 +24,8 @@ pub(crate) enum Work {
     Nothing,
     Output(Box<Output>),
     Replies(u64, oneshot::Sender<PeerReply>),
+    /// What is final and in no block.
+    Sweep(Vec<Transaction>),
     Opened(SessionId, mpsc::Sender<Vec<u8>>),
     Closed(SessionId),
 }
@@ -34,6 +35,8 @@ pub(crate) struct Dispatcher {
     inputs: mpsc::Sender<Input>,
     peers: Arc<Peers>,
     chain: Arc<dyn Chain>,
+    /// What goes to the network.
+    queue: Arc<Queue>,
     replies: HashMap<u64, oneshot::Sender<PeerReply>>,
     sessions: HashMap<SessionId, mpsc::Sender<Vec<u8>>>,
     /// Questions to the chain about coins, of which there are some at a time.
@@ -48,7 +51,9 @@ impl Dispatcher {
         chain: Arc<dyn Chain>,
     ) -> Self {
         let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
-        Self { me, inputs, peers, chain, replies: HashMap::new(), sessions: HashMap::new(), lookups }
+        let queue = Arc::new(Queue::default());
+        tokio::spawn(queue.clone().run(chain.clone(), inputs.clone()));
+        Self { me, inputs, peers, chain, queue, replies: HashMap::new(), sessions: HashMap::new(), lookups }
     }
 
     pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Work>) {
@@ -58,6 +63,7 @@ impl Dispatcher {
                 Work::Replies(number, reply) => {
                     self.replies.insert(number, reply);
                 }
+                Work::Sweep(unconfirmed) => self.queue.push(unconfirmed),
                 Work::Opened(session, frames) => {
                     self.sessions.insert(session, frames);
                 }
@@ -104,20 +110,13 @@ impl Dispatcher {
             Output::Client { session, id, message } => self.send(session, id, &message),
             Output::Broadcast(transaction) => {
                 crash::point("coordinator.before_broadcast");
-                tokio::spawn(broadcast(self.chain.clone(), transaction));
+                self.queue.push([transaction]);
             }
             Output::Prove { session, id, txid, of, path } => {
                 let chain = self.chain.clone();
                 self.answer_later(session, id, async move {
                     let block = chain.block(of.block.hash).await.ok();
                     answer_proof(block.as_ref(), txid, of, path)
-                });
-            }
-            Output::FeeRate { session, id } => {
-                let chain = self.chain.clone();
-                self.answer_later(session, id, async move {
-                    let rate = chain.fee_rate().await.unwrap_or(FEE_RATE_MIN);
-                    ServerMessage::FeeRate { sat_per_kwu: rate.to_sat_per_kwu() }
                 });
             }
         }
@@ -201,12 +200,5 @@ fn crash_point(reply: &PeerReply) -> &'static str {
         | PeerReply::Keygen(_)
         | PeerReply::Repair(_)
         | PeerReply::Refused(_) => "voter.before_other_response",
-    }
-}
-
-async fn broadcast(chain: Arc<dyn Chain>, transaction: Transaction) {
-    let txid = transaction.compute_txid();
-    if let Err(error) = chain.broadcast(transaction).await {
-        tracing::warn!(%error, %txid, "the chain backend did not take a final transaction; it is tried again");
     }
 }

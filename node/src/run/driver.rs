@@ -26,7 +26,7 @@ use tokio::{
 /// Inputs that may wait for the machine; producers then have to wait.
 const INPUTS_MAX: usize = 4_096;
 /// Time between two sweeps that broadcast again what is final and not in a block.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts the tasks around a machine. They end when the store cannot be written, or on [`Input::Stop`].
 pub(crate) fn start(
@@ -79,13 +79,16 @@ impl Driver {
                 }
                 input = receiver.recv() => {
                     let Some(input) = input.filter(|input| !matches!(input, Input::Stop)) else { return };
+                    let blocks = matches!(input, Input::Blocks(_));
                     self.handle(input);
+                    if blocks {
+                        sweep.reset_immediately();
+                    }
                 }
                 // Before the chain has been read, everything seems to be in no block.
                 _ = sweep.tick(), if self.machine.is_caught_up() => {
-                    for transaction in self.machine.unconfirmed() {
-                        self.release(ChangeSet::default(), Work::Output(Box::new(Output::Broadcast(transaction))));
-                    }
+                    let unconfirmed = self.machine.unconfirmed();
+                    self.release(ChangeSet::default(), Work::Sweep(unconfirmed));
                 }
             }
             self.drain();
@@ -124,6 +127,8 @@ impl Driver {
                 let _asker_gone = reply.send(machine.block_at(height));
             }
             Input::Coins { ticket, coins } => machine.handle_coins(ticket, coins),
+            Input::Fees(fees) => machine.handle_fees(fees),
+            Input::Broadcast { txid, refusal } => machine.handle_broadcast(txid, refusal),
             Input::Status { reply } => {
                 let _asker_gone = reply.send(machine.status());
             }

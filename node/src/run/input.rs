@@ -1,10 +1,10 @@
 //! What happens to a node's machine, as the tasks around it hand it in.
 
-use bitcoin::{Block, BlockHash, OutPoint};
+use bitcoin::{Block, BlockHash, OutPoint, Txid};
 use quorate_protocol::{
     NodeId,
     federation::{Succession, SuccessionPlan},
-    wire::{ClientMessage, PeerReply, VotingReply, VotingRequest},
+    wire::{ClientMessage, FeeEstimates, PeerReply, VotingReply, VotingRequest},
 };
 use quorate_rules::{ChainCoin, EvidenceFile, SessionId, Status, Tag};
 use tokio::sync::{mpsc, oneshot};
@@ -55,6 +55,13 @@ pub(crate) enum Input {
     Coins {
         ticket: u64,
         coins: Vec<(OutPoint, ChainCoin)>,
+    },
+    /// What the backend says of fees.
+    Fees(FeeEstimates),
+    /// How the backend took a final transaction.
+    Broadcast {
+        txid: Txid,
+        refusal: Option<String>,
     },
     Status {
         reply: oneshot::Sender<Status>,

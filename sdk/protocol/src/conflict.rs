@@ -10,8 +10,9 @@ use crate::{
 };
 use bitcoin::Txid;
 
-/// Most transactions between one and the ancestor that a block contradicts: as many as a cluster has.
-pub const CONFLICT_PATH_MAX: usize = 25;
+/// Most transactions between one and the ancestor that a block contradicts. A cluster has 25; a reorganisation can make
+/// longer chains.
+pub const CONFLICT_PATH_MAX: usize = 200;
 
 /// Why such a proof is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

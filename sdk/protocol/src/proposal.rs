@@ -14,7 +14,7 @@ use crate::{
     vote::Custody,
 };
 use bitcoin::{
-    Amount, OutPoint, Psbt, TapSighashType, Transaction, TxOut, Txid, XOnlyPublicKey,
+    Amount, OutPoint, Psbt, TapSighashType, Transaction, TxOut, Txid, Weight, XOnlyPublicKey,
     bip32::{DerivationPath, Fingerprint},
     hashes::Hash as _,
     secp256k1::{PublicKey, schnorr},
@@ -143,13 +143,14 @@ impl JointProposal {
         let weight = transaction.weight().to_wu()
             + SEGWIT_MARKER_WEIGHT
             + KEY_SPEND_WITNESS_WEIGHT * u64::try_from(spent.len()).unwrap_or(u64::MAX);
-        let fee = relay_policy::check_fee(transaction, &spent, bitcoin::Weight::from_wu(weight))?;
+        let fee = relay_policy::check_fee(transaction, &spent, Weight::from_wu(weight))?;
         check_policy(transaction, account, &own_outputs)?;
         let plan = SpendPlan::new(transaction, self.account, &addresses, &spent)?;
         let returns_home = own_outputs.len() == transaction.output.len();
         let custody = Custody::joint(self.deadline, &spent);
         let transaction = transaction.clone();
-        Ok(CheckedProposal { transaction, custody, plan, addresses, spent, fee, returns_home })
+        let weight = Weight::from_wu(weight);
+        Ok(CheckedProposal { transaction, custody, plan, addresses, spent, fee, weight, returns_home })
     }
 
     fn inputs(&self, account: &JointAccount) -> Result<(Vec<Address>, Vec<TxOut>), ProposalError> {
@@ -258,6 +259,8 @@ pub struct CheckedProposal {
     pub spent: Vec<TxOut>,
     /// Fee, in satoshis.
     pub fee: Amount,
+    /// What it will weigh when it is signed.
+    pub weight: Weight,
     /// Whether every output goes back to the account, which the horizon rule always allows.
     pub returns_home: bool,
 }

@@ -255,6 +255,19 @@ pub fn check_fee(transaction: &Transaction, spent: &[TxOut], weight: Weight) -> 
     Ok(fee)
 }
 
+/// The sum of amounts, at most all the bitcoin that there is: what was only claimed may be absurd, and no sum of it
+/// panics.
+///
+/// ```
+/// use bitcoin::Amount;
+/// let absurd = [Amount::from_sat(u64::MAX), Amount::ONE_BTC];
+/// assert_eq!(quorate::relay_policy::bounded_sum(absurd), Amount::MAX_MONEY);
+/// ```
+pub fn bounded_sum(amounts: impl IntoIterator<Item = Amount>) -> Amount {
+    let add = |sum: Amount, one| sum.checked_add(one).unwrap_or(Amount::MAX_MONEY).min(Amount::MAX_MONEY);
+    amounts.into_iter().fold(Amount::ZERO, add)
+}
+
 fn total(outputs: &[TxOut]) -> Option<Amount> {
     let sum = outputs.iter().map(|output| output.value).try_fold(Amount::ZERO, Amount::checked_add);
     sum.filter(|sum| *sum <= Amount::MAX_MONEY)

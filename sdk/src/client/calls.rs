@@ -232,6 +232,35 @@ impl Client {
         }
     }
 
+    /// Lifts an enforced transaction that waits for its block, one that this wallet paid or was paid by, and waits
+    /// until what pays for it is final ([`crate::wallet::Wallet::create_bump`]).
+    ///
+    /// ```no_run
+    /// # use quorate::client::{Client, ClientError};
+    /// # async fn run(client: Client, txid: bitcoin::Txid) -> Result<(), ClientError> {
+    /// let rate = bitcoin::FeeRate::from_sat_per_vb_u32(30);
+    /// println!("lifting it costs {}", client.bump_quote(txid, rate).await?);
+    /// client.bump(txid, rate).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The wallet or the federation refused, or the client has ended.
+    pub async fn bump(&self, txid: Txid, rate: FeeRate) -> Result<Receipt, ClientError> {
+        let events = self.events.subscribe();
+        let child = self.call(move |session, now| session.bump(now, txid, rate)).await??;
+        self.follow(events, child).await
+    }
+
+    /// What [`Client::bump`] would cost.
+    ///
+    /// # Errors
+    /// The wallet refused, or the client has ended.
+    pub async fn bump_quote(&self, txid: Txid, rate: FeeRate) -> Result<bitcoin::Amount, ClientError> {
+        Ok(self.call(move |session, _| session.bump_quote(txid, rate)).await??)
+    }
+
     /// What [`Client::refresh`] would do next and cost; `None` if no coin is old.
     ///
     /// # Errors
@@ -244,9 +273,9 @@ impl Client {
     /// ([`crate::session::Session::set_auto_refresh`]).
     ///
     /// # Errors
-    /// The client has ended.
+    /// The wallet refused, or the client has ended.
     pub async fn set_auto_refresh(&self, rate_max: Option<FeeRate>) -> Result<(), ClientError> {
-        self.call(move |session, _| session.set_auto_refresh(rate_max)).await
+        Ok(self.call(move |session, _| session.set_auto_refresh(rate_max)).await??)
     }
 
     /// Submits a payment and waits until it is final by a proof that this wallet verified.

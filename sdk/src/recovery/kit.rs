@@ -29,7 +29,7 @@ pub struct BackupKit {
     pub network: Network,
     /// The federation that the account was made with, if known. Leaving does not need it.
     pub federation: Option<FederationId>,
-    /// Height of a block before which the account has no coin.
+    /// Height from which the wallet that wrote it has seen blocks: a hint for whoever searches them. Nothing here does.
     pub birthday: u32,
     /// The account.
     pub descriptor: AccountDescriptor,
@@ -96,7 +96,10 @@ impl BackupKit {
         };
         Ok(Self {
             network: read("network", needed("network")?)?,
-            federation: field("federation").and_then(|text| text.parse().ok()),
+            federation: match field("federation") {
+                None | Some("" | "unknown") => None,
+                Some(text) => Some(read("federation", text)?),
+            },
             birthday: field("birthday").map_or(Ok(0), |text| read("birthday", text))?,
             descriptor: needed("descriptor")?.parse()?,
             words,

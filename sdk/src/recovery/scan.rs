@@ -3,6 +3,7 @@
 use super::{Found, RECOVERY_GAP, RecoverableCoin, Recovery, RecoveryError};
 use crate::account::{Keychain, KeychainIndex};
 use bitcoin::{Amount, OutPoint, ScriptBuf};
+use std::collections::BTreeSet;
 
 /// A search, without I/O: ask a source what [`Scan::next_query`] names, say what it answers, until there is no more.
 /// Several queries may be under way.
@@ -28,6 +29,7 @@ pub struct Scan<'a> {
     next: [u32; 2],
     used: [u32; 2],
     coins: Vec<RecoverableCoin>,
+    known: BTreeSet<OutPoint>,
 }
 
 /// What to ask a source about.
@@ -44,7 +46,7 @@ const KEYCHAINS: [Keychain; 2] = [Keychain::Receive, Keychain::Change];
 impl<'a> Scan<'a> {
     /// Starts a search.
     pub fn new(recovery: &'a Recovery) -> Self {
-        Self { recovery, next: [0; 2], used: [0; 2], coins: Vec::new() }
+        Self { recovery, next: [0; 2], used: [0; 2], coins: Vec::new(), known: BTreeSet::new() }
     }
 
     /// The next address to ask about; none if those that were asked about decide that no more are needed, or answers
@@ -73,7 +75,7 @@ impl<'a> Scan<'a> {
     ) {
         let before = self.coins.len();
         for (outpoint, value, height) in coins {
-            if self.coins.iter().all(|coin| coin.outpoint != outpoint) && value <= Amount::MAX_MONEY {
+            if value <= Amount::MAX_MONEY && self.known.insert(outpoint) {
                 self.coins.push(RecoverableCoin { outpoint, value, position, height });
             }
         }

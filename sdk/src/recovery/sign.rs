@@ -60,10 +60,14 @@ impl Recovery {
         let ChildNumber::Hardened { index } = recovery.child_number else {
             return Err(RecoveryError::OtherWords);
         };
-        let key = recovery_key(words, recovery.network, index)?;
+        let mut key = recovery_key(words, recovery.network, index)?;
         let public = bitcoin::bip32::Xpub::from_priv(secp(), &key);
         let same = (public.public_key, public.chain_code) == (recovery.public_key, recovery.chain_code);
-        if same { Ok(key) } else { Err(RecoveryError::OtherWords) }
+        if same {
+            return Ok(key);
+        }
+        key.private_key.non_secure_erase();
+        Err(RecoveryError::OtherWords)
     }
 
     fn sign_with(&self, key: &Xpriv, psbt: &Psbt) -> Result<Signed, RecoveryError> {
@@ -90,8 +94,9 @@ impl Recovery {
             let sighash = sighash.map_err(|_| RecoveryError::Input { index, reason: "it has no digest" })?;
             let child = key.derive_priv(secp(), &address.position.path());
             let mut child = child.map_err(|_| crate::wallet::WalletError::Derivation)?;
-            let pair = child.to_keypair(secp());
+            let mut pair = child.to_keypair(secp());
             let signature = secp().sign_schnorr_no_aux_rand(&Message::from(sighash), &pair);
+            pair.non_secure_erase();
             child.private_key.non_secure_erase();
             witnesses.push(witness(signature.as_ref(), address));
         }

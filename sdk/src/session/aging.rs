@@ -1,7 +1,10 @@
 //! Coins that grow old: told once, and moved home when their owner wants it or has allowed it.
 
-use super::{Event, Now, Session};
-use crate::wallet::{CoinState, WalletError};
+use super::{Event, Now, PaymentState, Session};
+use crate::{
+    relay_policy::bounded_sum,
+    wallet::{CoinState, WalletError},
+};
 use bitcoin::{Amount, FeeRate, OutPoint, Psbt, Txid};
 use std::collections::BTreeSet;
 
@@ -15,7 +18,14 @@ pub(super) struct Aging {
     looked_at: Option<u32>,
     /// The refresh that was made without asking.
     under_way: Option<Txid>,
+    /// Height at which the next one may be made: after one that failed it waits.
+    retry_at: u32,
 }
+
+/// Blocks to wait after a refresh that failed. Each attempt uses up an address.
+const RETRY_BLOCKS: u32 = 144;
+/// Coins that stay payable for less than this many blocks are not moved home by themselves: a week.
+const PAYABLE_MIN: u32 = 1_008;
 
 /// What a refresh would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +48,7 @@ impl Session {
     pub fn refresh_quote(&mut self, rate: Option<FeeRate>) -> Result<Option<RefreshQuote>, WalletError> {
         let Some(psbt) = self.create_refresh(rate)? else { return Ok(None) };
         let fee = psbt.fee().map_err(|_| WalletError::Derivation)?;
-        let kept: Amount = psbt.unsigned_tx.output.iter().map(|output| output.value).sum();
+        let kept = bounded_sum(psbt.unsigned_tx.output.iter().map(|output| output.value));
         let expired = |input: &bitcoin::TxIn| {
             matches!(self.wallet.coin_state(&input.previous_output), Some(CoinState::Expired { .. }))
         };
@@ -60,16 +70,28 @@ impl Session {
     }
 
     /// Lets the session move coins home by itself when they grow old, once per block, at the server's estimate and at
-    /// most this fee rate; `None`, as at first, lets it not.
+    /// most this fee rate; `None`, as at first, lets it not. After one that failed it waits a day.
     ///
     /// ```
-    /// # fn example(session: &mut quorate::session::Session) {
-    /// session.set_auto_refresh(Some(bitcoin::FeeRate::from_sat_per_vb_u32(5)));
+    /// # fn example(session: &mut quorate::session::Session) -> Result<(), quorate::wallet::WalletError> {
+    /// session.set_auto_refresh(Some(bitcoin::FeeRate::from_sat_per_vb_u32(5)))
     /// # }
     /// ```
-    pub fn set_auto_refresh(&mut self, rate_max: Option<FeeRate>) {
+    ///
+    /// # Errors
+    /// The rate is out of bounds; or coins of this account stay payable for less than a week, so that it would move
+    /// them all the time.
+    pub fn set_auto_refresh(&mut self, rate_max: Option<FeeRate>) -> Result<(), WalletError> {
+        if let Some(rate) = rate_max {
+            self.wallet.check_fee_rate(rate)?;
+            let blocks = self.wallet.payable_blocks();
+            if blocks < PAYABLE_MIN {
+                return Err(WalletError::ShortLived { blocks, least: PAYABLE_MIN });
+            }
+        }
         self.aging.auto = rate_max;
-        self.aging.looked_at = None;
+        (self.aging.looked_at, self.aging.retry_at) = (None, 0);
+        Ok(())
     }
 
     fn create_refresh(&mut self, rate: Option<FeeRate>) -> Result<Option<Psbt>, WalletError> {
@@ -94,10 +116,24 @@ impl Session {
                 self.event(Event::CoinExpiring { outpoint, value, expires_at });
             }
         }
-        let busy = self.aging.under_way.is_some_and(|txid| self.payments.contains_key(&txid));
-        if let Some(max) = self.aging.auto.filter(|_| !busy) {
-            // What cannot be done now is tried again at the next block.
-            self.aging.under_way = self.refresh(now, Some(self.fee_rate.min(max))).unwrap_or(None);
+        if let Some(txid) = self.aging.under_way {
+            match self.payment(txid) {
+                Some(PaymentState::Final { .. }) => self.aging.under_way = None,
+                Some(PaymentState::Rejected { .. } | PaymentState::Failed { .. }) | None => {
+                    self.aging.under_way = None;
+                    self.aging.retry_at = tip.saturating_add(RETRY_BLOCKS);
+                }
+                Some(_) => return,
+            }
+        }
+        if let Some(max) = self.aging.auto.filter(|_| tip >= self.aging.retry_at) {
+            match self.refresh(now, Some(self.fee_rate.min(max))) {
+                Ok(made) => self.aging.under_way = made,
+                Err(error) => {
+                    self.aging.retry_at = tip.saturating_add(RETRY_BLOCKS);
+                    self.event(Event::RefreshFailed { reason: error.to_string() });
+                }
+            }
         }
     }
 }

@@ -133,6 +133,11 @@ pub enum Event {
         /// Height of the chain from which it cannot be paid with.
         expires_at: u32,
     },
+    /// Old coins could not be moved home unasked; it is tried again in a day.
+    RefreshFailed {
+        /// Why.
+        reason: String,
+    },
     /// The wallet's own chain has a new tip.
     Tip {
         /// The tip.

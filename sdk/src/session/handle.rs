@@ -10,7 +10,7 @@ use crate::{
     finality::FinalityProof,
     frost::NodeCommitments,
     headers::{HeaderError, ProofError},
-    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN},
+    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN, bounded_sum},
     release::ReleaseCertificate,
     vote::{ApprovalCertificate, NOT_BEFORE_ITS_BLOCK},
     wire::{
@@ -71,14 +71,17 @@ impl Session {
                 match (proof, conflict) {
                     (Some(proof), _) => self.take_inclusion(txid, &proof),
                     (None, Some(conflict)) => self.take_conflict(txid, &conflict),
+                    // What is final and in no block yet has no place, and needs none.
+                    (None, None) if self.wallet_knows_final(txid) => {}
                     (None, None) => {
                         self.waiting_proofs.insert(txid);
                     }
                 }
             }
-            ServerMessage::FeeRate { sat_per_kwu } => {
+            ServerMessage::FeeRate { estimates } => {
                 self.done(id);
-                self.fee_rate = FeeRate::from_sat_per_kwu(sat_per_kwu).clamp(FEE_RATE_MIN, FEE_RATE_MAX);
+                let rate = estimates.six_blocks.max(estimates.floor);
+                self.fee_rate = FeeRate::from_sat_per_kwu(rate).clamp(FEE_RATE_MIN, FEE_RATE_MAX);
             }
             ServerMessage::Tip { tip } => self.take_tip(tip),
             ServerMessage::Gap { keys } => {
@@ -241,7 +244,7 @@ impl Session {
         let own: Vec<_> = own.collect();
         if let Some((_, vout)) = own.first() {
             let outpoint = OutPoint { txid, vout: *vout };
-            let amount = own.iter().map(|(output, _)| output.value).sum();
+            let amount = bounded_sum(own.iter().map(|(output, _)| output.value));
             self.event(Event::Received { txid, outpoint, amount, kind: proof.kind() });
         }
     }
@@ -257,7 +260,10 @@ impl Session {
         }
         if let TransactionStatus::Conflicted { .. } = &status {
             // Only a proof says so.
-            return self.ask_proofs([txid]);
+            if self.payments.contains_key(&txid) || self.wallet.knows(txid) {
+                self.ask_proofs([txid]);
+            }
+            return;
         }
         let Some(payment) = self.payments.get_mut(&txid) else { return };
         payment.heard(now);
@@ -296,7 +302,7 @@ impl Session {
             TransactionStatus::Pending
             | TransactionStatus::Approved
             | TransactionStatus::Signed { .. }
-            | TransactionStatus::Broadcasting
+            | TransactionStatus::Broadcasting { .. }
             | TransactionStatus::Conflicted { .. }
             | TransactionStatus::Confirmed { .. } => return,
         };
@@ -408,7 +414,8 @@ impl Session {
             self.event(Event::Conflicted { txid, by });
             let message =
                 format!("block {} has {}, which takes a coin that it needs", by.block.height, by.txid);
-            if self.payments.contains_key(&txid) {
+            // One that this wallet has signed may be final if the block is undone.
+            if self.payments.get(&txid).is_some_and(|payment| payment.signed.is_empty()) {
                 self.finish(txid, PaymentState::Failed { message, retry: false });
             }
         }

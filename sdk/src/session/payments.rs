@@ -10,7 +10,7 @@ use crate::{
     wallet::{PaymentRequest, WalletError},
     wire::{ClientMessage, UtxoRecord, WireError},
 };
-use bitcoin::{Psbt, Txid};
+use bitcoin::{Amount, FeeRate, Psbt, Txid};
 
 /// How often a payment that nodes rejected for a passing reason is submitted again before the reason is reported.
 pub(super) const PASSING_REJECTS_MAX: u32 = 8;
@@ -52,6 +52,24 @@ impl Session {
         self.subscribe_new();
         self.balance_event();
         Ok(self.submit(now, proposal))
+    }
+
+    /// What [`Session::bump`] would cost.
+    ///
+    /// # Errors
+    /// As [`crate::wallet::Wallet::create_bump`].
+    pub fn bump_quote(&mut self, txid: Txid, rate: FeeRate) -> Result<Amount, WalletError> {
+        self.wallet.create_bump(txid, rate)?.fee().map_err(|_| WalletError::Derivation)
+    }
+
+    /// Lifts an enforced transaction that waits for its block, by a payment to this wallet that pays for both
+    /// ([`crate::wallet::Wallet::create_bump`]).
+    ///
+    /// # Errors
+    /// Nothing has been sent and nothing is reserved.
+    pub fn bump(&mut self, now: Now, txid: Txid, rate: FeeRate) -> Result<Txid, WalletError> {
+        let psbt = self.wallet.create_bump(txid, rate)?;
+        self.send_psbt(now, psbt)
     }
 
     /// Submits a signed transaction of coins in sole custody. Its finality will be attested only.

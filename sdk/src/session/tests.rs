@@ -543,7 +543,7 @@ fn old_coins_are_told_of_once_and_move_home_by_themselves_if_they_may() {
     let certificate = crate::account::AccountCertificate { record, epoch, acceptances };
     session.wallet.set_certificate(certificate).expect("valid");
     // Two weeks, or a quarter of a short delay, before the horizon.
-    let height = 1 + 4_320 - 288 - 4_320 / 4;
+    let height = 1 + (4_320 - 288) / 4 * 3;
     crate::wallet::tests::mine(&mut session.wallet, height);
     let coin = crate::wallet::tests::confirmed(&mut session.wallet, false);
     let news = |session: &mut Session| {
@@ -566,10 +566,18 @@ fn old_coins_are_told_of_once_and_move_home_by_themselves_if_they_may() {
     settle(&mut session);
     assert_eq!(news(&mut session), (0, vec![]), "told once");
 
-    session.set_auto_refresh(Some(crate::relay_policy::FEE_RATE_MIN));
+    session.set_auto_refresh(Some(crate::relay_policy::FEE_RATE_MIN)).expect("in bounds");
     settle(&mut session);
     assert_eq!(news(&mut session), (0, vec![vec![coin]]));
     crate::wallet::tests::mine(&mut session.wallet, height + 2);
     settle(&mut session);
     assert_eq!(news(&mut session), (0, vec![]), "one at a time");
+    // What failed is not made again at the next block: each attempt uses up an address.
+    let (txid, _) = session.payments().next().expect("the refresh");
+    session.finish(txid, PaymentState::Failed { message: String::new(), retry: false });
+    for (blocks, moves) in [(3, 0), (4, 0), (200, 1)] {
+        crate::wallet::tests::mine(&mut session.wallet, height + blocks);
+        settle(&mut session);
+        assert_eq!(news(&mut session).1.len(), moves, "{blocks}");
+    }
 }

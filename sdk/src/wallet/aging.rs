@@ -4,8 +4,8 @@ use super::{Coin, CoinState, Wallet, WalletError, build};
 use crate::{account::Keychain, relay_policy::INPUTS_MAX};
 use bitcoin::{Amount, FeeRate, OutPoint, Psbt};
 
-/// Blocks before its horizon at which a coin is said to grow old, two weeks; a quarter of the delay for accounts with a
-/// short one.
+/// Blocks before its horizon at which a coin is said to grow old, two weeks; for accounts with a short delay a
+/// quarter of the time in which their coins can be paid with.
 pub const EXPIRY_NOTICE: u32 = 2_016;
 
 impl Wallet {
@@ -31,7 +31,7 @@ impl Wallet {
 
     /// Coins that can be paid with and will expire within [`EXPIRY_NOTICE`], oldest first.
     pub fn aging(&self) -> Vec<&Coin> {
-        let notice = EXPIRY_NOTICE.min(self.demands().recovery_delay / 4);
+        let notice = EXPIRY_NOTICE.min(self.payable_blocks() / 4);
         let until = self.chain.tip().height.saturating_add(notice);
         let mut aging: Vec<(u32, &Coin)> = self
             .book
@@ -42,6 +42,16 @@ impl Wallet {
             .collect();
         aging.sort_by_key(|(height, coin)| (*height, coin.outpoint));
         aging.into_iter().map(|(_, coin)| coin).collect()
+    }
+
+    /// Blocks for which a coin of this account can be paid with, from its block on.
+    pub(crate) fn payable_blocks(&self) -> u32 {
+        let demands = self.demands();
+        demands.recovery_delay.saturating_sub(demands.recovery_margin)
+    }
+
+    pub(crate) fn check_fee_rate(&self, rate: FeeRate) -> Result<(), WalletError> {
+        build::check_rate(rate)
     }
 
     /// Coins that will expire soon or have, with value and height.

@@ -1,12 +1,12 @@
 //! Old coins: told of in time, taken first, moved home while they are still payable.
 
-use super::tests::{confirmed, confirmed_at, deadline_of, mine, request, wallet};
+use super::tests::{confirmed, confirmed_at, deadline_of, mine, paid, request, wallet};
 use super::*;
 use bitcoin::Amount;
 
-/// Height from which the coin of block 1 cannot be paid with, and the notice before, a quarter of the delay.
+/// Height from which the coin of block 1 cannot be paid with, and the notice before, a quarter of the time until then.
 const HORIZON: u32 = 1 + 4_320 - 288;
-const NOTICE: u32 = 4_320 / 4;
+const NOTICE: u32 = (4_320 - 288) / 4;
 
 fn inputs(psbt: &Psbt) -> Vec<OutPoint> {
     psbt.unsigned_tx.input.iter().map(|input| input.previous_output).collect()
@@ -66,4 +66,35 @@ fn what_is_not_worth_its_fee_stays() {
     assert_eq!(wallet.create_refresh(rate), Ok(None));
     let rate = FeeRate::from_sat_per_vb(3_000).expect("small");
     assert!(matches!(wallet.create_refresh(rate), Err(WalletError::FeeRate { .. })));
+}
+
+#[test]
+fn a_payee_lifts_what_falls_behind_by_a_child_that_pays_for_both() {
+    let mut wallet = wallet();
+    mine(&mut wallet, 5);
+    let proof = paid(&mut wallet);
+    assert_eq!(wallet.apply_proof(&proof), Ok(true));
+    let txid = proof.txid();
+    let rate = FeeRate::from_sat_per_vb_u32(40);
+    let psbt = wallet.create_bump(txid, rate).expect("it pays less");
+    assert_eq!(inputs(&psbt), [OutPoint { txid, vout: 0 }]);
+    let fee = psbt.fee().expect("complete");
+    let proposal = wallet.propose(psbt).expect("allowed");
+    let Proposal::Joint(joint) = &proposal else { panic!("joint") };
+    let checked = joint.check(&wallet.federation, &wallet.account).expect("valid");
+    assert!(checked.returns_home);
+    let FinalityProof::Enforced { transaction, spent, .. } = &proof else { panic!("enforced") };
+    let sum = |outputs: &[bitcoin::TxOut]| outputs.iter().map(|output| output.value).sum::<Amount>();
+    let both = fee + (sum(spent) - sum(&transaction.output));
+    let wanted = rate.fee_wu(transaction.weight() + checked.weight).expect("small");
+    assert!(both >= wanted && both < wanted + Amount::from_sat(5), "{both} for {wanted}");
+    // Held by that payment now, and nothing that could pay less is made of it.
+    assert_eq!(wallet.create_bump(txid, rate), Err(WalletError::NothingToLift { txid }));
+    wallet.abandon(proposal.txid());
+    assert_eq!(wallet.create_bump(txid, FeeRate::BROADCAST_MIN), Err(WalletError::NothingToLift { txid }));
+    let dear = FeeRate::from_sat_per_vb_u32(1_900);
+    assert!(matches!(wallet.create_bump(txid, dear), Err(WalletError::InsufficientFunds { .. })));
+    let block = wallet.chain.tip();
+    assert!(wallet.book.apply_block(proof.transaction(), block, &wallet.addresses));
+    assert_eq!(wallet.create_bump(txid, rate), Err(WalletError::NothingToLift { txid }), "it is in a block");
 }

@@ -4,7 +4,7 @@ use super::{Destination, WalletError};
 use crate::{
     account::{Address, JointAccount},
     proposal::{describe_input, describe_output},
-    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX},
+    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX, RelayError, bounded_sum},
 };
 use bdk_coin_select::{
     Candidate, ChangePolicy, CoinSelector, Drain, DrainWeights, FeeRate as SelectRate,
@@ -108,7 +108,7 @@ pub(super) fn check_unasked_fee(
     let fee = psbt.fee().map_err(|_| WalletError::Derivation)?;
     let outputs = psbt.unsigned_tx.output.iter();
     let paid = outputs.filter(|output| !addresses.contains_key(&output.script_pubkey));
-    let amount: Amount = paid.map(|output| output.value).sum();
+    let amount = bounded_sum(paid.map(|output| output.value));
     let limit = FEE_UNASKED_MAX.max(amount / FEE_UNASKED_SHARE);
     if fee > limit {
         return Err(WalletError::FeeUnreasonable {
@@ -142,7 +142,7 @@ pub(super) fn build(request: &PaymentRequest, rate: FeeRate, funds: &Funds<'_>) 
     assemble(funds, &chosen, outputs)
 }
 
-fn check_rate(rate: FeeRate) -> Result<(), WalletError> {
+pub(super) fn check_rate(rate: FeeRate) -> Result<(), WalletError> {
     let (min, max) = (FEE_RATE_MIN.to_sat_per_vb_ceil(), FEE_RATE_MAX.to_sat_per_vb_ceil());
     if (FEE_RATE_MIN..=FEE_RATE_MAX).contains(&rate) {
         return Ok(());
@@ -186,6 +186,10 @@ fn exact<'a>(
             incoming: funds.incoming,
         })?;
     }
+    let found = selector.selected_indices().len();
+    if found > INPUTS_MAX {
+        return Err(RelayError::Count { what: "inputs", max: INPUTS_MAX, found }.into());
+    }
     let drain = selector.drain(target, policy);
     let chosen = selector.selected_indices().iter().filter_map(|index| coins.get(*index).copied()).collect();
     let mut outputs = vec![payment];
@@ -218,6 +222,26 @@ pub(super) fn is_economic(value: Amount, rate: FeeRate) -> bool {
     rate.fee_wu(weight).is_some_and(|fee| value > fee)
 }
 
+/// Moves the coins given to the address for change at a fee that brings them and what they descend from, of `weight`
+/// and with `paid`, to a fee rate.
+pub(super) fn lift(
+    rate: FeeRate,
+    weight: Weight,
+    paid: Amount,
+    funds: &Funds<'_>,
+) -> Result<Psbt, WalletError> {
+    let chosen: Vec<_> = funds.coins.iter().collect();
+    let mut output = all_to(funds.change.script_pubkey.clone(), rate, funds, &chosen)?;
+    let extra = rate.fee_wu(weight).unwrap_or(Amount::MAX_MONEY).checked_sub(paid).unwrap_or(Amount::ZERO);
+    output.value = output.value.checked_sub(extra).ok_or(WalletError::InsufficientFunds {
+        needed: extra,
+        spendable: output.value,
+        incoming: funds.incoming,
+    })?;
+    check_dust(&output)?;
+    assemble(funds, &chosen, vec![output])
+}
+
 /// Moves the coins given to the address for change; `None` if nothing would be left of them.
 pub(super) fn refresh(rate: FeeRate, funds: &Funds<'_>) -> Result<Option<Psbt>, WalletError> {
     check_rate(rate)?;
@@ -236,7 +260,7 @@ fn all_to(
     funds: &Funds<'_>,
     chosen: &[&SpendableCoin],
 ) -> Result<TxOut, WalletError> {
-    let sum: Amount = chosen.iter().map(|coin| coin.value).sum();
+    let sum = total(chosen);
     let mut payment = TxOut { value: Amount::ZERO, script_pubkey: script };
     let outputs = TargetOutputs::fund_outputs([(payment.weight().to_wu(), 0)]);
     let candidates: Vec<Candidate> =
@@ -259,7 +283,7 @@ fn check_dust(output: &TxOut) -> Result<(), WalletError> {
 }
 
 fn total(coins: &[&SpendableCoin]) -> Amount {
-    coins.iter().map(|coin| coin.value).sum()
+    bounded_sum(coins.iter().map(|coin| coin.value))
 }
 
 /// The selection library counts in `f32`. Rates are far below 2^24 sat/kwu, so nothing is lost.

@@ -5,6 +5,7 @@ use crate::{
     finality::FinalityKind,
     headers::HeaderChain,
     proposal::CheckedProposal,
+    relay_policy::bounded_sum,
     wire::{BlockRef, ConfirmedSpend, UtxoRecord},
 };
 use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid, constants::COINBASE_MATURITY};
@@ -262,9 +263,11 @@ impl CoinBook {
         let txid = transaction.compute_txid();
         if !self.index.contains_key(&txid) {
             let own = |output: &&bitcoin::TxOut| addresses.contains_key(&output.script_pubkey);
-            let received = transaction.output.iter().filter(own).map(|output| output.value).sum();
+            let received = bounded_sum(transaction.output.iter().filter(own).map(|output| output.value));
             let inputs = transaction.input.iter().filter_map(|input| self.coins.get(&input.previous_output));
-            let spent = inputs.map(|coin| coin.value).sum();
+            // What is only claimed of a coin counts for nothing.
+            let verified = inputs.filter(|coin| coin.finality.is_some() || coin.block.is_some());
+            let spent = bounded_sum(verified.map(|coin| coin.value));
             if received == Amount::ZERO && spent == Amount::ZERO {
                 return None;
             }
@@ -314,6 +317,9 @@ impl CoinBook {
         position: KeychainIndex,
         chain: &HeaderChain,
     ) -> Vec<Txid> {
+        if record.value > Amount::MAX_MONEY {
+            return Vec::new();
+        }
         let before = self.coins.get(&record.outpoint).cloned();
         let coin = self.coins.entry(record.outpoint).or_insert_with(|| Coin {
             outpoint: record.outpoint,
@@ -348,15 +354,22 @@ impl CoinBook {
     /// block of the chain is not.
     pub(super) fn apply_conflict(&mut self, txid: Txid, by: ConfirmedSpend) {
         let mut open = vec![txid];
+        let mut seen = BTreeSet::new();
         while let Some(txid) = open.pop() {
-            let Some(index) = self.index.get(&txid).copied() else { continue };
-            let Some(entry) = self.history.get_mut(index) else { continue };
-            if entry.block.is_some() || entry.conflicted.is_some() {
+            if !seen.insert(txid) {
                 continue;
             }
-            entry.conflicted = Some(by);
-            self.touched_history.insert(index);
-            self.conflicts.push((txid, by));
+            // Coins of a transaction that counts for nothing yet have no entry.
+            if let Some((index, entry)) =
+                self.index.get(&txid).and_then(|index| Some((*index, self.history.get_mut(*index)?)))
+            {
+                if entry.block.is_some() || entry.conflicted.is_some() {
+                    continue;
+                }
+                entry.conflicted = Some(by);
+                self.touched_history.insert(index);
+                self.conflicts.push((txid, by));
+            }
             for coin in self.coins.values_mut().filter(|coin| coin.outpoint.txid == txid) {
                 coin.conflicted = Some(by);
                 self.touched_coins.insert(coin.outpoint);
@@ -450,6 +463,10 @@ impl CoinBook {
             if let Some(coin) = self.coin_mut(&input.previous_output) {
                 (coin.spent_by, coin.locked_by) = (Some(spender), None);
             }
+        }
+        let inputs = transaction.input.iter().filter_map(|input| self.coins.get(&input.previous_output));
+        if let Some(by) = inputs.filter_map(|coin| coin.conflicted).next() {
+            contradicted.push((txid, by));
         }
         for (txid, by) in contradicted {
             self.apply_conflict(txid, by);

@@ -62,7 +62,7 @@ fn a_payment_that_was_taken_back_on_the_chain_is_no_money_until_the_block_is_und
     both.sort_unstable();
     assert_eq!(dead, both);
     assert!(wallet.history().iter().all(|entry| entry.conflicted == Some(by)));
-    // The same again is no news, and it survives a restart.
+    // The same again is no news.
     assert_eq!(wallet.apply_conflict(txid, &conflict), Ok(()));
     assert!(wallet.take_conflicts().is_empty());
 

@@ -2,7 +2,7 @@
 
 use super::state::StateError;
 use crate::{account::AccountError, frost::SigningError, proposal::ProposalError, relay_policy::RelayError};
-use bitcoin::{Amount, Network, OutPoint};
+use bitcoin::{Amount, Network, OutPoint, Txid};
 
 /// Why the wallet refuses. Nothing has been sent; what the user can change is in the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +101,24 @@ pub enum WalletError {
         /// Height at which its recovery path opens.
         opens_at: u32,
     },
+    /// It is in a block, or pays as much already, or this wallet has no output of it that it could spend.
+    #[error(
+        "there is nothing to lift in {txid}: it is in a block, pays as much already, or left this wallet nothing"
+    )]
+    NothingToLift {
+        /// The transaction.
+        txid: Txid,
+    },
+    /// Coins of this account would have to be moved home all the time.
+    #[error(
+        "coins of this account can be paid with for {blocks} blocks only, where {least} are needed to move them home unasked; refresh them by hand"
+    )]
+    ShortLived {
+        /// Blocks from a coin's own to its horizon.
+        blocks: u32,
+        /// Least.
+        least: u32,
+    },
     /// Headers cannot be verified from there on.
     #[error(
         "header verification cannot start at height {height}; a checkpoint is the first block of a difficulty period, at a multiple of 2016"
@@ -168,6 +186,8 @@ impl WalletError {
             Self::FeeUnreasonable { .. } => "fee_unreasonable",
             Self::Coin { .. } => "coin_not_spendable",
             Self::Horizon { .. } => "coin_expired",
+            Self::NothingToLift { .. } => "nothing_to_lift",
+            Self::ShortLived { .. } => "coins_short_lived",
             Self::NotCertified => "not_certified",
             Self::NotProposed => "not_proposed",
             Self::UnknownPayment => "unknown_payment",

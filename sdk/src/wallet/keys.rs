@@ -74,7 +74,7 @@ impl fmt::Debug for SecretWords {
 }
 
 /// Which account of the words, and on which terms it is registered. They are part of the account: the same words with
-/// other terms have other addresses. The backup says them ([`crate::recovery::BackupKit`]).
+/// other terms have other addresses. The backup says the delay ([`crate::recovery::BackupKit`]).
 ///
 /// ```
 /// use quorate::wallet::AccountOptions;

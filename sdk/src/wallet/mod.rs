@@ -10,6 +10,7 @@ mod coins;
 mod destination;
 mod error;
 mod keys;
+mod lifting;
 mod saving;
 mod state;
 
@@ -299,9 +300,9 @@ impl Wallet {
         }
     }
 
-    /// All coins that are not spent.
+    /// All coins that are not spent, those that a payment holds included.
     pub fn coins(&self) -> impl Iterator<Item = &Coin> + '_ {
-        self.book.coins().filter(|coin| self.book.is_unspent(coin))
+        self.book.coins().filter(|coin| coin.conflicted.is_none() && self.book.is_unspent(coin))
     }
 
     /// The transaction that spends a coin of this wallet, by a proof that the wallet verified.
@@ -327,6 +328,11 @@ impl Wallet {
     /// The verified proof that a transaction of the history is final: to show, to keep or to hand on.
     pub fn proof(&self, txid: Txid) -> Option<&FinalityProof> {
         self.proofs.get(&txid)
+    }
+
+    /// Whether a transaction is in the history.
+    pub(crate) fn knows(&self, txid: Txid) -> bool {
+        self.book.history().iter().any(|entry| entry.txid == txid)
     }
 
     /// Whether this wallet has no keys and cannot pay.

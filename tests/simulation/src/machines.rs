@@ -215,10 +215,6 @@ impl World {
                 let message = quorate_node::chain::answer_proof(block.as_ref(), txid, of, path);
                 self.tell_client(id, session, request, message);
             }
-            Output::FeeRate { session, id: request } => {
-                let message = quorate::wire::ServerMessage::FeeRate { sat_per_kwu: 500 };
-                self.tell_client(id, session, request, message);
-            }
         }
     }
 

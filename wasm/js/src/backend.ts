@@ -41,6 +41,8 @@ export interface Methods {
   cancel(txid: string): void;
   refreshQuote(feeRate: number | undefined): RefreshQuote | undefined;
   refresh(feeRate: number | undefined): Receipt | undefined;
+  bumpQuote(txid: string, feeRate: number): bigint;
+  bump(txid: string, feeRate: number): Receipt;
   setAutoRefresh(feeRateMax: number | undefined): void;
   backup(unlock: Unlock | undefined, withWords: boolean): string;
   revealWords(unlock: Unlock | undefined): string;
@@ -120,6 +122,9 @@ export class LocalBackend implements Backend {
       case "refresh":
       case "setAutoRefresh":
         return this.#engine[method](first as number | undefined);
+      case "bumpQuote":
+      case "bump":
+        return this.#engine[method](first as string, second as number);
       case "backup":
         return this.#backup(first as Unlock | undefined, second as boolean);
       case "parseDestination":

@@ -132,6 +132,7 @@ export type WalletEvent =
   | { readonly type: "conflicted"; readonly txid: string; readonly by: Conflict }
   /** A coin will be too old to pay with within two weeks, or is: {@link Wallet.refresh}. Once for each coin, and again after a restart. */
   | { readonly type: "coinExpiring"; readonly outpoint: string; readonly value: bigint; readonly expiresAt: number }
+  | { readonly type: "refreshFailed"; readonly reason: string }
   | { readonly type: "tip"; readonly tip: Block }
   | { readonly type: "lagged"; readonly missed: number }
   | { readonly type: "refused"; readonly error: { readonly code: string; readonly message: string; readonly retry: boolean } }

@@ -200,9 +200,27 @@ export class OpenWallet implements AsyncDisposable {
     return abortable(() => this.#backend.request("refresh", options.feeRate), options.signal);
   }
 
+  /** What {@link bump} would cost, in satoshis. */
+  bumpQuote(txid: string, options: { readonly feeRate: number }): Promise<bigint> {
+    return this.#backend.request("bumpQuote", txid, options.feeRate);
+  }
+
+  /**
+   * Lifts a final transaction that waits for its block, one that this wallet paid or was paid by: a payment to this wallet that spends an output of it
+   * and pays for both (child pays for parent). Waits until that is final.
+   *
+   * @param options - `feeRate` in sat/vB, that both come to.
+   * @throws {@link QuorateError} `nothing_to_lift`, `insufficient_funds`, and as {@link OpenWallet.pay}.
+   */
+  bump(txid: string, options: { readonly feeRate: number } & WaitOptions): Promise<Receipt> {
+    return abortable(() => this.#backend.request("bump", txid, options.feeRate), options.signal);
+  }
+
   /**
    * Lets the wallet move coins home by itself when they grow old, while it is open: once per block, at the server's estimate and at most at this fee
-   * rate in sat/vB. `undefined`, as at first, lets it not.
+   * rate in sat/vB. `undefined`, as at first, lets it not. After one that failed (event `refreshFailed`) it waits a day.
+   *
+   * @throws {@link QuorateError} `fee_rate_out_of_range`, `coins_short_lived`.
    */
   async setAutoRefresh(feeRateMax: number | undefined): Promise<void> {
     await this.#backend.request("setAutoRefresh", feeRateMax);

@@ -3,7 +3,7 @@
 use super::Ledger;
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{vote::NOT_BEFORE_ITS_BLOCK, wire::ConfirmedSpend};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 /// What an unconfirmed final transaction rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,12 +26,20 @@ pub(crate) struct Conflict {
 }
 
 impl Ledger {
+    /// What a block spends an outpoint with. That of a coin which this node does not know is known if something final
+    /// spends it.
+    fn chain_spend(&self, outpoint: &OutPoint) -> Option<ConfirmedSpend> {
+        let of_coin = self.coin(outpoint).and_then(|coin| coin.spent);
+        of_coin.or_else(|| self.unknown_spent.get(outpoint).copied())
+    }
+
     /// Whether the chain has spent an input of a final transaction, or of one of its unconfirmed ancestors, another
     /// way.
     pub(crate) fn ancestry(&self, txid: Txid) -> Ancestry {
-        let (mut open, mut seen) = (vec![vec![txid]], BTreeSet::from([txid]));
+        // The shortest way first: it is shown to wallets.
+        let (mut open, mut seen) = (VecDeque::from([vec![txid]]), BTreeSet::from([txid]));
         let mut unknown = false;
-        while let Some(path) = open.pop() {
+        while let Some(path) = open.pop_front() {
             let Some(txid) = path.last().copied().filter(|txid| self.block_of(txid).is_none()) else {
                 continue;
             };
@@ -41,13 +49,13 @@ impl Ledger {
             };
             for outpoint in proof.outpoints() {
                 let coin = self.coin(&outpoint);
-                let spent = coin.and_then(|coin| coin.spent);
+                let spent = self.chain_spend(&outpoint);
                 if let Some(by) = spent.filter(|spent| spent.txid != txid) {
                     return Ancestry::Conflicted(Conflict { by, path });
                 }
                 let confirmed = coin.is_some_and(|coin| coin.created.is_some());
                 if !confirmed && seen.insert(outpoint.txid) {
-                    open.push([path.as_slice(), &[outpoint.txid]].concat());
+                    open.push_back([path.as_slice(), &[outpoint.txid]].concat());
                 }
             }
         }
@@ -71,7 +79,7 @@ impl Ledger {
     /// from them.
     pub(crate) fn contradicted(&self, spent: &[OutPoint]) -> BTreeSet<Txid> {
         let other = |outpoint: &OutPoint| {
-            let in_block = self.coin(outpoint).and_then(|coin| coin.spent).map(|spent| spent.txid);
+            let in_block = self.chain_spend(outpoint).map(|spent| spent.txid);
             self.final_spend(outpoint).filter(|txid| in_block.is_some_and(|other| other != *txid))
         };
         let mut open: Vec<Txid> = spent.iter().filter_map(other).collect();

@@ -50,6 +50,8 @@ pub(crate) struct Ledger {
     rounds: Rounds,
     transactions: Transactions,
     blocks: Blocks,
+    /// Coins that this node knows nothing of but that something final spends them, and what blocks spend them with.
+    unknown_spent: BTreeMap<OutPoint, ConfirmedSpend>,
 }
 
 impl Ledger {
@@ -64,6 +66,7 @@ impl Ledger {
             rounds: Rounds::restore(epoch.first_round(), rounds),
             transactions: Transactions::default(),
             blocks: Blocks::new(network),
+            unknown_spent: BTreeMap::new(),
         };
         for record in records {
             ledger.put(record, Duration::ZERO);
@@ -314,6 +317,9 @@ impl Ledger {
                 if let Some(coin) = self.coins.get_mut(&input.previous_output) {
                     coin.record.spent = Some(ConfirmedSpend { txid, block: at });
                     effect.spent.push(input.previous_output);
+                } else if self.transactions.final_spend(&input.previous_output).is_some() {
+                    self.unknown_spent.insert(input.previous_output, ConfirmedSpend { txid, block: at });
+                    effect.spent.push(input.previous_output);
                 }
             }
             for (output, vout) in transaction.output.iter().zip(0..) {
@@ -340,6 +346,7 @@ impl Ledger {
     pub(crate) fn disconnect(&mut self) -> Vec<OutPoint> {
         let Some(effect) = self.blocks.pop() else { return Vec::new() };
         for outpoint in &effect.spent {
+            self.unknown_spent.remove(outpoint);
             if let Some(coin) = self.coins.get_mut(outpoint) {
                 coin.record.spent = None;
             }

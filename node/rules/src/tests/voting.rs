@@ -5,14 +5,17 @@ use crate::{
     records::Table,
     testkit::{Kit, OTHER, sole, spend, target},
 };
-use bitcoin::{Amount, OutPoint, ScriptBuf, absolute::LockTime};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Txid, absolute::LockTime, hashes::Hash as _};
 use quorate_protocol::{
     NodeId,
     account::{Keychain, KeychainIndex},
     log_head::{LogHead, SignedHead},
     proposal::{Proposal, describe_output},
     vote::{NOT_BEFORE_ITS_BLOCK, Verdict},
-    wire::{CommitReply, ErrorCode, PeerReply, RejectReason, VotingReply, VotingRequest},
+    wire::{
+        ClientMessage, CommitReply, ErrorCode, PeerReply, RejectReason, ServerMessage, SubscriptionKey,
+        TransactionStatus, VotingReply, VotingRequest,
+    },
 };
 
 #[test]
@@ -292,4 +295,56 @@ fn a_node_is_told_of_its_earlier_runs_in_turn_with_the_last() {
     for _ in 0..3 {
         assert_eq!(beat(&mut kit, third), Some((2, 5)));
     }
+}
+
+#[test]
+fn nothing_below_the_floor_is_voted_for() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let proposal = kit.joint();
+    let fees = quorate_protocol::wire::FeeEstimates::default();
+    // 500 sat for some 150 vB.
+    kit.machine.handle_fees(quorate_protocol::wire::FeeEstimates { floor: 1_000, ..fees });
+    let refused = kit.vote(proposal.clone()).expect_err("too cheap");
+    assert!(matches!(refused, RejectReason::FeeTooLow { rate: 700..900, floor: 1_000 }), "{refused:?}");
+    kit.machine.handle_fees(quorate_protocol::wire::FeeEstimates { floor: 500, ..fees });
+    assert_eq!(kit.vote(proposal), Ok(()), "the floor has come down");
+}
+
+#[test]
+fn what_the_backend_says_against_a_transaction_is_told_once_and_kept_until_it_is_taken() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    assert_eq!(kit.vote(kit.joint()), Ok(()));
+    let proof = kit.world.final_payment();
+    let txid = proof.txid();
+    kit.ask(OTHER, VotingRequest::FinalTransaction { proof, head: None }).expect("taken");
+    let hello = ClientMessage::Hello {
+        protocol: quorate_protocol::wire::limits::PROTOCOL_VERSION,
+        federation: None,
+        agent: String::new(),
+    };
+    kit.say(hello);
+    kit.say(ClientMessage::UTXOSubscribe { keys: vec![SubscriptionKey::Txid(txid)] });
+    kit.told();
+    let told = |kit: &mut Kit, refusal: Option<&str>| {
+        kit.machine.handle_broadcast(txid, refusal.map(str::to_owned));
+        kit.drain();
+        let told = kit.told().into_iter().filter_map(|message| match message {
+            ServerMessage::TransactionStatus {
+                status: TransactionStatus::Broadcasting { refusal }, ..
+            } => Some(refusal),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let why = Some("min relay fee not met".to_owned());
+    assert_eq!(told(&mut kit, why.as_deref()), std::slice::from_ref(&why));
+    assert_eq!(told(&mut kit, why.as_deref()), [], "the same again is no news");
+    assert_eq!(kit.machine.status().refusals.get(&txid), why.as_ref());
+    assert_eq!(told(&mut kit, None), [None]);
+    assert_eq!(told(&mut kit, None), [], "nor is this");
+    assert!(kit.machine.status().refusals.is_empty());
+    kit.machine.handle_broadcast(Txid::all_zeros(), why);
+    assert!(kit.machine.status().refusals.is_empty(), "nothing is kept of what is not final here");
 }

@@ -95,8 +95,8 @@ fn write_members(writer: Writer, members: &[Member]) -> Writer {
     })
 }
 
-/// Shortest and longest delay of an account's recovery path, in blocks: 30 days to a year. On regtest everything above
-/// the federation's margin will do.
+/// Shortest and longest delay of an account's recovery path, in blocks: 30 days to a year. A coin has to stay
+/// payable for some time, so it is at least twice the federation's margin too; on regtest everything above it will do.
 ///
 /// ```
 /// use quorate::federation::recovery_delays;
@@ -108,7 +108,7 @@ pub fn recovery_delays(network: Network, margin: u16) -> (u16, u16) {
     match network {
         Network::Regtest => (least, 52_560),
         Network::Bitcoin | Network::Testnet | Network::Testnet4 | Network::Signet => {
-            (least.max(4_320), 52_560)
+            (margin.saturating_mul(2).max(4_320), 52_560)
         }
     }
 }

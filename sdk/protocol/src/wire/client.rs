@@ -64,6 +64,27 @@ pub struct ChainTip {
 #[serde(transparent)]
 pub struct Header(#[serde(with = "crate::consensus_hex")] pub block::Header);
 
+/// What a node estimates that it costs to be mined, in satoshis per 1,000 weight units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeeEstimates {
+    /// In one of the next blocks.
+    pub next_block: u64,
+    /// Within six blocks: what a wallet pays unless it is told otherwise.
+    pub six_blocks: u64,
+    /// Within 144 blocks.
+    pub day: u64,
+    /// Below this the node votes for nothing (rule V1).
+    pub floor: u64,
+}
+
+impl Default for FeeEstimates {
+    /// What relays at all, before a backend has said anything.
+    fn default() -> Self {
+        let least = crate::relay_policy::FEE_RATE_MIN.to_sat_per_kwu();
+        Self { next_block: least, six_blocks: least, day: least, floor: least }
+    }
+}
+
 /// What became of one key of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyResult {
@@ -326,8 +347,8 @@ pub enum ServerMessage {
     },
     /// Answer to `FeeRateQuery`.
     FeeRate {
-        /// In satoshis per 1,000 weight units.
-        sat_per_kwu: u64,
+        /// The node's estimates.
+        estimates: FeeEstimates,
     },
     /// The tip changed; for subscribers of `tip`.
     Tip {

@@ -267,6 +267,13 @@ pub enum RejectReason {
         /// The latest that the inputs allow.
         latest: u32,
     },
+    /// The fee is below the node's floor at present. Pay more, or try again when blocks have room.
+    FeeTooLow {
+        /// Fee rate, in satoshis per 1,000 weight units.
+        rate: u64,
+        /// The floor.
+        floor: u64,
+    },
     /// An input is being released, or its round is not known to the node. Retry.
     Round {
         /// The input.
@@ -303,6 +310,7 @@ impl RejectReason {
             | Self::WrongCoin { .. }
             | Self::Horizon { .. }
             | Self::Deadline { .. }
+            | Self::FeeTooLow { .. }
             | Self::Script { .. }
             | Self::Invalid { .. } => false,
         }
@@ -356,8 +364,12 @@ pub enum TransactionStatus {
         /// The proof.
         proof: Box<FinalityProof>,
     },
-    /// Handed to the Bitcoin network.
-    Broadcasting,
+    /// Final, and handed to the Bitcoin network.
+    Broadcasting {
+        /// What the node's backend says against it, if it does not take it; it is tried again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refusal: Option<String>,
+    },
     /// In a block, as the node sees it; a wallet computes this itself.
     Confirmed {
         /// The block.

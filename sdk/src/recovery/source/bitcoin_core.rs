@@ -1,7 +1,7 @@
 use super::failed;
 use crate::{
     account::{Keychain, KeychainIndex},
-    recovery::{Found, RECOVERY_GAP, RecoverableCoin, Recovery, RecoveryError},
+    recovery::{Found, RecoverableCoin, Recovery, RecoveryError},
 };
 use bitcoin::{Amount, FeeRate, OutPoint, ScriptBuf, Transaction, Txid, consensus::encode::serialize_hex};
 use jsonrpc::{Client, bitreq_http::BitreqHttpTransport};
@@ -52,8 +52,6 @@ impl fmt::Debug for RpcAuth {
 
 /// A look at every unspent output takes minutes on mainnet.
 const TIMEOUT: Duration = Duration::from_secs(1_800);
-/// Addresses of each keychain that are looked for at first: the look costs the same for one and for a thousand.
-const FIRST_RANGE: u32 = 1_000;
 /// Blocks within which a sweep should be mined.
 const TARGET_BLOCKS: u32 = 6;
 
@@ -122,7 +120,8 @@ impl BitcoinCore {
         client.call(method, Some(&parameters)).map_err(|error| failed(&self.url, error))
     }
 
-    /// Finds the account's coins, by a look at all unspent outputs (`scantxoutset`). Transactions that wait for a block
+    /// Finds the account's coins, by a look at all unspent outputs (`scantxoutset`), for all addresses up to the
+    /// highest that the recovery looks at ([`Recovery::with_addresses_max`]). Transactions that wait for a block
     /// are not seen.
     ///
     /// # Errors
@@ -134,27 +133,23 @@ impl BitcoinCore {
             let (url, found) = (self.url.clone(), info.chain);
             return Err(RecoveryError::SourceNetwork { url, found, expected });
         }
-        let mut range = FIRST_RANGE.min(recovery.addresses_max);
-        loop {
-            let scripts = scripts(recovery, range)?;
-            let objects: Vec<_> =
-                scripts.keys().map(|script| format!("raw({})", script.to_hex_string())).collect();
-            let answer: Unspents = self.call("scantxoutset", json!(["start", objects])).await?;
-            let mut highest = 0;
-            let mut coins = Vec::new();
-            for unspent in answer.unspents {
-                let Some(position) = scripts.get(&unspent.script_pubkey).copied() else { continue };
-                highest = highest.max(position.index);
-                let outpoint = OutPoint::new(unspent.txid, unspent.vout);
-                let (value, height) = (unspent.amount, Some(unspent.height));
-                coins.push(RecoverableCoin { outpoint, value, position, height });
+        // What is spent is not seen, so a gap says nothing: all addresses are looked for at once, at the same cost.
+        let scripts = scripts(recovery)?;
+        let objects: Vec<_> =
+            scripts.keys().map(|script| format!("raw({})", script.to_hex_string())).collect();
+        let answer: Unspents = self.call("scantxoutset", json!(["start", objects])).await?;
+        let mut coins = Vec::new();
+        for unspent in answer.unspents {
+            let Some(position) = scripts.get(&unspent.script_pubkey).copied() else { continue };
+            if unspent.amount > Amount::MAX_MONEY {
+                return Err(failed(&self.url, "an amount above 21 million bitcoin"));
             }
-            if highest.saturating_add(RECOVERY_GAP) < range || range >= recovery.addresses_max {
-                coins.sort_by_key(|coin| (coin.height, coin.outpoint));
-                return Ok(Found { tip: answer.height, coins });
-            }
-            range = range.saturating_mul(4).min(recovery.addresses_max);
+            let outpoint = OutPoint::new(unspent.txid, unspent.vout);
+            let (value, height) = (unspent.amount, Some(unspent.height));
+            coins.push(RecoverableCoin { outpoint, value, position, height });
         }
+        coins.sort_by_key(|coin| (coin.height, coin.outpoint));
+        Ok(Found { tip: answer.height, coins })
     }
 
     /// The daemon's estimate for six blocks; none if it has none.
@@ -176,10 +171,10 @@ impl BitcoinCore {
     }
 }
 
-fn scripts(recovery: &Recovery, range: u32) -> Result<BTreeMap<ScriptBuf, KeychainIndex>, RecoveryError> {
+fn scripts(recovery: &Recovery) -> Result<BTreeMap<ScriptBuf, KeychainIndex>, RecoveryError> {
     let mut scripts = BTreeMap::new();
     for keychain in [Keychain::Receive, Keychain::Change] {
-        for index in 0..range {
+        for index in 0..recovery.addresses_max {
             let position = KeychainIndex { keychain, index };
             scripts.insert(recovery.address(position)?.script_pubkey, position);
         }

@@ -1,0 +1,133 @@
+//! The one queue through which transactions go to the Bitcoin network: parents first, one at a time, only what the
+//! mempool lacks; with a child that pays for it where a parent's own fee is too low by now.
+
+use super::{Chain, ChainError};
+use crate::run::input::Input;
+use bitcoin::{Transaction, Txid};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::{Notify, mpsc};
+
+/// Longest reason that is kept, in characters.
+const REASON_MAX: usize = 200;
+
+/// What is to be sent, each transaction once.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    waiting: Mutex<BTreeMap<Txid, Transaction>>,
+    news: Notify,
+}
+
+impl Queue {
+    /// Adds transactions; one that waits already is not added again.
+    pub(crate) fn push(&self, transactions: impl IntoIterator<Item = Transaction>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.extend(transactions.into_iter().map(|one| (one.compute_txid(), one)));
+        self.news.notify_one();
+    }
+
+    fn take(&self) -> BTreeMap<Txid, Transaction> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends until the node ends, and tells it how each transaction fared. What a backend that does not answer was not
+    /// given is left to the next sweep.
+    pub(crate) async fn run(self: Arc<Self>, chain: Arc<dyn Chain>, inputs: mpsc::Sender<Input>) {
+        loop {
+            tokio::select! {
+                () = self.news.notified() => {}
+                () = inputs.closed() => return,
+            }
+            let batch = self.take();
+            let txids = batch.keys().copied().collect();
+            let missing = match chain.missing(txids).await {
+                Ok(missing) => missing,
+                Err(error) => {
+                    tracing::warn!(%error, count = batch.len(), "the chain backend does not take transactions");
+                    continue;
+                }
+            };
+            for transaction in parents_first(&batch) {
+                let txid = transaction.compute_txid();
+                let refusal = if missing.contains(&txid) {
+                    match send(&*chain, transaction, &batch).await {
+                        Ok(()) => None,
+                        Err(error @ (ChainError::Backend(_) | ChainError::Daemon(_))) => {
+                            tracing::warn!(%error, "the chain backend does not take transactions");
+                            break;
+                        }
+                        Err(error) => Some(error.to_string().chars().take(REASON_MAX).collect::<String>()),
+                    }
+                } else {
+                    None
+                };
+                if inputs.send(Input::Broadcast { txid, refusal }).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Sends one; if its own fee is too low, together with one that spends it.
+async fn send(
+    chain: &dyn Chain,
+    transaction: &Transaction,
+    batch: &BTreeMap<Txid, Transaction>,
+) -> Result<(), ChainError> {
+    let refused = match chain.broadcast(transaction.clone()).await {
+        Err(error) if error.is_low_fee() => error,
+        other => return other,
+    };
+    let txid = transaction.compute_txid();
+    let spends = |one: &&Transaction| one.input.iter().any(|input| input.previous_output.txid == txid);
+    match batch.values().find(spends) {
+        Some(child) => chain.broadcast_package(vec![transaction.clone(), child.clone()]).await,
+        None => Err(refused),
+    }
+}
+
+/// Each after all of the batch that it spends.
+fn parents_first(batch: &BTreeMap<Txid, Transaction>) -> Vec<&Transaction> {
+    let mut ordered = Vec::with_capacity(batch.len());
+    let mut left: BTreeMap<Txid, &Transaction> = batch.iter().map(|(txid, one)| (*txid, one)).collect();
+    while !left.is_empty() {
+        let ready: Vec<Txid> = left
+            .iter()
+            .filter(|(_, one)| !one.input.iter().any(|input| left.contains_key(&input.previous_output.txid)))
+            .map(|(txid, _)| *txid)
+            .collect();
+        if ready.is_empty() {
+            // Transactions cannot spend each other in a circle.
+            break;
+        }
+        ordered.extend(ready.iter().filter_map(|txid| left.remove(txid)));
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::{OutPoint, TxIn, absolute::LockTime, hashes::Hash as _, transaction::Version};
+
+    fn spend(parent: Txid, salt: u32) -> Transaction {
+        let lock_time = LockTime::from_consensus(salt);
+        let input = vec![TxIn { previous_output: OutPoint { txid: parent, vout: 0 }, ..TxIn::default() }];
+        Transaction { version: Version::TWO, lock_time, input, output: Vec::new() }
+    }
+
+    #[test]
+    fn parents_come_before_children_whatever_their_ids() {
+        for salt in 0..50 {
+            let mut chain = vec![spend(Txid::all_zeros(), salt)];
+            for _ in 0..5 {
+                chain.push(spend(chain.last().expect("one").compute_txid(), salt));
+            }
+            let batch = chain.iter().rev().map(|one| (one.compute_txid(), one.clone())).collect();
+            assert_eq!(parents_first(&batch), chain.iter().collect::<Vec<_>>());
+        }
+    }
+}

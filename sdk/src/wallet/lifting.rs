@@ -1,0 +1,60 @@
+//! Lifting: what is final and falls behind is paid for by a child (child pays for parent), by whoever has an output of
+//! it.
+
+use super::{Coin, CoinState, Wallet, WalletError, build};
+use crate::{account::Keychain, finality::FinalityProof};
+use bitcoin::{Amount, FeeRate, Psbt, Txid, Weight};
+use std::collections::BTreeSet;
+
+/// Most unconfirmed ancestors that a child pays for: a cluster has 25 transactions.
+const LIFTED_MAX: usize = 24;
+
+impl Wallet {
+    /// Builds the transaction that lifts an enforced one which waits for its block: it moves this wallet's largest
+    /// output of it home, at a fee that brings both, and what this wallet knows of their unconfirmed ancestors, to a
+    /// fee rate.
+    /// Payer (by the change) and payee can do it alike.
+    ///
+    /// # Errors
+    /// There is nothing to lift, or it pays so much already; the output is worth less than the fee; a rate out of
+    /// bounds.
+    pub fn create_bump(&mut self, txid: Txid, rate: FeeRate) -> Result<Psbt, WalletError> {
+        build::check_rate(rate)?;
+        let home = self.peek_next(Keychain::Change)?;
+        let (weight, paid) = self.unconfirmed_package(txid, rate)?;
+        let states = self.book.unspent(self.demands());
+        let spendable = states.filter(|(_, state)| matches!(state, CoinState::Spendable { .. }));
+        let own = spendable.map(|(coin, _)| coin).filter(|coin| coin.outpoint.txid == txid);
+        let coin: &Coin = own.max_by_key(|coin| coin.value).ok_or(WalletError::NothingToLift { txid })?;
+        let coins = self.describe_coin(coin).into_iter().collect();
+        build::lift(rate, weight, paid, &self.funds(coins, home))
+    }
+
+    /// Weight and fee of a transaction and of those of its unconfirmed ancestors that pay less than `rate`.
+    fn unconfirmed_package(&self, txid: Txid, rate: FeeRate) -> Result<(Weight, Amount), WalletError> {
+        let (mut weight, mut paid) = (Weight::ZERO, Amount::ZERO);
+        let (mut open, mut seen) = (vec![txid], BTreeSet::from([txid]));
+        while let Some(one) = open.pop() {
+            let entry = self.book.history().iter().find(|entry| entry.txid == one);
+            let waits = entry.is_none_or(|entry| entry.block.is_none() && entry.conflicted.is_none());
+            let Some(proof) = self.proofs.get(&one).filter(|_| waits) else { continue };
+            let Some((own_weight, own_fee)) = cost(proof) else { continue };
+            if rate.fee_wu(own_weight).is_some_and(|wanted| own_fee < wanted) {
+                weight += own_weight;
+                paid = paid.checked_add(own_fee).unwrap_or(Amount::MAX_MONEY);
+            }
+            let parents = proof.outpoints().map(|outpoint| outpoint.txid);
+            open.extend(parents.filter(|parent| seen.len() < LIFTED_MAX && seen.insert(*parent)));
+        }
+        if weight == Weight::ZERO { Err(WalletError::NothingToLift { txid }) } else { Ok((weight, paid)) }
+    }
+}
+
+/// Weight and fee of an enforced transaction, whose spent outputs its proof names.
+fn cost(proof: &FinalityProof) -> Option<(Weight, Amount)> {
+    let FinalityProof::Enforced { transaction, spent, .. } = proof else { return None };
+    let sum = |outputs: &[bitcoin::TxOut]| {
+        outputs.iter().map(|output| output.value).try_fold(Amount::ZERO, Amount::checked_add)
+    };
+    Some((transaction.weight(), sum(spent)?.checked_sub(sum(&transaction.output)?)?))
+}

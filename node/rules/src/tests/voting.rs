@@ -303,11 +303,10 @@ fn nothing_below_the_floor_is_voted_for() {
     kit.joint_coin(90_500, 5, false);
     let proposal = kit.joint();
     let fees = quorate_protocol::wire::FeeEstimates::default();
-    // 500 sat for some 150 vB.
-    kit.machine.handle_fees(quorate_protocol::wire::FeeEstimates { floor: 1_000, ..fees });
+    kit.machine.handle_fees(quorate_protocol::wire::FeeEstimates { floor: 2_000, ..fees });
     let refused = kit.vote(proposal.clone()).expect_err("too cheap");
-    assert!(matches!(refused, RejectReason::FeeTooLow { rate: 700..900, floor: 1_000 }), "{refused:?}");
-    kit.machine.handle_fees(quorate_protocol::wire::FeeEstimates { floor: 500, ..fees });
+    assert!(matches!(refused, RejectReason::FeeTooLow { rate: 900..1_500, floor: 2_000 }), "{refused:?}");
+    kit.machine.handle_fees(quorate_protocol::wire::FeeEstimates { floor: 900, ..fees });
     assert_eq!(kit.vote(proposal), Ok(()), "the floor has come down");
 }
 

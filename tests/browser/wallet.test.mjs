@@ -94,6 +94,14 @@ test("two wallets pay each other in two tabs, and their payments are confirmed",
   await paid(bob);
   await section(bob, "Settings");
   assert.match((await bob.getByTestId("descriptor").textContent()) ?? "", /^tr\(.*\)#[a-z0-9]{8}$/);
+  await bob.getByLabel("Password", { exact: true }).fill(PASSWORD);
+  await bob.getByRole("button", { name: "Show the backup sheet" }).click();
+  const sheet = (await bob.getByTestId("sheet").textContent()) ?? "";
+  assert.match(sheet, /^words: {6}([a-z]+ ){11}[a-z]+$/m);
+  assert.match(sheet, /^descriptor: tr\(.*\[[0-9a-f]{8}\/87'\/1'\/0'\].*\)#[a-z0-9]{8}$/m);
+  assert.match((await bob.getByRole("link", { name: "Save as a file" }).getAttribute("href")) ?? "", /^data:text\/plain/);
+  await shot(bob, "6-backup-sheet");
+  await bob.getByRole("button", { name: "Hide" }).click();
   await bob.emulateMedia({ colorScheme: "dark" });
   await bob.setViewportSize({ width: 390, height: 844 });
   await shot(bob, "5-settings-dark-phone");

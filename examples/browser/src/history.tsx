@@ -2,7 +2,8 @@ import type { HistoryEntry } from "quorate";
 import { sats } from "./ui.js";
 
 /** What people want to know of a payment: is it over, and how surely. */
-function standing({ payment, finality, confirmations }: HistoryEntry): { text: string; tone: string } {
+function standing({ payment, finality, confirmations, conflicted }: HistoryEntry): { text: string; tone: string } {
+  if (conflicted) return { text: "taken back on the chain", tone: "bad" };
   if (confirmations > 0) return { text: `${confirmations} confirmation${confirmations > 1 ? "s" : ""}`, tone: "good" };
   if (finality === "enforced") return { text: "final", tone: "good" };
   if (finality === "attested") return { text: "attested", tone: "wait" };

@@ -1,6 +1,7 @@
-import { useState, type FormEvent } from "react";
+import { useEffect, useState, type FormEvent } from "react";
+import type { RefreshQuote } from "quorate";
 import type { OpenWallet } from "quorate/worker";
-import { Copy, Field, Problem, useAction } from "./ui.js";
+import { Copy, Field, Problem, sats, useAction } from "./ui.js";
 
 export function Settings({ wallet, lock }: { wallet: OpenWallet; lock: () => void }) {
   const { account } = wallet;
@@ -16,7 +17,8 @@ export function Settings({ wallet, lock }: { wallet: OpenWallet; lock: () => voi
         </div>
         <p className="hint">The account record lets a checkout take payments without your keys.</p>
       </section>
-      <Words wallet={wallet} />
+      <OldCoins wallet={wallet} />
+      <Backup wallet={wallet} />
       <section className="card" aria-label="Federation">
         <h2>Federation</h2>
         <p className="mono">{account.federation}</p>
@@ -27,32 +29,71 @@ export function Settings({ wallet, lock }: { wallet: OpenWallet; lock: () => voi
   );
 }
 
-function Words({ wallet }: { wallet: OpenWallet }) {
-  const [password, setPassword] = useState("");
-  const [shown, setShown] = useState<string[]>();
+/** Coins that grow old, and what moving them home costs; nothing while there are none. */
+function OldCoins({ wallet }: { wallet: OpenWallet }) {
+  const [quote, setQuote] = useState<RefreshQuote>();
   const { busy, error, run } = useAction();
-  const submit = (event: FormEvent) => {
-    event.preventDefault();
+  useEffect(() => {
+    void wallet.refreshQuote().then(setQuote, () => setQuote(undefined));
+  }, [wallet]);
+  if (quote === undefined) return null;
+  const move = async () => {
+    await wallet.refresh();
+    setQuote(await wallet.refreshQuote());
+  };
+  return (
+    <section className="card" aria-label="Old coins">
+      <h2>Old coins</h2>
+      <p className="soft">
+        {quote.coins} {quote.coins === 1 ? "coin" : "coins"} with {sats(quote.amount)} {quote.expired ? "can be paid with no longer" : "will soon be too old to pay with"}. Moving
+        {quote.coins === 1 ? " it" : " them"} within your account makes that good, for a fee of {sats(quote.fee)}.
+      </p>
+      <Problem error={error} />
+      <button type="button" className="quiet" disabled={busy} onClick={() => run(move)}>Move for {sats(quote.fee)}</button>
+    </section>
+  );
+}
+
+function Backup({ wallet }: { wallet: OpenWallet }) {
+  const [password, setPassword] = useState("");
+  const [shown, setShown] = useState<{ words?: string[]; sheet?: string }>();
+  const { busy, error, run } = useAction();
+  const reveal = (what: "words" | "sheet") => {
     run(async () => {
-      setShown((await wallet.revealWords({ password })).split(" "));
+      setShown(what === "words" ? { words: (await wallet.revealWords({ password })).split(" ") } : { sheet: await wallet.backup({ password }) });
       setPassword("");
     });
+  };
+  const submit = (event: FormEvent) => {
+    event.preventDefault();
+    reveal("words");
   };
   return (
     <form className="card" onSubmit={submit} aria-label="Backup">
       <h2>Backup</h2>
       {shown ? (
         <>
-          <ol className="words">{shown.map((word, index) => <li key={index}>{word}</li>)}</ol>
-          <button type="button" className="quiet" onClick={() => setShown(undefined)}>Hide</button>
+          {shown.words && <ol className="words">{shown.words.map((word, index) => <li key={index}>{word}</li>)}</ol>}
+          {shown.sheet && <pre className="sheet" data-testid="sheet">{shown.sheet}</pre>}
+          <div className="row">
+            {shown.sheet && <button type="button" onClick={() => window.print()}>Print</button>}
+            {shown.sheet && (
+              <a className="button quiet" download="quorate-backup.txt" href={`data:text/plain;charset=utf-8,${encodeURIComponent(shown.sheet)}`}>Save as a file</a>
+            )}
+            <button type="button" className="quiet" onClick={() => setShown(undefined)}>Hide</button>
+          </div>
         </>
       ) : (
         <>
+          <p className="soft">The sheet has your words and the descriptor: all that it takes to move your coins without anybody's help. Keep it where you keep cash.</p>
           <Field label="Password">
             {(id) => <input id={id} type="password" autoComplete="current-password" value={password} onChange={(event) => setPassword(event.target.value)} />}
           </Field>
           <Problem error={error} />
-          <button className="quiet" disabled={busy || password === ""}>Show the twelve words</button>
+          <div className="row">
+            <button className="quiet" disabled={busy || password === ""}>Show the twelve words</button>
+            <button type="button" className="quiet" disabled={busy || password === ""} onClick={() => reveal("sheet")}>Show the backup sheet</button>
+          </div>
         </>
       )}
     </form>

@@ -42,7 +42,7 @@ function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null;
             {balance && balance.incoming > 0n && <>{sats(balance.incoming)} incoming · </>}
             {balance && balance.locked > 0n && <>{sats(balance.locked)} being paid · </>}
             {balance && balance.immature > 0n && <>{sats(balance.immature)} maturing · </>}
-            {balance && balance.expired > 0n && <>{sats(balance.expired)} too old to pay with: move them to an address of your own · </>}
+            {balance && balance.expired > 0n && <>{sats(balance.expired)} too old to pay with: see Settings · </>}
             ready to spend
           </p>
         </div>

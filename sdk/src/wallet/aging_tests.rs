@@ -2,7 +2,8 @@
 
 use super::tests::{confirmed, confirmed_at, deadline_of, mine, paid, request, wallet};
 use super::*;
-use bitcoin::Amount;
+use crate::{proposal::Proposal, vote::NOT_BEFORE_ITS_BLOCK};
+use bitcoin::{Amount, FeeRate, Psbt};
 
 /// Height from which the coin of block 1 cannot be paid with, and the notice before, a quarter of the time until then.
 const HORIZON: u32 = 1 + 4_320 - 288;

@@ -4,9 +4,12 @@ use super::tests::{extend, mine, paid, request, wallet};
 use super::*;
 use crate::{
     testing,
-    wire::{Bare, BlockRef},
+    wire::{Bare, BlockRef, ConfirmedSpend, ConflictProof, RawTransactionProof},
 };
-use bitcoin::{Amount, MerkleBlock, Transaction, block::Block};
+use bitcoin::{
+    Amount, FeeRate, MerkleBlock, Transaction,
+    block::{Block, Header},
+};
 
 /// A block on the tip with a transaction, and that transaction's place in it.
 fn mine_with(wallet: &mut Wallet, transaction: &Transaction) -> RawTransactionProof {

@@ -2,11 +2,16 @@
 
 use super::*;
 use crate::{
+    account::KeychainIndex,
+    proposal::Proposal,
     testing::{self, DEADLINE},
+    vote::NOT_BEFORE_ITS_BLOCK,
     wire::BlockRef,
 };
 use bitcoin::{
-    Amount, Network, Transaction, TxIn, TxMerkleNode, TxOut, block::Version, constants::genesis_block,
+    Amount, FeeRate, Network, Transaction, TxIn, TxMerkleNode, TxOut,
+    block::{Header, Version},
+    constants::genesis_block,
     hashes::Hash as _,
 };
 

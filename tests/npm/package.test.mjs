@@ -242,11 +242,17 @@ test("a wallet backs itself up, refreshes what is old, and lifts what waits", { 
 
   // What it pays itself waits for a block: its change lifts it.
   const other = await Wallet.create({ ...options, name: "payee" });
-  const paid = await wallet.pay({ to: await other.nextAddress(), amount: 20_000n, feeRate: 1 });
+  const to = await other.nextAddress();
+  const inBlock = other.paymentTo(to, { amount: 20_000n, minimum: "confirmed", signal: AbortSignal.timeout(40_000) });
+  for (const minimum of ["sure", "toString"]) await assert.rejects(other.paymentTo(to, { amount: 1n, minimum }), coded("invalid_argument"));
+  const paid = await wallet.pay({ to, amount: 20_000n, feeRate: 1 });
   const quote = await wallet.bumpQuote(paid.txid, { feeRate: 20 });
   assert.ok(quote > 4_000n && quote < 8_000n, String(quote));
   const lifted = await wallet.bump(paid.txid, { feeRate: 20 });
   assert.equal(lifted.finality, "enforced");
+  const { transactions } = await inBlock;
+  assert.equal(transactions[0].txid, paid.txid);
+  assert.ok((await other.history())[0].confirmations > 0, "it was not told before its block");
   for (const one of [wallet, other]) await one.close();
   await assert.rejects(Wallet.create({ ...options, name: "short", recoveryDelay: 288 }), coded("invalid_account"), "not above the margin");
 });

@@ -22,6 +22,7 @@ use std::{
     io::{BufRead as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -99,7 +100,18 @@ struct WalletFile {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+#[expect(clippy::print_stderr, reason = "the command's complaint")]
+async fn main() -> ExitCode {
+    match start().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start() -> Result<()> {
     let arguments = Arguments::parse();
     if let Command::Recover(step) = arguments.command {
         return recover::run(*step).await;

@@ -28,6 +28,15 @@ export interface IncomingPayment {
   readonly transactions: readonly { readonly txid: string; readonly finality?: Finality; readonly proof?: string }[];
 }
 
+/** The least that {@link OpenWallet.paymentTo} takes for paid. */
+export type Minimum = Finality | "confirmed";
+
+const ENOUGH: Readonly<Record<Minimum, (coin: Coin) => boolean>> = {
+  attested: (coin) => coin.finality !== undefined || coin.block !== undefined,
+  enforced: (coin) => coin.finality === "enforced" || coin.block !== undefined,
+  confirmed: (coin) => coin.block !== undefined,
+};
+
 /**
  * An open wallet. Everything that it shows it has verified; a server is trusted with nothing.
  *
@@ -232,12 +241,20 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /**
-   * Waits until what arrived at an address, final or in a block by a verified proof, is at least `amount`: hand over the goods then. What has been
-   * spent since counts too. Give each sale an address of its own; two tills of one account give out the same ones, so let one of them do it.
+   * Waits until what arrived at an address, by verified proofs, is at least `amount`: hand over the goods then. What has been spent since counts too.
+   * `minimum` says which promise is enough: `"enforced"`, final for good or in a block; `"attested"`, by the nodes' word alone too, which its payer can
+   * still undo on the chain; `"confirmed"`, in a block. Give each sale an address of its own; two tills of one account give out the same ones, so let
+   * one of them do it.
+   *
+   * @defaultValue `minimum` is `"enforced"`
+   * @throws {@link QuorateError} `invalid_argument` for another minimum.
    */
-  paymentTo(address: string, options: { amount: bigint } & WaitOptions): Promise<IncomingPayment> {
+  async paymentTo(address: string, options: { readonly amount: bigint; readonly minimum?: Minimum } & WaitOptions): Promise<IncomingPayment> {
+    const minimum = options.minimum ?? "enforced";
+    const enough = Object.hasOwn(ENOUGH, minimum) ? ENOUGH[minimum] : undefined;
+    if (enough === undefined) throw new QuorateError("invalid_argument", `minimum: ${String(minimum)} is none of ${Object.keys(ENOUGH).join(", ")}`);
     const check = async (): Promise<IncomingPayment | undefined> => {
-      const coins = (await this.#backend.request("coinsAt", address)).filter((coin) => (coin.finality ?? coin.block) && !coin.conflicted);
+      const coins = (await this.#backend.request("coinsAt", address)).filter((coin) => !coin.conflicted && enough(coin));
       const amount = coins.reduce((sum, coin) => sum + coin.value, 0n);
       if (amount < options.amount) return undefined;
       const txids = [...new Set(coins.map((coin) => coin.outpoint.slice(0, 64)))];

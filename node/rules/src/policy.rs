@@ -20,14 +20,14 @@
 use crate::{
     Bug,
     context::Context,
-    ledger::{Ancestry, CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX},
+    ledger::Ancestry,
     scripts::{ScriptError, check_scripts},
 };
 use bitcoin::{Amount, FeeRate, OutPoint, Transaction, TxOut, Txid, Weight, constants::COINBASE_MATURITY};
 use quorate_protocol::{
     account::{AccountCertificate, JointAccount},
     proposal::{CheckedProposal, Proposal, SpendPlan},
-    relay_policy,
+    relay_policy::{self, CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX},
     vote::{Custody, NOT_BEFORE_ITS_BLOCK, VoteTarget},
     wire::{ErrorCode, Fault, RejectReason, UtxoRecord, WireError},
 };

@@ -39,6 +39,11 @@ pub const fn min_confirmations(network: Network) -> u32 {
 pub const FEE_RATE_MIN: FeeRate = FeeRate::BROADCAST_MIN;
 /// Highest fee rate taken for intended, 2,000 sat/vB.
 pub const FEE_RATE_MAX: FeeRate = FeeRate::from_sat_per_vb_u32(2_000);
+/// Most unconfirmed transactions that may hang together (a cluster): Bitcoin Core before 31 takes at most 25 unconfirmed
+/// ancestors and as many descendants, itself included; from 31 on, clusters of 64. A cluster of 25 is taken by all.
+pub const CLUSTER_TRANSACTIONS_MAX: usize = 25;
+/// Most virtual bytes of such a cluster.
+pub const CLUSTER_VBYTES_MAX: usize = 101_000;
 /// Largest data carrier script, in bytes.
 const OP_RETURN_MAX: usize = 83;
 /// Least bytes of a transaction without its witnesses (CVE-2017-12842).
@@ -61,6 +66,25 @@ const WITNESS_ITEM_MAX: usize = 80;
 const TAPSCRIPT: u8 = 0xc0;
 /// First byte of an annex (BIP341).
 const ANNEX: u8 = 0x50;
+
+/// Virtual bytes with the key-path signatures that a proposal of a joint account does not have yet (BIP141): per input
+/// a count, a length and 64 bytes, of which each counts a quarter, and once marker and flag.
+///
+/// ```
+/// # fn example(mut unsigned: bitcoin::Transaction) {
+/// use quorate::relay_policy::signed_vbytes;
+/// let before = signed_vbytes(&unsigned);
+/// for input in &mut unsigned.input {
+///     input.witness.push([0; 64]);
+/// }
+/// assert_eq!(unsigned.vsize(), before);
+/// # }
+/// ```
+pub fn signed_vbytes(transaction: &Transaction) -> usize {
+    let unsigned = transaction.input.iter().all(|input| input.witness.is_empty());
+    let missing = if unsigned { 2 + 66 * transaction.input.len() } else { 0 };
+    transaction.vsize() + missing.div_ceil(4)
+}
 
 /// Checks version, counts, duplicates, output types and dust.
 ///

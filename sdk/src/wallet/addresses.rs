@@ -35,9 +35,9 @@ impl Wallet {
         Ok(address)
     }
 
-    /// How many addresses after the last one that was given out or used are watched; [`GAP_LIMIT`] unless set. A
-    /// wallet that is restored from its words finds what was paid to addresses with smaller gaps between them. At
-    /// most [`GAP_LIMIT_MAX`].
+    /// How many addresses after the last one that was given out or used are watched; [`GAP_LIMIT`](super::GAP_LIMIT)
+    /// unless set, [`GAP_LIMIT_MAX`] at most. A wallet that is restored from its words finds what was paid to addresses
+    /// with smaller gaps between them.
     ///
     /// # Errors
     /// A key cannot be derived.

@@ -1,10 +1,13 @@
 //! Coin selection and PSBT construction for a payment.
 
-use super::{Destination, WalletError};
+use super::{
+    Destination, WalletError,
+    clusters::{self, Clusters},
+};
 use crate::{
     account::{Address, JointAccount},
     proposal::{describe_input, describe_output},
-    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX, RelayError, bounded_sum},
+    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX, RelayError, bounded_sum, signed_vbytes},
 };
 use bdk_coin_select::{
     Candidate, ChangePolicy, CoinSelector, Drain, DrainWeights, FeeRate as SelectRate,
@@ -85,6 +88,8 @@ pub(super) struct SpendableCoin {
     pub(super) confirmed: bool,
     /// Whether it will expire soon.
     pub(super) aging: bool,
+    /// Whether nodes found what it hangs on too large.
+    pub(super) crowded: bool,
     pub(super) address: Address,
 }
 
@@ -96,6 +101,7 @@ pub(super) struct Funds<'a> {
     pub(super) coins: Vec<SpendableCoin>,
     pub(super) incoming: Amount,
     pub(super) change: Address,
+    pub(super) clusters: Clusters,
 }
 
 /// Refuses a fee that only a server asks for and that is out of proportion: above [`FEE_UNASKED_MAX`] and a tenth of
@@ -125,21 +131,53 @@ pub(super) fn build(request: &PaymentRequest, rate: FeeRate, funds: &Funds<'_>) 
     check_rate(rate)?;
     let wanted = request.amount.or(request.destination.amount.map(PaymentAmount::Exact));
     let (chosen, outputs) = match wanted.ok_or(WalletError::AmountMissing)? {
-        PaymentAmount::Exact(amount) => {
-            let pay_with = |wanted: &dyn Fn(&SpendableCoin) -> bool| {
-                let coins: Vec<_> = funds.coins.iter().filter(|coin| wanted(coin)).collect();
-                exact(request, amount, rate, funds, &coins)
-            };
-            // Old coins first, and apart: a payment lasts as long as its oldest coin. Confirmed ones make no chain of
-            // unconfirmed transactions longer.
-            pay_with(&|coin| coin.aging)
-                .or_else(|_| pay_with(&|coin| coin.confirmed && !coin.aging))
-                .or_else(|_| pay_with(&|coin| coin.confirmed))
-                .or_else(|_| pay_with(&|_| true))?
-        }
+        PaymentAmount::Exact(amount) => select(request, amount, rate, funds)?,
         PaymentAmount::Everything => everything(request, rate, funds)?,
     };
     assemble(funds, &chosen, outputs)
+}
+
+/// Old coins first, and apart: a payment lasts as long as its oldest coin. Confirmed ones make no chain of unconfirmed
+/// transactions longer; then such with short chains, one chain at a time; what nodes found too long comes last.
+fn select<'a>(
+    request: &PaymentRequest,
+    amount: Amount,
+    rate: FeeRate,
+    funds: &'a Funds<'_>,
+) -> Result<Plan<'a>, WalletError> {
+    let pay_with = |wanted: &dyn Fn(&SpendableCoin) -> bool| {
+        let coins: Vec<_> = funds.coins.iter().filter(|coin| wanted(coin)).collect();
+        if total(&coins) < amount {
+            return None;
+        }
+        let plan = exact(request, amount, rate, funds, &coins).ok()?;
+        fits(funds, &plan).then_some(plan)
+    };
+    let quick = pay_with(&|coin| coin.aging && coin.confirmed)
+        .or_else(|| pay_with(&|coin| coin.confirmed && !coin.aging))
+        .or_else(|| pay_with(&|coin| coin.confirmed));
+    let of = |coin: &SpendableCoin| funds.clusters.of(&coin.outpoint);
+    let one = |crowded: bool| {
+        let with =
+            |name| pay_with(&|coin| coin.confirmed || (of(coin) == Some(name) && coin.crowded <= crowded));
+        funds.clusters.with_room().into_iter().find_map(with)
+    };
+    let roomy = || {
+        let names = funds.clusters.with_room();
+        pay_with(&|coin| of(coin).is_none_or(|name| names.contains(&name)))
+    };
+    if let Some(plan) = quick.or_else(|| one(false)).or_else(|| one(true)).or_else(roomy) {
+        return Ok(plan);
+    }
+    let all: Vec<_> = funds.coins.iter().collect();
+    let plan = exact(request, amount, rate, funds, &all)?;
+    if fits(funds, &plan) { Ok(plan) } else { Err(clusters::too_large()) }
+}
+
+/// Whether the network takes a payment together with what its coins hang on.
+fn fits(funds: &Funds<'_>, (chosen, outputs): &Plan<'_>) -> bool {
+    let vbytes = signed_vbytes(&transaction(chosen, outputs.clone()));
+    funds.clusters.fit(chosen.iter().map(|coin| &coin.outpoint), vbytes)
 }
 
 pub(super) fn check_rate(rate: FeeRate) -> Result<(), WalletError> {
@@ -211,6 +249,10 @@ fn everything<'a>(
     let mut chosen: Vec<_> = funds.coins.iter().collect();
     chosen.sort_by_key(|coin| std::cmp::Reverse(coin.value));
     chosen.truncate(INPUTS_MAX);
+    // What hangs on too much stays for a payment after the next block.
+    let output = TxOut { value: Amount::ZERO, script_pubkey: request.destination.script_pubkey() };
+    let vbytes = signed_vbytes(&transaction(&chosen, vec![output]));
+    let chosen = funds.clusters.fitting(&chosen, vbytes);
     let payment = all_to(request.destination.script_pubkey(), rate, funds, &chosen)?;
     check_dust(&payment)?;
     Ok((chosen, vec![payment]))
@@ -294,20 +336,8 @@ fn sat_per_wu(rate: FeeRate) -> f32 {
 }
 
 fn assemble(funds: &Funds<'_>, chosen: &[&SpendableCoin], outputs: Vec<TxOut>) -> Result<Psbt, WalletError> {
-    let transaction = Transaction {
-        version: Version::TWO,
-        lock_time: LockTime::ZERO,
-        input: chosen
-            .iter()
-            .map(|coin| TxIn {
-                previous_output: coin.outpoint,
-                sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
-                ..TxIn::default()
-            })
-            .collect(),
-        output: outputs.clone(),
-    };
-    let mut psbt = Psbt::from_unsigned_tx(transaction).map_err(|_| WalletError::Derivation)?;
+    let mut psbt =
+        Psbt::from_unsigned_tx(transaction(chosen, outputs.clone())).map_err(|_| WalletError::Derivation)?;
     for (coin, input) in chosen.iter().zip(&mut psbt.inputs) {
         input.witness_utxo =
             Some(TxOut { value: coin.value, script_pubkey: coin.address.script_pubkey.clone() });
@@ -319,4 +349,13 @@ fn assemble(funds: &Funds<'_>, chosen: &[&SpendableCoin], outputs: Vec<TxOut>) -
         }
     }
     Ok(psbt)
+}
+
+fn transaction(chosen: &[&SpendableCoin], output: Vec<TxOut>) -> Transaction {
+    let input = chosen.iter().map(|coin| TxIn {
+        previous_output: coin.outpoint,
+        sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
+        ..TxIn::default()
+    });
+    Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: input.collect(), output }
 }

@@ -109,6 +109,16 @@ pub enum WalletError {
         /// The transaction.
         txid: Txid,
     },
+    /// What could be paid with hangs on too many unconfirmed transactions: the network takes no more of them together.
+    #[error(
+        "the coins hang on unconfirmed transactions, and the network takes {transactions} of them or {vbytes} vB together; pay less, or try again after the next block"
+    )]
+    UnconfirmedChain {
+        /// Most transactions together.
+        transactions: usize,
+        /// Most virtual bytes together.
+        vbytes: usize,
+    },
     /// Coins of this account would have to be moved home all the time.
     #[error(
         "coins of this account can be paid with for {blocks} blocks only, where {least} are needed to move them home unasked; refresh them by hand"
@@ -163,7 +173,7 @@ impl WalletError {
     /// assert!(quorate::wallet::WalletError::NotCertified.is_retryable());
     /// ```
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NotCertified | Self::Coin { .. })
+        matches!(self, Self::NotCertified | Self::Coin { .. } | Self::UnconfirmedChain { .. })
     }
 
     /// A stable name for programs, in `snake_case`; names are only added.
@@ -187,6 +197,7 @@ impl WalletError {
             Self::Coin { .. } => "coin_not_spendable",
             Self::Horizon { .. } => "coin_expired",
             Self::NothingToLift { .. } => "nothing_to_lift",
+            Self::UnconfirmedChain { .. } => "unconfirmed_chain",
             Self::ShortLived { .. } => "coins_short_lived",
             Self::NotCertified => "not_certified",
             Self::NotProposed => "not_proposed",

@@ -1,8 +1,8 @@
 //! Lifting: what is final and falls behind is paid for by a child (child pays for parent), by whoever has an output of
 //! it.
 
-use super::{Coin, CoinState, Wallet, WalletError, build};
-use crate::{account::Keychain, finality::FinalityProof};
+use super::{Coin, CoinState, Wallet, WalletError, build, clusters};
+use crate::{account::Keychain, finality::FinalityProof, relay_policy::signed_vbytes};
 use bitcoin::{Amount, FeeRate, Psbt, Txid, Weight};
 use std::collections::BTreeSet;
 
@@ -27,7 +27,11 @@ impl Wallet {
         let own = spendable.map(|(coin, _)| coin).filter(|coin| coin.outpoint.txid == txid);
         let coin: &Coin = own.max_by_key(|coin| coin.value).ok_or(WalletError::NothingToLift { txid })?;
         let coins = self.describe_coin(coin).into_iter().collect();
-        build::lift(rate, weight, paid, &self.funds(coins, home))
+        let funds = self.funds(coins, home);
+        let psbt = build::lift(rate, weight, paid, &funds)?;
+        let spent = psbt.unsigned_tx.input.iter().map(|input| &input.previous_output);
+        let room = funds.clusters.fit(spent, signed_vbytes(&psbt.unsigned_tx));
+        room.then_some(psbt).ok_or_else(clusters::too_large)
     }
 
     /// Weight and fee of a transaction and of those of its unconfirmed ancestors that pay less than `rate`.

@@ -9,6 +9,7 @@ mod aging;
 mod applying;
 mod book;
 mod build;
+mod clusters;
 mod coins;
 mod destination;
 mod error;
@@ -41,7 +42,7 @@ use book::CoinBook;
 use coins::Demands;
 use keys::WalletKeys;
 use state::Touched;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Unused addresses that are watched beyond the last used one, per keychain (BIP44's gap limit).
 pub const GAP_LIMIT: u32 = 20;
@@ -73,6 +74,8 @@ pub struct Wallet {
     chain: HeaderChain,
     proposals: BTreeMap<Txid, CheckedProposal>,
     proofs: BTreeMap<Txid, FinalityProof>,
+    /// Coins whose clusters nodes found too large, at this tip. A server's word: it changes an order of choice alone.
+    crowded: (Option<crate::wire::BlockRef>, BTreeSet<OutPoint>),
     gap_limit: u32,
     /// Index of the receive address that is shown until somebody pays to it.
     shown: Option<u32>,
@@ -156,6 +159,7 @@ impl Wallet {
             chain: HeaderChain::new(network, checkpoint),
             proposals: BTreeMap::new(),
             proofs: BTreeMap::new(),
+            crowded: (None, BTreeSet::new()),
             gap_limit: GAP_LIMIT,
             shown: None,
             touched: Touched::default(),
@@ -302,6 +306,8 @@ impl Wallet {
 
 #[cfg(test)]
 mod aging_tests;
+#[cfg(test)]
+mod cluster_tests;
 #[cfg(test)]
 mod conflict_tests;
 #[cfg(test)]

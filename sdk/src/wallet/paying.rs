@@ -59,12 +59,15 @@ impl Wallet {
     pub(super) fn describe_coin(&self, coin: &Coin) -> Option<SpendableCoin> {
         let address = self.addresses.get(&coin.script_pubkey)?.clone();
         let confirmed = coin.block.is_some_and(|block| self.chain.contains(&block));
-        Some(SpendableCoin { outpoint: coin.outpoint, value: coin.value, confirmed, aging: false, address })
+        let crowded = self.is_crowded(&coin.outpoint);
+        let (outpoint, value) = (coin.outpoint, coin.value);
+        Some(SpendableCoin { outpoint, value, confirmed, aging: false, crowded, address })
     }
 
     pub(super) fn funds(&self, coins: Vec<SpendableCoin>, change: Address) -> Funds<'_> {
         let incoming = self.balance().incoming;
-        Funds { account: &self.account, addresses: &self.addresses, coins, incoming, change }
+        let clusters = self.clusters();
+        Funds { account: &self.account, addresses: &self.addresses, coins, incoming, change, clusters }
     }
 
     /// Authorises a PSBT of this account, its own or one that came from outside, and reserves its coins.

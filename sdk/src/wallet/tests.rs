@@ -25,6 +25,13 @@ pub(crate) fn wallet() -> Wallet {
     Wallet::new(testing::federation(4).federation, &words, &AccountOptions::default(), None).expect("opens")
 }
 
+impl Wallet {
+    /// As if a transaction's place in a block had been proven.
+    pub(crate) fn put_in_block(&mut self, transaction: &Transaction, block: BlockRef) {
+        assert!(self.book.apply_block(transaction, block, &self.addresses));
+    }
+}
+
 /// A header on the tip, changed as wanted before its work is done.
 pub(crate) fn extend(wallet: &mut Wallet, change: impl FnOnce(&mut Header)) -> Header {
     let header = on(wallet, wallet.chain.tip().height, change);

@@ -1,16 +1,9 @@
 //! Unconfirmed relatives: what a mempool keeps together, and refuses beyond a size.
-//!
-//! Bitcoin Core before 31 takes at most 25 unconfirmed ancestors and as many descendants, itself included, of 101 kvB
-//! together; from 31 on, clusters of 64. A cluster within 25 and 101 kvB is taken by all of them.
 
 use super::Ledger;
 use bitcoin::{OutPoint, Transaction, Txid};
+use quorate_protocol::relay_policy::{CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX, signed_vbytes};
 use std::collections::BTreeSet;
-
-/// Most transactions in a cluster.
-pub(crate) const CLUSTER_TRANSACTIONS_MAX: usize = 25;
-/// Most virtual bytes of a cluster.
-pub(crate) const CLUSTER_VBYTES_MAX: usize = 101_000;
 
 /// How large a cluster is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,20 +20,12 @@ impl Cluster {
     }
 }
 
-/// Virtual bytes with the key-path signatures that a proposal of a joint account does not have yet (BIP141): per input
-/// a count, a length and 64 bytes, of which each counts a quarter, and once marker and flag.
-fn vbytes(transaction: &Transaction) -> usize {
-    let unsigned = transaction.input.iter().all(|input| input.witness.is_empty());
-    let missing = if unsigned { 2 + 66 * transaction.input.len() } else { 0 };
-    transaction.vsize() + missing.div_ceil(4)
-}
-
 impl Ledger {
     /// The cluster that a transaction would be in: itself, what it spends that is final and in no block, what else
     /// spends from these, final or approved here, and so on. Counting ends where the cluster is too large.
     pub(crate) fn cluster(&self, transaction: &Transaction) -> Cluster {
         let txid = transaction.compute_txid();
-        let mut cluster = Cluster { transactions: 1, vbytes: vbytes(transaction) };
+        let mut cluster = Cluster { transactions: 1, vbytes: signed_vbytes(transaction) };
         let mut seen = BTreeSet::from([txid]);
         let mut open: Vec<Txid> = transaction.input.iter().map(|input| input.previous_output.txid).collect();
         while let Some(txid) = open.pop() {
@@ -52,7 +37,7 @@ impl Ledger {
             }
             let Some(relative) = self.unconfirmed_transaction(&txid) else { continue };
             cluster.transactions += 1;
-            cluster.vbytes += vbytes(relative);
+            cluster.vbytes += signed_vbytes(relative);
             open.extend(relative.input.iter().map(|input| input.previous_output.txid));
             let outputs = (0..).zip(&relative.output).map(|(vout, _)| OutPoint { txid, vout });
             let spender = |outpoint| {

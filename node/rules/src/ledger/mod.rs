@@ -17,7 +17,6 @@ use crate::records::{RoundRecord, TxRecord};
 pub(crate) use ancestry::{Ancestry, Conflict};
 use bitcoin::{Block, BlockHash, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header};
 use blocks::{BlockEffect, Blocks};
-pub(crate) use cluster::{CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX};
 use coins::{Coin, Coins};
 use quorate_protocol::{
     Epoch, Round,

@@ -1,22 +1,44 @@
 //! Bitcoin Core beside a test.
 
-use crate::{PATIENCE, free_port};
-use anyhow::Result;
-use quorate_node::chain::{Bitcoind, Chain as _};
+use crate::{
+    PATIENCE, eventually, free_port,
+    wallets::{nobody, nobodys_spend},
+};
+use anyhow::{Context as _, Result, ensure};
+use bitcoin::{
+    Address, Amount, Block, Network, OutPoint, Transaction, TxOut, Txid,
+    block::Header,
+    consensus::encode::{deserialize_hex, serialize_hex},
+};
+use quorate_node::{
+    chain::{Bitcoind, Chain as _},
+    config::ChainConfig,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use std::{
-    path::Path,
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-/// A daemon on regtest, without peers and wallet; it ends with this.
+/// User and password of the RPC.
+const ACCESS: &str = "test";
+
+/// A daemon on regtest, without peers and wallet; it ends with this. Whom its rewards belong to is [`nobody`].
 #[derive(Debug)]
 pub struct Daemon {
     /// Its RPC.
     pub rpc: Bitcoind,
-    url: String,
+    binary: PathBuf,
+    port: SocketAddr,
     child: Child,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
+    /// Height of the last block whose reward was paid out.
+    paid_out: AtomicU32,
 }
 
 impl Daemon {
@@ -27,43 +49,154 @@ impl Daemon {
     pub fn start(binary: &Path, arguments: &[&str]) -> Result<Self> {
         let home = tempfile::tempdir()?;
         let port = free_port()?;
-        let child = Command::new(binary)
-            .arg("-regtest")
-            .arg(format!("-datadir={}", home.path().display()))
-            .args([
-                "-listen=0",
-                "-connect=0",
-                "-dnsseed=0",
-                "-natpmp=0",
-                "-rpcuser=test",
-                "-rpcpassword=test",
-            ])
-            .args(["-rpcbind=127.0.0.1", "-rpcallowip=127.0.0.1"])
-            .arg(format!("-rpcport={}", port.port()))
-            .args(arguments)
-            .stdout(Stdio::null())
-            .spawn()?;
-        let url = format!("http://{port}");
-        Ok(Self { rpc: Bitcoind::new(&url, "test", "test"), url, child, _home: home })
+        let child = spawn(binary, home.path(), port, arguments)?;
+        let rpc = Bitcoind::new(&format!("http://{port}"), ACCESS, ACCESS);
+        Ok(Self { rpc, binary: binary.to_owned(), port, child, home, paid_out: AtomicU32::new(0) })
+    }
+
+    /// Ends it in order and starts it again with other arguments, on the same chain.
+    ///
+    /// # Errors
+    /// It does not end, or does not come back.
+    pub async fn restart(&mut self, arguments: &[&str]) -> Result<()> {
+        self.rpc.call_raw("stop", json!([])).await?;
+        let child = &mut self.child;
+        eventually("bitcoind ends", || matches!(child.try_wait(), Ok(Some(_)))).await?;
+        self.child = spawn(&self.binary, self.home.path(), self.port, arguments)?;
+        self.ready().await
     }
 
     /// The address of its RPC; user and password are `test`.
     pub fn url(&self) -> String {
-        self.url.clone()
+        format!("http://{}", self.port)
     }
 
-    /// Waits until it answers.
+    /// What a node needs to use it.
+    pub fn config(&self) -> ChainConfig {
+        ChainConfig { url: self.url(), user: ACCESS.to_owned(), password: ACCESS.to_owned() }
+    }
+
+    /// Waits until it answers, with its mempool read.
     ///
     /// # Errors
     /// It does not within [`PATIENCE`].
     pub async fn ready(&self) -> Result<()> {
         let started = tokio::time::Instant::now();
-        while self.rpc.tip().await.is_err() {
-            anyhow::ensure!(started.elapsed() < PATIENCE, "bitcoind does not start");
+        loop {
+            let info = self.rpc.call_raw("getmempoolinfo", json!([])).await.unwrap_or_default();
+            if info.get("loaded") == Some(&Value::Bool(true)) {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < PATIENCE, "bitcoind does not start");
             tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: &str, parameters: Value) -> Result<T> {
+        Ok(serde_json::from_value(self.rpc.call_raw(method, parameters).await?)?)
+    }
+
+    /// Mines blocks with what the mempool has.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub async fn mine(&self, count: u32) -> Result<()> {
+        self.call::<Value>("generatetoaddress", json!([count, miner()])).await?;
+        Ok(())
+    }
+
+    /// Height of the tip.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub async fn height(&self) -> Result<u32> {
+        self.call("getblockcount", json!([])).await
+    }
+
+    /// What waits for a block.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub async fn mempool(&self) -> Result<BTreeSet<Txid>> {
+        self.call("getrawmempool", json!([])).await
+    }
+
+    /// All headers but the first.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub async fn headers(&self) -> Result<Vec<Header>> {
+        let mut headers = Vec::new();
+        for height in 1..=self.height().await? {
+            let hash: String = self.call("getblockhash", json!([height])).await?;
+            let header: String = self.call("getblockheader", json!([hash, false])).await?;
+            headers.push(deserialize_hex(&header)?);
+        }
+        Ok(headers)
+    }
+
+    /// Spends the next mature reward to these outputs and a change.
+    ///
+    /// # Errors
+    /// The daemon refuses it, or no reward is mature.
+    pub async fn pay_out(&self, mut outputs: Vec<TxOut>) -> Result<Transaction> {
+        let height = self.paid_out.fetch_add(1, Ordering::Relaxed) + 1;
+        let hash: String = self.call("getblockhash", json!([height])).await?;
+        let block: Block = deserialize_hex(&self.call::<String>("getblock", json!([hash, 0])).await?)?;
+        let reward = block.txdata.first().context("a coinbase")?;
+        let value = reward.output.first().context("an output")?.value;
+        let paid: Amount = outputs.iter().map(|output| output.value).sum();
+        let change = value.checked_sub(paid + Amount::from_sat(20_000)).context("more than a reward")?;
+        outputs.push(TxOut { value: change, script_pubkey: nobody() });
+        let transaction = nobodys_spend(OutPoint { txid: reward.compute_txid(), vout: 0 }, outputs);
+        self.rpc.broadcast(transaction.clone()).await?;
+        Ok(transaction)
+    }
+
+    /// Undoes the last `depth` blocks and mines one more, the first with these transactions and none of the others.
+    ///
+    /// # Errors
+    /// The daemon refuses it.
+    pub async fn reorganise(&self, depth: u32, transactions: Vec<Transaction>) -> Result<()> {
+        let first = self.height().await? + 1 - depth;
+        let hash: String = self.call("getblockhash", json!([first])).await?;
+        self.call::<Value>("invalidateblock", json!([hash])).await?;
+        let raw: Vec<String> = transactions.iter().map(serialize_hex).collect();
+        self.call::<Value>("generateblock", json!([miner(), raw])).await?;
+        for _ in 0..depth {
+            self.call::<Value>("generateblock", json!([miner(), []])).await?;
         }
         Ok(())
     }
+}
+
+fn miner() -> Address {
+    Address::from_script(&nobody(), Network::Regtest).expect("P2WSH has an address")
+}
+
+fn spawn(binary: &Path, home: &Path, port: SocketAddr, arguments: &[&str]) -> Result<Child> {
+    let child = Command::new(binary)
+        .arg("-regtest")
+        .arg(format!("-datadir={}", home.display()))
+        .args([
+            "-listen=0",
+            "-connect=0",
+            "-dnsseed=0",
+            "-natpmp=0",
+            "-rpcbind=127.0.0.1",
+            "-rpcallowip=127.0.0.1",
+            // It does not end before idle connections of its clients have.
+            "-rpcservertimeout=3",
+        ])
+        .args([
+            format!("-rpcuser={ACCESS}"),
+            format!("-rpcpassword={ACCESS}"),
+            format!("-rpcport={}", port.port()),
+        ])
+        .args(arguments)
+        .stdout(Stdio::null())
+        .spawn()?;
+    Ok(child)
 }
 
 impl Drop for Daemon {

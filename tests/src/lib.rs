@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod operator;
 pub mod wallets;
 
+use crate::daemon::Daemon;
 use anyhow::{Context as _, Result};
 use bitcoin::Network;
 use quorate::FederationId;
@@ -25,11 +26,12 @@ use tokio::net::TcpListener;
 /// Longest wait for anything in a test; conditions end waits much earlier.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A federation whose nodes are processes; chain and bridge live in the test.
+/// A federation whose nodes are processes; chain and bridge live in the test. The chain is the embedded one, or a
+/// [`Daemon`].
 #[derive(Debug)]
-pub struct Cluster {
-    /// The embedded chain.
-    pub chain: Arc<DevnetChain>,
+pub struct Cluster<C = Arc<DevnetChain>> {
+    /// The chain.
+    pub chain: C,
     /// The federation's files.
     pub files: Provisioned,
     /// The bridge.
@@ -40,17 +42,35 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts `nodes` nodes from the given `test-node` binary; returns when the bridge is connected to all of them.
+    /// On an embedded chain: starts `nodes` nodes from the given `test-node` binary; returns when the bridge is connected to all of them.
     ///
     /// # Errors
     /// Something does not start.
     pub async fn start(binary: impl AsRef<Path>, nodes: u16) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let chain = Arc::new(DevnetChain::new());
         tokio::spawn(quorate_devnet::serve_rpc(listener, chain.clone()));
         let backend = ChainConfig { url, user: String::new(), password: String::new() };
+        Self::start_with(chain, backend, binary.as_ref(), nodes).await
+    }
+}
+
+impl Cluster<Daemon> {
+    /// On Bitcoin Core: starts `nodes` nodes from the given `test-node` binary; returns when the bridge is connected to
+    /// all of them.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub async fn on(daemon: Daemon, binary: impl AsRef<Path>, nodes: u16) -> Result<Self> {
+        let backend = daemon.config();
+        Self::start_with(daemon, backend, binary.as_ref(), nodes).await
+    }
+}
+
+impl<C> Cluster<C> {
+    async fn start_with(chain: C, backend: ChainConfig, binary: &Path, nodes: u16) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
         let plan = NewFederation { nodes, network: Network::Regtest, first_port: None, chain: backend };
         let files = provision::federation(&directory.path().join("federation"), &plan)?;
         let config = BridgeConfig::read(&files.bridge.join("bridge.toml"))?;
@@ -59,7 +79,7 @@ impl Cluster {
             chain,
             bridge,
             nodes: (0..nodes).map(|_| None).collect(),
-            binary: binary.as_ref().to_owned(),
+            binary: binary.to_owned(),
             files,
             _directory: directory,
         };
@@ -127,7 +147,7 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl<C> Drop for Cluster<C> {
     fn drop(&mut self) {
         for child in self.nodes.iter_mut().flatten() {
             let _already_dead = child.kill();

@@ -37,41 +37,30 @@ fn open_script() -> ScriptBuf {
 pub fn pay_out(chain: &DevnetChain, height: u32, outputs: Vec<TxOut>) -> Result<Transaction> {
     let block = chain.blocks().into_iter().nth(usize::try_from(height)? - 1).context("no such block")?;
     let reward = block.txdata.first().context("a coinbase")?.compute_txid();
-    let transaction = Transaction {
-        version: Version::TWO,
-        lock_time: LockTime::ZERO,
-        input: vec![TxIn {
-            previous_output: OutPoint { txid: reward, vout: 0 },
-            script_sig: ScriptBuf::new(),
-            sequence: Sequence::MAX,
-            witness: Witness::from_slice(&[open_script().as_bytes()]),
-        }],
-        output: outputs,
-    };
+    let transaction = nobodys_spend(OutPoint { txid: reward, vout: 0 }, outputs);
     chain.submit(transaction.clone())?;
     Ok(transaction)
 }
 
+/// Spends a coin of [`nobody`].
+pub(crate) fn nobodys_spend(previous_output: OutPoint, output: Vec<TxOut>) -> Transaction {
+    let witness = Witness::from_slice(&[open_script().as_bytes()]);
+    let sequence = Sequence::ENABLE_RBF_NO_LOCKTIME;
+    let input = vec![TxIn { previous_output, sequence, witness, ..TxIn::default() }];
+    Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input, output }
+}
+
 /// Spends a coin of [`nobody`], which is in its owner's sole custody, to an address.
 pub fn sole_spend(coin: OutPoint, value: Amount, to: &Address) -> Transaction {
-    Transaction {
-        version: Version::TWO,
-        lock_time: LockTime::ZERO,
-        input: vec![TxIn {
-            previous_output: coin,
-            script_sig: ScriptBuf::new(),
-            sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
-            witness: Witness::from_slice(&[open_script().as_bytes()]),
-        }],
-        output: vec![TxOut { value: value - Amount::from_sat(1_000), script_pubkey: to.script_pubkey() }],
-    }
+    let value = value - Amount::from_sat(1_000);
+    nobodys_spend(coin, vec![TxOut { value, script_pubkey: to.script_pubkey() }])
 }
 
 /// The verified federation behind a bridge.
 ///
 /// # Errors
 /// The bridge does not answer, or with another federation.
-pub async fn federation(cluster: &Cluster) -> Result<Federation> {
+pub async fn federation<C>(cluster: &Cluster<C>) -> Result<Federation> {
     let mut transport = WebSocket::new(cluster.url());
     let document = timeout(PATIENCE, fetch_federation(&mut transport)).await??;
     Ok(document.verify(cluster.id())?)

@@ -132,6 +132,8 @@ pub(crate) struct HistoryView {
     confirmations: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     conflicted: Option<ConflictView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<String>,
     /// A payment of this wallet that is not final: how it stands, or how it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     payment: Option<PaymentView>,
@@ -151,6 +153,7 @@ impl HistoryView {
             block_time: entry.block.and_then(|block| chain.header(block.height)).map(|header| header.time),
             confirmations: entry.block.map_or(0, |block| chain.confirmations(&block)),
             conflicted: entry.conflicted.map(ConflictView::from),
+            refusal: session.refusal(entry.txid).map(str::to_owned),
             payment: payment.and_then(PaymentView::new),
         }
     }
@@ -221,6 +224,11 @@ pub(crate) enum EventView {
         txid: String,
         by: ConflictView,
     },
+    Broadcasting {
+        txid: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        refusal: Option<String>,
+    },
     RefreshFailed {
         reason: String,
     },
@@ -266,6 +274,7 @@ impl EventView {
                 Self::Confirmed { txid: txid.to_string(), block: block.into() }
             }
             Event::Conflicted { txid, by } => Self::Conflicted { txid: txid.to_string(), by: by.into() },
+            Event::Broadcasting { txid, refusal } => Self::Broadcasting { txid: txid.to_string(), refusal },
             Event::RefreshFailed { reason } => Self::RefreshFailed { reason },
             Event::CoinExpiring { outpoint, value, expires_at } => {
                 Self::CoinExpiring { outpoint: outpoint.to_string(), value: value.to_sat(), expires_at }

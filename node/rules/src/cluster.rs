@@ -293,8 +293,8 @@ impl Cluster {
                 node.machine.at(self.now, 0).handle_coins(ticket, found);
             }
             Output::Client { message, .. } => self.told.push((id, message)),
-            Output::Broadcast(transaction) => {
-                self.broadcast.insert(transaction.compute_txid());
+            Output::Broadcast(transactions) => {
+                self.broadcast.extend(transactions.iter().map(bitcoin::Transaction::compute_txid));
             }
             _ => {}
         }

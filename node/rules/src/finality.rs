@@ -125,7 +125,8 @@ impl Context {
                 TransactionStatus::Conflicted { by }
             }
             None => {
-                self.outputs.push_back(Output::Broadcast(proof.transaction().clone()));
+                let transactions = self.with_refused_ancestors(proof.transaction());
+                self.outputs.push_back(Output::Broadcast(transactions));
                 TransactionStatus::Signed { proof: Box::new(proof) }
             }
         };

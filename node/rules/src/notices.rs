@@ -4,7 +4,7 @@
 //! machine.
 
 use crate::{ChainCoin, Output, SessionId, context::Context, ledger::Conflict, subscriptions::Target};
-use bitcoin::{OutPoint, Txid};
+use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
     proposal::Proposal,
@@ -125,11 +125,14 @@ impl Context {
             Target::Txid(_) | Target::Account(_) | Target::Tip => (Vec::new(), None),
         };
         let status = match target {
-            Target::Txid(txid) => self.status_of(txid),
+            Target::Txid(txid) => self.refused(txid).or_else(|| self.status_of(txid)),
             Target::Script(_) | Target::Outpoint(_) | Target::Account(_) | Target::Tip => None,
         };
         let utxos: Vec<_> = outpoints.iter().filter_map(|outpoint| self.ledger.current(outpoint)).collect();
         let mut txids: BTreeSet<Txid> = utxos.iter().map(|utxo| utxo.outpoint.txid).collect();
+        if let (Target::Txid(txid), Some(TransactionStatus::Broadcasting { .. })) = (target, &status) {
+            txids.insert(*txid);
+        }
         txids.extend(utxos.iter().filter_map(|utxo| utxo.spend).map(|spend| spend.txid));
         let proofs = txids
             .iter()
@@ -219,6 +222,29 @@ impl Context {
             tracing::warn!(%txid, reason, "the chain backend does not take a final transaction; it is tried again");
         }
         self.notify_status(txid, &TransactionStatus::Broadcasting { refusal });
+    }
+
+    /// A final transaction with what it descends from and the backend did not take: it may pay for them.
+    pub(crate) fn with_refused_ancestors(&self, transaction: &Transaction) -> Vec<Transaction> {
+        let (mut all, mut seen) = (vec![transaction.clone()], BTreeSet::new());
+        let mut next = 0;
+        while let Some(transaction) = all.get(next) {
+            next += 1;
+            let parents: Vec<Txid> =
+                transaction.input.iter().map(|input| input.previous_output.txid).collect();
+            for parent in parents {
+                let refused = self.refused(&parent).is_some() && seen.insert(parent);
+                all.extend(
+                    self.ledger.proof(&parent).filter(|_| refused).map(|proof| proof.transaction().clone()),
+                );
+            }
+        }
+        all
+    }
+
+    fn refused(&self, txid: &Txid) -> Option<TransactionStatus> {
+        let refusal = self.broadcasts.get(txid)?.clone()?;
+        Some(TransactionStatus::Broadcasting { refusal: Some(refusal) })
     }
 
     /// Final transactions that the backend does not take.

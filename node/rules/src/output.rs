@@ -97,8 +97,9 @@ pub enum Output {
         /// The coins.
         outpoints: Vec<OutPoint>,
     },
-    /// Hand to the Bitcoin network, now and until it confirms.
-    Broadcast(Transaction),
+    /// Hand a transaction to the Bitcoin network, now and until it confirms; with it come those that it descends from and
+    /// that the backend did not take.
+    Broadcast(Vec<Transaction>),
     /// Find a transaction's place in a block for a wallet: its own, or that of what contradicts it.
     Prove {
         /// Which session asked.

@@ -4,14 +4,15 @@
 use super::{Chain, ChainError};
 use crate::run::input::Input;
 use bitcoin::{Transaction, Txid};
+use quorate_protocol::wire::limits;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::{Notify, mpsc};
 
-/// Longest reason that is kept, in characters.
-const REASON_MAX: usize = 200;
+/// Most children that are tried as the one that pays for its parent.
+const CHILDREN_MAX: usize = 8;
 
 /// What is to be sent, each transaction once.
 #[derive(Debug, Default)]
@@ -58,7 +59,9 @@ impl Queue {
                             tracing::warn!(%error, "the chain backend does not take transactions");
                             break;
                         }
-                        Err(error) => Some(error.to_string().chars().take(REASON_MAX).collect::<String>()),
+                        Err(error) => Some(
+                            error.to_string().chars().take(limits::REFUSAL_CHARS_MAX).collect::<String>(),
+                        ),
                     }
                 } else {
                     None
@@ -83,10 +86,15 @@ async fn send(
     };
     let txid = transaction.compute_txid();
     let spends = |one: &&Transaction| one.input.iter().any(|input| input.previous_output.txid == txid);
-    match batch.values().find(spends) {
-        Some(child) => chain.broadcast_package(vec![transaction.clone(), child.clone()]).await,
-        None => Err(refused),
+    // Which child pays enough is not known here: some pay for themselves only.
+    for child in batch.values().filter(spends).take(CHILDREN_MAX) {
+        match chain.broadcast_package(vec![transaction.clone(), child.clone()]).await {
+            Ok(()) => return Ok(()),
+            Err(error @ (ChainError::Backend(_) | ChainError::Daemon(_))) => return Err(error),
+            Err(_poor) => {}
+        }
     }
+    Err(refused)
 }
 
 /// Each after all of the batch that it spends.

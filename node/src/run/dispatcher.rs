@@ -108,9 +108,9 @@ impl Dispatcher {
                 ));
             }
             Output::Client { session, id, message } => self.send(session, id, &message),
-            Output::Broadcast(transaction) => {
+            Output::Broadcast(transactions) => {
                 crash::point("coordinator.before_broadcast");
-                self.queue.push([transaction]);
+                self.queue.push(transactions);
             }
             Output::Prove { session, id, txid, of, path } => {
                 let chain = self.chain.clone();

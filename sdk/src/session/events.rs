@@ -123,6 +123,14 @@ pub enum Event {
         /// What the block has.
         by: ConfirmedSpend,
     },
+    /// What the server says of how the Bitcoin network takes a final transaction of this wallet. A refusal does not
+    /// change that it is final; nodes try again. If its fee is too low by now, lift it with [`super::Session::bump`].
+    Broadcasting {
+        /// The transaction.
+        txid: Txid,
+        /// What is said against it; nothing if it waits for its block.
+        refusal: Option<String>,
+    },
     /// A coin will soon be too old to pay with, or is: [`crate::wallet::EXPIRY_NOTICE`]. Told once for each coin, and
     /// again after a restart. Move it home with [`super::Session::refresh`].
     CoinExpiring {

@@ -13,6 +13,7 @@ use crate::{
     relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN, bounded_sum},
     release::ReleaseCertificate,
     vote::{ApprovalCertificate, NOT_BEFORE_ITS_BLOCK},
+    wallet::HistoryEntry,
     wire::{
         ChainTip, ClientMessage, ConflictProof, Header, KeyOutcome, KeyResult, ServerMessage,
         SubscriptionKey, TransactionStatus, UtxoRecord, encode_text, limits,
@@ -71,8 +72,9 @@ impl Session {
                 match (proof, conflict) {
                     (Some(proof), _) => self.take_inclusion(txid, &proof),
                     (None, Some(conflict)) => self.take_conflict(txid, &conflict),
-                    // What is final and in no block yet has no place, and needs none.
-                    (None, None) if self.wallet_knows_final(txid) => {}
+                    // What is final and in no block yet has no place, and needs none. But the node that answers may be
+                    // behind the one that told of the block.
+                    (None, None) if self.wallet_knows_final(txid) => self.unplaced(txid),
                     (None, None) => {
                         self.waiting_proofs.insert(txid);
                     }
@@ -145,9 +147,15 @@ impl Session {
     /// Coins first, then the proofs about them, parents before children: a proof marks the coins that it spends.
     fn take_snapshots(&mut self, results: Vec<KeyResult>) {
         let mut proofs = BTreeMap::new();
-        for KeyResult { outcome, .. } in results {
+        let mut refused = Vec::new();
+        for KeyResult { key, outcome } in results {
             match outcome {
-                KeyOutcome::Snapshot { utxos, proofs: more, .. } => {
+                KeyOutcome::Snapshot { utxos, proofs: more, status, .. } => {
+                    if let (SubscriptionKey::Txid(txid), Some(TransactionStatus::Broadcasting { refusal })) =
+                        (key, status)
+                    {
+                        refused.push((txid, refusal));
+                    }
                     for utxo in &utxos {
                         self.take_record(utxo);
                     }
@@ -165,6 +173,9 @@ impl Session {
             if let Some(proof) = proofs.remove(&txid) {
                 self.take_proof(&proof);
             }
+        }
+        for (txid, refusal) in refused {
+            self.take_broadcast(txid, refusal);
         }
         self.subscribe_new();
     }
@@ -258,6 +269,9 @@ impl Session {
             }
             return;
         }
+        if let TransactionStatus::Broadcasting { refusal } = status {
+            return self.take_broadcast(txid, refusal);
+        }
         if let TransactionStatus::Conflicted { .. } = &status {
             // Only a proof says so.
             if self.payments.contains_key(&txid) || self.wallet.knows(txid) {
@@ -307,6 +321,23 @@ impl Session {
             | TransactionStatus::Confirmed { .. } => return,
         };
         self.move_on(txid, state);
+    }
+
+    /// A server's word that is shown, and that nothing follows from.
+    fn take_broadcast(&mut self, txid: Txid, refusal: Option<String>) {
+        let waits = |entry: &HistoryEntry| entry.txid == txid && entry.block.is_none();
+        if !self.wallet.history().iter().any(waits) {
+            return;
+        }
+        let refusal =
+            refusal.map(|reason| reason.chars().take(limits::REFUSAL_CHARS_MAX).collect::<String>());
+        let before = match &refusal {
+            Some(reason) => self.refusals.insert(txid, reason.clone()),
+            None => self.refusals.remove(&txid),
+        };
+        if before != refusal {
+            self.event(Event::Broadcasting { txid, refusal });
+        }
     }
 
     /// Coins of sole custody may not be this wallet's, so their proof is checked here even if the wallet has no use
@@ -385,6 +416,8 @@ impl Session {
     fn take_inclusion(&mut self, txid: Txid, proof: &crate::wire::RawTransactionProof) {
         match self.wallet.apply_inclusion(txid, proof) {
             Ok(true) => {
+                self.refusals.remove(&txid);
+                self.unplaced.remove(&txid);
                 self.event(Event::Confirmed { txid, block: proof.block });
                 self.tell_conflicts();
             }

@@ -95,6 +95,13 @@ pub struct Session {
     dormant: BTreeMap<Txid, Proposal>,
     /// How payments of this run ended, for who asks later.
     outcomes: BTreeMap<Txid, PaymentState>,
+    /// Final transactions that a node placed in no block, and how often it was asked.
+    unplaced: BTreeMap<Txid, u8>,
+    /// Final transactions that were in no block at the last tip, and those of them that are watched.
+    unmined: BTreeSet<Txid>,
+    watched: BTreeSet<Txid>,
+    /// What the server says that the Bitcoin network has against final transactions of this wallet.
+    refusals: BTreeMap<Txid, String>,
     waiting_proofs: BTreeSet<Txid>,
     /// Proofs whose deadline is compared with the tip once the headers are there.
     unjudged: BTreeMap<Txid, FinalityProof>,
@@ -145,6 +152,10 @@ impl Session {
             payments: BTreeMap::new(),
             dormant: BTreeMap::new(),
             outcomes: BTreeMap::new(),
+            unplaced: BTreeMap::new(),
+            unmined: BTreeSet::new(),
+            watched: BTreeSet::new(),
+            refusals: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
             queued_proofs: BTreeSet::new(),
             unjudged: BTreeMap::new(),
@@ -197,6 +208,20 @@ impl Session {
         }
     }
 
+    /// What the Bitcoin network has against a final transaction of this wallet at present, by the word of the server.
+    /// Its nodes try again; one that pays too little by now can be lifted with [`Session::bump`].
+    ///
+    /// ```
+    /// # fn example(session: &quorate::session::Session, txid: bitcoin::Txid) {
+    /// if let Some(reason) = session.refusal(txid) {
+    ///     println!("{txid} is final and no miner has it: {reason}");
+    /// }
+    /// # }
+    /// ```
+    pub fn refusal(&self, txid: Txid) -> Option<&str> {
+        self.refusals.get(&txid).map(String::as_str)
+    }
+
     /// Whether the server has answered everything that this session asked for: what the wallet shows is then as of now.
     pub fn is_synced(&self) -> bool {
         let asked = |pending: &Pending| !matches!(pending, Pending::Submit { .. } | Pending::Ping);
@@ -235,6 +260,9 @@ impl Session {
         self.asked_at.clear();
         self.pages.clear();
         self.waiting_proofs.clear();
+        self.unplaced.clear();
+        self.watched.clear();
+        self.refusals.clear();
         self.queued_proofs.clear();
         self.wallet.forget_claims();
         self.postponed = epoch::Postponed::default();
@@ -386,10 +414,14 @@ impl Session {
             self.event(Event::Tip { tip });
             let waiting = std::mem::take(&mut self.waiting_proofs);
             self.ask_proofs(waiting);
+            self.place_again();
+            self.watch_unmined();
             self.take_unjudged();
         }
     }
 }
 
+#[cfg(test)]
+mod late_tests;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use crate::{
     proposal::Proposal,
     release::ReleaseCertificate,
     wallet::{PaymentRequest, WalletError},
-    wire::{ClientMessage, UtxoRecord, WireError},
+    wire::{ClientMessage, RejectReason, UtxoRecord, WireError},
 };
 use bitcoin::{Amount, FeeRate, Psbt, Txid};
 
@@ -175,6 +175,11 @@ impl Session {
         self.touched.payments.insert(txid);
         self.pending.retain(|_, pending| *pending != Pending::Submit { txid });
         if !matches!(state, PaymentState::Final { .. }) {
+            if let PaymentState::Rejected { rejects, .. } = &state
+                && rejects.iter().any(|one| matches!(one.reason, RejectReason::UnconfirmedChain { .. }))
+            {
+                self.wallet.crowded(txid);
+            }
             self.wallet.abandon(txid);
             if let Some(ended) = ended.filter(|ended| matches!(ended.proposal, Proposal::Joint(_))) {
                 self.dormant.insert(txid, ended.proposal);

@@ -7,6 +7,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Questions for a transaction's place that are under way at a time.
 const PROOF_QUERIES_MAX: usize = 32;
+/// How often the place of a final transaction is asked for before it waits for the next block.
+const UNPLACED_TRIES: u8 = 5;
+/// Final transactions in no block that are watched for what the Bitcoin network has against them.
+const WATCHED_MAX: usize = 256;
 /// A server that leaves a question unanswered for so long is given up: behind a bridge, another node may answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -65,6 +69,49 @@ impl Session {
             if open.insert(txid) {
                 self.request(Pending::Proof { txid }, &ClientMessage::ProofQuery { txid });
             }
+        }
+    }
+
+    /// A node knows of no block that has a final transaction: asks again soon, in case it is behind, and then after each
+    /// block.
+    pub(super) fn unplaced(&mut self, txid: Txid) {
+        let tries = self.unplaced.entry(txid).or_default();
+        *tries = tries.saturating_add(1);
+        if *tries <= UNPLACED_TRIES {
+            self.waiting_proofs.insert(txid);
+        }
+    }
+
+    /// After a block: what a node did not place is asked for anew.
+    pub(super) fn place_again(&mut self) {
+        self.unplaced.retain(|txid, _| !self.queued_proofs.contains(txid));
+        let again: Vec<Txid> = std::mem::take(&mut self.unplaced).into_keys().collect();
+        self.ask_proofs(again);
+    }
+
+    /// After a block: watches what was final before the block before and is in none yet, to be told why no miner takes
+    /// it.
+    pub(super) fn watch_unmined(&mut self) {
+        let waits =
+            self.wallet.history().iter().filter(|entry| {
+                entry.finality.is_some() && entry.block.is_none() && entry.conflicted.is_none()
+            });
+        let waiting: BTreeSet<Txid> = waits.map(|entry| entry.txid).take(WATCHED_MAX).collect();
+        let late: Vec<Txid> = waiting.intersection(&self.unmined).copied().collect();
+        let new: Vec<_> = late.iter().filter(|txid| !self.watched.contains(*txid)).copied().collect();
+        let over: Vec<_> = self.watched.difference(&waiting).copied().collect();
+        self.unmined = waiting;
+        let keys = |txids: &[Txid]| txids.iter().copied().map(SubscriptionKey::Txid).collect();
+        if !new.is_empty() {
+            self.watched.extend(&new);
+            self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys: keys(&new) });
+        }
+        if !over.is_empty() {
+            over.iter().for_each(|txid| {
+                self.watched.remove(txid);
+                self.refusals.remove(txid);
+            });
+            self.request(Pending::Subscribe, &ClientMessage::UTXOUnsubscribe { keys: keys(&over) });
         }
     }
 

@@ -26,7 +26,7 @@ fn session() -> Session {
     Session::new(wallet(), Box::new(rng(1)))
 }
 
-fn drain(session: &mut Session) -> (Vec<(Option<u64>, ClientMessage)>, Vec<Output>) {
+pub(super) fn drain(session: &mut Session) -> (Vec<(Option<u64>, ClientMessage)>, Vec<Output>) {
     let (mut sent, mut others) = (Vec::new(), Vec::new());
     while let Some(output) = session.poll_output() {
         match output {
@@ -48,11 +48,11 @@ fn welcome(session: &Session) -> ServerMessage {
     ServerMessage::Welcome { protocol: limits::PROTOCOL_VERSION, federation, agent: String::new(), tip }
 }
 
-fn tell(session: &mut Session, id: Option<u64>, message: &ServerMessage) {
+pub(super) fn tell(session: &mut Session, id: Option<u64>, message: &ServerMessage) {
     session.handle_text(START, &encode_text(id, message));
 }
 
-fn live() -> Session {
+pub(super) fn live() -> Session {
     let mut session = session();
     session.handle_connected(START);
     let (sent, _) = drain(&mut session);

@@ -206,9 +206,11 @@ impl World {
             Output::Client { session, id: request, message } => {
                 self.tell_client(id, session, request, message)
             }
-            Output::Broadcast(transaction) => {
+            Output::Broadcast(transactions) => {
                 // The sweep tries again what the chain does not take now.
-                let _not_yet = self.chain.submit(transaction);
+                for transaction in transactions {
+                    let _not_yet = self.chain.submit(transaction);
+                }
             }
             Output::Prove { session, id: request, txid, of, path } => {
                 let block = self.chain.find(of.block.hash).map(|(block, _)| block);

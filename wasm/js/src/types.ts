@@ -90,6 +90,8 @@ export interface HistoryEntry {
   readonly confirmations: number;
   /** Set if it can be in no block any more, by a verified proof: what a block has instead. Nothing was paid by it. */
   readonly conflicted?: Conflict;
+  /** What the Bitcoin network has against it at present, by the bridge's word. It is final all the same, and nodes try again; if its fee is too low by now, {@link Wallet.bump} it. */
+  readonly refusal?: string;
   /** Set for a payment of this wallet that is not final: how it stands, or how it ended if it came to nothing. */
   readonly payment?: PaymentState;
 }
@@ -130,6 +132,8 @@ export type WalletEvent =
   | { readonly type: "confirmed"; readonly txid: string; readonly block: Block }
   /** By a verified proof, a block contradicts a transaction of this wallet: what it paid is not paid. */
   | { readonly type: "conflicted"; readonly txid: string; readonly by: Conflict }
+  /** How the Bitcoin network takes a final transaction, by the bridge's word: `refusal` says what it has against it, absent once it waits for its block. */
+  | { readonly type: "broadcasting"; readonly txid: string; readonly refusal?: string }
   /** A coin will be too old to pay with within two weeks, or is: {@link Wallet.refresh}. Once for each coin, and again after a restart. */
   | { readonly type: "coinExpiring"; readonly outpoint: string; readonly value: bigint; readonly expiresAt: number }
   | { readonly type: "refreshFailed"; readonly reason: string }

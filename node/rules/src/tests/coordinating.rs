@@ -87,7 +87,11 @@ fn a_submission_asks_everybody_then_commits_and_is_final_with_q_of_each() {
     }
     assert!(kit.machine.knows_final(&transaction.compute_txid()));
     assert!(matches!(statuses(&mut kit).last(), Some(TransactionStatus::Signed { .. })));
-    assert!(kit.out.iter().any(|output| matches!(output, Output::Broadcast(one) if *one == transaction)));
+    assert!(
+        kit.out
+            .iter()
+            .any(|output| matches!(output, Output::Broadcast(all) if *all == [transaction.clone()]))
+    );
     let told: Vec<_> = kit.asked().into_iter().map(|(to, request)| (to.0, request)).collect();
     assert!(told.iter().all(|(_, request)| matches!(request, VotingRequest::FinalTransaction { .. })));
     assert_eq!(told.len(), 3, "everybody else hears of it");

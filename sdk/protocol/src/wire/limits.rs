@@ -23,6 +23,8 @@ pub const KEYS_PER_MESSAGE_MAX: usize = 1_000;
 pub const KEYS_PER_SESSION_MAX: usize = 10_000;
 /// Most headers in one answer, as in the Bitcoin peer-to-peer protocol.
 pub const HEADERS_MAX: usize = 2_000;
+/// Longest reason of a chain backend that is told, in characters.
+pub const REFUSAL_CHARS_MAX: usize = 200;
 /// Time after connecting within which `Hello` must come.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time between two pings of a server; a session without any frame for two of them is closed.

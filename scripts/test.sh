@@ -20,7 +20,7 @@ fi
 say "simulation: ${SIM_SEEDS:=1200} seeds"
 "$CARGO_TARGET_DIR/debug/sim" --seeds "$SIM_SEEDS"
 say "simulation: planted bugs"
-"$CARGO_TARGET_DIR/debug/sim" --bugs 400
+"$CARGO_TARGET_DIR/debug/sim" --bugs 1000
 say "model"
 "$CARGO_TARGET_DIR/debug/model"
 say "examples in the documentation"

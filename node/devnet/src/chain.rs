@@ -142,7 +142,7 @@ impl DevnetChain {
     /// A block cannot be written to disk.
     pub fn mine(&self, count: u32, script: &ScriptBuf) -> Result<Vec<BlockHash>, ChainError> {
         let mut state = self.lock();
-        let mined = (0..count).map(|_| state.mine(script, true)).collect();
+        let mined = (0..count).map(|_| state.mine_mempool(script)).collect();
         self.tip.send_replace(state.tip());
         mined
     }
@@ -157,9 +157,24 @@ impl DevnetChain {
         for _ in 0..depth {
             state.disconnect();
         }
-        let mined = (0..=depth).map(|_| state.mine(script, false)).collect();
+        let mined = (0..=depth).map(|_| state.mine(script, Vec::new(), Amount::ZERO)).collect();
         self.tip.send_replace(state.tip());
         mined
+    }
+
+    /// Mines a block with these transactions alone, whatever the mempool has against them.
+    ///
+    /// # Errors
+    /// One of them is not valid.
+    pub fn mine_only(
+        &self,
+        transactions: Vec<Transaction>,
+        script: &ScriptBuf,
+    ) -> Result<BlockHash, ChainError> {
+        let mut state = self.lock();
+        let mined = state.mine(script, transactions, Amount::ZERO)?;
+        self.tip.send_replace(state.tip());
+        Ok(mined)
     }
 
     /// Height of the tip.
@@ -274,10 +289,18 @@ impl State {
         Some(ChainCoin { output, height, coinbase: false })
     }
 
-    fn mine(&mut self, script: &ScriptBuf, take_mempool: bool) -> Result<BlockHash, ChainError> {
+    fn mine_mempool(&mut self, script: &ScriptBuf) -> Result<BlockHash, ChainError> {
+        let (transactions, fees) = self.take_mempool();
+        self.mine(script, transactions, fees)
+    }
+
+    fn mine(
+        &mut self,
+        script: &ScriptBuf,
+        transactions: Vec<Transaction>,
+        fees: Amount,
+    ) -> Result<BlockHash, ChainError> {
         let position = self.next_position();
-        let (transactions, fees) =
-            if take_mempool { self.take_mempool() } else { (Vec::new(), Amount::ZERO) };
         let subsidy = Amount::from_sat(
             Amount::from_int_btc(50).to_sat().checked_shr(position.height / HALVING_INTERVAL).unwrap_or(0),
         );
@@ -305,11 +328,15 @@ impl State {
         while block.header.validate_pow(block.header.target()).is_err() {
             block.header.nonce += 1;
         }
-        if let Some(file) = &mut self.file {
-            let written = file.write_all(&serialize(&block)).and_then(|()| file.sync_data());
-            written.map_err(|error| ChainError::Backend(error.into()))?;
+        let bytes = serialize(&block);
+        let hash = self.connect(block)?;
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_data())
+        {
+            self.disconnect();
+            return Err(ChainError::Backend(error.into()));
         }
-        self.connect(block)
+        Ok(hash)
     }
 
     /// Tells branches of equal height apart.
@@ -331,9 +358,13 @@ impl State {
         let mut fees = Amount::ZERO;
         let mut taken: Vec<Transaction> = Vec::new();
         let mut created: HashMap<OutPoint, ChainCoin> = HashMap::new();
+        // A reorganisation may have brought back what conflicts with what came since: the first stays.
+        let mut spent: HashSet<OutPoint> = HashSet::new();
         for (transaction, txid) in std::mem::take(&mut self.mempool) {
-            let coin =
-                |outpoint: &OutPoint| self.coins.get(outpoint).or_else(|| created.get(outpoint)).cloned();
+            let coin = |outpoint: &OutPoint| {
+                let coin = self.coins.get(outpoint).or_else(|| created.get(outpoint));
+                coin.filter(|_| !spent.contains(outpoint)).cloned()
+            };
             let checked = check_transaction(&transaction, position, coin, |height| self.median_time(height));
             let fits = (weight + transaction.weight()).to_wu() <= BLOCK_WEIGHT_MAX;
             match checked {
@@ -345,6 +376,7 @@ impl State {
                             ChainCoin { output: output.clone(), height: position.height, coinbase: false };
                         created.insert(OutPoint { txid, vout }, coin);
                     }
+                    spent.extend(transaction.input.iter().map(|input| input.previous_output));
                     taken.push(transaction);
                 }
                 Ok(_) => self.mempool.push((transaction, txid)),

@@ -205,8 +205,8 @@ impl Context {
     /// it.
     pub(crate) fn check_deadline(&self, txid: Txid, custody: Custody) -> Result<(), WireError> {
         let tip = self.ledger.tip().height;
-        if !custody.is_over(tip) || self.ledger.block_of(&txid).is_some() || self.planted(Bug::IgnoreDeadline)
-        {
+        let broken = self.planted(Bug::IgnoreDeadline) || self.planted(Bug::TakeLate);
+        if !custody.is_over(tip) || self.ledger.block_of(&txid).is_some() || broken {
             return Ok(());
         }
         let deadline = custody.deadline().unwrap_or(NOT_BEFORE_ITS_BLOCK);

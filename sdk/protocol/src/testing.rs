@@ -19,11 +19,14 @@ use crate::{
     wire::UtxoRecord,
 };
 use bitcoin::{
-    Amount, Network, NetworkKind, OutPoint, Psbt, ScriptBuf, Transaction, TxIn, TxOut, Txid,
+    Amount, Network, NetworkKind, OutPoint, Psbt, ScriptBuf, Sequence, TapLeafHash, TapSighashType,
+    Transaction, TxIn, TxOut, Txid,
     bip32::{Xpriv, Xpub},
     hashes::Hash as _,
     key::Keypair,
-    secp256k1::{SecretKey, schnorr},
+    secp256k1::{Message, SecretKey, schnorr},
+    sighash::{Prevouts, SighashCache},
+    taproot::LeafVersion,
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::collections::BTreeMap;
@@ -82,7 +85,8 @@ pub fn federation(nodes: u8) -> World {
     let (key, shares) = run_ceremony(&ceremony, &keys, None);
     let document = FederationDocument { roster: roster.clone(), key, successions: Vec::new() };
     let federation = document.verify(roster.id()).expect("verifies");
-    with_account(federation, keys, shares)
+    let delay = federation.roster().recovery_delay;
+    with_account(federation, keys, shares, delay)
 }
 
 /// Copies of shares, which are not `Clone` on purpose.
@@ -180,19 +184,23 @@ pub fn succession(world: &World, replaced: &[NodeId]) -> World {
     let ceremony = Ceremony::refresh(&world.federation, &plan).expect("follows");
     let (key, shares) = run_ceremony(&ceremony, &keys, Some(&world.shares));
     let federation = world.federation.clone().succeed(Succession { plan, approvals, key }).expect("verifies");
-    with_account(federation, keys, shares)
+    let delay = federation.roster().recovery_delay;
+    with_account(federation, keys, shares, delay)
 }
 
-fn with_account(federation: Federation, keys: Vec<IdentityKey>, shares: Vec<NodeShare>) -> World {
+fn recovery() -> Xpriv {
+    Xpriv::new_master(NetworkKind::Test, &[0x44; 32]).expect("valid")
+}
+
+fn with_account(federation: Federation, keys: Vec<IdentityKey>, shares: Vec<NodeShare>, delay: u16) -> World {
     let wallet = SecretKey::from_slice(&[0x42; 32]).expect("valid");
     let authorisation = IdentityKey::from_bytes(&[0x43; 32]).expect("valid");
-    let recovery = Xpriv::new_master(NetworkKind::Test, &[0x44; 32]).expect("valid");
     let record = AccountRecord::new(
         &federation,
         &Keypair::from_secret_key(secp(), &wallet),
         authorisation.public(),
-        Xpub::from_priv(secp(), &recovery),
-        federation.roster().recovery_delay,
+        Xpub::from_priv(secp(), &recovery()),
+        delay,
         AccountPolicy::default(),
     );
     let acceptances = keys.iter().zip(1..).map(|(key, node)| (NodeId(node), record.accept(&federation, key)));
@@ -204,6 +212,35 @@ fn with_account(federation: Federation, keys: Vec<IdentityKey>, shares: Vec<Node
 }
 
 impl World {
+    /// The same nodes, with an account of another recovery delay.
+    pub fn with_delay(&self, delay: u16) -> Self {
+        with_account(self.federation.clone(), self.keys.clone(), copy_shares(&self.shares), delay)
+    }
+
+    /// Spends a coin at [`World::script`] by the account's recovery leaf, to one output.
+    pub fn recover(&self, coin: OutPoint, spent: &TxOut, to: TxOut) -> Transaction {
+        let position = KeychainIndex { keychain: Keychain::Receive, index: 0 };
+        let address = self.account.address(position).expect("derives");
+        let sequence = Sequence::from_height(self.account.record().recovery_delay);
+        let mut transaction = Transaction {
+            version: bitcoin::transaction::Version::TWO,
+            lock_time: bitcoin::absolute::LockTime::ZERO,
+            input: vec![TxIn { previous_output: coin, sequence, ..TxIn::default() }],
+            output: vec![to],
+        };
+        let leaf = TapLeafHash::from_script(&address.leaf, LeafVersion::TapScript);
+        let sighash = SighashCache::new(&transaction)
+            .taproot_script_spend_signature_hash(0, &Prevouts::All(&[spent]), leaf, TapSighashType::Default)
+            .expect("one input");
+        let child = recovery().derive_priv(secp(), &position.path()).expect("derives");
+        let message = Message::from_digest(sighash.to_byte_array());
+        let signature = secp().sign_schnorr_no_aux_rand(&message, &child.to_keypair(secp()));
+        let control = address.control_block().serialize();
+        let parts = [signature.serialize().to_vec(), address.leaf.to_bytes(), control];
+        transaction.input[0].witness = bitcoin::Witness::from_slice(&parts);
+        transaction
+    }
+
     /// A payment of one coin of the account to itself.
     pub fn proposal(&self) -> JointProposal {
         self.proposal_to(self.script(), Amount::from_sat(90_000))

@@ -6,14 +6,17 @@ use bitcoin::{
 };
 use quorate::{
     Federation, NodeId,
-    account::AccountCertificate,
+    account::{AccountCertificate, JointAccount},
     digest::IdentityKey,
-    proposal::Proposal,
+    frost::{NodeCommitments, SigningSession, WalletSecret, WalletSignature, wallet_sign},
+    proposal::{CheckedProposal, JointProposal, Proposal},
     testing,
+    vote::VoteTarget,
     wallet::{AccountOptions, SecretWords, Wallet},
 };
 use quorate_devnet::DevnetChain;
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -34,6 +37,10 @@ const GREEDY_COINS: u32 = 8;
 /// Value of each.
 const GREEDY_COIN: Amount = Amount::from_sat(90_500);
 
+/// Blocks between a block and the height from which its coin of the thief can be taken back: a little above the
+/// federation's margin, so that it can be paid with for a while.
+const THIEF_DELAY: u16 = 288 + 45;
+
 const WORDS: [&str; WALLETS] = [
     "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about",
     "zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo zoo wrong",
@@ -51,6 +58,9 @@ pub struct Base {
     pub coins: Vec<OutPoint>,
     /// Coins of the joint account of `testing`, which belongs to an owner that lies about deadlines.
     greedy: Vec<OutPoint>,
+    /// The coin of the owner that works with an evil node, whose recovery path opens soon.
+    stolen: OutPoint,
+    thief: testing::World,
     world: testing::World,
 }
 
@@ -87,15 +97,19 @@ impl Base {
         let greedy = TxOut { value: GREEDY_COIN, script_pubkey: world.script() };
         let first = u32::try_from(outputs.len()).expect("few");
         outputs.extend((0..GREEDY_COINS).map(|_| greedy.clone()));
+        let thief = world.with_delay(THIEF_DELAY);
+        let last = u32::try_from(outputs.len()).expect("few");
+        outputs.push(TxOut { value: GREEDY_COIN, script_pubkey: thief.script() });
         let funding = spend(&[OutPoint { txid: reward, vout: 0 }], outputs);
         let txid = chain.submit(funding).expect("valid");
         chain.mine(1 + BURIED, &open_output()).expect("mines");
         let coins = (0..).take(COINS).map(|vout| OutPoint { txid, vout }).collect();
         let greedy = (first..).take(GREEDY_COINS as usize).map(|vout| OutPoint { txid, vout }).collect();
+        let stolen = OutPoint { txid, vout: last };
         let shares = world.shares.iter().map(|share| *share.to_bytes()).collect();
         let federation = Arc::new(world.federation.clone());
         let keys = world.keys.clone();
-        Self { federation, keys, shares, blocks: chain.blocks(), coins, greedy, world }
+        Self { federation, keys, shares, blocks: chain.blocks(), coins, greedy, stolen, thief, world }
     }
 
     /// A node's identity key in the first epoch.
@@ -121,6 +135,48 @@ impl Base {
         let psbt = self.world.psbt(*self.greedy.get(coin)?, GREEDY_COIN, payment);
         let proposal = Proposal::Joint(Box::new(self.world.authorise(psbt, deadline)));
         Some((proposal, self.world.certificate()))
+    }
+
+    /// The account of the thief.
+    pub fn thief(&self) -> &JointAccount {
+        &self.thief.account
+    }
+
+    /// Height of the first block that can have what the thief's recovery path makes.
+    pub fn thief_opens_at(&self) -> u32 {
+        self.funding().map_or(0, |(_, height)| height) + u32::from(THIEF_DELAY)
+    }
+
+    /// The payment that the thief means to take back, with the latest deadline that there is.
+    pub fn theft(&self, to: ScriptBuf) -> (JointProposal, AccountCertificate) {
+        let payment = TxOut { value: GREEDY_COIN - Amount::from_sat(1_000), script_pubkey: to };
+        let psbt = self.thief.psbt(self.stolen, GREEDY_COIN, payment);
+        let deadline = self.thief_opens_at() - u32::from(self.federation.roster().recovery_margin);
+        (self.thief.authorise(psbt, deadline), self.thief.certificate())
+    }
+
+    /// The thief's part in a signing session.
+    pub fn sign_as_thief(
+        &self,
+        checked: &CheckedProposal,
+        target: &VoteTarget,
+        attempt: u32,
+        nodes: &BTreeMap<NodeId, NodeCommitments>,
+        seed: u64,
+    ) -> Option<(WalletSignature, SigningSession)> {
+        let (federation, plan) = (&self.thief.federation, &checked.plan);
+        let secret = WalletSecret::new(&self.thief.wallet);
+        let (key, mut rng) = (&self.thief.authorisation, testing::rng(seed));
+        let wallet = wallet_sign(federation, plan, target, attempt, nodes, &secret, key, &mut rng).ok()?;
+        let session =
+            SigningSession::new(federation, plan, target, attempt, nodes, &wallet.commitments).ok()?;
+        Some((wallet, session))
+    }
+
+    /// The thief's coin, by its recovery path.
+    pub fn take_back(&self, checked: &CheckedProposal, to: ScriptBuf) -> Option<Transaction> {
+        let output = TxOut { value: GREEDY_COIN - Amount::from_sat(2_000), script_pubkey: to };
+        Some(self.thief.recover(self.stolen, checked.spent.first()?, output))
     }
 
     /// A node's share in the first epoch.

@@ -15,6 +15,7 @@ use quorate::{
         TransactionStatus, VotingReply, VotingRequest,
     },
 };
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Proposals by transaction, as a node hears of them.
@@ -290,6 +291,25 @@ impl Evil {
         !skipped
     }
 
+    /// A request of its own with one thing changed somewhere, if it still is one.
+    pub fn alters(
+        &self,
+        request: &VotingRequest,
+        dice: &mut Dice,
+        counters: &mut Counters,
+    ) -> Option<VotingRequest> {
+        if !dice.chance(self.garbage / 4) {
+            return None;
+        }
+        let mut value = serde_json::to_value(request).ok()?;
+        let leaves = count_leaves(&value);
+        alter_leaf(&mut value, &mut dice.below(leaves), dice);
+        let altered =
+            serde_json::from_value::<VotingRequest>(value).ok().filter(|altered| altered != request)?;
+        counters.add(Fault::AlteredRequest);
+        Some(altered)
+    }
+
     /// What a wallet is told instead.
     pub fn tells(
         &mut self,
@@ -311,6 +331,55 @@ impl Evil {
             }
             other => Some(other),
         }
+    }
+}
+
+fn count_leaves(value: &Value) -> usize {
+    match value {
+        Value::Array(all) => all.iter().map(count_leaves).sum(),
+        Value::Object(all) => all.values().map(count_leaves).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
+    }
+}
+
+/// Changes the leaf with this number: a number a little, one character of a text, a list is cut short.
+fn alter_leaf(value: &mut Value, number: &mut usize, dice: &mut Dice) {
+    match value {
+        Value::Array(all) => {
+            if *number < all.iter().map(count_leaves).sum() && dice.below(8) == 0 {
+                all.pop();
+                *number = usize::MAX;
+                return;
+            }
+            all.iter_mut().for_each(|one| alter_leaf(one, number, dice));
+        }
+        Value::Object(all) => all.values_mut().for_each(|one| alter_leaf(one, number, dice)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            if *number == 0 {
+                *value = alter(value, dice);
+            }
+            *number = number.wrapping_sub(1);
+        }
+    }
+}
+
+fn alter(leaf: &Value, dice: &mut Dice) -> Value {
+    match leaf {
+        Value::Number(number) => {
+            let number = number.as_u64().unwrap_or_default();
+            let others = [number.wrapping_add(1), number.saturating_sub(1), 0, u64::from(u32::MAX)];
+            dice.pick(&others).copied().unwrap_or_default().into()
+        }
+        Value::String(text) => {
+            let mut bytes = text.clone().into_bytes();
+            let place = dice.below(bytes.len());
+            if let Some(byte) = bytes.get_mut(place) {
+                *byte = if *byte == b'7' { b'3' } else { b'7' };
+            }
+            String::from_utf8_lossy(&bytes).into_owned().into()
+        }
+        Value::Bool(flag) => (!flag).into(),
+        Value::Null | Value::Array(_) | Value::Object(_) => Value::Null,
     }
 }
 

@@ -239,9 +239,10 @@ impl World {
     pub(crate) fn work(&mut self) {
         match self.dice.below(10) {
             0 => self.sole_payment(1),
-            1 => match self.dice.below(3) {
+            1 => match self.dice.below(4) {
                 0 => self.sole_payment(1),
                 1 => self.attested_child(),
+                2 => self.chain_only_spend(),
                 _ => self.wrong_deadline(),
             },
             2..=4 => self.sole_payment(2),

@@ -78,6 +78,7 @@ pub enum Event {
     Subscriber { index: usize, event: SubscriberEvent },
     Submit { index: usize },
     Work,
+    Theft,
     Succession,
     Plan { node: NodeId },
     TransitionTimer { node: NodeId, incarnation: u32 },

@@ -87,6 +87,18 @@ pub enum Fault {
     AttestedChild,
     /// An owner names a deadline after its recovery path opens, or one that has passed.
     WrongDeadline,
+    /// A payment is finished in secret by its owner and an evil node.
+    WithheldPayment,
+    /// Its owner takes the coin back by the recovery path.
+    TakenBack,
+    /// And it is shown, late or in time.
+    LateProof,
+    /// An evil coordinator asks for shares of two packages with the same nonces.
+    TwoPackages,
+    /// A request of an evil node is changed somewhere.
+    AlteredRequest,
+    /// A block has a spend of a coin that the federation knows nothing of.
+    ChainOnlySpend,
     /// Three transactions, each sharing a coin with the next.
     Circle,
     /// An owner cancels a payment.
@@ -125,7 +137,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 61] = [
         Self::Crash,
         Self::CrashWhileWriting,
         Self::CrashInRecovery,
@@ -164,6 +176,12 @@ impl Fault {
         Self::ConflictingSpend,
         Self::AttestedChild,
         Self::WrongDeadline,
+        Self::WithheldPayment,
+        Self::TakenBack,
+        Self::LateProof,
+        Self::TwoPackages,
+        Self::AlteredRequest,
+        Self::ChainOnlySpend,
         Self::Circle,
         Self::Cancel,
         Self::WalletOffline,
@@ -294,6 +312,8 @@ pub struct Weather {
     pub succession: Option<Duration>,
     /// Whether a node is replaced then.
     pub replace: bool,
+    /// When an owner and an evil node begin to keep a payment secret, if they do.
+    pub theft: Option<Duration>,
 }
 
 impl Weather {
@@ -312,6 +332,8 @@ impl Weather {
         let most = u64::try_from(storm.as_micros()).unwrap_or(u64::MAX);
         let succession = (dice.below(3) == 0).then(|| dice.between(3_000_000, most));
         let replace = dice.below(2) == 0;
+        let thieves = byzantine > 0 && succession.is_none() && dice.below(2) == 0;
+        let theft = thieves.then(|| dice.between(1_500_000, 4_000_000));
         Self {
             nodes,
             drop: sometimes(dice, 200),
@@ -327,6 +349,7 @@ impl Weather {
             storm,
             succession,
             replace,
+            theft,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What has to hold after faults have stopped: everything contested ends, everybody knows the truth, nothing is kept
 //! forever.
 
-use crate::{event::Event, node::SimNode, world::World};
+use crate::{event::Event, node::SimNode, parties::Submission, world::World};
 use bitcoin::{OutPoint, Txid};
 use quorate::wire::UtxoState;
 use quorate_rules::{Hold, Machine, Standing};
@@ -27,6 +27,19 @@ impl World {
         self.base.coins.iter().take(self.next_coin).copied()
     }
 
+    /// Whether a block has spent a coin that the transaction holding this one needs: then it ends on the chain, when that
+    /// block is deep (V6).
+    fn ends_on_the_chain(&self, outpoint: &OutPoint, hold: &Hold) -> bool {
+        let holder = match hold {
+            Hold::Forced(txid) | Hold::Approved(txid) => Some(*txid),
+            Hold::Releasing => None,
+        };
+        let inputs = |one: &Submission| Some(one.proposal.txid()) == holder;
+        let needed =
+            self.submissions.iter().filter(|one| inputs(one)).flat_map(|one| one.proposal.outpoints());
+        needed.chain([*outpoint]).any(|coin| self.chain.coin_at(&coin).is_none())
+    }
+
     /// Final or free again, at every honest node. A joint coin forced to a transaction waits for its owner alone.
     pub(crate) fn judge_contested(&mut self) {
         let mut stuck = Vec::new();
@@ -37,7 +50,8 @@ impl World {
             // What is under way at this moment because its owner submitted it again is not stuck.
             let under_way = self.submissions_open(&outpoint);
             for (node, machine) in self.honest() {
-                if let Some(hold) = machine.holds(&outpoint).filter(|_| !under_way) {
+                let hold = machine.holds(&outpoint).filter(|_| !under_way);
+                if let Some(hold) = hold.filter(|hold| !self.ends_on_the_chain(&outpoint, hold)) {
                     stuck.push(format!("{outpoint} at node {}: {hold:?}", node.id));
                 }
             }

@@ -27,6 +27,7 @@ pub mod oracle;
 pub mod parties;
 pub mod storm;
 pub mod suite;
+pub mod thieves;
 pub mod world;
 
 pub use faults::{Counters, Fault, Weather};

@@ -239,6 +239,9 @@ impl World {
         self.next_rpc += 1;
         node.rpcs.insert(rpc, Waiting::Voter(to, tag));
         let incarnation = node.incarnation;
+        let altered = node.evil.as_ref().filter(|_| to != id);
+        let altered = altered.and_then(|evil| evil.alters(&request, &mut self.dice, &mut self.counters));
+        let request = altered.unwrap_or(request);
         if leaves {
             self.transmit(
                 id,
@@ -277,6 +280,7 @@ impl World {
             Some(Waiting::Transition(ask)) => {
                 self.step_transition(id, |transition| transition.handle_answer(ask, reply));
             }
+            Some(Waiting::Theft(to)) => self.theft_hears(to, reply),
             None => {}
         }
     }

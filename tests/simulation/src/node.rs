@@ -208,6 +208,8 @@ pub enum Waiting {
     Voter(NodeId, quorate_rules::Tag),
     /// The transition's.
     Transition(u64),
+    /// Those who keep a payment secret; asked is this node.
+    Theft(NodeId),
 }
 
 /// A node's files, apart from its store.

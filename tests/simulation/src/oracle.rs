@@ -3,7 +3,7 @@
 //! The oracle knows more than any party: it counts commits that nobody ever put together. A transaction counts as
 //! final as soon as so many honest nodes have released their commit that the faulty ones could complete it.
 
-use bitcoin::{OutPoint, Txid};
+use bitcoin::{Block, OutPoint, Txid};
 use quorate::{
     Epoch, Federation, NodeId, NonceCommitment, Round,
     evidence::Evidence,
@@ -52,6 +52,10 @@ pub struct Oracle {
     funding: Option<(Txid, u32)>,
     /// Transactions that were in a block at some time, and may be again.
     pub mined: BTreeSet<Txid>,
+    /// What is final by enforcement, as far as honest nodes or wallets know, by the coins that it spends.
+    enforced: BTreeMap<OutPoint, Txid>,
+    /// What blocks spend coins by.
+    spent: BTreeMap<OutPoint, Txid>,
     /// Transactions of sole custody that are final, and promise nothing about the chain.
     attested: BTreeSet<Txid>,
     /// Nodes that have sealed the first epoch.
@@ -362,11 +366,38 @@ impl Oracle {
         }
     }
 
-    /// Somebody holds a proof of finality.
+    /// A block was mined.
+    pub fn block(&mut self, block: &Block) {
+        for transaction in &block.txdata {
+            let txid = transaction.compute_txid();
+            self.mined.insert(txid);
+            for outpoint in transaction.input.iter().map(|input| input.previous_output) {
+                self.spent.insert(outpoint, txid);
+                self.stands(outpoint);
+            }
+        }
+    }
+
+    /// Nothing that anybody was told is final by enforcement is undone on the chain, by no set of keys.
+    fn stands(&mut self, outpoint: OutPoint) {
+        let (told, spent) = (self.enforced.get(&outpoint).copied(), self.spent.get(&outpoint).copied());
+        if let Some((told, spent)) = told.zip(spent).filter(|(told, spent)| told != spent) {
+            let what = format!("a block spends {outpoint} by {spent}, and {told} was final");
+            self.broken("no final payment is undone by any set of keys", what);
+        }
+    }
+
+    /// An honest node or wallet holds a proof of finality.
     pub fn proof(&mut self, federation: &Federation, proof: &FinalityProof) {
         let txid = proof.txid();
         if !self.proven.insert(txid) {
             return;
+        }
+        if let FinalityProof::Enforced { .. } = proof {
+            for outpoint in proof.outpoints() {
+                self.enforced.insert(outpoint, txid);
+                self.stands(outpoint);
+            }
         }
         if let Err(error) = proof.verify(federation) {
             self.broken("final means proven", format!("{txid}: {error}"));

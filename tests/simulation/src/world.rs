@@ -7,9 +7,10 @@ use crate::{
     node::{Change, SimNode},
     oracle::{Oracle, Weight},
     parties::{SimBridge, SimWallet, Submission, Subscriber},
+    thieves::Theft,
 };
 use bitcoin::{
-    OutPoint,
+    BlockHash, OutPoint,
     hashes::{Hash as _, HashEngine as _, sha256},
 };
 use quorate::{
@@ -90,6 +91,8 @@ pub struct World {
     pub(crate) wallets: Vec<SimWallet>,
     pub(crate) submissions: Vec<Submission>,
     pub(crate) subscribers: Vec<Subscriber>,
+    /// A payment that is kept secret.
+    pub(crate) theft: Option<Theft>,
     /// The change of epoch, once it has begun.
     pub(crate) succession: Option<Change>,
     pub(crate) oracle: Oracle,
@@ -188,6 +191,7 @@ impl World {
             wallets,
             submissions: Vec::new(),
             subscribers: Vec::new(),
+            theft: None,
             succession: None,
             oracle: Oracle::new(base.funding()),
             sessions: BTreeMap::new(),
@@ -232,6 +236,9 @@ impl World {
         self.schedule(self.weather.storm, Event::Calm);
         if let Some(at) = self.weather.succession {
             self.schedule(at, Event::Succession);
+        }
+        if let Some(at) = self.weather.theft {
+            self.schedule(at, Event::Theft);
         }
     }
 
@@ -369,6 +376,8 @@ impl World {
             Event::Subscriber { index, event } => self.subscriber_event(index, event),
             Event::Submit { index } => self.submit_again(index),
             Event::Work => self.work(),
+            Event::Theft if self.theft.is_none() => self.begin_theft(),
+            Event::Theft => self.theft_goes_on(),
             Event::Succession => self.begin_succession(),
             Event::MachineFault => self.machine_fault(),
             Event::NetworkFault => self.network_fault(),
@@ -416,16 +425,21 @@ impl World {
         } else {
             self.chain.mine(1, &open_output()).expect("mines")
         };
+        self.take_blocks(mined);
+        let blocks = self.weather.blocks_ms * 1_000;
+        let wait = self.dice.between(blocks / 2, blocks * 3 / 2);
+        self.schedule(wait, Event::Block);
+    }
+
+    /// Blocks that were mined reach the nodes.
+    pub(crate) fn take_blocks(&mut self, mined: Vec<BlockHash>) {
         for (block, _) in mined.into_iter().filter_map(|hash| self.chain.find(hash)) {
-            self.oracle.mined.extend(block.txdata.iter().map(bitcoin::Transaction::compute_txid));
+            self.oracle.block(&block);
         }
         for node in self.nodes.keys().copied().collect::<Vec<_>>() {
             let wait = self.dice.between(1_000, 900_000);
             self.schedule(wait, Event::Chain { node });
         }
-        let blocks = self.weather.blocks_ms * 1_000;
-        let wait = self.dice.between(blocks / 2, blocks * 3 / 2);
-        self.schedule(wait, Event::Block);
     }
 
     /// Faults stop; what is down comes up.

@@ -20,6 +20,7 @@ const TWO_OF_SEVEN: Weather = Weather {
     storm: Duration::from_secs(20),
     succession: None,
     replace: false,
+    theft: None,
 };
 
 #[test]

@@ -18,6 +18,8 @@ pub enum Bug {
     TrustAttestedParent,
     /// V10: approves, commits to and takes in whatever the deadline says.
     IgnoreDeadline,
+    /// V10: takes in a finished transaction whose deadline has passed.
+    TakeLate,
     /// V2: approves a second transaction for one outpoint and round.
     VoteTwice,
     /// V2: the vote leaves before it is durable.
@@ -68,10 +70,11 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::VoteForSpentCoin,
         Self::TrustAttestedParent,
         Self::IgnoreDeadline,
+        Self::TakeLate,
         Self::VoteTwice,
         Self::VoteBeforeWrite,
         Self::SmallCertificate,

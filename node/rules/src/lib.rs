@@ -51,6 +51,6 @@ pub use settings::Settings;
 pub use standing::Standing;
 pub use status::{EvidenceFile, Hold, Sizes, Status};
 pub use succession::{
-    DkgSeed, FoundingError, Opening, Peer, Planned, Progress, Save, Saved, Side, Transition,
+    DkgSeed, FoundingError, Kept, Opening, Peer, Planned, Progress, Save, Saved, Side, Transition,
     TransitionOutput, WholeSeal, opening, seal_page,
 };

@@ -3,7 +3,7 @@
 //! What answers which message is in `router`.
 
 use crate::{
-    ChainCoin, EvidenceFile, Hold, Output, SessionId, Settings, Sizes, Status,
+    ChainCoin, EvidenceFile, Hold, Kept, Output, SessionId, Settings, Sizes, Status,
     announcements::Announcements,
     context::{Context, Identity},
     coordination::Coordination,
@@ -23,10 +23,14 @@ use quorate_protocol::{
     federation::SuccessionPlan,
     finality::FinalityProof,
     frost::NodeShare,
+    seal::Handover,
     wire::{BlockRef, FeeEstimates, TransactionStatus, UtxoRecord, limits},
 };
 use rand_chacha::ChaCha20Rng;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// The rules of one node. See the crate's documentation for how it is driven.
 #[derive(Debug)]
@@ -248,6 +252,14 @@ impl Machine {
     /// Whether this node votes, and why not (V9).
     pub fn standing(&self) -> crate::Standing {
         self.cx.standing()
+    }
+
+    /// What this node keeps when its epoch ends, beside what is handed over.
+    pub fn keeps(&self, handover: &Handover) -> Kept {
+        let sealed = handover.transactions().filter(|one| one.proof.is_some());
+        let known: BTreeSet<Txid> = sealed.map(|one| one.txid).collect();
+        let finals = self.cx.ledger.finals().filter(|record| !known.contains(&record.target.txid()));
+        Kept { evidence: self.evidence().cloned().collect(), finals: finals.cloned().collect() }
     }
 
     /// All evidence, by node.

@@ -5,8 +5,8 @@ use crate::{
     store,
 };
 use anyhow::{Context as _, Result};
-use quorate_protocol::{Federation, NodeId, evidence::Evidence, federation::Succession};
-use quorate_rules::{Opening, Save};
+use quorate_protocol::{Federation, NodeId, federation::Succession};
+use quorate_rules::{Kept, Opening, Save};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Makes something durable in the files of the epoch that is prepared. `present` is absent while the first key is made.
@@ -41,16 +41,11 @@ fn save_succession(
 
 /// Makes the next epoch the one in force. Whatever a crash in the middle left of its store is made again: nothing has
 /// been done in the epoch before its document is in force.
-pub(super) fn open(
-    opening: &Opening,
-    evidence: &[Evidence],
-    prepared: &EpochFiles,
-    files: &NodeFiles,
-) -> Result<()> {
+pub(super) fn open(opening: &Opening, kept: &Kept, prepared: &EpochFiles, files: &NodeFiles) -> Result<()> {
     prepared.write_json("seals.json", &opening.seals)?;
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let wall_ms = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
-    let begin = quorate_rules::opening(&opening.handover, opening.succession, evidence, wall_ms);
+    let begin = quorate_rules::opening(&opening.handover, opening.succession, kept, wall_ms);
     store::begin(&*prepared.store(), &begin)?;
     files.write_federation(opening.federation.document())
 }

@@ -9,13 +9,13 @@ use crate::{
 use anyhow::{Context as _, Result, bail};
 use quorate_protocol::{
     Federation, NodeId,
-    evidence::Evidence,
     federation::{KeyCertificate, Roster, SuccessionPlan},
     frost::NodeShare,
+    seal::Handover,
     wire::{KeygenRequest, PeerReply, PeerRequest, RepairRequest, Request, SuccessionRequest, WireError},
 };
 use quorate_rules::{
-    DkgSeed, Opening, Peer, Planned, Progress, Side, Transition, TransitionOutput, WholeSeal,
+    DkgSeed, Kept, Opening, Peer, Planned, Progress, Side, Transition, TransitionOutput, WholeSeal,
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{
@@ -317,8 +317,8 @@ impl Epochs {
     }
 
     async fn begin(&mut self, opening: Opening) -> Option<Outcome> {
-        let evidence = self.evidence().await;
-        match disk::open(&opening, &evidence, &self.prepared, &self.files) {
+        let kept = self.kept(&opening.handover).await;
+        match disk::open(&opening, &kept, &self.prepared, &self.files) {
             Ok(()) => {
                 tracing::info!(epoch = opening.federation.epoch().0, "the epoch is open");
                 Some(Outcome::Opened(Box::new(opening.federation)))
@@ -330,15 +330,15 @@ impl Epochs {
         }
     }
 
-    /// What this node has against others, to be kept over the change.
-    async fn evidence(&self) -> Vec<Evidence> {
-        let Some(voter) = &self.voter else { return Vec::new() };
+    /// What this node has beside what is handed over: what it holds against others, and proofs that came after its seal.
+    async fn kept(&self, handover: &Handover) -> Kept {
+        let Some(voter) = &self.voter else { return Kept::default() };
         let (reply, answer) = oneshot::channel();
-        // A voter that has just ended has its evidence on the disk of its epoch.
-        if voter.send(Input::Evidence { reply }).await.is_err() {
-            return Vec::new();
+        // A voter that has just ended has this on the disk of its epoch.
+        if voter.send(Input::Keep { handover: Box::new(handover.clone()), reply }).await.is_err() {
+            return Kept::default();
         }
-        answer.await.map(|file| file.evidence).unwrap_or_default()
+        answer.await.unwrap_or_default()
     }
 }
 

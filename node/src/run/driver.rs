@@ -135,6 +135,9 @@ impl Driver {
             Input::Evidence { reply } => {
                 let _asker_gone = reply.send(machine.evidence_file());
             }
+            Input::Keep { handover, reply } => {
+                let _asker_gone = reply.send(machine.keeps(&handover));
+            }
             Input::CaughtUp => machine.handle_caught_up(),
             Input::Plan(plan) => machine.handle_plan(&plan),
             // The loop has ended by then.

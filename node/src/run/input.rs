@@ -1,12 +1,13 @@
 //! What happens to a node's machine, as the tasks around it hand it in.
 
 use bitcoin::{Block, BlockHash, OutPoint, Txid};
+use quorate_protocol::seal::Handover;
 use quorate_protocol::{
     NodeId,
     federation::{Succession, SuccessionPlan},
     wire::{ClientMessage, FeeEstimates, PeerReply, VotingReply, VotingRequest},
 };
-use quorate_rules::{ChainCoin, EvidenceFile, SessionId, Status, Tag};
+use quorate_rules::{ChainCoin, EvidenceFile, Kept, SessionId, Status, Tag};
 use tokio::sync::{mpsc, oneshot};
 
 /// What happens to a node.
@@ -65,6 +66,10 @@ pub(crate) enum Input {
     },
     Status {
         reply: oneshot::Sender<Status>,
+    },
+    Keep {
+        handover: Box<Handover>,
+        reply: oneshot::Sender<Kept>,
     },
     Evidence {
         reply: oneshot::Sender<EvidenceFile>,

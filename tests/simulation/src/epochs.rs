@@ -325,13 +325,13 @@ impl World {
         }
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.epoch = node.epoch.next();
-        let evidence = node.machine.as_ref().map(|machine| machine.evidence().cloned().collect::<Vec<_>>());
+        let kept = node.machine.as_ref().map(|machine| machine.keeps(&begins.handover)).unwrap_or_default();
         for owner in node.power_off() {
             self.schedule(Duration::from_millis(5), Event::SessionLost { owner });
         }
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let wall_ms = node.wall_ms;
-        let change = opening(&begins.handover, begins.succession, &evidence.unwrap_or_default(), wall_ms);
+        let change = opening(&begins.handover, begins.succession, &kept, wall_ms);
         node.files = Files { share: node.files.next_share.take(), seals: begins.seals, ..Files::default() };
         node.disk = Disk::new(Vec::new());
         let mut store = Redb::open_backend(node.disk.clone(), "simulated").expect("an empty disk");

@@ -198,6 +198,11 @@ impl Ledger {
         open.into_values().map(|proof| proof.transaction().clone()).collect()
     }
 
+    /// Records of all final transactions.
+    pub(crate) fn finals(&self) -> impl Iterator<Item = &TxRecord> {
+        self.transactions.all().map(|(_, record)| record).filter(|record| record.proof.is_some())
+    }
+
     /// Takes over a round.
     pub(crate) fn put_round(&mut self, record: RoundRecord) {
         let outpoint = record.outpoint;

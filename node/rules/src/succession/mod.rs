@@ -17,7 +17,7 @@ pub(crate) use sealing::Sealing;
 pub use {
     desk::{DkgSeed, Opening, Peer, Save, Saved, Side, TransitionOutput, WholeSeal},
     news::Progress,
-    opening::opening,
+    opening::{Kept, opening},
     sealing::seal_page,
     transition::{FoundingError, Planned, Transition},
 };

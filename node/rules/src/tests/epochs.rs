@@ -1,6 +1,7 @@
 //! From one epoch to the next over four nodes.
 
 use crate::{cluster::Cluster, records::ChangeSet};
+use bitcoin::{Amount, OutPoint, TxOut, Txid, hashes::Hash as _};
 use quorate_protocol::{
     NodeId, Round,
     digest::IdentityKey,
@@ -10,7 +11,7 @@ use quorate_protocol::{
     testing,
     wire::{
         ClientMessage, ErrorCode, KeygenReply, KeygenRequest, PeerReply, Refusal, RepairReply, RepairRequest,
-        ServerMessage, SuccessionReply, SuccessionRequest,
+        ServerMessage, SuccessionReply, SuccessionRequest, VotingRequest,
     },
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -70,7 +71,8 @@ fn all_shares_are_refreshed_and_what_is_final_is_handed_over() {
         let opening = node.opening.as_ref().expect("open");
         assert!(opening.handover.transactions().any(|one| one.txid == txid && one.proof.is_some()));
         assert!(matches!(node.machine.standing(), crate::Standing::Sealed));
-        let begins: ChangeSet = crate::opening(&opening.handover, opening.succession, &[], 1);
+        let begins: ChangeSet =
+            crate::opening(&opening.handover, opening.succession, &crate::Kept::default(), 1);
         let has = |wanted: &dyn Fn(&crate::records::Row) -> bool| begins.rows().iter().any(wanted);
         let key: &[u8] = txid.as_ref();
         assert!(has(&|row| row.key == key), "the next store begins with the payment");
@@ -248,11 +250,36 @@ fn an_inherited_certificate_is_written_with_its_rounds() {
     let one = opening.handover.transactions().next().expect("the payment");
     let certificate = one.certificate.clone().expect("its certificate");
     assert!(certificate.target.inputs().values().all(|round| *round == Round(0)));
-    let begins = crate::opening(&opening.handover, opening.succession, &[], 1);
+    let begins = crate::opening(&opening.handover, opening.succession, &crate::Kept::default(), 1);
     let mut stored = crate::records::Stored::default();
     begins.rows().iter().for_each(|row| stored.take(row).expect("reads"));
     assert_eq!(stored.transactions[0].target, certificate.target);
     assert_eq!(stored.log.head.sequence, 1);
+}
+
+#[test]
+fn a_proof_that_comes_after_the_seal_is_kept() {
+    let mut cluster = paid();
+    cluster.approve(&BTreeMap::new());
+    cluster.until(opened);
+    let (world, coin) = (&cluster.world, OutPoint { txid: Txid::all_zeros(), vout: 2 });
+    let payment = TxOut { value: Amount::from_sat(80_000), script_pubkey: world.script() };
+    let psbt = world.psbt(coin, Amount::from_sat(90_500), payment);
+    let proof = world.finish(&world.authorise(psbt, testing::DEADLINE));
+    let node = cluster.get(1);
+    let opening = node.opening.take().expect("open");
+    assert!(node.machine.keeps(&opening.handover).finals.is_empty(), "everything is handed over");
+    let head = None;
+    let request = VotingRequest::FinalTransaction { proof: proof.clone(), head };
+    node.machine.handle_request(NodeId(2), crate::ReplyTo::Peer(9), request);
+    let kept = node.machine.keeps(&opening.handover);
+    let begins = crate::opening(&opening.handover, opening.succession, &kept, 1);
+    let mut stored = crate::records::Stored::default();
+    begins.rows().iter().for_each(|row| stored.take(row).expect("reads"));
+    let find = |record: &&crate::records::TxRecord| record.target.txid() == proof.txid();
+    let record = stored.transactions.iter().find(find).expect("kept");
+    assert_eq!((record.proof.as_ref(), record.vote.as_ref()), (Some(&proof), None));
+    assert_eq!(stored.transactions.len(), 2);
 }
 
 #[test]

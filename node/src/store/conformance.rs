@@ -137,3 +137,32 @@ fn a_truncated_redb_is_noticed() {
         check_damage(&backend, || backend.truncate(left));
     }
 }
+
+#[test]
+fn a_store_of_another_version_is_left_alone_and_named() {
+    use redb::{ReadableDatabase as _, TableDefinition};
+
+    for (meta, found, advice) in
+        [(None, 1, "make a new federation"), (Some(3), 3, "use the release that wrote it")]
+    {
+        let backend = Embedded::new();
+        let place = RedbFile(backend.path());
+        {
+            let database = redb::Database::create(backend.path()).expect("a file");
+            let write = database.begin_write().expect("writes");
+            write.open_table(TableDefinition::<&[u8], &[u8]>::new("log")).expect("a table");
+            if let Some(version) = meta {
+                let mut table = write.open_table(TableDefinition::<&str, u32>::new("meta")).expect("a table");
+                table.insert("version", version).expect("writes");
+            }
+            write.commit().expect("commits");
+        }
+        let error = open_or_set_aside(&place).expect_err("not read");
+        assert!(matches!(error, StoreError::Version { found: told, .. } if told == found), "{error}");
+        assert!(error.to_string().contains(advice), "{error}");
+        // It is as it was, at its place.
+        let database = redb::Database::open(backend.path()).expect("opens");
+        let tables = database.begin_read().expect("reads").list_tables().expect("lists").count();
+        assert_eq!(tables, 1 + usize::from(meta.is_some()));
+    }
+}

@@ -108,6 +108,14 @@ pub enum StoreError {
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// It is of another version, from before or after this software. Nothing is done to it.
+    #[error("store {place} has version {found}, this software knows {STORE_VERSION}: {}", advice(*found))]
+    Version {
+        /// Where.
+        place: String,
+        /// Its version; 1 did not name itself.
+        found: u32,
+    },
     /// What is in it is not what was written.
     #[error("store {place} is damaged: {what}")]
     Damaged {
@@ -116,6 +124,17 @@ pub enum StoreError {
         /// What was found.
         what: Damage,
     },
+}
+
+/// Layout of what is stored. Version 1 was that of protocol version 1.
+pub const STORE_VERSION: u32 = 2;
+
+fn advice(found: u32) -> &'static str {
+    if found < STORE_VERSION {
+        "no version of before is read, as nobody had real coins then; make a new federation in another directory"
+    } else {
+        "use the release that wrote it, or a later one"
+    }
 }
 
 /// How a store is damaged.

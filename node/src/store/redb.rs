@@ -1,9 +1,10 @@
 //! The embedded store: one file of `redb`, a row per record with its checksum in front of the value.
 
-use super::{Damage, Store, StoreError, StorePlace};
+use super::{Damage, STORE_VERSION, Store, StoreError, StorePlace};
 use quorate_rules::records::{CHECKSUM_BYTES, ChangeSet, Row, Table};
 use redb::{
     Database, Durability, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition,
+    WriteTransaction,
 };
 use std::{
     io::ErrorKind,
@@ -16,6 +17,11 @@ const CACHE_BYTES: usize = 64 << 20;
 const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(table.name())
 }
+
+/// What the store says of itself.
+const META: TableDefinition<'static, &'static str, u32> = TableDefinition::new("meta");
+/// Its layout.
+const VERSION: &str = "version";
 
 /// An open store.
 #[derive(Debug)]
@@ -54,17 +60,24 @@ impl Redb {
     }
 
     fn prepare(opened: Result<Database, redb::Error>, place: String) -> Result<Self, StoreError> {
-        let prepare = || -> Result<Database, redb::Error> {
+        let prepare = || -> Result<(Database, u32), redb::Error> {
             let database = opened?;
             let write = database.begin_write()?;
+            let version = version(&write)?;
             for table in Table::ALL {
                 write.open_table(definition(table))?;
             }
-            write.commit()?;
-            Ok(database)
+            // One of another version is left as it is.
+            if version == STORE_VERSION {
+                write.commit()?
+            } else {
+                write.abort()?
+            }
+            Ok((database, version))
         };
         match prepare() {
-            Ok(database) => Ok(Self { database, place }),
+            Ok((database, STORE_VERSION)) => Ok(Self { database, place }),
+            Ok((_, found)) => Err(StoreError::Version { place, found }),
             Err(error) => Err(classify(error, place)),
         }
     }
@@ -159,6 +172,17 @@ impl StorePlace for RedbFile {
         std::fs::rename(&self.0, &aside).map_err(|error| self.failed(error))?;
         Ok(aside.display().to_string())
     }
+}
+
+/// The version of a store, which a new one gets here.
+fn version(write: &WriteTransaction) -> Result<u32, redb::Error> {
+    let fresh = write.list_tables()?.next().is_none();
+    let mut meta = write.open_table(META)?;
+    if fresh {
+        meta.insert(VERSION, STORE_VERSION)?;
+    }
+    // The first version did not say so.
+    Ok(meta.get(VERSION)?.map_or(1, |found| found.value()))
 }
 
 /// Makes an empty store beside its place and moves it there when it is whole.

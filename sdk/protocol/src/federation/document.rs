@@ -6,12 +6,13 @@ use crate::{
     digest::{self, Context, IdentityKey, Purpose, Writer},
     frost::weights::weighted_shares,
     tagged,
+    wire::limits::PROTOCOL_VERSION,
 };
 use bitcoin::{
     Network, XOnlyPublicKey,
     secp256k1::{PublicKey, schnorr},
 };
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::BTreeMap;
 
 /// The public result of a key generation or refresh.
@@ -178,15 +179,13 @@ impl<'de> Deserialize<'de> for Succession {
 
 /// The federation as it publishes itself (`GET /federation` at a bridge). Not trusted before
 /// [`FederationDocument::verify`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FederationDocument {
     /// Members of the first epoch, and parameters.
     pub roster: Roster,
     /// The first epoch's key.
-    #[serde(flatten)]
     pub key: KeyCertificate,
     /// The epochs after the first, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub successions: Vec<Succession>,
 }
 
@@ -194,15 +193,41 @@ impl<'de> Deserialize<'de> for FederationDocument {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Epochs {
+            #[serde(default = "first_protocol")]
+            protocol: u32,
             roster: Roster,
             #[serde(default)]
             successions: Vec<Succession>,
         }
-        tagged::both(deserializer).map(|(Epochs { roster, successions }, key)| Self {
-            roster,
-            key,
-            successions,
-        })
+        let (Epochs { protocol, roster, successions }, key) = tagged::both(deserializer)?;
+        if protocol != PROTOCOL_VERSION {
+            let what = format!(
+                "a federation document of protocol {protocol}, and this software speaks {PROTOCOL_VERSION}: such a federation has to be made anew"
+            );
+            return Err(serde::de::Error::custom(what));
+        }
+        Ok(Self { roster, key, successions })
+    }
+}
+
+/// Documents of the first protocol do not name it.
+const fn first_protocol() -> u32 {
+    1
+}
+
+impl Serialize for FederationDocument {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            protocol: u32,
+            roster: &'a Roster,
+            #[serde(flatten)]
+            key: &'a KeyCertificate,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            successions: &'a [Succession],
+        }
+        let Self { roster, key, successions } = self;
+        Document { protocol: PROTOCOL_VERSION, roster, key, successions }.serialize(serializer)
     }
 }
 

@@ -239,4 +239,14 @@ mod tests {
         assert_eq!(Quorum::new(3), Err(FederationError::Size { nodes: 3 }));
         assert_eq!(Quorum::new(101), Err(FederationError::Size { nodes: 101 }));
     }
+
+    #[test]
+    fn a_document_of_the_first_protocol_is_refused_by_name() {
+        let document = crate::testing::federation(4).federation.document().clone();
+        let mut value = serde_json::to_value(&document).expect("own types are written without fail");
+        assert_eq!(serde_json::from_value::<FederationDocument>(value.clone()).expect("its own"), document);
+        value.as_object_mut().expect("an object").remove("protocol");
+        let error = serde_json::from_value::<FederationDocument>(value).expect_err("of the first protocol");
+        assert!(error.to_string().contains("protocol 1"), "{error}");
+    }
 }

@@ -5,7 +5,7 @@ export default defineConfig({
   plugins: [react()],
   build: {
     target: "es2022",
-    rollupOptions: { input: { wallet: "index.html", checkout: "checkout.html" } },
+    rollupOptions: { input: { wallet: "index.html", checkout: "checkout.html", recover: "recover.html" } },
   },
   worker: { format: "es" },
 });

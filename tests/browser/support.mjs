@@ -45,6 +45,7 @@ export async function startDevnet({ nodes = 4, pages = "examples/browser/dist", 
     site: find(/wallet +(http:\S+?)\/ /),
     bridge: find(/bridge +(ws:\S+)/),
     federation: find(/id ([0-9a-f]{64})/),
+    rpc: find(/chain RPC +(http:\S+)/),
     stop: () =>
       new Promise((resolve) => {
         child.removeAllListeners("exit");
@@ -52,6 +53,63 @@ export async function startDevnet({ nodes = 4, pages = "examples/browser/dist", 
         child.kill("SIGTERM");
       }),
   };
+}
+
+/** Asks the devnet's chain. */
+export async function askChain(url, method, ...params) {
+  const answer = await fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ id: 1, method, params }) });
+  const { result, error } = await answer.json();
+  if (error) throw new Error(error.message);
+  return result;
+}
+
+/** What of Esplora's HTTP API it takes to leave, for any page, answered from the devnet's chain: unspent outputs alone make an address used. */
+export async function serveEsplora(rpc, scriptOf) {
+  const coins = async (address) => (await askChain(rpc, "scantxoutset", "start", [`raw(${scriptOf(address)})`])).unspents;
+  const routes = [
+    [/^\/block-height\/(\d+)$/, async (height) => askChain(rpc, "getblockhash", Number(height))],
+    [/^\/blocks\/tip\/height$/, async () => String(await askChain(rpc, "getblockcount"))],
+    [/^\/fee-estimates$/, async () => JSON.stringify({ 6: 2.5 })],
+    [/^\/address\/(\w+)$/, async (address) => JSON.stringify({ chain_stats: { tx_count: (await coins(address)).length }, mempool_stats: { tx_count: 0 } })],
+    [/^\/address\/(\w+)\/utxo$/, async (address) => JSON.stringify((await coins(address)).map(({ txid, vout, amount, height }) =>
+      ({ txid, vout, value: Math.round(amount * 1e8), status: { confirmed: true, block_height: height } })))],
+  ];
+  const server = createHttpServer(async (request, response) => {
+    response.setHeader("access-control-allow-origin", "*");
+    try {
+      if (request.method === "POST" && request.url === "/tx") {
+        let body = "";
+        for await (const chunk of request) body += chunk;
+        return response.end(await askChain(rpc, "sendrawtransaction", body));
+      }
+      for (const [pattern, answer] of routes) {
+        const found = pattern.exec(request.url ?? "");
+        if (found) return response.end(await answer(found[1]));
+      }
+      response.writeHead(404).end("not found");
+    } catch (error) {
+      response.writeHead(400).end(String(error));
+    }
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return { url: `http://127.0.0.1:${server.address().port}`, stop: () => server.close() };
+}
+
+/** The output script of a Taproot address (BIP350), in hex. */
+export function taprootScript(address) {
+  const charset = "qpzry9x8gf2tvdw0s3jn54khce6mua7l";
+  const digits = [...address.slice(address.lastIndexOf("1") + 2, -6)].map((character) => charset.indexOf(character));
+  let bits = 0, value = 0, hex = "";
+  for (const digit of digits) {
+    value = (value << 5) | digit;
+    bits += 5;
+    if (bits >= 8) {
+      bits -= 8;
+      hex += ((value >> bits) & 255).toString(16).padStart(2, "0");
+      value &= (1 << bits) - 1;
+    }
+  }
+  return `5120${hex}`;
 }
 
 /** Starts Debian's Chromium with an empty profile, and perhaps an unpacked extension. */

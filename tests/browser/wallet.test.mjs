@@ -92,6 +92,12 @@ test("two wallets pay each other in two tabs, and their payments are confirmed",
 
   await pay(bob, `bitcoin:${await address(alice)}?amount=0.001`);
   await paid(bob);
+  // It asks once whether the sheet was kept.
+  const asked = bob.getByRole("region", { name: "Keep your backup" });
+  await bob.getByRole("button", { name: "I have kept it" }).click();
+  await asked.waitFor({ state: "detached" });
+  await section(bob, "Home");
+  assert.equal(await asked.count(), 0);
   await section(bob, "Settings");
   assert.match((await bob.getByTestId("descriptor").textContent()) ?? "", /^tr\(.*\)#[a-z0-9]{8}$/);
   await bob.getByLabel("Password", { exact: true }).fill(PASSWORD);

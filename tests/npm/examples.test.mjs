@@ -13,7 +13,7 @@ declare global {
   type Wallet = import("quorate").Wallet;
   const wallet: import("quorate").Wallet, signal: AbortSignal;
   const bridge: string, federation: string, password: string;
-  const documentJson: string, proofJson: string, id: string, proof: string;
+  const documentJson: string, proofJson: string, id: string, proof: string, sheet: string, words: string;
 }
 export {};
 `;

@@ -20,6 +20,8 @@ mod js;
 mod options;
 mod plain;
 #[cfg(feature = "wallet")]
+mod recover;
+#[cfg(feature = "wallet")]
 mod secrets;
 #[cfg(feature = "wallet")]
 mod store;
@@ -29,6 +31,8 @@ mod verify;
 pub use engine::{Engine, fetch_federation};
 #[cfg(feature = "wallet")]
 pub use frost::{FrostGroup, FrostNonces, FrostPackage, FrostParty};
+#[cfg(feature = "wallet")]
+pub use recover::Recovery;
 #[cfg(feature = "wallet")]
 pub use secrets::{argon2id, check_words, generate_words, parse_destination};
 pub use verify::{Federation, Headers};

@@ -1,11 +1,13 @@
+import { useState } from "react";
 import type { HistoryEntry } from "quorate";
-import { sats } from "./ui.js";
+import type { OpenWallet } from "quorate/worker";
+import { Problem, sats, useAction } from "./ui.js";
 
 /** What people want to know of a payment: is it over, and how surely. */
-function standing({ payment, finality, confirmations, conflicted }: HistoryEntry): { text: string; tone: string } {
+function standing({ payment, finality, confirmations, conflicted, refusal }: HistoryEntry): { text: string; tone: string } {
   if (conflicted) return { text: "taken back on the chain", tone: "bad" };
   if (confirmations > 0) return { text: `${confirmations} confirmation${confirmations > 1 ? "s" : ""}`, tone: "good" };
-  if (finality === "enforced") return { text: "final", tone: "good" };
+  if (finality === "enforced") return refusal ? { text: "final, waits for miners", tone: "wait" } : { text: "final", tone: "good" };
   if (finality === "attested") return { text: "attested", tone: "wait" };
   if (payment?.state === "voting") return { text: `votes ${payment.votes}/${payment.quorum}`, tone: "wait" };
   if (payment?.state === "rejected" || payment?.state === "failed") return { text: payment.state, tone: "bad" };
@@ -13,7 +15,30 @@ function standing({ payment, finality, confirmations, conflicted }: HistoryEntry
   return { text: "not sent", tone: "bad" };
 }
 
-export function History({ entries }: { entries: readonly HistoryEntry[] | undefined }) {
+/** What is final and no miner takes can be lifted: for a fee, by who paid it and by who was paid. */
+function Lift({ wallet, entry }: { wallet: OpenWallet; entry: HistoryEntry }) {
+  const [quote, setQuote] = useState<{ feeRate: number; fee: bigint }>();
+  const { busy, error, run } = useAction();
+  const ask = async () => {
+    const feeRate = Math.ceil(await wallet.feeRate());
+    setQuote({ feeRate, fee: await wallet.bumpQuote(entry.txid, { feeRate }) });
+  };
+  const lift = async () => {
+    if (quote) await wallet.bump(entry.txid, quote);
+    setQuote(undefined);
+  };
+  return (
+    <span className="lift">
+      <span className="hint">Nothing is lost. Miners say: {entry.refusal}</span>
+      {quote
+        ? <button type="button" disabled={busy} onClick={() => run(lift)}>Pay {sats(quote.fee)} to speed it up</button>
+        : <button type="button" className="quiet" disabled={busy} onClick={() => run(ask)}>Speed it up</button>}
+      <Problem error={error} />
+    </span>
+  );
+}
+
+export function History({ wallet, entries }: { wallet: OpenWallet; entries: readonly HistoryEntry[] | undefined }) {
   if (!entries?.length) return <p className="card soft">Nothing yet. What you pay and receive appears here.</p>;
   return (
     <section className="card" aria-label="History">
@@ -28,6 +53,7 @@ export function History({ entries }: { entries: readonly HistoryEntry[] | undefi
               <span className={`amount ${net < 0n ? "" : "in"}`}>{net < 0n ? "−" : "+"}{sats(net < 0n ? -net : net)}</span>
               <span className="hint">{when} · <span className="mono" title={entry.txid}>{entry.txid.slice(0, 8)}…</span></span>
               <span><span className={`pill ${tone}`}>{text}</span></span>
+              {entry.refusal !== undefined && entry.confirmations === 0 && <Lift wallet={wallet} entry={entry} />}
             </li>
           );
         })}

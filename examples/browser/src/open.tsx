@@ -104,7 +104,7 @@ function Create({ name, devnet, restore, onSwitch, onMade }: CreateProps) {
       <div>
         <h1>{restore ? "Restore a wallet" : "Payments that are final at once"}</h1>
         <p className="soft">
-          {restore ? "From the twelve words of its backup." : "With keys that never leave this device. No one can spend for you, or freeze what is yours."}
+          {restore ? "From the twelve words of its backup." : "With keys that never leave this device. No one can spend for you, and you can leave without anybody's help."}
         </p>
       </div>
       {restore && (
@@ -132,6 +132,7 @@ function Create({ name, devnet, restore, onSwitch, onMade }: CreateProps) {
       <Problem error={error} />
       <button disabled={busy || !complete}>{busy ? "Making the wallet…" : restore ? "Restore" : "Create wallet"}</button>
       <button type="button" className="quiet" onClick={onSwitch}>{restore ? "Make a new wallet instead" : "I have twelve words"}</button>
+      {restore && <p className="hint">Is the federation gone? <a href="./recover.html">Move your coins without it.</a></p>}
     </form>
   );
 }

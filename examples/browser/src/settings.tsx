@@ -24,6 +24,10 @@ export function Settings({ wallet, lock }: { wallet: OpenWallet; lock: () => voi
         <p className="mono">{account.federation}</p>
         <p className="hint">Network: {account.network}. Everything that this wallet shows was verified against this id.</p>
       </section>
+      <section className="card" aria-label="Leaving">
+        <h2>Leaving</h2>
+        <p className="soft">You need nobody's leave: with the backup sheet, <a href="./recover.html">this page</a> moves your coins without the federation, each once its time lock has passed.</p>
+      </section>
       <section className="card"><button type="button" className="quiet" onClick={lock}>Lock wallet</button></section>
     </>
   );

@@ -61,11 +61,33 @@ function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null;
           </button>
         ))}
       </nav>
-      {tab === "Home" && <History entries={history} />}
+      {tab !== "Settings" && <Keep account={wallet.account.id} onShow={() => setTab("Settings")} />}
+      {tab === "Home" && <History wallet={wallet} entries={history} />}
       {tab === "Receive" && <Receive wallet={wallet} />}
       {tab === "Send" && <Send wallet={wallet} sending={sending} ready={connection === "ready"} />}
       {tab === "Settings" && <Settings wallet={wallet} lock={lock} />}
     </Shell>
+  );
+}
+
+/** Asks once whether the backup sheet was kept: the words alone do not say which account is theirs. */
+function Keep({ account, onShow }: { account: string; onShow: () => void }) {
+  const key = `quorate-kept-${account}`;
+  const [kept, setKept] = useState(() => localStorage.getItem(key) !== null);
+  if (kept) return null;
+  const confirm = () => {
+    localStorage.setItem(key, "yes");
+    setKept(true);
+  };
+  return (
+    <section className="card" aria-label="Keep your backup">
+      <h2>Have you kept your backup sheet?</h2>
+      <p className="soft">Your words and the sheet move your coins even when every server of the federation is gone. It takes a minute now.</p>
+      <div className="row">
+        <button type="button" onClick={onShow}>Show me the sheet</button>
+        <button type="button" className="quiet" onClick={confirm}>I have kept it</button>
+      </div>
+    </section>
   );
 }
 

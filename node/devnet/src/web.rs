@@ -20,7 +20,7 @@ const GIFT_MAX: Amount = Amount::from_sat(25 * 100_000_000);
 /// Scripts, styles and WebAssembly of the page's own only; sockets to any bridge.
 const CONTENT_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
-     connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+     connect-src 'self' ws: wss: https: http://127.0.0.1:*; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
 /// What a page needs to connect.

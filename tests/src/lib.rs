@@ -42,7 +42,8 @@ pub struct Cluster<C = Arc<DevnetChain>> {
 }
 
 impl Cluster {
-    /// On an embedded chain: starts `nodes` nodes from the given `test-node` binary; returns when the bridge is connected to all of them.
+    /// On an embedded chain: starts `nodes` nodes from the given `test-node` binary; returns when the bridge is
+    /// connected to all of them.
     ///
     /// # Errors
     /// Something does not start.

@@ -116,28 +116,40 @@ fn waits_for_a_block(error: &ClientError) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_hundred_payments_between_two_blocks_are_all_mined() -> Result<()> {
-    const COINS: usize = 12;
-    const PAYMENTS: usize = 300;
+    const COINS: usize = 14;
+    /// From each coin a chain as long as payments may make it: two places of a cluster are for what lifts.
+    const PAYMENTS: usize = COINS * 23;
     let Some(world) = World::start().await? else { return Ok(()) };
     let payer = world.funded(COINS, Amount::from_sat(1_000_000)).await?;
     let shop = world.wallet().await?;
-    let price = Amount::from_sat(2_000);
+    let price = Amount::from_sat(5_000);
     let to = shop.next_address().await?;
-    // From each coin a chain as long as a cluster may be: 12 of 25.
     for number in 1..=PAYMENTS {
         let paid = timeout(PAYMENT_PATIENCE, payer.pay(request(&to, price)?)).await;
         let receipt =
             paid.context("a payment takes too long")?.with_context(|| format!("payment {number}"))?;
         ensure!(receipt.proof.kind() == FinalityKind::Enforced);
     }
-    until(&shop, "all are told", move |session| session.wallet().balance().spendable == price * 300).await?;
+    let sum = price * u64::try_from(PAYMENTS)?;
+    until(&shop, "all are told", move |session| session.wallet().balance().spendable == sum).await?;
     world.mempool("all payments", |pool| pool.len() == PAYMENTS).await?;
     // There is money, but it hangs on too much; after a block it does not.
     let refused = payer.pay(request(&to, price)?).await.expect_err("every cluster is full");
     ensure!(waits_for_a_block(&refused) && refused.is_retryable(), "{refused}");
+    // What is full can still be lifted, from both ends: a payment in the middle by its payee, the last one by its payer.
+    let history = payer.inspect(|session| session.wallet().history().to_vec()).await?;
+    let (middle, last) = (history[history.len() / 2].txid, history[history.len() - 1].txid);
+    let rate = FeeRate::from_sat_per_vb_u32(3);
+    for (client, txid) in [(&shop, middle), (&payer, last)] {
+        timeout(PAYMENT_PATIENCE, client.bump(txid, rate))
+            .await
+            .context("too long")?
+            .context("room to lift")?;
+    }
+    world.mempool("and what lifts", |pool| pool.len() == PAYMENTS + 2).await?;
     world.daemon().mine(1).await?;
-    until(&payer, "all are in a block", all_mined(PAYMENTS + 1)).await?;
-    until(&shop, "all are in a block", all_mined(PAYMENTS)).await?;
+    until(&payer, "all are in a block", all_mined(PAYMENTS + 2)).await?;
+    until(&shop, "all are in a block", all_mined(PAYMENTS + 1)).await?;
     timeout(PAYMENT_PATIENCE, payer.pay(request(&to, price)?)).await.context("too long")??;
     world.mempool("the last payment", |pool| pool.len() == 1).await?;
     Ok(())
@@ -148,6 +160,7 @@ async fn what_a_mempool_that_became_dear_threw_out_is_lifted_by_payers_and_payee
     const PAYMENTS: usize = 50;
     let Some(mut world) = World::start().await? else { return Ok(()) };
     let payer = world.funded(PAYMENTS, Amount::from_sat(100_000)).await?;
+    let chained = world.funded(1, Amount::from_sat(500_000)).await?;
     let shop = world.wallet().await?;
     let to = shop.next_address().await?;
     let mut txids = Vec::new();
@@ -155,7 +168,13 @@ async fn what_a_mempool_that_became_dear_threw_out_is_lifted_by_payers_and_payee
         let payment = request(&to, Amount::from_sat(40_000))?.fee_rate(FeeRate::from_sat_per_vb_u32(1));
         txids.push(timeout(PAYMENT_PATIENCE, payer.pay(payment)).await.context("too long")??.txid);
     }
-    world.mempool("all payments", |pool| pool.len() == PAYMENTS).await?;
+    // And three that hang on each other, from one coin.
+    let mut chain = Vec::new();
+    for _ in 0..3 {
+        let payment = request(&to, Amount::from_sat(40_000))?.fee_rate(FeeRate::from_sat_per_vb_u32(1));
+        chain.push(timeout(PAYMENT_PATIENCE, chained.pay(payment)).await.context("too long")??.txid);
+    }
+    world.mempool("the chain", |pool| chain.iter().all(|txid| pool.contains(txid))).await?;
     let mut told = payer.events();
     world.cluster.chain.restart(&["-minrelaytxfee=0.0001"]).await?;
     world.mempool("nothing, at ten times the fee", BTreeSet::is_empty).await?;
@@ -176,7 +195,7 @@ async fn what_a_mempool_that_became_dear_threw_out_is_lifted_by_payers_and_payee
     };
     let (txid, refusal) = timeout(PATIENCE, refused).await.context("nobody is told of the refusal")??;
     ensure!(txids.contains(&txid) && refusal.contains("fee not met"), "{txid}: {refusal}");
-    let all = |status: &Value| status["refusals"].as_object().is_some_and(|all| all.len() == PAYMENTS);
+    let all = |status: &Value| status["refusals"].as_object().is_some_and(|all| all.len() == PAYMENTS + 3);
     status_where(&world.cluster.files.nodes[0], "all refused", all).await?;
     // Every second one by the payee, the others by the payer.
     let rate = FeeRate::from_sat_per_vb_u32(20);
@@ -190,10 +209,23 @@ async fn what_a_mempool_that_became_dear_threw_out_is_lifted_by_payers_and_payee
         }
     };
     stream::iter(txids.into_iter().enumerate()).map(lift).buffer_unordered(4).try_collect::<()>().await?;
-    world.mempool("payments and what lifts them", |pool| pool.len() == 2 * PAYMENTS).await?;
+    // A chain has to be lifted from its beginning, where its payer has nothing left: it is told so before it pays.
+    let (first, last) = (chain[0], chain[2]);
+    until(&chained, "what is refused", move |session| session.refusal(first).is_some()).await?;
+    let refused = chained.bump(last, rate).await.expect_err("it would not be taken");
+    ensure!(
+        matches!(&refused, ClientError::Wallet(WalletError::LiftFirst { first: one, .. }) if *one == first),
+        "{refused}"
+    );
+    for txid in chain {
+        timeout(PAYMENT_PATIENCE, shop.bump(txid, rate)).await.context("too long")??;
+        until(&shop, "it is taken", move |session| session.refusal(txid).is_none()).await?;
+    }
+    world.mempool("payments and what lifts them", |pool| pool.len() == 2 * (PAYMENTS + 3)).await?;
     world.daemon().mine(1).await?;
     until(&payer, "all are in a block", all_mined(1 + PAYMENTS + PAYMENTS / 2)).await?;
-    until(&shop, "all are in a block", all_mined(PAYMENTS + PAYMENTS / 2)).await?;
+    until(&chained, "all are in a block", all_mined(1 + 3)).await?;
+    until(&shop, "all are in a block", all_mined(PAYMENTS + PAYMENTS / 2 + 6)).await?;
     let none = |status: &Value| status["refusals"].as_object().is_some_and(serde_json::Map::is_empty);
     status_where(&world.cluster.files.nodes[0], "nothing refused", none).await?;
     Ok(())

@@ -240,6 +240,10 @@ pub(crate) enum EventView {
     Tip {
         tip: BlockView,
     },
+    TipStale {
+        tip: BlockView,
+        time: u32,
+    },
     Lagged {
         missed: u32,
     },
@@ -280,6 +284,9 @@ impl EventView {
                 Self::CoinExpiring { outpoint: outpoint.to_string(), value: value.to_sat(), expires_at }
             }
             Event::Tip { tip } => Self::Tip { tip: tip.into() },
+            Event::TipStale { tip, time } => {
+                Self::TipStale { tip: tip.into(), time: u32::try_from(time).unwrap_or(u32::MAX) }
+            }
             Event::Lagged { missed } => Self::Lagged { missed: u32::try_from(missed).unwrap_or(u32::MAX) },
             Event::Refused { error } => Self::Refused { error },
             Event::ServerMisbehaved { what } => Self::ServerMisbehaved { what },

@@ -135,7 +135,8 @@ impl Recovery {
         Ok(to_js(&self.show(&coins)))
     }
 
-    /// Finds the coins by a function that is asked for each address and answers with a promise of `{ used, coins: { outpoint, value, height }[] }`.
+    /// Finds the coins by a function that is asked for each address and answers with a promise of
+    /// `{ used, coins: { outpoint, value, height }[] }`.
     pub fn find(&self, ask: Function) -> js_sys::Promise {
         let recovery = self.inner.clone();
         promise(async move {

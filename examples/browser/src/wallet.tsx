@@ -54,6 +54,7 @@ function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null;
           <button type="button" onClick={lock}>Open it again</button>
         </section>
       )}
+      <OldTip wallet={wallet} />
       <nav aria-label="Sections">
         {TABS.map((name) => (
           <button key={name} type="button" aria-current={name === tab ? "page" : undefined} onClick={() => setTab(name)}>
@@ -67,6 +68,21 @@ function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null;
       {tab === "Send" && <Send wallet={wallet} sending={sending} ready={connection === "ready"} />}
       {tab === "Settings" && <Settings wallet={wallet} lock={lock} />}
     </Shell>
+  );
+}
+
+/** Says that the bridge tells of no new blocks, until it does. */
+function OldTip({ wallet }: { wallet: Wallet }) {
+  const [since, setSince] = useState<number>();
+  useEffect(() => {
+    const stops = [wallet.on("tipStale", ({ time }) => setSince(time)), wallet.on("tip", () => setSince(undefined))];
+    return () => stops.forEach((stop) => stop());
+  }, [wallet]);
+  if (since === undefined) return null;
+  return (
+    <section className="card" role="alert">
+      <p>The bridge has told of no block since {new Date(since * 1000).toLocaleString()}. It may hold blocks back, or this device's clock is wrong; until that is over, payments to you wait.</p>
+    </section>
   );
 }
 

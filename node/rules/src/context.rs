@@ -53,6 +53,8 @@ pub(crate) struct Context {
     pub(crate) fees: FeeEstimates,
     /// How the backend took final transactions that are in no block yet: what it says against each, if anything.
     pub(crate) broadcasts: BTreeMap<Txid, Option<String>>,
+    /// What this node keeps has been handed to the next epoch: what came now would be in no store.
+    pub(crate) over: bool,
     /// Enforced transactions that a block contradicts, for the operator.
     pub(crate) breaches: BTreeMap<Txid, ConfirmedSpend>,
     /// The chain has been read up to its tip once.
@@ -97,6 +99,7 @@ impl Context {
             subscriptions: Subscriptions::default(),
             fees: FeeEstimates::default(),
             broadcasts: BTreeMap::new(),
+            over: false,
             breaches: BTreeMap::new(),
             caught_up: false,
             effects: VecDeque::new(),

@@ -92,6 +92,16 @@ impl Context {
         Ok(())
     }
 
+    /// Takes in a proof from a wallet, and has the other nodes told if it is news.
+    pub(crate) fn take_handed_in(&mut self, proof: FinalityProof) -> Result<(), WireError> {
+        if self.ledger.proof(&proof.txid()).is_some() {
+            return Ok(());
+        }
+        self.take_final(proof.clone())?;
+        self.effects.push_back(Effect::Announce(Box::new(proof)));
+        Ok(())
+    }
+
     /// Records a verified proof, broadcasts the transaction and tells everybody here.
     pub(crate) fn record_final(&mut self, proof: FinalityProof) {
         let txid = proof.txid();

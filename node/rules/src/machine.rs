@@ -139,6 +139,7 @@ impl Machine {
         let dead = self.cx.ledger.contradicted(&changed);
         self.cx.alarm(&dead);
         self.cx.tell_conflicts(&dead);
+        self.cx.broadcasts.retain(|txid, _| !dead.contains(txid));
         let tip = self.cx.ledger.tip();
         for transaction in &block.txdata {
             let txid = transaction.compute_txid();
@@ -254,8 +255,10 @@ impl Machine {
         self.cx.standing()
     }
 
-    /// What this node keeps when its epoch ends, beside what is handed over.
-    pub fn keeps(&self, handover: &Handover) -> Kept {
+    /// What this node keeps when its epoch ends, beside what is handed over. From then on it takes in nothing more of
+    /// the epoch: that would be told and then be in no store.
+    pub fn keeps(&mut self, handover: &Handover) -> Kept {
+        self.cx.over = true;
         let sealed = handover.transactions().filter(|one| one.proof.is_some());
         let known: BTreeSet<Txid> = sealed.map(|one| one.txid).collect();
         let finals = self.cx.ledger.finals().filter(|record| !known.contains(&record.target.txid()));

@@ -243,6 +243,9 @@ impl Context {
     }
 
     fn refused(&self, txid: &Txid) -> Option<TransactionStatus> {
+        if self.ledger.block_of(txid).is_some() || self.ledger.conflict(*txid).is_some() {
+            return None;
+        }
         let refusal = self.broadcasts.get(txid)?.clone()?;
         Some(TransactionStatus::Broadcasting { refusal: Some(refusal) })
     }

@@ -97,8 +97,8 @@ pub enum Output {
         /// The coins.
         outpoints: Vec<OutPoint>,
     },
-    /// Hand a transaction to the Bitcoin network, now and until it confirms; with it come those that it descends from and
-    /// that the backend did not take.
+    /// Hand a transaction to the Bitcoin network, now and until it confirms; with it come those that it descends from
+    /// and that the backend did not take.
     Broadcast(Vec<Transaction>),
     /// Find a transaction's place in a block for a wallet: its own, or that of what contradicts it.
     Prove {

@@ -11,16 +11,21 @@ use bitcoin::OutPoint;
 use quorate_protocol::{
     NodeId,
     federation::Succession,
+    finality::FinalityProof,
     relay_policy,
     wire::{
-        Cancellation, ClientMessage, ErrorCode, Fault, Header, ServerMessage, VotingReply, VotingRequest,
-        WireError, limits, outpoints_of,
+        Cancellation, ClientMessage, ErrorCode, Fault, Header, ServerMessage, TransactionStatus, VotingReply,
+        VotingRequest, WireError, limits, outpoints_of,
     },
 };
 
 impl Machine {
     /// A request of another node, or of this one.
     pub fn handle_request(&mut self, from: NodeId, to: ReplyTo, request: VotingRequest) {
+        if self.cx.over {
+            self.cx.outputs.push_back(Output::Reply { to, reply: epoch_over().into() });
+            return;
+        }
         let wanted = coins_of_request(&request);
         if let Some(input) = self.look_up(wanted, Parked::Request { from, to, request }) {
             self.resume(input, false);
@@ -29,6 +34,9 @@ impl Machine {
 
     /// A message of a wallet or bridge.
     pub fn handle_client(&mut self, session: SessionId, id: Option<u64>, message: ClientMessage) {
+        if self.cx.over {
+            return self.cx.send_client(session, id, ServerMessage::Error { error: epoch_over() });
+        }
         let wanted = coins_of_message(&message);
         if let Some(input) = self.look_up(wanted, Parked::Client { session, id, message }) {
             self.resume(input, false);
@@ -136,6 +144,9 @@ impl Machine {
 
     /// An answer of a node, or that there is none.
     pub fn handle_reply(&mut self, from: NodeId, tag: Tag, reply: Option<VotingReply>) {
+        if self.cx.over {
+            return;
+        }
         match (tag, reply) {
             (
                 Tag::Vote { txid, .. },
@@ -262,6 +273,7 @@ impl Machine {
                 self.cx.find_place(session, id, txid);
                 Ok(())
             }
+            ClientMessage::FinalTransaction { proof } => self.handed_in(session, id, *proof),
             ClientMessage::FeeRateQuery => {
                 let estimates = self.cx.fees;
                 self.cx.send_client(session, id, ServerMessage::FeeRate { estimates });
@@ -272,6 +284,20 @@ impl Machine {
                 Ok(())
             }
         }
+    }
+
+    /// A wallet hands in a finished transaction.
+    fn handed_in(
+        &mut self,
+        session: SessionId,
+        id: Option<u64>,
+        proof: FinalityProof,
+    ) -> Result<(), WireError> {
+        let txid = proof.txid();
+        self.cx.take_handed_in(proof)?;
+        let status = TransactionStatus::Broadcasting { refusal: None };
+        self.cx.send_client(session, id, ServerMessage::TransactionStatus { txid, status });
+        Ok(())
     }
 }
 
@@ -307,6 +333,7 @@ fn coins_of_message(message: &ClientMessage) -> Vec<OutPoint> {
         | ClientMessage::FederationQuery
         | ClientMessage::HeadersQuery { .. }
         | ClientMessage::ProofQuery { .. }
+        | ClientMessage::FinalTransaction { .. }
         | ClientMessage::FeeRateQuery
         | ClientMessage::Ping => Vec::new(),
     }
@@ -325,4 +352,9 @@ fn too_many_lookups() -> WireError {
         PARKED_PER_SOURCE_MAX + 1,
     );
     WireError { retry: true, fault: Fault::Receiver, ..error }
+}
+
+fn epoch_over() -> WireError {
+    let message = "this epoch is over; the next one is being opened";
+    WireError::passing(ErrorCode::NotReady, Fault::Receiver, message)
 }

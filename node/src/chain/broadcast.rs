@@ -6,13 +6,13 @@ use crate::run::input::Input;
 use bitcoin::{Transaction, Txid};
 use quorate_protocol::wire::limits;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::{Notify, mpsc};
 
 /// Most children that are tried as the one that pays for its parent.
-const CHILDREN_MAX: usize = 8;
+const CHILDREN_MAX: usize = 24;
 
 /// What is to be sent, each transaction once.
 #[derive(Debug, Default)]
@@ -84,11 +84,16 @@ async fn send(
         Err(error) if error.is_low_fee() => error,
         other => return other,
     };
+    // Which child pays enough is not known here: some pay for themselves only. A child brings all its parents.
     let txid = transaction.compute_txid();
+    let parents = |child: &Transaction| -> Vec<Transaction> {
+        let named: BTreeSet<Txid> = child.input.iter().map(|input| input.previous_output.txid).collect();
+        named.iter().filter_map(|parent| batch.get(parent)).cloned().collect()
+    };
     let spends = |one: &&Transaction| one.input.iter().any(|input| input.previous_output.txid == txid);
-    // Which child pays enough is not known here: some pay for themselves only.
     for child in batch.values().filter(spends).take(CHILDREN_MAX) {
-        match chain.broadcast_package(vec![transaction.clone(), child.clone()]).await {
+        let package = parents(child).into_iter().chain([child.clone()]).collect();
+        match chain.broadcast_package(package).await {
             Ok(()) => return Ok(()),
             Err(error @ (ChainError::Backend(_) | ChainError::Daemon(_))) => return Err(error),
             Err(_poor) => {}

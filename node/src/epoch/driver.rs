@@ -317,8 +317,11 @@ impl Epochs {
     }
 
     async fn begin(&mut self, opening: Opening) -> Option<Outcome> {
-        let kept = self.kept(&opening.handover).await;
-        match disk::open(&opening, &kept, &self.prepared, &self.files) {
+        let opened = match self.kept(&opening.handover).await {
+            Ok(kept) => disk::open(&opening, &kept, &self.prepared, &self.files),
+            Err(error) => Err(error),
+        };
+        match opened {
             Ok(()) => {
                 tracing::info!(epoch = opening.federation.epoch().0, "the epoch is open");
                 Some(Outcome::Opened(Box::new(opening.federation)))
@@ -330,15 +333,15 @@ impl Epochs {
         }
     }
 
-    /// What this node has beside what is handed over: what it holds against others, and proofs that came after its seal.
-    async fn kept(&self, handover: &Handover) -> Kept {
-        let Some(voter) = &self.voter else { return Kept::default() };
+    /// What this node has beside what is handed over: what it holds against others, and proofs that came after its
+    /// seal.
+    /// A voter that has ended may have taken in more than is known here: its store is read again at the next start.
+    async fn kept(&self, handover: &Handover) -> Result<Kept> {
+        let Some(voter) = &self.voter else { return Ok(Kept::default()) };
         let (reply, answer) = oneshot::channel();
-        // A voter that has just ended has this on the disk of its epoch.
-        if voter.send(Input::Keep { handover: Box::new(handover.clone()), reply }).await.is_err() {
-            return Kept::default();
-        }
-        answer.await.unwrap_or_default()
+        let keep = Input::Keep { handover: Box::new(handover.clone()), reply };
+        voter.send(keep).await.ok().context("this node's voter has ended")?;
+        answer.await.context("this node's voter has ended")
     }
 }
 

@@ -39,8 +39,9 @@ pub const fn min_confirmations(network: Network) -> u32 {
 pub const FEE_RATE_MIN: FeeRate = FeeRate::BROADCAST_MIN;
 /// Highest fee rate taken for intended, 2,000 sat/vB.
 pub const FEE_RATE_MAX: FeeRate = FeeRate::from_sat_per_vb_u32(2_000);
-/// Most unconfirmed transactions that may hang together (a cluster): Bitcoin Core before 31 takes at most 25 unconfirmed
-/// ancestors and as many descendants, itself included; from 31 on, clusters of 64. A cluster of 25 is taken by all.
+/// Most unconfirmed transactions that may hang together (a cluster): Bitcoin Core before 31 takes at most 25
+/// unconfirmed ancestors and as many descendants, itself included; from 31 on, clusters of 64. A cluster of 25 is taken
+/// by all.
 pub const CLUSTER_TRANSACTIONS_MAX: usize = 25;
 /// Most virtual bytes of such a cluster.
 pub const CLUSTER_VBYTES_MAX: usize = 101_000;

@@ -2,7 +2,7 @@
 
 use super::{
     Connecting, Connection, Store, StoreError, Transport, TransportError,
-    runtime::{Instant, sleep_until},
+    runtime::{Instant, sleep_until, wall_time},
 };
 use crate::session::{Event, Output, Session};
 use std::{
@@ -46,6 +46,7 @@ impl Driver {
             }
             let timeout = self.session.poll_timeout().map(|at| self.started + at);
             let stop = self.stop.clone();
+            self.session.set_wall_time(wall_time());
             tokio::select! {
                 () = stop.notified() => return,
                 command = commands.recv() => match command {

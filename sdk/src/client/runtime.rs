@@ -3,6 +3,7 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod platform {
     use futures_util::future::BoxFuture;
+    pub(in crate::client) use std::time::SystemTime;
     pub(in crate::client) use tokio::time::{Instant, sleep_until};
 
     /// A future that the driver may be given.
@@ -20,7 +21,7 @@ mod platform {
 #[cfg(target_arch = "wasm32")]
 mod platform {
     use futures_util::future::LocalBoxFuture;
-    pub(in crate::client) use web_time::Instant;
+    pub(in crate::client) use web_time::{Instant, SystemTime};
 
     /// A future that the driver may be given.
     pub type PlatformFuture<T> = LocalBoxFuture<'static, T>;
@@ -41,5 +42,11 @@ mod platform {
     }
 }
 
+/// The time of day, in seconds since 1970.
+pub(super) fn wall_time() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs())
+}
+
+use platform::SystemTime;
 pub(super) use platform::{Instant, sleep_until, spawn};
 pub use platform::{MaybeSend, PlatformFuture};

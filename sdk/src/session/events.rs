@@ -151,6 +151,14 @@ pub enum Event {
         /// The tip.
         tip: BlockRef,
     },
+    /// The wallet's tip is old ([`super::TIP_AGE_MAX`]): this server withholds blocks, or the clock is wrong. Payments
+    /// from others wait until there is a younger one; consider another server.
+    TipStale {
+        /// The tip.
+        tip: BlockRef,
+        /// Its header's time, in seconds since 1970.
+        time: u64,
+    },
     /// The application read events too slowly and missed some; look at the wallet.
     Lagged {
         /// How many.

@@ -54,7 +54,11 @@ impl Session {
             ServerMessage::UTXOStateNotification { utxo, proof, .. } => {
                 self.take_notification(proof.as_deref(), &utxo);
             }
-            ServerMessage::TransactionStatus { txid, status } => self.take_status(now, txid, status),
+            ServerMessage::TransactionStatus { txid, status } => {
+                let handed_in = id.filter(|id| self.pending.get(id) == Some(&Pending::HandIn));
+                self.done(handed_in);
+                self.take_status(now, txid, status);
+            }
             ServerMessage::SignRequest { txid, attempt, certificate, nodes, releases } => {
                 let request = SignRequest { txid, attempt, certificate, nodes, releases };
                 self.sign(now, id, &request);
@@ -68,16 +72,17 @@ impl Session {
             }
             ServerMessage::Headers { from, headers } => self.take_headers(id, from, &headers),
             ServerMessage::Proof { txid, proof, conflict } => {
-                self.done(id);
+                let asked = id.and_then(|id| self.pending.remove(&id)) == Some(Pending::Proof { txid });
                 match (proof, conflict) {
                     (Some(proof), _) => self.take_inclusion(txid, &proof),
                     (None, Some(conflict)) => self.take_conflict(txid, &conflict),
                     // What is final and in no block yet has no place, and needs none. But the node that answers may be
                     // behind the one that told of the block.
-                    (None, None) if self.wallet_knows_final(txid) => self.unplaced(txid),
-                    (None, None) => {
+                    (None, None) if asked && self.wallet_knows_final(txid) => self.unplaced(txid),
+                    (None, None) if asked => {
                         self.waiting_proofs.insert(txid);
                     }
+                    (None, None) => {}
                 }
             }
             ServerMessage::FeeRate { estimates } => {
@@ -139,6 +144,7 @@ impl Session {
         self.subscribe(scripts);
         self.request(Pending::FeeRate, &ClientMessage::FeeRateQuery);
         self.take_tip(tip);
+        self.watch_waiting();
         for txid in self.payments.keys().copied().collect::<Vec<_>>() {
             self.send_submission(now, txid);
         }
@@ -147,14 +153,12 @@ impl Session {
     /// Coins first, then the proofs about them, parents before children: a proof marks the coins that it spends.
     fn take_snapshots(&mut self, results: Vec<KeyResult>) {
         let mut proofs = BTreeMap::new();
-        let mut refused = Vec::new();
+        let mut told = Vec::new();
         for KeyResult { key, outcome } in results {
             match outcome {
                 KeyOutcome::Snapshot { utxos, proofs: more, status, .. } => {
-                    if let (SubscriptionKey::Txid(txid), Some(TransactionStatus::Broadcasting { refusal })) =
-                        (key, status)
-                    {
-                        refused.push((txid, refusal));
+                    if let SubscriptionKey::Txid(txid) = key {
+                        told.push((txid, status));
                     }
                     for utxo in &utxos {
                         self.take_record(utxo);
@@ -174,8 +178,8 @@ impl Session {
                 self.take_proof(&proof);
             }
         }
-        for (txid, refusal) in refused {
-            self.take_broadcast(txid, refusal);
+        for (txid, status) in told {
+            self.take_word(txid, status);
         }
         self.subscribe_new();
     }
@@ -196,12 +200,13 @@ impl Session {
         }
     }
 
-    /// Takes in a proof, unless it has a deadline that the wallet cannot judge before it has the headers up to the tip
-    /// that it was told of.
-    fn take_proof(&mut self, proof: &FinalityProof) {
+    /// Takes in a proof, unless it has a deadline that the wallet cannot judge: before it has the headers up to the tip
+    /// that it was told of, or while its tip is stale.
+    pub(super) fn take_proof(&mut self, proof: &FinalityProof) {
         let behind = self.told_tip.is_some_and(|tip| self.wallet.chain().tip().height < tip.height);
         let dated = proof.custody().deadline().is_some_and(|deadline| deadline != NOT_BEFORE_ITS_BLOCK);
-        if !behind || !dated || self.wallet.is_own_payment(proof) {
+        let blind = behind || self.tip_is_stale();
+        if !blind || !dated || self.wallet.is_own_payment(proof) {
             return self.judge_proof(proof);
         }
         // One over the limit is not judged by old headers: its coin counts when a block has it, or after a reconnect.
@@ -323,14 +328,35 @@ impl Session {
         self.move_on(txid, state);
     }
 
+    /// What a server says of a final transaction that is watched: how miners take it, that its proof is to be asked for,
+    /// or that it does not know that it is final.
+    fn take_word(&mut self, txid: Txid, status: Option<TransactionStatus>) {
+        match status {
+            Some(TransactionStatus::Broadcasting { refusal }) => self.take_broadcast(txid, refusal),
+            Some(TransactionStatus::Signed { .. }) => {}
+            Some(TransactionStatus::Confirmed { .. } | TransactionStatus::Conflicted { .. })
+                if self.watched.contains(&txid) =>
+            {
+                self.ask_proofs([txid]);
+            }
+            Some(_) | None => self.hand_in(txid),
+        }
+    }
+
     /// A server's word that is shown, and that nothing follows from.
     fn take_broadcast(&mut self, txid: Txid, refusal: Option<String>) {
-        let waits = |entry: &HistoryEntry| entry.txid == txid && entry.block.is_none();
+        self.unknown.remove(&txid);
+        let waits = |entry: &HistoryEntry| {
+            let open = entry.block.is_none() && entry.conflicted.is_none();
+            entry.txid == txid && entry.finality.is_some() && open
+        };
         if !self.wallet.history().iter().any(waits) {
             return;
         }
-        let refusal =
-            refusal.map(|reason| reason.chars().take(limits::REFUSAL_CHARS_MAX).collect::<String>());
+        let shown = |reason: String| -> String {
+            reason.chars().filter(|one| !one.is_control()).take(limits::REFUSAL_CHARS_MAX).collect()
+        };
+        let refusal = refusal.map(shown);
         let before = match &refusal {
             Some(reason) => self.refusals.insert(txid, reason.clone()),
             None => self.refusals.remove(&txid),
@@ -383,7 +409,7 @@ impl Session {
         }
     }
 
-    fn take_tip(&mut self, tip: ChainTip) {
+    pub(super) fn take_tip(&mut self, tip: ChainTip) {
         // The latest word, not the highest: one false tip must not hold up everything.
         self.told_tip = Some(tip.block);
         if !self.wallet.chain().contains(&tip.block) {
@@ -444,6 +470,7 @@ impl Session {
 
     fn tell_conflicts(&mut self) {
         for (txid, by) in self.wallet.take_conflicts() {
+            self.refusals.remove(&txid);
             self.event(Event::Conflicted { txid, by });
             let message =
                 format!("block {} has {}, which takes a coin that it needs", by.block.height, by.txid);

@@ -121,3 +121,41 @@ fn a_node_that_is_behind_is_asked_again_for_a_place() {
     session.take_extension(Extension::Extended);
     assert!(asked(&mut session).is_some(), "and then it is asked for");
 }
+
+#[test]
+fn a_payee_hands_in_what_its_server_does_not_know_to_be_final() {
+    let (mut session, proof) = paid_session();
+    let txid = proof.txid();
+    block(&mut session);
+    block(&mut session);
+    let told = |session: &mut Session, status| {
+        let outcome =
+            KeyOutcome::Snapshot { utxos: Vec::new(), proofs: Vec::new(), status, history_from: None };
+        let results = vec![KeyResult { key: SubscriptionKey::Txid(txid), outcome }];
+        let tip = crate::wire::ChainTip { block: session.wallet.chain().tip() };
+        tell(session, None, &ServerMessage::UTXOSubscribed { results, tip, more: false });
+    };
+    let handed_in = |session: &mut Session| {
+        let (sent, _) = drain(session);
+        let ours = sent.into_iter().find_map(|(id, message)| {
+            if let ClientMessage::FinalTransaction { proof } = message { Some((id, proof)) } else { None }
+        });
+        ours.inspect(|(_, handed)| assert_eq!(**handed, proof)).map(|(id, _)| id)
+    };
+    told(&mut session, Some(TransactionStatus::Signed { proof: Box::new(proof.clone()) }));
+    assert_eq!(handed_in(&mut session), None, "it is known");
+    for status in [None, Some(TransactionStatus::Approved)] {
+        told(&mut session, status);
+        assert!(handed_in(&mut session).is_some());
+    }
+    // The server refuses for now: again with the next block, until it says that it has it.
+    extend(&mut session.wallet, |_| {});
+    session.take_extension(Extension::Extended);
+    let id = handed_in(&mut session).expect("again");
+    let status = TransactionStatus::Broadcasting { refusal: None };
+    tell(&mut session, id, &ServerMessage::TransactionStatus { txid, status });
+    assert!(id.is_none_or(|id| !session.pending.contains_key(&id)), "answered");
+    extend(&mut session.wallet, |_| {});
+    session.take_extension(Extension::Extended);
+    assert_eq!(handed_in(&mut session), None);
+}

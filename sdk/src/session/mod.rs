@@ -12,6 +12,7 @@ mod aging;
 mod backoff;
 mod epoch;
 mod events;
+mod freshness;
 mod handle;
 mod payments;
 mod pending;
@@ -20,6 +21,7 @@ mod state;
 
 pub use aging::RefreshQuote;
 pub use events::{Event, PaymentState, Reach};
+pub use freshness::TIP_AGE_MAX;
 pub use pending::Now;
 
 use crate::{
@@ -95,11 +97,18 @@ pub struct Session {
     dormant: BTreeMap<Txid, Proposal>,
     /// How payments of this run ended, for who asks later.
     outcomes: BTreeMap<Txid, PaymentState>,
+    /// The time of day, if it is known, the age by which a tip is stale, and the tip that the application was told so
+    /// of.
+    wall: Option<u64>,
+    tip_age_max: Option<Duration>,
+    told_stale: Option<BlockRef>,
     /// Final transactions that a node placed in no block, and how often it was asked.
     unplaced: BTreeMap<Txid, u8>,
     /// Final transactions that were in no block at the last tip, and those of them that are watched.
     unmined: BTreeSet<Txid>,
     watched: BTreeSet<Txid>,
+    /// Watched transactions that the server did not know to be final.
+    unknown: BTreeSet<Txid>,
     /// What the server says that the Bitcoin network has against final transactions of this wallet.
     refusals: BTreeMap<Txid, String>,
     waiting_proofs: BTreeSet<Txid>,
@@ -138,6 +147,7 @@ impl fmt::Debug for Session {
 impl Session {
     /// A session that wants to connect at once.
     pub fn new(wallet: Wallet, rng: Box<dyn CryptoRngCore + Send>) -> Self {
+        let tip_age_max = freshness::age_max(wallet.federation().network());
         Self {
             wallet,
             rng,
@@ -152,9 +162,13 @@ impl Session {
             payments: BTreeMap::new(),
             dormant: BTreeMap::new(),
             outcomes: BTreeMap::new(),
+            wall: None,
+            tip_age_max,
+            told_stale: None,
             unplaced: BTreeMap::new(),
             unmined: BTreeSet::new(),
             watched: BTreeSet::new(),
+            unknown: BTreeSet::new(),
             refusals: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
             queued_proofs: BTreeSet::new(),
@@ -262,6 +276,7 @@ impl Session {
         self.waiting_proofs.clear();
         self.unplaced.clear();
         self.watched.clear();
+        self.unknown.clear();
         self.refusals.clear();
         self.queued_proofs.clear();
         self.wallet.forget_claims();
@@ -312,6 +327,7 @@ impl Session {
         }
         self.plan_chase(now);
         self.look_after_age(now);
+        self.look_after_tip();
         self.balance_event();
     }
 

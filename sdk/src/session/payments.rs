@@ -59,7 +59,17 @@ impl Session {
     /// # Errors
     /// As [`crate::wallet::Wallet::create_bump`].
     pub fn bump_quote(&mut self, txid: Txid, rate: FeeRate) -> Result<Amount, WalletError> {
-        self.wallet.create_bump(txid, rate)?.fee().map_err(|_| WalletError::Derivation)
+        self.create_bump(txid, rate)?.fee().map_err(|_| WalletError::Derivation)
+    }
+
+    /// Refuses to pay for what would not be taken: as far as the server tells, the network refuses an ancestor too.
+    fn create_bump(&mut self, txid: Txid, rate: FeeRate) -> Result<Psbt, WalletError> {
+        let ancestors = self.wallet.unconfirmed_ancestors(txid);
+        // The last one is the farthest.
+        if let Some(first) = ancestors.into_iter().rfind(|one| self.refusals.contains_key(one)) {
+            return Err(WalletError::LiftFirst { txid, first });
+        }
+        self.wallet.create_bump(txid, rate)
     }
 
     /// Lifts an enforced transaction that waits for its block, by a payment to this wallet that pays for both
@@ -68,7 +78,7 @@ impl Session {
     /// # Errors
     /// Nothing has been sent and nothing is reserved.
     pub fn bump(&mut self, now: Now, txid: Txid, rate: FeeRate) -> Result<Txid, WalletError> {
-        let psbt = self.wallet.create_bump(txid, rate)?;
+        let psbt = self.create_bump(txid, rate)?;
         self.send_psbt(now, psbt)
     }
 

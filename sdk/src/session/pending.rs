@@ -28,6 +28,7 @@ pub(super) enum Pending {
     Proof { txid: Txid },
     FeeRate,
     Ping,
+    HandIn,
     Submit { txid: Txid },
 }
 

@@ -10,7 +10,7 @@ const PROOF_QUERIES_MAX: usize = 32;
 /// How often the place of a final transaction is asked for before it waits for the next block.
 const UNPLACED_TRIES: u8 = 5;
 /// Final transactions in no block that are watched for what the Bitcoin network has against them.
-const WATCHED_MAX: usize = 256;
+const WATCHED_MAX: usize = limits::KEYS_PER_MESSAGE_MAX;
 /// A server that leaves a question unanswered for so long is given up: behind a bridge, another node may answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -72,8 +72,8 @@ impl Session {
         }
     }
 
-    /// A node knows of no block that has a final transaction: asks again soon, in case it is behind, and then after each
-    /// block.
+    /// A node knows of no block that has a final transaction: asks again soon, in case it is behind, and then after
+    /// each block.
     pub(super) fn unplaced(&mut self, txid: Txid) {
         let tries = self.unplaced.entry(txid).or_default();
         *tries = tries.saturating_add(1);
@@ -89,18 +89,45 @@ impl Session {
         self.ask_proofs(again);
     }
 
-    /// After a block: watches what was final before the block before and is in none yet, to be told why no miner takes
-    /// it.
-    pub(super) fn watch_unmined(&mut self) {
+    /// Gives the server the proof of a transaction that it does not know to be final, now and after each block until one
+    /// has it. Its payer may have shown it to nobody but this wallet, to take the coins back when their recovery path is
+    /// open: until then there are `recovery_margin` blocks to have it mined.
+    pub(super) fn hand_in(&mut self, txid: Txid) {
+        if !self.watched.contains(&txid) {
+            return;
+        }
+        let Some(proof) = self.wallet.proof(txid).cloned() else { return };
+        self.unknown.insert(txid);
+        let proof = Box::new(proof);
+        self.request(Pending::HandIn, &ClientMessage::FinalTransaction { proof });
+    }
+
+    /// After a connect: watches what was final before, and is in no block that this wallet knows.
+    pub(super) fn watch_waiting(&mut self) {
+        self.unmined = self.unmined_now();
+        self.watch_unmined();
+    }
+
+    fn unmined_now(&self) -> BTreeSet<Txid> {
         let waits =
             self.wallet.history().iter().filter(|entry| {
                 entry.finality.is_some() && entry.block.is_none() && entry.conflicted.is_none()
             });
-        let waiting: BTreeSet<Txid> = waits.map(|entry| entry.txid).take(WATCHED_MAX).collect();
+        waits.map(|entry| entry.txid).take(WATCHED_MAX).collect()
+    }
+
+    /// After a block: watches what was final before the block before and is in none yet, to be told why no miner takes
+    /// it.
+    pub(super) fn watch_unmined(&mut self) {
+        let waiting = self.unmined_now();
         let late: Vec<Txid> = waiting.intersection(&self.unmined).copied().collect();
         let new: Vec<_> = late.iter().filter(|txid| !self.watched.contains(*txid)).copied().collect();
         let over: Vec<_> = self.watched.difference(&waiting).copied().collect();
         self.unmined = waiting;
+        self.unknown.retain(|txid| self.watched.contains(txid) && self.unmined.contains(txid));
+        for txid in std::mem::take(&mut self.unknown) {
+            self.hand_in(txid);
+        }
         let keys = |txids: &[Txid]| txids.iter().copied().map(SubscriptionKey::Txid).collect();
         if !new.is_empty() {
             self.watched.extend(&new);

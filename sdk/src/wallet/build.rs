@@ -35,7 +35,8 @@ const FEE_UNASKED_SHARE: u64 = 10;
 pub enum PaymentAmount {
     /// This much; the fee comes on top.
     Exact(Amount),
-    /// Everything that is spendable, less the fee.
+    /// Everything that is spendable, less the fee: up to 64 coins in one transaction, and of those that hang on
+    /// unconfirmed transactions as many as the network takes together. What stays can be sent after the next block.
     Everything,
 }
 
@@ -162,16 +163,32 @@ fn select<'a>(
             |name| pay_with(&|coin| coin.confirmed || (of(coin) == Some(name) && coin.crowded <= crowded));
         funds.clusters.with_room().into_iter().find_map(with)
     };
-    let roomy = || {
+    // Several chains together: the shortest first, one more at a time.
+    let together = || {
         let names = funds.clusters.with_room();
-        pay_with(&|coin| of(coin).is_none_or(|name| names.contains(&name)))
+        let with = |count: usize| {
+            pay_with(&|coin| of(coin).is_none_or(|name| names.iter().take(count).any(|other| *other == name)))
+        };
+        (2..=names.len()).find_map(with)
     };
-    if let Some(plan) = quick.or_else(|| one(false)).or_else(|| one(true)).or_else(roomy) {
+    if let Some(plan) = quick.or_else(|| one(false)).or_else(|| one(true)).or_else(together) {
         return Ok(plan);
     }
     let all: Vec<_> = funds.coins.iter().collect();
     let plan = exact(request, amount, rate, funds, &all)?;
     if fits(funds, &plan) { Ok(plan) } else { Err(clusters::too_large()) }
+}
+
+/// The first of these coins, in their order, that the network takes together with what they hang on.
+fn fitting<'a>(funds: &Funds<'_>, coins: &[&'a SpendableCoin], vbytes: usize) -> Vec<&'a SpendableCoin> {
+    let mut chosen: Vec<&SpendableCoin> = Vec::with_capacity(coins.len());
+    for coin in coins {
+        let together = chosen.iter().map(|one| &one.outpoint).chain([&coin.outpoint]);
+        if funds.clusters.of(&coin.outpoint).is_none() || funds.clusters.fit(together, vbytes) {
+            chosen.push(coin);
+        }
+    }
+    chosen
 }
 
 /// Whether the network takes a payment together with what its coins hang on.
@@ -252,7 +269,11 @@ fn everything<'a>(
     // What hangs on too much stays for a payment after the next block.
     let output = TxOut { value: Amount::ZERO, script_pubkey: request.destination.script_pubkey() };
     let vbytes = signed_vbytes(&transaction(&chosen, vec![output]));
-    let chosen = funds.clusters.fitting(&chosen, vbytes);
+    let held = !chosen.is_empty();
+    let chosen = fitting(funds, &chosen, vbytes);
+    if chosen.is_empty() && held {
+        return Err(clusters::too_large());
+    }
     let payment = all_to(request.destination.script_pubkey(), rate, funds, &chosen)?;
     check_dust(&payment)?;
     Ok((chosen, vec![payment]))

@@ -11,6 +11,8 @@ use bitcoin::{
 };
 
 const FREE: FeeRate = FeeRate::BROADCAST_MIN;
+/// A cluster that takes one more payment, and after it what lifts, by its payer and its payee.
+const LONGEST: usize = CLUSTER_TRANSACTIONS_MAX - 3;
 
 /// Transactions of which each spends the one before; told apart from other chains by their lock time.
 fn chain(length: usize, which: u32, value: Amount) -> Vec<Transaction> {
@@ -79,7 +81,7 @@ fn inputs(psbt: &Psbt) -> Vec<OutPoint> {
 
 #[test]
 fn a_payment_takes_the_shortest_chain_and_none_that_is_too_long() {
-    let mut world = World::new(&[(CLUSTER_TRANSACTIONS_MAX - 1, 100_000), (3, 100_000), (25, 900_000)]);
+    let mut world = World::new(&[(LONGEST, 100_000), (3, 100_000), (LONGEST + 1, 900_000)]);
     assert_eq!(world.pay(50_000), Ok(vec![world.tip(1)]), "the shortest");
     world.crowded.push(1);
     assert_eq!(world.pay(50_000), Ok(vec![world.tip(0)]), "nodes found the shortest too long");
@@ -91,8 +93,22 @@ fn a_payment_takes_the_shortest_chain_and_none_that_is_too_long() {
 }
 
 #[test]
+fn several_chains_pay_together_if_they_are_short() {
+    let mut world = World::new(&[(LONGEST, 100_000), (3, 100_000), (2, 100_000)]);
+    let mut chosen = world.pay(150_000).expect("the two short ones");
+    chosen.sort();
+    let mut expected = vec![world.tip(1), world.tip(2)];
+    expected.sort();
+    assert_eq!(chosen, expected);
+    // Nothing that could go alone is left: a block has to come, and that is said.
+    let mut world = World::new(&[(25, 100_000)]);
+    let everything = request(&mut world.wallet, false).everything();
+    assert_eq!(world.build(&everything), Err(too_large()));
+}
+
+#[test]
 fn confirmed_coins_come_first_and_fill_up_what_a_chain_lacks() {
-    let mut world = World::new(&[(24, 100_000), (4, 90_000)]);
+    let mut world = World::new(&[(LONGEST, 100_000), (4, 90_000)]);
     world.confirmed.push(confirmed(&mut world.wallet, false));
     assert_eq!(world.pay(40_000), Ok(vec![world.confirmed[0]]));
     let mut both = world.pay(120_000).expect("one chain and the confirmed coin");

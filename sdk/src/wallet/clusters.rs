@@ -1,10 +1,13 @@
 //! Which unconfirmed transactions hang together, as far as this wallet knows: a mempool takes only so many of them, and
 //! nodes vote for no more (rule V1). What strangers spend of them is not known here; a node's refusal tells.
 
-use super::{Wallet, WalletError, build::SpendableCoin};
+use super::{Wallet, WalletError};
 use crate::relay_policy::{CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX, signed_vbytes};
 use bitcoin::{OutPoint, Transaction, Txid};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Places in a cluster that payments leave free, for children that lift it: one by the payer, one by the payee.
+const LIFTS: usize = 2;
 
 /// A size in transactions and virtual bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,36 +57,38 @@ impl Clusters {
         self.of.get(&coin.txid).copied()
     }
 
-    /// Clusters that take one more transaction, small ones first.
+    /// Clusters that take one more payment, small ones first.
     pub(super) fn with_room(&self) -> Vec<Txid> {
-        let room = self.sizes.iter().filter(|(_, size)| size.transactions < CLUSTER_TRANSACTIONS_MAX);
+        let room = self.sizes.iter().filter(|(_, size)| size.transactions + LIFTS < CLUSTER_TRANSACTIONS_MAX);
         let mut all: Vec<_> = room.map(|(name, size)| (*size, *name)).collect();
         all.sort_unstable();
         all.into_iter().map(|(_, name)| name).collect()
     }
 
-    /// Whether a transaction of so many virtual bytes may spend these coins together: it makes one cluster of theirs.
+    /// Whether a payment of so many virtual bytes may spend these coins together: it makes one cluster of theirs, and
+    /// leaves room for what lifts it.
     pub(super) fn fit<'a>(&self, coins: impl IntoIterator<Item = &'a OutPoint>, vbytes: usize) -> bool {
+        self.fit_within(coins, vbytes, CLUSTER_TRANSACTIONS_MAX - LIFTS)
+    }
+
+    /// The same of a transaction that lifts.
+    pub(super) fn fit_lift(&self, coin: &OutPoint, vbytes: usize) -> bool {
+        self.fit_within([coin], vbytes, CLUSTER_TRANSACTIONS_MAX)
+    }
+
+    fn fit_within<'a>(
+        &self,
+        coins: impl IntoIterator<Item = &'a OutPoint>,
+        vbytes: usize,
+        most: usize,
+    ) -> bool {
         let joined: BTreeSet<Txid> = coins.into_iter().filter_map(|coin| self.of(coin)).collect();
         let mut size = Size { transactions: 1, vbytes };
         for joined in joined.iter().filter_map(|name| self.sizes.get(name)) {
             size.transactions += joined.transactions;
             size.vbytes += joined.vbytes;
         }
-        joined.is_empty()
-            || (size.transactions <= CLUSTER_TRANSACTIONS_MAX && size.vbytes <= CLUSTER_VBYTES_MAX)
-    }
-
-    /// The first of these coins, in their order, that a transaction may spend together.
-    pub(super) fn fitting<'a>(&self, coins: &[&'a SpendableCoin], vbytes: usize) -> Vec<&'a SpendableCoin> {
-        let mut chosen: Vec<&SpendableCoin> = Vec::with_capacity(coins.len());
-        for coin in coins {
-            let together = chosen.iter().map(|one| &one.outpoint).chain([&coin.outpoint]);
-            if self.of(&coin.outpoint).is_none() || self.fit(together, vbytes) {
-                chosen.push(coin);
-            }
-        }
-        chosen
+        joined.is_empty() || (size.transactions <= most && size.vbytes <= CLUSTER_VBYTES_MAX)
     }
 }
 

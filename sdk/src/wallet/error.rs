@@ -109,6 +109,17 @@ pub enum WalletError {
         /// The transaction.
         txid: Txid,
     },
+    /// A lift would pay for nothing: the network refuses what this one descends from, and takes a child together with
+    /// its own parents only. Whoever has an output of that one can lift it.
+    #[error(
+        "{txid} descends from {first}, which the network refuses too: that one has to be lifted first, by whoever has an output of it"
+    )]
+    LiftFirst {
+        /// What was to be lifted.
+        txid: Txid,
+        /// What comes before.
+        first: Txid,
+    },
     /// What could be paid with hangs on too many unconfirmed transactions: the network takes no more of them together.
     #[error(
         "the coins hang on unconfirmed transactions, and the network takes {transactions} of them or {vbytes} vB together; pay less, or try again after the next block"
@@ -173,7 +184,10 @@ impl WalletError {
     /// assert!(quorate::wallet::WalletError::NotCertified.is_retryable());
     /// ```
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::NotCertified | Self::Coin { .. } | Self::UnconfirmedChain { .. })
+        matches!(
+            self,
+            Self::NotCertified | Self::Coin { .. } | Self::UnconfirmedChain { .. } | Self::LiftFirst { .. }
+        )
     }
 
     /// A stable name for programs, in `snake_case`; names are only added.
@@ -197,6 +211,7 @@ impl WalletError {
             Self::Coin { .. } => "coin_not_spendable",
             Self::Horizon { .. } => "coin_expired",
             Self::NothingToLift { .. } => "nothing_to_lift",
+            Self::LiftFirst { .. } => "lift_first",
             Self::UnconfirmedChain { .. } => "unconfirmed_chain",
             Self::ShortLived { .. } => "coins_short_lived",
             Self::NotCertified => "not_certified",

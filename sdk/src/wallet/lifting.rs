@@ -29,9 +29,34 @@ impl Wallet {
         let coins = self.describe_coin(coin).into_iter().collect();
         let funds = self.funds(coins, home);
         let psbt = build::lift(rate, weight, paid, &funds)?;
-        let spent = psbt.unsigned_tx.input.iter().map(|input| &input.previous_output);
-        let room = funds.clusters.fit(spent, signed_vbytes(&psbt.unsigned_tx));
+        let vbytes = signed_vbytes(&psbt.unsigned_tx);
+        let room = psbt
+            .unsigned_tx
+            .input
+            .iter()
+            .all(|input| funds.clusters.fit_lift(&input.previous_output, vbytes));
         room.then_some(psbt).ok_or_else(clusters::too_large)
+    }
+
+    /// The unconfirmed transactions that one descends from, as far as this wallet knows, nearest first.
+    pub(crate) fn unconfirmed_ancestors(&self, txid: Txid) -> Vec<Txid> {
+        let (mut all, mut seen) = (vec![txid], BTreeSet::from([txid]));
+        let mut next = 0;
+        while let Some(one) = all.get(next) {
+            let parents = self.waiting_proof(*one).into_iter().flat_map(FinalityProof::outpoints);
+            let new: Vec<Txid> =
+                parents.map(|outpoint| outpoint.txid).filter(|parent| seen.insert(*parent)).collect();
+            all.extend(new.into_iter().filter(|parent| self.waiting_proof(*parent).is_some()));
+            next += 1;
+        }
+        all.split_off(1)
+    }
+
+    /// The proof of a transaction that waits for its block.
+    fn waiting_proof(&self, txid: Txid) -> Option<&FinalityProof> {
+        let entry = self.book.history().iter().find(|entry| entry.txid == txid);
+        let waits = entry.is_none_or(|entry| entry.block.is_none() && entry.conflicted.is_none());
+        self.proofs.get(&txid).filter(|_| waits)
     }
 
     /// Weight and fee of a transaction and of those of its unconfirmed ancestors that pay less than `rate`.
@@ -39,9 +64,7 @@ impl Wallet {
         let (mut weight, mut paid) = (Weight::ZERO, Amount::ZERO);
         let (mut open, mut seen) = (vec![txid], BTreeSet::from([txid]));
         while let Some(one) = open.pop() {
-            let entry = self.book.history().iter().find(|entry| entry.txid == one);
-            let waits = entry.is_none_or(|entry| entry.block.is_none() && entry.conflicted.is_none());
-            let Some(proof) = self.proofs.get(&one).filter(|_| waits) else { continue };
+            let Some(proof) = self.waiting_proof(one) else { continue };
             let Some((own_weight, own_fee)) = cost(proof) else { continue };
             if rate.fee_wu(own_weight).is_some_and(|wanted| own_fee < wanted) {
                 weight += own_weight;

@@ -325,7 +325,7 @@ impl World {
         }
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.epoch = node.epoch.next();
-        let kept = node.machine.as_ref().map(|machine| machine.keeps(&begins.handover)).unwrap_or_default();
+        let kept = node.machine.as_mut().map(|machine| machine.keeps(&begins.handover)).unwrap_or_default();
         for owner in node.power_off() {
             self.schedule(Duration::from_millis(5), Event::SessionLost { owner });
         }

@@ -1,7 +1,7 @@
 //! What has to hold after faults have stopped: everything contested ends, everybody knows the truth, nothing is kept
 //! forever.
 
-use crate::{event::Event, node::SimNode, parties::Submission, world::World};
+use crate::{event::Event, node::SimNode, world::World};
 use bitcoin::{OutPoint, Txid};
 use quorate::wire::UtxoState;
 use quorate_rules::{Hold, Machine, Standing};
@@ -9,6 +9,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 /// Time after which an outpoint that was contested anew is judged.
 const JUDGE_AGAIN: Duration = Duration::from_secs(10);
+/// Blocks on top of one whose spends free what was left to another transaction (V6), with what nodes may be behind.
+const DEEP: u32 = 144 + 6;
 /// How often that may happen.
 const JUDGED_AGAIN_MAX: u32 = 2;
 /// Most coordinations and releases that may be left at a quiet node.
@@ -27,17 +29,18 @@ impl World {
         self.base.coins.iter().take(self.next_coin).copied()
     }
 
-    /// Whether a block has spent a coin that the transaction holding this one needs: then it ends on the chain, when that
-    /// block is deep (V6).
+    /// Whether a block has spent a coin that the transaction holding this one needs: then it ends on the chain, when
+    /// that block is deep (V6).
     fn ends_on_the_chain(&self, outpoint: &OutPoint, hold: &Hold) -> bool {
-        let holder = match hold {
-            Hold::Forced(txid) | Hold::Approved(txid) => Some(*txid),
-            Hold::Releasing => None,
-        };
-        let inputs = |one: &Submission| Some(one.proposal.txid()) == holder;
-        let needed =
-            self.submissions.iter().filter(|one| inputs(one)).flat_map(|one| one.proposal.outpoints());
-        needed.chain([*outpoint]).any(|coin| self.chain.coin_at(&coin).is_none())
+        let (Hold::Forced(holder) | Hold::Approved(holder)) = hold else { return false };
+        let of_holder = self.submissions.iter().filter(|one| one.proposal.txid() == *holder);
+        let mut needed = of_holder.flat_map(|one| one.proposal.outpoints()).chain([*outpoint]);
+        needed.any(|coin| {
+            let spender = self.oracle.spender(&coin).filter(|(spender, _)| spender != holder);
+            // The block may have been undone since.
+            let stands = self.chain.coin_at(&coin).is_none();
+            stands && spender.is_some_and(|(_, height)| self.chain.height() < height + DEEP)
+        })
     }
 
     /// Final or free again, at every honest node. A joint coin forced to a transaction waits for its owner alone.

@@ -54,8 +54,8 @@ pub struct Oracle {
     pub mined: BTreeSet<Txid>,
     /// What is final by enforcement, as far as honest nodes or wallets know, by the coins that it spends.
     enforced: BTreeMap<OutPoint, Txid>,
-    /// What blocks spend coins by.
-    spent: BTreeMap<OutPoint, Txid>,
+    /// What blocks spent coins by last, and at which height.
+    spent: BTreeMap<OutPoint, (Txid, u32)>,
     /// Transactions of sole custody that are final, and promise nothing about the chain.
     attested: BTreeSet<Txid>,
     /// Nodes that have sealed the first epoch.
@@ -367,20 +367,26 @@ impl Oracle {
     }
 
     /// A block was mined.
-    pub fn block(&mut self, block: &Block) {
+    pub fn block(&mut self, block: &Block, height: u32) {
         for transaction in &block.txdata {
             let txid = transaction.compute_txid();
             self.mined.insert(txid);
             for outpoint in transaction.input.iter().map(|input| input.previous_output) {
-                self.spent.insert(outpoint, txid);
+                self.spent.insert(outpoint, (txid, height));
                 self.stands(outpoint);
             }
         }
     }
 
+    /// What a block spent a coin by last, and the height of that block.
+    pub fn spender(&self, outpoint: &OutPoint) -> Option<(Txid, u32)> {
+        self.spent.get(outpoint).copied()
+    }
+
     /// Nothing that anybody was told is final by enforcement is undone on the chain, by no set of keys.
     fn stands(&mut self, outpoint: OutPoint) {
-        let (told, spent) = (self.enforced.get(&outpoint).copied(), self.spent.get(&outpoint).copied());
+        let (told, spent) =
+            (self.enforced.get(&outpoint).copied(), self.spent.get(&outpoint).map(|one| one.0));
         if let Some((told, spent)) = told.zip(spent).filter(|(told, spent)| told != spent) {
             let what = format!("a block spends {outpoint} by {spent}, and {told} was final");
             self.broken("no final payment is undone by any set of keys", what);

@@ -7,10 +7,13 @@ use crate::{
 };
 use bitcoin::{OutPoint, Txid};
 use quorate::{
-    NodeId,
+    NodeId, SignatureShare,
     account::AccountCertificate,
-    proposal::Proposal,
+    finality::FinalityProof,
+    frost::{NodeCommitments, SigningSession, WalletSignature},
+    proposal::{CheckedProposal, JointProposal, Proposal},
     session::Session,
+    vote::{ApprovalCertificate, SignedVote},
     wire::{ClientMessage, SubscriptionKey, TransactionStatus, UtxoRecord, limits},
 };
 use quorate_bridge::sans_io::{Machine, RelayId, WalletId};
@@ -127,6 +130,53 @@ pub struct Subscriber {
     pub(crate) bridge: Option<WalletId>,
     /// What it knows.
     pub known: BTreeMap<OutPoint, UtxoRecord>,
+}
+
+/// When the payment is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// Before its deadline: an honest payment that came late.
+    InTime,
+    /// When its recovery path is open, before the coin is taken.
+    BeforeTaking,
+    /// When the coin is gone.
+    AfterTaking,
+}
+
+/// What they do next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Vote,
+    Sign,
+    Finish,
+    Wait,
+    Take,
+    Show,
+    Over,
+}
+
+/// A payment that an owner and an evil node keep to themselves.
+#[derive(Debug)]
+pub struct Theft {
+    pub(crate) evil: NodeId,
+    pub(crate) proposal: JointProposal,
+    pub(crate) account: AccountCertificate,
+    pub(crate) checked: CheckedProposal,
+    pub(crate) shown: Shown,
+    pub(crate) step: Step,
+    pub(crate) attempt: u32,
+    pub(crate) votes: BTreeMap<NodeId, (SignedVote, NodeCommitments)>,
+    pub(crate) package: Option<Package>,
+    pub(crate) shares: BTreeMap<NodeId, Vec<SignatureShare>>,
+    pub(crate) proof: Option<FinalityProof>,
+}
+
+/// What the chosen nodes sign.
+#[derive(Debug)]
+pub(crate) struct Package {
+    pub(crate) certificate: ApprovalCertificate,
+    pub(crate) wallet: WalletSignature,
+    pub(crate) session: SigningSession,
 }
 
 /// The first message of a session.

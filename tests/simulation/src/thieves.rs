@@ -6,15 +6,15 @@ use crate::{
     event::{Event, Party},
     faults::Fault,
     node::{SimNode, Waiting},
+    parties::{Package, Shown, SimWallet, Step, Theft},
     world::World,
 };
 use bitcoin::{Amount, TxOut};
 use quorate::{
-    NodeId, SignatureShare,
-    account::AccountCertificate,
+    NodeId,
     finality::FinalityProof,
-    frost::{NodeCommitments, SigningSession, WalletSignature},
-    proposal::{CheckedProposal, JointProposal, Proposal},
+    frost::NodeCommitments,
+    proposal::Proposal,
     vote::{ApprovalCertificate, SignedVote, Verdict},
     wire::{
         CommitReply, PeerReply, PeerRequest, ServerMessage, SubscriptionKey, UtxoState, VotingReply,
@@ -29,51 +29,6 @@ const ANSWERS: Duration = Duration::from_millis(1_500);
 const SEEN: Duration = Duration::from_secs(10);
 /// How often votes or shares are asked for.
 const TRIES: u32 = 8;
-
-/// When the payment is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shown {
-    /// Before its deadline: an honest payment that came late.
-    InTime,
-    /// When its recovery path is open, before the coin is taken.
-    BeforeTaking,
-    /// When the coin is gone.
-    AfterTaking,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Vote,
-    Sign,
-    Finish,
-    Wait,
-    Take,
-    Show,
-    Over,
-}
-
-/// A payment that an owner and an evil node keep to themselves.
-#[derive(Debug)]
-pub struct Theft {
-    evil: NodeId,
-    proposal: JointProposal,
-    account: AccountCertificate,
-    checked: CheckedProposal,
-    shown: Shown,
-    step: Step,
-    attempt: u32,
-    votes: BTreeMap<NodeId, (SignedVote, NodeCommitments)>,
-    package: Option<Package>,
-    shares: BTreeMap<NodeId, Vec<SignatureShare>>,
-    proof: Option<FinalityProof>,
-}
-
-#[derive(Debug)]
-struct Package {
-    certificate: ApprovalCertificate,
-    wallet: WalletSignature,
-    session: SigningSession,
-}
 
 impl World {
     /// An owner and an evil node begin.
@@ -110,6 +65,8 @@ impl World {
             Step::Vote => self.steal_votes(&mut theft),
             Step::Sign => self.steal_shares(&mut theft),
             Step::Finish => self.finish_in_secret(&mut theft),
+            // Who was shown the payment in time has two days of blocks to hand it in to a node.
+            Step::Wait if theft.shown == Shown::InTime && self.payee_alone(&theft) => (Step::Wait, ANSWERS),
             Step::Wait => self.let_time_pass(),
             Step::Take => self.take_back(&theft),
             Step::Show => {
@@ -130,6 +87,15 @@ impl World {
         };
         self.theft = Some(theft);
         self.schedule(wait, Event::Theft);
+    }
+
+    /// Whether the payee holds the payment for final and no honest node knows of it.
+    fn payee_alone(&self, theft: &Theft) -> bool {
+        let Some(txid) = theft.proof.as_ref().map(FinalityProof::txid) else { return false };
+        let held = self.wallets.first().is_some_and(|payee| payee.session.wallet().proof(txid).is_some());
+        let machines =
+            self.nodes.values().filter(|node| node.is_trusted()).filter_map(|node| node.machine.as_ref());
+        held && !machines.into_iter().any(|machine| machine.knows_final(&txid))
     }
 
     fn honest_ids(&self) -> Vec<NodeId> {
@@ -246,8 +212,12 @@ impl World {
         let utxo = quorate::testing::utxo_record(outpoint, output.value, output.script_pubkey.clone());
         let key = SubscriptionKey::Script(output.script_pubkey);
         let (state, proof) = (UtxoState::Unspent, Some(Box::new(proof)));
-        let connection =
-            self.wallets.first().filter(|wallet| wallet.bridge.is_some()).map(|one| one.connection);
+        // What a payee with an old tip makes of it is the business of its clock, which it does not have here.
+        let height = self.chain.height();
+        let fresh = |wallet: &&SimWallet| {
+            wallet.bridge.is_some() && wallet.session.wallet().chain().tip().height + 2 >= height
+        };
+        let connection = self.wallets.first().filter(fresh).map(|wallet| wallet.connection);
         if let Some(connection) = connection {
             let message = ServerMessage::UTXOStateNotification { key, utxo, state, proof };
             self.party_hears(Party::Wallet(0, connection), None, message);

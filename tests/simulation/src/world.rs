@@ -6,8 +6,7 @@ use crate::{
     faults::{Counters, Dice, Fault, Weather},
     node::{Change, SimNode},
     oracle::{Oracle, Weight},
-    parties::{SimBridge, SimWallet, Submission, Subscriber},
-    thieves::Theft,
+    parties::{SimBridge, SimWallet, Submission, Subscriber, Theft},
 };
 use bitcoin::{
     BlockHash, OutPoint,
@@ -433,8 +432,8 @@ impl World {
 
     /// Blocks that were mined reach the nodes.
     pub(crate) fn take_blocks(&mut self, mined: Vec<BlockHash>) {
-        for (block, _) in mined.into_iter().filter_map(|hash| self.chain.find(hash)) {
-            self.oracle.block(&block);
+        for (block, height) in mined.into_iter().filter_map(|hash| self.chain.find(hash)) {
+            self.oracle.block(&block, height);
         }
         for node in self.nodes.keys().copied().collect::<Vec<_>>() {
             let wait = self.dice.between(1_000, 900_000);

@@ -138,6 +138,8 @@ export type WalletEvent =
   | { readonly type: "coinExpiring"; readonly outpoint: string; readonly value: bigint; readonly expiresAt: number }
   | { readonly type: "refreshFailed"; readonly reason: string }
   | { readonly type: "tip"; readonly tip: Block }
+  /** The wallet's tip is older than 12 hours: the bridge withholds blocks, or the clock is wrong. Payments from others wait for a younger one; `time` is the tip's, in seconds since 1970. */
+  | { readonly type: "tipStale"; readonly tip: Block; readonly time: number }
   | { readonly type: "lagged"; readonly missed: number }
   | { readonly type: "refused"; readonly error: { readonly code: string; readonly message: string; readonly retry: boolean } }
   | { readonly type: "serverMisbehaved"; readonly what: string }

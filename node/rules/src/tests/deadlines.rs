@@ -9,7 +9,7 @@ use quorate_protocol::{
     proposal::{JointProposal, Proposal, describe_output},
     testing::DEADLINE,
     vote::{Custody, NOT_BEFORE_ITS_BLOCK, VoteTarget},
-    wire::{ErrorCode, RejectReason, VotingRequest},
+    wire::{ClientMessage, ErrorCode, RejectReason, ServerMessage, TransactionStatus, VotingRequest},
 };
 
 fn joint(proposal: &JointProposal) -> Proposal {
@@ -94,6 +94,37 @@ fn a_transaction_that_its_owner_kept_secret_is_not_taken_in_after_its_deadline()
     assert_eq!(announce(&mut kit, &secret), Ok(()), "in time");
     kit.mine(100);
     assert!(kit.machine.knows_final(&secret.txid()), "what was known in time stays");
+}
+
+#[test]
+fn what_a_payee_hands_in_is_taken_while_its_deadline_has_not_come_and_told_to_all() {
+    for (blocks, taken) in [(1, true), (2, false)] {
+        let mut kit = Kit::voting();
+        kit.joint_coin(90_500, 5, false);
+        let proof = kit.world.finish(&until(&kit, 12));
+        kit.mine(blocks);
+        let protocol = quorate_protocol::wire::limits::PROTOCOL_VERSION;
+        kit.say(ClientMessage::Hello { protocol, federation: None, agent: String::new() });
+        kit.told();
+        kit.say(ClientMessage::FinalTransaction { proof: Box::new(proof.clone()) });
+        let answer = kit.told().pop();
+        let good = matches!(
+            &answer,
+            Some(ServerMessage::TransactionStatus {
+                status: TransactionStatus::Broadcasting { refusal: None },
+                ..
+            })
+        );
+        assert_eq!(good, taken, "{answer:?}");
+        assert_eq!(kit.machine.knows_final(&proof.txid()), taken);
+        let told = kit
+            .asked()
+            .into_iter()
+            .filter(|(_, request)| matches!(request, VotingRequest::FinalTransaction { .. }));
+        assert_eq!(told.count(), if taken { 3 } else { 0 }, "everybody else hears of it");
+        kit.say(ClientMessage::FinalTransaction { proof: Box::new(proof) });
+        assert!(kit.asked().is_empty(), "once");
+    }
 }
 
 #[test]

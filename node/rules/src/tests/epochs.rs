@@ -268,11 +268,18 @@ fn a_proof_that_comes_after_the_seal_is_kept() {
     let proof = world.finish(&world.authorise(psbt, testing::DEADLINE));
     let node = cluster.get(1);
     let opening = node.opening.take().expect("open");
-    assert!(node.machine.keeps(&opening.handover).finals.is_empty(), "everything is handed over");
-    let head = None;
-    let request = VotingRequest::FinalTransaction { proof: proof.clone(), head };
-    node.machine.handle_request(NodeId(2), crate::ReplyTo::Peer(9), request);
+    let request = VotingRequest::FinalTransaction { proof: proof.clone(), head: None };
+    node.machine.handle_request(NodeId(2), crate::ReplyTo::Peer(9), request.clone());
     let kept = node.machine.keeps(&opening.handover);
+    assert_eq!(kept.finals.len(), 1, "what is handed over is not kept twice");
+    // What came after that would be in no store.
+    while node.machine.poll_output().is_some() {}
+    node.machine.handle_request(NodeId(2), crate::ReplyTo::Peer(10), request);
+    let reply = node.machine.poll_output();
+    assert!(
+        matches!(&reply, Some(crate::Output::Reply { reply: PeerReply::Refused(Refusal::Error { error }), .. }) if error.retry),
+        "{reply:?}"
+    );
     let begins = crate::opening(&opening.handover, opening.succession, &kept, 1);
     let mut stored = crate::records::Stored::default();
     begins.rows().iter().for_each(|row| stored.take(row).expect("reads"));

@@ -13,6 +13,7 @@ use bitcoin::{
     secp256k1::{PublicKey, schnorr},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// The public result of a key generation or refresh.
@@ -192,20 +193,31 @@ pub struct FederationDocument {
 impl<'de> Deserialize<'de> for FederationDocument {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        struct Epochs {
+        struct Head {
             #[serde(default = "first_protocol")]
             protocol: u32,
+        }
+        #[derive(Deserialize)]
+        struct Epochs {
             roster: Roster,
             #[serde(default)]
             successions: Vec<Succession>,
         }
-        let (Epochs { protocol, roster, successions }, key) = tagged::both(deserializer)?;
+        // Whatever else differs in it, the version is what its reader has to hear of.
+        let (Head { protocol }, whole): (Head, Box<RawValue>) = tagged::both(deserializer)?;
         if protocol != PROTOCOL_VERSION {
+            let advice = if protocol < PROTOCOL_VERSION {
+                "such a federation has to be made anew"
+            } else {
+                "use a later release"
+            };
             let what = format!(
-                "a federation document of protocol {protocol}, and this software speaks {PROTOCOL_VERSION}: such a federation has to be made anew"
+                "a federation document of protocol {protocol}, and this software speaks {PROTOCOL_VERSION}: {advice}"
             );
             return Err(serde::de::Error::custom(what));
         }
+        let (Epochs { roster, successions }, key) =
+            tagged::both(&*whole).map_err(serde::de::Error::custom)?;
         Ok(Self { roster, key, successions })
     }
 }

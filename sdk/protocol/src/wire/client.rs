@@ -213,6 +213,12 @@ pub enum ClientMessage {
         /// The transaction.
         txid: Txid,
     },
+    /// Hand in a finished transaction that the nodes may not know, for them to verify, keep and have mined: its payer may
+    /// have shown it to its payee alone. The answer is `TransactionStatus` (`broadcasting`), or an error.
+    FinalTransaction {
+        /// The proof.
+        proof: Box<FinalityProof>,
+    },
     /// Ask for a fee rate.
     FeeRateQuery,
     /// Ask for a `Pong`.
@@ -233,6 +239,7 @@ impl Message for ClientMessage {
         "FederationQuery",
         "HeadersQuery",
         "ProofQuery",
+        "FinalTransaction",
         "FeeRateQuery",
         "Ping",
     ];

@@ -55,7 +55,9 @@ test("an account is left with its sheet alone", { timeout: 120_000 }, async () =
   }
   const others = "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
   assert.throws(() => recovery.sign(sweep.psbt, { words: others }), coded("other_words"));
-  assert.throws(() => recovery.sign("no PSBT"), coded("invalid_argument"));
+  assert.throws(() => recovery.sign("no PSBT"), coded("invalid_psbt"));
+  assert.deepEqual(recovery.inspect(sweep.psbt), { outputs: [{ address: ELSEWHERE, value: sweep.amount }], fee: sweep.fee });
+  assert.throws(() => recovery.inspect("cHNidP8="), coded("invalid_psbt"));
   const signed = recovery.sign(sweep.psbt);
   assert.equal(await source.broadcast(signed.transaction), signed.txid);
   await assert.rejects(source.broadcast(`${signed.transaction}00`), coded("source_unavailable"));
@@ -85,6 +87,8 @@ test("what cannot be left so is said", { timeout: 60_000 }, async () => {
   await assert.rejects(recovery.find(other), coded("source_wrong_network"));
   const lies = { ...esplora(server.url), coinsAt: async () => ({ used: true, coins: [{ outpoint: "no outpoint", value: 1n }] }) };
   await assert.rejects(recovery.find(lies), coded("source_unavailable"));
+  const nowhere = { ...esplora(server.url), tip: async () => Number("<html>") };
+  await assert.rejects(recovery.find(nowhere), (error) => error.code === "source_unavailable" && error.message.includes("no height"));
   const failing = { ...esplora(server.url), coinsAt: () => { throw new Error("out of order"); } };
   await assert.rejects(recovery.find(failing), (error) => error.code === "source_unavailable" && error.message.includes("out of order"));
   await assert.rejects(recovery.find(esplora(server.url), { signal: AbortSignal.abort() }), (error) => error.name === "AbortError");

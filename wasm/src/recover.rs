@@ -86,6 +86,18 @@ struct SignedView {
     fee: u64,
 }
 
+#[derive(Serialize)]
+struct OutputView {
+    address: String,
+    value: u64,
+}
+
+#[derive(Serialize)]
+struct InspectedView {
+    outputs: Vec<OutputView>,
+    fee: u64,
+}
+
 /// An account that is to be left.
 #[wasm_bindgen]
 #[derive(Debug)]
@@ -166,18 +178,39 @@ impl Recovery {
         }))
     }
 
+    /// What a PSBT would do.
+    pub fn inspect(&self, psbt: &str) -> Result<JsValue, JsValue> {
+        let psbt = parse_psbt(psbt)?;
+        let fee = psbt.fee().map_err(|error| Failure::new(INVALID_PSBT, error))?.to_sat();
+        let network = self.inner.network();
+        let outputs = psbt.unsigned_tx.output.iter().map(|output| OutputView {
+            address: match bitcoin::Address::from_script(&output.script_pubkey, network) {
+                Ok(address) => address.to_string(),
+                Err(_) => output.script_pubkey.to_string(),
+            },
+            value: output.value.to_sat(),
+        });
+        Ok(to_js(&InspectedView { outputs: outputs.collect(), fee }))
+    }
+
     /// Signs a sweep, with the words of the sheet unless others are given.
     pub fn sign(&self, psbt: &str, words: Option<String>) -> Result<JsValue, JsValue> {
         let words = words.map(Zeroizing::new);
         let given = words.map(|words| SecretWords::parse(&words)).transpose().map_err(Failure::from)?;
         let words = given.or_else(|| self.kit.as_ref().and_then(|kit| kit.words.clone()));
         let words = words.ok_or_else(|| Failure::argument("words", "the backup does not have them"))?;
-        let psbt: Psbt = psbt.trim().parse().map_err(|error| Failure::argument("psbt", error))?;
+        let psbt = parse_psbt(psbt)?;
         let signed = self.inner.sign(&words, &psbt).map_err(Failure::from)?;
         let transaction = bitcoin::consensus::serialize(&signed.transaction).to_lower_hex_string();
         let txid = signed.transaction.compute_txid().to_string();
         Ok(to_js(&SignedView { transaction, txid, fee: signed.fee.to_sat() }))
     }
+}
+
+const INVALID_PSBT: &str = "invalid_psbt";
+
+fn parse_psbt(text: &str) -> Result<Psbt, Failure> {
+    text.trim().parse().map_err(|error| Failure::new(INVALID_PSBT, format!("this is no PSBT: {error}")))
 }
 
 impl Recovery {

@@ -29,7 +29,7 @@ function Lift({ wallet, entry }: { wallet: OpenWallet; entry: HistoryEntry }) {
   };
   return (
     <span className="lift">
-      <span className="hint">Nothing is lost. Miners say: {entry.refusal}</span>
+      <span className="hint">It is final; a node's Bitcoin Core does not take it at present, as the bridge tells: {entry.refusal}</span>
       {quote
         ? <button type="button" disabled={busy} onClick={() => run(lift)}>Pay {sats(quote.fee)} to speed it up</button>
         : <button type="button" className="quiet" disabled={busy} onClick={() => run(ask)}>Speed it up</button>}
@@ -53,7 +53,7 @@ export function History({ wallet, entries }: { wallet: OpenWallet; entries: read
               <span className={`amount ${net < 0n ? "" : "in"}`}>{net < 0n ? "−" : "+"}{sats(net < 0n ? -net : net)}</span>
               <span className="hint">{when} · <span className="mono" title={entry.txid}>{entry.txid.slice(0, 8)}…</span></span>
               <span><span className={`pill ${tone}`}>{text}</span></span>
-              {entry.refusal !== undefined && entry.confirmations === 0 && <Lift wallet={wallet} entry={entry} />}
+              {entry.refusal !== undefined && entry.finality === "enforced" && !entry.conflicted && entry.confirmations === 0 && <Lift wallet={wallet} entry={entry} />}
             </li>
           );
         })}

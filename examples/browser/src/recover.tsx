@@ -22,16 +22,20 @@ function opens({ opensAt }: RecoverableCoin, tip: number): string {
   return `opens at height ${opensAt}, in ${blocks} blocks${days > 0 ? `, about ${days} ${days === 1 ? "day" : "days"}` : ""}`;
 }
 
+/** Above what a payment may cost without a question: 5,000 sat, and a tenth. */
+function dear({ amount, fee }: Sweep): boolean {
+  return fee > 5_000n && fee * 10n > amount;
+}
+
 function App() {
   const [recovery, setRecovery] = useState<Recovery>();
-  const [found, setFound] = useState<FoundCoins>();
-  const [server, setServer] = useState("");
+  const [found, setFound] = useState<{ coins: FoundCoins; server: string; time: number }>();
   return (
     <Shell title="Leaving">
       {recovery === undefined ? <Backup onRead={setRecovery} /> : (
-        <Coins recovery={recovery} onFound={(coins, url) => { setFound(coins); setServer(url); }} />
+        <Coins recovery={recovery} onFound={(coins, server) => setFound((old) => ({ coins, server, time: (old?.time ?? 0) + 1 }))} />
       )}
-      {recovery && found && <Move key={found.tip} recovery={recovery} found={found} server={server} />}
+      {recovery && found && <Move key={found.time} recovery={recovery} found={found.coins} server={found.server} />}
     </Shell>
   );
 }
@@ -50,8 +54,8 @@ function Backup({ onRead }: { onRead: (recovery: Recovery) => void }) {
     <form className="card" onSubmit={submit}>
       <h1>Take your coins with you</h1>
       <p className="soft">
-        Your backup sheet is enough. Nothing here asks a bridge or a node of your federation: they may all be gone. What you enter stays in this page; for real money, save the page
-        and open it on a machine that you trust.
+        Your backup sheet is enough. Nothing here asks a bridge or a node of your federation: they may all be gone. What you enter stays in this page. To keep the words off
+        machines with a connection, use the command <span className="mono">quorate recover</span>, which signs offline.
       </p>
       <Field label="Backup sheet" hint="The whole sheet, or the descriptor alone: the line that begins with tr(.">
         {(id) => <textarea id={id} rows={7} spellCheck={false} autoComplete="off" value={text} onChange={(event) => setText(event.target.value)} />}
@@ -166,7 +170,7 @@ function Move({ recovery, found, server }: { recovery: Recovery; found: FoundCoi
       <section className="card done">
         <h2>Sent</h2>
         <p className="mono" data-testid="txid">{signed.txid}</p>
-        <p className="soft">Your coins are on their way. The next block has them, or one soon after.</p>
+        <p className="soft">The server has taken it. Look for it in a block; at a low fee rate that can take a while.</p>
       </section>
     );
   }
@@ -190,13 +194,14 @@ function Move({ recovery, found, server }: { recovery: Recovery; found: FoundCoi
         <h2>{sats(sweep.amount)} arrive</h2>
         <p className="soft">
           at <span className="mono">{to}</span>, for a fee of {sats(sweep.fee)}.
-          {sweep.left.length > 0 && <> {sweep.left.length} {sweep.left.length === 1 ? "coin stays" : "coins stay"} behind for now: not open yet, or worth less than moving them costs.</>}
+          {sweep.left.length > 0 && <> {sweep.left.length} {sweep.left.length === 1 ? "coin stays" : "coins stay"} behind for now: not open yet, for a second transaction (500 coins fit into one), or worth less than moving them costs.</>}
         </p>
         {!recovery.info.hasWords && (
           <Field label="Your twelve words">
             {(id) => <textarea id={id} rows={2} autoComplete="off" autoCapitalize="none" spellCheck={false} value={words} onChange={(event) => setWords(event.target.value)} />}
           </Field>
         )}
+        {dear(sweep) && <p className="problem" role="alert">That is much: more than a tenth of what arrives. Look at what blocks take today before you sign; coins can wait.</p>}
         <Problem error={error} />
         <div className="row">
           <button disabled={busy || (!recovery.info.hasWords && words.trim() === "")}>Sign</button>

@@ -12,7 +12,11 @@ use bitcoin::{Address, Amount, Network, address::NetworkUnchecked};
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::Path};
 use tokio::net::TcpListener;
-use tower_http::{cors::CorsLayer, services::ServeDir, set_header::SetResponseHeaderLayer};
+use tower_http::{
+    cors::CorsLayer,
+    services::{ServeDir, ServeFile},
+    set_header::SetResponseHeaderLayer,
+};
 
 /// Most that one request is given: half of a reward.
 const GIFT_MAX: Amount = Amount::from_sat(25 * 100_000_000);
@@ -20,7 +24,13 @@ const GIFT_MAX: Amount = Amount::from_sat(25 * 100_000_000);
 /// Scripts, styles and WebAssembly of the page's own only; sockets to any bridge.
 const CONTENT_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
-     connect-src 'self' ws: wss: https: http://127.0.0.1:*; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+     connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+/// The same of the page for leaving, which asks Esplora servers and no bridge.
+const LEAVING_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+     connect-src 'self' https: http://127.0.0.1:* http://localhost:*; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'",
 );
 
 /// What a page needs to connect.
@@ -56,15 +66,19 @@ pub(crate) async fn serve(
 ) -> Result<SocketAddr> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let address = listener.local_addr()?;
+    let leaving = Router::new()
+        .route_service("/recover.html", ServeFile::new(pages.join("recover.html")))
+        .layer(SetResponseHeaderLayer::overriding(header::CONTENT_SECURITY_POLICY, LEAVING_POLICY));
     let site = Router::new()
         .route("/devnet.json", get(describe))
         .route("/devnet/fund", post(give))
         .route("/devnet/mine", post(mine))
+        .merge(leaving)
         .with_state(Site { description, treasury })
         // Play money is for pages of other servers too, such as the one of a developer.
         .layer(CorsLayer::permissive())
         .fallback_service(ServeDir::new(pages))
-        .layer(SetResponseHeaderLayer::overriding(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY))
+        .layer(SetResponseHeaderLayer::if_not_present(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY))
         .layer(SetResponseHeaderLayer::overriding(
             header::CACHE_CONTROL,
             HeaderValue::from_static("no-cache"),

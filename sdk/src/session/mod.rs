@@ -228,7 +228,7 @@ impl Session {
     /// ```
     /// # fn example(session: &quorate::session::Session, txid: bitcoin::Txid) {
     /// if let Some(reason) = session.refusal(txid) {
-    ///     println!("{txid} is final and no miner has it: {reason}");
+    ///     println!("{txid} is final, and a node's mempool does not take it: {reason}");
     /// }
     /// # }
     /// ```

@@ -85,6 +85,14 @@ export interface SignedSweep {
   readonly fee: bigint;
 }
 
+/** What a PSBT would do. */
+export interface InspectedPsbt {
+  /** Where it pays to, and how much in satoshis. */
+  readonly outputs: readonly { readonly address: string; readonly value: bigint }[];
+  /** By the amounts that it names, in satoshis; signatures hold for no others. */
+  readonly fee: bigint;
+}
+
 /** What a backup says. */
 export interface BackupInfo {
   readonly network: Network;
@@ -146,6 +154,7 @@ export class Recovery implements Disposable {
         throw new QuorateError("source_wrong_network", `the source is of another network than the account, which is on ${network}`);
       }
       const tip = await ask(() => source.tip());
+      if (!Number.isSafeInteger(tip) || tip < 0 || tip >= 2 ** 31) throw new Error(`its tip is no height: ${tip}`);
       const coins = (await call(() => this.#inner.find((address: string) => ask(() => source.coinsAt(address))))) as RecoverableCoin[];
       return { tip, coins };
     } catch (error) {
@@ -175,8 +184,13 @@ export class Recovery implements Disposable {
     return callNow(() => this.#inner.sweep(found.coins, found.tip, options.to, options.feeRate) as Sweep);
   }
 
+  /** What a PSBT would do: look at it before you sign one that comes from elsewhere. @throws {@link QuorateError} `invalid_psbt`. */
+  inspect(psbt: string): InspectedPsbt {
+    return callNow(() => this.#inner.inspect(psbt) as InspectedPsbt);
+  }
+
   /**
-   * Signs a sweep, offline. Of a PSBT that comes from elsewhere, look at outputs and fee first.
+   * Signs a sweep, offline. Of a PSBT that comes from elsewhere, look at outputs and fee first ({@link Recovery.inspect}).
    *
    * @param options.words - The secret words; those of the sheet if absent.
    * @throws {@link QuorateError} `other_words`, `invalid_words`, `invalid_psbt`.

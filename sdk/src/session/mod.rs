@@ -104,8 +104,10 @@ pub struct Session {
     told_stale: Option<BlockRef>,
     /// Final transactions that a node placed in no block, and how often it was asked.
     unplaced: BTreeMap<Txid, u8>,
-    /// Final transactions that were in no block at the last tip, and those of them that are watched.
-    unmined: BTreeSet<Txid>,
+    /// Final transactions that are in no block, with the height of the tip since when; the height at which they were
+    /// looked for last; and those of them that are watched.
+    unmined: BTreeMap<Txid, u32>,
+    looked_at: u32,
     watched: BTreeSet<Txid>,
     /// Watched transactions that the server did not know to be final.
     unknown: BTreeSet<Txid>,
@@ -166,7 +168,8 @@ impl Session {
             tip_age_max,
             told_stale: None,
             unplaced: BTreeMap::new(),
-            unmined: BTreeSet::new(),
+            unmined: BTreeMap::new(),
+            looked_at: 0,
             watched: BTreeSet::new(),
             unknown: BTreeSet::new(),
             refusals: BTreeMap::new(),

@@ -3,7 +3,10 @@
 use super::{Event, Now, Output, Session, pending::Pending};
 use crate::wire::{ClientMessage, SubscriptionKey, WireError, encode_text, limits};
 use bitcoin::{ScriptBuf, Txid};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Questions for a transaction's place that are under way at a time.
 const PROOF_QUERIES_MAX: usize = 32;
@@ -104,27 +107,33 @@ impl Session {
 
     /// After a connect: watches what was final before, and is in no block that this wallet knows.
     pub(super) fn watch_waiting(&mut self) {
-        self.unmined = self.unmined_now();
+        self.unmined.clear();
+        self.unmined = self.unmined_since(0);
         self.watch_unmined();
     }
 
-    fn unmined_now(&self) -> BTreeSet<Txid> {
+    /// What is final and in no block, with the height of the tip since when, or that given.
+    fn unmined_since(&self, height: u32) -> BTreeMap<Txid, u32> {
         let waits =
             self.wallet.history().iter().filter(|entry| {
                 entry.finality.is_some() && entry.block.is_none() && entry.conflicted.is_none()
             });
-        waits.map(|entry| entry.txid).take(WATCHED_MAX).collect()
+        let since = |txid: Txid| (txid, self.unmined.get(&txid).copied().unwrap_or(height));
+        waits.map(|entry| since(entry.txid)).take(WATCHED_MAX).collect()
     }
 
     /// After a block: watches what was final before the block before and is in none yet, to be told why no miner takes
-    /// it.
+    /// it. It may be in the last block, whose proof has not come.
     pub(super) fn watch_unmined(&mut self) {
-        let waiting = self.unmined_now();
-        let late: Vec<Txid> = waiting.intersection(&self.unmined).copied().collect();
+        let tip = self.wallet.chain().tip().height;
+        self.unmined = self.unmined_since(self.looked_at);
+        self.looked_at = tip;
+        let waiting: BTreeSet<Txid> = self.unmined.keys().copied().collect();
+        let late = self.unmined.iter().filter(|(_, since)| since.saturating_add(2) <= tip);
+        let late: Vec<Txid> = late.map(|(txid, _)| *txid).collect();
         let new: Vec<_> = late.iter().filter(|txid| !self.watched.contains(*txid)).copied().collect();
         let over: Vec<_> = self.watched.difference(&waiting).copied().collect();
-        self.unmined = waiting;
-        self.unknown.retain(|txid| self.watched.contains(txid) && self.unmined.contains(txid));
+        self.unknown.retain(|txid| self.watched.contains(txid) && waiting.contains(txid));
         for txid in std::mem::take(&mut self.unknown) {
             self.hand_in(txid);
         }

@@ -136,7 +136,8 @@ async fn three_hundred_payments_between_two_blocks_are_all_mined() -> Result<()>
     // There is money, but it hangs on too much; after a block it does not.
     let refused = payer.pay(request(&to, price)?).await.expect_err("every cluster is full");
     ensure!(waits_for_a_block(&refused) && refused.is_retryable(), "{refused}");
-    // What is full can still be lifted, from both ends: a payment in the middle by its payee, the last one by its payer.
+    // What is full can still be lifted, from both ends: a payment in the middle by its payee, the last one by its
+    // payer.
     let history = payer.inspect(|session| session.wallet().history().to_vec()).await?;
     let (middle, last) = (history[history.len() / 2].txid, history[history.len() - 1].txid);
     let rate = FeeRate::from_sat_per_vb_u32(3);

@@ -328,8 +328,8 @@ impl Session {
         self.move_on(txid, state);
     }
 
-    /// What a server says of a final transaction that is watched: how miners take it, that its proof is to be asked for,
-    /// or that it does not know that it is final.
+    /// What a server says of a final transaction that is watched: how miners take it, that its proof is to be asked
+    /// for, or that it does not know that it is final.
     fn take_word(&mut self, txid: Txid, status: Option<TransactionStatus>) {
         match status {
             Some(TransactionStatus::Broadcasting { refusal }) => self.take_broadcast(txid, refusal),

@@ -92,9 +92,9 @@ impl Session {
         self.ask_proofs(again);
     }
 
-    /// Gives the server the proof of a transaction that it does not know to be final, now and after each block until one
-    /// has it. Its payer may have shown it to nobody but this wallet, to take the coins back when their recovery path is
-    /// open: until then there are `recovery_margin` blocks to have it mined.
+    /// Gives the server the proof of a transaction that it does not know to be final, now and after each block until
+    /// one has it. Its payer may have shown it to nobody but this wallet, to take the coins back when their recovery
+    /// path is open: until then there are `recovery_margin` blocks to have it mined.
     pub(super) fn hand_in(&mut self, txid: Txid) {
         if !self.watched.contains(&txid) {
             return;

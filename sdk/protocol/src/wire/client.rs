@@ -213,8 +213,8 @@ pub enum ClientMessage {
         /// The transaction.
         txid: Txid,
     },
-    /// Hand in a finished transaction that the nodes may not know, for them to verify, keep and have mined: its payer may
-    /// have shown it to its payee alone. The answer is `TransactionStatus` (`broadcasting`), or an error.
+    /// Hand in a finished transaction that the nodes may not know, for them to verify, keep and have mined: its payer
+    /// may have shown it to its payee alone. The answer is `TransactionStatus` (`broadcasting`), or an error.
     FinalTransaction {
         /// The proof.
         proof: Box<FinalityProof>,

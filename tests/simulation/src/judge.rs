@@ -173,8 +173,10 @@ impl World {
             let round = self.honest().filter_map(|(_, machine)| Some(machine.utxo(&outpoint)?.round)).min();
             for (index, subscriber) in self.subscribers.iter().enumerate() {
                 let Some(known) = subscriber.known.get(&outpoint) else {
-                    // A script that nobody watched before is known from then on only, and the answer says so.
-                    if index > 0 {
+                    // A script that nobody watched before is known from then on only, and the answer says so. A coin
+                    // that a block spent behind the federation's back is gone for who asks after that.
+                    let gone = self.oracle.spender(&outpoint).is_some() && truth.is_none();
+                    if index > 0 && !gone {
                         broken.push((
                             "subscribers end at the truth",
                             format!("subscriber {index} never heard of {outpoint}"),

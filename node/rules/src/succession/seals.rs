@@ -42,8 +42,8 @@ pub(super) struct Seals {
 /// One seal that is being fetched.
 #[derive(Debug, Default)]
 struct Fetch {
-    /// Where it is asked for, and where next.
-    places: VecDeque<NodeId>,
+    /// Where it is asked for, and where next: of two nodes with one number, the present one or the next epoch's.
+    places: VecDeque<(Side, NodeId)>,
     since: Duration,
     pages: Option<WholeSeal>,
     /// When the places are tried again from the first, if none had it.
@@ -100,27 +100,32 @@ impl Seals {
         // A newcomer has the number of the node that it replaces, but not its seal.
         let newcomer = federation.identity_key(desk.me) != Some(&desk.key.public());
         let others = federation.members().iter().map(|member| member.id).filter(|id| *id != of);
-        let places = std::iter::once(of).chain(others);
+        let present = std::iter::once(of).chain(others);
         let elsewhere = |at: &NodeId| *at != desk.me || (*at == of && !newcomer);
-        let places = places.filter(elsewhere).collect();
+        let present = present.filter(elsewhere).map(|at| (Side::Present, at));
+        // One that is in the next epoch already has the seals that it began with.
+        let newcomers = self.succession.plan.members.iter().filter(|one| !federation.members().contains(one));
+        let own = desk.key.public();
+        let newcomers = newcomers.filter(|one| one.identity_key != own).map(|one| (Side::Next, one.id));
+        let places = present.chain(newcomers).collect();
         self.fetches.insert(of, Fetch { places, since: desk.now, pages: None, rest_until: None });
         self.ask_page(desk, of);
     }
 
     fn ask_page(&mut self, desk: &mut Desk, of: NodeId) {
         let Some(fetch) = self.fetches.get_mut(&of) else { return };
-        let Some(at) = fetch.places.front().copied() else {
+        let Some((side, at)) = fetch.places.front().copied() else {
             fetch.rest_until = Some(desk.now + POLL);
             return;
         };
         let have = fetch.pages.as_ref().map_or(0, |whole| whole.transactions.len());
         let skip = u32::try_from(have).unwrap_or(u32::MAX);
         let succession = Box::new(self.succession.clone());
-        if at == desk.me {
+        if (side, at) == (Side::Present, desk.me) {
             desk.ask_voter(succession, skip, Purpose::Seal(of));
         } else {
             let request = SuccessionRequest::SealRequest { succession, of, skip };
-            desk.ask(Side::Present, at, request, Purpose::Seal(of));
+            desk.ask(side, at, request, Purpose::Seal(of));
         }
     }
 
@@ -133,7 +138,8 @@ impl Seals {
         reply: Option<PeerReply>,
     ) {
         let Some(fetch) = self.fetches.get_mut(&of) else { return };
-        let late = fetch.places.front() != Some(&of) && desk.now > fetch.since + ELSEWHERE_TIMEOUT;
+        let late =
+            fetch.places.front() != Some(&(Side::Present, of)) && desk.now > fetch.since + ELSEWHERE_TIMEOUT;
         let whole = match reply {
             _ if late => Err("no whole seal in time".to_owned()),
             Some(PeerReply::Succession(reply)) => fetch.add(reply),

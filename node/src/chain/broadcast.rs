@@ -43,7 +43,7 @@ impl Queue {
             }
             let batch = self.take();
             let txids = batch.keys().copied().collect();
-            let missing = match chain.missing(txids).await {
+            let mut missing = match chain.missing(txids).await {
                 Ok(missing) => missing,
                 Err(error) => {
                     tracing::warn!(%error, count = batch.len(), "the chain backend does not take transactions");
@@ -53,8 +53,11 @@ impl Queue {
             for transaction in parents_first(&batch) {
                 let txid = transaction.compute_txid();
                 let refusal = if missing.contains(&txid) {
-                    match send(&*chain, transaction, &batch).await {
-                        Ok(()) => None,
+                    match send(&*chain, transaction, &batch, &missing).await {
+                        Ok(()) => {
+                            missing.remove(&txid);
+                            None
+                        }
                         Err(error @ (ChainError::Backend(_) | ChainError::Daemon(_))) => {
                             tracing::warn!(%error, "the chain backend does not take transactions");
                             break;
@@ -74,25 +77,25 @@ impl Queue {
     }
 }
 
-/// Sends one; if its own fee is too low, together with one that spends it.
+/// Sends one; if its own fee is too low, together with one that spends it, and with what that one spends besides and
+/// the mempool lacks. (A package whose parents depend on each other is refused: it has none that is there.)
 async fn send(
     chain: &dyn Chain,
     transaction: &Transaction,
     batch: &BTreeMap<Txid, Transaction>,
+    missing: &BTreeSet<Txid>,
 ) -> Result<(), ChainError> {
     let refused = match chain.broadcast(transaction.clone()).await {
         Err(error) if error.is_low_fee() => error,
         other => return other,
     };
-    // Which child pays enough is not known here: some pay for themselves only. A child brings all its parents.
+    // Which child pays enough is not known here: some pay for themselves only.
     let txid = transaction.compute_txid();
-    let parents = |child: &Transaction| -> Vec<Transaction> {
-        let named: BTreeSet<Txid> = child.input.iter().map(|input| input.previous_output.txid).collect();
-        named.iter().filter_map(|parent| batch.get(parent)).cloned().collect()
-    };
     let spends = |one: &&Transaction| one.input.iter().any(|input| input.previous_output.txid == txid);
     for child in batch.values().filter(spends).take(CHILDREN_MAX) {
-        let package = parents(child).into_iter().chain([child.clone()]).collect();
+        let named: BTreeSet<Txid> = child.input.iter().map(|input| input.previous_output.txid).collect();
+        let parents = named.intersection(missing).filter_map(|parent| batch.get(parent));
+        let package = parents.chain([child]).cloned().collect();
         match chain.broadcast_package(package).await {
             Ok(()) => return Ok(()),
             Err(error @ (ChainError::Backend(_) | ChainError::Daemon(_))) => return Err(error),

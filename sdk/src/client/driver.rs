@@ -4,7 +4,7 @@ use super::{
     Connecting, Connection, Store, StoreError, Transport, TransportError,
     runtime::{Instant, sleep_until, wall_time},
 };
-use crate::session::{Event, Output, Session};
+use crate::session::{Event, Now, Output, Session};
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
@@ -46,15 +46,17 @@ impl Driver {
             }
             let timeout = self.session.poll_timeout().map(|at| self.started + at);
             let stop = self.stop.clone();
-            self.session.set_wall_time(wall_time());
             tokio::select! {
                 () = stop.notified() => return,
                 command = commands.recv() => match command {
-                    Some(command) => reply = Some(command(&mut self.session, self.started.elapsed())),
+                    Some(command) => {
+                        let now = self.now();
+                        reply = Some(command(&mut self.session, now));
+                    }
                     None => return,
                 },
                 frame = receive(&mut self.connection) => {
-                    let now = self.started.elapsed();
+                    let now = self.now();
                     match frame {
                         Ok(text) => self.session.handle_text(now, &text),
                         Err(error) => {
@@ -65,7 +67,7 @@ impl Driver {
                 }
                 opened = open(&mut self.connecting) => {
                     self.connecting = None;
-                    let now = self.started.elapsed();
+                    let now = self.now();
                     match opened {
                         Ok(connection) => {
                             self.connection = Some(connection);
@@ -74,9 +76,18 @@ impl Driver {
                         Err(error) => self.session.handle_disconnected(now, &error.to_string()),
                     }
                 }
-                () = wake_at(timeout) => self.session.handle_timeout(self.started.elapsed()),
+                () = wake_at(timeout) => {
+                    let now = self.now();
+                    self.session.handle_timeout(now);
+                }
             }
         }
+    }
+
+    /// The time, as the session is told it before anything that happens: the machine may have slept since the last.
+    fn now(&mut self) -> Now {
+        self.session.set_wall_time(wall_time());
+        self.started.elapsed()
     }
 
     async fn drain(&mut self) -> Result<(), StoreError> {

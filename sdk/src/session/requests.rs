@@ -87,7 +87,6 @@ impl Session {
 
     /// After a block: what a node did not place is asked for anew.
     pub(super) fn place_again(&mut self) {
-        self.unplaced.retain(|txid, _| !self.queued_proofs.contains(txid));
         let again: Vec<Txid> = std::mem::take(&mut self.unplaced).into_keys().collect();
         self.ask_proofs(again);
     }
@@ -99,26 +98,29 @@ impl Session {
         if !self.watched.contains(&txid) {
             return;
         }
-        let Some(proof) = self.wallet.proof(txid).cloned() else { return };
-        self.unknown.insert(txid);
-        let proof = Box::new(proof);
+        let Some(proof) = self.wallet.proof(txid).cloned().map(Box::new) else { return };
+        // However often it says so, once per block.
+        if !self.unknown.insert(txid) {
+            return;
+        }
         self.request(Pending::HandIn, &ClientMessage::FinalTransaction { proof });
     }
 
     /// After a connect: watches what was final before, and is in no block that this wallet knows.
     pub(super) fn watch_waiting(&mut self) {
         self.unmined.clear();
-        self.unmined = self.unmined_since(0);
+        self.looked_at = 0;
         self.watch_unmined();
     }
 
-    /// What is final and in no block, with the height of the tip since when, or that given.
-    fn unmined_since(&self, height: u32) -> BTreeMap<Txid, u32> {
+    /// What is final and in no block, with the height of the tip since when: for what is new, when it was looked for
+    /// last.
+    fn unmined_now(&self) -> BTreeMap<Txid, u32> {
         let waits =
             self.wallet.history().iter().filter(|entry| {
                 entry.finality.is_some() && entry.block.is_none() && entry.conflicted.is_none()
             });
-        let since = |txid: Txid| (txid, self.unmined.get(&txid).copied().unwrap_or(height));
+        let since = |txid: Txid| (txid, self.unmined.get(&txid).copied().unwrap_or(self.looked_at));
         waits.map(|entry| since(entry.txid)).take(WATCHED_MAX).collect()
     }
 
@@ -126,7 +128,7 @@ impl Session {
     /// it. It may be in the last block, whose proof has not come.
     pub(super) fn watch_unmined(&mut self) {
         let tip = self.wallet.chain().tip().height;
-        self.unmined = self.unmined_since(self.looked_at);
+        self.unmined = self.unmined_now();
         self.looked_at = tip;
         let waiting: BTreeSet<Txid> = self.unmined.keys().copied().collect();
         let late = self.unmined.iter().filter(|(_, since)| since.saturating_add(2) <= tip);

@@ -7,7 +7,10 @@ use super::{
 use crate::{
     account::{Address, JointAccount},
     proposal::{describe_input, describe_output},
-    relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX, RelayError, bounded_sum, signed_vbytes},
+    relay_policy::{
+        CLUSTER_TRANSACTIONS_MAX, FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX, RelayError, bounded_sum,
+        signed_vbytes,
+    },
 };
 use bdk_coin_select::{
     Candidate, ChangePolicy, CoinSelector, Drain, DrainWeights, FeeRate as SelectRate,
@@ -163,13 +166,13 @@ fn select<'a>(
             |name| pay_with(&|coin| coin.confirmed || (of(coin) == Some(name) && coin.crowded <= crowded));
         funds.clusters.with_room().into_iter().find_map(with)
     };
-    // Several chains together: the shortest first, one more at a time.
+    // Several chains together: the shortest first, one more at a time; more than a cluster has places never fit.
     let together = || {
         let names = funds.clusters.with_room();
         let with = |count: usize| {
             pay_with(&|coin| of(coin).is_none_or(|name| names.iter().take(count).any(|other| *other == name)))
         };
-        (2..=names.len()).find_map(with)
+        (2..=names.len().min(CLUSTER_TRANSACTIONS_MAX)).find_map(with)
     };
     if let Some(plan) = quick.or_else(|| one(false)).or_else(|| one(true)).or_else(together) {
         return Ok(plan);

@@ -123,6 +123,7 @@ fn print_connection(network: &Devnet, pages: Option<SocketAddr>) {
         println!("Open in a browser:");
         println!("  wallet       http://{pages}/            (another one: http://{pages}/?wallet=bob)");
         println!("  checkout     http://{pages}/checkout.html");
+        println!("  leaving      http://{pages}/recover.html       (a backup sheet, and no federation)");
         println!();
     }
     println!("Connect a wallet or a plain WebSocket client:");

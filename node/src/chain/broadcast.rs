@@ -127,7 +127,12 @@ fn parents_first(batch: &BTreeMap<Txid, Transaction>) -> Vec<&Transaction> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bitcoin::{OutPoint, TxIn, absolute::LockTime, hashes::Hash as _, transaction::Version};
+    use crate::chain::{Answer, Fees};
+    use bitcoin::{
+        Amount, Block, BlockHash, OutPoint, TxIn, absolute::LockTime, block::Header, hashes::Hash as _,
+        transaction::Version,
+    };
+    use quorate_rules::ChainCoin;
 
     fn spend(parent: Txid, salt: u32) -> Transaction {
         let lock_time = LockTime::from_consensus(salt);
@@ -145,5 +150,77 @@ mod tests {
             let batch = chain.iter().rev().map(|one| (one.compute_txid(), one.clone())).collect();
             assert_eq!(parents_first(&batch), chain.iter().collect::<Vec<_>>());
         }
+    }
+
+    /// A network that takes nothing by itself, and packages that hold this transaction.
+    #[derive(Default)]
+    struct Dear {
+        pays: Option<Txid>,
+        packages: Mutex<Vec<Vec<Txid>>>,
+    }
+
+    impl Chain for Dear {
+        fn broadcast(&self, _transaction: Transaction) -> Answer<'_, ()> {
+            let low = ChainError::FeeTooLow { fee: Amount::ZERO, least: Amount::ONE_SAT };
+            Box::pin(async { Err(low) })
+        }
+
+        fn broadcast_package(&self, package: Vec<Transaction>) -> Answer<'_, ()> {
+            let txids: Vec<Txid> = package.iter().map(Transaction::compute_txid).collect();
+            let taken = self.pays.is_some_and(|pays| txids.contains(&pays));
+            self.packages.lock().expect("one thread").push(txids);
+            Box::pin(async move { if taken { Ok(()) } else { Err(ChainError::Invalid("poor")) } })
+        }
+
+        fn tip(&self) -> Answer<'_, BlockHash> {
+            unreachable!("sending asks for no tip")
+        }
+
+        fn wait_for_tip(&self, _known: BlockHash) -> Answer<'_, BlockHash> {
+            unreachable!("nor waits for one")
+        }
+
+        fn header(&self, _hash: BlockHash) -> Answer<'_, (Header, u32)> {
+            unreachable!("nor for headers")
+        }
+
+        fn block(&self, _hash: BlockHash) -> Answer<'_, Block> {
+            unreachable!("nor for blocks")
+        }
+
+        fn coin(&self, _outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
+            unreachable!("nor for coins")
+        }
+
+        fn fees(&self) -> Answer<'_, Fees> {
+            unreachable!("nor for fees")
+        }
+
+        fn missing(&self, _txids: Vec<Txid>) -> Answer<'_, BTreeSet<Txid>> {
+            unreachable!("it is told what is missing")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_brings_its_parents_that_the_mempool_lacks_and_poor_ones_do_not_hold_it_up() {
+        let parents = [1, 2, 3].map(|salt| spend(Txid::all_zeros(), salt));
+        let [first, second, there] = parents.each_ref().map(Transaction::compute_txid);
+        let mut rich = spend(first, 4);
+        for txid in [second, there] {
+            rich.input.push(TxIn { previous_output: OutPoint { txid, vout: 0 }, ..TxIn::default() });
+        }
+        let poor = (5..15).map(|salt| spend(first, salt));
+        let pays = rich.compute_txid();
+        let all = parents.iter().cloned().chain([rich]).chain(poor);
+        let batch: BTreeMap<Txid, Transaction> = all.map(|one| (one.compute_txid(), one)).collect();
+        let missing: BTreeSet<Txid> = batch.keys().copied().filter(|txid| *txid != there).collect();
+        let network = Dear { pays: Some(pays), ..Dear::default() };
+        send(&network, &parents[0], &batch, &missing).await.expect("one of them pays");
+        let taken = network.packages.lock().expect("one thread").pop().expect("a package");
+        assert_eq!(taken.last(), Some(&pays), "the child comes last");
+        let brought: BTreeSet<Txid> = taken.iter().copied().filter(|txid| *txid != pays).collect();
+        assert_eq!(brought, BTreeSet::from([first, second]), "without the one that is there");
+        let refused = send(&Dear::default(), &parents[0], &batch, &missing).await.expect_err("none pays");
+        assert!(refused.is_low_fee(), "its own fault is told: {refused}");
     }
 }

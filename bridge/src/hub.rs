@@ -19,6 +19,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WalletId(pub u64);
 
+/// A stream of events from a node, by the driver's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
 #[derive(Debug, Default)]
 struct Interest {
     sessions: BTreeSet<WalletId>,

@@ -5,6 +5,7 @@
 
 mod driver;
 mod events;
+mod fees;
 mod hub;
 mod machine;
 mod metrics;
@@ -16,8 +17,8 @@ mod websocket;
 /// The machine, for anybody who drives it without sockets.
 pub mod sans_io {
     pub use crate::{
-        hub::WalletId,
-        machine::{Counters, LinkId, Machine, Output},
+        hub::{LinkId, WalletId},
+        machine::{Counters, Machine, Output},
         relays::{RelayId, ends_submission},
         session::Next,
     };

@@ -5,7 +5,8 @@
 //! session.
 
 use crate::{
-    hub::{Hub, WalletId},
+    fees::{Estimates, Question},
+    hub::{Hub, LinkId, WalletId},
     relays::{Relay, RelayId, Relays, ends_answer, ends_submission, submitted_by},
     session::{NEWS_MAX, Next, Session},
 };
@@ -24,10 +25,6 @@ const AGENT: &str = concat!("quorate-bridge/", env!("CARGO_PKG_VERSION"));
 const RELAYS_MAX: usize = 256;
 /// Wait for the first node's snapshot of a new key.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A stream of events from a node, by the driver's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u64);
 
 /// What the driver has to do, in order.
 #[derive(Debug)]
@@ -88,6 +85,7 @@ pub struct Machine {
     sessions: BTreeMap<WalletId, Session>,
     waiting: Vec<Waiting>,
     relays: Relays,
+    fees: Estimates,
     /// Answers of event streams that are not whole yet.
     links: BTreeMap<LinkId, Pages>,
     last_session: u64,
@@ -106,6 +104,7 @@ impl Machine {
             sessions: BTreeMap::new(),
             waiting: Vec::new(),
             relays: Relays::default(),
+            fees: Estimates::default(),
             links: BTreeMap::new(),
             last_session: 0,
             forwarded: 0,
@@ -145,6 +144,7 @@ impl Machine {
         let abandoned = self.hub.close(session);
         self.lose_interest(abandoned);
         self.waiting.retain(|waiting| waiting.session != session);
+        self.fees.close(session);
         for relay in closed.relays {
             self.relays.remove(relay);
             self.outputs.push_back(Output::Drop(relay));
@@ -223,6 +223,7 @@ impl Machine {
                 self.lose_interest(abandoned);
                 self.answer(session, id, ServerMessage::UTXOUnsubscribed { count });
             }
+            ClientMessage::FeeRateQuery => self.ask_fees(now, session, id)?,
             ClientMessage::SignResponse { txid, .. } => {
                 let relay = self.relays.coordinator(session, txid).ok_or_else(coordinator_lost)?;
                 self.outputs.push_back(Output::Send { relay, id, message });
@@ -277,6 +278,28 @@ impl Machine {
         }
     }
 
+    /// Every node is asked: no single one says what a wallet pays.
+    fn ask_fees(&mut self, now: Duration, session: WalletId, id: Option<u64>) -> Result<(), WireError> {
+        if self.fees.waiting(session) >= RELAYS_MAX {
+            return Err(too_many_requests());
+        }
+        if self.fees.ask(now, Question { session, id }) {
+            self.outputs.push_back(Output::Interest(ClientMessage::FeeRateQuery));
+        }
+        self.answer_fees(Some(now));
+        Ok(())
+    }
+
+    fn answer_fees(&mut self, now: Option<Duration>) {
+        let (questions, estimates) = self.fees.ready(now, self.links.len());
+        for Question { session, id } in questions {
+            match estimates {
+                Some(estimates) => self.answer(session, id, ServerMessage::FeeRate { estimates }),
+                None => self.refuse(session, id, no_node()),
+            }
+        }
+    }
+
     fn relay(
         &mut self,
         now: Duration,
@@ -286,9 +309,7 @@ impl Machine {
     ) -> Result<(), WireError> {
         let Some(open) = self.sessions.get_mut(&session) else { return Ok(()) };
         if open.relays.len() >= RELAYS_MAX {
-            let error =
-                WireError::limit(ErrorCode::LimitExceeded, "requests under way", RELAYS_MAX, RELAYS_MAX + 1);
-            return Err(WireError { retry: true, ..error });
+            return Err(too_many_requests());
         }
         let txid = submitted_by(&message);
         let (relay, replaced) = self.relays.add(now, Relay { session, id, txid });
@@ -357,6 +378,7 @@ impl Machine {
     /// A node's event stream is gone.
     pub fn handle_link_lost(&mut self, link: LinkId) {
         self.links.remove(&link);
+        self.answer_fees(None);
     }
 
     /// A node's message on its event stream.
@@ -379,6 +401,10 @@ impl Machine {
             }
             ServerMessage::TransactionStatus { txid, status } => self.hub.take_status(txid, &status),
             ServerMessage::Tip { tip } => self.hub.take_tip(tip),
+            ServerMessage::FeeRate { estimates } => {
+                self.fees.take(link, estimates);
+                self.answer_fees(None);
+            }
             ServerMessage::Error { error } => return Err(error),
             ServerMessage::Welcome { .. }
             | ServerMessage::UTXOUnsubscribed { .. }
@@ -388,7 +414,6 @@ impl Machine {
             | ServerMessage::Federation { .. }
             | ServerMessage::Headers { .. }
             | ServerMessage::Proof { .. }
-            | ServerMessage::FeeRate { .. }
             | ServerMessage::Gap { .. }
             | ServerMessage::GoingAway { .. }
             | ServerMessage::Pong => {}
@@ -409,6 +434,7 @@ impl Machine {
         for relay in self.relays.expired(now) {
             self.fail_relay(relay, no_node());
         }
+        self.answer_fees(Some(now));
     }
 
     /// Ends a session that is silent or has not greeted in time; the driver asks when it pings.
@@ -478,6 +504,11 @@ pub(crate) fn hello() -> ClientMessage {
 fn no_node() -> WireError {
     let message = "no node is reachable at the moment; try again";
     WireError::passing(ErrorCode::NoNodeAvailable, Fault::Receiver, message)
+}
+
+fn too_many_requests() -> WireError {
+    let error = WireError::limit(ErrorCode::LimitExceeded, "requests under way", RELAYS_MAX, RELAYS_MAX + 1);
+    WireError { retry: true, ..error }
 }
 
 fn coordinator_lost() -> WireError {

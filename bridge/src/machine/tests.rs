@@ -4,7 +4,7 @@ use super::*;
 use bitcoin::{BlockHash, ScriptBuf, Txid, hashes::Hash as _};
 use quorate_protocol::{
     proposal::Proposal,
-    wire::{BlockRef, ChainTip, KeyOutcome, KeyResult, TransactionStatus},
+    wire::{BlockRef, ChainTip, FeeEstimates, KeyOutcome, KeyResult, TransactionStatus},
 };
 
 const OURS: FederationId = FederationId([7; 32]);
@@ -178,7 +178,7 @@ fn a_lost_relay_says_whose_it_was_and_a_query_ends_in_time() {
     let relay = submit(&mut machine, session);
     machine.handle_unreachable(relay);
     assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable);
-    machine.handle_message(START, session, Some(5), ClientMessage::FeeRateQuery);
+    machine.handle_message(START, session, Some(5), ClientMessage::UTXOStateQuery { keys: vec![key()] });
     let day = Duration::from_secs(86_400);
     machine.handle_timeout(day);
     assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable);
@@ -252,11 +252,15 @@ fn the_end_of_a_submission_ends_its_relay() {
 fn requests_under_way_are_limited() {
     let (mut machine, session) = greeted();
     for id in 0..RELAYS_MAX {
-        machine.handle_message(START, session, u64::try_from(id).ok(), ClientMessage::FeeRateQuery);
+        for message in [ClientMessage::FeeRateQuery, ClientMessage::UTXOStateQuery { keys: vec![key()] }] {
+            machine.handle_message(START, session, u64::try_from(id).ok(), message);
+        }
     }
     assert!(next(&mut machine, session).is_none());
-    machine.handle_message(START, session, Some(0), ClientMessage::FeeRateQuery);
-    assert_eq!(refusal(&mut machine, session), ErrorCode::LimitExceeded);
+    for message in [ClientMessage::FeeRateQuery, ClientMessage::UTXOStateQuery { keys: vec![key()] }] {
+        machine.handle_message(START, session, Some(0), message);
+        assert_eq!(refusal(&mut machine, session), ErrorCode::LimitExceeded);
+    }
     machine.handle_closed(session);
     assert_eq!(machine.sizes(), (0, 0));
 }
@@ -268,4 +272,49 @@ fn silence_ends_a_session() {
     assert!(matches!(machine.poll_message(session), Next::Nothing));
     machine.check_alive(limits::PING_INTERVAL * 3, session);
     assert!(matches!(machine.poll_message(session), Next::Closed));
+}
+
+fn estimates(rate: u64) -> ServerMessage {
+    let estimates = FeeEstimates { next_block: rate, six_blocks: rate, day: rate, floor: 250 };
+    ServerMessage::FeeRate { estimates }
+}
+
+fn six_blocks(machine: &mut Machine, session: WalletId) -> u64 {
+    let Some(ServerMessage::FeeRate { estimates }) = next(machine, session) else { panic!("an estimate") };
+    estimates.six_blocks
+}
+
+#[test]
+fn a_fee_is_what_lies_in_the_middle_of_what_all_nodes_say() {
+    let (mut machine, session) = greeted();
+    let links: Vec<LinkId> = (1..=4).map(LinkId).collect();
+    links.iter().skip(1).for_each(|link| drop(machine.handle_link_opened(*link)));
+    let ask = |machine: &mut Machine, now| {
+        machine.handle_message(now, session, Some(5), ClientMessage::FeeRateQuery);
+        let asked = outputs(machine);
+        asked.iter().any(|one| matches!(one, Output::Interest(ClientMessage::FeeRateQuery)))
+    };
+    assert!(ask(&mut machine, START));
+    for (link, rate) in links.iter().zip([1_000_000, 260, 255, 300]) {
+        assert!(next(&mut machine, session).is_none(), "not before all have answered");
+        machine.handle_event(*link, estimates(rate)).expect("no refusal");
+    }
+    assert_eq!(six_blocks(&mut machine, session), 260);
+    // For some seconds nobody is asked again.
+    assert!(!ask(&mut machine, Duration::from_secs(5)));
+    assert_eq!(six_blocks(&mut machine, session), 260);
+    // Later they are; who is silent or gone is not waited for.
+    let later = Duration::from_secs(20);
+    assert!(ask(&mut machine, later));
+    machine.handle_event(links[1], estimates(270)).expect("no refusal");
+    machine.handle_link_lost(links[0]);
+    assert!(next(&mut machine, session).is_none());
+    machine.handle_timeout(later + Duration::from_secs(1));
+    assert_eq!(six_blocks(&mut machine, session), 270);
+    // Nobody answers: that is said, and the next question is asked anew.
+    let last = Duration::from_secs(40);
+    assert!(ask(&mut machine, last));
+    machine.handle_timeout(last + Duration::from_secs(1));
+    assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable);
+    assert!(ask(&mut machine, last + Duration::from_secs(1)));
 }

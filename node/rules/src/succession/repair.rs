@@ -19,6 +19,10 @@ use std::{
 const SESSIONS_MAX: usize = 8;
 /// Sums that a helper may be adding up at once for one participant: nobody can keep others from being helped.
 const SUMS_MAX: usize = 4;
+/// Sets of helpers that are remembered as tried in vain.
+const TRIED_MAX: usize = 1_000;
+/// Sets that are drawn to find one that was not tried.
+const DRAWS_MAX: usize = 100;
 /// Wait before nodes that did not help are asked again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -203,14 +207,16 @@ fn refused(message: &str) -> WireError {
     WireError::sender(ErrorCode::WrongRole, message)
 }
 
-/// This node's share is computed anew by q of the others. Which of them lies cannot be seen, so other sets are tried:
-/// with few liars one without any is found soon.
+/// This node's share is computed anew by q of the others. Which of them lies, or keeps its piece from another helper,
+/// cannot be seen, so every set is tried before one is tried again.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
     /// The session that is tried, with the sums so far.
     session: Option<RepairSession>,
     waiting: BTreeSet<NodeId>,
     sums: BTreeMap<NodeId, RepairPart>,
+    /// Sets that were tried in vain.
+    tried: BTreeSet<BTreeSet<NodeId>>,
     /// Nodes that do not help, and why.
     silent: BTreeMap<NodeId, String>,
     due: Option<Duration>,
@@ -252,8 +258,7 @@ impl Repair {
             self.due = Some(desk.now + RETRY);
             return;
         }
-        candidates.sort_by_cached_key(|_| desk.rng.next_u64());
-        let helpers: BTreeSet<NodeId> = candidates.into_iter().take(votes).collect();
+        let helpers = self.pick_helpers(desk, &mut candidates, votes);
         let number = desk.rng.next_u64();
         let session = RepairSession {
             epoch: federation.epoch(),
@@ -266,6 +271,26 @@ impl Repair {
             desk.ask(Side::Present, *helper, request, Purpose::RepairOpen(*helper));
         }
         (self.waiting, self.sums, self.session) = (helpers, BTreeMap::new(), Some(session));
+    }
+
+    /// A set that was not tried before, where a few draws find one.
+    fn pick_helpers(&mut self, desk: &mut Desk, candidates: &mut [NodeId], votes: usize) -> BTreeSet<NodeId> {
+        let mut draw = |desk: &mut Desk| -> BTreeSet<NodeId> {
+            candidates.sort_by_cached_key(|_| desk.rng.next_u64());
+            candidates.iter().copied().take(votes).collect()
+        };
+        let mut helpers = draw(desk);
+        for _ in 0..DRAWS_MAX {
+            if !self.tried.contains(&helpers) {
+                break;
+            }
+            helpers = draw(desk);
+        }
+        if self.tried.len() >= TRIED_MAX || self.tried.contains(&helpers) {
+            self.tried.clear();
+        }
+        self.tried.insert(helpers.clone());
+        helpers
     }
 
     /// A helper's answer, or that none came.
@@ -330,5 +355,26 @@ impl Repair {
                 self.silent.clear();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_protocol::digest::IdentityKey;
+    use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
+
+    #[test]
+    fn every_set_of_helpers_is_tried_before_one_is_tried_again() {
+        let key = IdentityKey::from_bytes(&[7; 32]).expect("a key");
+        let mut desk = Desk::new(NodeId(1), key, ChaCha20Rng::seed_from_u64(7));
+        let mut repair = Repair::default();
+        let mut others: Vec<NodeId> = (2..=7).map(NodeId).collect();
+        // Five of six: six sets, one of them without the liar.
+        let mut tries = |count: usize| -> BTreeSet<BTreeSet<NodeId>> {
+            (0..count).map(|_| repair.pick_helpers(&mut desk, &mut others, 5)).collect()
+        };
+        assert_eq!(tries(6).len(), 6);
+        assert_eq!(tries(1).len(), 1, "then they are tried again");
     }
 }

@@ -300,7 +300,7 @@ impl World {
     fn work_within(&mut self, most: u64) {
         for _ in 0..2 {
             let wait = self.dice.between(0, most);
-            self.schedule(wait, Event::Work);
+            self.work_after(wait);
         }
     }
 

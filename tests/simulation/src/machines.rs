@@ -59,8 +59,14 @@ impl World {
             }
             None => false,
         };
-        if let Some(((table, key), _)) = node.mirror.iter().find(|row| !survives(row)) {
-            let what = format!("node {id} lost record {} of {table:?}", hex::encode(key));
+        if let Some(((table, key), confirmed)) = node.mirror.iter().find(|row| !survives(row)) {
+            let found = mirror.get(&(*table, key.clone())).map(hex::encode);
+            let what = format!(
+                "node {id} lost record {} of {table:?}: {} confirmed, {found:?} found, {} records under way",
+                hex::encode(key),
+                hex::encode(confirmed),
+                node.interrupted.len()
+            );
             self.oracle.broken("what is durable survives", what);
         }
         (node.mirror, node.interrupted) = (mirror, Vec::new());
@@ -182,8 +188,12 @@ impl World {
             self.write_failed(id, &what);
             return;
         }
+        let incarnation = node.incarnation;
         for (change, output) in batch {
-            let Some(node) = self.nodes.get_mut(&id) else { return };
+            // What was released may have ended this run: the next one has a store of its own.
+            let Some(node) = self.nodes.get_mut(&id).filter(|node| node.incarnation == incarnation) else {
+                return;
+            };
             for row in change.rows() {
                 node.mirror.insert((row.table, row.key.clone()), row.value.clone());
             }

@@ -106,6 +106,8 @@ pub struct World {
     pub(crate) stormy: bool,
     /// How often contested outpoints were judged again.
     pub(crate) judged_again: u32,
+    /// Nothing is judged before: work that begins late gets its time.
+    ends_after: Duration,
     last_delivery: BTreeMap<(NodeId, SessionId), Duration>,
     queue: BTreeMap<(Duration, u64), Event>,
     next_event: u64,
@@ -201,6 +203,7 @@ impl World {
             cuts: BTreeSet::new(),
             stormy: true,
             judged_again: 0,
+            ends_after: Duration::ZERO,
             last_delivery: BTreeMap::new(),
             queue: BTreeMap::new(),
             next_event: 0,
@@ -382,6 +385,7 @@ impl World {
             Event::NetworkFault => self.network_fault(),
             Event::Calm => self.calm(),
             Event::Judge => self.judge_contested(),
+            Event::End if self.now < self.ends_after => self.schedule_at(self.ends_after, Event::End),
             Event::End => self.judge_end(),
         }
     }
@@ -458,6 +462,12 @@ impl World {
         }
         self.schedule(IN_FLIGHT + SETTLE, Event::Judge);
         self.schedule(CONVERGE, Event::End);
+    }
+
+    /// Somebody begins to work after a wait, and may take as long as everything else does once faults have stopped.
+    pub(crate) fn work_after(&mut self, wait: Duration) {
+        self.ends_after = self.ends_after.max(self.now + wait + CONVERGE);
+        self.schedule(wait, Event::Work);
     }
 
     pub(crate) fn end(&mut self) {

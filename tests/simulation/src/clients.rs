@@ -216,6 +216,13 @@ impl World {
                 }
                 return;
             }
+            // No node told the bridge in time, or it has none.
+            ServerMessage::Error { error } if error.retry => {
+                if let Some(number) = subscriber.bridge {
+                    self.bridge_close(number);
+                }
+                return self.party_lost(Party::Subscriber(index, connection));
+            }
             _other => return,
         };
         for utxo in news {

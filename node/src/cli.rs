@@ -1,7 +1,7 @@
 //! The command line of `quorate-node`.
 
 use crate::{
-    chain::Bitcoind,
+    chain::{Bitcoind, birthday},
     config::{ChainConfig, NodeConfig},
     operator::{client, commands},
     provision::{self, NewFederation, Replacement},
@@ -219,8 +219,12 @@ async fn run(command: Command) -> Result<()> {
             chain_password,
         }) => {
             let chain = ChainConfig { url: chain_url, user: chain_user, password: chain_password };
-            let made =
-                provision::federation(&directory, &NewFederation { nodes, network, first_port, chain })?;
+            let backend = Bitcoind::new(&chain.url, &chain.user, &chain.password);
+            let birthday = birthday(&backend, network)
+                .await
+                .context("the federation's birthday is a block of its backend, which has to run")?;
+            let plan = NewFederation { nodes, network, birthday, first_port, chain };
+            let made = provision::federation(&directory, &plan)?;
             tracing::info!(federation = %made.id, directory = %directory.display(), "made; move ca.key off this machine");
             Ok(())
         }

@@ -14,6 +14,7 @@ use quorate_protocol::{
     FederationId, NodeId,
     digest::IdentityKey,
     federation::{Member, Roster},
+    headers::Checkpoint,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -41,6 +42,8 @@ pub struct NewFederation {
     pub nodes: u16,
     /// Bitcoin network.
     pub network: Network,
+    /// The block that headers are read from on; [`birthday`](crate::chain::birthday) finds one.
+    pub birthday: Checkpoint,
     /// First UDP port; free ports are chosen if absent.
     pub first_port: Option<u16>,
     /// The nodes' chain backend.
@@ -78,6 +81,12 @@ pub fn federation(directory: &Path, plan: &NewFederation) -> Result<Provisioned>
     if fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
         anyhow::bail!("{} is not empty: choose a new directory", directory.display());
     }
+    anyhow::ensure!(
+        plan.birthday.is_sound(plan.network),
+        "the birthday at height {} is not the first block of a difficulty period of {}",
+        plan.birthday.height,
+        plan.network
+    );
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let authority = authority()?;
     write_secret(&directory.join("ca.key"), &authority.key().serialize_pem())?;
@@ -87,6 +96,7 @@ pub fn federation(directory: &Path, plan: &NewFederation) -> Result<Provisioned>
     let roster = Roster {
         network: plan.network,
         salt: *secret()?,
+        birthday: plan.birthday,
         members: members.collect::<Result<_>>()?,
         recovery_delay: RECOVERY_DELAY,
         recovery_margin: RECOVERY_MARGIN,

@@ -7,7 +7,7 @@ pub mod wallets;
 use crate::daemon::Daemon;
 use anyhow::{Context as _, Result};
 use bitcoin::Network;
-use quorate::FederationId;
+use quorate::{FederationId, headers::Checkpoint};
 use quorate_bridge::{BridgeConfig, RunningBridge};
 use quorate_devnet::DevnetChain;
 use quorate_node::{
@@ -72,7 +72,8 @@ impl Cluster<Daemon> {
 impl<C> Cluster<C> {
     async fn start_with(chain: C, backend: ChainConfig, binary: &Path, nodes: u16) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let plan = NewFederation { nodes, network: Network::Regtest, first_port: None, chain: backend };
+        let (network, birthday) = (Network::Regtest, Checkpoint::genesis(Network::Regtest));
+        let plan = NewFederation { nodes, network, birthday, first_port: None, chain: backend };
         let files = provision::federation(&directory.path().join("federation"), &plan)?;
         let config = BridgeConfig::read(&files.bridge.join("bridge.toml"))?;
         let bridge = RunningBridge::start(&files.bridge, config).await?;

@@ -124,6 +124,7 @@ async fn bad_frames_get_their_own_errors() -> Result<()> {
     let plan = quorate_node::provision::NewFederation {
         nodes: 4,
         network: bitcoin::Network::Regtest,
+        birthday: quorate::headers::Checkpoint::genesis(bitcoin::Network::Regtest),
         first_port: None,
         chain: quorate_node::config::ChainConfig {
             url: String::new(),

@@ -286,7 +286,7 @@ impl State {
     fn mempool_coin(&self, outpoint: &OutPoint, height: u32) -> Option<ChainCoin> {
         let (parent, _) = self.mempool.iter().find(|(_, txid)| *txid == outpoint.txid)?;
         let output = parent.output.get(usize::try_from(outpoint.vout).ok()?)?.clone();
-        Some(ChainCoin { output, height, coinbase: false })
+        Some(unmined(output, height))
     }
 
     fn mine_mempool(&mut self, script: &ScriptBuf) -> Result<BlockHash, ChainError> {
@@ -372,9 +372,7 @@ impl State {
                     weight += transaction.weight();
                     fees += fee;
                     for (output, vout) in transaction.output.iter().zip(0..) {
-                        let coin =
-                            ChainCoin { output: output.clone(), height: position.height, coinbase: false };
-                        created.insert(OutPoint { txid, vout }, coin);
+                        created.insert(OutPoint { txid, vout }, unmined(output.clone(), position.height));
                     }
                     spent.extend(transaction.input.iter().map(|input| input.previous_output));
                     taken.push(transaction);
@@ -405,6 +403,7 @@ impl State {
         if !valid_header {
             return Err(refused("its header or commitments are not valid"));
         }
+        let hash = block.block_hash();
         let mut undo = Vec::new();
         for transaction in &block.txdata {
             if !transaction.is_coinbase() {
@@ -427,13 +426,13 @@ impl State {
                     let coin = ChainCoin {
                         output: output.clone(),
                         height: position.height,
+                        hash,
                         coinbase: transaction.is_coinbase(),
                     };
                     self.coins.insert(OutPoint { txid, vout }, coin);
                 }
             }
         }
-        let hash = block.block_hash();
         self.stale.remove(&hash);
         self.hashes.insert(hash, position.height);
         self.undo.push(undo);
@@ -532,6 +531,10 @@ impl Chain for DevnetChain {
         Box::pin(async move { self.lock().find(hash).map(|(block, _)| block) })
     }
 
+    fn hash_at(&self, height: u32) -> Answer<'_, Option<BlockHash>> {
+        Box::pin(async move { Ok(self.block_hash(height)) })
+    }
+
     fn coin(&self, outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
         Box::pin(async move { Ok(self.lock().coins.get(&outpoint).cloned()) })
     }
@@ -557,6 +560,11 @@ impl Chain for DevnetChain {
             Ok(Fees { next_block: estimate, six_blocks: estimate, day: None, mempool_min: FEE_RATE_MIN })
         })
     }
+}
+
+/// A coin as the next block would have it.
+fn unmined(output: TxOut, height: u32) -> ChainCoin {
+    ChainCoin { output, height, hash: BlockHash::all_zeros(), coinbase: false }
 }
 
 impl State {

@@ -3,6 +3,7 @@
 use crate::{DevnetChain, Treasury, serve_rpc};
 use anyhow::{Context as _, Result};
 use bitcoin::{Amount, Network};
+use quorate::headers::Checkpoint;
 use quorate::{
     Federation, FederationDocument,
     client::{Client, WebSocket},
@@ -59,7 +60,8 @@ impl Devnet {
         if !home.join("roster.json").exists() {
             let chain =
                 ChainConfig { url: format!("http://{rpc}"), user: String::new(), password: String::new() };
-            let plan = NewFederation { nodes, network: Network::Regtest, first_port: None, chain };
+            let birthday = Checkpoint::genesis(Network::Regtest);
+            let plan = NewFederation { nodes, network: Network::Regtest, birthday, first_port: None, chain };
             provision::federation(&home, &plan)?;
         }
         let chain = Arc::new(DevnetChain::open(directory)?);

@@ -81,7 +81,8 @@ impl Context {
     ) -> Self {
         let Identity { me, federation, key } = identity;
         let boot = rng.next_u64();
-        let (network, epoch) = (federation.network(), federation.epoch());
+        let (birthday, epoch) = (federation.birthday(), federation.epoch());
+        let index = std::mem::take(&mut stored.index);
         let transactions = std::mem::take(&mut stored.transactions);
         let rounds = std::mem::take(&mut stored.rounds);
         let peers = std::mem::take(&mut stored.peers);
@@ -92,7 +93,7 @@ impl Context {
             now: Duration::ZERO,
             wall_ms: 0,
             rng,
-            ledger: Ledger::restore(network, epoch, transactions, rounds),
+            ledger: Ledger::restore(birthday, epoch, transactions, rounds, index),
             accounts: Accounts::default(),
             log: Log::restore(std::mem::take(&mut stored.log), peers, boot),
             watch: Watch::restore(std::mem::take(&mut stored.evidence), epoch),
@@ -118,6 +119,9 @@ impl Context {
     pub(crate) fn next_output(&mut self) -> Option<Output> {
         if self.outputs.is_empty() {
             self.write_late();
+        }
+        if self.outputs.is_empty() {
+            return self.ledger.take_index().map(Output::Index);
         }
         self.outputs.pop_front()
     }

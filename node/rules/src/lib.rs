@@ -18,6 +18,7 @@ mod conviction;
 mod coordination;
 mod effects;
 mod finality;
+pub mod index;
 mod ledger;
 mod lookups;
 mod machine;

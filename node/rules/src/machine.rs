@@ -15,7 +15,7 @@ use crate::{
     succession::Sealing,
     vote::Voter,
 };
-use bitcoin::{Block, BlockHash, OutPoint, Transaction, Txid, block::Header};
+use bitcoin::{Block, BlockHash, Network, OutPoint, Transaction, Txid, block::Header};
 use quorate_protocol::{
     Federation, NodeId,
     digest::IdentityKey,
@@ -23,6 +23,7 @@ use quorate_protocol::{
     federation::SuccessionPlan,
     finality::FinalityProof,
     frost::NodeShare,
+    headers::Checkpoint,
     seal::Handover,
     wire::{BlockRef, FeeEstimates, TransactionStatus, UtxoRecord, limits},
 };
@@ -120,12 +121,15 @@ impl Machine {
     }
 
     /// Blocks of the chain that the backend follows, each on the one before. What the machine has beyond the parent
-    /// of the first was taken out by a reorganisation. `false`, and nothing done, if that parent is not known here.
+    /// of the first was taken out by a reorganisation. `false`, and nothing done, if that parent is not known here, or
+    /// more blocks would have to be undone than [`UNDO_BLOCKS`](crate::index::UNDO_BLOCKS).
     pub fn handle_blocks(&mut self, blocks: &[Block]) -> bool {
         let Some(first) = blocks.first() else { return true };
         let tip = self.cx.ledger.tip().height;
         let parent = first.header.prev_blockhash;
-        let fork = (0..=tip).rev().find(|height| self.cx.ledger.block_hash(*height) == Some(parent));
+        let fork = (self.cx.ledger.undo_floor()..=tip)
+            .rev()
+            .find(|height| self.cx.ledger.block_hash(*height) == Some(parent));
         let Some(fork) = fork else { return false };
         (fork..tip).for_each(|_| self.disconnect());
         blocks.iter().for_each(|block| self.connect(block));
@@ -335,6 +339,16 @@ impl Machine {
     /// The hash that the follower builds on at a height.
     pub fn block_at(&self, height: u32) -> Option<BlockHash> {
         self.cx.ledger.block_hash(height)
+    }
+
+    /// The network, and the block that its chain is read from.
+    pub fn chain(&self) -> (Network, Checkpoint) {
+        (self.cx.federation.network(), self.cx.federation.birthday())
+    }
+
+    /// The lowest tip to which blocks can be undone.
+    pub fn undo_floor(&self) -> u32 {
+        self.cx.ledger.undo_floor()
     }
 
     /// Headers from a height on, as many as fit in one answer.

@@ -65,6 +65,8 @@ pub enum Tag {
 pub enum Output {
     /// Make durable before anything that follows leaves.
     Persist(ChangeSet),
+    /// Keep in the index, in order. Nothing waits for it: what is lost is read from the chain again.
+    Index(ChangeSet),
     /// Ask a node; its answer comes back with the tag.
     Ask {
         /// Whom; it may be this node itself.

@@ -1,9 +1,12 @@
 //! What a node keeps on disk: one typed [`Change`] per record, with its canonical bytes in one place.
 //!
+//! What it keeps of the chain, in a store of its own, is in [`crate::index`].
+//!
 //! A machine emits [`Output::Persist`](crate::Output::Persist) with a [`ChangeSet`] before anything that depends on
 //! it. A set is written whole or not at all. A later record under the same key replaces the one before; nothing is
 //! merged, because a record says all there is to say about its key.
 
+use crate::index::Indexed;
 use bitcoin::{
     OutPoint, TxOut,
     hashes::{Hash as _, HashEngine as _, sha256},
@@ -104,12 +107,24 @@ pub enum Table {
     Log,
     /// The furthest log head seen of each peer.
     Peers,
+    /// Headers of the chain, by height.
+    Headers,
+    /// What the last blocks did, to be undone with them, by height.
+    Effects,
+    /// Coins in blocks, by outpoint.
+    Coins,
+    /// What blocks spend coins with that this node does not know, by outpoint.
+    Spends,
+    /// Scripts whose outputs are indexed.
+    Scripts,
 }
 
 impl Table {
-    /// All of them.
-    pub const ALL: [Self; 6] =
+    /// Those of the store: what this node said and saw. To lose any of it costs the vote (V9).
+    pub const STORE: [Self; 6] =
         [Self::Transactions, Self::Rounds, Self::Answers, Self::Evidence, Self::Log, Self::Peers];
+    /// Those of the index: what can be read from the chain again.
+    pub const INDEX: [Self; 5] = [Self::Headers, Self::Effects, Self::Coins, Self::Spends, Self::Scripts];
 
     /// Its name in a store, and in checksums.
     pub const fn name(self) -> &'static str {
@@ -120,6 +135,11 @@ impl Table {
             Self::Evidence => "evidence",
             Self::Log => "log",
             Self::Peers => "peers",
+            Self::Headers => "headers",
+            Self::Effects => "effects",
+            Self::Coins => "coins",
+            Self::Spends => "spends",
+            Self::Scripts => "scripts",
         }
     }
 }
@@ -179,7 +199,7 @@ pub struct Row {
     pub table: Table,
     /// What it is about.
     pub key: Vec<u8>,
-    /// JSON.
+    /// Its bytes. None at all take the row away: no record is empty.
     pub value: Vec<u8>,
 }
 
@@ -206,6 +226,16 @@ impl ChangeSet {
     /// Adds a record; it replaces an earlier one under the same key.
     pub fn put(&mut self, change: &Change) {
         self.0.push(change.encode());
+    }
+
+    /// A set of rows as they are, for tests of stores.
+    pub fn of_rows(rows: impl IntoIterator<Item = Row>) -> Self {
+        Self(rows.into_iter().collect())
+    }
+
+    /// Adds a row of the index.
+    pub(crate) fn put_row(&mut self, row: Row) {
+        self.0.push(row);
     }
 
     /// Whether there is nothing to write.
@@ -254,14 +284,16 @@ pub struct Stored {
     pub log: LogRecord,
     /// How far the logs of its peers have come.
     pub peers: Vec<SignedHead>,
+    /// What it has read of the chain.
+    pub index: Indexed,
 }
 
 impl Stored {
     /// Takes in one row of a store.
     ///
     /// # Errors
-    /// The value is not what [`Change::encode`] writes: the store is damaged, or was written by another version.
-    pub fn take(&mut self, row: &Row) -> Result<(), serde_json::Error> {
+    /// The value is not what a machine writes: the store is damaged, or was written by another version.
+    pub fn take(&mut self, row: &Row) -> Result<(), Unreadable> {
         match row.table {
             Table::Transactions => self.transactions.push(serde_json::from_slice(&row.value)?),
             Table::Rounds => self.rounds.push(serde_json::from_slice(&row.value)?),
@@ -269,9 +301,23 @@ impl Stored {
             Table::Evidence => self.evidence.push(serde_json::from_slice(&row.value)?),
             Table::Log => self.log = serde_json::from_slice(&row.value)?,
             Table::Peers => self.peers.push(serde_json::from_slice(&row.value)?),
+            Table::Headers | Table::Effects | Table::Coins | Table::Spends | Table::Scripts => {
+                self.index.take(row)?;
+            }
         }
         Ok(())
     }
+}
+
+/// A row whose value is not what a machine writes.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// A record of the store.
+    #[error("{0}")]
+    Record(#[from] serde_json::Error),
+    /// A record of the index.
+    #[error("a record of the index cannot be read")]
+    Index,
 }
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ impl Kit {
         coinbase: bool,
     ) {
         let output = TxOut { value: Amount::from_sat(sat), script_pubkey };
-        self.coins.insert(outpoint, ChainCoin { output, height, coinbase });
+        self.coins.insert(outpoint, ChainCoin { output, height, hash: BlockHash::all_zeros(), coinbase });
     }
 
     pub(crate) fn vote_request(&self, proposal: Proposal) -> VotingRequest {

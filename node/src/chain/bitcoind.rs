@@ -16,6 +16,8 @@ use std::{collections::BTreeSet, time::Duration};
 const WAIT_MS: u32 = 20_000;
 /// RPC code with which Bitcoin Core says that a transaction is not in its mempool.
 const NOT_FOUND: i64 = -5;
+/// RPC code with which Bitcoin Core says that there is no block at a height.
+const OUT_OF_RANGE: i64 = -8;
 /// RPC codes with which Bitcoin Core says that it has the transaction already.
 const ALREADY_KNOWN: [i64; 2] = [-27, -26];
 
@@ -153,6 +155,16 @@ impl Chain for Bitcoind {
         })
     }
 
+    fn hash_at(&self, height: u32) -> Answer<'_, Option<BlockHash>> {
+        Box::pin(async move {
+            match self.call("getblockhash", json!([height])).await {
+                Ok(hash) => Ok(Some(hash)),
+                Err(CallError::Refused(error)) if error.code == OUT_OF_RANGE => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
     fn block(&self, hash: BlockHash) -> Answer<'_, Block> {
         Box::pin(async move {
             let raw: String = self.call("getblock", json!([hash, 0])).await?;
@@ -166,15 +178,13 @@ impl Chain for Bitcoind {
                 self.call("gettxout", json!([outpoint.txid, outpoint.vout, false])).await?;
             let Some(coin) = reply else { return Ok(None) };
             let (_, tip) = self.header(coin.bestblock).await?;
+            let height = (tip + 1).saturating_sub(coin.confirmations);
+            let hash = self.hash_at(height).await?.ok_or_else(|| malformed("a coin above the tip"))?;
             let output = TxOut {
                 value: Amount::from_btc(coin.value).map_err(malformed)?,
                 script_pubkey: coin.script.hex,
             };
-            Ok(Some(ChainCoin {
-                output,
-                height: (tip + 1).saturating_sub(coin.confirmations),
-                coinbase: coin.coinbase,
-            }))
+            Ok(Some(ChainCoin { output, height, hash, coinbase: coin.coinbase }))
         })
     }
 

@@ -188,6 +188,10 @@ mod tests {
             unreachable!("nor for blocks")
         }
 
+        fn hash_at(&self, _height: u32) -> Answer<'_, Option<BlockHash>> {
+            unreachable!("nor for their hashes")
+        }
+
         fn coin(&self, _outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
             unreachable!("nor for coins")
         }

@@ -1,18 +1,22 @@
 //! What a node needs of a Bitcoin network: one small, stateless trait. Reorganisations and scripts are the follower's
 //! business.
 
+mod birthday;
 mod bitcoind;
 pub(crate) mod broadcast;
 pub(crate) mod follower;
 
+pub use birthday::birthday;
 pub use bitcoind::Bitcoind;
 
-use bitcoin::{Amount, Block, BlockHash, FeeRate, MerkleBlock, OutPoint, Transaction, Txid, block::Header};
+use bitcoin::{
+    Amount, Block, BlockHash, FeeRate, MerkleBlock, Network, OutPoint, Transaction, Txid, block::Header,
+};
 use quorate_protocol::{
     relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN},
     wire::{Bare, BlockRef, ConfirmedSpend, ConflictProof, FeeEstimates, RawTransactionProof, ServerMessage},
 };
-use quorate_rules::{ChainCoin, scripts::ScriptError};
+use quorate_rules::{ChainCoin, index::UNDO_BLOCKS, scripts::ScriptError};
 use std::{collections::BTreeSet, future::Future, pin::Pin};
 
 /// A boxed answer of a backend.
@@ -26,6 +30,8 @@ pub trait Chain: Send + Sync + 'static {
     fn wait_for_tip(&self, known: BlockHash) -> Answer<'_, BlockHash>;
     /// A header with its height.
     fn header(&self, hash: BlockHash) -> Answer<'_, (Header, u32)>;
+    /// The hash of the block at a height of the chain with the most work; `None` above its tip.
+    fn hash_at(&self, height: u32) -> Answer<'_, Option<BlockHash>>;
     /// A block.
     fn block(&self, hash: BlockHash) -> Answer<'_, Block>;
     /// The confirmed, unspent output at an outpoint.
@@ -86,6 +92,26 @@ pub enum ChainError {
         /// Why.
         reason: &'static str,
     },
+    /// A block that is not the one that was asked for.
+    #[error("the chain backend gave another block than {0}, or a damaged one")]
+    WrongBlock(BlockHash),
+    /// The backend is of another network, or follows a chain without the federation's birthday.
+    #[error("the chain backend is not on {network} with block {expected} at height {height}: it has {}", found.map_or("none there".to_owned(), |hash| hash.to_string()))]
+    OtherChain {
+        /// The federation's network.
+        network: Network,
+        /// Height of the block.
+        height: u32,
+        /// The block that the federation knows.
+        expected: BlockHash,
+        /// What the backend has.
+        found: Option<BlockHash>,
+    },
+    /// More blocks were taken out than a node can undo.
+    #[error(
+        "the backend's chain left the one that this node has read more than {UNDO_BLOCKS} blocks ago; if the backend is right, stop the node and remove index.redb: the chain is then read again from the federation's birthday"
+    )]
+    TooDeep,
     /// A fee below the relay minimum.
     #[error("a fee of {fee} is below the relay minimum of {least}")]
     FeeTooLow {
@@ -105,6 +131,9 @@ impl ChainError {
             Self::Backend(_)
             | Self::Daemon(_)
             | Self::UnknownBlock(_)
+            | Self::WrongBlock(_)
+            | Self::OtherChain { .. }
+            | Self::TooDeep
             | Self::MissingInput(_)
             | Self::Locked(_)
             | Self::Script(_)

@@ -77,7 +77,7 @@ impl Dispatcher {
 
     async fn carry_out(&mut self, output: Output) {
         match output {
-            Output::Persist(_) => {}
+            Output::Persist(_) | Output::Index(_) => {}
             Output::Ask { to, tag, request } if to == self.me => {
                 let _node_ended = self.inputs.send(Input::Own { tag, request }).await;
             }

@@ -5,12 +5,12 @@
 
 use super::{
     dispatcher::{Dispatcher, Work},
-    input::Input,
+    input::{Input, Reached},
 };
 use crate::{
-    chain::{Chain, follower},
+    chain::{Chain, follower::Follower},
     net::peers::Peers,
-    store::{Store, start_writer},
+    store::{Index, Store, start_writer},
 };
 use quorate_protocol::{NodeId, wire::PeerReply};
 use quorate_rules::{Machine, Output, ReplyTo, records::ChangeSet};
@@ -35,12 +35,15 @@ pub(crate) fn start(
     store: Box<dyn Store>,
     peers: Arc<Peers>,
     chain: Arc<dyn Chain>,
+    index: Index,
 ) -> mpsc::Sender<Input> {
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
     let (writer, released) = start_writer::<Work>(store);
     let dispatcher = Dispatcher::new(me, inputs.clone(), peers, chain.clone());
-    tokio::spawn(follower::follow(chain, inputs.clone()));
-    let driver = Driver { machine, me, writer, started: Instant::now(), next_reply: 1 };
+    let (network, birthday) = machine.chain();
+    let follower = Follower { chain, network, birthday, inputs: inputs.clone() };
+    tokio::spawn(follower.run());
+    let driver = Driver { machine, me, writer, index, started: Instant::now(), next_reply: 1 };
     // The dispatcher ends when the writer does, and takes the machine's task with it.
     let dispatching = tokio::spawn(dispatcher.run(released));
     tokio::spawn(async move {
@@ -56,6 +59,7 @@ struct Driver {
     machine: Machine,
     me: NodeId,
     writer: blocking::Sender<(ChangeSet, Work)>,
+    index: Index,
     started: Instant,
     next_reply: u64,
 }
@@ -91,7 +95,9 @@ impl Driver {
                     self.release(ChangeSet::default(), Work::Sweep(unconfirmed));
                 }
             }
-            self.drain();
+            if !self.drain() {
+                return;
+            }
         }
     }
 
@@ -123,8 +129,9 @@ impl Driver {
                     tracing::debug!("blocks that do not follow; the follower looks for the fork again");
                 }
             }
-            Input::BlockHash { height, reply } => {
-                let _asker_gone = reply.send(machine.block_at(height));
+            Input::Reached { height, reply } => {
+                let (tip, floor) = (machine.tip().height, machine.undo_floor());
+                let _asker_gone = reply.send(Reached { tip, floor, hash: machine.block_at(height) });
             }
             Input::Coins { ticket, coins } => machine.handle_coins(ticket, coins),
             Input::Fees(fees) => machine.handle_fees(fees),
@@ -153,17 +160,20 @@ impl Driver {
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "every other output waits for what was persisted")]
-    fn drain(&mut self) {
+    fn drain(&mut self) -> bool {
         let mut change = ChangeSet::default();
+        let mut indexed = true;
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Persist(more) => change.merge(more),
+                Output::Index(change) => indexed &= self.index.write(change),
                 other => self.release(std::mem::take(&mut change), Work::Output(Box::new(other))),
             }
         }
         if !change.is_empty() {
             self.release(change, Work::Nothing);
         }
+        indexed
     }
 
     fn release(&self, change: ChangeSet, release: Work) {

@@ -10,6 +10,16 @@ use quorate_protocol::{
 use quorate_rules::{ChainCoin, EvidenceFile, Kept, SessionId, Status, Tag};
 use tokio::sync::{mpsc, oneshot};
 
+/// How far a machine has read the chain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reached {
+    pub(crate) tip: u32,
+    /// The lowest tip to which it can undo blocks.
+    pub(crate) floor: u32,
+    /// The block at the height that was asked for.
+    pub(crate) hash: Option<BlockHash>,
+}
+
 /// What happens to a node.
 #[derive(Debug)]
 pub(crate) enum Input {
@@ -48,9 +58,10 @@ pub(crate) enum Input {
     },
     /// Blocks of the backend's chain, each on the one before.
     Blocks(Vec<Block>),
-    BlockHash {
+    /// How far the machine has come, and what it has at a height.
+    Reached {
         height: u32,
-        reply: oneshot::Sender<Option<BlockHash>>,
+        reply: oneshot::Sender<Reached>,
     },
     /// What the chain says of coins that the machine asked for.
     Coins {

@@ -16,7 +16,7 @@ use crate::{
         server::{self, Service},
     },
     operator::api,
-    store::open_or_set_aside,
+    store::{Index, index_place, open_or_set_aside},
 };
 use anyhow::{Context as _, Result};
 use input::Input;
@@ -75,7 +75,9 @@ impl Node {
                 tokio::time::sleep(API_RETRY).await;
             }
         });
-        let run = Run { files, config, chain, endpoint: endpoint.clone(), service, live, publish };
+        let birthday = roster.birthday.block();
+        let index = Index::open(&index_place(directory), birthday)?;
+        let run = Run { files, config, chain, index, endpoint: endpoint.clone(), service, live, publish };
         tokio::spawn(async move {
             if let Err(error) = Box::pin(run.run(roster, federation, epochs)).await {
                 tracing::error!(error = format!("{error:#}"), "the node has ended");
@@ -116,6 +118,7 @@ struct Run {
     files: NodeFiles,
     config: NodeConfig,
     chain: Arc<dyn Chain>,
+    index: Index,
     endpoint: quinn::Endpoint,
     service: Arc<Service>,
     live: watch::Sender<Option<Live>>,
@@ -154,7 +157,7 @@ impl Run {
         let peers = Arc::new(Peers::new(self.endpoint.clone(), me, federation.members(), &addresses));
         let is_member = federation.identity_key(me) == Some(&self.files.identity()?.public());
         let (voter, share) = if is_member {
-            let (voter, share) = self.start_machine(&federation, &peers)?;
+            let (voter, share) = self.start_machine(&federation, &peers).await?;
             (Some(voter), Some(share))
         } else {
             anyhow::ensure!(
@@ -200,7 +203,7 @@ impl Run {
         Ok(next)
     }
 
-    fn start_machine(
+    async fn start_machine(
         &self,
         federation: &Federation,
         peers: &Arc<Peers>,
@@ -209,7 +212,8 @@ impl Run {
         let repair = "have it repaired with `quorate-node share repair`";
         let share = files.read_share(me, federation).context(repair)?;
         let helping = files.read_share(me, federation)?;
-        let (store, stored) = open_or_set_aside(&*files.store())?;
+        let (store, mut stored) = open_or_set_aside(&*files.store())?;
+        stored.index = self.index.load().await?;
         let mut seed = [0; 32];
         getrandom::getrandom(&mut seed).context("no source of randomness")?;
         let machine = Machine::new(
@@ -221,7 +225,8 @@ impl Run {
             ChaCha20Rng::from_seed(seed),
             stored,
         );
-        Ok((driver::start(me, machine, store, peers.clone(), self.chain.clone()), helping))
+        let (chain, index) = (self.chain.clone(), self.index.clone());
+        Ok((driver::start(me, machine, store, peers.clone(), chain, index), helping))
     }
 }
 

@@ -4,15 +4,17 @@
 
 #[cfg(test)]
 mod conformance;
+mod index;
 mod redb;
 mod writer;
 
+pub(crate) use index::{Index, place as index_place};
 pub use redb::Redb;
 pub(crate) use redb::RedbFile;
 pub use writer::BATCH_MAX;
 pub(crate) use writer::start_writer;
 
-use quorate_rules::records::{Change, ChangeSet, LogRecord, Row, Stored, Table};
+use quorate_rules::records::{Change, ChangeSet, LogRecord, Row, Stored, Table, Unreadable};
 use std::fmt;
 
 /// A durable place for rows.
@@ -21,7 +23,8 @@ use std::fmt;
 ///
 /// * [`write`](Self::write) takes all change sets or none. When it returns `Ok` they survive `kill -9` and a loss of
 ///   power; when it returns an error nothing may be assumed, and the node stops.
-/// * Sets are applied in order; a later row replaces an earlier one with the same table and key. No row is ever merged.
+/// * Sets are applied in order; a later row replaces an earlier one with the same table and key, or takes it away if it
+///   has no value. No row is ever merged.
 /// * [`scan`](Self::scan) gives what was written, byte for byte, or [`StoreError::Damaged`]: never something else,
 ///   and never less.
 pub trait Store: fmt::Debug + Send + 'static {
@@ -50,8 +53,8 @@ pub trait Store: fmt::Debug + Send + 'static {
     /// As [`scan`](Self::scan).
     fn rows(&self) -> Result<Vec<Row>, StoreError> {
         let mut all = Vec::new();
-        // In the order of `Table`, which `ALL` need not keep.
-        let mut tables = Table::ALL;
+        // In the order of `Table`, which `STORE` need not keep.
+        let mut tables = Table::STORE;
         tables.sort_unstable();
         for table in tables {
             self.scan(table, &mut |row| {
@@ -68,15 +71,23 @@ pub trait Store: fmt::Debug + Send + 'static {
     /// As [`scan`](Self::scan).
     fn load(&self) -> Result<Stored, StoreError> {
         let mut stored = Stored::default();
-        for table in Table::ALL {
-            self.scan(table, &mut |row| {
-                stored.take(&row).map_err(|source| {
-                    let what = Damage::Value { table: row.table, key: row.key, source };
-                    StoreError::Damaged { place: self.place().to_owned(), what }
-                })
-            })?;
+        for table in Table::STORE {
+            self.read_into(table, &mut stored)?;
         }
         Ok(stored)
+    }
+
+    /// Reads a table, a row at a time.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
+    fn read_into(&self, table: Table, stored: &mut Stored) -> Result<(), StoreError> {
+        self.scan(table, &mut |row| {
+            stored.take(&row).map_err(|source| {
+                let what = Damage::Value { table: row.table, key: row.key, source };
+                StoreError::Damaged { place: self.place().to_owned(), what }
+            })
+        })
     }
 }
 
@@ -160,7 +171,7 @@ pub enum Damage {
         /// The row's key.
         key: Vec<u8>,
         /// What is wrong.
-        source: serde_json::Error,
+        source: Unreadable,
     },
 }
 

@@ -46,8 +46,20 @@ impl Redb {
             let what = Damage::Structure("the file is empty".into());
             return Err(StoreError::Damaged { place: shown, what });
         }
+        Self::open_tables(path, &Table::STORE)
+    }
+
+    /// Opens or creates the index.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is damaged.
+    pub(super) fn open_index(path: &Path) -> Result<Self, StoreError> {
+        Self::open_tables(path, &Table::INDEX)
+    }
+
+    fn open_tables(path: &Path, tables: &[Table]) -> Result<Self, StoreError> {
         let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-        Self::prepare(opened.map_err(redb::Error::from), shown)
+        Self::prepare(opened.map_err(redb::Error::from), path.display().to_string(), tables)
     }
 
     /// Opens or creates a store on something else than a file.
@@ -56,16 +68,24 @@ impl Redb {
     /// It cannot be opened, or is damaged.
     pub fn open_backend(backend: impl StorageBackend, name: &str) -> Result<Self, StoreError> {
         let opened = Database::builder().set_cache_size(CACHE_BYTES >> 6).create_with_backend(backend);
-        Self::prepare(opened.map_err(redb::Error::from), name.to_owned())
+        Self::prepare(opened.map_err(redb::Error::from), name.to_owned(), &Table::STORE)
     }
 
-    fn prepare(opened: Result<Database, redb::Error>, place: String) -> Result<Self, StoreError> {
+    fn prepare(
+        opened: Result<Database, redb::Error>,
+        place: String,
+        tables: &[Table],
+    ) -> Result<Self, StoreError> {
         let prepare = || -> Result<(Database, u32), redb::Error> {
-            let database = opened?;
+            let mut database = opened?;
+            // Pages that contradict each other, as in a file that was cut off, would end the process later.
+            if !database.check_integrity()? {
+                return Err(redb::Error::RepairAborted);
+            }
             let write = database.begin_write()?;
             let version = version(&write)?;
-            for table in Table::ALL {
-                write.open_table(definition(table))?;
+            for table in tables {
+                write.open_table(definition(*table))?;
             }
             // One of another version is left as it is.
             if version == STORE_VERSION {
@@ -98,7 +118,7 @@ impl Redb {
     fn write_all(&self, batch: &[&ChangeSet]) -> Result<(), redb::Error> {
         let mut write = self.database.begin_write()?;
         write.set_durability(Durability::Immediate)?;
-        for table in Table::ALL {
+        for table in Table::STORE.into_iter().chain(Table::INDEX) {
             let mut rows =
                 batch.iter().flat_map(|set| set.rows()).filter(|row| row.table == table).peekable();
             if rows.peek().is_none() {
@@ -106,6 +126,10 @@ impl Redb {
             }
             let mut open = write.open_table(definition(table))?;
             for row in rows {
+                if row.value.is_empty() {
+                    open.remove(row.key.as_slice())?;
+                    continue;
+                }
                 let stored = [&row.checksum()[..], &row.value].concat();
                 open.insert(row.key.as_slice(), stored.as_slice())?;
             }

@@ -14,6 +14,7 @@ use crate::{
         dkg::{Ceremony, Dkg},
         wallet_sign,
     },
+    headers::Checkpoint,
     proposal::{JointProposal, Proposal, SpendInput, SpendPlan, describe_input},
     vote::{ApprovalCertificate, Custody, SignedVote, Verdict, VoteTarget},
     wire::UtxoRecord,
@@ -68,6 +69,7 @@ pub fn roster(keys: &[IdentityKey]) -> Roster {
     Roster {
         network: Network::Regtest,
         salt: [9; 32],
+        birthday: Checkpoint::genesis(Network::Regtest),
         members: members.map(|(key, id)| member(id, key)).collect(),
         recovery_delay: 4320,
         recovery_margin: 288,

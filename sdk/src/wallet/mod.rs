@@ -92,7 +92,7 @@ struct KeychainState {
 
 impl Wallet {
     /// Opens an account of the words. `checkpoint` is where header verification starts; the
-    /// genesis block if absent.
+    /// federation's birthday if absent or before it.
     ///
     /// # Errors
     /// A key cannot be derived, the delay is out of bounds, or the checkpoint is not the first block of a difficulty
@@ -140,7 +140,9 @@ impl Wallet {
         checkpoint: Option<Checkpoint>,
     ) -> Result<Self, WalletError> {
         let network = federation.network();
-        let checkpoint = checkpoint.unwrap_or_else(|| Checkpoint::genesis(network));
+        // Nodes know no header before the birthday.
+        let birthday = federation.birthday();
+        let checkpoint = checkpoint.filter(|one| one.height > birthday.height).unwrap_or(birthday);
         // The first retarget after it needs the time of its period's first block.
         let params = bitcoin::params::Params::new(network);
         let aligned = u64::from(checkpoint.height).is_multiple_of(params.difficulty_adjustment_interval());

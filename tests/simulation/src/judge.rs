@@ -4,7 +4,7 @@
 use crate::{event::Event, node::SimNode, world::World};
 use bitcoin::{OutPoint, Txid};
 use quorate::wire::UtxoState;
-use quorate_rules::{Hold, Machine, Standing};
+use quorate_rules::{Hold, Machine, Standing, index::UNDO_BLOCKS};
 use std::{collections::BTreeSet, time::Duration};
 
 /// Time after which an outpoint that was contested anew is judged.
@@ -13,8 +13,6 @@ const JUDGE_AGAIN: Duration = Duration::from_secs(10);
 const DEEP: u32 = 144 + 6;
 /// How often that may happen.
 const JUDGED_AGAIN_MAX: u32 = 2;
-/// Most coordinations and releases that may be left at a quiet node.
-const LEFT_OVER_MAX: usize = 0;
 
 impl World {
     fn honest(&self) -> impl Iterator<Item = (&SimNode, &Machine)> {
@@ -78,8 +76,9 @@ impl World {
         }
         let mut broken: Vec<(&str, String)> = Vec::new();
         for txid in self.oracle.acknowledged.clone() {
+            let settled = self.is_settled(&txid);
             for (node, machine) in self.honest() {
-                if !machine.knows_final(&txid) {
+                if !settled && !machine.knows_final(&txid) {
                     broken.push((
                         "what was acknowledged survives",
                         format!("node {} does not know that {txid} is final", node.id),
@@ -97,6 +96,12 @@ impl World {
             self.oracle.broken(rule, what);
         }
         self.end();
+    }
+
+    /// Whether a transaction is so deep in the chain that a node which came later need not know of it.
+    fn is_settled(&self, txid: &Txid) -> bool {
+        let deep = |height: u32| height.saturating_add(UNDO_BLOCKS) <= self.chain.height();
+        self.oracle.mined_at(txid).is_some_and(deep)
     }
 
     /// When the epoch has changed, everybody comes to the new one.
@@ -134,11 +139,13 @@ impl World {
     fn left_over(&self) -> Vec<(&'static str, String)> {
         let mut broken = Vec::new();
         let open: usize = self.wallets.iter().map(|wallet| wallet.open.len()).sum();
-        let submitted = self.submissions.iter().filter(|one| one.outcome.is_none()).count();
+        let submitted = self.submissions.iter().filter(|one| one.outcome.is_none());
+        // Each of what is under way may be coordinated, and its inputs may be released to it.
+        let inputs: usize = submitted.clone().map(|one| one.proposal.outpoints().len()).sum();
+        let under_way = open + submitted.count();
         for (node, machine) in self.honest() {
             let sizes = machine.sizes();
-            let kept = sizes.coordinations + sizes.releases;
-            if kept > LEFT_OVER_MAX + open + submitted {
+            if sizes.coordinations > under_way || sizes.releases > open + inputs {
                 broken.push(("memory is bounded", format!("node {} at rest keeps {sizes:?}", node.id)));
             }
         }
@@ -216,9 +223,10 @@ impl World {
         let mut broken = Vec::new();
         for (index, wallet) in self.wallets.iter().enumerate() {
             let finals: BTreeSet<Txid> = wallet.finals.iter().copied().collect();
-            for txid in
-                finals.iter().filter(|txid| !self.honest().any(|(_, machine)| machine.knows_final(txid)))
-            {
+            let known = |txid: &Txid| {
+                self.is_settled(txid) || self.honest().any(|(_, machine)| machine.knows_final(txid))
+            };
+            for txid in finals.iter().filter(|txid| !known(txid)) {
                 broken.push((
                     "what was acknowledged survives",
                     format!("wallet {index} holds {txid} for final alone"),

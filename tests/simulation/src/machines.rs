@@ -42,7 +42,7 @@ impl World {
             let mirror = mirror_of(&store)?;
             Ok((store, stored, mirror))
         });
-        let (store, stored, mirror) = match opened {
+        let (store, mut stored, mirror) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let found = error.to_string();
@@ -73,6 +73,12 @@ impl World {
         node.created = true;
         if node.is_trusted() {
             self.oracle.found_votes(id, &node.mirror);
+        }
+        // Of the index, what was written last may be lost.
+        let written = self.dice.below(node.index_late.len() + 1);
+        stored.index = node.read_index(written);
+        if let Some(base) = Some(federation.birthday().block()).filter(|base| !stored.index.is_whole(*base)) {
+            self.oracle.broken("the index has no gap", format!("node {id} on {base:?}"));
         }
         let share = node.files.share.and_then(|share| NodeShare::from_bytes(id, &share)).expect("a share");
         let machine = Machine::new(id, (*federation).clone(), key, share, settings, rng, stored);
@@ -125,6 +131,8 @@ impl World {
         while let Some(output) = machine.poll_output() {
             match output {
                 Output::Persist(more) => change.merge(more),
+                // Nothing waits for it.
+                Output::Index(change) => node.index_late.push_back(change),
                 other => node.queue.push_back((std::mem::take(&mut change), Some(other))),
             }
         }
@@ -207,7 +215,7 @@ impl World {
     /// Carries out an output whose writes are durable.
     fn release(&mut self, id: NodeId, output: Output) {
         match output {
-            Output::Persist(_) => {}
+            Output::Persist(_) | Output::Index(_) => {}
             Output::Ask { to, tag, request } => self.ask(id, to, tag, request),
             // Its own requests take the way of a peer's here, so that the oracle sees them.
             Output::Reply { to: ReplyTo::Myself(_), .. } => {}

@@ -5,7 +5,7 @@ use crate::{
     byzantine::{Evil, Proposals},
     disk::Disk,
     event::Owner,
-    oracle::{Mirror, Row},
+    oracle::{Mirror, Row as RowKey},
 };
 use quorate::{
     Epoch, Federation, NodeId,
@@ -13,7 +13,11 @@ use quorate::{
     wire::PeerRequest,
 };
 use quorate_node::store::{Redb, Store as _, StoreError};
-use quorate_rules::{Machine, Output, Progress, SessionId, Transition, WholeSeal, records::ChangeSet};
+use quorate_rules::{
+    Machine, Output, Progress, SessionId, Transition, WholeSeal,
+    index::Indexed,
+    records::{ChangeSet, Row, Stored},
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -70,8 +74,12 @@ pub struct SimNode {
     pub forgetful: bool,
     /// What is durable.
     pub mirror: Mirror,
+    /// What it has read of the chain, as it is on its disk.
+    pub index: Mirror,
+    /// Changes of the index that are not on the disk yet.
+    pub index_late: VecDeque<ChangeSet>,
     /// Records of a write that was under way when the node died: on the disk is this or what was there before.
-    pub(crate) interrupted: Vec<(Row, Vec<u8>)>,
+    pub(crate) interrupted: Vec<(RowKey, Vec<u8>)>,
     /// Its disk has held a whole store.
     pub created: bool,
     /// Its store was set back behind what an honest peer had seen of it.
@@ -121,6 +129,8 @@ impl SimNode {
             evil: None,
             forgetful: false,
             mirror: Mirror::new(),
+            index: Mirror::new(),
+            index_late: VecDeque::new(),
             interrupted: Vec::new(),
             created: false,
             amnesiac: false,
@@ -188,7 +198,34 @@ impl SimNode {
     }
 }
 
-pub(crate) fn rows_of(batch: &[Item]) -> Vec<(Row, Vec<u8>)> {
+impl SimNode {
+    /// The index that a start finds, if so many of the changes under way came to the disk.
+    pub(crate) fn read_index(&mut self, written: usize) -> Indexed {
+        for change in self.index_late.drain(..).take(written) {
+            apply(&mut self.index, &change);
+        }
+        let mut stored = Stored::default();
+        for ((table, key), value) in &self.index {
+            let row = Row { table: *table, key: key.clone(), value: value.clone() };
+            stored.take(&row).expect("what a machine wrote");
+        }
+        stored.index
+    }
+}
+
+/// Applies changes as a store does.
+pub(crate) fn apply(mirror: &mut Mirror, change: &ChangeSet) {
+    for row in change.rows() {
+        let key = (row.table, row.key.clone());
+        if row.value.is_empty() {
+            mirror.remove(&key);
+        } else {
+            mirror.insert(key, row.value.clone());
+        }
+    }
+}
+
+pub(crate) fn rows_of(batch: &[Item]) -> Vec<(RowKey, Vec<u8>)> {
     let rows = batch.iter().flat_map(|(change, _)| change.rows());
     rows.map(|row| ((row.table, row.key.clone()), row.value.clone())).collect()
 }

@@ -51,7 +51,7 @@ pub struct Oracle {
     /// The transaction that pays all coins at the start, and the height of its block, which stays.
     funding: Option<(Txid, u32)>,
     /// Transactions that were in a block at some time, and may be again.
-    pub mined: BTreeSet<Txid>,
+    pub mined: BTreeMap<Txid, u32>,
     /// What is final by enforcement, as far as honest nodes or wallets know, by the coins that it spends.
     enforced: BTreeMap<OutPoint, Txid>,
     /// What blocks spent coins by last, and at which height.
@@ -203,7 +203,7 @@ impl Oracle {
             self.broken("a deadline lies above the tip and below the horizon", what);
         }
         let parents = vote.target.inputs().keys().map(|outpoint| outpoint.txid);
-        let mut unmined = parents.filter(|parent| !self.mined.contains(parent));
+        let mut unmined = parents.filter(|parent| !self.mined.contains_key(parent));
         if let Some(parent) = unmined.find(|parent| self.attested.contains(parent)) {
             let what = format!("node {node} approved {txid}, which spends the attested {parent}");
             self.broken("no promise is better than what it rests on", what);
@@ -370,12 +370,17 @@ impl Oracle {
     pub fn block(&mut self, block: &Block, height: u32) {
         for transaction in &block.txdata {
             let txid = transaction.compute_txid();
-            self.mined.insert(txid);
+            self.mined.insert(txid, height);
             for outpoint in transaction.input.iter().map(|input| input.previous_output) {
                 self.spent.insert(outpoint, (txid, height));
                 self.stands(outpoint);
             }
         }
+    }
+
+    /// The height of the last block that had a transaction.
+    pub fn mined_at(&self, txid: &Txid) -> Option<u32> {
+        self.mined.get(txid).copied()
     }
 
     /// What a block spent a coin by last, and the height of that block.

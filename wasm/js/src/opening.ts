@@ -36,7 +36,7 @@ export interface CreateOptions extends ConnectionOptions, StorageOptions {
   readonly recoveryDelay?: number;
   /** Most that one payment may be, in satoshis; the nodes enforce it. It is part of the account: restore with the same. */
   readonly paymentMax?: bigint;
-  /** Where header verification starts. @defaultValue the genesis block */
+  /** Where header verification starts. @defaultValue the federation's birthday, as if it is before that */
   readonly checkpoint?: Checkpoint;
 }
 

@@ -1,47 +1,68 @@
-//! The chain's headers, what each block did to coins, and which block has a transaction.
+//! The chain's headers, what the last blocks did to coins, and which block has a transaction.
 
-use bitcoin::{BlockHash, Network, OutPoint, Txid, block::Header, constants::genesis_block};
-use quorate_protocol::wire::BlockRef;
-use std::collections::HashMap;
+use crate::index::{BlockEffect, ShortTxid, UNDO_BLOCKS, short};
+use bitcoin::{BlockHash, OutPoint, Txid, block::Header};
+use quorate_protocol::{headers::Checkpoint, wire::BlockRef};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Blocks above a final transaction after which the next epoch need not be told of it: the chain says it.
 pub(super) const BURIED: u32 = 144;
 
-/// What a block did, to be undone with it.
-#[derive(Debug, Default)]
-pub(super) struct BlockEffect {
-    pub(super) created: Vec<OutPoint>,
-    pub(super) spent: Vec<OutPoint>,
-    pub(super) txids: Vec<Txid>,
-}
-
-/// Headers and effects, by height.
+/// Headers by height, from the federation's birthday on, and the effects of the last blocks.
 #[derive(Debug)]
 pub(super) struct Blocks {
+    base: u32,
     headers: Vec<Header>,
-    effects: Vec<BlockEffect>,
-    of: HashMap<Txid, BlockRef>,
+    effects: BTreeMap<u32, BlockEffect>,
+    /// Transactions that touched a coin which this node knows.
+    of: HashMap<Txid, u32>,
+    /// All transactions of the blocks whose effects are kept.
+    recent: HashMap<ShortTxid, u32>,
+    /// Heights at which the index has another header.
+    pub(super) stale_headers: BTreeSet<u32>,
+    /// Heights at which the index has another effect.
+    pub(super) stale_effects: BTreeSet<u32>,
 }
 
 impl Blocks {
-    pub(super) fn new(network: Network) -> Self {
-        let headers = vec![genesis_block(network).header];
-        Self { headers, effects: vec![BlockEffect::default()], of: HashMap::new() }
+    pub(super) fn restore(
+        birthday: Checkpoint,
+        headers: BTreeMap<u32, Header>,
+        effects: BTreeMap<u32, BlockEffect>,
+    ) -> Self {
+        let headers = std::iter::once(birthday.header).chain(headers.into_values()).collect();
+        let recent = effects.iter().flat_map(|(height, effect)| {
+            let height = *height;
+            effect.txids.iter().map(move |txid| (*txid, height))
+        });
+        let (recent, of) = (recent.collect(), HashMap::new());
+        let (stale_headers, stale_effects) = (BTreeSet::new(), BTreeSet::new());
+        Self { base: birthday.height, headers, effects, of, recent, stale_headers, stale_effects }
     }
 
     pub(super) fn tip(&self) -> BlockRef {
-        let height = u32::try_from(self.headers.len() - 1).unwrap_or(u32::MAX);
-        let hash = self.headers.last().map(Header::block_hash).expect("genesis is never removed");
-        BlockRef { height, hash }
+        let above = u32::try_from(self.headers.len() - 1).unwrap_or(u32::MAX);
+        let hash = self.headers.last().map(Header::block_hash).expect("the first one is never removed");
+        BlockRef { height: self.base.saturating_add(above), hash }
+    }
+
+    /// The birthday's height.
+    pub(super) fn base(&self) -> u32 {
+        self.base
+    }
+
+    fn header(&self, height: u32) -> Option<&Header> {
+        self.headers.get(usize::try_from(height.checked_sub(self.base)?).ok()?)
     }
 
     pub(super) fn hash(&self, height: u32) -> Option<BlockHash> {
-        self.headers.get(usize::try_from(height).ok()?).map(Header::block_hash)
+        self.header(height).map(Header::block_hash)
     }
 
+    /// From a height on; none if that is before the birthday.
     pub(super) fn headers(&self, from: u32, count: usize) -> Vec<Header> {
-        let from = usize::try_from(from).unwrap_or(usize::MAX);
-        self.headers.iter().skip(from).take(count).copied().collect()
+        let above = from.checked_sub(self.base).and_then(|above| usize::try_from(above).ok());
+        self.headers.iter().skip(above.unwrap_or(usize::MAX)).take(count).copied().collect()
     }
 
     /// Median time of the last eleven headers (BIP113).
@@ -51,50 +72,91 @@ impl Blocks {
         times.get(times.len() / 2).copied().unwrap_or(0)
     }
 
-    /// The block that has a transaction.
+    /// The block that has a transaction, as far as this node can tell: it touched a coin that the node knows, or is in
+    /// one of the last blocks.
     pub(super) fn of(&self, txid: &Txid) -> Option<BlockRef> {
-        self.of.get(txid).copied()
+        let height = self.of.get(txid).or_else(|| self.recent.get(&short(txid))).copied()?;
+        Some(BlockRef { height, hash: self.hash(height)? })
+    }
+
+    /// A transaction touched a coin that this node knows.
+    pub(super) fn note_transaction(&mut self, txid: Txid, height: u32) {
+        self.of.insert(txid, height);
     }
 
     pub(super) fn is_buried(&self, block: BlockRef) -> bool {
         self.tip().height >= block.height.saturating_add(BURIED)
     }
 
+    /// The lowest tip to which blocks can be undone.
+    pub(super) fn undo_floor(&self) -> u32 {
+        self.effects.first_key_value().map_or(self.tip().height, |(height, _)| height.saturating_sub(1))
+    }
+
     /// A block on top of the one before; what it does follows with [`Self::put_effect`].
     pub(super) fn push(&mut self, header: Header) -> BlockRef {
         self.headers.push(header);
-        self.tip()
+        let tip = self.tip();
+        self.stale_headers.insert(tip.height);
+        tip
     }
 
     pub(super) fn put_effect(&mut self, effect: BlockEffect) {
-        let at = self.tip();
-        self.of.extend(effect.txids.iter().map(|txid| (*txid, at)));
-        self.effects.push(effect);
-    }
-
-    /// What the tip did.
-    pub(super) fn tip_effect(&self) -> Option<&BlockEffect> {
-        self.effects.last()
-    }
-
-    /// Takes the tip off; gives what it did. Genesis stays.
-    pub(super) fn pop(&mut self) -> Option<BlockEffect> {
-        if self.headers.len() <= 1 {
-            return None;
+        let height = self.tip().height;
+        self.recent.extend(effect.txids.iter().map(|txid| (*txid, height)));
+        self.effects.insert(height, effect);
+        self.stale_effects.insert(height);
+        while let Some((old, _)) =
+            self.effects.first_key_value().filter(|(old, _)| **old + UNDO_BLOCKS <= height)
+        {
+            let old = *old;
+            self.forget_effect(old);
         }
-        self.headers.pop();
-        let effect = self.effects.pop()?;
+    }
+
+    fn forget_effect(&mut self, height: u32) -> Option<BlockEffect> {
+        let effect = self.effects.remove(&height)?;
         for txid in &effect.txids {
-            self.of.remove(txid);
+            if self.recent.get(txid) == Some(&height) {
+                self.recent.remove(txid);
+            }
         }
+        self.stale_effects.insert(height);
+        Some(effect)
+    }
+
+    pub(super) fn effect(&self, height: u32) -> Option<&BlockEffect> {
+        self.effects.get(&height)
+    }
+
+    /// Takes the tip off; gives what it did. Nothing happens to a block that is too deep or the first one.
+    pub(super) fn pop(&mut self) -> Option<BlockEffect> {
+        let height = self.tip().height;
+        let effect = self.forget_effect(height)?;
+        self.headers.pop();
+        self.stale_headers.insert(height);
+        self.of.retain(|_, at| *at != height);
         Some(effect)
     }
 
     /// A coin that was looked up goes with its block.
     pub(super) fn note_created(&mut self, height: u32, outpoint: OutPoint) {
-        let effect = usize::try_from(height).ok().and_then(|height| self.effects.get_mut(height));
-        if let Some(effect) = effect.filter(|effect| !effect.created.contains(&outpoint)) {
+        if let Some(effect) = self.effects.get_mut(&height).filter(|one| !one.created.contains(&outpoint)) {
             effect.created.push(outpoint);
+            self.stale_effects.insert(height);
         }
+    }
+
+    /// A spend that this node learns of after its block goes with it.
+    pub(super) fn note_spent(&mut self, height: u32, outpoint: OutPoint) {
+        if let Some(effect) = self.effects.get_mut(&height).filter(|one| !one.spent.contains(&outpoint)) {
+            effect.spent.push(outpoint);
+            self.stale_effects.insert(height);
+        }
+    }
+
+    /// A header for the index.
+    pub(super) fn indexed(&self, height: u32) -> Option<&Header> {
+        self.header(height).filter(|_| height > self.base)
     }
 }

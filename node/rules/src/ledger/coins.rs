@@ -38,11 +38,13 @@ impl Coins {
         self.scripts.get(script).map(|set| set.iter().copied().collect()).unwrap_or_default()
     }
 
-    /// Has outputs of this script indexed from a height on, if there is room.
-    pub(super) fn want(&mut self, script: &ScriptBuf, from: u32) {
-        if !script.is_p2tr() && self.wanted.len() < WANTED_MAX {
-            self.wanted.entry(script.clone()).or_insert(from);
+    /// Has outputs of this script indexed from a height on, if there is room. Gives whether that is new.
+    pub(super) fn want(&mut self, script: &ScriptBuf, from: u32) -> bool {
+        let new = !script.is_p2tr() && self.wanted.len() < WANTED_MAX && !self.wanted.contains_key(script);
+        if new {
+            self.wanted.insert(script.clone(), from);
         }
+        new
     }
 
     /// The height from which outputs of a script are indexed; `None` if they are not.

@@ -1,7 +1,6 @@
 //! Facts of outpoints and transactions, and the headers of the chain.
 //!
-//! Facts of the protocol (votes, certificates, proofs) are durable and restored; facts of blocks are rebuilt by the
-//! follower at every start. Indexed are Taproot outputs and outputs of scripts that somebody asked for; other coins
+//! Facts of the protocol (votes, certificates, proofs) are in the store, facts of blocks in the index. Indexed are Taproot outputs and outputs of scripts that somebody asked for; other coins
 //! are looked up when a proposal names them. Each kind of fact has its own part; here stands what concerns several of
 //! them.
 
@@ -10,17 +9,23 @@ mod binding;
 mod blocks;
 mod cluster;
 mod coins;
+mod indexing;
 mod rounds;
 mod transactions;
 
-use crate::records::{RoundRecord, TxRecord};
+use crate::{
+    index::{BlockEffect, Indexed, short},
+    records::{RoundRecord, TxRecord},
+};
 pub(crate) use ancestry::{Ancestry, Conflict};
-use bitcoin::{Block, BlockHash, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header};
-use blocks::{BlockEffect, Blocks};
+use bitcoin::{Block, BlockHash, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header};
+use blocks::Blocks;
 use coins::{Coin, Coins};
+use indexing::Stale;
 use quorate_protocol::{
     Epoch, Round,
     finality::FinalityProof,
+    headers::Checkpoint,
     release::ReleaseCertificate,
     vote::{ApprovalCertificate, VoteTarget},
     wire::{BlockRef, ConfirmedSpend, FinalSpend, Lock, UtxoRecord},
@@ -39,6 +44,8 @@ pub struct ChainCoin {
     pub output: TxOut,
     /// Height of the block that created it.
     pub height: u32,
+    /// That block's hash.
+    pub hash: BlockHash,
     /// Whether a coinbase transaction did.
     pub coinbase: bool,
 }
@@ -51,22 +58,28 @@ pub(crate) struct Ledger {
     blocks: Blocks,
     /// Coins that this node knows nothing of but that something final spends them, and what blocks spend them with.
     unknown_spent: BTreeMap<OutPoint, ConfirmedSpend>,
+    /// What the index has otherwise.
+    stale: Stale,
 }
 
 impl Ledger {
     pub(crate) fn restore(
-        network: Network,
+        birthday: Checkpoint,
         epoch: Epoch,
         records: Vec<TxRecord>,
         rounds: Vec<RoundRecord>,
+        index: Indexed,
     ) -> Self {
+        let Indexed { headers, effects, coins, spends, scripts } = index;
         let mut ledger = Self {
             coins: Coins::default(),
             rounds: Rounds::restore(epoch.first_round(), rounds),
             transactions: Transactions::default(),
-            blocks: Blocks::new(network),
+            blocks: Blocks::restore(birthday, headers, effects),
             unknown_spent: BTreeMap::new(),
+            stale: Stale::default(),
         };
+        ledger.restore_chain(coins, spends, scripts);
         for record in records {
             ledger.put(record, Duration::ZERO);
         }
@@ -155,6 +168,11 @@ impl Ledger {
         self.blocks.hash(height)
     }
 
+    /// The lowest tip to which blocks can be undone.
+    pub(crate) fn undo_floor(&self) -> u32 {
+        self.blocks.undo_floor()
+    }
+
     pub(crate) fn headers(&self, from: u32, count: usize) -> Vec<Header> {
         self.blocks.headers(from, count)
     }
@@ -168,7 +186,9 @@ impl Ledger {
     /// blocks is known.
     pub(crate) fn want(&mut self, script: &ScriptBuf) -> u32 {
         let from = self.history_of(script);
-        self.coins.want(script, from);
+        if self.coins.want(script, from) {
+            self.stale.scripts.insert(script.clone());
+        }
         from
     }
 
@@ -232,6 +252,7 @@ impl Ledger {
         let txid = record.target.txid();
         let mut changed = Vec::new();
         let transaction = record.proof.as_ref().map(FinalityProof::transaction).cloned();
+        let block = transaction.as_ref().and_then(|_| self.blocks.of(&txid));
         let inputs: Vec<OutPoint> = match (&record.proof, &record.proposal) {
             (Some(proof), _) => proof.outpoints().collect(),
             (None, Some(proposal)) => proposal.outpoints(),
@@ -246,6 +267,10 @@ impl Ledger {
                 let spend = FinalSpend { txid, kind: proof.kind() };
                 self.transactions.put_final_spend(*outpoint, spend);
             }
+            if let Some(block) = block {
+                self.note_spent(outpoint, ConfirmedSpend { txid, block });
+            }
+            self.note_in_block(outpoint);
             let Some(coin) = self.coins.get_mut(outpoint) else { continue };
             let round_of = |target: &VoteTarget| target.inputs().get(outpoint).copied();
             if let Some(round) = record.vote.as_ref().and_then(|vote| round_of(&vote.target))
@@ -268,7 +293,10 @@ impl Ledger {
             let kind = proof.kind();
             for (output, vout) in transaction.output.iter().zip(0..) {
                 let outpoint = OutPoint { txid, vout };
-                self.add(outpoint, output, false);
+                // What a block has already is a coin by the index or is looked up: a later block may have spent it.
+                if block.is_none() {
+                    self.add(outpoint, output, false);
+                }
                 if let Some(coin) = self.coins.get_mut(&outpoint) {
                     coin.record.final_parent = Some(kind);
                     changed.push(outpoint);
@@ -301,7 +329,9 @@ impl Ledger {
 
     /// A coin that the backend looked up.
     pub(crate) fn add_coin(&mut self, outpoint: OutPoint, found: ChainCoin) {
-        let hash = self.block_hash(found.height);
+        // A block before the birthday is never read.
+        let before = (found.height < self.blocks.base()).then_some(found.hash);
+        let hash = self.block_hash(found.height).or(before);
         let tip = self.tip().height;
         let coin = self.add(outpoint, &found.output, found.coinbase);
         coin.coinbase = found.coinbase;
@@ -309,6 +339,7 @@ impl Ledger {
         coin.record.created = hash.map(|hash| BlockRef { height: found.height, hash });
         // Its block may be undone.
         self.blocks.note_created(found.height, outpoint);
+        self.note_in_block(&outpoint);
     }
 
     pub(crate) fn connect(&mut self, block: &Block) -> Vec<OutPoint> {
@@ -316,7 +347,8 @@ impl Ledger {
         let mut effect = BlockEffect::default();
         for transaction in &block.txdata {
             let txid = transaction.compute_txid();
-            effect.txids.push(txid);
+            effect.txids.push(short(&txid));
+            let known = effect.created.len() + effect.spent.len();
             for input in &transaction.input {
                 if let Some(coin) = self.coins.get_mut(&input.previous_output) {
                     coin.record.spent = Some(ConfirmedSpend { txid, block: at });
@@ -336,15 +368,20 @@ impl Ledger {
                     effect.created.push(outpoint);
                 }
             }
+            if effect.created.len() + effect.spent.len() > known {
+                self.blocks.note_transaction(txid, at.height);
+            }
         }
-        let changed = effect.created.iter().chain(&effect.spent).copied().collect();
+        let changed: Vec<OutPoint> = effect.created.iter().chain(&effect.spent).copied().collect();
         self.blocks.put_effect(effect);
+        self.stale.outpoints.extend(&changed);
         changed
     }
 
     /// What the block at the tip spends, of what is indexed.
     pub(crate) fn block_spends(&self) -> Vec<OutPoint> {
-        self.blocks.tip_effect().map(|effect| effect.spent.clone()).unwrap_or_default()
+        let effect = self.blocks.effect(self.tip().height);
+        effect.map(|effect| effect.spent.clone()).unwrap_or_default()
     }
 
     pub(crate) fn disconnect(&mut self) -> Vec<OutPoint> {
@@ -360,7 +397,9 @@ impl Ledger {
                 coin.record.created = None;
             }
         }
-        effect.created.into_iter().chain(effect.spent).collect()
+        let changed: Vec<OutPoint> = effect.created.into_iter().chain(effect.spent).collect();
+        self.stale.outpoints.extend(&changed);
+        changed
     }
 }
 

@@ -1,9 +1,20 @@
 use super::*;
+use crate::{
+    index::UNDO_BLOCKS,
+    records::{Row, Stored, Table},
+};
 use bitcoin::{
-    Amount, OutPoint, TxIn, absolute::LockTime, block, consensus::Params, hashes::Hash as _,
+    Amount, Network, OutPoint, TxIn, absolute::LockTime, block, consensus::Params, hashes::Hash as _,
     transaction::Version,
 };
-use quorate_protocol::vote::{Custody, VoteTarget};
+use quorate_protocol::{
+    testing,
+    vote::{Custody, VoteTarget},
+};
+use rand_chacha::{
+    ChaCha20Rng,
+    rand_core::{RngCore as _, SeedableRng as _},
+};
 use std::collections::BTreeMap;
 
 fn taproot() -> ScriptBuf {
@@ -22,7 +33,8 @@ fn transaction(inputs: &[OutPoint], outputs: usize) -> Transaction {
 }
 
 fn ledger(rounds: Vec<RoundRecord>) -> Ledger {
-    Ledger::restore(Network::Regtest, Epoch::FIRST, Vec::new(), rounds)
+    let birthday = Checkpoint::genesis(Network::Regtest);
+    Ledger::restore(birthday, Epoch::FIRST, Vec::new(), rounds, Indexed::default())
 }
 
 fn mine(ledger: &mut Ledger, txdata: Vec<Transaction>) {
@@ -76,7 +88,7 @@ fn a_coin_that_was_looked_up_goes_with_its_block() {
     let coin = OutPoint { txid: Txid::hash(b"looked up"), vout: 0 };
     mine(&mut ledger, Vec::new());
     let output = funding.output[0].clone();
-    ledger.add_coin(coin, ChainCoin { output, height: 1, coinbase: false });
+    ledger.add_coin(coin, ChainCoin { output, height: 1, hash: ledger.tip().hash, coinbase: false });
     assert!(ledger.coin(&coin).is_some_and(|coin| coin.created.is_some()));
     ledger.disconnect();
     assert!(ledger.coin(&coin).is_some_and(|coin| coin.created.is_none()));
@@ -91,4 +103,146 @@ fn the_history_of_a_script_is_known_from_when_it_was_asked_for() {
     mine(&mut ledger, Vec::new());
     mine(&mut ledger, Vec::new());
     assert_eq!(ledger.want(&other), 1, "anybody who comes later learns as much");
+}
+
+/// What the ledger has of the chain, from its index alone.
+fn restored(index: &BTreeMap<(Table, Vec<u8>), Vec<u8>>) -> Ledger {
+    let mut stored = Stored::default();
+    for ((table, key), value) in index {
+        let row = Row { table: *table, key: key.clone(), value: value.clone() };
+        stored.take(&row).expect("what was written");
+    }
+    let birthday = Checkpoint::genesis(Network::Regtest);
+    assert!(stored.index.is_whole(birthday.block()));
+    Ledger::restore(birthday, Epoch::FIRST, Vec::new(), Vec::new(), stored.index)
+}
+
+fn write(index: &mut BTreeMap<(Table, Vec<u8>), Vec<u8>>, ledger: &mut Ledger) {
+    let Some(change) = ledger.take_index() else { return };
+    for row in change.rows() {
+        let key = (row.table, row.key.clone());
+        if row.value.is_empty() {
+            index.remove(&key);
+        } else {
+            index.insert(key, row.value.clone());
+        }
+    }
+}
+
+#[test]
+fn the_index_gives_back_what_blocks_did_and_what_undoing_them_needs() {
+    let mut rng = ChaCha20Rng::seed_from_u64(7);
+    let mut random = |most: u32| rng.next_u32() % most;
+    let (mut ledger, mut index) = (ledger(Vec::new()), BTreeMap::new());
+    ledger.want(&ScriptBuf::from_bytes(vec![0x51]));
+    let mut coins: Vec<OutPoint> = Vec::new();
+    for _ in 0..2_000 {
+        if random(4) == 0 {
+            ledger.disconnect();
+        } else {
+            let spent: Vec<OutPoint> = coins.iter().copied().filter(|_| random(40) == 0).take(2).collect();
+            let salt = OutPoint { vout: random(u32::MAX), ..OutPoint::null() };
+            let made = transaction(&[spent, vec![salt]].concat(), usize::try_from(random(3)).expect("few"));
+            let txid = made.compute_txid();
+            coins.extend((0..).take(made.output.len()).map(|vout| OutPoint { txid, vout }));
+            mine(&mut ledger, vec![made]);
+        }
+        if random(3) == 0 {
+            write(&mut index, &mut ledger);
+        }
+        if random(100) == 0 {
+            write(&mut index, &mut ledger);
+            let again = restored(&index);
+            assert_eq!((again.tip(), again.undo_floor()), (ledger.tip(), ledger.undo_floor()));
+            assert_eq!(again.headers(0, usize::MAX), ledger.headers(0, usize::MAX));
+            for outpoint in &coins {
+                let in_chain = |coin: &&UtxoRecord| coin.created.is_some() || coin.spent.is_some();
+                assert_eq!(again.coin(outpoint), ledger.coin(outpoint).filter(in_chain));
+                assert_eq!(again.block_of(&outpoint.txid), ledger.block_of(&outpoint.txid));
+            }
+            // Undoing goes on from there.
+            ledger = again;
+        }
+    }
+    assert!(ledger.tip().height > UNDO_BLOCKS, "some effects were dropped");
+    let effects = index.keys().filter(|(table, _)| *table == Table::Effects).count();
+    assert!(u32::try_from(effects).is_ok_and(|effects| effects <= UNDO_BLOCKS));
+}
+
+#[test]
+fn no_more_is_undone_than_can_be() {
+    let mut ledger = ledger(Vec::new());
+    for _block in 0..UNDO_BLOCKS + 10 {
+        mine(&mut ledger, Vec::new());
+    }
+    assert_eq!(ledger.undo_floor(), 10);
+    for _block in 0..UNDO_BLOCKS + 10 {
+        ledger.disconnect();
+    }
+    assert_eq!(ledger.tip().height, 10);
+}
+
+#[test]
+fn a_gap_in_the_index_is_seen() {
+    let (mut ledger, mut index) = (ledger(Vec::new()), BTreeMap::new());
+    for _block in 0..5 {
+        mine(&mut ledger, vec![transaction(&[OutPoint::null()], 1)]);
+    }
+    write(&mut index, &mut ledger);
+    let genesis = Checkpoint::genesis(Network::Regtest).block();
+    let whole = |index: &BTreeMap<(Table, Vec<u8>), Vec<u8>>, base: BlockRef| {
+        let mut indexed = Stored::default();
+        for ((table, key), value) in index {
+            let row = Row { table: *table, key: key.clone(), value: value.clone() };
+            indexed.take(&row).expect("what was written");
+        }
+        indexed.index.is_whole(base)
+    };
+    assert!(whole(&index, genesis));
+    assert!(!whole(&index, BlockRef { height: 2016, ..genesis }), "of another birthday");
+    let oldest = (Table::Effects, 1_u32.to_be_bytes().to_vec());
+    for key in index.keys().filter(|(table, _)| matches!(table, Table::Headers | Table::Effects)) {
+        // The oldest effect is dropped in time.
+        if *key == oldest {
+            continue;
+        }
+        let mut cut = index.clone();
+        cut.remove(key);
+        assert!(!whole(&cut, genesis), "without {key:?}");
+    }
+}
+
+#[test]
+fn a_transaction_that_is_known_to_be_final_after_its_block_is_in_it_and_its_outputs_are_no_coins_by_that() {
+    let mut ledger = ledger(Vec::new());
+    let open = ScriptBuf::from_bytes(vec![0x00, 0x14]);
+    let funding = OutPoint { txid: Txid::hash(b"funding"), vout: 0 };
+    let mut made = transaction(&[funding], 1);
+    made.output[0].script_pubkey = open;
+    let txid = made.compute_txid();
+    mine(&mut ledger, vec![made.clone()]);
+    let block = ledger.tip();
+    assert_eq!(ledger.block_of(&txid), Some(block));
+    let proof = FinalityProof::Attested {
+        transaction: made.clone(),
+        rounds: vec![Round(0)],
+        commits: BTreeMap::new(),
+    };
+    let record = TxRecord {
+        target: VoteTarget::new(txid, testing::custody(), [(funding, Round(0))]),
+        proposal: None,
+        account: None,
+        spent: vec![TxOut { value: Amount::from_sat(2_000), script_pubkey: taproot() }],
+        vote: None,
+        locked_at: 0,
+        certificate: None,
+        proof: Some(proof),
+    };
+    ledger.put(record, Duration::ZERO);
+    assert_eq!(ledger.unconfirmed(), Vec::<Transaction>::new());
+    assert_eq!(ledger.coin(&funding).and_then(|coin| coin.spent).map(|spent| spent.block), Some(block));
+    assert!(!ledger.knows(&OutPoint { txid, vout: 0 }), "a later block may have spent it: it is looked up");
+    ledger.disconnect();
+    assert_eq!(ledger.unconfirmed(), vec![made]);
+    assert_eq!(ledger.coin(&funding).and_then(|coin| coin.spent), None);
 }

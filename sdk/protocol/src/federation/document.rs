@@ -5,6 +5,7 @@ use crate::{
     Epoch, FederationId, NodeId,
     digest::{self, Context, IdentityKey, Purpose, Writer},
     frost::weights::weighted_shares,
+    headers::Checkpoint,
     tagged,
     wire::limits::PROTOCOL_VERSION,
 };
@@ -372,6 +373,11 @@ impl Federation {
     /// Its thresholds, the same in all epochs.
     pub fn quorum(&self) -> Quorum {
         self.quorum
+    }
+
+    /// The block that headers are read from on.
+    pub fn birthday(&self) -> Checkpoint {
+        self.document.roster.birthday
     }
 
     /// The Bitcoin network.

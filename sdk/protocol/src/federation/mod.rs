@@ -13,8 +13,9 @@ pub use document::{EpochKey, Federation, FederationDocument, KeyCertificate, Suc
 use crate::{
     Epoch, FederationId, NodeId,
     digest::{Context, Purpose, Writer},
+    headers::Checkpoint,
 };
-use bitcoin::{Network, XOnlyPublicKey};
+use bitcoin::{Network, XOnlyPublicKey, hashes::Hash as _};
 use serde::{Deserialize, Serialize};
 
 /// Largest number of nodes in a federation. A certificate has up to two thirds as many signatures.
@@ -121,6 +122,9 @@ pub struct Roster {
     /// 32 random bytes, so that two federations of the same members differ.
     #[serde(with = "hex::serde")]
     pub salt: [u8; 32],
+    /// Nothing before this block concerns the federation: nodes and wallets read headers from it on, and no node ever
+    /// reads a block before it. `quorate-node federation new` takes one that is some days old.
+    pub birthday: Checkpoint,
     /// Members in the order of their ids, 1 to n.
     pub members: Vec<Member>,
     /// Default delay of the recovery path, in blocks (BIP68 height units).
@@ -140,14 +144,19 @@ impl Roster {
         if !(min..=max).contains(&self.recovery_delay) {
             return Err(FederationError::Delay { delay: self.recovery_delay, min, max });
         }
+        if !self.birthday.is_sound(self.network) {
+            return Err(FederationError::Birthday { height: self.birthday.height });
+        }
         Ok(quorum)
     }
 
-    /// The federation's id: tagged hash of network, salt, members and delays.
+    /// The federation's id: tagged hash of network, salt, birthday, members and delays.
     pub fn id(&self) -> FederationId {
         let writer = Writer::new(Purpose::Roster)
             .fixed(&self.network.magic().to_bytes())
             .fixed(&self.salt)
+            .u32(self.birthday.height)
+            .fixed(self.birthday.header.block_hash().as_byte_array())
             .u16(self.recovery_delay)
             .u16(self.recovery_margin);
         FederationId(write_members(writer, &self.members).finish())
@@ -184,6 +193,14 @@ pub enum FederationError {
         min: u16,
         /// Most.
         max: u16,
+    },
+    /// No chain of headers can begin at its birthday.
+    #[error(
+        "the birthday at height {height} is not the first block of a difficulty period (a multiple of 2016), or not a block of the network"
+    )]
+    Birthday {
+        /// Its height.
+        height: u32,
     },
     /// Not the federation that the wallet pins.
     #[error("the document is of federation {found}, but {expected} is pinned; ask another bridge")]

@@ -1,0 +1,207 @@
+//! The index on disk: what a node has read of the chain. One file serves all epochs; a thread owns it.
+
+use super::{BATCH_MAX, Damage, Redb, Store as _, StoreError};
+use anyhow::{Context as _, Result};
+use quorate_protocol::wire::BlockRef;
+use quorate_rules::{
+    index::Indexed,
+    records::{ChangeSet, Stored, Table},
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc as blocking,
+    thread,
+};
+use tokio::sync::oneshot;
+
+#[derive(Debug)]
+enum Job {
+    Load(oneshot::Sender<Result<Indexed, StoreError>>),
+    Write(ChangeSet),
+}
+
+/// A handle on the thread that owns the index.
+#[derive(Clone, Debug)]
+pub(crate) struct Index(blocking::Sender<Job>);
+
+impl Index {
+    /// Opens the index of a chain on that block. One that is damaged, or is not of that chain, is made anew: the node
+    /// reads the chain again.
+    ///
+    /// # Errors
+    /// The disk cannot be read or written, or another process has it.
+    pub(crate) fn open(path: &Path, base: BlockRef) -> Result<Self, StoreError> {
+        let store = match read(path, base) {
+            Ok((store, _)) => store,
+            Err(StoreError::Damaged { what, .. }) => anew(path, &what.to_string())?,
+            Err(StoreError::Version { found, .. }) => anew(path, &format!("it is of version {found}"))?,
+            Err(error) => return Err(error),
+        };
+        let (sender, jobs) = blocking::channel();
+        thread::spawn(move || run(store, &jobs));
+        Ok(Self(sender))
+    }
+
+    /// All that is in it, after everything that was written.
+    pub(crate) async fn load(&self) -> Result<Indexed> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Job::Load(reply)).context(ENDED)?;
+        Ok(answer.await.context(ENDED)??)
+    }
+
+    /// Writes a set, some time later and in order. `false` if the index cannot be written any more.
+    pub(crate) fn write(&self, change: ChangeSet) -> bool {
+        self.0.send(Job::Write(change)).is_ok()
+    }
+}
+
+const ENDED: &str = "the index cannot be written; the log says why";
+
+fn read(path: &Path, base: BlockRef) -> Result<(Redb, Indexed), StoreError> {
+    let store = Redb::open_index(path)?;
+    let index = load(&store)?;
+    if index.is_whole(base) {
+        return Ok((store, index));
+    }
+    let what = Damage::Structure("it is not of the chain on the federation's birthday, or has a gap".into());
+    Err(StoreError::Damaged { place: path.display().to_string(), what })
+}
+
+fn anew(path: &Path, why: &str) -> Result<Redb, StoreError> {
+    tracing::warn!(path = %path.display(), why, "the index is made anew: the chain is read again from the federation's birthday");
+    std::fs::remove_file(path).map_err(|error| StoreError::Environment {
+        place: path.display().to_string(),
+        source: Box::new(error),
+    })?;
+    Redb::open_index(path)
+}
+
+fn load(store: &Redb) -> Result<Indexed, StoreError> {
+    let mut stored = Stored::default();
+    for table in Table::INDEX {
+        store.read_into(table, &mut stored)?;
+    }
+    Ok(stored.index)
+}
+
+fn run(mut store: Redb, jobs: &blocking::Receiver<Job>) {
+    while let Ok(first) = jobs.recv() {
+        let mut batch = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            match job {
+                Job::Write(change) => {
+                    batch.push(change);
+                    if batch.len() < BATCH_MAX {
+                        next = jobs.try_recv().ok();
+                    }
+                }
+                Job::Load(reply) => {
+                    if !write(&mut store, &mut batch) {
+                        return;
+                    }
+                    let _asker_gone = reply.send(load(&store));
+                }
+            }
+        }
+        if !write(&mut store, &mut batch) {
+            return;
+        }
+    }
+}
+
+fn write(store: &mut Redb, batch: &mut Vec<ChangeSet>) -> bool {
+    let written = store.write(&std::mem::take(batch).iter().collect::<Vec<_>>());
+    if let Err(error) = &written {
+        tracing::error!(%error, "the index cannot be written; this node ends");
+    }
+    written.is_ok()
+}
+
+/// Where a node's index is.
+pub(crate) fn place(directory: &Path) -> PathBuf {
+    directory.join("index.redb")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::{Network, hashes::Hash as _};
+    use quorate_protocol::headers::Checkpoint;
+    use quorate_rules::records::Row;
+
+    fn genesis() -> BlockRef {
+        Checkpoint::genesis(Network::Regtest).block()
+    }
+
+    fn script(byte: u8) -> ChangeSet {
+        ChangeSet::of_rows([Row { table: Table::Scripts, key: vec![byte], value: vec![byte] }])
+    }
+
+    /// Waits until the thread that had the file has let it go.
+    async fn reopened(path: &Path, base: BlockRef) -> Index {
+        loop {
+            match Index::open(path, base) {
+                Ok(index) => return index,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// Waits until nobody has the file.
+    async fn closed(path: &Path) {
+        while Redb::open_index(path).is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_there_in_order_and_after_a_start() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = place(directory.path());
+        let index = Index::open(&path, genesis()).expect("opens");
+        for byte in 0..100 {
+            assert!(index.write(script(byte)));
+        }
+        assert!(index.write(ChangeSet::of_rows([Row {
+            table: Table::Scripts,
+            key: vec![7],
+            value: Vec::new()
+        }])));
+        assert_eq!(index.load().await.expect("reads").scripts(), 99);
+        assert!(Index::open(&path, genesis()).is_err(), "one process at a time");
+        drop(index);
+        assert_eq!(reopened(&path, genesis()).await.load().await.expect("reads").scripts(), 99);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_one_and_one_of_another_chain_are_made_anew() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = place(directory.path());
+        let write = async |change: ChangeSet| {
+            let index = reopened(&path, genesis()).await;
+            assert!(index.write(change));
+            index.load().await.expect("reads")
+        };
+        write(script(1)).await;
+        // A row that is no header.
+        let wrong = Row { table: Table::Headers, key: vec![0, 0, 0, 1], value: vec![7] };
+        let index = reopened(&path, genesis()).await;
+        assert!(index.write(ChangeSet::of_rows([wrong])));
+        index.load().await.expect_err("unreadable");
+        drop(index);
+        assert_eq!(write(script(2)).await.scripts(), 1, "what was there is gone");
+        for left in 0..9 {
+            closed(&path).await;
+            let mut bytes = std::fs::read(&path).expect("reads");
+            bytes.truncate(bytes.len() * left / 10);
+            std::fs::write(&path, bytes).expect("writes");
+            let found = write(script(3)).await.scripts();
+            assert!(found == 1 || found == 2, "cut off: what is left is whole, or nothing is");
+        }
+        closed(&path).await;
+        let other = BlockRef { height: 2_016, hash: bitcoin::BlockHash::all_zeros() };
+        // An index without blocks is of any chain: nothing in it depends on one.
+        assert_eq!(reopened(&path, other).await.load().await.expect("reads").scripts(), 1);
+    }
+}

@@ -47,6 +47,19 @@ enum Command {
     /// This node's share of the federation key
     #[command(subcommand)]
     Share(ShareCommand),
+    /// What this node has read of the chain
+    #[command(subcommand)]
+    Index(IndexCommand),
+}
+
+#[derive(Subcommand)]
+enum IndexCommand {
+    /// Have the chain read again from the federation's birthday at the next start; accounts and scripts are kept
+    Rebuild {
+        /// Directory of the node, which is not running
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -171,7 +184,11 @@ pub fn main() -> std::process::ExitCode {
 fn start() -> Result<()> {
     let arguments = Arguments::parse();
     let default = match arguments.command {
-        Command::Status { .. } | Command::Evidence(_) | Command::Epoch(_) | Command::Share(_) => "warn",
+        Command::Status { .. }
+        | Command::Evidence(_)
+        | Command::Epoch(_)
+        | Command::Share(_)
+        | Command::Index(_) => "warn",
         Command::Run { .. } | Command::Federation(_) => "info",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
@@ -242,6 +259,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Epoch(EpochCommand::Withdraw { directory, dry_run }) => {
             commands::withdraw(&directory, dry_run)
         }
+        Command::Index(IndexCommand::Rebuild { directory }) => commands::rebuild_index(&directory),
         Command::Share(ShareCommand::Repair { directory, dry_run }) => {
             commands::repair(&directory, dry_run).await
         }

@@ -3,7 +3,7 @@
 use crate::{
     ChainCoin, DkgSeed, Machine, Opening, Output, Peer, Planned, ReplyTo, Save, SessionId, Settings, Side,
     Tag, Transition, TransitionOutput, WholeSeal,
-    records::Stored,
+    stored::Stored,
     testkit::{block_on, open_script},
 };
 use bitcoin::{Amount, OutPoint, TxOut, Txid, hashes::Hash as _};

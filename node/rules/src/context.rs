@@ -9,9 +9,9 @@ use crate::{
     bugs::Sabotage,
     effects::{Effect, Reason},
     ledger::Ledger,
-    records::Stored,
     standing::Log,
-    subscriptions::Subscriptions,
+    stored::Stored,
+    subscriptions::{Subscriptions, Target},
     watch::Watch,
 };
 use bitcoin::{OutPoint, Txid};
@@ -27,6 +27,8 @@ use std::{
     time::Duration,
 };
 
+/// Blocks between two looks for accounts and scripts that nobody uses.
+const SWEEP_BLOCKS: u32 = 144;
 /// Wait for news of what this node voted for or promised before it takes it up itself.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Added per node number, so that not all take it up at once.
@@ -59,6 +61,8 @@ pub(crate) struct Context {
     pub(crate) breaches: BTreeMap<Txid, ConfirmedSpend>,
     /// The chain has been read up to its tip once.
     pub(crate) caught_up: bool,
+    /// The tip when accounts and scripts were swept last.
+    swept_at: u32,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) sabotage: Sabotage,
@@ -103,6 +107,7 @@ impl Context {
             over: false,
             breaches: BTreeMap::new(),
             caught_up: false,
+            swept_at: 0,
             effects: VecDeque::new(),
             outputs: VecDeque::new(),
             sabotage: Sabotage::new(settings.bug),
@@ -121,6 +126,7 @@ impl Context {
             self.write_late();
         }
         if self.outputs.is_empty() {
+            self.extend_accounts();
             return self.ledger.take_index().map(Output::Index);
         }
         self.outputs.pop_front()
@@ -147,7 +153,28 @@ impl Context {
         &mut self,
         certificate: &AccountCertificate,
     ) -> Result<JointAccount, AccountError> {
-        self.accounts.verify(&self.federation, certificate)
+        let account = self.accounts.verify(&self.federation, certificate)?;
+        self.ledger.register(account.id(), &account);
+        Ok(account)
+    }
+
+    /// Once a day of blocks, forgets accounts and scripts that nobody uses.
+    pub(crate) fn sweep_scripts(&mut self) {
+        let height = self.ledger.tip().height;
+        if height >= self.swept_at + SWEEP_BLOCKS {
+            self.swept_at = height;
+            let subscriptions = &self.subscriptions;
+            self.ledger.sweep_scripts(|script| subscriptions.is_heard(&Target::Script(script.clone())));
+        }
+    }
+
+    /// Derives more scripts of accounts that have used those they had.
+    pub(crate) fn extend_accounts(&mut self) {
+        for (id, record, used) in self.ledger.take_used() {
+            if let Ok(account) = JointAccount::new(&self.federation, record) {
+                self.ledger.extend(id, &account, used);
+            }
+        }
     }
 
     /// Asks nodes, each of which answers with the tag.

@@ -7,7 +7,12 @@
 
 use crate::records::{ChangeSet, Row, Table, Unreadable};
 use bitcoin::{OutPoint, ScriptBuf, TxOut, Txid, block::Header, consensus::encode, hashes::Hash as _};
-use quorate_protocol::wire::{BlockRef, ConfirmedSpend};
+use quorate_protocol::{
+    AccountId,
+    account::{AccountRecord, Keychain, KeychainIndex},
+    headers::Checkpoint,
+    wire::{BlockRef, ConfirmedSpend},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
@@ -43,6 +48,56 @@ pub(crate) struct IndexedCoin {
     pub(crate) spent: Option<ConfirmedSpend>,
 }
 
+/// A script whose outputs are indexed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ScriptEntry {
+    /// The height from which its history is known.
+    pub(crate) from: u32,
+    /// The tip when somebody wanted to hear of it last.
+    pub(crate) wanted_at: u32,
+    /// The account that it is of, and where it stands there.
+    pub(crate) of: Option<(AccountId, KeychainIndex)>,
+}
+
+/// A registered account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AccountEntry {
+    pub(crate) record: AccountRecord,
+    /// The tip when it registered.
+    pub(crate) since: u32,
+    /// The index after the last one that had a coin, by keychain.
+    pub(crate) next: [u32; 2],
+}
+
+impl AccountEntry {
+    pub(crate) fn is_used(&self) -> bool {
+        self.next != [0; 2]
+    }
+
+    pub(crate) fn next_of(&self, keychain: Keychain) -> u32 {
+        let [receive, change] = self.next;
+        match keychain {
+            Keychain::Receive => receive,
+            Keychain::Change => change,
+        }
+    }
+
+    pub(crate) fn set_next(&mut self, keychain: Keychain, next: u32) {
+        let [receive, change] = &mut self.next;
+        match keychain {
+            Keychain::Receive => *receive = next,
+            Keychain::Change => *change = next,
+        }
+    }
+}
+
+/// A registered account as the index has it.
+#[derive(Debug)]
+pub(crate) struct IndexedAccount {
+    pub(crate) id: AccountId,
+    pub(crate) entry: AccountEntry,
+}
+
 /// The index as it is found at a start.
 #[derive(Debug, Default)]
 pub struct Indexed {
@@ -50,8 +105,8 @@ pub struct Indexed {
     pub(crate) effects: BTreeMap<u32, BlockEffect>,
     pub(crate) coins: Vec<(OutPoint, IndexedCoin)>,
     pub(crate) spends: Vec<(OutPoint, ConfirmedSpend)>,
-    /// With the height from which their history is known.
-    pub(crate) scripts: Vec<(ScriptBuf, u32)>,
+    pub(crate) scripts: Vec<(ScriptBuf, ScriptEntry)>,
+    pub(crate) accounts: Vec<IndexedAccount>,
 }
 
 impl Indexed {
@@ -71,6 +126,11 @@ impl Indexed {
             Table::Coins => self.coins.push((outpoint(&row.key)?, read(&row.value)?)),
             Table::Spends => self.spends.push((outpoint(&row.key)?, read(&row.value)?)),
             Table::Scripts => self.scripts.push((ScriptBuf::from(row.key.clone()), read(&row.value)?)),
+            Table::Accounts => {
+                let id = row.key.as_slice().try_into().map_err(|_| Unreadable::Index)?;
+                let entry = serde_json::from_slice(&row.value)?;
+                self.accounts.push(IndexedAccount { id: AccountId(id), entry });
+            }
             Table::Transactions
             | Table::Rounds
             | Table::Answers
@@ -88,10 +148,11 @@ impl Indexed {
 
     /// Whether it is an index of a chain on this block, without a gap: each header builds on the one before, and blocks
     /// can be undone one after the other. An empty one is of any chain.
-    pub fn is_whole(&self, base: BlockRef) -> bool {
+    pub fn is_whole(&self, birthday: Checkpoint) -> bool {
         let Some((tip, _)) = self.headers.last_key_value() else {
             return self.effects.is_empty() && self.coins.is_empty() && self.spends.is_empty();
         };
+        let base = BlockRef { height: birthday.height, hash: birthday.hash() };
         let mut last = base;
         for (height, header) in &self.headers {
             if *height != last.height + 1 || header.prev_blockhash != last.hash {
@@ -102,6 +163,28 @@ impl Indexed {
         // After blocks were undone there are fewer than `UNDO_BLOCKS`.
         let undo = self.effects.first_key_value().map_or(tip + 1, |(height, _)| *height);
         undo > base.height && self.effects.keys().copied().eq(undo..=*tip)
+    }
+}
+
+/// What stays of an index whose chain is read again from a height on: accounts and scripts, whose history is then known
+/// from there. `None` for every other row.
+pub fn for_another_reading(row: Row, from: u32) -> Option<Row> {
+    match row.table {
+        Table::Accounts => Some(row),
+        Table::Scripts => {
+            let entry: ScriptEntry = read(&row.value).ok()?;
+            Some(Row { value: written(&ScriptEntry { from, ..entry }), ..row })
+        }
+        Table::Headers
+        | Table::Effects
+        | Table::Coins
+        | Table::Spends
+        | Table::Transactions
+        | Table::Rounds
+        | Table::Answers
+        | Table::Evidence
+        | Table::Log
+        | Table::Peers => None,
     }
 }
 
@@ -143,8 +226,15 @@ impl ChangeSet {
         self.put_row(Row { table: Table::Spends, key: encode::serialize(outpoint), value });
     }
 
-    pub(crate) fn put_script(&mut self, script: &ScriptBuf, from: Option<u32>) {
-        let value = from.as_ref().map(written).unwrap_or_default();
+    pub(crate) fn put_script(&mut self, script: &ScriptBuf, entry: Option<&ScriptEntry>) {
+        let value = entry.map(written).unwrap_or_default();
         self.put_row(Row { table: Table::Scripts, key: script.to_bytes(), value });
+    }
+
+    pub(crate) fn put_account(&mut self, id: &AccountId, entry: Option<&AccountEntry>) {
+        // Records of accounts leave out what is not set, which a format without names cannot tell.
+        let json = |entry| serde_json::to_vec(entry).expect("an account has string keys only");
+        let value = entry.map(json).unwrap_or_default();
+        self.put_row(Row { table: Table::Accounts, key: id.0.to_vec(), value });
     }
 }

@@ -33,6 +33,7 @@ pub mod scripts;
 mod settings;
 mod standing;
 mod status;
+mod stored;
 mod subscriptions;
 mod succession;
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use output::{Output, ReplyTo, SessionId, Tag};
 pub use settings::Settings;
 pub use standing::Standing;
 pub use status::{EvidenceFile, Hold, Sizes, Status};
+pub use stored::Stored;
 pub use succession::{
     DkgSeed, FoundingError, Kept, Opening, Peer, Planned, Progress, Save, Saved, Side, Transition,
     TransitionOutput, WholeSeal, opening, seal_page,

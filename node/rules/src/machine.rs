@@ -9,9 +9,9 @@ use crate::{
     coordination::Coordination,
     effects::Effect,
     lookups::Lookups,
-    records::Stored,
     registrations::Registrations,
     release::Releases,
+    stored::Stored,
     succession::Sealing,
     vote::Voter,
 };
@@ -133,12 +133,14 @@ impl Machine {
         let Some(fork) = fork else { return false };
         (fork..tip).for_each(|_| self.disconnect());
         blocks.iter().for_each(|block| self.connect(block));
+        self.cx.sweep_scripts();
         self.cx.notify_tip();
         true
     }
 
     fn connect(&mut self, block: &Block) {
         let changed = self.cx.ledger.connect(block);
+        self.cx.extend_accounts();
         self.cx.notify_outpoints(&changed, None);
         let dead = self.cx.ledger.contradicted(&changed);
         self.cx.alarm(&dead);
@@ -224,10 +226,13 @@ impl Machine {
     /// How much this node holds, for metrics and the bound on memory.
     pub fn sizes(&self) -> Sizes {
         let (transactions, rounds, open) = self.cx.ledger.sizes();
+        let (scripts, accounts) = self.cx.ledger.index_sizes();
         Sizes {
             transactions,
             rounds,
             open,
+            scripts,
+            accounts,
             coordinations: self.coordination.len(),
             releases: self.releases.len(),
             announcements: self.announcements.len(),

@@ -6,7 +6,6 @@
 //! it. A set is written whole or not at all. A later record under the same key replaces the one before; nothing is
 //! merged, because a record says all there is to say about its key.
 
-use crate::index::Indexed;
 use bitcoin::{
     OutPoint, TxOut,
     hashes::{Hash as _, HashEngine as _, sha256},
@@ -117,6 +116,8 @@ pub enum Table {
     Spends,
     /// Scripts whose outputs are indexed.
     Scripts,
+    /// Registered accounts, whose scripts are among them, by id.
+    Accounts,
 }
 
 impl Table {
@@ -124,7 +125,8 @@ impl Table {
     pub const STORE: [Self; 6] =
         [Self::Transactions, Self::Rounds, Self::Answers, Self::Evidence, Self::Log, Self::Peers];
     /// Those of the index: what can be read from the chain again.
-    pub const INDEX: [Self; 5] = [Self::Headers, Self::Effects, Self::Coins, Self::Spends, Self::Scripts];
+    pub const INDEX: [Self; 6] =
+        [Self::Headers, Self::Effects, Self::Coins, Self::Spends, Self::Scripts, Self::Accounts];
 
     /// Its name in a store, and in checksums.
     pub const fn name(self) -> &'static str {
@@ -140,6 +142,7 @@ impl Table {
             Self::Coins => "coins",
             Self::Spends => "spends",
             Self::Scripts => "scripts",
+            Self::Accounts => "accounts",
         }
     }
 }
@@ -228,7 +231,7 @@ impl ChangeSet {
         self.0.push(change.encode());
     }
 
-    /// A set of rows as they are, for tests of stores.
+    /// A set of rows as they are.
     pub fn of_rows(rows: impl IntoIterator<Item = Row>) -> Self {
         Self(rows.into_iter().collect())
     }
@@ -269,46 +272,6 @@ impl From<Change> for ChangeSet {
     }
 }
 
-/// What a node finds in its store when it starts.
-#[derive(Debug, Default)]
-pub struct Stored {
-    /// All transactions.
-    pub transactions: Vec<TxRecord>,
-    /// All rounds.
-    pub rounds: Vec<RoundRecord>,
-    /// All answers that used up nonces.
-    pub answers: Vec<Answer>,
-    /// All evidence.
-    pub evidence: Vec<Evidence>,
-    /// This node's own log.
-    pub log: LogRecord,
-    /// How far the logs of its peers have come.
-    pub peers: Vec<SignedHead>,
-    /// What it has read of the chain.
-    pub index: Indexed,
-}
-
-impl Stored {
-    /// Takes in one row of a store.
-    ///
-    /// # Errors
-    /// The value is not what a machine writes: the store is damaged, or was written by another version.
-    pub fn take(&mut self, row: &Row) -> Result<(), Unreadable> {
-        match row.table {
-            Table::Transactions => self.transactions.push(serde_json::from_slice(&row.value)?),
-            Table::Rounds => self.rounds.push(serde_json::from_slice(&row.value)?),
-            Table::Answers => self.answers.push(serde_json::from_slice(&row.value)?),
-            Table::Evidence => self.evidence.push(serde_json::from_slice(&row.value)?),
-            Table::Log => self.log = serde_json::from_slice(&row.value)?,
-            Table::Peers => self.peers.push(serde_json::from_slice(&row.value)?),
-            Table::Headers | Table::Effects | Table::Coins | Table::Spends | Table::Scripts => {
-                self.index.take(row)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A row whose value is not what a machine writes.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
@@ -323,6 +286,7 @@ pub enum Unreadable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Stored;
 
     fn round(vout: u32, round: u32) -> Change {
         let outpoint = OutPoint { vout, ..OutPoint::null() };

@@ -94,10 +94,11 @@ impl Registrations {
 
 impl Context {
     /// Accepts an account as one node, if its record is good.
-    pub(crate) fn accept_account(&self, record: &AccountRecord) -> Result<VotingReply, WireError> {
+    pub(crate) fn accept_account(&mut self, record: &AccountRecord) -> Result<VotingReply, WireError> {
         let invalid = |error| WireError::sender(ErrorCode::InvalidAccount, error);
         record.check(&self.federation).map_err(invalid)?;
-        JointAccount::new(&self.federation, record.clone()).map_err(invalid)?;
+        let account = JointAccount::new(&self.federation, record.clone()).map_err(invalid)?;
+        self.ledger.register(account.id(), &account);
         Ok(VotingReply::AccountResponse { signature: record.accept(&self.federation, &self.key) })
     }
 }

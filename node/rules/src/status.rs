@@ -59,6 +59,10 @@ pub struct Sizes {
     pub rounds: usize,
     /// Transactions voted for and not ended.
     pub open: usize,
+    /// Scripts whose outputs are indexed.
+    pub scripts: usize,
+    /// Registered accounts.
+    pub accounts: usize,
     /// Transactions under coordination.
     pub coordinations: usize,
     /// Releases being pushed.

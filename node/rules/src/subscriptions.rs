@@ -77,6 +77,10 @@ impl Subscriptions {
         self.greeted.contains(&session)
     }
 
+    pub(crate) fn is_heard(&self, target: &Target) -> bool {
+        self.by_key.contains_key(target)
+    }
+
     pub(crate) fn listeners(&self, target: &Target) -> Vec<(SessionId, SubscriptionKey)> {
         self.by_key.get(target).map(|set| set.iter().cloned().collect()).unwrap_or_default()
     }

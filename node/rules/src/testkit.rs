@@ -1,8 +1,7 @@
 //! One node of a federation of four, and what its peers, wallets and chain say to it: for the tests beside the rules.
 
 use crate::{
-    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag,
-    records::{ChangeSet, Stored},
+    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag, records::ChangeSet, stored::Stored,
 };
 use bitcoin::{
     Amount, Block, BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxMerkleNode, TxOut, Txid,

@@ -29,7 +29,7 @@ pub async fn birthday(chain: &dyn Chain, network: Network) -> Result<Checkpoint,
 /// # Errors
 /// It does not, or cannot be reached.
 pub(super) async fn check(chain: &dyn Chain, network: Network, block: Checkpoint) -> Result<(), ChainError> {
-    let (height, expected) = (block.height, block.block().hash);
+    let (height, expected) = (block.height, block.hash());
     let found = chain.hash_at(height).await?;
     if found == Some(expected) {
         return Ok(());

@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(read_anew, blocks(&backend));
         let (result, kept) = step(&backend, read.clone(), 41).await;
         let error = result.expect_err("one more than can be undone").to_string();
-        assert!(error.contains("remove index.redb"), "{error}");
+        assert!(error.contains("quorate-node index rebuild"), "{error}");
         assert_eq!(kept, read);
     }
 

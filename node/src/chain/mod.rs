@@ -109,7 +109,7 @@ pub enum ChainError {
     },
     /// More blocks were taken out than a node can undo.
     #[error(
-        "the backend's chain left the one that this node has read more than {UNDO_BLOCKS} blocks ago; if the backend is right, stop the node and remove index.redb: the chain is then read again from the federation's birthday"
+        "the backend's chain left the one that this node has read more than {UNDO_BLOCKS} blocks ago; if the backend is right, stop the node and let it read the chain again from the federation's birthday with `quorate-node index rebuild`"
     )]
     TooDeep,
     /// A fee below the relay minimum.

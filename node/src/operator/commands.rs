@@ -12,6 +12,7 @@ use crate::{
     files::{NodeFiles, PlanFile, read_json},
     net::{membership::Membership, peers::Peers},
     provision::MemberFile,
+    store::{index_place, rebuild_index as rebuild_index_at},
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use quorate_protocol::{
@@ -266,5 +267,17 @@ pub(crate) async fn repair(directory: &Path, dry_run: bool) -> Result<()> {
         bail!("the repaired share cannot be read back from {}", path.display());
     }
     println!("repaired; start the node");
+    Ok(())
+}
+
+/// `index rebuild`.
+///
+/// # Errors
+/// The node runs, or its disk cannot be read or written.
+pub(crate) fn rebuild_index(directory: &Path) -> Result<()> {
+    let birthday = NodeFiles(directory.to_owned()).roster()?.birthday;
+    rebuild_index_at(&index_place(directory), birthday)
+        .context("the index cannot be made anew; stop the node if it runs, and try again")?;
+    println!("The node reads the chain again from block {} at its next start.", birthday.height);
     Ok(())
 }

@@ -75,7 +75,7 @@ impl Node {
                 tokio::time::sleep(API_RETRY).await;
             }
         });
-        let birthday = roster.birthday.block();
+        let birthday = roster.birthday;
         let index = Index::open(&index_place(directory), birthday)?;
         let run = Run { files, config, chain, index, endpoint: endpoint.clone(), service, live, publish };
         tokio::spawn(async move {

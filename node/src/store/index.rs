@@ -2,10 +2,11 @@
 
 use super::{BATCH_MAX, Damage, Redb, Store as _, StoreError};
 use anyhow::{Context as _, Result};
-use quorate_protocol::wire::BlockRef;
+use quorate_protocol::headers::Checkpoint;
 use quorate_rules::{
-    index::Indexed,
-    records::{ChangeSet, Stored, Table},
+    Stored,
+    index::{Indexed, for_another_reading},
+    records::{ChangeSet, Table},
 };
 use std::{
     path::{Path, PathBuf},
@@ -30,11 +31,11 @@ impl Index {
     ///
     /// # Errors
     /// The disk cannot be read or written, or another process has it.
-    pub(crate) fn open(path: &Path, base: BlockRef) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: &Path, base: Checkpoint) -> Result<Self, StoreError> {
         let store = match read(path, base) {
             Ok((store, _)) => store,
-            Err(StoreError::Damaged { what, .. }) => anew(path, &what.to_string())?,
-            Err(StoreError::Version { found, .. }) => anew(path, &format!("it is of version {found}"))?,
+            Err(StoreError::Damaged { what, .. }) => anew(path, base, &what.to_string())?,
+            Err(StoreError::Version { found, .. }) => anew(path, base, &format!("it is of version {found}"))?,
             Err(error) => return Err(error),
         };
         let (sender, jobs) = blocking::channel();
@@ -57,7 +58,7 @@ impl Index {
 
 const ENDED: &str = "the index cannot be written; the log says why";
 
-fn read(path: &Path, base: BlockRef) -> Result<(Redb, Indexed), StoreError> {
+fn read(path: &Path, base: Checkpoint) -> Result<(Redb, Indexed), StoreError> {
     let store = Redb::open_index(path)?;
     let index = load(&store)?;
     if index.is_whole(base) {
@@ -67,13 +68,49 @@ fn read(path: &Path, base: BlockRef) -> Result<(Redb, Indexed), StoreError> {
     Err(StoreError::Damaged { place: path.display().to_string(), what })
 }
 
-fn anew(path: &Path, why: &str) -> Result<Redb, StoreError> {
-    tracing::warn!(path = %path.display(), why, "the index is made anew: the chain is read again from the federation's birthday");
+/// Has the chain read again from the federation's birthday. Accounts and scripts are kept.
+///
+/// # Errors
+/// The disk cannot be read or written, or a node runs on it.
+pub(crate) fn rebuild(path: &Path, base: Checkpoint) -> Result<(), StoreError> {
+    // A running node holds the lock.
+    match read(path, base) {
+        Ok(_) | Err(StoreError::Damaged { .. } | StoreError::Version { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    anew(path, base, "its operator wants it").map(drop)
+}
+
+fn anew(path: &Path, base: Checkpoint, why: &str) -> Result<Redb, StoreError> {
+    let kept = kept(path, base);
+    tracing::warn!(
+        path = %path.display(),
+        why,
+        rows_kept = kept.rows().len(),
+        "the index is made anew: the chain is read again from the federation's birthday"
+    );
     std::fs::remove_file(path).map_err(|error| StoreError::Environment {
         place: path.display().to_string(),
         source: Box::new(error),
     })?;
-    Redb::open_index(path)
+    let mut store = Redb::open_index(path)?;
+    store.write(&[&kept])?;
+    Ok(store)
+}
+
+/// Accounts and scripts of an index, as far as they can be read: they are in no block.
+fn kept(path: &Path, base: Checkpoint) -> ChangeSet {
+    let mut rows = Vec::new();
+    if let Ok(store) = Redb::open_index(path) {
+        for table in [Table::Accounts, Table::Scripts] {
+            // What cannot be read is known again when a wallet pays or subscribes.
+            let _as_far_as_it_goes = store.scan(table, &mut |row| {
+                rows.extend(for_another_reading(row, base.height));
+                Ok(())
+            });
+        }
+    }
+    ChangeSet::of_rows(rows)
 }
 
 fn load(store: &Redb) -> Result<Indexed, StoreError> {
@@ -126,20 +163,19 @@ pub(crate) fn place(directory: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bitcoin::{Network, hashes::Hash as _};
-    use quorate_protocol::headers::Checkpoint;
+    use bitcoin::Network;
     use quorate_rules::records::Row;
 
-    fn genesis() -> BlockRef {
-        Checkpoint::genesis(Network::Regtest).block()
+    fn genesis() -> Checkpoint {
+        Checkpoint::genesis(Network::Regtest)
     }
 
     fn script(byte: u8) -> ChangeSet {
-        ChangeSet::of_rows([Row { table: Table::Scripts, key: vec![byte], value: vec![byte] }])
+        ChangeSet::of_rows([Row { table: Table::Scripts, key: vec![byte], value: vec![byte, 0, 0] }])
     }
 
     /// Waits until the thread that had the file has let it go.
-    async fn reopened(path: &Path, base: BlockRef) -> Index {
+    async fn reopened(path: &Path, base: Checkpoint) -> Index {
         loop {
             match Index::open(path, base) {
                 Ok(index) => return index,
@@ -190,18 +226,20 @@ mod tests {
         assert!(index.write(ChangeSet::of_rows([wrong])));
         index.load().await.expect_err("unreadable");
         drop(index);
-        assert_eq!(write(script(2)).await.scripts(), 1, "what was there is gone");
+        assert_eq!(write(script(2)).await.scripts(), 2, "scripts are kept");
+        closed(&path).await;
+        rebuild(&path, genesis()).expect("nobody has it");
         for left in 0..9 {
             closed(&path).await;
             let mut bytes = std::fs::read(&path).expect("reads");
             bytes.truncate(bytes.len() * left / 10);
             std::fs::write(&path, bytes).expect("writes");
             let found = write(script(3)).await.scripts();
-            assert!(found == 1 || found == 2, "cut off: what is left is whole, or nothing is");
+            assert!((1..=3).contains(&found), "cut off: what is left is whole, or nothing is");
         }
         closed(&path).await;
-        let other = BlockRef { height: 2_016, hash: bitcoin::BlockHash::all_zeros() };
+        let other = Checkpoint { height: 2_016, ..genesis() };
         // An index without blocks is of any chain: nothing in it depends on one.
-        assert_eq!(reopened(&path, other).await.load().await.expect("reads").scripts(), 1);
+        assert!(reopened(&path, other).await.load().await.is_ok());
     }
 }

@@ -8,13 +8,16 @@ mod index;
 mod redb;
 mod writer;
 
-pub(crate) use index::{Index, place as index_place};
+pub(crate) use index::{Index, place as index_place, rebuild as rebuild_index};
 pub use redb::Redb;
 pub(crate) use redb::RedbFile;
 pub use writer::BATCH_MAX;
 pub(crate) use writer::start_writer;
 
-use quorate_rules::records::{Change, ChangeSet, LogRecord, Row, Stored, Table, Unreadable};
+use quorate_rules::{
+    Stored,
+    records::{Change, ChangeSet, LogRecord, Row, Table, Unreadable},
+};
 use std::fmt;
 
 /// A durable place for rows.

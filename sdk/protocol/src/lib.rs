@@ -5,6 +5,7 @@
 //! this one.
 
 pub mod account;
+mod checkpoint;
 pub mod conflict;
 mod consensus_hex;
 mod curve;

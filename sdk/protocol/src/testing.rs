@@ -5,6 +5,7 @@
 use crate::{
     AccountId, Federation, FederationDocument, NodeId, NonceCommitment, Round, SignatureShare,
     account::{AccountCertificate, AccountPolicy, AccountRecord, JointAccount, Keychain, KeychainIndex},
+    checkpoint::Checkpoint,
     digest::{IdentityKey, secp},
     evidence::SigningRecord,
     federation::{KeyCertificate, Member, Roster, Succession, SuccessionPlan},
@@ -14,7 +15,6 @@ use crate::{
         dkg::{Ceremony, Dkg},
         wallet_sign,
     },
-    headers::Checkpoint,
     proposal::{JointProposal, Proposal, SpendInput, SpendPlan, describe_input},
     vote::{ApprovalCertificate, Custody, SignedVote, Verdict, VoteTarget},
     wire::UtxoRecord,

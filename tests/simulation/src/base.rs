@@ -1,24 +1,28 @@
 //! What all seeds share and would be dear to make anew: a federation with its keys, and a chain with coins.
 
+use crate::{node::apply, oracle::Mirror};
 use bitcoin::{
     Amount, Block, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness,
     absolute::LockTime, transaction::Version,
 };
 use quorate::{
     Federation, NodeId,
-    account::{AccountCertificate, JointAccount},
+    account::{AccountCertificate, AccountRecord, JointAccount},
     digest::IdentityKey,
-    frost::{NodeCommitments, SigningSession, WalletSecret, WalletSignature, wallet_sign},
+    frost::{NodeCommitments, NodeShare, SigningSession, WalletSecret, WalletSignature, wallet_sign},
     proposal::{CheckedProposal, JointProposal, Proposal},
     testing,
     vote::VoteTarget,
     wallet::{AccountOptions, SecretWords, Wallet},
+    wire::VotingRequest,
 };
 use quorate_devnet::DevnetChain;
+use quorate_rules::{Machine, Output, ReplyTo, Settings, Stored};
 use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 /// Value of every coin at the start.
@@ -54,6 +58,8 @@ pub struct Base {
     shares: Vec<[u8; 32]>,
     /// The chain.
     pub blocks: Vec<Block>,
+    /// The index of a node at which all accounts have registered, before the chain is read.
+    pub index: Mirror,
     /// Coins that anybody can spend, standing for sole custody.
     pub coins: Vec<OutPoint>,
     /// Coins of the joint account of `testing`, which belongs to an owner that lies about deadlines.
@@ -87,8 +93,10 @@ impl Base {
             chain.blocks().first().and_then(|block| block.txdata.first()).map(Transaction::compute_txid);
         let reward = reward.expect("a coinbase");
         let mut outputs = vec![TxOut { value: COIN, script_pubkey: open_output() }; COINS];
+        let mut accounts = Vec::new();
         for index in 0..WALLETS {
             let mut wallet = open_wallet(&world.federation, index);
+            accounts.push(wallet.account().record().clone());
             for _ in 0..COINS_PER_WALLET {
                 let address = wallet.next_address().expect("an address");
                 outputs.push(TxOut { value: COIN, script_pubkey: address.script_pubkey });
@@ -98,6 +106,8 @@ impl Base {
         let first = u32::try_from(outputs.len()).expect("few");
         outputs.extend((0..GREEDY_COINS).map(|_| greedy.clone()));
         let thief = world.with_delay(THIEF_DELAY);
+        accounts.extend([world.account.record().clone(), thief.account.record().clone()]);
+        let index = registered(&world, accounts);
         let last = u32::try_from(outputs.len()).expect("few");
         outputs.push(TxOut { value: GREEDY_COIN, script_pubkey: thief.script() });
         let funding = spend(&[OutPoint { txid: reward, vout: 0 }], outputs);
@@ -109,7 +119,7 @@ impl Base {
         let shares = world.shares.iter().map(|share| *share.to_bytes()).collect();
         let federation = Arc::new(world.federation.clone());
         let keys = world.keys.clone();
-        Self { federation, keys, shares, blocks: chain.blocks(), coins, greedy, stolen, thief, world }
+        Self { federation, keys, shares, blocks: chain.blocks(), index, coins, greedy, stolen, thief, world }
     }
 
     /// A node's identity key in the first epoch.
@@ -183,6 +193,32 @@ impl Base {
     pub fn share_of(&self, id: NodeId) -> Option<[u8; 32]> {
         self.shares.get(usize::from(id.0).checked_sub(1)?).copied()
     }
+}
+
+/// The index of a node that has accepted these accounts and read nothing.
+fn registered(world: &testing::World, accounts: Vec<AccountRecord>) -> Mirror {
+    let (me, peer) = (NodeId(1), NodeId(2));
+    let share = world.shares.first().and_then(|share| NodeShare::from_bytes(me, &share.to_bytes()));
+    let (key, share) = (world.keys.first().cloned().expect("a key"), share.expect("a share"));
+    let settings = Settings {
+        min_confirmations: 1,
+        voting_timeout: Duration::from_secs(1),
+        signing_timeout: Duration::from_secs(1),
+        bug: None,
+    };
+    let (federation, rng) = (world.federation.clone(), testing::rng(0));
+    let mut machine = Machine::new(me, federation, key, share, settings, rng, Stored::default());
+    let mut index = Mirror::new();
+    for (record, number) in accounts.into_iter().zip(1..) {
+        let request = VotingRequest::AccountRequest { record };
+        machine.handle_request(peer, ReplyTo::Peer(number), request);
+        while let Some(output) = machine.poll_output() {
+            if let Output::Index(change) = output {
+                apply(&mut index, &change);
+            }
+        }
+    }
+    index
 }
 
 /// A wallet of fixed words.

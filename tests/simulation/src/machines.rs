@@ -77,8 +77,8 @@ impl World {
         // Of the index, what was written last may be lost.
         let written = self.dice.below(node.index_late.len() + 1);
         stored.index = node.read_index(written);
-        if let Some(base) = Some(federation.birthday().block()).filter(|base| !stored.index.is_whole(*base)) {
-            self.oracle.broken("the index has no gap", format!("node {id} on {base:?}"));
+        if !stored.index.is_whole(federation.birthday()) {
+            self.oracle.broken("the index has no gap", format!("node {id}"));
         }
         let share = node.files.share.and_then(|share| NodeShare::from_bytes(id, &share)).expect("a share");
         let machine = Machine::new(id, (*federation).clone(), key, share, settings, rng, stored);

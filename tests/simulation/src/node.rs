@@ -14,9 +14,9 @@ use quorate::{
 };
 use quorate_node::store::{Redb, Store as _, StoreError};
 use quorate_rules::{
-    Machine, Output, Progress, SessionId, Transition, WholeSeal,
+    Machine, Output, Progress, SessionId, Stored, Transition, WholeSeal,
     index::Indexed,
-    records::{ChangeSet, Row, Stored},
+    records::{ChangeSet, Row},
 };
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -162,8 +162,10 @@ impl World {
         let weather = options.weather.unwrap_or(drawn);
         let base = Base::of(weather.nodes);
         let chain = DevnetChain::deterministic(options.seed, &base.blocks).expect("the base chain is valid");
-        let mut nodes: BTreeMap<_, _> =
-            (1..=u16::from(weather.nodes)).map(NodeId).map(|id| (id, SimNode::new(id))).collect();
+        let mut nodes: BTreeMap<_, _> = (1..=u16::from(weather.nodes))
+            .map(NodeId)
+            .map(|id| (id, SimNode { index: base.index.clone(), ..SimNode::new(id) }))
+            .collect();
         let mut order: Vec<NodeId> = nodes.keys().copied().collect();
         for index in (1..order.len()).rev() {
             order.swap(index, dice.below(index + 1));

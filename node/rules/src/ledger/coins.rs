@@ -7,9 +7,6 @@ use quorate_protocol::{
 };
 use std::collections::{BTreeSet, HashMap};
 
-/// Scripts other than Taproot's that are indexed because somebody subscribed to them.
-const WANTED_MAX: usize = 1_000_000;
-
 /// A coin with its facts, as subscribers are told them.
 #[derive(Debug)]
 pub(super) struct Coin {
@@ -17,12 +14,11 @@ pub(super) struct Coin {
     pub(super) coinbase: bool,
 }
 
-/// All coins, and the scripts whose outputs are indexed.
+/// All coins.
 #[derive(Debug, Default)]
 pub(super) struct Coins {
     coins: HashMap<OutPoint, Coin>,
     scripts: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
-    wanted: HashMap<ScriptBuf, u32>,
 }
 
 impl Coins {
@@ -36,20 +32,6 @@ impl Coins {
 
     pub(super) fn by_script(&self, script: &ScriptBuf) -> Vec<OutPoint> {
         self.scripts.get(script).map(|set| set.iter().copied().collect()).unwrap_or_default()
-    }
-
-    /// Has outputs of this script indexed from a height on, if there is room. Gives whether that is new.
-    pub(super) fn want(&mut self, script: &ScriptBuf, from: u32) -> bool {
-        let new = !script.is_p2tr() && self.wanted.len() < WANTED_MAX && !self.wanted.contains_key(script);
-        if new {
-            self.wanted.insert(script.clone(), from);
-        }
-        new
-    }
-
-    /// The height from which outputs of a script are indexed; `None` if they are not.
-    pub(super) fn indexed_from(&self, script: &ScriptBuf) -> Option<u32> {
-        if script.is_p2tr() { Some(0) } else { self.wanted.get(script).copied() }
     }
 
     /// Adds a coin, or gives the one that is there.

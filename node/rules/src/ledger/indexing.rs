@@ -2,17 +2,8 @@
 
 use super::Ledger;
 use crate::{index::IndexedCoin, records::ChangeSet};
-use bitcoin::{OutPoint, ScriptBuf, TxOut};
-use quorate_protocol::wire::ConfirmedSpend;
-use std::collections::BTreeSet;
-
-/// What of the index is not as the ledger has it, beside blocks.
-#[derive(Debug, Default)]
-pub(super) struct Stale {
-    /// Coins, and spends of coins that are not known.
-    pub(super) outpoints: BTreeSet<OutPoint>,
-    pub(super) scripts: BTreeSet<ScriptBuf>,
-}
+use bitcoin::{OutPoint, TxOut};
+use quorate_protocol::wire::{ConfirmedSpend, UtxoRecord};
 
 impl Ledger {
     /// Takes over what blocks did to coins, as the index has it.
@@ -20,7 +11,6 @@ impl Ledger {
         &mut self,
         coins: Vec<(OutPoint, IndexedCoin)>,
         spends: Vec<(OutPoint, ConfirmedSpend)>,
-        scripts: Vec<(ScriptBuf, u32)>,
     ) {
         for (outpoint, IndexedCoin { output, coinbase, created, spent }) in coins {
             let coin = self.add(outpoint, &output, coinbase);
@@ -36,9 +26,20 @@ impl Ledger {
             self.blocks.note_transaction(spent.txid, spent.block.height);
             self.unknown_spent.insert(outpoint, spent);
         }
-        for (script, from) in scripts {
-            self.coins.want(&script, from);
-        }
+    }
+
+    /// Whether something that may still be mined spends a coin of which this node does not know what the chain did to
+    /// it: the epoch before left it to this node, which had not heard of it when it read the blocks.
+    pub(super) fn is_doubtful(&self) -> bool {
+        let unmined = self.transactions.all().filter(|(txid, _)| self.block_of(txid).is_none());
+        let targets = unmined.map(|(_, record)| &record.target);
+        targets.flat_map(|target| target.inputs().keys()).any(|input| {
+            let in_chain = |coin: &UtxoRecord| coin.created.is_some() || coin.spent.is_some();
+            let unmined_parent = self.proof(&input.txid).is_some() && self.block_of(&input.txid).is_none();
+            !self.coin(input).is_some_and(in_chain)
+                && !self.unknown_spent.contains_key(input)
+                && !unmined_parent
+        })
     }
 
     /// What has changed since this was last asked for; nothing if nothing has.
@@ -50,13 +51,15 @@ impl Ledger {
         for height in std::mem::take(&mut self.blocks.stale_effects) {
             change.put_effect(height, self.blocks.effect(height));
         }
-        let Stale { outpoints, scripts } = std::mem::take(&mut self.stale);
-        for outpoint in outpoints {
+        for outpoint in std::mem::take(&mut self.stale) {
             change.put_coin(&outpoint, self.indexed_coin(&outpoint).as_ref());
             change.put_spend(&outpoint, self.unknown_spent.get(&outpoint));
         }
-        for script in scripts {
-            change.put_script(&script, self.coins.indexed_from(&script));
+        for script in std::mem::take(&mut self.scripts.stale) {
+            change.put_script(&script, self.scripts.get(&script));
+        }
+        for account in std::mem::take(&mut self.scripts.stale_accounts) {
+            change.put_account(&account, self.scripts.account(&account));
         }
         (!change.is_empty()).then_some(change)
     }
@@ -85,14 +88,14 @@ impl Ledger {
         }
         self.blocks.note_transaction(spent.txid, spent.block.height);
         self.blocks.note_spent(spent.block.height, *outpoint);
-        self.stale.outpoints.insert(*outpoint);
+        self.stale.insert(*outpoint);
     }
 
     /// A coin that was looked up is kept if something was said about it: nobody else can make the index grow.
     pub(super) fn note_in_block(&mut self, outpoint: &OutPoint) {
         let created = self.coin(outpoint).is_some_and(|coin| coin.created.is_some());
         if created && self.rounds.contains(outpoint) {
-            self.stale.outpoints.insert(*outpoint);
+            self.stale.insert(*outpoint);
         }
     }
 }

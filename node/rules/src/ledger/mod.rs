@@ -1,8 +1,8 @@
 //! Facts of outpoints and transactions, and the headers of the chain.
 //!
-//! Facts of the protocol (votes, certificates, proofs) are in the store, facts of blocks in the index. Indexed are Taproot outputs and outputs of scripts that somebody asked for; other coins
-//! are looked up when a proposal names them. Each kind of fact has its own part; here stands what concerns several of
-//! them.
+//! Facts of the protocol (votes, certificates, proofs) are in the store, facts of blocks in the index. Indexed are
+//! outputs of registered accounts and of scripts that somebody asked for; other coins are looked up when a proposal
+//! names them. Each kind of fact has its own part; here stands what concerns several of them.
 
 mod ancestry;
 mod binding;
@@ -11,6 +11,7 @@ mod cluster;
 mod coins;
 mod indexing;
 mod rounds;
+mod scripts;
 mod transactions;
 
 use crate::{
@@ -21,9 +22,9 @@ pub(crate) use ancestry::{Ancestry, Conflict};
 use bitcoin::{Block, BlockHash, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header};
 use blocks::Blocks;
 use coins::{Coin, Coins};
-use indexing::Stale;
 use quorate_protocol::{
-    Epoch, Round,
+    AccountId, Epoch, Round,
+    account::{AccountRecord, JointAccount, KeychainIndex},
     finality::FinalityProof,
     headers::Checkpoint,
     release::ReleaseCertificate,
@@ -31,6 +32,7 @@ use quorate_protocol::{
     wire::{BlockRef, ConfirmedSpend, FinalSpend, Lock, UtxoRecord},
 };
 use rounds::Rounds;
+use scripts::Scripts;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -58,8 +60,11 @@ pub(crate) struct Ledger {
     blocks: Blocks,
     /// Coins that this node knows nothing of but that something final spends them, and what blocks spend them with.
     unknown_spent: BTreeMap<OutPoint, ConfirmedSpend>,
-    /// What the index has otherwise.
-    stale: Stale,
+    scripts: Scripts,
+    /// Positions in accounts that have a coin now; more of their scripts have to be derived.
+    used: BTreeSet<(AccountId, KeychainIndex)>,
+    /// Coins, and spends of coins that are not known, which the index has otherwise.
+    stale: BTreeSet<OutPoint>,
 }
 
 impl Ledger {
@@ -70,18 +75,28 @@ impl Ledger {
         rounds: Vec<RoundRecord>,
         index: Indexed,
     ) -> Self {
-        let Indexed { headers, effects, coins, spends, scripts } = index;
+        let Indexed { headers, effects, coins, spends, scripts, accounts } = index;
         let mut ledger = Self {
             coins: Coins::default(),
             rounds: Rounds::restore(epoch.first_round(), rounds),
             transactions: Transactions::default(),
             blocks: Blocks::restore(birthday, headers, effects),
             unknown_spent: BTreeMap::new(),
-            stale: Stale::default(),
+            scripts: Scripts::restore(scripts, accounts),
+            used: BTreeSet::new(),
+            stale: BTreeSet::new(),
         };
-        ledger.restore_chain(coins, spends, scripts);
+        ledger.restore_chain(coins, spends);
         for record in records {
             ledger.put(record, Duration::ZERO);
+        }
+        if ledger.is_doubtful() {
+            tracing::info!(
+                "a transaction came without what the chain did to its coins; the last blocks are read again"
+            );
+            while ledger.tip().height > ledger.undo_floor() {
+                ledger.disconnect();
+            }
         }
         ledger
     }
@@ -152,6 +167,11 @@ impl Ledger {
         (self.transactions.len(), self.rounds.len(), self.transactions.open().len())
     }
 
+    /// How many scripts are indexed, and of how many accounts.
+    pub(crate) fn index_sizes(&self) -> (usize, usize) {
+        self.scripts.len()
+    }
+
     pub(crate) fn by_script(&self, script: &ScriptBuf) -> Vec<OutPoint> {
         self.coins.by_script(script)
     }
@@ -185,17 +205,36 @@ impl Ledger {
     /// Has outputs of this script indexed from now on, if there is room. Gives the height from which its history in
     /// blocks is known.
     pub(crate) fn want(&mut self, script: &ScriptBuf) -> u32 {
-        let from = self.history_of(script);
-        if self.coins.want(script, from) {
-            self.stale.scripts.insert(script.clone());
-        }
-        from
+        self.scripts.want(script, self.blocks.tip().height);
+        self.history_of(script)
+    }
+
+    /// Has the scripts of an account indexed from now on.
+    pub(crate) fn register(&mut self, id: AccountId, account: &JointAccount) {
+        self.scripts.register(id, account, self.blocks.tip().height);
+    }
+
+    /// Positions in accounts that have a coin now, beyond those that had one before, with the accounts' records.
+    pub(crate) fn take_used(&mut self) -> Vec<(AccountId, AccountRecord, KeychainIndex)> {
+        let used = std::mem::take(&mut self.used);
+        let with_record = |(id, position)| Some((id, self.scripts.record(&id)?.clone(), position));
+        used.into_iter().filter_map(with_record).collect()
+    }
+
+    /// Has more scripts of an account indexed, up to a gap after the position that has a coin.
+    pub(crate) fn extend(&mut self, id: AccountId, account: &JointAccount, used: KeychainIndex) {
+        self.scripts.extend(id, account, used, self.blocks.tip().height);
+    }
+
+    /// Forgets accounts and scripts that nobody uses.
+    pub(crate) fn sweep_scripts(&mut self, listened: impl Fn(&ScriptBuf) -> bool) {
+        self.scripts.sweep(self.blocks.tip().height, listened);
     }
 
     /// The height from which a script's history in blocks is known: what no index was asked for is known from the
     /// next block on at best.
     pub(crate) fn history_of(&self, script: &ScriptBuf) -> u32 {
-        self.coins.indexed_from(script).unwrap_or_else(|| self.tip().height + 1)
+        self.scripts.get(script).map_or_else(|| self.tip().height + 1, |entry| entry.from)
     }
 
     /// A record as of the present tip.
@@ -293,6 +332,7 @@ impl Ledger {
             let kind = proof.kind();
             for (output, vout) in transaction.output.iter().zip(0..) {
                 let outpoint = OutPoint { txid, vout };
+                self.used.extend(self.scripts.used(&output.script_pubkey));
                 // What a block has already is a coin by the index or is looked up: a later block may have spent it.
                 if block.is_none() {
                     self.add(outpoint, output, false);
@@ -361,11 +401,12 @@ impl Ledger {
             for (output, vout) in transaction.output.iter().zip(0..) {
                 let outpoint = OutPoint { txid, vout };
                 let script = &output.script_pubkey;
-                if self.coins.indexed_from(script).is_some() || self.knows(&outpoint) {
+                if self.scripts.get(script).is_some() || self.knows(&outpoint) {
                     let coin = self.add(outpoint, output, transaction.is_coinbase());
                     coin.coinbase = transaction.is_coinbase();
                     coin.record.created = Some(at);
                     effect.created.push(outpoint);
+                    self.used.extend(self.scripts.used(script));
                 }
             }
             if effect.created.len() + effect.spent.len() > known {
@@ -374,7 +415,7 @@ impl Ledger {
         }
         let changed: Vec<OutPoint> = effect.created.iter().chain(&effect.spent).copied().collect();
         self.blocks.put_effect(effect);
-        self.stale.outpoints.extend(&changed);
+        self.stale.extend(&changed);
         changed
     }
 
@@ -398,7 +439,7 @@ impl Ledger {
             }
         }
         let changed: Vec<OutPoint> = effect.created.into_iter().chain(effect.spent).collect();
-        self.stale.outpoints.extend(&changed);
+        self.stale.extend(&changed);
         changed
     }
 }

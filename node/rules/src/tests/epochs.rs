@@ -251,7 +251,7 @@ fn an_inherited_certificate_is_written_with_its_rounds() {
     let certificate = one.certificate.clone().expect("its certificate");
     assert!(certificate.target.inputs().values().all(|round| *round == Round(0)));
     let begins = crate::opening(&opening.handover, opening.succession, &crate::Kept::default(), 1);
-    let mut stored = crate::records::Stored::default();
+    let mut stored = crate::Stored::default();
     begins.rows().iter().for_each(|row| stored.take(row).expect("reads"));
     assert_eq!(stored.transactions[0].target, certificate.target);
     assert_eq!(stored.log.head.sequence, 1);
@@ -281,7 +281,7 @@ fn a_proof_that_comes_after_the_seal_is_kept() {
         "{reply:?}"
     );
     let begins = crate::opening(&opening.handover, opening.succession, &kept, 1);
-    let mut stored = crate::records::Stored::default();
+    let mut stored = crate::Stored::default();
     begins.rows().iter().for_each(|row| stored.take(row).expect("reads"));
     let find = |record: &&crate::records::TxRecord| record.target.txid() == proof.txid();
     let record = stored.transactions.iter().find(find).expect("kept");

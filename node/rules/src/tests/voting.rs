@@ -5,7 +5,7 @@ use crate::{
     records::Table,
     testkit::{Kit, OTHER, sole, spend, target},
 };
-use bitcoin::{Amount, OutPoint, ScriptBuf, Txid, absolute::LockTime, hashes::Hash as _};
+use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid, absolute::LockTime, hashes::Hash as _};
 use quorate_protocol::{
     NodeId,
     account::{Keychain, KeychainIndex},
@@ -346,4 +346,24 @@ fn what_the_backend_says_against_a_transaction_is_told_once_and_kept_until_it_is
     assert!(kit.machine.status().refusals.is_empty());
     kit.machine.handle_broadcast(Txid::all_zeros(), why);
     assert!(kit.machine.status().refusals.is_empty(), "nothing is kept of what is not final here");
+}
+
+#[test]
+fn outputs_of_a_registered_account_are_indexed_and_those_of_strangers_are_not() {
+    let mut kit = Kit::fresh();
+    let record = kit.world.account.record().clone();
+    kit.ask(NodeId(2), VotingRequest::AccountRequest { record }).expect("accepted");
+    let ours = kit.world.script();
+    let theirs = ScriptBuf::from_bytes([[0x51, 0x20].as_slice(), &[7; 32]].concat());
+    let mut funding = spend(&[OutPoint::null()], 1_000);
+    funding.output = [&ours, &theirs]
+        .map(|script| TxOut { value: Amount::from_sat(1_000), script_pubkey: script.clone() })
+        .to_vec();
+    let txid = funding.compute_txid();
+    kit.mine_with(vec![funding]);
+    let ledger = &kit.machine.cx.ledger;
+    assert_eq!(ledger.by_script(&ours), [OutPoint { txid, vout: 0 }]);
+    assert_eq!(ledger.by_script(&theirs), []);
+    assert_eq!(ledger.block_of(&txid), Some(ledger.tip()));
+    assert_eq!(kit.machine.sizes().accounts, 1);
 }

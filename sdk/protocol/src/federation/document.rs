@@ -3,9 +3,9 @@
 use super::{FederationError, Member, Quorum, Roster, check_members, write_members};
 use crate::{
     Epoch, FederationId, NodeId,
+    checkpoint::Checkpoint,
     digest::{self, Context, IdentityKey, Purpose, Writer},
     frost::weights::weighted_shares,
-    headers::Checkpoint,
     tagged,
     wire::limits::PROTOCOL_VERSION,
 };

@@ -12,8 +12,8 @@ pub use document::{EpochKey, Federation, FederationDocument, KeyCertificate, Suc
 
 use crate::{
     Epoch, FederationId, NodeId,
+    checkpoint::Checkpoint,
     digest::{Context, Purpose, Writer},
-    headers::Checkpoint,
 };
 use bitcoin::{Network, XOnlyPublicKey, hashes::Hash as _};
 use serde::{Deserialize, Serialize};

@@ -167,6 +167,9 @@ enum FederationCommand {
         /// Password of the chain backend
         #[arg(long, default_value = "", env = "QUORATE_CHAIN_PASSWORD", hide_env_values = true)]
         chain_password: String,
+        /// Cookie file of the chain backend, in place of user and password
+        #[arg(long, conflicts_with_all = ["chain_user", "chain_password"])]
+        chain_cookie: Option<PathBuf>,
     },
 }
 
@@ -201,7 +204,7 @@ async fn run(command: Command) -> Result<()> {
     match command {
         Command::Run { directory } => {
             let config = NodeConfig::read(&directory.join("node.toml"))?;
-            let chain = Bitcoind::new(&config.chain.url, &config.chain.user, &config.chain.password);
+            let chain = Bitcoind::open(&config.chain);
             let mut node = Node::start(&directory, config, Arc::new(chain))?;
             tokio::select! {
                 ready = node.ready() => {
@@ -234,12 +237,14 @@ async fn run(command: Command) -> Result<()> {
             chain_url,
             chain_user,
             chain_password,
+            chain_cookie,
         }) => {
-            let chain = ChainConfig { url: chain_url, user: chain_user, password: chain_password };
-            let backend = Bitcoind::new(&chain.url, &chain.user, &chain.password);
+            let (user, password, cookie) = (chain_user, chain_password, chain_cookie);
+            let chain = ChainConfig { url: chain_url, user, password, cookie };
+            let backend = Bitcoind::open(&chain);
             let birthday = birthday(&backend, network)
                 .await
-                .context("the federation's birthday is a block of its backend, which has to run")?;
+                .context("the federation's birthday is a block of its chain backend")?;
             let plan = NewFederation { nodes, network, birthday, first_port, chain };
             let made = provision::federation(&directory, &plan)?;
             tracing::info!(federation = %made.id, directory = %directory.display(), "made; move ca.key off this machine");

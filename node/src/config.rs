@@ -5,19 +5,42 @@ use bitcoin::Network;
 use quorate_protocol::{NodeId, relay_policy::min_confirmations};
 pub use quorate_quic::NodeAddress;
 use serde::{Deserialize, Serialize};
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    fmt, fs,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// How to reach the chain backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ChainConfig {
     /// JSON-RPC address of Bitcoin Core or of `quorate-devnet chain`.
     pub url: String,
     /// RPC user.
     #[serde(default)]
     pub user: String,
-    /// RPC password.
-    #[serde(default)]
+    /// RPC password; `QUORATE_CHAIN_PASSWORD` if that is set. A file with a password may be read by its owner alone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub password: String,
+    /// Bitcoin Core's cookie file, in place of user and password. It is read again when the daemon has started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<PathBuf>,
+}
+
+impl fmt::Debug for ChainConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChainConfig").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl ChainConfig {
+    /// A backend that lets everybody in, such as the embedded chain.
+    pub fn open(url: &str) -> Self {
+        Self { url: url.to_owned(), user: String::new(), password: String::new(), cookie: None }
+    }
 }
 
 /// `node.toml`. Paths are relative to the file.
@@ -59,10 +82,21 @@ impl NodeConfig {
     /// Reads a file.
     ///
     /// # Errors
-    /// It is missing, is not TOML, or has unknown or malformed keys.
+    /// It is missing, is not TOML, has unknown or malformed keys, or holds a password that others may read.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
+        let mut config: Self = toml::from_str(&text)
+            .with_context(|| format!("{} is not a valid configuration", path.display()))?;
+        let mode = fs::metadata(path)?.permissions().mode();
+        ensure!(
+            config.chain.password.is_empty() || mode & 0o077 == 0,
+            "{} holds a password and others may read it: chmod 600 {0}, or set QUORATE_CHAIN_PASSWORD, or name a cookie file",
+            path.display()
+        );
+        if let Ok(password) = std::env::var("QUORATE_CHAIN_PASSWORD") {
+            config.chain.password = password;
+        }
+        Ok(config)
     }
 
     /// Where the operator's API listens.
@@ -99,6 +133,24 @@ mod tests {
             "id = 1\nlisten = \"127.0.0.1:1\"\npeers = []\n{confirmations}\n[chain]\nurl = \"http://127.0.0.1:2\"\n"
         );
         toml::from_str(&text).expect("a configuration")
+    }
+
+    #[test]
+    fn a_file_with_a_password_is_for_its_owner_alone() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("node.toml");
+        let write = |password: &str, mode: u32| {
+            let text = format!(
+                "id = 1\nlisten = \"127.0.0.1:1\"\npeers = []\n[chain]\nurl = \"http://127.0.0.1:2\"\npassword = \"{password}\"\n"
+            );
+            fs::write(&path, text).expect("writes");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("changes");
+            NodeConfig::read(&path)
+        };
+        let refused = write("word", 0o640).expect_err("its group may read it").to_string();
+        assert!(refused.contains("chmod 600") && !refused.contains("word = "), "{refused}");
+        assert_eq!(write("word", 0o600).expect("its owner alone").chain.password, "word");
+        write("", 0o644).expect("nothing to hide");
     }
 
     #[test]

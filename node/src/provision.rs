@@ -117,7 +117,8 @@ pub fn federation(directory: &Path, plan: &NewFederation) -> Result<Provisioned>
             voting_timeout_s: 30,
             signing_timeout_ms: 2_000,
         };
-        fs::write(home.join("node.toml"), toml::to_string(&config)?)?;
+        // It may hold a password.
+        write_secret(&home.join("node.toml"), &toml::to_string(&config)?)?;
         nodes.push(home);
     }
     let bridge = directory.join("bridge");

@@ -25,6 +25,8 @@ use std::{
     time::Duration,
 };
 
+/// Arguments of a daemon that writes a cookie file.
+pub const COOKIE: [&str; 2] = ["-rpcuser=", "-rpcpassword="];
 /// User and password of the RPC.
 const ACCESS: &str = "test";
 
@@ -54,6 +56,17 @@ impl Daemon {
         Ok(Self { rpc, binary: binary.to_owned(), port, child, home, paid_out: AtomicU32::new(0) })
     }
 
+    /// Starts one that lets in who can read its cookie file, to be restarted with [`COOKIE`] as arguments.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn with_cookie(binary: &Path) -> Result<Self> {
+        let mut started = Self::start(binary, &COOKIE)?;
+        let cookie = Some(started.home.path().join("regtest/.cookie"));
+        started.rpc = Bitcoind::open(&ChainConfig { cookie, ..ChainConfig::open(&started.url()) });
+        Ok(started)
+    }
+
     /// Ends it in order and starts it again with other arguments, on the same chain.
     ///
     /// # Errors
@@ -73,7 +86,8 @@ impl Daemon {
 
     /// What a node needs to use it.
     pub fn config(&self) -> ChainConfig {
-        ChainConfig { url: self.url(), user: ACCESS.to_owned(), password: ACCESS.to_owned() }
+        let (user, password) = (ACCESS.to_owned(), ACCESS.to_owned());
+        ChainConfig { url: self.url(), user, password, cookie: None }
     }
 
     /// Waits until it answers, with its mempool read.

@@ -52,7 +52,7 @@ impl Cluster {
         let url = format!("http://{}", listener.local_addr()?);
         let chain = Arc::new(DevnetChain::new());
         tokio::spawn(quorate_devnet::serve_rpc(listener, chain.clone()));
-        let backend = ChainConfig { url, user: String::new(), password: String::new() };
+        let backend = ChainConfig::open(&url);
         Self::start_with(chain, backend, binary.as_ref(), nodes).await
     }
 }

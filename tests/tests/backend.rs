@@ -5,8 +5,14 @@ use bitcoin::{
     Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid,
     Witness, absolute::LockTime, transaction::Version,
 };
-use quorate_node::chain::{Chain as _, Fees};
-use quorate_tests::{bitcoind, daemon::Daemon};
+use quorate_node::{
+    chain::{Bitcoind, Chain as _, ChainError, Fees, birthday},
+    config::ChainConfig,
+};
+use quorate_tests::{
+    bitcoind,
+    daemon::{COOKIE, Daemon},
+};
 use serde_json::json;
 
 /// What anybody can spend.
@@ -84,4 +90,73 @@ fn the_floor_is_the_highest_of_what_keeps_a_transaction_out_of_blocks() {
     assert_eq!(floor(rate(4), 1), 1_000);
     assert_eq!(floor(rate(4), 8), 2_500);
     assert_eq!(floor(rate(100_000), 1), 500_000, "no higher than what anybody may pay");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_is_read_again_when_the_daemon_has_started_anew() -> Result<()> {
+    let Some(binary) = bitcoind() else {
+        eprintln!("skipped: no bitcoind, neither in BITCOIND_EXE nor on the PATH");
+        return Ok(());
+    };
+    let mut daemon = Daemon::with_cookie(&binary)?;
+    daemon.ready().await?;
+    daemon.mine(3).await?;
+    daemon.restart(&COOKIE).await?;
+    ensure!(daemon.height().await? == 3);
+    ensure!(daemon.rpc.doubt().await?.is_none(), "regtest has no clock");
+
+    let stranger = Bitcoind::new(&daemon.url(), "somebody", "a secret word");
+    let refused = stranger.tip().await.expect_err("not let in");
+    ensure!(matches!(&refused, ChainError::Unauthorized(_)), "{refused}");
+    ensure!(refused.to_string().contains("somebody") && !refused.to_string().contains("secret"));
+    ensure!(!format!("{stranger:?}").contains("secret"));
+    let cookie = Some("/nowhere/.cookie".into());
+    let lost = Bitcoind::open(&ChainConfig { cookie, ..ChainConfig::open(&daemon.url()) });
+    let refused = lost.tip().await.expect_err("no cookie").to_string();
+    ensure!(refused.contains("/nowhere/.cookie"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heights_coins_and_birthdays_are_those_of_the_chain() -> Result<()> {
+    let Some(binary) = bitcoind() else {
+        eprintln!("skipped: no bitcoind, neither in BITCOIND_EXE nor on the PATH");
+        return Ok(());
+    };
+    let daemon = Daemon::start(&binary, &[])?;
+    daemon.ready().await?;
+    daemon.mine(5).await?;
+    let hash = daemon.rpc.hash_at(2).await?.context("a block")?;
+    ensure!(daemon.rpc.header(hash).await?.1 == 2);
+    ensure!(daemon.rpc.hash_at(6).await?.is_none(), "above the tip");
+    let reward = daemon.rpc.block(hash).await?.txdata.first().context("a coinbase")?.compute_txid();
+    let coin = daemon.rpc.coin(OutPoint { txid: reward, vout: 0 }).await?.context("a coin")?;
+    ensure!((coin.height, coin.hash, coin.coinbase) == (2, hash, true));
+    let found = birthday(&daemon.rpc, Network::Regtest).await?;
+    ensure!(found.height == 0 && found.is_sound(Network::Regtest));
+    let refused = birthday(&daemon.rpc, Network::Signet).await.expect_err("it is on regtest");
+    ensure!(refused.to_string().contains("not on signet"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_answer_of_a_daemon_is_told_as_it_is() -> Result<()> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = [0; 4_096];
+            let _as_much_as_there_is = socket.read(&mut request).await;
+            let body = "Work queue depth exceeded";
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            );
+            let _client_gone = socket.write_all(format!("{head}{body}").as_bytes()).await;
+        }
+    });
+    let refused = Bitcoind::new(&url, "", "").tip().await.expect_err("no daemon").to_string();
+    ensure!(refused.contains("503 Service Unavailable: Work queue depth exceeded"), "{refused}");
+    Ok(())
 }

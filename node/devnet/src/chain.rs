@@ -531,6 +531,10 @@ impl Chain for DevnetChain {
         Box::pin(async move { self.lock().find(hash).map(|(block, _)| block) })
     }
 
+    fn doubt(&self) -> Answer<'_, Option<String>> {
+        Box::pin(async { Ok(None) })
+    }
+
     fn hash_at(&self, height: u32) -> Answer<'_, Option<BlockHash>> {
         Box::pin(async move { Ok(self.block_hash(height)) })
     }

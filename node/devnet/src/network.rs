@@ -58,8 +58,7 @@ impl Devnet {
         let rpc = listener.local_addr()?;
         let home = directory.join("federation");
         if !home.join("roster.json").exists() {
-            let chain =
-                ChainConfig { url: format!("http://{rpc}"), user: String::new(), password: String::new() };
+            let chain = ChainConfig::open(&format!("http://{rpc}"));
             let birthday = Checkpoint::genesis(Network::Regtest);
             let plan = NewFederation { nodes, network: Network::Regtest, birthday, first_port: None, chain };
             provision::federation(&home, &plan)?;

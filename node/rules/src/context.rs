@@ -61,6 +61,8 @@ pub(crate) struct Context {
     pub(crate) breaches: BTreeMap<Txid, ConfirmedSpend>,
     /// The chain has been read up to its tip once.
     pub(crate) caught_up: bool,
+    /// Why the backend is not believed to be at the tip, and since when in Unix seconds.
+    pub(crate) doubt: Option<(String, u64)>,
     /// The tip when accounts and scripts were swept last.
     swept_at: u32,
     pub(crate) effects: VecDeque<Effect>,
@@ -107,6 +109,7 @@ impl Context {
             over: false,
             breaches: BTreeMap::new(),
             caught_up: false,
+            doubt: None,
             swept_at: 0,
             effects: VecDeque::new(),
             outputs: VecDeque::new(),

@@ -171,6 +171,24 @@ impl Machine {
         self.cx.caught_up = true;
     }
 
+    /// Why the backend may not be at the tip of the chain, or that it is: meanwhile this node does not vote.
+    pub fn handle_doubt(&mut self, reason: Option<String>) {
+        let since = match &self.cx.doubt {
+            Some((_, since)) => *since,
+            None => self.cx.wall_ms / 1_000,
+        };
+        let doubt = reason.map(|reason| (reason, since));
+        if doubt.is_some() != self.cx.doubt.is_some() {
+            match &doubt {
+                Some((reason, _)) => {
+                    tracing::warn!(reason, "the chain backend may not be at the tip; this node does not vote")
+                }
+                None => tracing::info!("the chain backend is at the tip again"),
+            }
+        }
+        self.cx.doubt = doubt;
+    }
+
     /// What the backend says of fees.
     pub fn handle_fees(&mut self, fees: FeeEstimates) {
         self.cx.fees = fees;

@@ -1,6 +1,7 @@
 //! Bitcoin Core over JSON-RPC. Also speaks to an embedded chain that another process serves (`quorate-devnet chain`).
 
 use super::{Answer, Chain, ChainError, DaemonError, Fees};
+use crate::config::ChainConfig;
 use bitcoin::{
     Amount, Block, BlockHash, FeeRate, OutPoint, ScriptBuf, Transaction, TxOut, Txid,
     block::Header,
@@ -8,12 +9,21 @@ use bitcoin::{
 };
 use quorate_protocol::relay_policy::FEE_RATE_MIN;
 use quorate_rules::ChainCoin;
+use reqwest::StatusCode;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// How long one wait for a new tip lasts, in milliseconds.
 const WAIT_MS: u32 = 20_000;
+/// Blocks that a daemon may know the headers of and not have.
+const BEHIND_MAX: u32 = 2;
 /// RPC code with which Bitcoin Core says that a transaction is not in its mempool.
 const NOT_FOUND: i64 = -5;
 /// RPC code with which Bitcoin Core says that there is no block at a height.
@@ -21,13 +31,23 @@ const OUT_OF_RANGE: i64 = -8;
 /// RPC codes with which Bitcoin Core says that it has the transaction already.
 const ALREADY_KNOWN: [i64; 2] = [-27, -26];
 
+/// Bytes of an answer that is no JSON which are told.
+const BODY_MAX: usize = 200;
+
 /// A daemon's RPC endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Bitcoind {
     client: reqwest::Client,
     url: String,
-    user: String,
-    password: String,
+    /// User and password as they are set, or as the cookie file had them last.
+    access: Arc<Mutex<(String, String)>>,
+    cookie: Option<PathBuf>,
+}
+
+impl fmt::Debug for Bitcoind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bitcoind").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 #[derive(Deserialize)]
@@ -45,6 +65,8 @@ struct RpcError {
 enum CallError {
     Transport(reqwest::Error),
     Malformed(serde_json::Error),
+    Http { status: String, body: String },
+    Unauthorized(String),
     Refused(DaemonError),
 }
 
@@ -53,20 +75,45 @@ impl From<CallError> for ChainError {
         match error {
             CallError::Transport(error) => Self::Backend(error.into()),
             CallError::Malformed(error) => Self::Backend(error.into()),
+            CallError::Http { status, body } => Self::Http { status, body },
+            CallError::Unauthorized(what) => Self::Unauthorized(what),
             CallError::Refused(error) => Self::Daemon(error),
         }
     }
 }
 
 impl Bitcoind {
-    /// An endpoint such as `http://127.0.0.1:8332` with its user and password (or the two parts of the cookie file).
+    /// An endpoint such as `http://127.0.0.1:8332` with its user and password.
     pub fn new(url: &str, user: &str, password: &str) -> Self {
         Self {
             client: reqwest::Client::new(),
             url: url.to_owned(),
-            user: user.to_owned(),
-            password: password.to_owned(),
+            access: Arc::new(Mutex::new((user.to_owned(), password.to_owned()))),
+            cookie: None,
         }
+    }
+
+    /// An endpoint as it is configured. A cookie file is read when it is needed: the daemon writes another one at each
+    /// of its starts.
+    pub fn open(config: &ChainConfig) -> Self {
+        Self { cookie: config.cookie.clone(), ..Self::new(&config.url, &config.user, &config.password) }
+    }
+
+    fn access(&self) -> (String, String) {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the cookie file. `false` if there is none, or it says what is known already.
+    fn read_cookie(&self) -> Result<bool, CallError> {
+        let Some(path) = &self.cookie else { return Ok(false) };
+        let unreadable = |why: &str| CallError::Unauthorized(format!("{}: {why}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error.to_string()))?;
+        let (user, password) = text.trim().split_once(':').ok_or_else(|| unreadable("is no cookie file"))?;
+        let read = (user.to_owned(), password.to_owned());
+        let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *access != read;
+        *access = read;
+        Ok(news)
     }
 
     /// Calls any method; for tests and operators' tools.
@@ -79,15 +126,52 @@ impl Bitcoind {
 
     async fn call<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T, CallError> {
         let body = json!({"jsonrpc": "1.0", "id": "quorate", "method": method, "params": params});
-        let request = self.client.post(&self.url).basic_auth(&self.user, Some(&self.password)).json(&body);
-        let request = request.timeout(Duration::from_millis(u64::from(WAIT_MS)) * 3);
-        let reply: RpcReply =
-            request.send().await.map_err(CallError::Transport)?.json().await.map_err(CallError::Transport)?;
+        let mut answer = self.post(&body).await?;
+        if answer.0 == StatusCode::UNAUTHORIZED {
+            if !self.read_cookie()? {
+                let user = self.access().0;
+                return Err(CallError::Unauthorized(match &self.cookie {
+                    Some(path) => format!("what {} says", path.display()),
+                    None => format!("the password of user \"{user}\""),
+                }));
+            }
+            answer = self.post(&body).await?;
+        }
+        let (status, text) = answer;
+        let reply: RpcReply = match serde_json::from_str(&text) {
+            Ok(reply) => reply,
+            Err(error) if status.is_success() => return Err(CallError::Malformed(error)),
+            // A work queue that is full, a proxy, another service.
+            Err(_) => {
+                let body = text.trim().chars().filter(|one| !one.is_control()).take(BODY_MAX).collect();
+                return Err(CallError::Http { status: status.to_string(), body });
+            }
+        };
         match reply.error {
             Some(RpcError { code, message }) => Err(CallError::Refused(DaemonError { code, message })),
             None => serde_json::from_value(reply.result).map_err(CallError::Malformed),
         }
     }
+}
+
+impl Bitcoind {
+    async fn post(&self, body: &Value) -> Result<(StatusCode, String), CallError> {
+        let (user, password) = self.access();
+        let request = self.client.post(&self.url).basic_auth(user, Some(password)).json(body);
+        let request = request.timeout(Duration::from_millis(u64::from(WAIT_MS)) * 3);
+        let answer = request.send().await.map_err(CallError::Transport)?;
+        let status = answer.status();
+        Ok((status, answer.text().await.map_err(CallError::Transport)?))
+    }
+}
+
+#[derive(Deserialize)]
+struct ChainReply {
+    chain: String,
+    blocks: u32,
+    headers: u32,
+    #[serde(default, rename = "initialblockdownload")]
+    initial: bool,
 }
 
 #[derive(Deserialize)]
@@ -155,6 +239,17 @@ impl Chain for Bitcoind {
         })
     }
 
+    fn doubt(&self) -> Answer<'_, Option<String>> {
+        Box::pin(async {
+            let ChainReply { chain, blocks, headers, initial } =
+                self.call("getblockchaininfo", json!([])).await?;
+            // A chain on which nobody mines by the clock is always in its initial download.
+            let downloads = initial && chain != "regtest";
+            let behind = headers.saturating_sub(blocks) > BEHIND_MAX;
+            Ok((downloads || behind).then(|| format!("it has {blocks} blocks of {headers}")))
+        })
+    }
+
     fn hash_at(&self, height: u32) -> Answer<'_, Option<BlockHash>> {
         Box::pin(async move {
             match self.call("getblockhash", json!([height])).await {
@@ -198,7 +293,7 @@ impl Chain for Bitcoind {
                     Ok(())
                 }
                 Err(CallError::Refused(error)) => Err(ChainError::Refused(error)),
-                Err(error @ (CallError::Transport(_) | CallError::Malformed(_))) => Err(error.into()),
+                Err(error) => Err(error.into()),
             }
         })
     }
@@ -212,7 +307,7 @@ impl Chain for Bitcoind {
                     Err(ChainError::Refused(DaemonError { code: 0, message }))
                 }
                 Err(CallError::Refused(error)) => Err(ChainError::Refused(error)),
-                Err(error @ (CallError::Transport(_) | CallError::Malformed(_))) => Err(error.into()),
+                Err(error) => Err(error.into()),
             }
         })
     }

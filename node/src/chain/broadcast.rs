@@ -188,6 +188,10 @@ mod tests {
             unreachable!("nor for blocks")
         }
 
+        fn doubt(&self) -> Answer<'_, Option<String>> {
+            unreachable!("nor doubts anything")
+        }
+
         fn hash_at(&self, _height: u32) -> Answer<'_, Option<BlockHash>> {
             unreachable!("nor for their hashes")
         }

@@ -4,16 +4,23 @@
 use super::{Chain, ChainError, birthday::check};
 use crate::run::input::{Input, Reached};
 use anyhow::{Context as _, Result};
-use bitcoin::{Block, BlockHash, Network};
+use bitcoin::{Block, BlockHash, Network, block::Header};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use quorate_protocol::headers::Checkpoint;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 use tokio::sync::{mpsc, oneshot};
 
 /// Blocks handed over at once.
 const BATCH_BLOCKS: u32 = 16;
 /// Blocks that the backend is asked for at a time.
 const AT_A_TIME: usize = 4;
+/// Time for which the backend may be away before this node stops voting.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Age of a tip that is believed; between two blocks there are three hours once in 65 million.
+const TIP_AGE_MAX: Duration = Duration::from_secs(3 * 3_600);
 /// Wait after the backend failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -27,7 +34,7 @@ pub(crate) struct Follower {
 
 impl Follower {
     pub(crate) async fn run(self) {
-        let mut problem = None;
+        let mut problem: Option<(String, Instant)> = None;
         while !self.inputs.is_closed() {
             let Err(error) = self.step().await else {
                 if problem.take().is_some() {
@@ -37,12 +44,30 @@ impl Follower {
             };
             // Once, not every second.
             let found = format!("{error:#}");
-            if problem.as_ref() != Some(&found) {
+            if problem.as_ref().is_none_or(|(known, _)| *known != found) {
                 tracing::warn!(error = found, "the chain cannot be followed at the moment");
-                problem = Some(found);
             }
+            let since = problem.map_or_else(Instant::now, |(_, since)| since);
+            let final_word =
+                matches!(error.downcast_ref(), Some(ChainError::OtherChain { .. } | ChainError::TooDeep));
+            if final_word || since.elapsed() >= PATIENCE {
+                let _node_ended = self.inputs.send(Input::Doubt(Some(found.clone()))).await;
+            }
+            problem = Some((found, since));
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// Why the backend may not be at the tip.
+    async fn doubt(&self, tip: &Header) -> Result<Option<String>, ChainError> {
+        let doubt = self.chain.doubt().await?;
+        Ok(doubt.or_else(|| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let age = now.saturating_sub(Duration::from_secs(u64::from(tip.time)));
+            // Nobody mines on regtest by the clock.
+            let old = self.network != Network::Regtest && age > TIP_AGE_MAX;
+            old.then(|| format!("its last block is {} hours old", age.as_secs() / 3_600))
+        }))
     }
 
     /// Brings the machine to the backend's tip; then waits until that changes.
@@ -50,7 +75,7 @@ impl Follower {
         let chain = &*self.chain;
         check(chain, self.network, self.birthday).await?;
         let tip = chain.tip().await?;
-        let (_, height) = chain.header(tip).await?;
+        let (header, height) = chain.header(tip).await?;
         let fork = self.fork(height).await?;
         let mut last = fork;
         while last.0 < height {
@@ -66,6 +91,8 @@ impl Follower {
         if last.1 != tip {
             return Ok(());
         }
+        let doubt = self.doubt(&header).await?;
+        self.inputs.send(Input::Doubt(doubt)).await.context("the node has ended")?;
         self.inputs.send(Input::CaughtUp).await.context("the node has ended")?;
         let fees = chain.fees().await?.estimates();
         self.inputs.send(Input::Fees(fees)).await.context("the node has ended")?;
@@ -124,8 +151,8 @@ mod tests {
     use super::*;
     use crate::chain::{Answer, Fees};
     use bitcoin::{
-        CompactTarget, OutPoint, Transaction, TxIn, TxMerkleNode, Txid, absolute::LockTime, block::Header,
-        block::Version, hashes::Hash as _, transaction,
+        CompactTarget, OutPoint, Transaction, TxIn, TxMerkleNode, Txid, absolute::LockTime, block::Version,
+        hashes::Hash as _, transaction,
     };
     use quorate_protocol::relay_policy::FEE_RATE_MIN;
     use quorate_rules::ChainCoin;
@@ -212,6 +239,10 @@ mod tests {
             Box::pin(async move { found.ok_or(ChainError::UnknownBlock(hash)) })
         }
 
+        fn doubt(&self) -> Answer<'_, Option<String>> {
+            Box::pin(async { Ok(None) })
+        }
+
         fn hash_at(&self, height: u32) -> Answer<'_, Option<BlockHash>> {
             Box::pin(async move { Ok(self.hash(height)) })
         }
@@ -266,7 +297,7 @@ mod tests {
                     read.truncate(at.map_or(0, |at| at + 1));
                     read.extend(blocks);
                 }
-                Input::CaughtUp | Input::Fees(_) => {}
+                Input::CaughtUp | Input::Doubt(None) | Input::Fees(_) => {}
                 other => panic!("{other:?}"),
             }
         }

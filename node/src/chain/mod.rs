@@ -38,6 +38,8 @@ pub trait Chain: Send + Sync + 'static {
     fn coin(&self, outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>>;
     /// Hands a transaction to the network; already known is success.
     fn broadcast(&self, transaction: Transaction) -> Answer<'_, ()>;
+    /// Why the backend may not be at the tip of its chain, as far as it knows that itself.
+    fn doubt(&self) -> Answer<'_, Option<String>>;
     /// Fee rate for the next blocks.
     fn fees(&self) -> Answer<'_, Fees>;
     /// Hands a parent and a child that pays for it to the network together.
@@ -63,6 +65,17 @@ pub enum ChainError {
     /// The backend cannot be reached or answered nonsense; try again.
     #[error("the chain backend did not answer: {0}")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The backend answered over HTTP, and not as one that serves us.
+    #[error("the chain backend answers {status}: {body}")]
+    Http {
+        /// The status with its name.
+        status: String,
+        /// The start of what it says.
+        body: String,
+    },
+    /// It does not let this node in.
+    #[error("the chain backend refuses {0}")]
+    Unauthorized(String),
     /// The daemon answered with an error of its own; try again.
     #[error("the chain backend refuses: {0}")]
     Daemon(#[from] DaemonError),
@@ -130,6 +143,8 @@ impl ChainError {
             Self::Refused(error) => error.message.contains("fee not met"),
             Self::Backend(_)
             | Self::Daemon(_)
+            | Self::Http { .. }
+            | Self::Unauthorized(_)
             | Self::UnknownBlock(_)
             | Self::WrongBlock(_)
             | Self::OtherChain { .. }

@@ -134,6 +134,7 @@ impl Driver {
                 let _asker_gone = reply.send(Reached { tip, floor, hash: machine.block_at(height) });
             }
             Input::Coins { ticket, coins } => machine.handle_coins(ticket, coins),
+            Input::Doubt(reason) => machine.handle_doubt(reason),
             Input::Fees(fees) => machine.handle_fees(fees),
             Input::Broadcast { txid, refusal } => machine.handle_broadcast(txid, refusal),
             Input::Status { reply } => {

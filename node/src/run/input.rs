@@ -68,6 +68,8 @@ pub(crate) enum Input {
         ticket: u64,
         coins: Vec<(OutPoint, ChainCoin)>,
     },
+    /// Why the backend may not be at the tip, or that it is.
+    Doubt(Option<String>),
     /// What the backend says of fees.
     Fees(FeeEstimates),
     /// How the backend took a final transaction.

@@ -58,8 +58,16 @@ pub enum Standing {
     },
     /// The epoch is over for it; the next one is being opened.
     Sealed,
-    /// Not before it has read the chain up to its tip: until then it takes coins for unspent that the chain has spent.
-    Following,
+    /// Not before it has read the chain up to its tip, and not while its backend may not be at the tip: it would take
+    /// coins for unspent that the chain has spent.
+    Following {
+        /// Why the backend is not believed to be at the tip; absent while blocks are read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Since when, in Unix seconds.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since: Option<u64>,
+    },
 }
 
 impl Context {
@@ -69,7 +77,10 @@ impl Context {
         match &self.log.lost {
             Some(reason) => Standing::Lost { reason: reason.clone() },
             None if self.log.sealed.is_some() && !self.planted(Bug::VoteAfterSeal) => Standing::Sealed,
-            None if !self.caught_up => Standing::Following,
+            None if self.doubt.is_some() || !self.caught_up => {
+                let (reason, since) = self.doubt.clone().unzip();
+                Standing::Following { reason, since }
+            }
             None if self.log.answered.len() < needed && !self.planted(Bug::TrustOldStore) => {
                 Standing::Asking { answered: self.log.answered.len(), needed }
             }
@@ -86,7 +97,10 @@ impl Context {
             }
             Standing::Lost { reason } => format!("this node does not vote in this epoch: {reason}"),
             Standing::Sealed => "this epoch is over; the next one is being opened".to_owned(),
-            Standing::Following => "this node is still reading the chain".to_owned(),
+            Standing::Following { reason: None, .. } => "this node is still reading the chain".to_owned(),
+            Standing::Following { reason: Some(reason), .. } => {
+                format!("this node does not know the tip of the chain: {reason}")
+            }
         };
         Err(WireError::passing(ErrorCode::NotReady, Fault::Receiver, message))
     }
@@ -219,7 +233,7 @@ impl Context {
             return;
         }
         // Until it votes it asks often: its peers may have started a moment later, and payments wait for it.
-        let asking = matches!(self.standing(), Standing::Asking { .. } | Standing::Following);
+        let asking = matches!(self.standing(), Standing::Asking { .. } | Standing::Following { .. });
         self.log.beat_at = self.now + if asking { HEARTBEAT_ASKING } else { HEARTBEAT };
         let request = VotingRequest::Heartbeat { head: self.signed_head() };
         self.ask(self.others(), Tag::Heartbeat, &request);

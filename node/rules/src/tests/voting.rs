@@ -1,7 +1,7 @@
 //! Votes and commits: V1, V2, V4, V9.
 
 use crate::{
-    Output, ReplyTo,
+    Output, ReplyTo, Standing,
     records::Table,
     testkit::{Kit, OTHER, sole, spend, target},
 };
@@ -366,4 +366,20 @@ fn outputs_of_a_registered_account_are_indexed_and_those_of_strangers_are_not() 
     assert_eq!(ledger.by_script(&theirs), []);
     assert_eq!(ledger.block_of(&txid), Some(ledger.tip()));
     assert_eq!(kit.machine.sizes().accounts, 1);
+}
+
+#[test]
+fn while_the_backend_may_be_behind_a_node_does_not_vote_and_says_why_and_since_when() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let doubt = Some("it has 7 blocks of 10".to_owned());
+    kit.machine.at(kit.now, 5_000).handle_doubt(doubt.clone());
+    kit.machine.at(kit.now, 9_000).handle_doubt(doubt.clone());
+    assert_eq!(kit.machine.standing(), Standing::Following { reason: doubt, since: Some(5) });
+    let request = kit.vote_request(kit.joint());
+    let refused = kit.ask(NodeId(2), request.clone()).expect_err("no vote");
+    assert!(refused.retry && refused.message.contains("7 blocks of 10"), "{refused:?}");
+    kit.machine.handle_doubt(None);
+    assert_eq!(kit.machine.standing(), Standing::Voting);
+    kit.ask(NodeId(2), request).expect("a vote");
 }

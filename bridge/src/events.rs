@@ -1,6 +1,6 @@
 //! One event stream per node, kept open.
 
-use crate::{driver::Driver, hub::LinkId, upstream::Stream};
+use crate::{driver::Driver, tips::LinkId, upstream::Stream};
 use anyhow::{Context as _, Result};
 use quorate_quic::{NodeAddress, server_name};
 use std::{sync::Arc, time::Duration};

@@ -1,7 +1,7 @@
 //! What nodes estimate that it costs to be mined: a wallet is told what lies in the middle, so that no few of them can
 //! make it pay too much, or too little to be mined.
 
-use crate::hub::{LinkId, WalletId};
+use crate::{hub::WalletId, tips::LinkId};
 use quorate_protocol::wire::FeeEstimates;
 use std::{collections::BTreeMap, time::Duration};
 

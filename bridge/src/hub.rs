@@ -2,9 +2,11 @@
 //!
 //! The bridge relays; it never validates. It keeps, per key that somebody is subscribed to, the join of what all
 //! nodes said, and forwards a notification exactly when it changes that join: the first copy of each event goes out,
-//! the others do not. A new subscriber gets the join as its snapshot in the same step in which it goes live, so there
-//! is no gap.
+//! the others do not. A tip is only a node's word and needs f + 1 of them; a proof verifies itself, but which copy does
+//! is the wallet's to see, so up to f + 1 that differ go out. A new subscriber gets the join as its snapshot in the
+//! same step in which it goes live, so there is no gap.
 
+use crate::tips::{LinkId, Tips, faulty_max};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
@@ -19,16 +21,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WalletId(pub u64);
 
-/// A stream of events from a node, by the driver's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u64);
-
 #[derive(Debug, Default)]
 struct Interest {
     sessions: BTreeSet<WalletId>,
     ready: bool,
     utxos: BTreeMap<OutPoint, UtxoRecord>,
-    proofs: BTreeMap<Txid, FinalityProof>,
+    /// Copies that differ: one that does not verify must not keep the good one back.
+    proofs: BTreeMap<Txid, Vec<FinalityProof>>,
     status: Option<TransactionStatus>,
     history_from: Option<u32>,
 }
@@ -45,18 +44,32 @@ pub(crate) struct Delivery {
 }
 
 /// The hub.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Hub {
     interests: HashMap<SubscriptionKey, Interest>,
     /// What each session is subscribed to.
     sessions: HashMap<WalletId, BTreeSet<SubscriptionKey>>,
-    tip: Option<ChainTip>,
+    tips: Tips,
+    /// Copies of a proof that are told at most.
+    proofs_max: usize,
     deliveries: VecDeque<Delivery>,
     /// Copies from other nodes that were dropped.
     pub(crate) duplicates: u64,
 }
 
 impl Hub {
+    /// A hub for a federation of so many nodes.
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self {
+            interests: HashMap::new(),
+            sessions: HashMap::new(),
+            tips: Tips::new(nodes),
+            proofs_max: faulty_max(nodes) + 1,
+            deliveries: VecDeque::new(),
+            duplicates: 0,
+        }
+    }
+
     pub(crate) fn open(&mut self, session: WalletId) {
         self.sessions.insert(session, BTreeSet::new());
     }
@@ -94,7 +107,12 @@ impl Hub {
     }
 
     pub(crate) fn tip(&self) -> Option<ChainTip> {
-        self.tip
+        self.tips.believed()
+    }
+
+    /// A node's stream is gone.
+    pub(crate) fn forget_link(&mut self, link: LinkId) {
+        self.tips.forget(link);
     }
 
     /// Registers interest. Gives, per key over the session's limit, its refusal, and the keys that no node has been
@@ -160,7 +178,7 @@ impl Hub {
                         interest.sessions.insert(session);
                         KeyOutcome::Snapshot {
                             utxos: interest.utxos.values().cloned().collect(),
-                            proofs: interest.proofs.values().cloned().collect(),
+                            proofs: interest.proofs.values().flatten().cloned().collect(),
                             status: interest.status.clone(),
                             history_from: interest.history_from,
                         }
@@ -174,7 +192,7 @@ impl Hub {
                 KeyResult { key: key.clone(), outcome }
             })
             .collect();
-        let Some(tip) = self.tip else { return };
+        let Some(tip) = self.tips.believed() else { return };
         let mut pages = pages(results).into_iter().peekable();
         while let Some(results) = pages.next() {
             let more = pages.peek().is_some();
@@ -218,7 +236,12 @@ impl Hub {
             }
             std::collections::btree_map::Entry::Occupied(mut full) => full.get_mut().join(utxo),
         };
-        let new_proof = proof.filter(|proof| interest.proofs.insert(proof.txid(), proof.clone()).is_none());
+        let new_proof = proof.filter(|proof| {
+            let copies = interest.proofs.entry(proof.txid()).or_default();
+            let new = copies.len() < self.proofs_max && !copies.contains(proof);
+            copies.extend(new.then(|| proof.clone()));
+            new
+        });
         if !changed && new_proof.is_none() {
             self.duplicates += 1;
             return;
@@ -256,13 +279,9 @@ impl Hub {
         }
     }
 
-    /// A node's tip. The first to tell of a block is believed until another tells of a higher one; wallets check
-    /// headers themselves.
-    pub(crate) fn take_tip(&mut self, tip: ChainTip) {
-        if self.tip.is_some_and(|known| known.block.height >= tip.block.height) {
-            return;
-        }
-        self.tip = Some(tip);
+    /// A node's tip; wallets check headers themselves.
+    pub(crate) fn take_tip(&mut self, link: LinkId, tip: ChainTip) {
+        let Some(tip) = self.tips.take(link, tip) else { return };
         let key = SubscriptionKey::Tip;
         let listeners =
             self.interests.get(&key).map(|interest| interest.sessions.clone()).unwrap_or_default();
@@ -329,8 +348,8 @@ mod tests {
     }
 
     fn hub() -> (Hub, SubscriptionKey) {
-        let mut hub = Hub::default();
-        hub.take_tip(ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
+        let mut hub = Hub::new(1);
+        hub.take_tip(LinkId(1), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
         hub.open(WalletId(1));
         (hub, SubscriptionKey::Script(ScriptBuf::new()))
     }
@@ -365,6 +384,39 @@ mod tests {
         assert!(matches!(next(&mut hub), Some((None, ServerMessage::UTXOStateNotification { .. }))));
         assert!(next(&mut hub).is_none());
         assert_eq!(hub.duplicates, 6);
+    }
+
+    #[test]
+    fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
+        let mut hub = Hub::new(4);
+        hub.take_tip(LinkId(1), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
+        hub.take_tip(LinkId(2), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
+        hub.open(WalletId(1));
+        let key = SubscriptionKey::Script(ScriptBuf::new());
+        subscribe(&mut hub, &key);
+        while next(&mut hub).is_some() {}
+        let transaction = bitcoin::Transaction {
+            version: bitcoin::transaction::Version::TWO,
+            lock_time: bitcoin::absolute::LockTime::ZERO,
+            input: Vec::new(),
+            output: Vec::new(),
+        };
+        let proof = |round: u32| FinalityProof::Attested {
+            transaction: transaction.clone(),
+            rounds: vec![Round(round)],
+            commits: BTreeMap::new(),
+        };
+        let mut told = |copy: u32| {
+            hub.notify(&key, &utxo(false), Some(proof(copy)));
+            match next(&mut hub) {
+                Some((_, ServerMessage::UTXOStateNotification { proof, .. })) => proof.is_some(),
+                _ => false,
+            }
+        };
+        assert!(told(7), "the broken one");
+        assert!(told(0), "the good one");
+        assert!(!told(0) && !told(7), "each once");
+        assert!(!told(8), "f + 1 copies have an honest one among them: no more are told");
     }
 
     #[test]

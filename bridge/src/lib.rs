@@ -11,16 +11,18 @@ mod machine;
 mod metrics;
 mod relays;
 mod session;
+mod tips;
 mod upstream;
 mod websocket;
 
 /// The machine, for anybody who drives it without sockets.
 pub mod sans_io {
     pub use crate::{
-        hub::{LinkId, WalletId},
+        hub::WalletId,
         machine::{Counters, Machine, Output},
         relays::{RelayId, ends_submission},
         session::Next,
+        tips::LinkId,
     };
 }
 
@@ -108,7 +110,7 @@ impl RunningBridge {
         let mut endpoint = quinn::Endpoint::client(SocketAddr::from(([0, 0, 0, 0], 0)))?;
         endpoint.set_default_client_config(identity.client_config()?);
         let upstream = Arc::new(Upstream::new(config.nodes.len()));
-        let driver = Driver::start(Machine::new(config.federation), upstream);
+        let driver = Driver::start(Machine::new(config.federation, config.nodes.len()), upstream);
         for (index, node) in config.nodes.iter().cloned().enumerate() {
             tokio::spawn(events::keep_connected(driver.clone(), endpoint.clone(), index, node));
         }

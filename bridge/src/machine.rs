@@ -6,9 +6,10 @@
 
 use crate::{
     fees::{Estimates, Question},
-    hub::{Hub, LinkId, WalletId},
+    hub::{Hub, WalletId},
     relays::{Relay, RelayId, Relays, ends_answer, ends_submission, submitted_by},
     session::{NEWS_MAX, Next, Session},
+    tips::LinkId,
 };
 use quorate_protocol::{
     FederationId,
@@ -95,12 +96,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A bridge to one federation.
-    pub fn new(federation: FederationId) -> Self {
+    /// A bridge to one federation with so many nodes.
+    pub fn new(federation: FederationId, nodes: usize) -> Self {
         Self {
             federation,
             news_max: NEWS_MAX,
-            hub: Hub::default(),
+            hub: Hub::new(nodes),
             sessions: BTreeMap::new(),
             waiting: Vec::new(),
             relays: Relays::default(),
@@ -378,6 +379,7 @@ impl Machine {
     /// A node's event stream is gone.
     pub fn handle_link_lost(&mut self, link: LinkId) {
         self.links.remove(&link);
+        self.hub.forget_link(link);
         self.answer_fees(None);
     }
 
@@ -393,14 +395,14 @@ impl Machine {
             }
             ServerMessage::UTXOSubscribed { results, tip, more } => {
                 let whole = pages.take(results, more);
-                self.hub.take_tip(tip);
+                self.hub.take_tip(link, tip);
                 for result in whole.into_iter().flatten() {
                     self.hub.take_result(result);
                 }
                 self.answer_waiting();
             }
             ServerMessage::TransactionStatus { txid, status } => self.hub.take_status(txid, &status),
-            ServerMessage::Tip { tip } => self.hub.take_tip(tip),
+            ServerMessage::Tip { tip } => self.hub.take_tip(link, tip),
             ServerMessage::FeeRate { estimates } => {
                 self.fees.take(link, estimates);
                 self.answer_fees(None);
@@ -445,7 +447,7 @@ impl Machine {
         }
     }
 
-    /// Whether some node has told of a tip: nobody can be greeted before.
+    /// Whether enough nodes have told of a tip: nobody can be greeted before.
     pub fn is_useful(&self) -> bool {
         self.hub.tip().is_some()
     }

@@ -36,7 +36,7 @@ fn sole() -> (ClientMessage, Txid) {
 
 /// A bridge that one node has told of its tip, with a session that has not greeted.
 fn bridge() -> (Machine, WalletId) {
-    let mut machine = Machine::new(OURS);
+    let mut machine = Machine::new(OURS, 1);
     machine.handle_link_opened(LINK);
     machine.handle_event(LINK, ServerMessage::Tip { tip: tip() }).expect("no refusal");
     let session = machine.handle_opened(START);
@@ -96,7 +96,7 @@ fn every_wrong_greeting_has_its_own_refusal() {
     let (mut machine, session) = greeted();
     machine.handle_message(START, session, Some(1), hello(version, None));
     assert_eq!(refusal(&mut machine, session), ErrorCode::AlreadyGreeted);
-    let mut machine = Machine::new(OURS);
+    let mut machine = Machine::new(OURS, 1);
     let session = machine.handle_opened(START);
     machine.handle_message(START, session, Some(1), hello(version, None));
     assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable, "no node has told of a tip");

@@ -212,7 +212,7 @@ impl World {
         }
         let parties: Vec<_> = self.bridge.parties.values().copied().collect();
         let (life, connections) = (self.bridge.life + 1, self.bridge.connections);
-        let fresh = SimBridge::new(self.base.federation.id());
+        let fresh = SimBridge::new(self.base.federation.id(), self.nodes.len());
         self.bridge = SimBridge { life, connections, down: true, ..fresh };
         parties.into_iter().for_each(|party| self.party_lost(party));
         let wait = self.dice.between(50_000, 2_000_000);

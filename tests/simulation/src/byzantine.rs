@@ -6,6 +6,7 @@ use quorate::{
     Federation, NodeId, Round, SignatureShare,
     account::AccountCertificate,
     digest::IdentityKey,
+    finality::FinalityProof,
     frost::SigningSession,
     proposal::Proposal,
     release::SignedPromise,
@@ -323,6 +324,18 @@ impl Evil {
                 let status = TransactionStatus::Rejected { rejects: vec![], retry: false, releases: vec![] };
                 Some(ServerMessage::TransactionStatus { txid, status })
             }
+            ServerMessage::Tip { mut tip } if dice.chance(self.lie) => {
+                counters.add(Fault::WrongTip);
+                tip.block.height = u32::MAX;
+                Some(ServerMessage::Tip { tip })
+            }
+            ServerMessage::UTXOStateNotification { key, utxo, state, proof: Some(mut proof) }
+                if dice.chance(self.lie) =>
+            {
+                counters.add(Fault::BrokenProof);
+                spoil(&mut proof);
+                Some(ServerMessage::UTXOStateNotification { key, utxo, state, proof: Some(proof) })
+            }
             ServerMessage::UTXOStateNotification { .. } | ServerMessage::SignRequest { .. }
                 if dice.chance(self.withhold) =>
             {
@@ -331,6 +344,16 @@ impl Evil {
             }
             other => Some(other),
         }
+    }
+}
+
+/// Takes away what a proof rests on.
+fn spoil(proof: &mut FinalityProof) {
+    match proof {
+        FinalityProof::Enforced { transaction, .. } => {
+            transaction.input.iter_mut().for_each(|input| input.witness.clear());
+        }
+        FinalityProof::Attested { commits, .. } => commits.clear(),
     }
 }
 

@@ -97,6 +97,10 @@ pub enum Fault {
     TwoPackages,
     /// A request of an evil node is changed somewhere.
     AlteredRequest,
+    /// An evil node tells of a tip that is far ahead.
+    WrongTip,
+    /// An evil node shows a proof that does not verify.
+    BrokenProof,
     /// A block has a spend of a coin that the federation knows nothing of.
     ChainOnlySpend,
     /// Three transactions, each sharing a coin with the next.
@@ -137,7 +141,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 63] = [
         Self::Crash,
         Self::CrashWhileWriting,
         Self::CrashInRecovery,
@@ -181,6 +185,8 @@ impl Fault {
         Self::LateProof,
         Self::TwoPackages,
         Self::AlteredRequest,
+        Self::WrongTip,
+        Self::BrokenProof,
         Self::ChainOnlySpend,
         Self::Circle,
         Self::Cancel,

@@ -43,10 +43,10 @@ pub struct SimBridge {
 }
 
 impl SimBridge {
-    /// A bridge to a federation.
-    pub fn new(federation: quorate::FederationId) -> Self {
+    /// A bridge to a federation of so many nodes.
+    pub fn new(federation: quorate::FederationId, nodes: usize) -> Self {
         Self {
-            machine: Machine::new(federation).with_news_max(NEWS_MAX),
+            machine: Machine::new(federation, nodes).with_news_max(NEWS_MAX),
             links: BTreeMap::new(),
             parties: BTreeMap::new(),
             slow: Vec::new(),

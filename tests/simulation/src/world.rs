@@ -190,7 +190,7 @@ impl World {
             voting_timeout: VOTING_TIMEOUT,
             nodes,
             chain,
-            bridge: SimBridge::new(base.federation.id()),
+            bridge: SimBridge::new(base.federation.id(), usize::from(weather.nodes)),
             wallets,
             submissions: Vec::new(),
             subscribers: Vec::new(),

@@ -94,7 +94,8 @@ impl Ledger {
     /// A coin that was looked up is kept if something was said about it: nobody else can make the index grow.
     pub(super) fn note_in_block(&mut self, outpoint: &OutPoint) {
         let created = self.coin(outpoint).is_some_and(|coin| coin.created.is_some());
-        if created && self.rounds.contains(outpoint) {
+        let spoken_of = self.rounds.contains(outpoint) || self.transactions.final_spend(outpoint).is_some();
+        if created && spoken_of {
             self.stale.insert(*outpoint);
         }
     }

@@ -1,7 +1,7 @@
 //! The command line of `quorate-node`.
 
 use crate::{
-    chain::{Bitcoind, birthday},
+    chain::Bitcoind,
     config::{ChainConfig, NodeConfig},
     operator::{client, commands},
     provision::{self, NewFederation, Replacement},
@@ -242,9 +242,7 @@ async fn run(command: Command) -> Result<()> {
             let (user, password, cookie) = (chain_user, chain_password, chain_cookie);
             let chain = ChainConfig { url: chain_url, user, password, cookie };
             let backend = Bitcoind::open(&chain);
-            let birthday = birthday(&backend, network)
-                .await
-                .context("the federation's birthday is a block of its chain backend")?;
+            let birthday = provision::birthday(&backend, network).await?;
             let plan = NewFederation { nodes, network, birthday, first_port, chain };
             let made = provision::federation(&directory, &plan)?;
             tracing::info!(federation = %made.id, directory = %directory.display(), "made; move ca.key off this machine");

@@ -4,6 +4,7 @@
 //! signs all of them and is left in `ca.key` for the operator to take off the machine.
 
 use crate::{
+    chain::{self, Chain},
     config::{ChainConfig, NodeAddress, NodeConfig},
     files::NodeFiles,
     net::membership::tls_key,
@@ -42,7 +43,7 @@ pub struct NewFederation {
     pub nodes: u16,
     /// Bitcoin network.
     pub network: Network,
-    /// The block that headers are read from on; [`birthday`](crate::chain::birthday) finds one.
+    /// The block that headers are read from on; [`birthday`] finds one.
     pub birthday: Checkpoint,
     /// First UDP port; free ports are chosen if absent.
     pub first_port: Option<u16>,
@@ -70,6 +71,18 @@ struct BridgeFile<'a> {
     listen: String,
     federation: FederationId,
     nodes: &'a [NodeAddress],
+}
+
+/// The birthday of a new federation, from a backend that is at the tip.
+///
+/// # Errors
+/// The backend cannot be reached, is of another network, or is not at the tip.
+pub async fn birthday(backend: &dyn Chain, network: Network) -> Result<Checkpoint> {
+    if let Some(doubt) = backend.doubt().await? {
+        bail!("the chain backend is not at the tip: {doubt}; make the federation when it is");
+    }
+    let found = chain::birthday(backend, network).await;
+    found.context("the federation's birthday is a block of its chain backend")
 }
 
 /// Makes a federation's files in a new directory.

@@ -246,7 +246,11 @@ impl Chain for Bitcoind {
             // A chain on which nobody mines by the clock is always in its initial download.
             let downloads = initial && chain != "regtest";
             let behind = headers.saturating_sub(blocks) > BEHIND_MAX;
-            Ok((downloads || behind).then(|| format!("it has {blocks} blocks of {headers}")))
+            Ok(if downloads {
+                Some(format!("it is in its initial block download, at block {blocks} of {headers}"))
+            } else {
+                behind.then(|| format!("it has headers up to {headers} and blocks up to {blocks}"))
+            })
         })
     }
 

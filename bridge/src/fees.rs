@@ -1,7 +1,10 @@
 //! What nodes estimate that it costs to be mined: a wallet is told what lies in the middle, so that no few of them can
 //! make it pay too much, or too little to be mined.
 
-use crate::{hub::WalletId, tips::LinkId};
+use crate::{
+    hub::WalletId,
+    tips::{LinkId, faulty_max},
+};
 use quorate_protocol::wire::FeeEstimates;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,8 +21,12 @@ pub(crate) struct Question {
 }
 
 /// The nodes' answers, and who waits for them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Estimates {
+    /// Nodes that may lie.
+    faulty: usize,
+    /// Nodes that have to answer: no federation decides anything with fewer.
+    needed: usize,
     answers: BTreeMap<LinkId, FeeEstimates>,
     /// When the nodes were asked.
     asked: Option<Duration>,
@@ -27,6 +34,17 @@ pub(crate) struct Estimates {
 }
 
 impl Estimates {
+    /// Of a federation with so many nodes.
+    pub(crate) fn new(nodes: usize) -> Self {
+        let faulty = faulty_max(nodes);
+        Self { faulty, needed: 2 * faulty + 1, answers: BTreeMap::new(), asked: None, questions: Vec::new() }
+    }
+
+    /// A node's stream is gone, and with it what it said.
+    pub(crate) fn forget(&mut self, link: LinkId) {
+        self.answers.remove(&link);
+    }
+
     /// A session asks. Gives whether the nodes have to be asked.
     pub(crate) fn ask(&mut self, now: Duration, question: Question) -> bool {
         self.questions.push(question);
@@ -61,12 +79,13 @@ impl Estimates {
         nodes: usize,
     ) -> (Vec<Question>, Option<FeeEstimates>) {
         let asked = self.asked.unwrap_or_default();
-        let all = self.answers.len() >= nodes.max(1);
+        let all = self.answers.len() >= nodes.max(self.needed);
         let late = now.is_some_and(|now| now >= asked + ANSWER_TIMEOUT);
         if self.questions.is_empty() || !(all || late) {
             return (Vec::new(), None);
         }
-        let told = middle(&self.answers.values().copied().collect::<Vec<_>>());
+        let answers: Vec<_> = self.answers.values().copied().collect();
+        let told = if answers.len() < self.needed { None } else { middle(&answers, self.faulty) };
         if told.is_none() {
             // The next one asks anew.
             self.asked = None;
@@ -75,16 +94,16 @@ impl Estimates {
     }
 }
 
-/// The median of each estimate, and a floor with which two thirds of the nodes vote. With 3f + 1 answers each lies
-/// between what two honest nodes say.
-fn middle(answers: &[FeeEstimates]) -> Option<FeeEstimates> {
+/// The median of each estimate, and the highest floor but f, with which enough nodes vote. With 2f + 1 answers or more
+/// each lies between what two honest nodes say.
+fn middle(answers: &[FeeEstimates], faulty: usize) -> Option<FeeEstimates> {
     let last = answers.len().checked_sub(1)?;
     let pick = |place: usize, of: fn(&FeeEstimates) -> u64| {
         let mut values: Vec<u64> = answers.iter().map(of).collect();
         values.sort_unstable();
         values.get(place).copied()
     };
-    let floor = pick(last * 2 / 3, |one| one.floor)?;
+    let floor = pick(last.saturating_sub(faulty), |one| one.floor)?;
     Some(FeeEstimates {
         next_block: pick(last / 2, |one| one.next_block)?.max(floor),
         six_blocks: pick(last / 2, |one| one.six_blocks)?.max(floor),
@@ -103,16 +122,20 @@ mod tests {
 
     #[test]
     fn a_third_of_the_nodes_moves_nothing_beyond_what_the_others_say() {
-        assert_eq!(middle(&[]), None);
-        assert_eq!(middle(&[all(7)]), Some(all(7)));
+        assert_eq!(middle(&[], 0), None);
+        assert_eq!(middle(&[all(7)], 0), Some(all(7)));
         for lie in [0, 249, 1_000_000, u64::MAX] {
             for liars in 0..=2 {
                 let honest = [260, 250, 255, 270, 265, 252, 251];
-                let answers: Vec<_> =
-                    (0..7).map(|node| all(if node < liars { lie } else { honest[node] })).collect();
-                let told = middle(&answers).expect("answers");
-                for rate in [told.next_block, told.six_blocks, told.day, told.floor] {
-                    assert!((250..=270).contains(&rate), "{lie} of {liars}: {told:?}");
+                // All, and no more than a quorum.
+                for answered in [7, 5] {
+                    let answers: Vec<_> = (0..answered)
+                        .map(|node| all(if node < liars { lie } else { honest[node] }))
+                        .collect();
+                    let told = middle(&answers, 2).expect("answers");
+                    for rate in [told.next_block, told.six_blocks, told.day, told.floor] {
+                        assert!((250..=270).contains(&rate), "{lie} of {liars}: {told:?}");
+                    }
                 }
             }
         }
@@ -122,7 +145,7 @@ mod tests {
     fn an_estimate_is_not_below_the_floor_that_two_thirds_vote_with() {
         let cheap = FeeEstimates { next_block: 300, six_blocks: 250, day: 250, floor: 250 };
         let dear = FeeEstimates { floor: 400, next_block: 400, six_blocks: 400, day: 400 };
-        assert_eq!(middle(&[cheap, cheap, dear, dear]), Some(dear), "two of four do not vote for less");
-        assert_eq!(middle(&[cheap, cheap, cheap, dear]), Some(cheap));
+        assert_eq!(middle(&[cheap, cheap, dear, dear], 1), Some(dear), "two of four do not vote for less");
+        assert_eq!(middle(&[cheap, cheap, cheap, dear], 1), Some(cheap));
     }
 }

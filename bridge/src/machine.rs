@@ -105,7 +105,7 @@ impl Machine {
             sessions: BTreeMap::new(),
             waiting: Vec::new(),
             relays: Relays::default(),
-            fees: Estimates::default(),
+            fees: Estimates::new(nodes),
             links: BTreeMap::new(),
             last_session: 0,
             forwarded: 0,
@@ -380,6 +380,7 @@ impl Machine {
     pub fn handle_link_lost(&mut self, link: LinkId) {
         self.links.remove(&link);
         self.hub.forget_link(link);
+        self.fees.forget(link);
         self.answer_fees(None);
     }
 

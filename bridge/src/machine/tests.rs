@@ -34,17 +34,26 @@ fn sole() -> (ClientMessage, Txid) {
     (ClientMessage::TransactionBroadcast { proposal: Proposal::Sole { transaction }, account: None }, txid)
 }
 
-/// A bridge that one node has told of its tip, with a session that has not greeted.
-fn bridge() -> (Machine, WalletId) {
-    let mut machine = Machine::new(OURS, 1);
-    machine.handle_link_opened(LINK);
-    machine.handle_event(LINK, ServerMessage::Tip { tip: tip() }).expect("no refusal");
+/// A bridge of a federation of so many nodes that has been told of the tip, with a session that has not greeted.
+fn bridge(nodes: usize) -> (Machine, WalletId) {
+    let mut machine = Machine::new(OURS, nodes);
+    for link in [LINK, LinkId(2)] {
+        machine.handle_link_opened(link);
+        machine.handle_event(link, ServerMessage::Tip { tip: tip() }).expect("no refusal");
+    }
+    if nodes == 1 {
+        machine.handle_link_lost(LinkId(2));
+    }
     let session = machine.handle_opened(START);
     (machine, session)
 }
 
 fn greeted() -> (Machine, WalletId) {
-    let (mut machine, session) = bridge();
+    greeted_by(1)
+}
+
+fn greeted_by(nodes: usize) -> (Machine, WalletId) {
+    let (mut machine, session) = bridge(nodes);
     machine.handle_message(START, session, Some(1), hello(limits::PROTOCOL_VERSION, Some(OURS)));
     assert!(matches!(next(&mut machine, session), Some(ServerMessage::Welcome { .. })));
     outputs(&mut machine);
@@ -88,7 +97,7 @@ fn every_wrong_greeting_has_its_own_refusal() {
         (hello(version + 1, None), ErrorCode::UnsupportedProtocol),
         (hello(version, Some(FederationId([8; 32]))), ErrorCode::WrongFederation),
     ];
-    let (mut machine, session) = bridge();
+    let (mut machine, session) = bridge(1);
     for (message, code) in cases {
         machine.handle_message(START, session, Some(1), message);
         assert_eq!(refusal(&mut machine, session), code);
@@ -286,9 +295,9 @@ fn six_blocks(machine: &mut Machine, session: WalletId) -> u64 {
 
 #[test]
 fn a_fee_is_what_lies_in_the_middle_of_what_all_nodes_say() {
-    let (mut machine, session) = greeted();
+    let (mut machine, session) = greeted_by(4);
     let links: Vec<LinkId> = (1..=4).map(LinkId).collect();
-    links.iter().skip(1).for_each(|link| drop(machine.handle_link_opened(*link)));
+    links.iter().skip(2).for_each(|link| drop(machine.handle_link_opened(*link)));
     let ask = |machine: &mut Machine, now| {
         machine.handle_message(now, session, Some(5), ClientMessage::FeeRateQuery);
         let asked = outputs(machine);
@@ -306,14 +315,19 @@ fn a_fee_is_what_lies_in_the_middle_of_what_all_nodes_say() {
     // Later they are; who is silent or gone is not waited for.
     let later = Duration::from_secs(20);
     assert!(ask(&mut machine, later));
-    machine.handle_event(links[1], estimates(270)).expect("no refusal");
-    machine.handle_link_lost(links[0]);
-    assert!(next(&mut machine, session).is_none());
+    for (link, rate) in links.iter().zip([1_000_000, 270, 265, 260]).skip(1) {
+        assert!(next(&mut machine, session).is_none());
+        machine.handle_event(*link, estimates(rate)).expect("no refusal");
+    }
     machine.handle_timeout(later + Duration::from_secs(1));
-    assert_eq!(six_blocks(&mut machine, session), 270);
-    // Nobody answers: that is said, and the next question is asked anew.
+    assert_eq!(six_blocks(&mut machine, session), 265);
+    // Fewer than a quorum answer: that is said, and the next question is asked anew.
     let last = Duration::from_secs(40);
     assert!(ask(&mut machine, last));
+    for link in links.iter().take(3) {
+        machine.handle_event(*link, estimates(270)).expect("no refusal");
+    }
+    machine.handle_link_lost(links[0]);
     machine.handle_timeout(last + Duration::from_secs(1));
     assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable);
     assert!(ask(&mut machine, last + Duration::from_secs(1)));

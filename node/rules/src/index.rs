@@ -19,7 +19,8 @@ use std::collections::BTreeMap;
 /// Blocks whose effects are kept: no reorganisation is followed that goes deeper.
 pub const UNDO_BLOCKS: u32 = 288;
 
-/// The first half of a transaction's id. Nobody can make two transactions with the same one.
+/// The first half of a transaction's id. To make two transactions with the same one takes some 2^64 hashes, and gains
+/// that a node holds one of one's own for mined.
 pub(crate) type ShortTxid = [u8; 16];
 
 pub(crate) fn short(txid: &Txid) -> ShortTxid {

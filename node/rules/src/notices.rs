@@ -3,7 +3,12 @@
 //! Snapshot and stream have no gap between them: subscribing and reading the snapshot happen in one step of the
 //! machine.
 
-use crate::{ChainCoin, Output, SessionId, context::Context, ledger::Conflict, subscriptions::Target};
+use crate::{
+    ChainCoin, Output, SessionId,
+    context::Context,
+    ledger::{Conflict, LEASES_MAX},
+    subscriptions::Target,
+};
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
@@ -96,16 +101,23 @@ impl Context {
 
     pub(crate) fn subscribe(&mut self, session: SessionId, key: SubscriptionKey) -> KeyResult {
         let added = self.target(&key).and_then(|target| {
+            if let Target::Script(script) = &target
+                && !self.ledger.want(script)
+            {
+                let limit = LEASES_MAX;
+                let error = WireError::limit(
+                    ErrorCode::LimitExceeded,
+                    "scripts that a node watches",
+                    limit,
+                    limit + 1,
+                );
+                return Err(WireError { retry: true, ..error });
+            }
             self.subscriptions.add(session, key.clone(), target.clone())?;
             Ok(target)
         });
         match added {
-            Ok(target) => {
-                if let Target::Script(script) = &target {
-                    let _known_from = self.ledger.want(script);
-                }
-                KeyResult { key, outcome: self.snapshot(&target) }
-            }
+            Ok(target) => KeyResult { key, outcome: self.snapshot(&target) },
             Err(error) => KeyResult { key, outcome: KeyOutcome::Error(error) },
         }
     }

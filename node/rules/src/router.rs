@@ -43,10 +43,11 @@ impl Machine {
         }
     }
 
-    /// Asks the chain for the coins that the ledger does not have, and has the input wait for them. Gives it back if
-    /// there are none.
+    /// Asks the chain for the coins that the ledger does not have or has not seen in a block, and has the input wait
+    /// for them. Gives it back if there are none.
     fn look_up(&mut self, wanted: Vec<OutPoint>, input: Parked) -> Option<Parked> {
-        let unknown: Vec<_> = wanted.into_iter().filter(|outpoint| !self.cx.ledger.knows(outpoint)).collect();
+        let ledger = &self.cx.ledger;
+        let unknown: Vec<_> = wanted.into_iter().filter(|outpoint| !ledger.knows_origin(outpoint)).collect();
         if unknown.is_empty() {
             return Some(input);
         }

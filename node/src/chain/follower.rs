@@ -21,6 +21,8 @@ const AT_A_TIME: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Age of a tip that is believed; between two blocks there are three hours once in 65 million.
 const TIP_AGE_MAX: Duration = Duration::from_secs(3 * 3_600);
+/// Wait after the backend said different things of its tip.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Wait after the backend failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -82,6 +84,7 @@ impl Follower {
             let to = height.min(last.0.saturating_add(BATCH_BLOCKS));
             let Some(blocks) = self.read(last, to).await? else {
                 // A reorganisation came in between.
+                tokio::time::sleep(AGAIN).await;
                 return Ok(());
             };
             let Some(block) = blocks.last() else { return Ok(()) };
@@ -89,6 +92,7 @@ impl Follower {
             self.inputs.send(Input::Blocks(blocks)).await.context("the node has ended")?;
         }
         if last.1 != tip {
+            tokio::time::sleep(AGAIN).await;
             return Ok(());
         }
         let doubt = self.doubt(&header).await?;
@@ -104,6 +108,13 @@ impl Follower {
     async fn fork(&self, backend: u32) -> Result<(u32, BlockHash)> {
         let Reached { tip, floor, .. } = self.reached(0).await?;
         let mut height = tip.min(backend);
+        // One that reads its own blocks again is no reorganisation.
+        if backend < floor {
+            let same = self.reached(backend).await?.hash;
+            if same.is_some() && same == self.chain.hash_at(backend).await? {
+                return Err(ChainError::Behind { backend, node: tip }.into());
+            }
+        }
         loop {
             let known = self.reached(height).await?.hash;
             match known.filter(|_| height >= floor) {
@@ -348,6 +359,17 @@ mod tests {
         let (result, kept) = step(&backend, read.clone(), 41).await;
         let error = result.expect_err("one more than can be undone").to_string();
         assert!(error.contains("quorate-node index rebuild"), "{error}");
+        assert_eq!(kept, read);
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_is_behind_is_waited_for_and_is_no_reorganisation() {
+        let backend = Arc::new(Backend::mined(50));
+        let read = blocks(&backend);
+        backend.extend(20, 0, 0);
+        let (result, kept) = step(&backend, read.clone(), 40).await;
+        let error = result.expect_err("30 blocks are missing").to_string();
+        assert!(error.contains("at block 20") && error.contains("up to 50"), "{error}");
         assert_eq!(kept, read);
     }
 

@@ -120,6 +120,16 @@ pub enum ChainError {
         /// What the backend has.
         found: Option<BlockHash>,
     },
+    /// The backend has fewer blocks than the node has read, and they are the same.
+    #[error(
+        "the chain backend is at block {backend} and this node has read up to {node}; it waits until the backend has come that far"
+    )]
+    Behind {
+        /// The backend's height.
+        backend: u32,
+        /// The node's.
+        node: u32,
+    },
     /// More blocks were taken out than a node can undo.
     #[error(
         "the backend's chain left the one that this node has read more than {UNDO_BLOCKS} blocks ago; if the backend is right, stop the node and let it read the chain again from the federation's birthday with `quorate-node index rebuild`"
@@ -148,6 +158,7 @@ impl ChainError {
             | Self::UnknownBlock(_)
             | Self::WrongBlock(_)
             | Self::OtherChain { .. }
+            | Self::Behind { .. }
             | Self::TooDeep
             | Self::MissingInput(_)
             | Self::Locked(_)

@@ -77,11 +77,7 @@ impl Redb {
         tables: &[Table],
     ) -> Result<Self, StoreError> {
         let prepare = || -> Result<(Database, u32), redb::Error> {
-            let mut database = opened?;
-            // Pages that contradict each other, as in a file that was cut off, would end the process later.
-            if !database.check_integrity()? {
-                return Err(redb::Error::RepairAborted);
-            }
+            let database = opened?;
             let write = database.begin_write()?;
             let version = version(&write)?;
             for table in tables {

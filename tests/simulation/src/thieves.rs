@@ -183,6 +183,8 @@ impl World {
     fn let_time_pass(&mut self) -> (Step, Duration) {
         let opens_at = self.base.thief_opens_at();
         let count = opens_at.saturating_sub(self.chain.height() + 1);
+        // What a node said before may still wait for its disk.
+        self.time_passed = Some((self.now, self.chain.height()));
         let mined = self.chain.mine(count, &open_output()).expect("mines");
         self.take_blocks(mined);
         (Step::Take, SEEN)

@@ -28,6 +28,8 @@ use std::{
 const IN_FLIGHT: Duration = Duration::from_millis(2_500);
 /// After that, every contested outpoint has to be final or free within this time.
 const SETTLE: Duration = Duration::from_secs(10);
+/// The longest pause of a node, with what its disk takes.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// And everybody has to know everything within this.
 const CONVERGE: Duration = Duration::from_secs(40);
 /// Longest time for votes in the simulation. The default of 30 s would only make runs longer.
@@ -106,6 +108,8 @@ pub struct World {
     pub(crate) stormy: bool,
     /// How often contested outpoints were judged again.
     pub(crate) judged_again: u32,
+    /// When a thief let time pass, and the height before.
+    pub(crate) time_passed: Option<(Duration, u32)>,
     /// Nothing is judged before: work that begins late gets its time.
     ends_after: Duration,
     last_delivery: BTreeMap<(NodeId, SessionId), Duration>,
@@ -205,6 +209,7 @@ impl World {
             cuts: BTreeSet::new(),
             stormy: true,
             judged_again: 0,
+            time_passed: None,
             ends_after: Duration::ZERO,
             last_delivery: BTreeMap::new(),
             queue: BTreeMap::new(),
@@ -257,7 +262,10 @@ impl World {
             self.nodes.values().filter(|node| !node.is_trusted()).count()
         };
         let tip = self.nodes.get(&id).and_then(|node| Some(node.machine.as_ref()?.tip().height));
-        Weight { federation, faulty, quorum, tip: tip.unwrap_or(0) }
+        // What a paused node said before a thief let time pass leaves it after that.
+        let before = self.time_passed.filter(|(at, _)| self.now < *at + PAUSE_MAX).map(|(_, height)| height);
+        let tip = tip.unwrap_or(0);
+        Weight { federation, faulty, quorum, tip: before.map_or(tip, |before| tip.min(before)) }
     }
 
     pub(crate) fn schedule(&mut self, wait: Duration, event: Event) {

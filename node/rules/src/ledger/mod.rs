@@ -32,6 +32,7 @@ use quorate_protocol::{
     wire::{BlockRef, ConfirmedSpend, FinalSpend, Lock, UtxoRecord},
 };
 use rounds::Rounds;
+pub(crate) use scripts::LEASES_MAX;
 use scripts::Scripts;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -103,6 +104,13 @@ impl Ledger {
 
     pub(crate) fn knows(&self, outpoint: &OutPoint) -> bool {
         self.coins.get(outpoint).is_some()
+    }
+
+    /// Whether it is known where a coin comes from or went: a block has created or spent it, or what creates it is
+    /// final.
+    pub(crate) fn knows_origin(&self, outpoint: &OutPoint) -> bool {
+        let in_chain = |coin: &UtxoRecord| coin.created.is_some() || coin.spent.is_some();
+        self.coin(outpoint).is_some_and(|coin| in_chain(coin) || self.proof(&outpoint.txid).is_some())
     }
 
     pub(crate) fn record(&self, txid: &Txid) -> Option<&TxRecord> {
@@ -202,11 +210,9 @@ impl Ledger {
         self.blocks.median_time()
     }
 
-    /// Has outputs of this script indexed from now on, if there is room. Gives the height from which its history in
-    /// blocks is known.
-    pub(crate) fn want(&mut self, script: &ScriptBuf) -> u32 {
-        self.scripts.want(script, self.blocks.tip().height);
-        self.history_of(script)
+    /// Has outputs of this script indexed from now on. `false` if there is no room.
+    pub(crate) fn want(&mut self, script: &ScriptBuf) -> bool {
+        self.scripts.want(script, self.blocks.tip().height)
     }
 
     /// Has the scripts of an account indexed from now on.
@@ -379,6 +385,8 @@ impl Ledger {
         coin.record.created = hash.map(|hash| BlockRef { height: found.height, hash });
         // Its block may be undone.
         self.blocks.note_created(found.height, outpoint);
+        self.blocks.note_transaction(outpoint.txid, found.height);
+        self.used.extend(self.scripts.used(&found.output.script_pubkey));
         self.note_in_block(&outpoint);
     }
 

@@ -14,8 +14,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Scripts after the last one that was used, as wallets have it by default.
 pub(crate) const ACCOUNT_GAP: u32 = 20;
-/// Scripts that are indexed at most.
-const SCRIPTS_MAX: usize = 4_000_000;
+/// Scripts that are indexed at most because somebody subscribed to them. Those of accounts have their own room.
+pub(crate) const LEASES_MAX: usize = 1_000_000;
+/// Accounts that are indexed at most; one that comes later is when another one is forgotten.
+const ACCOUNTS_MAX: usize = 200_000;
 /// Accounts that never had a coin and are indexed at most: the one that registered first makes room.
 const UNUSED_ACCOUNTS_MAX: usize = 65_536;
 /// Blocks after which an account that never had a coin is forgotten: 30 days.
@@ -30,6 +32,8 @@ pub(super) struct Scripts {
     accounts: BTreeMap<AccountId, AccountEntry>,
     /// Accounts that never had a coin, by the height at which they registered.
     unused: BTreeSet<(u32, AccountId)>,
+    /// Scripts that are of no account.
+    leases: usize,
     /// What the index has otherwise.
     pub(super) stale: BTreeSet<ScriptBuf>,
     pub(super) stale_accounts: BTreeSet<AccountId>,
@@ -40,7 +44,8 @@ impl Scripts {
         let accounts: BTreeMap<_, _> = accounts.into_iter().map(|one| (one.id, one.entry)).collect();
         let unused = accounts.iter().filter(|(_, entry)| !entry.is_used());
         let unused = unused.map(|(id, entry)| (entry.since, *id)).collect();
-        Self { scripts: scripts.into_iter().collect(), accounts, unused, ..Self::default() }
+        let leases = scripts.iter().filter(|(_, entry)| entry.of.is_none()).count();
+        Self { scripts: scripts.into_iter().collect(), accounts, unused, leases, ..Self::default() }
     }
 
     pub(super) fn get(&self, script: &ScriptBuf) -> Option<&ScriptEntry> {
@@ -57,23 +62,41 @@ impl Scripts {
     }
 
     /// Somebody wants to hear of a script, at a tip of this height.
-    pub(super) fn want(&mut self, script: &ScriptBuf, tip: u32) {
+    /// `false` if there is no room.
+    pub(super) fn want(&mut self, script: &ScriptBuf, tip: u32) -> bool {
         if let Some(entry) = self.scripts.get_mut(script) {
             if entry.wanted_at != tip {
                 entry.wanted_at = tip;
                 self.stale.insert(script.clone());
             }
-            return;
+            if let Some((id, _)) = entry.of {
+                self.still_wanted(id, tip);
+            }
+            return true;
         }
-        self.put(script.clone(), ScriptEntry { from: tip + 1, wanted_at: tip, of: None });
+        let room = self.leases < LEASES_MAX;
+        if room {
+            self.put(script.clone(), ScriptEntry { from: tip + 1, wanted_at: tip, of: None });
+        }
+        room
     }
 
     fn put(&mut self, script: ScriptBuf, entry: ScriptEntry) {
-        if self.scripts.len() >= SCRIPTS_MAX && !self.scripts.contains_key(&script) {
-            return;
-        }
         self.stale.insert(script.clone());
-        self.scripts.insert(script, entry);
+        let is_lease = entry.of.is_none();
+        let was_lease = self.scripts.insert(script, entry).map(|before| before.of.is_none());
+        self.leases += usize::from(is_lease && was_lease != Some(true));
+        self.leases -= usize::from(!is_lease && was_lease == Some(true));
+    }
+
+    /// The owner of an account that never had a coin is there: its time begins anew.
+    fn still_wanted(&mut self, id: AccountId, tip: u32) {
+        let Some(entry) = self.accounts.get_mut(&id).filter(|entry| !entry.is_used()) else { return };
+        if entry.since < tip && self.unused.remove(&(entry.since, id)) {
+            entry.since = tip;
+            self.unused.insert((tip, id));
+            self.stale_accounts.insert(id);
+        }
     }
 
     /// An account registers, at a tip of this height. The scripts that are known already keep their history.
@@ -85,6 +108,9 @@ impl Scripts {
             && let Some((_, oldest)) = self.unused.pop_first()
         {
             self.forget_account(&oldest);
+        }
+        if self.accounts.len() >= ACCOUNTS_MAX {
+            return;
         }
         let entry = AccountEntry { record: account.record().clone(), since: tip, next: [0; 2] };
         self.unused.insert((tip, id));
@@ -143,17 +169,20 @@ impl Scripts {
 
     /// Forgets accounts that never had a coin, and scripts that nobody wants to hear of any more.
     pub(super) fn sweep(&mut self, tip: u32, listened: impl Fn(&ScriptBuf) -> bool) {
+        let mut heard = BTreeSet::new();
+        for (script, entry) in &mut self.scripts {
+            if listened(script) {
+                entry.wanted_at = tip;
+                heard.extend(entry.of.map(|(id, _)| id));
+                self.stale.insert(script.clone());
+            }
+        }
+        heard.into_iter().for_each(|id| self.still_wanted(id, tip));
         while let Some((since, id)) =
             self.unused.first().copied().filter(|(since, _)| since + UNUSED_BLOCKS < tip)
         {
             self.unused.remove(&(since, id));
             self.forget_account(&id);
-        }
-        for (script, entry) in &mut self.scripts {
-            if listened(script) {
-                entry.wanted_at = tip;
-                self.stale.insert(script.clone());
-            }
         }
         let is_of_account = |(id, _): (AccountId, _)| self.accounts.contains_key(&id);
         let over = |entry: &ScriptEntry| {
@@ -162,7 +191,8 @@ impl Scripts {
         let ended: Vec<ScriptBuf> =
             self.scripts.iter().filter(|(_, entry)| over(entry)).map(|(script, _)| script.clone()).collect();
         for script in ended {
-            self.scripts.remove(&script);
+            let was = self.scripts.remove(&script);
+            self.leases -= usize::from(was.is_some_and(|entry| entry.of.is_none()));
             self.stale.insert(script);
         }
     }
@@ -219,11 +249,33 @@ mod tests {
         assert_eq!(scripts.len(), (40, 1));
         let heard = script(&world.account, Keychain::Receive, 0);
         scripts.sweep(101 + UNUSED_BLOCKS, |one| *one == heard);
-        assert_eq!(scripts.len(), (1, 0), "what somebody listens to stays");
-        scripts.sweep(101 + UNUSED_BLOCKS + LEASE_BLOCKS, none);
-        assert_eq!(scripts.len(), (1, 0));
-        scripts.sweep(102 + UNUSED_BLOCKS + LEASE_BLOCKS, none);
+        assert_eq!(scripts.len(), (40, 1), "its owner listens: its time begins anew");
+        scripts.sweep(101 + 2 * UNUSED_BLOCKS, none);
+        assert_eq!(scripts.len(), (40, 1));
+        scripts.sweep(102 + 2 * UNUSED_BLOCKS, none);
         assert_eq!(scripts.len(), (0, 0));
+    }
+
+    #[test]
+    fn a_script_is_indexed_for_a_week_after_the_last_subscription() {
+        let mut scripts = Scripts::default();
+        let other = ScriptBuf::from_bytes(vec![0x51]);
+        assert!(scripts.want(&other, 100));
+        scripts.sweep(500, |_| true);
+        scripts.sweep(500 + LEASE_BLOCKS, none);
+        assert_eq!((scripts.len(), scripts.leases), ((1, 0), 1));
+        scripts.sweep(501 + LEASE_BLOCKS, none);
+        assert_eq!((scripts.len(), scripts.leases), ((0, 0), 0));
+    }
+
+    #[test]
+    fn subscriptions_take_no_room_from_accounts() {
+        let world = testing::federation(4);
+        let mut scripts = Scripts { leases: LEASES_MAX, ..Scripts::default() };
+        assert!(!scripts.want(&ScriptBuf::from_bytes(vec![0x51]), 1), "no room, and it is said");
+        scripts.register(world.account.id(), &world.account, 1);
+        assert_eq!(scripts.len(), (40, 1));
+        assert!(scripts.want(&script(&world.account, Keychain::Receive, 0), 2), "it is indexed already");
     }
 
     #[test]

@@ -208,7 +208,7 @@ fn refused(message: &str) -> WireError {
 }
 
 /// This node's share is computed anew by q of the others. Which of them lies, or keeps its piece from another helper,
-/// cannot be seen, so every set is tried before one is tried again.
+/// cannot be seen, so other sets are tried before one is tried again.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
     /// The session that is tried, with the sums so far.

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::{
-    Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid,
-    Witness, absolute::LockTime, transaction::Version,
+    Address, Amount, BlockHash, FeeRate, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut,
+    Txid, Witness, absolute::LockTime, hashes::Hash as _, transaction::Version,
 };
 use quorate_node::{
     chain::{Bitcoind, Chain as _, ChainError, Fees, birthday},
@@ -139,24 +139,51 @@ async fn heights_coins_and_birthdays_are_those_of_the_chain() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_answer_of_a_daemon_is_told_as_it_is() -> Result<()> {
+/// Answers HTTP requests one after the other with a status line and a body; gives its address.
+async fn served(answer: impl Fn(&str) -> (&'static str, String) + Send + 'static) -> Result<String> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
-            let mut request = [0; 4_096];
-            let _as_much_as_there_is = socket.read(&mut request).await;
-            let body = "Work queue depth exceeded";
+            let mut request = String::new();
+            // The body is the last thing that comes, in braces.
+            while !request.trim_end().ends_with('}') {
+                let mut part = [0; 4_096];
+                let Ok(count @ 1..) = socket.read(&mut part).await else { break };
+                request.push_str(&String::from_utf8_lossy(part.get(..count).unwrap_or_default()));
+            }
+            let (status, body) = answer(&request);
             let length = body.len();
-            let head = format!(
-                "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-            );
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
             let _client_gone = socket.write_all(format!("{head}{body}").as_bytes()).await;
         }
     });
+    Ok(url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_answer_of_a_daemon_is_told_as_it_is() -> Result<()> {
+    let url = served(|_| ("503 Service Unavailable", "Work queue depth exceeded".to_owned())).await?;
     let refused = Bitcoind::new(&url, "", "").tip().await.expect_err("no daemon").to_string();
     ensure!(refused.contains("503 Service Unavailable: Work queue depth exceeded"), "{refused}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_cannot_be_told_the_known_tip_is_asked_without() -> Result<()> {
+    let tip = BlockHash::all_zeros();
+    // As Bitcoin Core 28 and 29: the second parameter is answered with the help text.
+    let url = served(move |request| {
+        if request.contains(&tip.to_string()) {
+            let error = json!({"code": -1, "message": "waitfornewblock ( timeout )"});
+            ("500 Internal Server Error", json!({"result": null, "error": error, "id": 1}).to_string())
+        } else {
+            let result = json!({"hash": tip, "height": 7});
+            ("200 OK", json!({"result": result, "error": null, "id": 1}).to_string())
+        }
+    })
+    .await?;
+    ensure!(Bitcoind::new(&url, "", "").wait_for_tip(tip).await? == tip);
     Ok(())
 }

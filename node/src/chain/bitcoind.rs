@@ -31,6 +31,10 @@ const OUT_OF_RANGE: i64 = -8;
 /// RPC codes with which Bitcoin Core says that it has the transaction already.
 const ALREADY_KNOWN: [i64; 2] = [-27, -26];
 
+/// How long one lasts with a daemon that cannot be told which tip is known.
+const SHORT_WAIT_MS: u32 = 1_000;
+/// RPC code with which Bitcoin Core answers a call with parameters that it does not know.
+const MISUSED: i64 = -1;
 /// Bytes of an answer that is no JSON which are told.
 const BODY_MAX: usize = 200;
 
@@ -226,7 +230,14 @@ impl Chain for Bitcoind {
 
     fn wait_for_tip(&self, known: BlockHash) -> Answer<'_, BlockHash> {
         Box::pin(async move {
-            let tip: TipReply = self.call("waitfornewblock", json!([WAIT_MS, known])).await?;
+            let tip: TipReply = match self.call("waitfornewblock", json!([WAIT_MS, known])).await {
+                // Bitcoin Core before version 30 knows no second parameter: a block that came before the call is seen
+                // when the wait is over.
+                Err(CallError::Refused(error)) if error.code == MISUSED => {
+                    self.call("waitfornewblock", json!([SHORT_WAIT_MS])).await?
+                }
+                answer => answer?,
+            };
             Ok(tip.hash)
         })
     }

@@ -4,10 +4,11 @@
 use super::{Chain, ChainError, birthday::check};
 use crate::run::input::{Input, Reached};
 use anyhow::{Context as _, Result};
-use bitcoin::{Block, BlockHash, Network, block::Header};
+use bitcoin::{Block, BlockHash, Network, Transaction, Txid, block::Header, params::Params};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use quorate_protocol::headers::Checkpoint;
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -142,8 +143,14 @@ impl Follower {
     async fn block(&self, height: u32) -> Result<Option<Block>, ChainError> {
         let Some(hash) = self.chain.hash_at(height).await? else { return Ok(None) };
         let block = self.chain.block(hash).await?;
-        let works = block.header.validate_pow(block.header.target()).is_ok();
-        let whole = block.check_merkle_root() && block.check_witness_commitment();
+        let target = block.header.target();
+        let least_work = Params::new(self.network).max_attainable_target;
+        let works = target <= least_work && block.header.validate_pow(target).is_ok();
+        // The same root comes of a list whose end is there twice (CVE-2012-2459).
+        let txids: BTreeSet<Txid> = block.txdata.iter().map(Transaction::compute_txid).collect();
+        let whole = block.check_merkle_root()
+            && block.check_witness_commitment()
+            && txids.len() == block.txdata.len();
         if block.block_hash() == hash && works && whole {
             return Ok(Some(block));
         }
@@ -162,15 +169,12 @@ mod tests {
     use super::*;
     use crate::chain::{Answer, Fees};
     use bitcoin::{
-        CompactTarget, OutPoint, Transaction, TxIn, TxMerkleNode, Txid, absolute::LockTime, block::Version,
-        hashes::Hash as _, transaction,
+        CompactTarget, OutPoint, TxIn, TxMerkleNode, absolute::LockTime, block::Version, hashes::Hash as _,
+        transaction,
     };
     use quorate_protocol::relay_policy::FEE_RATE_MIN;
     use quorate_rules::ChainCoin;
-    use std::{
-        collections::BTreeSet,
-        sync::{Mutex, PoisonError},
-    };
+    use std::sync::{Mutex, PoisonError};
 
     fn mine(parent: &Header, salt: u32) -> Block {
         let coinbase = Transaction {
@@ -381,6 +385,19 @@ mod tests {
         let error = result.expect_err("its transactions are not those of its header").to_string();
         assert!(error.contains("another block"), "{error}");
         assert!(read.is_empty());
+        // A list whose end is there twice has the same root.
+        let backend = Arc::new(Backend::mined(1));
+        backend.with(|(blocks, _)| {
+            let coinbase = blocks[0].txdata[0].clone();
+            blocks[0].txdata.push(coinbase);
+            let root = blocks[0].compute_merkle_root().expect("transactions");
+            blocks[0].header.merkle_root = root;
+            while blocks[0].header.validate_pow(blocks[0].header.target()).is_err() {
+                blocks[0].header.nonce += 1;
+            }
+        });
+        let (result, read) = step(&backend, Vec::new(), 0).await;
+        assert!(result.is_err() && read.is_empty());
         let birthday = Checkpoint::genesis(Network::Signet);
         let error = check(&*backend, Network::Signet, birthday).await.expect_err("regtest").to_string();
         assert!(error.contains("not on signet"), "{error}");

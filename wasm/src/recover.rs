@@ -6,7 +6,7 @@ use crate::{
     js::{from_js, promise},
     plain::to_js,
 };
-use bitcoin::{Amount, FeeRate, Network, OutPoint, Psbt, hex::DisplayHex as _};
+use bitcoin::{Amount, Network, OutPoint, Psbt, hex::DisplayHex as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use js_sys::Function;
 use quorate::{

@@ -109,8 +109,8 @@ impl Follower {
     async fn fork(&self, backend: u32) -> Result<(u32, BlockHash)> {
         let Reached { tip, floor, .. } = self.reached(0).await?;
         let mut height = tip.min(backend);
-        // One that reads its own blocks again is no reorganisation.
-        if backend < floor {
+        // One that reads its own blocks again is no reorganisation, and takes coins for unspent that are spent.
+        if backend < tip {
             let same = self.reached(backend).await?.hash;
             if same.is_some() && same == self.chain.hash_at(backend).await? {
                 return Err(ChainError::Behind { backend, node: tip }.into());
@@ -371,10 +371,12 @@ mod tests {
         let backend = Arc::new(Backend::mined(50));
         let read = blocks(&backend);
         backend.extend(20, 0, 0);
-        let (result, kept) = step(&backend, read.clone(), 40).await;
-        let error = result.expect_err("30 blocks are missing").to_string();
-        assert!(error.contains("at block 20") && error.contains("up to 50"), "{error}");
-        assert_eq!(kept, read);
+        for floor in [0, 40] {
+            let (result, kept) = step(&backend, read.clone(), floor).await;
+            let error = result.expect_err("30 blocks are missing").to_string();
+            assert!(error.contains("at block 20") && error.contains("up to 50"), "{error}");
+            assert_eq!(kept, read);
+        }
     }
 
     #[tokio::test]

@@ -16,9 +16,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub(crate) const ACCOUNT_GAP: u32 = 20;
 /// Scripts that are indexed at most because somebody subscribed to them. Those of accounts have their own room.
 pub(crate) const LEASES_MAX: usize = 1_000_000;
-/// Accounts that are indexed at most; one that comes later is when another one is forgotten.
+/// Accounts that are indexed at most. One that finds no room is served by its wallet's subscriptions, and is indexed
+/// when it pays and there is room again; nobody can push out another one.
 const ACCOUNTS_MAX: usize = 200_000;
-/// Accounts that never had a coin and are indexed at most: the one that registered first makes room.
+/// Of these, accounts that never had a coin.
 const UNUSED_ACCOUNTS_MAX: usize = 65_536;
 /// Blocks after which an account that never had a coin is forgotten: 30 days.
 const UNUSED_BLOCKS: u32 = 4_320;
@@ -30,7 +31,7 @@ const LEASE_BLOCKS: u32 = 1_008;
 pub(super) struct Scripts {
     scripts: HashMap<ScriptBuf, ScriptEntry>,
     accounts: BTreeMap<AccountId, AccountEntry>,
-    /// Accounts that never had a coin, by the height at which they registered.
+    /// Accounts that never had a coin, by the height at which they registered or their owners were there last.
     unused: BTreeSet<(u32, AccountId)>,
     /// Scripts that are of no account.
     leases: usize,
@@ -61,8 +62,7 @@ impl Scripts {
         (self.scripts.len(), self.accounts.len())
     }
 
-    /// Somebody wants to hear of a script, at a tip of this height.
-    /// `false` if there is no room.
+    /// Somebody wants to hear of a script, at a tip of this height. `false` if there is no room.
     pub(super) fn want(&mut self, script: &ScriptBuf, tip: u32) -> bool {
         if let Some(entry) = self.scripts.get_mut(script) {
             if entry.wanted_at != tip {
@@ -101,15 +101,8 @@ impl Scripts {
 
     /// An account registers, at a tip of this height. The scripts that are known already keep their history.
     pub(super) fn register(&mut self, id: AccountId, account: &JointAccount, tip: u32) {
-        if self.accounts.contains_key(&id) {
-            return;
-        }
-        while self.unused.len() >= UNUSED_ACCOUNTS_MAX
-            && let Some((_, oldest)) = self.unused.pop_first()
-        {
-            self.forget_account(&oldest);
-        }
-        if self.accounts.len() >= ACCOUNTS_MAX {
+        let room = self.accounts.len() < ACCOUNTS_MAX && self.unused.len() < UNUSED_ACCOUNTS_MAX;
+        if self.accounts.contains_key(&id) || !room {
             return;
         }
         let entry = AccountEntry { record: account.record().clone(), since: tip, next: [0; 2] };
@@ -161,12 +154,6 @@ impl Scripts {
         self.derive(id, account, used.keychain, from..to, tip);
     }
 
-    /// Its scripts go with the next sweep, unless a subscription keeps them.
-    fn forget_account(&mut self, id: &AccountId) {
-        self.accounts.remove(id);
-        self.stale_accounts.insert(*id);
-    }
-
     /// Forgets accounts that never had a coin, and scripts that nobody wants to hear of any more.
     pub(super) fn sweep(&mut self, tip: u32, listened: impl Fn(&ScriptBuf) -> bool) {
         let mut heard = BTreeSet::new();
@@ -181,8 +168,10 @@ impl Scripts {
         while let Some((since, id)) =
             self.unused.first().copied().filter(|(since, _)| since + UNUSED_BLOCKS < tip)
         {
+            // Its scripts are taken away below, unless a subscription keeps them.
             self.unused.remove(&(since, id));
-            self.forget_account(&id);
+            self.accounts.remove(&id);
+            self.stale_accounts.insert(id);
         }
         let is_of_account = |(id, _): (AccountId, _)| self.accounts.contains_key(&id);
         let over = |entry: &ScriptEntry| {
@@ -279,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_without_a_coin_make_room_for_each_other_and_never_for_used_ones() {
+    fn accounts_without_a_coin_are_bounded_and_push_nobody_out() {
         let world = testing::federation(4);
         let mut scripts = Scripts::default();
         let id = |number: u32| {
@@ -294,8 +283,11 @@ mod tests {
             scripts.unused.insert((number, id(number)));
         }
         let before = scripts.accounts.len();
-        scripts.register(world.account.id(), &world.account, 1_000_000);
-        assert_eq!(scripts.accounts.len(), before, "one came, one went");
-        assert!(scripts.account(&id(0)).is_some() && scripts.account(&id(1)).is_none());
+        scripts.register(world.account.id(), &world.account, 5_000);
+        assert_eq!(scripts.len(), (0, before), "no room");
+        assert!(scripts.account(&id(0)).is_some() && scripts.account(&id(1)).is_some());
+        scripts.sweep(2 + UNUSED_BLOCKS, none);
+        scripts.register(world.account.id(), &world.account, 5_000);
+        assert_eq!(scripts.len(), (40, before), "one has gone by its time");
     }
 }

@@ -109,16 +109,20 @@ fn the_history_of_a_script_is_known_from_when_it_was_asked_for() {
     assert_eq!(ledger.history_of(&other), 1, "anybody who comes later learns as much");
 }
 
-/// What the ledger has of the chain, from its index alone.
-fn restored(index: &BTreeMap<(Table, Vec<u8>), Vec<u8>>) -> Ledger {
+fn read(index: &BTreeMap<(Table, Vec<u8>), Vec<u8>>) -> Indexed {
     let mut stored = Stored::default();
     for ((table, key), value) in index {
         let row = Row { table: *table, key: key.clone(), value: value.clone() };
         stored.take(&row).expect("what was written");
     }
-    let birthday = Checkpoint::genesis(Network::Regtest);
-    assert!(stored.index.is_whole(birthday));
-    Ledger::restore(birthday, Epoch::FIRST, Vec::new(), Vec::new(), stored.index)
+    stored.index
+}
+
+/// What the ledger has of the chain, from its index alone.
+fn restored(index: &BTreeMap<(Table, Vec<u8>), Vec<u8>>) -> Ledger {
+    let (birthday, index) = (Checkpoint::genesis(Network::Regtest), read(index));
+    assert!(index.is_whole(birthday));
+    Ledger::restore(birthday, Epoch::FIRST, Vec::new(), Vec::new(), index)
 }
 
 fn write(index: &mut BTreeMap<(Table, Vec<u8>), Vec<u8>>, ledger: &mut Ledger) {
@@ -194,16 +198,8 @@ fn a_gap_in_the_index_is_seen() {
     }
     write(&mut index, &mut ledger);
     let genesis = Checkpoint::genesis(Network::Regtest);
-    let whole = |index: &BTreeMap<(Table, Vec<u8>), Vec<u8>>, base: Checkpoint| {
-        let mut indexed = Stored::default();
-        for ((table, key), value) in index {
-            let row = Row { table: *table, key: key.clone(), value: value.clone() };
-            indexed.take(&row).expect("what was written");
-        }
-        indexed.index.is_whole(base)
-    };
-    assert!(whole(&index, genesis));
-    assert!(!whole(&index, Checkpoint { height: 2016, ..genesis }), "of another birthday");
+    assert!(read(&index).is_whole(genesis));
+    assert!(!read(&index).is_whole(Checkpoint { height: 2016, ..genesis }), "of another birthday");
     let oldest = (Table::Effects, 1_u32.to_be_bytes().to_vec());
     for key in index.keys().filter(|(table, _)| matches!(table, Table::Headers | Table::Effects)) {
         // The oldest effect is dropped in time.
@@ -212,7 +208,7 @@ fn a_gap_in_the_index_is_seen() {
         }
         let mut cut = index.clone();
         cut.remove(key);
-        assert!(!whole(&cut, genesis), "without {key:?}");
+        assert!(!read(&cut).is_whole(genesis), "without {key:?}");
     }
 }
 

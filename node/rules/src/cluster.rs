@@ -3,6 +3,7 @@
 use crate::{
     ChainCoin, DkgSeed, Machine, Opening, Output, Peer, Planned, ReplyTo, Save, SessionId, Settings, Side,
     Tag, Transition, TransitionOutput, WholeSeal,
+    archive::Archived,
     stored::Stored,
     testkit::{block_on, open_script},
 };
@@ -294,6 +295,14 @@ impl Cluster {
                 let found = found.filter_map(|one| Some((one, self.coins.get(&one)?.clone()))).collect();
                 let node = self.nodes.get_mut(&id).expect("a node");
                 node.machine.at(self.now, 0).handle_coins(ticket, found);
+            }
+            Output::Recall { ticket, .. } => {
+                let node = self.nodes.get_mut(&id).expect("a node");
+                node.machine.at(self.now, 0).handle_recalled(ticket, Archived::default());
+            }
+            Output::Settled => {
+                let node = self.nodes.get_mut(&id).expect("a node");
+                node.machine.at(self.now, 0).handle_settled();
             }
             Output::Client { message, .. } => self.told.push((id, message)),
             Output::Broadcast(transactions) => {

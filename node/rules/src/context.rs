@@ -6,6 +6,7 @@
 use crate::{
     Bug, Output, SessionId, Settings, Tag,
     accounts::Accounts,
+    archive::Archived,
     bugs::Sabotage,
     effects::{Effect, Reason},
     ledger::Ledger,
@@ -63,6 +64,8 @@ pub(crate) struct Context {
     pub(crate) caught_up: bool,
     /// Why the backend is not believed to be at the tip, and since when in Unix seconds.
     pub(crate) doubt: Option<(String, u64)>,
+    /// What the archive has said to the input that is being handled.
+    pub(crate) recalled: Archived,
     /// The tip when accounts and scripts were swept last.
     swept_at: u32,
     pub(crate) effects: VecDeque<Effect>,
@@ -110,6 +113,7 @@ impl Context {
             breaches: BTreeMap::new(),
             caught_up: false,
             doubt: None,
+            recalled: Archived::default(),
             swept_at: 0,
             effects: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -168,6 +172,7 @@ impl Context {
             self.swept_at = height;
             let subscriptions = &self.subscriptions;
             self.ledger.sweep_scripts(|script| subscriptions.is_heard(&Target::Script(script.clone())));
+            self.ledger.sweep_coins(|outpoint| subscriptions.is_heard(&Target::Outpoint(*outpoint)));
         }
     }
 

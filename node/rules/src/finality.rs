@@ -75,7 +75,7 @@ impl Context {
     /// Takes in a proof of finality from a peer, after verifying it.
     pub(crate) fn take_final(&mut self, proof: FinalityProof) -> Result<(), WireError> {
         let txid = proof.txid();
-        if self.ledger.proof(&txid).is_some() {
+        if self.ledger.proof(&txid).is_some() || self.recalled.transactions.contains_key(&txid) {
             return Ok(());
         }
         proof
@@ -94,7 +94,8 @@ impl Context {
 
     /// Takes in a proof from a wallet, and has the other nodes told if it is news.
     pub(crate) fn take_handed_in(&mut self, proof: FinalityProof) -> Result<(), WireError> {
-        if self.ledger.proof(&proof.txid()).is_some() {
+        let txid = proof.txid();
+        if self.ledger.proof(&txid).is_some() || self.recalled.transactions.contains_key(&txid) {
             return Ok(());
         }
         self.take_final(proof.clone())?;

@@ -137,7 +137,10 @@ impl Indexed {
             | Table::Answers
             | Table::Evidence
             | Table::Log
-            | Table::Peers => return Err(Unreadable::Index),
+            | Table::Peers
+            | Table::Archive
+            | Table::History
+            | Table::Settled => return Err(Unreadable::Index),
         }
         Ok(())
     }
@@ -167,11 +170,11 @@ impl Indexed {
     }
 }
 
-/// What stays of an index whose chain is read again from a height on: accounts and scripts, whose history is then known
-/// from there. `None` for every other row.
+/// What stays of an index whose chain is read again from a height on: the archive, accounts, and scripts, whose history
+/// is then known from there. `None` for every other row.
 pub fn for_another_reading(row: Row, from: u32) -> Option<Row> {
     match row.table {
-        Table::Accounts => Some(row),
+        Table::Accounts | Table::Archive | Table::History | Table::Settled => Some(row),
         Table::Scripts => {
             let entry: ScriptEntry = read(&row.value).ok()?;
             Some(Row { value: written(&ScriptEntry { from, ..entry }), ..row })
@@ -193,15 +196,15 @@ fn height(key: &[u8]) -> Result<u32, Unreadable> {
     Ok(u32::from_be_bytes(key.try_into().map_err(|_| Unreadable::Index)?))
 }
 
-fn outpoint(key: &[u8]) -> Result<OutPoint, Unreadable> {
+pub(crate) fn outpoint(key: &[u8]) -> Result<OutPoint, Unreadable> {
     encode::deserialize(key).map_err(|_| Unreadable::Index)
 }
 
-fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
+pub(crate) fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
     postcard::from_bytes(value).map_err(|_| Unreadable::Index)
 }
 
-fn written(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn written(value: &impl Serialize) -> Vec<u8> {
     postcard::to_allocvec(value).expect("no record has a part without a length")
 }
 

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod announcements;
+pub mod archive;
 mod bugs;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]
@@ -25,6 +26,7 @@ mod machine;
 mod notices;
 mod output;
 mod policy;
+mod recalling;
 pub mod records;
 mod registrations;
 mod release;

@@ -1,11 +1,12 @@
 //! Inputs that wait for what the chain says of a coin.
 //!
-//! A rule that needs a coin which the ledger does not have emits [`Output::LookUp`](crate::Output::LookUp), and its
-//! input waits here.
+//! A rule that needs a coin which the ledger does not have emits [`Output::LookUp`](crate::Output::LookUp), one that has
+//! to know what the archive has emits [`Output::Recall`](crate::Output::Recall), and its input waits here.
 
-use crate::{ReplyTo, SessionId};
+use crate::{ReplyTo, SessionId, archive::Archived};
 use quorate_protocol::{
     NodeId,
+    finality::FinalityProof,
     wire::{BlockRef, ClientMessage, VotingRequest},
 };
 use std::collections::{BTreeMap, HashMap};
@@ -15,12 +16,27 @@ use std::collections::{BTreeMap, HashMap};
 pub(crate) const PARKED_PER_SOURCE_MAX: usize = 512;
 /// Inputs of all sessions together.
 const PARKED_CLIENTS_MAX: usize = 16_384;
+/// Subscriptions of one session whose history the archive has not told of yet.
+pub(crate) const HISTORIES_PER_SESSION_MAX: usize = 4_096;
 
 /// An input that waits.
 #[derive(Debug)]
 pub(crate) enum Parked {
-    Request { from: NodeId, to: ReplyTo, request: VotingRequest },
-    Client { session: SessionId, id: Option<u64>, message: ClientMessage },
+    Request {
+        from: NodeId,
+        to: ReplyTo,
+        request: VotingRequest,
+    },
+    Client {
+        session: SessionId,
+        id: Option<u64>,
+        message: ClientMessage,
+    },
+    /// A proof that came with the answer of a peer.
+    Shown {
+        from: NodeId,
+        proof: Box<FinalityProof>,
+    },
 }
 
 impl Parked {
@@ -31,7 +47,7 @@ impl Parked {
 
     fn source(&self) -> Source {
         match self {
-            Self::Request { from, .. } => Source::Peer(*from),
+            Self::Request { from, .. } | Self::Shown { from, .. } => Source::Peer(*from),
             Self::Client { session, .. } => Source::Session(*session),
         }
     }
@@ -50,6 +66,8 @@ struct Waiting {
     source: Source,
     /// Nothing if its session is gone.
     input: Option<Parked>,
+    /// What the archive has said to it.
+    archived: Archived,
 }
 
 /// All that wait.
@@ -59,11 +77,43 @@ pub(crate) struct Lookups {
     parked: BTreeMap<u64, Waiting>,
     counts: HashMap<Source, usize>,
     clients: usize,
+    /// Which session a history is for.
+    histories: BTreeMap<u64, SessionId>,
+    histories_of: HashMap<SessionId, usize>,
 }
 
 impl Lookups {
+    /// A session waits for the history of what it has subscribed to; nothing if it waits for too many.
+    pub(crate) fn add_history(&mut self, session: SessionId) -> Option<u64> {
+        let mine = self.histories_of.entry(session).or_default();
+        if *mine >= HISTORIES_PER_SESSION_MAX {
+            return None;
+        }
+        *mine += 1;
+        self.next += 1;
+        self.histories.insert(self.next, session);
+        Some(self.next)
+    }
+
+    /// The session that a history is for.
+    pub(crate) fn take_history(&mut self, ticket: u64) -> Option<SessionId> {
+        let session = self.histories.remove(&ticket)?;
+        if let Some(count) = self.histories_of.get_mut(&session) {
+            *count -= 1;
+            if *count == 0 {
+                self.histories_of.remove(&session);
+            }
+        }
+        Some(session)
+    }
+
     /// Has an input wait; gives the ticket that its answer will carry, or the input back if too many wait.
-    pub(crate) fn park(&mut self, tip: BlockRef, input: Parked) -> Result<u64, Box<Parked>> {
+    pub(crate) fn park(
+        &mut self,
+        tip: BlockRef,
+        input: Parked,
+        archived: Archived,
+    ) -> Result<u64, Box<Parked>> {
         let source = input.source();
         let client = matches!(source, Source::Session(_));
         let mine = self.counts.get(&source).copied().unwrap_or(0);
@@ -73,14 +123,14 @@ impl Lookups {
         self.counts.insert(source, mine + 1);
         self.clients += usize::from(client);
         self.next += 1;
-        self.parked.insert(self.next, Waiting { tip, source, input: Some(input) });
+        self.parked.insert(self.next, Waiting { tip, source, input: Some(input), archived });
         Ok(self.next)
     }
 
     /// The input that waits for an answer. An answer that comes twice, or that nobody waits for any more, gives
     /// nothing.
-    pub(crate) fn take(&mut self, ticket: u64) -> Option<(BlockRef, Parked)> {
-        let Waiting { tip, source, input } = self.parked.remove(&ticket)?;
+    pub(crate) fn take(&mut self, ticket: u64) -> Option<(BlockRef, Parked, Archived)> {
+        let Waiting { tip, source, input, archived } = self.parked.remove(&ticket)?;
         self.clients -= usize::from(matches!(source, Source::Session(_)));
         if let Some(count) = self.counts.get_mut(&source) {
             *count -= 1;
@@ -88,7 +138,7 @@ impl Lookups {
                 self.counts.remove(&source);
             }
         }
-        Some((tip, input?))
+        Some((tip, input?, archived))
     }
 
     /// Nobody waits for the answers of a session that is gone.
@@ -119,8 +169,8 @@ mod tests {
     #[test]
     fn an_input_is_resumed_once() {
         let mut lookups = Lookups::default();
-        let ticket = lookups.park(tip(), client(1)).expect("room");
-        assert!(matches!(lookups.take(ticket), Some((tip, Parked::Client { .. })) if tip == self::tip()));
+        let ticket = lookups.park(tip(), client(1), Archived::default()).expect("room");
+        assert!(matches!(lookups.take(ticket), Some((tip, Parked::Client { .. }, _)) if tip == self::tip()));
         assert!(lookups.take(ticket).is_none());
         assert!(lookups.take(99).is_none());
     }
@@ -128,8 +178,8 @@ mod tests {
     #[test]
     fn a_session_that_is_gone_is_not_resumed_and_others_are() {
         let mut lookups = Lookups::default();
-        let gone = lookups.park(tip(), client(1)).expect("room");
-        let stays = lookups.park(tip(), client(2)).expect("room");
+        let gone = lookups.park(tip(), client(1), Archived::default()).expect("room");
+        let stays = lookups.park(tip(), client(2), Archived::default()).expect("room");
         lookups.remove_session(SessionId(1));
         assert!(lookups.take(gone).is_none());
         assert!(lookups.take(stays).is_some());
@@ -139,15 +189,15 @@ mod tests {
     fn one_over_the_limit_is_given_back_and_others_have_their_own_room() {
         let mut lookups = Lookups::default();
         for _ in 0..PARKED_PER_SOURCE_MAX {
-            lookups.park(tip(), client(1)).expect("room");
+            lookups.park(tip(), client(1), Archived::default()).expect("room");
         }
-        assert!(lookups.park(tip(), client(1)).is_err());
-        assert!(lookups.park(tip(), client(2)).is_ok());
+        assert!(lookups.park(tip(), client(1), Archived::default()).is_err());
+        assert!(lookups.park(tip(), client(2), Archived::default()).is_ok());
         let request = VotingRequest::Released { releases: vec![] };
         let peer = Parked::Request { from: NodeId(1), to: ReplyTo::Peer(1), request };
-        assert!(lookups.park(tip(), peer).is_ok());
+        assert!(lookups.park(tip(), peer, Archived::default()).is_ok());
         assert!(lookups.take(1).is_some());
-        assert!(lookups.park(tip(), client(1)).is_ok());
+        assert!(lookups.park(tip(), client(1), Archived::default()).is_ok());
     }
 
     #[test]
@@ -156,12 +206,12 @@ mod tests {
         let sessions = PARKED_CLIENTS_MAX / PARKED_PER_SOURCE_MAX;
         for session in 0..u64::try_from(sessions).expect("small") {
             for _ in 0..PARKED_PER_SOURCE_MAX {
-                lookups.park(tip(), client(session)).expect("room");
+                lookups.park(tip(), client(session), Archived::default()).expect("room");
             }
             lookups.remove_session(SessionId(session));
         }
-        assert!(lookups.park(tip(), client(99_999)).is_err());
+        assert!(lookups.park(tip(), client(99_999), Archived::default()).is_err());
         assert!(lookups.take(1).is_none(), "nobody waits for it");
-        assert!(lookups.park(tip(), client(99_999)).is_ok());
+        assert!(lookups.park(tip(), client(99_999), Archived::default()).is_ok());
     }
 }

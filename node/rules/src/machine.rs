@@ -5,10 +5,12 @@
 use crate::{
     ChainCoin, EvidenceFile, Hold, Kept, Output, SessionId, Settings, Sizes, Status,
     announcements::Announcements,
+    archive::Archived,
     context::{Context, Identity},
     coordination::Coordination,
     effects::Effect,
     lookups::Lookups,
+    records::ChangeSet,
     registrations::Registrations,
     release::Releases,
     stored::Stored,
@@ -133,9 +135,34 @@ impl Machine {
         let Some(fork) = fork else { return false };
         (fork..tip).for_each(|_| self.disconnect());
         blocks.iter().for_each(|block| self.connect(block));
+        self.settle();
         self.cx.sweep_scripts();
         self.cx.notify_tip();
         true
+    }
+
+    /// Forgets what no block can change any more and nothing depends on (design, section 14).
+    fn settle(&mut self) {
+        if self.cx.over {
+            return;
+        }
+        let coordination = &self.coordination;
+        let Some(settled) = self.cx.ledger.settle(|txid| coordination.has(txid)) else { return };
+        let mut change = ChangeSet::default();
+        settled.transactions.iter().for_each(|txid| change.forget_transaction(txid));
+        settled.rounds.iter().for_each(|outpoint| change.forget_round(outpoint));
+        self.voter.forget(&settled.transactions, &mut change);
+        self.cx.watch.forget(&settled.outpoints);
+        self.cx.breaches.retain(|txid, _| !settled.transactions.contains(txid));
+        if !change.is_empty() {
+            self.cx.persist(change);
+        }
+        self.cx.outputs.push_back(Output::Settled);
+    }
+
+    /// What an [`Output::Settled`] came after is durable.
+    pub fn handle_settled(&mut self) {
+        self.cx.ledger.drop_settled();
     }
 
     fn connect(&mut self, block: &Block) {
@@ -199,16 +226,27 @@ impl Machine {
         self.cx.take_broadcast(txid, refusal);
     }
 
+    /// What the archive says to an [`Output::Recall`].
+    pub fn handle_recalled(&mut self, ticket: u64, archived: Archived) {
+        if let Some(session) = self.lookups.take_history(ticket) {
+            return self.cx.tell_history(session, archived);
+        }
+        if let Some((_, input, _)) = self.lookups.take(ticket) {
+            self.arrive(input, archived);
+        }
+    }
+
     /// What the chain says of coins that an [`Output::LookUp`] asked for; those that do not exist are missing.
     pub fn handle_coins(&mut self, ticket: u64, coins: Vec<(OutPoint, ChainCoin)>) {
-        let Some((tip, input)) = self.lookups.take(ticket) else { return };
+        let Some((tip, input, archived)) = self.lookups.take(ticket) else { return };
         // A block in between may have spent what was unspent. Before the chain has been read there is one all the
         // time, and no vote.
         let overtaken = tip != self.cx.ledger.tip() && self.cx.caught_up;
         if !overtaken {
             self.cx.take_coins(coins);
+            return self.resume(input, archived);
         }
-        self.resume(input, overtaken);
+        self.begin(input);
     }
 
     /// The operator has approved a plan for the next epoch: this node ends its epoch for no other.
@@ -243,12 +281,13 @@ impl Machine {
 impl Machine {
     /// How much this node holds, for metrics and the bound on memory.
     pub fn sizes(&self) -> Sizes {
-        let (transactions, rounds, open) = self.cx.ledger.sizes();
+        let [transactions, rounds, open, coins] = self.cx.ledger.sizes();
         let (scripts, accounts) = self.cx.ledger.index_sizes();
         Sizes {
             transactions,
             rounds,
             open,
+            coins,
             scripts,
             accounts,
             coordinations: self.coordination.len(),

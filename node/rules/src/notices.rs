@@ -20,6 +20,9 @@ use quorate_protocol::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Coins that are kept because somebody named them, and with which nothing happened; the oldest go first.
+pub(crate) const LOOKED_UP_MAX: usize = 65_536;
+
 impl Context {
     /// Takes in what the chain says of outpoints, and tells who waits for news of them: what they heard last may be
     /// of an earlier epoch.
@@ -31,6 +34,9 @@ impl Context {
                 self.notify_outpoint(outpoint, None);
             }
         }
+        let subscriptions = &self.subscriptions;
+        let is_heard = |outpoint: &OutPoint| subscriptions.is_heard(&Target::Outpoint(*outpoint));
+        self.ledger.trim_looked_up(LOOKED_UP_MAX, is_heard);
     }
 
     /// Ends a subscription; `false` if there was none.
@@ -81,7 +87,7 @@ impl Context {
         }
     }
 
-    fn target(&self, key: &SubscriptionKey) -> Result<Target, WireError> {
+    pub(crate) fn target(&self, key: &SubscriptionKey) -> Result<Target, WireError> {
         Ok(match key {
             SubscriptionKey::Script(script) => Target::Script(script.clone()),
             SubscriptionKey::Address(address) => {
@@ -140,7 +146,9 @@ impl Context {
             Target::Txid(txid) => self.refused(txid).or_else(|| self.status_of(txid)),
             Target::Script(_) | Target::Outpoint(_) | Target::Account(_) | Target::Tip => None,
         };
-        let utxos: Vec<_> = outpoints.iter().filter_map(|outpoint| self.ledger.current(outpoint)).collect();
+        let mut utxos: Vec<_> =
+            outpoints.iter().filter_map(|outpoint| self.ledger.current(outpoint)).collect();
+        utxos.extend(self.recalled_coins(target));
         let mut txids: BTreeSet<Txid> = utxos.iter().map(|utxo| utxo.outpoint.txid).collect();
         if let (Target::Txid(txid), Some(TransactionStatus::Broadcasting { .. })) = (target, &status) {
             txids.insert(*txid);
@@ -158,7 +166,10 @@ impl Context {
         if let Some(block) = self.ledger.block_of(txid) {
             return Some(TransactionStatus::Confirmed { block });
         }
-        let record = self.ledger.record(txid)?;
+        let Some(record) = self.ledger.record(txid) else {
+            let block = self.recalled.transactions.get(txid)?.block;
+            return Some(TransactionStatus::Confirmed { block });
+        };
         let conflict = record.proof.as_ref().and_then(|_| self.ledger.conflict(*txid));
         if let Some(Conflict { by, .. }) = conflict {
             return Some(TransactionStatus::Conflicted { by });
@@ -199,7 +210,9 @@ impl Context {
 
     /// Has a transaction's place in the chain found for a wallet, or that of what contradicts it.
     pub(crate) fn find_place(&mut self, session: SessionId, id: Option<u64>, txid: Txid) {
-        let place = self.ledger.block_of(&txid).map(|block| (ConfirmedSpend { txid, block }, Vec::new()));
+        let settled = || self.recalled.transactions.get(&txid).map(|settled| settled.block);
+        let block = self.ledger.block_of(&txid).or_else(settled);
+        let place = block.map(|block| (ConfirmedSpend { txid, block }, Vec::new()));
         let conflict = || {
             let conflict = self.ledger.conflict(txid)?;
             Some((conflict.by, self.ledger.transactions_of(&conflict.path)))

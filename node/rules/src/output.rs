@@ -1,6 +1,6 @@
 //! What the machine asks of its driver.
 
-use crate::records::ChangeSet;
+use crate::{archive::Recall, records::ChangeSet};
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{
     NodeId, Round,
@@ -99,6 +99,16 @@ pub enum Output {
         /// The coins.
         outpoints: Vec<OutPoint>,
     },
+    /// Read the archive after everything that was put into the index before, and hand in with
+    /// [`Machine::handle_recalled`](crate::Machine::handle_recalled) what it says.
+    Recall {
+        /// To be handed in with the answer.
+        ticket: u64,
+        /// What is wanted.
+        wanted: Vec<Recall>,
+    },
+    /// What was persisted before is durable: call [`Machine::handle_settled`](crate::Machine::handle_settled).
+    Settled,
     /// Hand a transaction to the Bitcoin network, now and until it confirms; with it come those that it descends from
     /// and that the backend did not take.
     Broadcast(Vec<Transaction>),

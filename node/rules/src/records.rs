@@ -7,7 +7,7 @@
 //! merged, because a record says all there is to say about its key.
 
 use bitcoin::{
-    OutPoint, TxOut,
+    OutPoint, TxOut, Txid,
     hashes::{Hash as _, HashEngine as _, sha256},
 };
 use quorate_protocol::{
@@ -64,6 +64,9 @@ pub struct RoundRecord {
 pub struct Answer {
     /// The signing package that was answered.
     pub digest: PackageDigest,
+    /// The transaction that it signs, with which it is forgotten.
+    #[serde(default)]
+    pub txid: Option<Txid>,
     /// The answer, sent again byte for byte when the package comes again.
     pub reply: CommitReply,
 }
@@ -118,6 +121,12 @@ pub enum Table {
     Scripts,
     /// Registered accounts, whose scripts are among them, by id.
     Accounts,
+    /// Coins that were spent long ago, by outpoint.
+    Archive,
+    /// Where in the archive a script's coins are, the latest first.
+    History,
+    /// Blocks of transactions that are settled, by txid.
+    Settled,
 }
 
 impl Table {
@@ -127,6 +136,9 @@ impl Table {
     /// Those of the index: what can be read from the chain again.
     pub const INDEX: [Self; 6] =
         [Self::Headers, Self::Effects, Self::Coins, Self::Spends, Self::Scripts, Self::Accounts];
+    /// Those of the archive, beside the index: what nobody can change any more. It is looked up and never held in
+    /// memory.
+    pub const ARCHIVE: [Self; 3] = [Self::Archive, Self::History, Self::Settled];
 
     /// Its name in a store, and in checksums.
     pub const fn name(self) -> &'static str {
@@ -143,6 +155,9 @@ impl Table {
             Self::Spends => "spends",
             Self::Scripts => "scripts",
             Self::Accounts => "accounts",
+            Self::Archive => "archive",
+            Self::History => "history",
+            Self::Settled => "settled",
         }
     }
 }
@@ -234,6 +249,25 @@ impl ChangeSet {
     /// A set of rows as they are.
     pub fn of_rows(rows: impl IntoIterator<Item = Row>) -> Self {
         Self(rows.into_iter().collect())
+    }
+
+    /// Takes a transaction's record away.
+    pub(crate) fn forget_transaction(&mut self, txid: &Txid) {
+        self.forget(Table::Transactions, AsRef::<[u8]>::as_ref(txid).to_vec());
+    }
+
+    /// Takes an outpoint's round away.
+    pub(crate) fn forget_round(&mut self, outpoint: &OutPoint) {
+        self.forget(Table::Rounds, bitcoin::consensus::serialize(outpoint));
+    }
+
+    /// Takes an answer away.
+    pub(crate) fn forget_answer(&mut self, digest: &PackageDigest) {
+        self.forget(Table::Answers, digest.0.to_vec());
+    }
+
+    fn forget(&mut self, table: Table, key: Vec<u8>) {
+        self.0.push(Row { table, key, value: Vec::new() });
     }
 
     /// Adds a row of the index.

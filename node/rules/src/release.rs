@@ -124,7 +124,10 @@ impl Releases {
             let pending = cx.ledger.is_pending(&outpoint);
             let promised = pending && present == round.next();
             // What follows the last round of an epoch is the next epoch's; no release of it would verify.
-            let open = !pending && present == round && !round.is_last();
+            // Nor of a coin that neither this node nor the chain has: what was said of one that was spent long ago is
+            // forgotten (`ledger/settling.rs`).
+            let exists = cx.ledger.knows(&outpoint);
+            let open = exists && !pending && present == round && !round.is_last();
             if promised || (open && self.is_shown_why(cx, from, outpoint, round, &reason, &promises)) {
                 promise = Some(self.promise(cx, outpoint, round));
             }

@@ -2,20 +2,23 @@
 
 use crate::{
     Machine, Output, ReplyTo, SessionId, Tag,
+    archive::{Archived, Recall},
     effects::Reason,
-    lookups::{PARKED_PER_SOURCE_MAX, Parked},
+    lookups::{HISTORIES_PER_SESSION_MAX, PARKED_PER_SOURCE_MAX, Parked},
     release::ReleaseCall,
     vote::{CommitCall, VoteCall},
 };
 use bitcoin::OutPoint;
 use quorate_protocol::{
     NodeId,
+    account::AccountCertificate,
     federation::Succession,
     finality::FinalityProof,
+    proposal::Proposal,
     relay_policy,
     wire::{
-        Cancellation, ClientMessage, ErrorCode, Fault, Header, ServerMessage, TransactionStatus, VotingReply,
-        VotingRequest, WireError, limits, outpoints_of,
+        Cancellation, ClientMessage, ErrorCode, Fault, Header, ServerMessage, SubscriptionKey,
+        TransactionStatus, VotingReply, VotingRequest, WireError, limits, outpoints_of,
     },
 };
 
@@ -26,10 +29,7 @@ impl Machine {
             self.cx.outputs.push_back(Output::Reply { to, reply: epoch_over().into() });
             return;
         }
-        let wanted = coins_of_request(&request);
-        if let Some(input) = self.look_up(wanted, Parked::Request { from, to, request }) {
-            self.resume(input, false);
-        }
+        self.begin(Parked::Request { from, to, request });
     }
 
     /// A message of a wallet or bridge.
@@ -37,25 +37,56 @@ impl Machine {
         if self.cx.over {
             return self.cx.send_client(session, id, ServerMessage::Error { error: epoch_over() });
         }
-        let wanted = coins_of_message(&message);
-        if let Some(input) = self.look_up(wanted, Parked::Client { session, id, message }) {
-            self.resume(input, false);
+        self.begin(Parked::Client { session, id, message });
+    }
+
+    /// Begins with an input, or begins again: the archive is asked first.
+    pub(crate) fn begin(&mut self, input: Parked) {
+        let wanted = self.cx.wanted_of_archive(&input);
+        if wanted.is_empty() {
+            return self.arrive(input, Archived::default());
         }
+        match self.lookups.park(self.cx.ledger.tip(), input, Archived::default()) {
+            Ok(ticket) => self.cx.outputs.push_back(Output::Recall { ticket, wanted }),
+            Err(input) => self.refuse(*input),
+        }
+    }
+
+    /// Goes on with an input, knowing what the archive has: the chain is asked next.
+    pub(crate) fn arrive(&mut self, input: Parked, archived: Archived) {
+        let wanted = match &input {
+            Parked::Request { request, .. } => coins_of_request(request),
+            Parked::Client { message, .. } => coins_of_message(message),
+            Parked::Shown { .. } => Vec::new(),
+        };
+        if let Some((input, archived)) = self.look_up(wanted, input, archived) {
+            self.resume(input, archived);
+        }
+    }
+
+    /// A proof that came with a peer's answer. One that does not hold changes nothing.
+    fn take_shown(&mut self, from: NodeId, proof: Box<FinalityProof>) {
+        self.begin(Parked::Shown { from, proof });
     }
 
     /// Asks the chain for the coins that the ledger does not have or has not seen in a block, and has the input wait
     /// for them. Gives it back if there are none.
-    fn look_up(&mut self, wanted: Vec<OutPoint>, input: Parked) -> Option<Parked> {
+    fn look_up(
+        &mut self,
+        wanted: Vec<OutPoint>,
+        input: Parked,
+        archived: Archived,
+    ) -> Option<(Parked, Archived)> {
         let ledger = &self.cx.ledger;
         let unknown: Vec<_> = wanted.into_iter().filter(|outpoint| !ledger.knows_origin(outpoint)).collect();
         if unknown.is_empty() {
-            return Some(input);
+            return Some((input, archived));
         }
-        match self.lookups.park(self.cx.ledger.tip(), input) {
+        match self.lookups.park(self.cx.ledger.tip(), input, archived) {
             Ok(ticket) => self.cx.outputs.push_back(Output::LookUp { ticket, outpoints: unknown }),
             // A bridge has the subscriptions of all its wallets on one session; a refusal would take it from all of
             // them.
-            Err(input) if input.is_subscription() => return Some(*input),
+            Err(input) if input.is_subscription() => return Some((*input, Archived::default())),
             Err(input) => self.refuse(*input),
         }
         None
@@ -71,14 +102,24 @@ impl Machine {
             Parked::Client { session, id, .. } => {
                 self.cx.send_client(session, id, ServerMessage::Error { error });
             }
+            // It comes again when this node asks again.
+            Parked::Shown { .. } => {}
         }
     }
 
-    /// Goes on with an input whose coins are there, or asks for them again if a block has overtaken the answer.
-    pub(crate) fn resume(&mut self, input: Parked, overtaken: bool) {
+    /// Handles an input, knowing what archive and chain have of what it is about.
+    pub(crate) fn resume(&mut self, input: Parked, archived: Archived) {
+        self.cx.recalled = archived;
+        self.answer_input(input);
+        self.cx.recalled = Archived::default();
+    }
+
+    fn answer_input(&mut self, input: Parked) {
+        // It may have waited for longer than its epoch.
+        if self.cx.over {
+            return self.refuse_late(input);
+        }
         match input {
-            Parked::Request { from, to, request } if overtaken => self.handle_request(from, to, request),
-            Parked::Client { session, id, message } if overtaken => self.handle_client(session, id, message),
             Parked::Request { from, to, request } => {
                 let answer = self.answer(from, request);
                 tracing::trace!(%from, ok = answer.is_ok(), "peer request");
@@ -91,6 +132,22 @@ impl Machine {
                 }
                 self.run_effects();
             }
+            Parked::Shown { proof, .. } => {
+                let _not_final = self.cx.take_final(*proof);
+                self.run_effects();
+            }
+        }
+    }
+
+    fn refuse_late(&mut self, input: Parked) {
+        match input {
+            Parked::Request { to, .. } => {
+                self.cx.outputs.push_back(Output::Reply { to, reply: epoch_over().into() });
+            }
+            Parked::Client { session, id, .. } => {
+                self.cx.send_client(session, id, ServerMessage::Error { error: epoch_over() });
+            }
+            Parked::Shown { .. } => {}
         }
     }
 
@@ -157,9 +214,7 @@ impl Machine {
                 self.cx.take_releases(releases);
                 self.run_effects();
                 if let Some(proof) = proof {
-                    // A peer's proof that does not hold changes nothing.
-                    let _not_final = self.cx.take_final(*proof);
-                    self.run_effects();
+                    self.take_shown(from, proof);
                 }
                 if vote.target.txid() == txid {
                     self.coordination.handle_vote(&mut self.cx, from, vote, reason, commitments);
@@ -179,8 +234,7 @@ impl Machine {
                 Some(VotingReply::ReleaseResponse { promise, committed, release, proof }),
             ) => {
                 if let Some(proof) = proof {
-                    let _not_final = self.cx.take_final(*proof);
-                    self.run_effects();
+                    self.take_shown(from, proof);
                 }
                 self.cx.take_releases(release.into_iter().collect());
                 self.run_effects();
@@ -225,6 +279,7 @@ impl Machine {
             }
             ClientMessage::UTXOSubscribe { keys } => {
                 limits::check_keys(keys.len())?;
+                self.ask_history(session, &keys)?;
                 let results = keys.into_iter().map(|key| self.cx.subscribe(session, key)).collect();
                 self.cx.send_pages(session, id, results, |results, tip, more| {
                     ServerMessage::UTXOSubscribed { results, tip, more }
@@ -246,7 +301,7 @@ impl Machine {
                 Ok(())
             }
             ClientMessage::TransactionBroadcast { proposal, account } => {
-                self.coordination.submit(&mut self.cx, session, id, proposal, account)
+                self.submit(session, id, proposal, account)
             }
             ClientMessage::TransactionCancel { cancel, proposal, account } => self.coordination.cancel(
                 &mut self.cx,
@@ -284,6 +339,36 @@ impl Machine {
                 self.cx.send_client(session, id, ServerMessage::Pong);
                 Ok(())
             }
+        }
+    }
+
+    /// Asks the archive for what it has of new subscriptions; its answer comes as notifications. The snapshot does not
+    /// wait for it, as what would overtake it could be the end of the subscription.
+    fn ask_history(&mut self, session: SessionId, keys: &[SubscriptionKey]) -> Result<(), WireError> {
+        let wanted: Vec<Recall> = keys.iter().filter_map(|key| self.cx.history_of(key)).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let ticket = self.lookups.add_history(session).ok_or_else(too_many_histories)?;
+        self.cx.outputs.push_back(Output::Recall { ticket, wanted });
+        Ok(())
+    }
+
+    /// A wallet submits a payment; it may have been settled while the wallet was away.
+    fn submit(
+        &mut self,
+        session: SessionId,
+        id: Option<u64>,
+        proposal: Proposal,
+        account: Option<AccountCertificate>,
+    ) -> Result<(), WireError> {
+        let txid = proposal.txid();
+        match self.cx.recalled_status(&txid) {
+            Some(status) => {
+                self.cx.send_client(session, id, ServerMessage::TransactionStatus { txid, status });
+                Ok(())
+            }
+            None => self.coordination.submit(&mut self.cx, session, id, proposal, account),
         }
     }
 
@@ -351,6 +436,17 @@ fn too_many_lookups() -> WireError {
         "messages that wait for coins",
         PARKED_PER_SOURCE_MAX,
         PARKED_PER_SOURCE_MAX + 1,
+    );
+    WireError { retry: true, fault: Fault::Receiver, ..error }
+}
+
+fn too_many_histories() -> WireError {
+    let most = HISTORIES_PER_SESSION_MAX;
+    let error = WireError::limit(
+        ErrorCode::LimitExceeded,
+        "subscriptions that wait for their history",
+        most,
+        most + 1,
     );
     WireError { retry: true, fault: Fault::Receiver, ..error }
 }

@@ -57,6 +57,8 @@ pub struct Sizes {
     pub transactions: usize,
     /// Outpoints with a round, vote or commit.
     pub rounds: usize,
+    /// Coins: of accounts, of scripts that somebody listens to, and such that somebody named.
+    pub coins: usize,
     /// Transactions voted for and not ended.
     pub open: usize,
     /// Scripts whose outputs are indexed.

@@ -43,7 +43,10 @@ impl Stored {
             | Table::Coins
             | Table::Spends
             | Table::Scripts
-            | Table::Accounts => {
+            | Table::Accounts
+            | Table::Archive
+            | Table::History
+            | Table::Settled => {
                 self.index.take(row)?;
             }
         }

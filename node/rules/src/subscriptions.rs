@@ -81,6 +81,12 @@ impl Subscriptions {
         self.by_key.contains_key(target)
     }
 
+    /// The keys by which a session listens to a target.
+    pub(crate) fn keys_of(&self, session: SessionId, target: &Target) -> Vec<SubscriptionKey> {
+        let all = self.by_key.get(target).into_iter().flatten();
+        all.filter(|(other, _)| *other == session).map(|(_, key)| key.clone()).collect()
+    }
+
     pub(crate) fn listeners(&self, target: &Target) -> Vec<(SessionId, SubscriptionKey)> {
         self.by_key.get(target).map(|set| set.iter().cloned().collect()).unwrap_or_default()
     }

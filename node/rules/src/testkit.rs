@@ -1,7 +1,10 @@
 //! One node of a federation of four, and what its peers, wallets and chain say to it: for the tests beside the rules.
 
 use crate::{
-    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag, records::ChangeSet, stored::Stored,
+    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag,
+    archive::recall,
+    records::{ChangeSet, Row, Table, Unreadable},
+    stored::Stored,
 };
 use bitcoin::{
     Amount, Block, BlockHash, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxMerkleNode, TxOut, Txid,
@@ -43,6 +46,8 @@ pub(crate) struct Kit {
     pub(crate) coins: BTreeMap<OutPoint, ChainCoin>,
     /// What the machine has put out and no test has looked at.
     pub(crate) out: VecDeque<Output>,
+    /// What is in store and index.
+    pub(crate) rows: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
     replies: u64,
 }
 
@@ -67,7 +72,7 @@ impl Kit {
             Stored::default(),
         );
         let (now, coins, out) = (Duration::ZERO, BTreeMap::new(), VecDeque::new());
-        Self { world, machine, now, coins, out, replies: 0 }
+        Self { world, machine, now, coins, out, rows: BTreeMap::new(), replies: 0 }
     }
 
     /// A node that votes, at block 10.
@@ -122,7 +127,41 @@ impl Kit {
                     let found = found.filter_map(|one| Some((one, self.coins.get(&one)?.clone()))).collect();
                     self.machine.at(self.now, 0).handle_coins(ticket, found);
                 }
-                other => self.out.push_back(other),
+                Output::Recall { ticket, wanted } => {
+                    let archived = recall(&wanted, |table, prefix, most| {
+                        let from = (table, prefix.to_vec());
+                        let rows = self.rows.range(from..);
+                        let rows = rows
+                            .take_while(|((of, key), _)| *of == table && key.starts_with(prefix))
+                            .take(most);
+                        let row = |((table, key), value): (&(Table, Vec<u8>), &Vec<u8>)| Row {
+                            table: *table,
+                            key: key.clone(),
+                            value: value.clone(),
+                        };
+                        Ok::<_, Unreadable>(rows.map(row).collect())
+                    });
+                    let archived = archived.expect("what was written");
+                    self.machine.at(self.now, 0).handle_recalled(ticket, archived);
+                }
+                Output::Settled => self.machine.at(self.now, 0).handle_settled(),
+                other => {
+                    if let Output::Persist(change) | Output::Index(change) = &other {
+                        self.write(change);
+                    }
+                    self.out.push_back(other);
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, change: &ChangeSet) {
+        for row in change.rows() {
+            let key = (row.table, row.key.clone());
+            if row.value.is_empty() {
+                self.rows.remove(&key);
+            } else {
+                self.rows.insert(key, row.value.clone());
             }
         }
     }

@@ -69,6 +69,15 @@ impl Watch {
         counts
     }
 
+    /// Forgets what was said about outpoints that have come to rest.
+    pub(crate) fn forget(&mut self, outpoints: &BTreeSet<OutPoint>) {
+        let stays = |(_, outpoint): &Key| !outpoints.contains(outpoint);
+        self.approvals.retain(|key, _| stays(key));
+        self.promises.retain(|key, _| stays(key));
+        self.commits.retain(|key, _| stays(key));
+        self.order.retain(|(key, _)| stays(key));
+    }
+
     fn remember(&mut self, key: Key, statement: Statement) {
         self.order.push_back((key, statement));
         while self.order.len() > STATEMENTS_MAX {

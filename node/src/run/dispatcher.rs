@@ -5,13 +5,14 @@ use crate::{
     chain::{Chain, answer_proof, broadcast::Queue},
     crash,
     net::peers::Peers,
+    store::Index,
 };
 use bitcoin::{OutPoint, Transaction};
 use quorate_protocol::{
     NodeId,
     wire::{PeerReply, ServerMessage, VotingReply, VotingRequest, encode_frame},
 };
-use quorate_rules::{Output, ReplyTo, SessionId, Tag};
+use quorate_rules::{Output, ReplyTo, SessionId, Tag, archive::Archived};
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -41,6 +42,7 @@ pub(crate) struct Dispatcher {
     sessions: HashMap<SessionId, mpsc::Sender<Vec<u8>>>,
     /// Questions to the chain about coins, of which there are some at a time.
     lookups: Arc<Semaphore>,
+    index: Index,
 }
 
 impl Dispatcher {
@@ -49,11 +51,13 @@ impl Dispatcher {
         inputs: mpsc::Sender<Input>,
         peers: Arc<Peers>,
         chain: Arc<dyn Chain>,
+        index: Index,
     ) -> Self {
         let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
         let queue = Arc::new(Queue::default());
         tokio::spawn(queue.clone().run(chain.clone(), inputs.clone()));
-        Self { me, inputs, peers, chain, queue, replies: HashMap::new(), sessions: HashMap::new(), lookups }
+        let (replies, sessions) = (HashMap::new(), HashMap::new());
+        Self { me, inputs, peers, chain, queue, replies, sessions, lookups, index }
     }
 
     pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Work>) {
@@ -106,6 +110,24 @@ impl Dispatcher {
                     ticket,
                     outpoints,
                 ));
+            }
+            Output::Recall { ticket, wanted } => {
+                let (index, inputs) = (self.index.clone(), self.inputs.clone());
+                tokio::spawn(async move {
+                    let archived = index.recall(wanted).await.unwrap_or_else(|error| {
+                        let error = format!("{error:#}");
+                        tracing::warn!(error, "the archive cannot be read; an old history is not told");
+                        Archived::default()
+                    });
+                    let _node_ended = inputs.send(Input::Recalled { ticket, archived }).await;
+                });
+            }
+            Output::Settled => {
+                let inputs = self.inputs.clone();
+                // The machine may be waiting for this task.
+                tokio::spawn(async move {
+                    let _node_ended = inputs.send(Input::Settled).await;
+                });
             }
             Output::Client { session, id, message } => self.send(session, id, &message),
             Output::Broadcast(transactions) => {

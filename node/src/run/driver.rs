@@ -39,7 +39,7 @@ pub(crate) fn start(
 ) -> mpsc::Sender<Input> {
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
     let (writer, released) = start_writer::<Work>(store);
-    let dispatcher = Dispatcher::new(me, inputs.clone(), peers, chain.clone());
+    let dispatcher = Dispatcher::new(me, inputs.clone(), peers, chain.clone(), index.clone());
     let (network, birthday) = machine.chain();
     let follower = Follower { chain, network, birthday, inputs: inputs.clone() };
     tokio::spawn(follower.run());
@@ -134,6 +134,8 @@ impl Driver {
                 let _asker_gone = reply.send(Reached { tip, floor, hash: machine.block_at(height) });
             }
             Input::Coins { ticket, coins } => machine.handle_coins(ticket, coins),
+            Input::Recalled { ticket, archived } => machine.handle_recalled(ticket, archived),
+            Input::Settled => machine.handle_settled(),
             Input::Doubt(reason) => machine.handle_doubt(reason),
             Input::Fees(fees) => machine.handle_fees(fees),
             Input::Broadcast { txid, refusal } => machine.handle_broadcast(txid, refusal),

@@ -7,7 +7,7 @@ use quorate_protocol::{
     federation::{Succession, SuccessionPlan},
     wire::{ClientMessage, FeeEstimates, PeerReply, VotingReply, VotingRequest},
 };
-use quorate_rules::{ChainCoin, EvidenceFile, Kept, SessionId, Status, Tag};
+use quorate_rules::{ChainCoin, EvidenceFile, Kept, SessionId, Status, Tag, archive::Archived};
 use tokio::sync::{mpsc, oneshot};
 
 /// How far a machine has read the chain.
@@ -68,6 +68,13 @@ pub(crate) enum Input {
         ticket: u64,
         coins: Vec<(OutPoint, ChainCoin)>,
     },
+    /// What the archive says to what the machine asked of it.
+    Recalled {
+        ticket: u64,
+        archived: Archived,
+    },
+    /// What was settled is durable.
+    Settled,
     /// Why the backend may not be at the tip, or that it is.
     Doubt(Option<String>),
     /// What the backend says of fees.

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result};
 use quorate_protocol::headers::Checkpoint;
 use quorate_rules::{
     Stored,
+    archive::{Archived, Recall, recall},
     index::{Indexed, for_another_reading},
     records::{ChangeSet, Row, Table},
 };
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 enum Job {
     Load(oneshot::Sender<Result<Indexed, StoreError>>),
+    Recall(Vec<Recall>, oneshot::Sender<Result<Archived, StoreError>>),
     Write(ChangeSet),
 }
 
@@ -49,6 +51,13 @@ impl Index {
     pub(crate) async fn load(&self) -> Result<Indexed> {
         let (reply, answer) = oneshot::channel();
         self.0.send(Job::Load(reply)).context(ENDED)?;
+        Ok(answer.await.context(ENDED)??)
+    }
+
+    /// What the archive beside it has, after everything that was written.
+    pub(crate) async fn recall(&self, wanted: Vec<Recall>) -> Result<Archived> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Job::Recall(wanted, reply)).context(ENDED)?;
         Ok(answer.await.context(ENDED)??)
     }
 
@@ -107,13 +116,13 @@ fn anew(path: &Path, base: Checkpoint, why: &str) -> Result<Redb, StoreError> {
     Redb::open_index(path)
 }
 
-/// Accounts and scripts of an index: they are in no block. If some of them cannot be read all are left out, and are
-/// known again when their wallets register, pay or subscribe.
+/// Accounts and scripts of an index, which are in no block, and the archive. If some of it cannot be read all is left
+/// out: accounts and scripts are known again when their wallets register, pay or subscribe.
 fn kept(path: &Path, base: Checkpoint) -> ChangeSet {
     let read = || -> Result<Vec<Row>, StoreError> {
         let store = Redb::open_index(path)?;
         let mut rows = Vec::new();
-        for table in [Table::Accounts, Table::Scripts] {
+        for table in [Table::Accounts, Table::Scripts].into_iter().chain(Table::ARCHIVE) {
             store.scan(table, &mut |row| {
                 rows.extend(for_another_reading(row, base.height));
                 Ok(())
@@ -153,6 +162,13 @@ fn run(mut store: Redb, mut read: Option<Indexed>, jobs: &blocking::Receiver<Job
                     let index = read.take().map_or_else(|| load(&store), Ok);
                     let _asker_gone = reply.send(index);
                 }
+                Job::Recall(wanted, reply) => {
+                    if !write(&mut store, &mut batch) {
+                        return;
+                    }
+                    let _asker_gone =
+                        reply.send(recall(&wanted, |table, key, most| store.find(table, key, most)));
+                }
             }
         }
         if !write(&mut store, &mut batch) {
@@ -162,6 +178,9 @@ fn run(mut store: Redb, mut read: Option<Indexed>, jobs: &blocking::Receiver<Job
 }
 
 fn write(store: &mut Redb, batch: &mut Vec<ChangeSet>) -> bool {
+    if batch.is_empty() {
+        return true;
+    }
     let written = store.write(&std::mem::take(batch).iter().collect::<Vec<_>>());
     if let Err(error) = &written {
         tracing::error!(%error, "the index cannot be written; this node ends");

@@ -151,6 +151,14 @@ fn advice(found: u32) -> &'static str {
     }
 }
 
+impl From<Unreadable> for StoreError {
+    /// A row of the archive that another version wrote.
+    fn from(source: Unreadable) -> Self {
+        let what = Damage::Structure(Box::new(source));
+        Self::Damaged { place: "archive".to_owned(), what }
+    }
+}
+
 /// How a store is damaged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -54,7 +54,7 @@ impl Redb {
     /// # Errors
     /// It cannot be opened, or is damaged.
     pub(super) fn open_index(path: &Path) -> Result<Self, StoreError> {
-        Self::open_tables(path, &Table::INDEX)
+        Self::open_tables(path, &[&Table::INDEX[..], &Table::ARCHIVE].concat())
     }
 
     fn open_tables(path: &Path, tables: &[Table]) -> Result<Self, StoreError> {
@@ -111,10 +111,30 @@ impl Redb {
         Err(StoreError::Damaged { place: self.place.clone(), what })
     }
 
+    /// The first rows of a table whose keys begin with some bytes.
+    pub(super) fn find(&self, table: Table, prefix: &[u8], most: usize) -> Result<Vec<Row>, StoreError> {
+        let failed = |error: redb::Error| classify(error, self.place.clone());
+        let read = self.database.begin_read().map_err(|error| failed(error.into()))?;
+        let open = read.open_table(definition(table)).map_err(|error| failed(error.into()))?;
+        let mut found = Vec::new();
+        for row in open.range(prefix..).map_err(|error| failed(error.into()))?.take(most) {
+            let (key, value) = row.map_err(|error| failed(error.into()))?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            found.push(self.checked(Row {
+                table,
+                key: key.value().to_vec(),
+                value: value.value().to_vec(),
+            })?);
+        }
+        Ok(found)
+    }
+
     fn write_all(&self, batch: &[&ChangeSet]) -> Result<(), redb::Error> {
         let mut write = self.database.begin_write()?;
         write.set_durability(Durability::Immediate)?;
-        for table in Table::STORE.into_iter().chain(Table::INDEX) {
+        for table in Table::STORE.into_iter().chain(Table::INDEX).chain(Table::ARCHIVE) {
             let mut rows =
                 batch.iter().flat_map(|set| set.rows()).filter(|row| row.table == table).peekable();
             if rows.peek().is_none() {

@@ -6,7 +6,7 @@ use quorate::{
     wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage},
 };
 use quorate_bridge::sans_io::RelayId;
-use quorate_rules::{ChainCoin, SessionId};
+use quorate_rules::{ChainCoin, SessionId, archive::Archived};
 
 /// Whose session at a node it is.
 #[expect(missing_docs, reason = "one number")]
@@ -64,6 +64,8 @@ pub enum Event {
     Disk { node: NodeId, incarnation: u32 },
     Timer { node: NodeId, incarnation: u32 },
     Coins { node: NodeId, incarnation: u32, ticket: u64, height: u32, coins: Vec<(OutPoint, ChainCoin)> },
+    Recalled { node: NodeId, incarnation: u32, ticket: u64, archived: Box<Archived> },
+    Settled { node: NodeId, incarnation: u32 },
     Sweep { node: NodeId },
     Start { node: NodeId },
     Chain { node: NodeId },
@@ -111,6 +113,8 @@ pub(crate) fn target(event: &Event) -> Option<NodeId> {
         | Event::Disk { node, .. }
         | Event::Timer { node, .. }
         | Event::Coins { node, .. }
+        | Event::Recalled { node, .. }
+        | Event::Settled { node, .. }
         | Event::Sweep { node }
         | Event::Plan { node }
         | Event::TransitionTimer { node, .. }
@@ -133,6 +137,7 @@ pub(crate) fn describe(event: &Event) -> String {
             format!("client->{node} {} {id:?} {}", session.0, name_of(message))
         }
         Event::Coins { node, ticket, coins, .. } => format!("coins->{node} {ticket} {}", coins.len()),
+        Event::Recalled { node, ticket, .. } => format!("recalled->{node} {ticket}"),
         other => format!("{other:?}"),
     }
 }
@@ -162,7 +167,9 @@ pub(crate) fn run_of(event: &Event) -> Option<(NodeId, u32)> {
         | Event::RepairAgain { node, incarnation }
         | Event::Disk { node, incarnation }
         | Event::Timer { node, incarnation }
-        | Event::Coins { node, incarnation, .. } => Some((*node, *incarnation)),
+        | Event::Coins { node, incarnation, .. }
+        | Event::Recalled { node, incarnation, .. }
+        | Event::Settled { node, incarnation } => Some((*node, *incarnation)),
         _of_any => None,
     }
 }

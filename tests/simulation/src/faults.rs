@@ -135,13 +135,15 @@ pub enum Fault {
     GarbageRepair,
     /// A block comes while the chain is asked for coins.
     OvertakenLookup,
+    /// A node forgets what is settled.
+    Settled,
     /// A node learns the seals of others from one that is in the next epoch already.
     LateSeals,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 63] = [
+    pub const ALL: [Self; 64] = [
         Self::Crash,
         Self::CrashWhileWriting,
         Self::CrashInRecovery,
@@ -199,6 +201,7 @@ impl Fault {
         Self::LyingSeal,
         Self::LateSeals,
         Self::OvertakenLookup,
+        Self::Settled,
         Self::LostShare,
         Self::RepairedShare,
         Self::CrashWhileSaving,

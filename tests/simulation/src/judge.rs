@@ -99,7 +99,7 @@ impl World {
     }
 
     /// Whether a transaction is so deep in the chain that a node which came later need not know of it.
-    fn is_settled(&self, txid: &Txid) -> bool {
+    pub(crate) fn is_settled(&self, txid: &Txid) -> bool {
         let deep = |height: u32| height.saturating_add(UNDO_BLOCKS) <= self.chain.height();
         self.oracle.mined_at(txid).is_some_and(deep)
     }

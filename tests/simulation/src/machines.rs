@@ -4,7 +4,7 @@ use crate::{
     Fault,
     disk::Disk,
     event::Event,
-    node::{REQUEST_TIMEOUT, SimNode, Waiting, mirror_of, rows_of},
+    node::{REQUEST_TIMEOUT, SimNode, Waiting, apply, mirror_of, rows_of},
     oracle::Row,
     world::World,
 };
@@ -18,7 +18,11 @@ use quorate::{
     wire::{ClientMessage, PeerReply, PeerRequest, SuccessionReply, VotingRequest},
 };
 use quorate_node::store::{BATCH_MAX, Redb, Store as _};
-use quorate_rules::{ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag, records::ChangeSet};
+use quorate_rules::{
+    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag,
+    archive::{Recall, recall},
+    records::{self, ChangeSet},
+};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::time::Duration;
 
@@ -57,7 +61,11 @@ impl World {
             Some(found) => {
                 node.interrupted.iter().any(|(under_way, value)| under_way == *row && value == found)
             }
-            None => false,
+            // An interrupted write may have taken it away.
+            None => {
+                node.forgetful
+                    || node.interrupted.iter().any(|(under_way, value)| under_way == *row && value.is_empty())
+            }
         };
         if let Some(((table, key), confirmed)) = node.mirror.iter().find(|row| !survives(row)) {
             let found = mirror.get(&(*table, key.clone())).map(hex::encode);
@@ -202,9 +210,7 @@ impl World {
             let Some(node) = self.nodes.get_mut(&id).filter(|node| node.incarnation == incarnation) else {
                 return;
             };
-            for row in change.rows() {
-                node.mirror.insert((row.table, row.key.clone()), row.value.clone());
-            }
+            apply(&mut node.mirror, &change);
             if let Some(output) = output {
                 self.release(id, output);
             }
@@ -221,6 +227,12 @@ impl World {
             Output::Reply { to: ReplyTo::Myself(_), .. } => {}
             Output::Reply { to: ReplyTo::Peer(number), reply } => self.answer(id, number, reply),
             Output::LookUp { ticket, outpoints } => self.look_up(id, ticket, outpoints),
+            Output::Recall { ticket, wanted } => self.recall(id, ticket, &wanted),
+            Output::Settled => {
+                let incarnation = self.nodes.get(&id).map_or(0, |node| node.incarnation);
+                let wait = self.dice.between(10, 1_000);
+                self.schedule(wait, Event::Settled { node: id, incarnation });
+            }
             Output::Client { session, id: request, message } => {
                 self.tell_client(id, session, request, message)
             }
@@ -319,6 +331,26 @@ impl World {
         let coins = coins.collect();
         let wait = self.dice.between(100, 30_000);
         self.schedule(wait, Event::Coins { node: id, incarnation, ticket, height, coins });
+    }
+
+    /// The archive answers a node.
+    fn recall(&mut self, id: NodeId, ticket: u64, wanted: &[Recall]) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        let (incarnation, index) = (node.incarnation, node.index_now());
+        let archived = recall(wanted, |table, prefix, most| {
+            let from = (table, prefix.to_vec());
+            let rows =
+                index.range(from..).take_while(|((of, key), _)| *of == table && key.starts_with(prefix));
+            let row = |((table, key), value): (&Row, &Vec<u8>)| records::Row {
+                table: *table,
+                key: key.clone(),
+                value: value.clone(),
+            };
+            Ok::<_, records::Unreadable>(rows.take(most).map(row).collect())
+        });
+        let archived = Box::new(archived.expect("what a machine wrote"));
+        let wait = self.dice.between(50, 5_000);
+        self.schedule(wait, Event::Recalled { node: id, incarnation, ticket, archived });
     }
 
     /// The chain's answer arrives.

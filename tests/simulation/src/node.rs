@@ -16,7 +16,7 @@ use quorate_node::store::{Redb, Store as _, StoreError};
 use quorate_rules::{
     Machine, Output, Progress, SessionId, Stored, Transition, WholeSeal,
     index::Indexed,
-    records::{ChangeSet, Row},
+    records::{ChangeSet, Row, Table},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -199,13 +199,22 @@ impl SimNode {
 }
 
 impl SimNode {
+    /// The index with all changes under way, as its thread reads it.
+    pub(crate) fn index_now(&self) -> Mirror {
+        let archive = self.index.iter().filter(|((table, _), _)| Table::ARCHIVE.contains(table));
+        let mut index: Mirror = archive.map(|(row, value)| (row.clone(), value.clone())).collect();
+        self.index_late.iter().for_each(|change| apply(&mut index, change));
+        index
+    }
+
     /// The index that a start finds, if so many of the changes under way came to the disk.
     pub(crate) fn read_index(&mut self, written: usize) -> Indexed {
         for change in self.index_late.drain(..).take(written) {
             apply(&mut self.index, &change);
         }
         let mut stored = Stored::default();
-        for ((table, key), value) in &self.index {
+        let held = self.index.iter().filter(|((table, _), _)| !Table::ARCHIVE.contains(table));
+        for ((table, key), value) in held {
             let row = Row { table: *table, key: key.clone(), value: value.clone() };
             stored.take(&row).expect("what a machine wrote");
         }

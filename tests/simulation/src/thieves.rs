@@ -95,7 +95,7 @@ impl World {
         let held = self.wallets.first().is_some_and(|payee| payee.session.wallet().proof(txid).is_some());
         let machines =
             self.nodes.values().filter(|node| node.is_trusted()).filter_map(|node| node.machine.as_ref());
-        held && !machines.into_iter().any(|machine| machine.knows_final(&txid))
+        held && !self.is_settled(&txid) && !machines.into_iter().any(|machine| machine.knows_final(&txid))
     }
 
     fn honest_ids(&self) -> Vec<NodeId> {

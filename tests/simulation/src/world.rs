@@ -368,6 +368,13 @@ impl World {
             Event::Coins { node, ticket, height, coins, .. } => {
                 self.coins_found(node, ticket, height, coins);
             }
+            Event::Recalled { node, ticket, archived, .. } => {
+                self.step(node, |machine| machine.handle_recalled(ticket, *archived));
+            }
+            Event::Settled { node, .. } => {
+                self.counters.add(Fault::Settled);
+                self.step(node, |machine| machine.handle_settled());
+            }
             Event::Sweep { node } => self.sweep(node),
             Event::Start { node } => {
                 if self.nodes.get(&node).is_some_and(|node| node.machine.is_none()) && self.start_node(node) {

@@ -25,7 +25,11 @@ fn change(number: u32) -> ChangeSet {
     let mut digest = PackageDigest([0; 32]);
     digest.0[..4].copy_from_slice(&number.to_be_bytes());
     let signature = schnorr::Signature::from_slice(&[1; 64]).expect("64 bytes");
-    change.put(&Change::Answer(Box::new(Answer { digest, reply: CommitReply::Sole { signature } })));
+    change.put(&Change::Answer(Box::new(Answer {
+        digest,
+        txid: None,
+        reply: CommitReply::Sole { signature },
+    })));
     // One record is written again each time.
     change.put(&log(number));
     change

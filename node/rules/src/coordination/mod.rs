@@ -50,6 +50,11 @@ impl Coordination {
         self.running.len()
     }
 
+    /// Whether a transaction is under way.
+    pub(crate) fn has(&self, txid: &Txid) -> bool {
+        self.running.contains_key(txid)
+    }
+
     /// Somebody coordinates a transaction.
     pub(crate) fn heard_of(&mut self, cx: &Context, txid: Txid) {
         self.heard_of.insert(txid, cx.now);

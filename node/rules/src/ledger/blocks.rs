@@ -101,17 +101,25 @@ impl Blocks {
         tip
     }
 
-    pub(super) fn put_effect(&mut self, effect: BlockEffect) {
+    /// Takes over what the block at the tip did. Gives what those did that cannot be undone any more.
+    pub(super) fn put_effect(&mut self, effect: BlockEffect) -> Vec<BlockEffect> {
         let height = self.tip().height;
         self.recent.extend(effect.txids.iter().map(|txid| (*txid, height)));
         self.effects.insert(height, effect);
         self.stale_effects.insert(height);
+        let mut settled = Vec::new();
         while let Some((old, _)) =
             self.effects.first_key_value().filter(|(old, _)| **old + UNDO_BLOCKS <= height)
         {
             let old = *old;
-            self.forget_effect(old);
+            settled.extend(self.forget_effect(old));
         }
+        settled
+    }
+
+    /// Forgets where transactions are, but for those that `is_wanted` names.
+    pub(super) fn forget_places(&mut self, is_wanted: impl Fn(&Txid, u32) -> bool) {
+        self.of.retain(|txid, height| is_wanted(txid, *height));
     }
 
     fn forget_effect(&mut self, height: u32) -> Option<BlockEffect> {

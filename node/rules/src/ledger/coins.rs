@@ -1,11 +1,11 @@
 //! Coins as this node knows them, found by outpoint and by script.
 
-use bitcoin::{OutPoint, ScriptBuf, TxOut};
+use bitcoin::{OutPoint, ScriptBuf, TxOut, Txid};
 use quorate_protocol::{
     Round,
     wire::{FinalSpend, UtxoRecord},
 };
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A coin with its facts, as subscribers are told them.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Coin {
 /// All coins.
 #[derive(Debug, Default)]
 pub(super) struct Coins {
-    coins: HashMap<OutPoint, Coin>,
+    coins: BTreeMap<OutPoint, Coin>,
     scripts: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
 }
 
@@ -28,6 +28,30 @@ impl Coins {
 
     pub(super) fn get_mut(&mut self, outpoint: &OutPoint) -> Option<&mut Coin> {
         self.coins.get_mut(outpoint)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&OutPoint, &Coin)> {
+        self.coins.iter()
+    }
+
+    /// Those that a transaction created.
+    pub(super) fn of_transaction(&self, txid: &Txid) -> impl Iterator<Item = (&OutPoint, &Coin)> {
+        let [first, last] = [u32::MIN, u32::MAX].map(|vout| OutPoint { txid: *txid, vout });
+        self.coins.range(first..=last)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.coins.len()
+    }
+
+    pub(super) fn remove(&mut self, outpoint: &OutPoint) {
+        let Some(coin) = self.coins.remove(outpoint) else { return };
+        if let Some(others) = self.scripts.get_mut(&coin.record.script_pubkey) {
+            others.remove(outpoint);
+            if others.is_empty() {
+                self.scripts.remove(&coin.record.script_pubkey);
+            }
+        }
     }
 
     pub(super) fn by_script(&self, script: &ScriptBuf) -> Vec<OutPoint> {

@@ -61,11 +61,12 @@ impl Ledger {
         for account in std::mem::take(&mut self.scripts.stale_accounts) {
             change.put_account(&account, self.scripts.account(&account));
         }
+        change.merge(std::mem::take(&mut self.archive));
         (!change.is_empty()).then_some(change)
     }
 
     /// A coin that a block created or spent.
-    fn indexed_coin(&self, outpoint: &OutPoint) -> Option<IndexedCoin> {
+    pub(super) fn indexed_coin(&self, outpoint: &OutPoint) -> Option<IndexedCoin> {
         let coin = self.coins.get(outpoint)?;
         let record = &coin.record;
         let in_chain = record.created.is_some() || record.spent.is_some();

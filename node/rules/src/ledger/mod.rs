@@ -12,11 +12,12 @@ mod coins;
 mod indexing;
 mod rounds;
 mod scripts;
+mod settling;
 mod transactions;
 
 use crate::{
     index::{BlockEffect, Indexed, short},
-    records::{RoundRecord, TxRecord},
+    records::{ChangeSet, RoundRecord, TxRecord},
 };
 pub(crate) use ancestry::{Ancestry, Conflict};
 use bitcoin::{Block, BlockHash, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header};
@@ -35,7 +36,7 @@ use rounds::Rounds;
 pub(crate) use scripts::LEASES_MAX;
 use scripts::Scripts;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 use transactions::Transactions;
@@ -66,6 +67,16 @@ pub(crate) struct Ledger {
     used: BTreeSet<(AccountId, KeychainIndex)>,
     /// Coins, and spends of coins that are not known, which the index has otherwise.
     stale: BTreeSet<OutPoint>,
+    /// Outpoints that a block spends which cannot be undone any more.
+    resting: BTreeSet<OutPoint>,
+    /// Those of them that are forgotten once the store has forgotten what named them.
+    leaving: BTreeSet<OutPoint>,
+    /// Transactions of that settlement, which the archive has.
+    archived: BTreeSet<Txid>,
+    /// Rows for the archive.
+    archive: ChangeSet,
+    /// Coins that were looked up, the oldest first.
+    looked_up: VecDeque<OutPoint>,
 }
 
 impl Ledger {
@@ -86,11 +97,17 @@ impl Ledger {
             scripts: Scripts::restore(scripts, accounts),
             used: BTreeSet::new(),
             stale: BTreeSet::new(),
+            resting: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            archived: BTreeSet::new(),
+            archive: ChangeSet::default(),
+            looked_up: VecDeque::new(),
         };
         ledger.restore_chain(coins, spends);
         for record in records {
             ledger.put(record, Duration::ZERO);
         }
+        ledger.restore_resting();
         if ledger.is_doubtful() {
             tracing::info!(
                 "a transaction came without what the chain did to its coins; the last blocks are read again"
@@ -170,9 +187,9 @@ impl Ledger {
         self.transactions.close(txid);
     }
 
-    /// How many records are kept, for metrics and the memory bound: transactions, rounds, open ones.
-    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
-        (self.transactions.len(), self.rounds.len(), self.transactions.open().len())
+    /// How many records are kept, for metrics and the memory bound: transactions, rounds, open ones, coins.
+    pub(crate) fn sizes(&self) -> [usize; 4] {
+        [self.transactions.len(), self.rounds.len(), self.transactions.open().len(), self.coins.len()]
     }
 
     /// How many scripts are indexed, and of how many accounts.
@@ -184,8 +201,11 @@ impl Ledger {
         self.coins.by_script(script)
     }
 
+    /// The block that has a transaction, as far as this node can tell: it is one of the last, or a coin of the
+    /// transaction is known.
     pub(crate) fn block_of(&self, txid: &Txid) -> Option<BlockRef> {
-        self.blocks.of(txid)
+        let of_coin = || self.coins.of_transaction(txid).find_map(|(_, coin)| coin.record.created);
+        self.blocks.of(txid).or_else(of_coin)
     }
 
     pub(crate) fn tip(&self) -> BlockRef {
@@ -256,7 +276,7 @@ impl Ledger {
     /// Proven final transactions that are not in a block and may still be, by txid.
     pub(crate) fn unconfirmed(&self) -> Vec<Transaction> {
         let open = self.transactions.all().filter(|(txid, record)| {
-            record.proof.is_some() && self.blocks.of(txid).is_none() && self.conflict(**txid).is_none()
+            record.proof.is_some() && self.block_of(txid).is_none() && self.conflict(**txid).is_none()
         });
         let open: BTreeMap<_, _> =
             open.filter_map(|(txid, record)| Some((txid, record.proof.as_ref()?))).collect();
@@ -297,7 +317,7 @@ impl Ledger {
         let txid = record.target.txid();
         let mut changed = Vec::new();
         let transaction = record.proof.as_ref().map(FinalityProof::transaction).cloned();
-        let block = transaction.as_ref().and_then(|_| self.blocks.of(&txid));
+        let block = transaction.as_ref().and_then(|_| self.block_of(&txid));
         let inputs: Vec<OutPoint> = match (&record.proof, &record.proposal) {
             (Some(proof), _) => proof.outpoints().collect(),
             (None, Some(proposal)) => proposal.outpoints(),
@@ -379,6 +399,9 @@ impl Ledger {
         let before = (found.height < self.blocks.base()).then_some(found.hash);
         let hash = self.block_hash(found.height).or(before);
         let tip = self.tip().height;
+        if !self.knows(&outpoint) {
+            self.looked_up.push_back(outpoint);
+        }
         let coin = self.add(outpoint, &found.output, found.coinbase);
         coin.coinbase = found.coinbase;
         coin.record.tip_height = tip;
@@ -422,7 +445,9 @@ impl Ledger {
             }
         }
         let changed: Vec<OutPoint> = effect.created.iter().chain(&effect.spent).copied().collect();
-        self.blocks.put_effect(effect);
+        for settled in self.blocks.put_effect(effect) {
+            self.resting.extend(settled.spent);
+        }
         self.stale.extend(&changed);
         changed
     }

@@ -128,7 +128,7 @@ impl Rounds {
         round < first
     }
 
-    /// Forgets an outpoint; no rule does.
+    /// Forgets an outpoint: it has come to rest.
     pub(super) fn forget(&mut self, outpoint: &OutPoint) {
         self.rounds.remove(outpoint);
     }

@@ -54,7 +54,13 @@ impl Transactions {
         self.records.insert(txid, record);
     }
 
-    /// Forgets what a final transaction spends; no rule does.
+    /// Takes a record away.
+    pub(super) fn remove(&mut self, txid: &Txid) -> Option<TxRecord> {
+        self.open.remove(txid);
+        self.records.remove(txid)
+    }
+
+    /// Forgets what a final transaction spends: it has come to rest.
     pub(super) fn forget_final_spend(&mut self, outpoint: &OutPoint) {
         self.final_spends.remove(outpoint);
     }

@@ -5,6 +5,7 @@ mod coordinating;
 mod deadlines;
 mod epochs;
 mod releasing;
+mod settling;
 mod signing;
 mod subscribing;
 mod voting;

@@ -66,7 +66,7 @@ impl Voter {
         let record = TxRecord { certificate: Some(certificate), ..record };
         if !cx.planted(Bug::CommitWithoutRecord) {
             if let Some(answer) = &answer {
-                self.nonces.remember(answer.digest, answer.reply.clone());
+                self.nonces.remember(answer.clone());
             }
             cx.persist_record(record, answer);
         }
@@ -101,7 +101,7 @@ impl Voter {
         let shares = self.share.sign(&cx.federation, &session, nonces).map_err(gone)?;
         let signature = session.sign_shares(&cx.federation, &cx.key, &shares);
         let reply = CommitReply::Joint { shares, signature };
-        let stored = Answer { digest: session.digest(), reply: reply.clone() };
+        let stored = Answer { digest: session.digest(), txid: Some(target.txid()), reply: reply.clone() };
         Ok((reply, Some(stored)))
     }
 }

@@ -17,9 +17,9 @@ pub(crate) use commit::CommitCall;
 
 use crate::{
     context::Context,
-    records::{Answer, TxRecord},
+    records::{Answer, ChangeSet, TxRecord},
 };
-use bitcoin::OutPoint;
+use bitcoin::{OutPoint, Txid};
 use nonces::NoncePool;
 use quorate_protocol::{
     NodeId, Round,
@@ -53,6 +53,11 @@ impl Voter {
     /// With the answers that used up nonces before this node started.
     pub(crate) fn restore(share: NodeShare, answers: Vec<Answer>) -> Self {
         Self { share, nonces: NoncePool::restore(answers) }
+    }
+
+    /// Forgets what was answered about transactions that have come to rest.
+    pub(crate) fn forget(&mut self, transactions: &[Txid], change: &mut ChangeSet) {
+        self.nonces.forget(transactions, change);
     }
 
     /// Votes on a proposal, or repeats the vote with fresh nonce commitments.

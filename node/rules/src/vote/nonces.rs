@@ -3,9 +3,10 @@
 //! A nonce leaves the pool before it is used, whatever happens then. A package that was answered before gets the
 //! stored bytes; another package that names a used nonce finds it gone. A restart loses the pool, never the record.
 
-use crate::records::Answer;
+use crate::records::{Answer, ChangeSet};
+use bitcoin::Txid;
 use quorate_protocol::{NodeId, NonceCommitment, PackageDigest, frost::NodeNonces, wire::CommitReply};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// Most unused nonces that one coordinator may have open; its oldest go first, and their session has to start again.
 /// No coordinator can push out another's.
@@ -18,7 +19,7 @@ pub(crate) struct NoncePool {
     unused: HashMap<NonceCommitment, NodeNonces>,
     order: HashMap<NodeId, VecDeque<NonceCommitment>>,
     responses: HashMap<PackageDigest, CommitReply>,
-    response_order: VecDeque<PackageDigest>,
+    response_order: VecDeque<(PackageDigest, Option<Txid>)>,
 }
 
 impl NoncePool {
@@ -30,7 +31,7 @@ impl NoncePool {
             response_order: VecDeque::new(),
         };
         for response in stored {
-            pool.remember(response.digest, response.reply);
+            pool.remember(response);
         }
         pool
     }
@@ -56,13 +57,28 @@ impl NoncePool {
         self.responses.get(&digest)
     }
 
-    pub(crate) fn remember(&mut self, digest: PackageDigest, reply: CommitReply) {
+    pub(crate) fn remember(&mut self, Answer { digest, txid, reply }: Answer) {
         while self.response_order.len() >= RESPONSES_MAX {
-            if let Some(oldest) = self.response_order.pop_front() {
+            if let Some((oldest, _)) = self.response_order.pop_front() {
                 self.responses.remove(&oldest);
             }
         }
-        self.response_order.push_back(digest);
+        self.response_order.push_back((digest, txid));
         self.responses.insert(digest, reply);
+    }
+
+    /// Forgets the answers about transactions that have come to rest. Their nonces are gone all the same: they were
+    /// taken out of the pool before they were used.
+    pub(crate) fn forget(&mut self, transactions: &[Txid], change: &mut ChangeSet) {
+        let transactions: HashSet<&Txid> = transactions.iter().collect();
+        let Self { responses, response_order, .. } = self;
+        response_order.retain(|(digest, txid)| {
+            let over = txid.as_ref().is_some_and(|txid| transactions.contains(txid));
+            if over {
+                responses.remove(digest);
+                change.forget_answer(digest);
+            }
+            !over
+        });
     }
 }

@@ -1,0 +1,259 @@
+//! State that ends: what is forgotten when, what the archive still tells, and that nothing can be made of it.
+
+use super::deadlines::{announce, child, paid};
+use crate::{
+    Machine, Output, Stored,
+    index::UNDO_BLOCKS,
+    records::{Row, Table},
+    settings::Settings,
+    testkit::{Kit, ME, OTHER, sole, spend},
+};
+use bitcoin::{OutPoint, Transaction, TxOut};
+use quorate_protocol::{
+    NodeId, Round,
+    finality::FinalityProof,
+    proposal::Proposal,
+    release::SignedPromise,
+    testing::{self, DEADLINE},
+    wire::{
+        ClientMessage, KeyOutcome, RejectReason, ServerMessage, SubscriptionKey, TransactionStatus,
+        UtxoRecord, VotingReply, VotingRequest, limits,
+    },
+};
+use std::{collections::BTreeMap, time::Duration};
+
+fn hello(kit: &mut Kit) {
+    kit.say(ClientMessage::Hello {
+        protocol: limits::PROTOCOL_VERSION,
+        federation: None,
+        agent: String::new(),
+    });
+    kit.told();
+}
+
+/// A block with transactions: their inputs are no coins of the chain any more.
+fn mine_with(kit: &mut Kit, transactions: &[Transaction]) {
+    for input in transactions.iter().flat_map(|transaction| &transaction.input) {
+        kit.coins.remove(&input.previous_output);
+    }
+    kit.mine_with(transactions.to_vec());
+}
+
+fn count(kit: &Kit, table: Table) -> usize {
+    kit.rows.keys().filter(|(of, _)| *of == table).count()
+}
+
+/// A payment that was mined and lies so deep that no block can undo it.
+fn settled() -> (Kit, OutPoint, FinalityProof) {
+    let mut kit = Kit::voting();
+    let coin = kit.joint_coin(90_500, 5, false);
+    let proof = paid(&mut kit);
+    mine_with(&mut kit, &[proof.transaction().clone()]);
+    kit.mine(UNDO_BLOCKS - 1);
+    assert!(kit.machine.proof(&proof.txid()).is_some(), "its block can still be undone");
+    kit.mine(1);
+    (kit, coin, proof)
+}
+
+fn snapshot(kit: &mut Kit, key: SubscriptionKey) -> (Vec<UtxoRecord>, Option<TransactionStatus>) {
+    kit.say(ClientMessage::UTXOStateQuery { keys: vec![key] });
+    let told = kit.told();
+    let Some(ServerMessage::UTXOStateResponse { results, .. }) = told.last() else { panic!("{told:?}") };
+    let KeyOutcome::Snapshot { utxos, status, .. } = results[0].outcome.clone() else { panic!("{told:?}") };
+    (utxos, status)
+}
+
+#[test]
+fn a_payment_below_the_reach_of_reorganisations_leaves_memory_store_and_index() {
+    let (kit, coin, proof) = settled();
+    let sizes = kit.machine.sizes();
+    // The output of the payment is a coin of the account.
+    assert_eq!((sizes.transactions, sizes.rounds, sizes.coins), (0, 0, 1));
+    assert!(kit.machine.utxo(&coin).is_none());
+    assert!(kit.machine.utxo(&OutPoint { txid: proof.txid(), vout: 0 }).is_some());
+    let left = [Table::Transactions, Table::Rounds, Table::Answers, Table::Coins].map(|one| count(&kit, one));
+    assert_eq!(left, [0, 0, 0, 1]);
+    // The coin, its place among those of its script, and the blocks of the payment and of what created the coin.
+    assert_eq!(Table::ARCHIVE.map(|table| count(&kit, table)), [1, 1, 2]);
+    assert!(kit.machine.unconfirmed().is_empty());
+}
+
+#[test]
+fn who_comes_back_after_weeks_hears_of_coins_that_were_spent_and_where_they_went() {
+    let (mut kit, coin, proof) = settled();
+    let txid = proof.txid();
+    hello(&mut kit);
+    let script = SubscriptionKey::Script(kit.world.script());
+    let (utxos, _) = snapshot(&mut kit, script.clone());
+    let spent = utxos.iter().find(|utxo| utxo.outpoint == coin).expect("it is told");
+    assert_eq!(spent.spent.map(|spent| spent.txid), Some(txid));
+    assert_eq!(spent.tip_height, kit.machine.tip().height);
+    let (_, status) = snapshot(&mut kit, SubscriptionKey::Txid(txid));
+    assert!(
+        matches!(status, Some(TransactionStatus::Confirmed { block }) if block.height == 11),
+        "{status:?}"
+    );
+
+    // A subscriber hears it right after the snapshot.
+    kit.say(ClientMessage::UTXOSubscribe { keys: vec![script, SubscriptionKey::Txid(txid)] });
+    let told = kit.told();
+    let news = told.iter().find_map(|message| match message {
+        ServerMessage::UTXOStateNotification { utxo, .. } if utxo.outpoint == coin => utxo.spent,
+        _ => None,
+    });
+    assert_eq!(news.map(|spent| spent.txid), Some(txid), "{told:?}");
+
+    // Its place in the chain, also of what created a coin that is gone.
+    for asked in [txid, coin.txid] {
+        kit.say(ClientMessage::ProofQuery { txid: asked });
+        let place =
+            kit.out.iter().any(|output| matches!(output, Output::Prove { of, .. } if of.txid == asked));
+        assert!(place, "{asked}");
+    }
+}
+
+#[test]
+fn a_proof_stays_as_long_as_one_of_its_coins_is_unspent() {
+    let (mut kit, _, proof) = settled();
+    hello(&mut kit);
+    let submit = |kit: &mut Kit| {
+        let Proposal::Joint(joint) = kit.joint() else { panic!("a joint payment") };
+        let (proposal, account) = (Proposal::Joint(joint), Some(kit.world.certificate()));
+        kit.say(ClientMessage::TransactionBroadcast { proposal, account });
+        match kit.told().pop() {
+            Some(ServerMessage::TransactionStatus { status, .. }) => status,
+            other => panic!("{other:?}"),
+        }
+    };
+    let status = submit(&mut kit);
+    assert!(matches!(status, TransactionStatus::Signed { proof: told } if *told == proof));
+    let next = child(&kit, &proof, DEADLINE);
+    let next = kit.world.finish(&next);
+    assert_eq!(announce(&mut kit, &next), Ok(()));
+    mine_with(&mut kit, &[next.transaction().clone()]);
+    // What it paid is nobody's coin here, and goes with the daily sweep.
+    kit.mine(UNDO_BLOCKS + 144);
+    assert_eq!(kit.machine.sizes().coins, 0);
+    assert!(matches!(submit(&mut kit), TransactionStatus::Confirmed { block } if block.height == 11));
+}
+
+#[test]
+fn nothing_is_said_about_a_coin_that_is_settled() {
+    let (mut kit, coin, proof) = settled();
+    // The same payment again, and its proof from a peer and from a wallet.
+    let proposal = kit.joint();
+    assert_eq!(kit.vote(proposal), Err(RejectReason::UnknownCoin { outpoint: coin }));
+    assert_eq!(announce(&mut kit, &proof), Ok(()));
+    hello(&mut kit);
+    kit.out.clear();
+    kit.say(ClientMessage::FinalTransaction { proof: Box::new(proof.clone()) });
+    assert!(kit.machine.proof(&proof.txid()).is_none() && kit.machine.unconfirmed().is_empty());
+    assert!(!kit.out.iter().any(|output| matches!(output, Output::Broadcast(_) | Output::Persist(_))));
+    // A promise now would deny what this node committed to then.
+    let promises: Vec<SignedPromise> =
+        [2, 3, 4].map(|node| kit.promise(NodeId(node), coin, Round(0))).to_vec();
+    let request = VotingRequest::ReleaseRequest {
+        outpoint: coin,
+        round: Round(0),
+        rejects: vec![],
+        cancel: None,
+        promises,
+        previous: None,
+    };
+    let answer = kit.ask(OTHER, request).expect("it answers");
+    assert!(matches!(answer, VotingReply::ReleaseResponse { promise: None, .. }), "{answer:?}");
+}
+
+/// What a node finds on its disk.
+fn stored(rows: &BTreeMap<(Table, Vec<u8>), Vec<u8>>) -> Stored {
+    let mut stored = Stored::default();
+    for ((table, key), value) in rows.iter().filter(|((table, _), _)| !Table::ARCHIVE.contains(table)) {
+        let row = Row { table: *table, key: key.clone(), value: value.clone() };
+        stored.take(&row).expect("what was written");
+    }
+    stored
+}
+
+#[test]
+fn a_crash_between_store_and_index_leaves_nothing_behind() {
+    let mut kit = Kit::voting();
+    let coin = kit.joint_coin(90_500, 5, false);
+    let proof = paid(&mut kit);
+    mine_with(&mut kit, &[proof.transaction().clone()]);
+    kit.mine(UNDO_BLOCKS - 1);
+    let before = kit.rows.clone();
+    kit.mine(1);
+    let of = |row: &&(Table, Vec<u8>)| Table::STORE.contains(&row.0);
+    // The store is of after, the index of before; and the other way round, which cannot be, as the index waits.
+    let mut rows = before;
+    rows.retain(|row, _| !of(&row));
+    rows.extend(kit.rows.iter().filter(|(row, _)| of(row)).map(|(row, value)| (row.clone(), value.clone())));
+    let settings = Settings {
+        min_confirmations: 1,
+        voting_timeout: Duration::from_secs(30),
+        signing_timeout: Duration::from_secs(2),
+        bug: None,
+    };
+    let share = testing::copy_shares(&kit.world.shares).remove(0);
+    let (federation, key) = (kit.world.federation.clone(), kit.world.keys[0].clone());
+    kit.machine = Machine::new(ME, federation, key, share, settings, testing::rng(2), stored(&rows));
+    kit.rows = rows;
+    assert!(kit.machine.utxo(&coin).is_some());
+    kit.mine(1);
+    assert!(kit.machine.utxo(&coin).is_none(), "it goes after the start");
+    hello(&mut kit);
+    let script = SubscriptionKey::Script(kit.world.script());
+    let (utxos, _) = snapshot(&mut kit, script);
+    assert!(utxos.iter().any(|utxo| utxo.outpoint == coin && utxo.spent.is_some()));
+}
+
+#[test]
+fn what_lost_its_coin_to_another_goes_with_it_and_a_coin_that_is_unspent_keeps_its_lock() {
+    let mut kit = Kit::voting();
+    let coins = [0, 1].map(|vout| kit.open_coin(vout));
+    let (both, one) = (spend(&coins, 190_000), spend(&coins[..1], 99_000));
+    assert_eq!(kit.vote(sole(&both)), Ok(()));
+    mine_with(&mut kit, &[one]);
+    kit.mine(2 * UNDO_BLOCKS);
+    assert_eq!(kit.machine.sizes().transactions, 1, "it holds the other coin");
+    assert!(kit.machine.holds(&coins[1]).is_some());
+    mine_with(&mut kit, &[spend(&coins[1..], 98_000)]);
+    kit.mine(UNDO_BLOCKS);
+    let sizes = kit.machine.sizes();
+    assert_eq!((sizes.transactions, sizes.rounds, sizes.coins, sizes.open), (0, 0, 0, 0));
+}
+
+#[test]
+fn coins_that_were_only_named_are_kept_within_bounds() {
+    let mut kit = Kit::voting();
+    hello(&mut kit);
+    let coin = |number: u32| OutPoint { vout: number, ..kit_coin() };
+    let held = kit.open_coin(0);
+    assert_eq!(kit.vote(sole(&spend(&[held], 99_000))), Ok(()));
+    let most = crate::notices::LOOKED_UP_MAX;
+    let named: Vec<u32> = (1..=u32::try_from(most).expect("small") + 500).collect();
+    let output = TxOut {
+        value: bitcoin::Amount::from_sat(1),
+        script_pubkey: kit.coins[&held].output.script_pubkey.clone(),
+    };
+    for chunk in named.chunks(limits::KEYS_PER_MESSAGE_MAX) {
+        for number in chunk {
+            let found = crate::ChainCoin { output: output.clone(), ..kit.coins[&held].clone() };
+            kit.coins.insert(coin(*number), found);
+        }
+        let keys = chunk.iter().map(|number| SubscriptionKey::Outpoint(coin(*number))).collect();
+        kit.say(ClientMessage::UTXOStateQuery { keys });
+        kit.out.clear();
+    }
+    let kept = kit.machine.sizes().coins;
+    assert!(kept <= most + 1, "{kept}");
+    assert!(kit.machine.utxo(&held).is_some(), "what was voted on stays");
+    assert!(kit.machine.utxo(&coin(1)).is_none(), "the oldest goes first");
+    // And all of them with the daily sweep.
+    kit.mine(UNDO_BLOCKS + 144);
+    assert_eq!(kit.machine.sizes().coins, 1);
+}
+
+fn kit_coin() -> OutPoint {
+    OutPoint { txid: bitcoin::hashes::Hash::from_byte_array([9; 32]), vout: 0 }
+}

@@ -3,7 +3,7 @@
 use crate::{
     chain::Bitcoind,
     config::{ChainConfig, NodeConfig},
-    operator::{client, commands},
+    operator::{client, commands, store},
     provision::{self, NewFederation, Replacement},
     run::Node,
 };
@@ -11,7 +11,11 @@ use anyhow::{Context as _, Result};
 use bitcoin::Network;
 use clap::{Parser, Subcommand};
 use quorate_rules::EvidenceFile;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -50,6 +54,35 @@ enum Command {
     /// What this node has read of the chain
     #[command(subcommand)]
     Index(IndexCommand),
+    /// The files of a node that is not running: how large they are, whether they are good
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+#[derive(Subcommand)]
+enum StoreCommand {
+    /// Count what store, index and archive hold, by kind
+    Stats {
+        /// Directory of the node
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+    },
+    /// Read every record: exit status 0 if all of them are as they were written
+    Check {
+        /// Directory of the node
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+    },
+    /// Take what was settled below a block out of the archive. Nothing is voted on by it; wallets that were away for
+    /// longer do not hear of it
+    Prune {
+        /// Directory of the node
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+        /// Height of the block
+        #[arg(long)]
+        below: u32,
+    },
 }
 
 #[derive(Subcommand)]
@@ -191,6 +224,7 @@ fn start() -> Result<()> {
         | Command::Evidence(_)
         | Command::Epoch(_)
         | Command::Share(_)
+        | Command::Store(_)
         | Command::Index(_) => "warn",
         Command::Run { .. } | Command::Federation(_) => "info",
     };
@@ -202,24 +236,7 @@ fn start() -> Result<()> {
 
 async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Run { directory } => {
-            let config = NodeConfig::read(&directory.join("node.toml"))?;
-            let chain = Bitcoind::open(&config.chain);
-            let mut node = Node::start(&directory, config, Arc::new(chain))?;
-            tokio::select! {
-                ready = node.ready() => {
-                    ready?;
-                    tracing::info!("this node takes part");
-                }
-                stopped = stop_signal() => return stopped,
-            }
-            tokio::select! {
-                () = node.ended() => anyhow::bail!("the node has ended; its log says why"),
-                stopped = stop_signal() => stopped?,
-            }
-            node.shut_down().await;
-            Ok(())
-        }
+        Command::Run { directory } => serve(&directory).await,
         Command::Status { directory } => {
             let status: serde_json::Value = client::get(&directory, "status").await?;
             client::print(&status)
@@ -262,11 +279,36 @@ async fn run(command: Command) -> Result<()> {
         Command::Epoch(EpochCommand::Withdraw { directory, dry_run }) => {
             commands::withdraw(&directory, dry_run)
         }
+        Command::Store(command) => match command {
+            StoreCommand::Stats { directory } => store::stats(&directory),
+            StoreCommand::Check { directory } => store::check(&directory),
+            StoreCommand::Prune { directory, below } => store::prune(&directory, below),
+        },
         Command::Index(IndexCommand::Rebuild { directory }) => commands::rebuild_index(&directory),
         Command::Share(ShareCommand::Repair { directory, dry_run }) => {
             commands::repair(&directory, dry_run).await
         }
     }
+}
+
+/// Runs a node until it is asked to stop.
+async fn serve(directory: &Path) -> Result<()> {
+    let config = NodeConfig::read(&directory.join("node.toml"))?;
+    let chain = Bitcoind::open(&config.chain);
+    let mut node = Node::start(directory, config, Arc::new(chain))?;
+    tokio::select! {
+        ready = node.ready() => {
+            ready?;
+            tracing::info!("this node takes part");
+        }
+        stopped = stop_signal() => return stopped,
+    }
+    tokio::select! {
+        () = node.ended() => anyhow::bail!("the node has ended; its log says why"),
+        stopped = stop_signal() => stopped?,
+    }
+    node.shut_down().await;
+    Ok(())
 }
 
 /// Returns when the process is asked to stop: SIGTERM, or Ctrl-C.

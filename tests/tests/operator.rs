@@ -7,9 +7,11 @@ use quorate::{
     wallet::SecretWords,
 };
 use quorate_tests::{
-    Cluster,
-    operator::{api, status},
-    wallets::{PAYMENT_PATIENCE, federation, fund, open_wallet, request, wait_spendable},
+    Cluster, PATIENCE, eventually,
+    operator::{api, command, status, status_where},
+    wallets::{
+        Disk, PAYMENT_PATIENCE, federation, fund, nobody, open_wallet, reopen_wallet, request, wait_spendable,
+    },
 };
 use std::fs;
 use tokio::time::timeout;
@@ -70,5 +72,70 @@ async fn a_damaged_store_is_kept_aside_and_costs_the_vote() -> Result<()> {
     let after = status(&home, "lost").await?;
     ensure!(after["reason"].as_str().is_some_and(|reason| reason.contains("damaged")), "{after}");
     ensure!(home.join("store.damaged.redb").exists(), "the file is kept for the operator");
+    Ok(())
+}
+
+/// One device pays while the other is away for weeks; meanwhile the nodes forget the payment.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_settled_leaves_the_nodes_and_is_told_to_who_comes_back() -> Result<()> {
+    let mut cluster = Cluster::start(NODE, 4).await?;
+    let federation = federation(&cluster).await?;
+    let (words, disks) = (SecretWords::generate()?, [Disk::default(), Disk::default()]);
+    let open = |disk: &Disk| reopen_wallet(&federation, &words, WebSocket::new(cluster.url()), disk);
+    let away = open(&disks[0])?;
+    timeout(PATIENCE, away.ready()).await??;
+    let own = away.next_address().await?;
+    fund(&cluster.chain, &[own], 1, COIN)?;
+    wait_spendable(&away, COIN).await?;
+    drop(away);
+
+    let payer = open(&disks[1])?;
+    wait_spendable(&payer, COIN).await?;
+    let payee = open_wallet(&federation, &SecretWords::generate()?, WebSocket::new(cluster.url())).await?;
+    pay(&payer, &payee).await?;
+    eventually("the payment is broadcast", || !cluster.chain.mempool().is_empty()).await?;
+    cluster.chain.mine(300, &nobody())?;
+    let settled = |status: &serde_json::Value| {
+        let held = &status["held"];
+        held["transactions"] == 0 && held["rounds"] == 0 && held["coins"] == 2
+    };
+    for home in &cluster.files.nodes {
+        status_where(home, "settled", settled).await?;
+    }
+    let left = payer.balance().await?;
+    let back = open(&disks[0])?;
+    let same = move |session: &quorate::session::Session| {
+        let balance = session.wallet().balance();
+        (balance == left).then_some(())
+    };
+    timeout(PATIENCE, back.wait(same)).await.context("it does not hear of the payment")??;
+    // And it can go on from there.
+    pay(&back, &payee).await?;
+
+    // What the node has on its disk, by command.
+    let home = cluster.files.nodes[0].clone();
+    let home = home.to_str().context("a path")?;
+    let error = command(NODE, &["store", "check", home]).expect_err("the node runs");
+    ensure!(error.to_string().contains("stop it"), "{error}");
+    cluster.kill(1)?;
+    let stats = command(NODE, &["store", "stats", home])?;
+    ensure!(stats.contains("settled") && stats.contains("index.redb"), "{stats}");
+    let check = command(NODE, &["store", "check", home])?;
+    ensure!(check.matches("Good").count() == 2, "{check}");
+    let kept = command(NODE, &["store", "prune", home, "--below", "1"])?;
+    ensure!(kept.starts_with("0 rows"), "{kept}");
+    let pruned = command(NODE, &["store", "prune", home, "--below", "1000000"])?;
+    ensure!(!pruned.starts_with("0 rows"), "{pruned}");
+    command(NODE, &["store", "check", home])?;
+    cluster.start_node(1, None)?;
+    status(&cluster.files.nodes[0], "voting").await?;
+
+    cluster.kill(1)?;
+    let store = cluster.files.nodes[0].join("store.redb");
+    let length = fs::metadata(&store)?.len();
+    fs::OpenOptions::new().write(true).open(&store)?.set_len(length / 2)?;
+    let error = command(NODE, &["store", "check", home]).expect_err("it is cut off");
+    ensure!(error.to_string().contains("damaged"), "{error}");
+    ensure!(store.exists(), "checking changes nothing");
     Ok(())
 }

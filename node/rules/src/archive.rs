@@ -93,6 +93,42 @@ pub fn recall<E: From<Unreadable>>(
     Ok(archived)
 }
 
+/// Whether a row of the archive is of what was settled below a height.
+///
+/// # Errors
+/// It is not what a machine writes.
+pub fn is_older(row: &Row, below: u32) -> Result<bool, Unreadable> {
+    let height = match row.table {
+        Table::Archive => {
+            let coin: IndexedCoin = read(&row.value)?;
+            coin.spent.map(|spent| spent.block.height)
+        }
+        Table::History => {
+            let latest_first = row.key.get(SCRIPT_BYTES..SCRIPT_BYTES + HEIGHT_BYTES);
+            let bytes = latest_first.and_then(|bytes| bytes.try_into().ok()).ok_or(Unreadable::Index)?;
+            Some(u32::MAX - u32::from_be_bytes(bytes))
+        }
+        // A proof that somebody may ask for stays.
+        Table::Settled => {
+            let settled: SettledTransaction = serde_json::from_slice(&row.value)?;
+            Some(settled.block.height).filter(|_| settled.proof.is_none())
+        }
+        Table::Transactions
+        | Table::Rounds
+        | Table::Answers
+        | Table::Evidence
+        | Table::Log
+        | Table::Peers
+        | Table::Headers
+        | Table::Effects
+        | Table::Coins
+        | Table::Spends
+        | Table::Scripts
+        | Table::Accounts => return Err(Unreadable::Index),
+    };
+    Ok(height.is_some_and(|height| height < below))
+}
+
 /// Bytes of a script's hash in keys. Another script with the same ones is told apart.
 const SCRIPT_BYTES: usize = 16;
 const HEIGHT_BYTES: usize = 4;

@@ -1,7 +1,7 @@
 //! Inputs that wait for what the chain says of a coin.
 //!
-//! A rule that needs a coin which the ledger does not have emits [`Output::LookUp`](crate::Output::LookUp), one that has
-//! to know what the archive has emits [`Output::Recall`](crate::Output::Recall), and its input waits here.
+//! A rule that needs a coin which the ledger does not have emits [`Output::LookUp`](crate::Output::LookUp), one that
+//! has to know what the archive has emits [`Output::Recall`](crate::Output::Recall), and its input waits here.
 
 use crate::{ReplyTo, SessionId, archive::Archived};
 use quorate_protocol::{

@@ -132,7 +132,7 @@ fn a_flipped_byte_in_redb_is_noticed() {
 
 #[test]
 fn a_truncated_redb_is_noticed() {
-    for left in [0, 1, 10, 100, 250, 500, 750, 900, 999] {
+    for left in (0..1_000).step_by(7) {
         let backend = Embedded::new();
         check_damage(&backend, || backend.truncate(left));
     }

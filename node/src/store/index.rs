@@ -133,7 +133,7 @@ fn kept(path: &Path, base: Checkpoint) -> ChangeSet {
     ChangeSet::of_rows(read().unwrap_or_default())
 }
 
-fn load(store: &Redb) -> Result<Indexed, StoreError> {
+pub(super) fn load(store: &Redb) -> Result<Indexed, StoreError> {
     let mut stored = Stored::default();
     for table in Table::INDEX {
         store.read_into(table, &mut stored)?;

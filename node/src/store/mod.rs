@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod conformance;
 mod index;
+pub(crate) mod inspect;
 mod redb;
 mod writer;
 

@@ -8,6 +8,7 @@ use redb::{
 };
 use std::{
     io::ErrorKind,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -58,8 +59,11 @@ impl Redb {
     }
 
     fn open_tables(path: &Path, tables: &[Table]) -> Result<Self, StoreError> {
-        let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-        Self::prepare(opened.map_err(redb::Error::from), path.display().to_string(), tables)
+        let place = path.display().to_string();
+        whole(&place, || {
+            let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+            Self::prepare(opened.map_err(redb::Error::from), place.clone(), tables)
+        })
     }
 
     /// Opens or creates a store on something else than a file.
@@ -109,6 +113,12 @@ impl Redb {
         }
         let what = Damage::Checksum { table: row.table, key: row.key };
         Err(StoreError::Damaged { place: self.place.clone(), what })
+    }
+
+    /// Gives the room of what was taken away back to the file system.
+    pub(super) fn compact(&mut self) -> Result<(), StoreError> {
+        let place = self.place.clone();
+        self.database.compact().map(drop).map_err(|error| classify(error.into(), place))
     }
 
     /// The first rows of a table whose keys begin with some bytes.
@@ -166,14 +176,16 @@ impl Store for Redb {
         reader: &mut dyn FnMut(Row) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let failed = |error: redb::Error| classify(error, self.place.clone());
-        let read = self.database.begin_read().map_err(|error| failed(error.into()))?;
-        let open = read.open_table(definition(table)).map_err(|error| failed(error.into()))?;
-        for row in open.iter().map_err(|error| failed(error.into()))? {
-            let (key, value) = row.map_err(|error| failed(error.into()))?;
-            let row = Row { table, key: key.value().to_vec(), value: value.value().to_vec() };
-            reader(self.checked(row)?)?;
-        }
-        Ok(())
+        whole(&self.place, || {
+            let read = self.database.begin_read().map_err(|error| failed(error.into()))?;
+            let open = read.open_table(definition(table)).map_err(|error| failed(error.into()))?;
+            for row in open.iter().map_err(|error| failed(error.into()))? {
+                let (key, value) = row.map_err(|error| failed(error.into()))?;
+                let row = Row { table, key: key.value().to_vec(), value: value.value().to_vec() };
+                reader(self.checked(row)?)?;
+            }
+            Ok(())
+        })
     }
 
     fn write(&mut self, batch: &[&ChangeSet]) -> Result<(), StoreError> {
@@ -239,6 +251,17 @@ fn create(path: &Path) -> Result<(), redb::Error> {
         Some(directory) => Ok(std::fs::File::open(directory)?.sync_all()?),
         None => Ok(()),
     }
+}
+
+/// The library panics at some files that were cut off. That is damage like any other, and no reason to end: the node
+/// keeps the file aside.
+fn whole<T>(place: &str, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        let what = Damage::Structure(format!("it cannot be read ({said})").into());
+        Err(StoreError::Damaged { place: place.to_owned(), what })
+    })
 }
 
 fn environment(error: redb::Error, place: String) -> StoreError {

@@ -1,4 +1,4 @@
-//! State that ends: what no block can undo any more goes to the archive, and what nothing depends on any more goes away.
+//! State that ends: what no block can undo any more goes to the archive, and what nothing depends on any more goes.
 //!
 //! # Why it is safe
 //!

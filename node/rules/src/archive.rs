@@ -1,55 +1,84 @@
 //! What nobody can change any more, on disk and nowhere else: coins that were spent more than
-//! [`UNDO_BLOCKS`](crate::index::UNDO_BLOCKS) ago, and the blocks of transactions that are settled.
+//! [`UNDO_BLOCKS`](crate::index::UNDO_BLOCKS) ago, and what became of transactions that are settled.
 //!
-//! Rules need none of it: a coin that is here is no coin for the chain either. It is for wallets that come back after
-//! weeks, or are restored, and it tells a proof of long ago from a new one. It is beside the index, in every epoch the
-//! same; to lose it costs no vote.
+//! It is for wallets that come back after weeks, or are restored, and it tells a proof of long ago from a new one: a
+//! proof is not taken in while the archive cannot be read. It is beside the index, in every epoch the same; to lose it
+//! costs no vote.
 
 use crate::{
     index::{IndexedCoin, read, written},
     records::{ChangeSet, Row, Table, Unreadable},
 };
 use bitcoin::{
-    OutPoint, ScriptBuf, Txid,
+    OutPoint, ScriptBuf, Transaction, Txid,
     consensus::encode,
     hashes::{Hash as _, sha256},
 };
 use quorate_protocol::{
     Round,
     finality::FinalityProof,
-    wire::{BlockRef, UtxoRecord},
+    wire::{BlockRef, ConfirmedSpend, TransactionStatus, UtxoRecord},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Coins of one script that are told of, the latest first: an address that is used for years has its history on the
-/// chain.
-const COINS_PER_SCRIPT_MAX: usize = 256;
-/// Coins of one transaction that are looked at for its block.
-const COINS_PER_TRANSACTION: usize = 1;
+/// Coins that one question is answered with, the latest of each script first: what is older is on the chain.
+pub(crate) const COINS_MAX: usize = 4_096;
+/// Of these, coins of one script: an address that is used for years.
+pub(crate) const COINS_PER_SCRIPT_MAX: usize = 256;
 
 /// What the archive is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Recall {
     /// The coins of a script.
     Script(ScriptBuf),
+    /// A coin.
+    Coin(OutPoint),
     /// What became of a transaction.
     Transaction(Txid),
 }
 
-/// A transaction that is settled.
+/// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct SettledTransaction {
-    pub(crate) block: BlockRef,
-    /// As long as one of its coins is unspent.
-    pub(crate) proof: Option<Box<FinalityProof>>,
+pub(crate) enum SettledTransaction {
+    /// It was mined.
+    Mined {
+        block: BlockRef,
+        /// A height below which somebody may show its proof as news.
+        until: u32,
+    },
+    /// A block contradicts it.
+    Conflicted {
+        by: ConfirmedSpend,
+        /// From it to the ancestor that the block contradicts.
+        path: Vec<Transaction>,
+    },
+}
+
+impl SettledTransaction {
+    pub(crate) fn status(&self) -> TransactionStatus {
+        match self {
+            Self::Mined { block, .. } => TransactionStatus::Confirmed { block: *block },
+            Self::Conflicted { by, .. } => TransactionStatus::Conflicted { by: *by },
+        }
+    }
+
+    /// What a wallet has to be shown to know the same: what is in a block, and how the transaction depends on it.
+    pub(crate) fn place(&self, txid: Txid) -> (ConfirmedSpend, Vec<Transaction>) {
+        match self {
+            Self::Mined { block, .. } => (ConfirmedSpend { txid, block: *block }, Vec::new()),
+            Self::Conflicted { by, path } => (*by, path.clone()),
+        }
+    }
 }
 
 /// What the archive answers.
 #[derive(Clone, Debug, Default)]
 pub struct Archived {
-    pub(crate) coins: Vec<UtxoRecord>,
+    pub(crate) coins: BTreeMap<OutPoint, UtxoRecord>,
     pub(crate) transactions: BTreeMap<Txid, SettledTransaction>,
+    /// Proofs, as long as one of a transaction's coins is unspent.
+    pub(crate) proofs: BTreeMap<Txid, Box<FinalityProof>>,
 }
 
 /// Reads the archive. `scan` gives the first rows of a table whose keys begin with some bytes, in order.
@@ -65,35 +94,53 @@ pub fn recall<E: From<Unreadable>>(
         match one {
             Recall::Script(script) => {
                 let prefix = script_prefix(script);
-                for row in scan(Table::History, &prefix, COINS_PER_SCRIPT_MAX)? {
+                let most = COINS_PER_SCRIPT_MAX.min(COINS_MAX.saturating_sub(archived.coins.len()));
+                for row in scan(Table::History, &prefix, most)? {
                     let key = row.key.get(prefix.len() + HEIGHT_BYTES..).unwrap_or_default();
                     for row in scan(Table::Archive, key, 1)? {
-                        archived
-                            .coins
-                            .extend(Some(coin_of(&row)?).filter(|coin| coin.script_pubkey == *script));
+                        let coin = coin_of(&row)?;
+                        if coin.script_pubkey == *script {
+                            archived.coins.insert(coin.outpoint, coin);
+                        }
                     }
                 }
             }
-            Recall::Transaction(txid) => {
-                let key: &[u8] = txid.as_byte_array();
-                if let Some(row) = scan(Table::Settled, key, 1)?.first() {
-                    let settled = serde_json::from_slice(&row.value).map_err(Unreadable::from)?;
-                    archived.transactions.insert(*txid, settled);
-                    continue;
-                }
-                // What created a coin.
-                for row in scan(Table::Archive, key, COINS_PER_TRANSACTION)? {
-                    if let Some(block) = coin_of(&row)?.created {
-                        archived.transactions.insert(*txid, SettledTransaction { block, proof: None });
-                    }
+            Recall::Coin(outpoint) => {
+                for row in scan(Table::Archive, &encode::serialize(outpoint), 1)? {
+                    archived.coins.insert(*outpoint, coin_of(&row)?);
                 }
             }
+            Recall::Transaction(txid) => recall_transaction(txid, &mut archived, &mut scan)?,
         }
     }
     Ok(archived)
 }
 
-/// Whether a row of the archive is of what was settled below a height.
+fn recall_transaction<E: From<Unreadable>>(
+    txid: &Txid,
+    archived: &mut Archived,
+    scan: &mut impl FnMut(Table, &[u8], usize) -> Result<Vec<Row>, E>,
+) -> Result<(), E> {
+    let key: &[u8] = txid.as_byte_array();
+    if let Some(row) = scan(Table::Settled, key, 1)?.first() {
+        let settled = serde_json::from_slice(&row.value).map_err(Unreadable::from)?;
+        archived.transactions.insert(*txid, settled);
+        for row in scan(Table::Proofs, key, 1)? {
+            let proof = serde_json::from_slice(&row.value).map_err(Unreadable::from)?;
+            archived.proofs.insert(*txid, proof);
+        }
+        return Ok(());
+    }
+    // What created a coin.
+    for row in scan(Table::Archive, key, 1)? {
+        if let Some(block) = coin_of(&row)?.created {
+            archived.transactions.insert(*txid, SettledTransaction::Mined { block, until: 0 });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a row of the archive may be pruned: it is of what was settled below a height, and no rule needs it.
 ///
 /// # Errors
 /// It is not what a machine writes.
@@ -108,10 +155,15 @@ pub fn is_older(row: &Row, below: u32) -> Result<bool, Unreadable> {
             let bytes = latest_first.and_then(|bytes| bytes.try_into().ok()).ok_or(Unreadable::Index)?;
             Some(u32::MAX - u32::from_be_bytes(bytes))
         }
-        // A proof that somebody may ask for stays.
-        Table::Settled => {
-            let settled: SettledTransaction = serde_json::from_slice(&row.value)?;
-            Some(settled.block.height).filter(|_| settled.proof.is_none())
+        Table::Settled => match serde_json::from_slice(&row.value)? {
+            SettledTransaction::Mined { block, until } => Some(block.height.max(until)),
+            // Only here is it known that its proof is worth nothing.
+            SettledTransaction::Conflicted { .. } => None,
+        },
+        // It goes with the last coin.
+        Table::Proofs => {
+            let _readable: Box<FinalityProof> = serde_json::from_slice(&row.value)?;
+            None
         }
         Table::Transactions
         | Table::Rounds
@@ -167,9 +219,16 @@ impl ChangeSet {
         self.put_row(Row { table: Table::History, key: place, value: vec![1] });
     }
 
-    /// Keeps the block of a transaction, with its proof as long as somebody may want it.
+    /// Keeps what became of a transaction.
     pub(crate) fn archive_transaction(&mut self, txid: &Txid, settled: &SettledTransaction) {
-        let value = serde_json::to_vec(settled).expect("a proof has string keys only");
+        let value = serde_json::to_vec(settled).expect("a transaction has string keys only");
         self.put_row(Row { table: Table::Settled, key: txid.as_byte_array().to_vec(), value });
+    }
+
+    /// Keeps the proof of a transaction that has an unspent coin, or takes it away.
+    pub(crate) fn archive_proof(&mut self, txid: &Txid, proof: Option<&FinalityProof>) {
+        let json = |proof| serde_json::to_vec(proof).expect("a proof has string keys only");
+        let value = proof.map(json).unwrap_or_default();
+        self.put_row(Row { table: Table::Proofs, key: txid.as_byte_array().to_vec(), value });
     }
 }

@@ -298,7 +298,7 @@ impl Cluster {
             }
             Output::Recall { ticket, .. } => {
                 let node = self.nodes.get_mut(&id).expect("a node");
-                node.machine.at(self.now, 0).handle_recalled(ticket, Archived::default());
+                node.machine.at(self.now, 0).handle_recalled(ticket, Some(Archived::default()));
             }
             Output::Settled => {
                 let node = self.nodes.get_mut(&id).expect("a node");

@@ -140,7 +140,8 @@ impl Indexed {
             | Table::Peers
             | Table::Archive
             | Table::History
-            | Table::Settled => return Err(Unreadable::Index),
+            | Table::Settled
+            | Table::Proofs => return Err(Unreadable::Index),
         }
         Ok(())
     }
@@ -174,7 +175,7 @@ impl Indexed {
 /// is then known from there. `None` for every other row.
 pub fn for_another_reading(row: Row, from: u32) -> Option<Row> {
     match row.table {
-        Table::Accounts | Table::Archive | Table::History | Table::Settled => Some(row),
+        Table::Accounts | Table::Archive | Table::History | Table::Settled | Table::Proofs => Some(row),
         Table::Scripts => {
             let entry: ScriptEntry = read(&row.value).ok()?;
             Some(Row { value: written(&ScriptEntry { from, ..entry }), ..row })

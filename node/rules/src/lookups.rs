@@ -7,7 +7,7 @@ use crate::{ReplyTo, SessionId, archive::Archived};
 use quorate_protocol::{
     NodeId,
     finality::FinalityProof,
-    wire::{BlockRef, ClientMessage, VotingRequest},
+    wire::{BlockRef, ClientMessage, ErrorCode, Fault, SubscriptionKey, VotingRequest, WireError},
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,7 +17,7 @@ pub(crate) const PARKED_PER_SOURCE_MAX: usize = 512;
 /// Inputs of all sessions together.
 const PARKED_CLIENTS_MAX: usize = 16_384;
 /// Subscriptions of one session whose history the archive has not told of yet.
-pub(crate) const HISTORIES_PER_SESSION_MAX: usize = 4_096;
+const HISTORIES_PER_SESSION_MAX: usize = 4_096;
 
 /// An input that waits.
 #[derive(Debug)]
@@ -53,6 +53,12 @@ impl Parked {
     }
 }
 
+/// The archive cannot be read: nobody can tell an old proof from a new one.
+pub(crate) fn no_archive() -> WireError {
+    let message = "this node cannot read its archive; its log says why";
+    WireError::passing(ErrorCode::NotReady, Fault::Receiver, message)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
     Peer(NodeId),
@@ -77,34 +83,34 @@ pub(crate) struct Lookups {
     parked: BTreeMap<u64, Waiting>,
     counts: HashMap<Source, usize>,
     clients: usize,
-    /// Which session a history is for.
-    histories: BTreeMap<u64, SessionId>,
+    /// Which session a history is for, and of what.
+    histories: BTreeMap<u64, (SessionId, Vec<SubscriptionKey>)>,
     histories_of: HashMap<SessionId, usize>,
 }
 
 impl Lookups {
     /// A session waits for the history of what it has subscribed to; nothing if it waits for too many.
-    pub(crate) fn add_history(&mut self, session: SessionId) -> Option<u64> {
+    pub(crate) fn add_history(&mut self, session: SessionId, keys: Vec<SubscriptionKey>) -> Option<u64> {
         let mine = self.histories_of.entry(session).or_default();
         if *mine >= HISTORIES_PER_SESSION_MAX {
             return None;
         }
         *mine += 1;
         self.next += 1;
-        self.histories.insert(self.next, session);
+        self.histories.insert(self.next, (session, keys));
         Some(self.next)
     }
 
-    /// The session that a history is for.
-    pub(crate) fn take_history(&mut self, ticket: u64) -> Option<SessionId> {
-        let session = self.histories.remove(&ticket)?;
+    /// The session that a history is for, and its keys.
+    pub(crate) fn take_history(&mut self, ticket: u64) -> Option<(SessionId, Vec<SubscriptionKey>)> {
+        let (session, keys) = self.histories.remove(&ticket)?;
         if let Some(count) = self.histories_of.get_mut(&session) {
             *count -= 1;
             if *count == 0 {
                 self.histories_of.remove(&session);
             }
         }
-        Some(session)
+        Some((session, keys))
     }
 
     /// Has an input wait; gives the ticket that its answer will carry, or the input back if too many wait.

@@ -9,7 +9,7 @@ use crate::{
     context::{Context, Identity},
     coordination::Coordination,
     effects::Effect,
-    lookups::Lookups,
+    lookups::{Lookups, no_archive},
     records::ChangeSet,
     registrations::Registrations,
     release::Releases,
@@ -153,7 +153,6 @@ impl Machine {
         settled.rounds.iter().for_each(|outpoint| change.forget_round(outpoint));
         self.voter.forget(&settled.transactions, &mut change);
         self.cx.watch.forget(&settled.outpoints);
-        self.cx.breaches.retain(|txid, _| !settled.transactions.contains(txid));
         if !change.is_empty() {
             self.cx.persist(change);
         }
@@ -226,13 +225,18 @@ impl Machine {
         self.cx.take_broadcast(txid, refusal);
     }
 
-    /// What the archive says to an [`Output::Recall`].
-    pub fn handle_recalled(&mut self, ticket: u64, archived: Archived) {
-        if let Some(session) = self.lookups.take_history(ticket) {
-            return self.cx.tell_history(session, archived);
+    /// What the archive says to an [`Output::Recall`]; nothing if it cannot be read.
+    pub fn handle_recalled(&mut self, ticket: u64, archived: Option<Archived>) {
+        if let Some((session, keys)) = self.lookups.take_history(ticket) {
+            if let Some(archived) = archived {
+                self.cx.tell_history(session, keys, archived);
+            }
+            return;
         }
-        if let Some((_, input, _)) = self.lookups.take(ticket) {
-            self.arrive(input, archived);
+        match (self.lookups.take(ticket), archived) {
+            (Some((_, input, _)), Some(archived)) => self.arrive(input, archived),
+            (Some((_, input, _)), None) => self.refuse(input, &no_archive()),
+            (None, _) => {}
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::{
     ChainCoin, Output, SessionId,
+    archive::SettledTransaction,
     context::Context,
     ledger::{Conflict, LEASES_MAX},
     subscriptions::Target,
@@ -105,7 +106,8 @@ impl Context {
         })
     }
 
-    pub(crate) fn subscribe(&mut self, session: SessionId, key: SubscriptionKey) -> KeyResult {
+    /// Subscribes to a key. If the archive could not be asked, no history is known from before what the ledger has.
+    pub(crate) fn subscribe(&mut self, session: SessionId, key: SubscriptionKey, asked: bool) -> KeyResult {
         let added = self.target(&key).and_then(|target| {
             if let Target::Script(script) = &target
                 && !self.ledger.want(script)
@@ -123,7 +125,15 @@ impl Context {
             Ok(target)
         });
         match added {
-            Ok(target) => KeyResult { key, outcome: self.snapshot(&target) },
+            Ok(target) => {
+                let mut outcome = self.snapshot(&target);
+                if let KeyOutcome::Snapshot { history_from: Some(from), .. } = &mut outcome
+                    && !asked
+                {
+                    *from = (*from).max(self.ledger.undo_floor());
+                }
+                KeyResult { key, outcome }
+            }
             Err(error) => KeyResult { key, outcome: KeyOutcome::Error(error) },
         }
     }
@@ -167,8 +177,7 @@ impl Context {
             return Some(TransactionStatus::Confirmed { block });
         }
         let Some(record) = self.ledger.record(txid) else {
-            let block = self.recalled.transactions.get(txid)?.block;
-            return Some(TransactionStatus::Confirmed { block });
+            return self.recalled.transactions.get(txid).map(SettledTransaction::status);
         };
         let conflict = record.proof.as_ref().and_then(|_| self.ledger.conflict(*txid));
         if let Some(Conflict { by, .. }) = conflict {
@@ -210,14 +219,13 @@ impl Context {
 
     /// Has a transaction's place in the chain found for a wallet, or that of what contradicts it.
     pub(crate) fn find_place(&mut self, session: SessionId, id: Option<u64>, txid: Txid) {
-        let settled = || self.recalled.transactions.get(&txid).map(|settled| settled.block);
-        let block = self.ledger.block_of(&txid).or_else(settled);
-        let place = block.map(|block| (ConfirmedSpend { txid, block }, Vec::new()));
+        let place = self.ledger.block_of(&txid).map(|block| (ConfirmedSpend { txid, block }, Vec::new()));
+        let settled = || self.recalled.transactions.get(&txid).map(|settled| settled.place(txid));
         let conflict = || {
             let conflict = self.ledger.conflict(txid)?;
             Some((conflict.by, self.ledger.transactions_of(&conflict.path)))
         };
-        match place.or_else(conflict) {
+        match place.or_else(conflict).or_else(settled) {
             Some((of, path)) => self.outputs.push_back(Output::Prove { session, id, txid, of, path }),
             None => self.send_client(session, id, ServerMessage::Proof { txid, proof: None, conflict: None }),
         }

@@ -2,18 +2,20 @@
 
 use crate::{
     SessionId,
-    archive::{Archived, Recall, SettledTransaction},
+    archive::{Archived, Recall},
     context::Context,
     lookups::Parked,
     subscriptions::Target,
 };
-use bitcoin::Txid;
+use bitcoin::{ScriptBuf, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
     wire::{
-        ClientMessage, ServerMessage, SubscriptionKey, TransactionStatus, UtxoRecord, VotingRequest, limits,
+        ClientMessage, KeyResult, ServerMessage, SubscriptionKey, TransactionStatus, UtxoRecord,
+        VotingRequest, limits,
     },
 };
+use std::collections::BTreeSet;
 
 impl Context {
     /// What has to be known of the archive before an input can be handled.
@@ -33,16 +35,16 @@ impl Context {
             ClientMessage::FinalTransaction { proof } => self.may_be_settled(proof),
             ClientMessage::ProofQuery { txid } => self.unknown_transaction(*txid).into_iter().collect(),
             ClientMessage::UTXOStateQuery { keys } if keys.len() <= limits::KEYS_PER_MESSAGE_MAX => {
-                keys.iter().filter_map(|key| self.history_of(key)).collect()
+                self.histories_of(keys)
             }
-            ClientMessage::TransactionBroadcast { proposal, .. } => {
+            ClientMessage::TransactionBroadcast { proposal, .. }
+            | ClientMessage::TransactionCancel { proposal, .. } => {
                 let known = proposal.outpoints().iter().all(|input| self.ledger.knows_origin(input));
                 if known { Vec::new() } else { self.unrecorded(proposal.txid()) }
             }
             ClientMessage::UTXOStateQuery { .. }
             | ClientMessage::UTXOSubscribe { .. }
             | ClientMessage::UTXOUnsubscribe { .. }
-            | ClientMessage::TransactionCancel { .. }
             | ClientMessage::Hello { .. }
             | ClientMessage::SignResponse { .. }
             | ClientMessage::AccountRegister { .. }
@@ -54,11 +56,9 @@ impl Context {
     }
 
     /// A proof of something new spends coins that this node knows; of another one it may be that it was settled long
-    /// ago. After its own seal a node takes in what comes at once: its epoch may be over before the archive answers,
-    /// and the next one can tell as well.
+    /// ago.
     fn may_be_settled(&self, proof: &FinalityProof) -> Vec<Recall> {
-        let known = || proof.outpoints().all(|input| self.ledger.knows_origin(&input));
-        if self.log.sealed().is_some() || known() {
+        if proof.outpoints().all(|input| self.ledger.knows_origin(&input)) {
             return Vec::new();
         }
         self.unrecorded(proof.txid())
@@ -74,10 +74,16 @@ impl Context {
         (!known).then_some(Recall::Transaction(txid))
     }
 
-    /// What the archive may have of a key.
-    pub(crate) fn history_of(&self, key: &SubscriptionKey) -> Option<Recall> {
+    /// What the archive may have of keys, each once.
+    pub(crate) fn histories_of(&self, keys: &[SubscriptionKey]) -> Vec<Recall> {
+        let wanted: BTreeSet<Recall> = keys.iter().filter_map(|key| self.history_of(key)).collect();
+        wanted.into_iter().collect()
+    }
+
+    fn history_of(&self, key: &SubscriptionKey) -> Option<Recall> {
         match self.target(key).ok()? {
             Target::Script(script) => Some(Recall::Script(script)),
+            Target::Outpoint(outpoint) if !self.ledger.knows(&outpoint) => Some(Recall::Coin(outpoint)),
             Target::Txid(txid) => self.unknown_transaction(txid),
             Target::Outpoint(_) | Target::Account(_) | Target::Tip => None,
         }
@@ -85,42 +91,56 @@ impl Context {
 
     /// What the archive says of a transaction, if it was asked for it.
     pub(crate) fn recalled_status(&self, txid: &Txid) -> Option<TransactionStatus> {
-        let SettledTransaction { block, proof } = self.recalled.transactions.get(txid)?.clone();
-        Some(match proof {
-            Some(proof) => TransactionStatus::Signed { proof },
-            None => TransactionStatus::Confirmed { block },
-        })
+        let settled = self.recalled.transactions.get(txid)?;
+        let signed = self.recalled.proofs.get(txid).cloned().map(|proof| TransactionStatus::Signed { proof });
+        Some(signed.unwrap_or_else(|| settled.status()))
     }
 
-    /// Coins of the archive as of the present tip, without those that this node knows better.
-    fn news_of<'a>(&'a self, coins: &'a [UtxoRecord]) -> impl Iterator<Item = UtxoRecord> + 'a {
-        let unknown = coins.iter().filter(|coin| !self.ledger.knows(&coin.outpoint));
-        unknown.cloned().map(|coin| UtxoRecord { tip_height: self.ledger.tip().height, ..coin })
-    }
-
-    /// What the archive was asked of a script.
+    /// Coins of the archive of a script or outpoint, as of the present tip, without those that this node knows better.
     pub(crate) fn recalled_coins(&self, target: &Target) -> Vec<UtxoRecord> {
-        let Target::Script(script) = target else { return Vec::new() };
-        self.news_of(&self.recalled.coins).filter(|coin| coin.script_pubkey == *script).collect()
+        let is_of = |coin: &&UtxoRecord| match target {
+            Target::Script(script) => coin.script_pubkey == *script,
+            Target::Outpoint(outpoint) => coin.outpoint == *outpoint,
+            Target::Txid(_) | Target::Account(_) | Target::Tip => false,
+        };
+        let coins = self.recalled.coins.values().filter(is_of);
+        let unknown = coins.filter(|coin| !self.ledger.knows(&coin.outpoint));
+        unknown.cloned().map(|coin| UtxoRecord { tip_height: self.ledger.tip().height, ..coin }).collect()
     }
 
-    /// Tells a session what the archive has of keys that it is subscribed to.
-    pub(crate) fn tell_history(&mut self, session: SessionId, archived: Archived) {
-        let coins: Vec<UtxoRecord> = self.news_of(&archived.coins).collect();
-        for utxo in coins {
-            let target = Target::Script(utxo.script_pubkey.clone());
-            for key in self.subscriptions.keys_of(session, &target) {
-                let state = utxo.state();
-                let utxo = utxo.clone();
-                let message = ServerMessage::UTXOStateNotification { key, utxo, state, proof: None };
-                self.send_client(session, None, message);
-            }
+    /// Tells a session what the archive has of keys that it has subscribed to: a second snapshot of these.
+    pub(crate) fn tell_history(
+        &mut self,
+        session: SessionId,
+        keys: Vec<SubscriptionKey>,
+        archived: Archived,
+    ) {
+        if archived.coins.is_empty() && archived.transactions.is_empty() {
+            return;
         }
-        for (txid, SettledTransaction { block, .. }) in archived.transactions {
-            if !self.subscriptions.keys_of(session, &Target::Txid(txid)).is_empty() {
-                let status = TransactionStatus::Confirmed { block };
-                self.send_client(session, None, ServerMessage::TransactionStatus { txid, status });
-            }
+        self.recalled = archived;
+        let scripts: BTreeSet<&ScriptBuf> =
+            self.recalled.coins.values().map(|coin| &coin.script_pubkey).collect();
+        let has_news = |target: &Target| match target {
+            Target::Script(script) => scripts.contains(script),
+            Target::Outpoint(outpoint) => self.recalled.coins.contains_key(outpoint),
+            Target::Txid(txid) => self.recalled.transactions.contains_key(txid),
+            Target::Account(_) | Target::Tip => false,
+        };
+        let told: BTreeSet<SubscriptionKey> = keys
+            .into_iter()
+            .filter(|key| {
+                self.target(key).is_ok_and(|target| has_news(&target) && self.subscriptions.has(session, key))
+            })
+            .collect();
+        let results: Vec<KeyResult> = told.into_iter().map(|key| self.query(key)).collect();
+        self.recalled = Archived::default();
+        if !results.is_empty() {
+            self.send_pages(session, None, results, |results, tip, more| ServerMessage::UTXOSubscribed {
+                results,
+                tip,
+                more,
+            });
         }
     }
 }

@@ -125,8 +125,10 @@ pub enum Table {
     Archive,
     /// Where in the archive a script's coins are, the latest first.
     History,
-    /// Blocks of transactions that are settled, by txid.
+    /// What became of transactions that are settled, by txid.
     Settled,
+    /// Proofs of those that have an unspent coin, by txid.
+    Proofs,
 }
 
 impl Table {
@@ -138,7 +140,7 @@ impl Table {
         [Self::Headers, Self::Effects, Self::Coins, Self::Spends, Self::Scripts, Self::Accounts];
     /// Those of the archive, beside the index: what nobody can change any more. It is looked up and never held in
     /// memory.
-    pub const ARCHIVE: [Self; 3] = [Self::Archive, Self::History, Self::Settled];
+    pub const ARCHIVE: [Self; 4] = [Self::Archive, Self::History, Self::Settled, Self::Proofs];
 
     /// Its name in a store, and in checksums.
     pub const fn name(self) -> &'static str {
@@ -158,6 +160,7 @@ impl Table {
             Self::Archive => "archive",
             Self::History => "history",
             Self::Settled => "settled",
+            Self::Proofs => "proofs",
         }
     }
 }

@@ -123,10 +123,10 @@ impl Releases {
             let present = cx.ledger.round(&outpoint);
             let pending = cx.ledger.is_pending(&outpoint);
             let promised = pending && present == round.next();
-            // What follows the last round of an epoch is the next epoch's; no release of it would verify.
-            // Nor of a coin that neither this node nor the chain has: what was said of one that was spent long ago is
-            // forgotten (`ledger/settling.rs`).
+            // What was said of a coin that was spent long ago is forgotten (`ledger/settling.rs`): no promise about one
+            // that neither this node nor the chain has.
             let exists = cx.ledger.knows(&outpoint);
+            // What follows the last round of an epoch is the next epoch's; no release of it would verify.
             let open = exists && !pending && present == round && !round.is_last();
             if promised || (open && self.is_shown_why(cx, from, outpoint, round, &reason, &promises)) {
                 promise = Some(self.promise(cx, outpoint, round));

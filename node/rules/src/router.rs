@@ -2,13 +2,13 @@
 
 use crate::{
     Machine, Output, ReplyTo, SessionId, Tag,
-    archive::{Archived, Recall},
+    archive::Archived,
     effects::Reason,
-    lookups::{HISTORIES_PER_SESSION_MAX, PARKED_PER_SOURCE_MAX, Parked},
+    lookups::{PARKED_PER_SOURCE_MAX, Parked},
     release::ReleaseCall,
     vote::{CommitCall, VoteCall},
 };
-use bitcoin::OutPoint;
+use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     NodeId,
     account::AccountCertificate,
@@ -17,7 +17,7 @@ use quorate_protocol::{
     proposal::Proposal,
     relay_policy,
     wire::{
-        Cancellation, ClientMessage, ErrorCode, Fault, Header, ServerMessage, SubscriptionKey,
+        Cancellation, ClientMessage, ErrorCode, Fault, Header, KeyResult, ServerMessage, SubscriptionKey,
         TransactionStatus, VotingReply, VotingRequest, WireError, limits, outpoints_of,
     },
 };
@@ -37,7 +37,11 @@ impl Machine {
         if self.cx.over {
             return self.cx.send_client(session, id, ServerMessage::Error { error: epoch_over() });
         }
-        self.begin(Parked::Client { session, id, message });
+        // Nobody is asked anything for who has not greeted.
+        match self.check_greeting(session, &message) {
+            Ok(()) => self.begin(Parked::Client { session, id, message }),
+            Err(error) => self.cx.send_client(session, id, ServerMessage::Error { error }),
+        }
     }
 
     /// Begins with an input, or begins again: the archive is asked first.
@@ -48,7 +52,7 @@ impl Machine {
         }
         match self.lookups.park(self.cx.ledger.tip(), input, Archived::default()) {
             Ok(ticket) => self.cx.outputs.push_back(Output::Recall { ticket, wanted }),
-            Err(input) => self.refuse(*input),
+            Err(input) => self.refuse(*input, &too_many_lookups()),
         }
     }
 
@@ -59,6 +63,8 @@ impl Machine {
             Parked::Client { message, .. } => coins_of_message(message),
             Parked::Shown { .. } => Vec::new(),
         };
+        let below = self.cx.ledger.unknown_below(&wanted);
+        let wanted = [wanted, below].concat();
         if let Some((input, archived)) = self.look_up(wanted, input, archived) {
             self.resume(input, archived);
         }
@@ -87,14 +93,14 @@ impl Machine {
             // A bridge has the subscriptions of all its wallets on one session; a refusal would take it from all of
             // them.
             Err(input) if input.is_subscription() => return Some((*input, Archived::default())),
-            Err(input) => self.refuse(*input),
+            Err(input) => self.refuse(*input, &too_many_lookups()),
         }
         None
     }
 
-    /// Too many inputs wait for coins already.
-    fn refuse(&mut self, input: Parked) {
-        let error = too_many_lookups();
+    /// An input that cannot be handled now.
+    pub(crate) fn refuse(&mut self, input: Parked, error: &WireError) {
+        let error = error.clone();
         match input {
             Parked::Request { to, .. } => {
                 self.cx.outputs.push_back(Output::Reply { to, reply: error.into() });
@@ -117,7 +123,7 @@ impl Machine {
     fn answer_input(&mut self, input: Parked) {
         // It may have waited for longer than its epoch.
         if self.cx.over {
-            return self.refuse_late(input);
+            return self.refuse(input, &epoch_over());
         }
         match input {
             Parked::Request { from, to, request } => {
@@ -136,18 +142,6 @@ impl Machine {
                 let _not_final = self.cx.take_final(*proof);
                 self.run_effects();
             }
-        }
-    }
-
-    fn refuse_late(&mut self, input: Parked) {
-        match input {
-            Parked::Request { to, .. } => {
-                self.cx.outputs.push_back(Output::Reply { to, reply: epoch_over().into() });
-            }
-            Parked::Client { session, id, .. } => {
-                self.cx.send_client(session, id, ServerMessage::Error { error: epoch_over() });
-            }
-            Parked::Shown { .. } => {}
         }
     }
 
@@ -272,15 +266,13 @@ impl Machine {
         id: Option<u64>,
         message: ClientMessage,
     ) -> Result<(), WireError> {
-        self.check_greeting(session, &message)?;
         match message {
             ClientMessage::Hello { protocol, federation, .. } => {
                 self.cx.greet(session, id, protocol, federation)
             }
             ClientMessage::UTXOSubscribe { keys } => {
                 limits::check_keys(keys.len())?;
-                self.ask_history(session, &keys)?;
-                let results = keys.into_iter().map(|key| self.cx.subscribe(session, key)).collect();
+                let results = self.subscribe(session, keys);
                 self.cx.send_pages(session, id, results, |results, tip, more| {
                     ServerMessage::UTXOSubscribed { results, tip, more }
                 });
@@ -303,12 +295,9 @@ impl Machine {
             ClientMessage::TransactionBroadcast { proposal, account } => {
                 self.submit(session, id, proposal, account)
             }
-            ClientMessage::TransactionCancel { cancel, proposal, account } => self.coordination.cancel(
-                &mut self.cx,
-                session,
-                id,
-                Cancellation { cancel, proposal, account },
-            ),
+            ClientMessage::TransactionCancel { cancel, proposal, account } => {
+                self.cancel(session, id, Cancellation { cancel, proposal, account })
+            }
             ClientMessage::SignResponse { txid, attempt, wallet } => {
                 self.coordination.handle_wallet(&mut self.cx, (txid, attempt), wallet)
             }
@@ -342,16 +331,19 @@ impl Machine {
         }
     }
 
-    /// Asks the archive for what it has of new subscriptions; its answer comes as notifications. The snapshot does not
-    /// wait for it, as what would overtake it could be the end of the subscription.
-    fn ask_history(&mut self, session: SessionId, keys: &[SubscriptionKey]) -> Result<(), WireError> {
-        let wanted: Vec<Recall> = keys.iter().filter_map(|key| self.cx.history_of(key)).collect();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let ticket = self.lookups.add_history(session).ok_or_else(too_many_histories)?;
-        self.cx.outputs.push_back(Output::Recall { ticket, wanted });
-        Ok(())
+    /// Subscribes, and asks the archive for what it has; its answer is a second snapshot. The first one does not wait
+    /// for it, as what would overtake it could be the end of the subscription.
+    fn subscribe(&mut self, session: SessionId, keys: Vec<SubscriptionKey>) -> Vec<KeyResult> {
+        let wanted = self.cx.histories_of(&keys);
+        let asked = wanted.is_empty()
+            || match self.lookups.add_history(session, keys.clone()) {
+                Some(ticket) => {
+                    self.cx.outputs.push_back(Output::Recall { ticket, wanted });
+                    true
+                }
+                None => false,
+            };
+        keys.into_iter().map(|key| self.cx.subscribe(session, key, asked)).collect()
     }
 
     /// A wallet submits a payment; it may have been settled while the wallet was away.
@@ -362,14 +354,30 @@ impl Machine {
         proposal: Proposal,
         account: Option<AccountCertificate>,
     ) -> Result<(), WireError> {
-        let txid = proposal.txid();
-        match self.cx.recalled_status(&txid) {
-            Some(status) => {
-                self.cx.send_client(session, id, ServerMessage::TransactionStatus { txid, status });
-                Ok(())
-            }
-            None => self.coordination.submit(&mut self.cx, session, id, proposal, account),
+        if self.tell_settled(session, id, proposal.txid()) {
+            return Ok(());
         }
+        self.coordination.submit(&mut self.cx, session, id, proposal, account)
+    }
+
+    /// Tells a wallet what became of a transaction that was settled while it was away; `false` if it was not.
+    fn tell_settled(&mut self, session: SessionId, id: Option<u64>, txid: Txid) -> bool {
+        let Some(status) = self.cx.recalled_status(&txid) else { return false };
+        self.cx.send_client(session, id, ServerMessage::TransactionStatus { txid, status });
+        true
+    }
+
+    /// A wallet wants a payment stopped.
+    fn cancel(
+        &mut self,
+        session: SessionId,
+        id: Option<u64>,
+        cancellation: Cancellation,
+    ) -> Result<(), WireError> {
+        if self.tell_settled(session, id, cancellation.proposal.txid()) {
+            return Ok(());
+        }
+        self.coordination.cancel(&mut self.cx, session, id, cancellation)
     }
 
     /// A wallet hands in a finished transaction.
@@ -381,8 +389,10 @@ impl Machine {
     ) -> Result<(), WireError> {
         let txid = proof.txid();
         self.cx.take_handed_in(proof)?;
-        let status = TransactionStatus::Broadcasting { refusal: None };
-        self.cx.send_client(session, id, ServerMessage::TransactionStatus { txid, status });
+        if !self.tell_settled(session, id, txid) {
+            let status = TransactionStatus::Broadcasting { refusal: None };
+            self.cx.send_client(session, id, ServerMessage::TransactionStatus { txid, status });
+        }
         Ok(())
     }
 }
@@ -436,17 +446,6 @@ fn too_many_lookups() -> WireError {
         "messages that wait for coins",
         PARKED_PER_SOURCE_MAX,
         PARKED_PER_SOURCE_MAX + 1,
-    );
-    WireError { retry: true, fault: Fault::Receiver, ..error }
-}
-
-fn too_many_histories() -> WireError {
-    let most = HISTORIES_PER_SESSION_MAX;
-    let error = WireError::limit(
-        ErrorCode::LimitExceeded,
-        "subscriptions that wait for their history",
-        most,
-        most + 1,
     );
     WireError { retry: true, fault: Fault::Receiver, ..error }
 }

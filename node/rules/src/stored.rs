@@ -46,7 +46,8 @@ impl Stored {
             | Table::Accounts
             | Table::Archive
             | Table::History
-            | Table::Settled => {
+            | Table::Settled
+            | Table::Proofs => {
                 self.index.take(row)?;
             }
         }

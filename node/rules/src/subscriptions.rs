@@ -81,10 +81,9 @@ impl Subscriptions {
         self.by_key.contains_key(target)
     }
 
-    /// The keys by which a session listens to a target.
-    pub(crate) fn keys_of(&self, session: SessionId, target: &Target) -> Vec<SubscriptionKey> {
-        let all = self.by_key.get(target).into_iter().flatten();
-        all.filter(|(other, _)| *other == session).map(|(_, key)| key.clone()).collect()
+    /// Whether a session is subscribed to a key.
+    pub(crate) fn has(&self, session: SessionId, key: &SubscriptionKey) -> bool {
+        self.by_session.get(&session).is_some_and(|keys| keys.contains(key))
     }
 
     pub(crate) fn listeners(&self, target: &Target) -> Vec<(SessionId, SubscriptionKey)> {

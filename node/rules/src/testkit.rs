@@ -46,6 +46,10 @@ pub(crate) struct Kit {
     pub(crate) coins: BTreeMap<OutPoint, ChainCoin>,
     /// What the machine has put out and no test has looked at.
     pub(crate) out: VecDeque<Output>,
+    /// The archive cannot be read.
+    pub(crate) archive_fails: bool,
+    /// Hands in by itself that what was settled is durable.
+    pub(crate) settles: bool,
     /// What is in store and index.
     pub(crate) rows: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
     replies: u64,
@@ -72,7 +76,17 @@ impl Kit {
             Stored::default(),
         );
         let (now, coins, out) = (Duration::ZERO, BTreeMap::new(), VecDeque::new());
-        Self { world, machine, now, coins, out, rows: BTreeMap::new(), replies: 0 }
+        Self {
+            world,
+            machine,
+            now,
+            coins,
+            out,
+            rows: BTreeMap::new(),
+            archive_fails: false,
+            settles: true,
+            replies: 0,
+        }
     }
 
     /// A node that votes, at block 10.
@@ -141,10 +155,10 @@ impl Kit {
                         };
                         Ok::<_, Unreadable>(rows.map(row).collect())
                     });
-                    let archived = archived.expect("what was written");
+                    let archived = archived.ok().filter(|_| !self.archive_fails);
                     self.machine.at(self.now, 0).handle_recalled(ticket, archived);
                 }
-                Output::Settled => self.machine.at(self.now, 0).handle_settled(),
+                Output::Settled if self.settles => self.machine.at(self.now, 0).handle_settled(),
                 other => {
                     if let Output::Persist(change) | Output::Index(change) = &other {
                         self.write(change);

@@ -87,7 +87,8 @@ fn meaning(table: Table) -> &'static str {
         Table::Accounts => "registered accounts",
         Table::Archive => "coins that were spent more than 288 blocks ago",
         Table::History => "the same by script",
-        Table::Settled => "blocks of settled transactions",
+        Table::Settled => "what became of settled transactions",
+        Table::Proofs => "proofs of those that have an unspent coin",
     }
 }
 

@@ -12,7 +12,7 @@ use quorate_protocol::{
     NodeId,
     wire::{PeerReply, ServerMessage, VotingReply, VotingRequest, encode_frame},
 };
-use quorate_rules::{Output, ReplyTo, SessionId, Tag, archive::Archived};
+use quorate_rules::{Output, ReplyTo, SessionId, Tag};
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -114,11 +114,15 @@ impl Dispatcher {
             Output::Recall { ticket, wanted } => {
                 let (index, inputs) = (self.index.clone(), self.inputs.clone());
                 tokio::spawn(async move {
-                    let archived = index.recall(wanted).await.unwrap_or_else(|error| {
+                    let archived = index.recall(wanted).await;
+                    if let Err(error) = &archived {
                         let error = format!("{error:#}");
-                        tracing::warn!(error, "the archive cannot be read; an old history is not told");
-                        Archived::default()
-                    });
+                        tracing::error!(
+                            error,
+                            "the archive cannot be read: no history is told, and no old proof taken in"
+                        );
+                    }
+                    let archived = archived.ok();
                     let _node_ended = inputs.send(Input::Recalled { ticket, archived }).await;
                 });
             }

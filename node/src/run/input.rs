@@ -68,10 +68,10 @@ pub(crate) enum Input {
         ticket: u64,
         coins: Vec<(OutPoint, ChainCoin)>,
     },
-    /// What the archive says to what the machine asked of it.
+    /// What the archive says to what the machine asked of it; nothing if it cannot be read.
     Recalled {
         ticket: u64,
-        archived: Archived,
+        archived: Option<Archived>,
     },
     /// What was settled is durable.
     Settled,

@@ -7,7 +7,7 @@ use quorate_rules::{
     Stored,
     archive::{Archived, Recall, recall},
     index::{Indexed, for_another_reading},
-    records::{ChangeSet, Row, Table},
+    records::{ChangeSet, Table},
 };
 use std::{
     path::{Path, PathBuf},
@@ -67,6 +67,8 @@ impl Index {
     }
 }
 
+/// Rows of the old index that are copied in one write.
+const KEEP_BATCH: usize = 10_000;
 const ENDED: &str = "the index cannot be written; the log says why";
 
 fn read(path: &Path, base: Checkpoint) -> Result<(Redb, Indexed), StoreError> {
@@ -93,11 +95,9 @@ pub(crate) fn rebuild(path: &Path, base: Checkpoint) -> Result<(), StoreError> {
 }
 
 fn anew(path: &Path, base: Checkpoint, why: &str) -> Result<Redb, StoreError> {
-    let kept = kept(path, base);
     tracing::warn!(
         path = %path.display(),
         why,
-        rows_kept = kept.rows().len(),
         "the index is made anew: the chain is read again from the federation's birthday"
     );
     let failed = |error: std::io::Error| StoreError::Environment {
@@ -110,27 +110,45 @@ fn anew(path: &Path, base: Checkpoint, why: &str) -> Result<Redb, StoreError> {
         std::fs::remove_file(&fresh).map_err(failed)?;
     }
     let mut store = Redb::open_index(&fresh)?;
-    store.write(&[&kept])?;
+    // What is there may be no file of this kind at all.
+    if let Ok(old) = Redb::open_index(path) {
+        for table in [Table::Accounts, Table::Scripts].into_iter().chain(Table::ARCHIVE) {
+            let kept = keep(&old, &mut store, table, base.height)?;
+            tracing::info!(table = table.name(), kept, "rows are kept");
+        }
+    }
     drop(store);
     std::fs::rename(&fresh, path).map_err(failed)?;
     Redb::open_index(path)
 }
 
-/// Accounts and scripts of an index, which are in no block, and the archive. If some of it cannot be read all is left
-/// out: accounts and scripts are known again when their wallets register, pay or subscribe.
-fn kept(path: &Path, base: Checkpoint) -> ChangeSet {
-    let read = || -> Result<Vec<Row>, StoreError> {
-        let store = Redb::open_index(path)?;
-        let mut rows = Vec::new();
-        for table in [Table::Accounts, Table::Scripts].into_iter().chain(Table::ARCHIVE) {
-            store.scan(table, &mut |row| {
-                rows.extend(for_another_reading(row, base.height));
-                Ok(())
-            })?;
+/// Copies what is in no block: accounts and scripts, and the archive. Rows behind one that cannot be read are left
+/// out; accounts and scripts of these are known again when their wallets register, pay or subscribe.
+fn keep(old: &Redb, new: &mut Redb, table: Table, from: u32) -> Result<u64, StoreError> {
+    let (mut rows, mut kept) = (Vec::new(), 0);
+    let mut failed = None;
+    let read = old.scan(table, &mut |row| {
+        rows.extend(for_another_reading(row, from));
+        kept += 1;
+        if rows.len() >= KEEP_BATCH
+            && let Err(error) = new.write(&[&ChangeSet::of_rows(std::mem::take(&mut rows))])
+        {
+            failed = Some(error);
+            return Err(StoreError::Damaged {
+                place: old.place().to_owned(),
+                what: Damage::Structure("the new one cannot be written".into()),
+            });
         }
-        Ok(rows)
-    };
-    ChangeSet::of_rows(read().unwrap_or_default())
+        Ok(())
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if let Err(error) = read {
+        tracing::warn!(%error, "the rows behind it are left out");
+    }
+    new.write(&[&ChangeSet::of_rows(rows)])?;
+    Ok(kept)
 }
 
 pub(super) fn load(store: &Redb) -> Result<Indexed, StoreError> {
@@ -197,6 +215,7 @@ pub(crate) fn place(directory: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use bitcoin::Network;
+    use quorate_rules::records::Row;
 
     fn genesis() -> Checkpoint {
         Checkpoint::genesis(Network::Regtest)

@@ -4,7 +4,7 @@
 use crate::{event::Event, node::SimNode, world::World};
 use bitcoin::{OutPoint, Txid};
 use quorate::wire::UtxoState;
-use quorate_rules::{Hold, Machine, Standing, index::UNDO_BLOCKS};
+use quorate_rules::{Hold, Machine, Standing};
 use std::{collections::BTreeSet, time::Duration};
 
 /// Time after which an outpoint that was contested anew is judged.
@@ -100,8 +100,7 @@ impl World {
 
     /// Whether a transaction is so deep in the chain that a node which came later need not know of it.
     pub(crate) fn is_settled(&self, txid: &Txid) -> bool {
-        let deep = |height: u32| height.saturating_add(UNDO_BLOCKS) <= self.chain.height();
-        self.oracle.mined_at(txid).is_some_and(deep)
+        self.oracle.is_settled(txid, self.chain.height())
     }
 
     /// When the epoch has changed, everybody comes to the new one.

@@ -16,7 +16,10 @@ use quorate::{
         CommitReply, PeerReply, PeerRequest, ServerMessage, TransactionStatus, VotingReply, VotingRequest,
     },
 };
-use quorate_rules::records::{LogRecord, RoundRecord, Table, TxRecord};
+use quorate_rules::{
+    index::UNDO_BLOCKS,
+    records::{LogRecord, RoundRecord, Table, TxRecord},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -381,6 +384,25 @@ impl Oracle {
     /// The height of the last block that had a transaction.
     pub fn mined_at(&self, txid: &Txid) -> Option<u32> {
         self.mined.get(txid).copied()
+    }
+
+    /// Whether a final transaction is no concern of nodes any more: it lies deep in the chain, or what contradicts it
+    /// or one that it descends from does.
+    pub fn is_settled(&self, txid: &Txid, tip: u32) -> bool {
+        let deep = |height: u32| height.saturating_add(UNDO_BLOCKS) <= tip;
+        self.mined_at(txid).is_some_and(deep) || self.is_contradicted(txid, &deep, &mut BTreeSet::new())
+    }
+
+    fn is_contradicted(&self, txid: &Txid, deep: &impl Fn(u32) -> bool, seen: &mut BTreeSet<Txid>) -> bool {
+        if !seen.insert(*txid) || !self.proven.contains(txid) || self.mined_at(txid).is_some() {
+            return false;
+        }
+        let inputs: Vec<OutPoint> =
+            self.finals.iter().filter(|(_, by)| *by == txid).map(|(input, _)| *input).collect();
+        inputs.iter().any(|input| {
+            let other = self.spender(input).is_some_and(|(by, height)| by != *txid && deep(height));
+            other || self.is_contradicted(&input.txid, deep, seen)
+        })
     }
 
     /// What a block spent a coin by last, and the height of that block.

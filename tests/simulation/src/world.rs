@@ -369,7 +369,7 @@ impl World {
                 self.coins_found(node, ticket, height, coins);
             }
             Event::Recalled { node, ticket, archived, .. } => {
-                self.step(node, |machine| machine.handle_recalled(ticket, *archived));
+                self.step(node, |machine| machine.handle_recalled(ticket, Some(*archived)));
             }
             Event::Settled { node, .. } => {
                 self.counters.add(Fault::Settled);

@@ -5,6 +5,9 @@ use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{vote::NOT_BEFORE_ITS_BLOCK, wire::ConfirmedSpend};
 use std::collections::{BTreeSet, VecDeque};
 
+/// Ancestors that are looked at for coins to look up; a cluster has fewer.
+const ANCESTORS_MAX: usize = 128;
+
 /// What an unconfirmed final transaction rests on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ancestry {
@@ -53,13 +56,35 @@ impl Ledger {
                 if let Some(by) = spent.filter(|spent| spent.txid != txid) {
                     return Ancestry::Conflicted(Conflict { by, path });
                 }
-                let confirmed = coin.is_some_and(|coin| coin.created.is_some());
-                if !confirmed && seen.insert(outpoint.txid) {
+                if coin.is_some_and(|coin| coin.created.is_some()) {
+                    continue;
+                }
+                // That its transaction is in a block does not say that the coin is still there.
+                let parent = self.proof(&outpoint.txid).is_some() && self.block_of(&outpoint.txid).is_none();
+                unknown |= !parent && spent.is_none();
+                if seen.insert(outpoint.txid) {
                     open.push_back([path.as_slice(), &[outpoint.txid]].concat());
                 }
             }
         }
         if unknown { Ancestry::Unknown } else { Ancestry::Alive }
+    }
+
+    /// Coins that unconfirmed ancestors of these spend, and of which this node does not know where they come from.
+    pub(crate) fn unknown_below(&self, outpoints: &[OutPoint]) -> Vec<OutPoint> {
+        let (mut open, mut seen) = (outpoints.to_vec(), BTreeSet::new());
+        let mut unknown = Vec::new();
+        while let Some(outpoint) = open.pop().filter(|_| seen.len() < ANCESTORS_MAX) {
+            let proof = self.proof(&outpoint.txid).filter(|_| self.block_of(&outpoint.txid).is_none());
+            let Some(proof) = proof.filter(|_| seen.insert(outpoint.txid)) else { continue };
+            for input in proof.outpoints() {
+                if !self.knows_origin(&input) {
+                    unknown.push(input);
+                }
+                open.push(input);
+            }
+        }
+        unknown
     }
 
     /// Why a final transaction is dead, if it is.

@@ -1,9 +1,10 @@
 //! Coins as this node knows them, found by outpoint and by script.
 
+use crate::index::IndexedCoin;
 use bitcoin::{OutPoint, ScriptBuf, TxOut, Txid};
 use quorate_protocol::{
     Round,
-    wire::{FinalSpend, UtxoRecord},
+    wire::{ConfirmedSpend, FinalSpend, UtxoRecord},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -12,6 +13,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub(super) struct Coin {
     pub(super) record: UtxoRecord,
     pub(super) coinbase: bool,
+}
+
+/// A coin that has left memory and is to leave the index.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) outpoint: OutPoint,
+    pub(super) coin: Option<IndexedCoin>,
+    /// What a block spends it with, if this node does not know the coin.
+    pub(super) spent: Option<ConfirmedSpend>,
 }
 
 /// All coins.

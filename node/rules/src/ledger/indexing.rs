@@ -89,6 +89,9 @@ impl Ledger {
         }
         self.blocks.note_transaction(spent.txid, spent.block.height);
         self.blocks.note_spent(spent.block.height, *outpoint);
+        if self.is_out_of_reach(spent.block) {
+            self.resting.insert(*outpoint);
+        }
         self.stale.insert(*outpoint);
     }
 

@@ -22,7 +22,7 @@ use crate::{
 pub(crate) use ancestry::{Ancestry, Conflict};
 use bitcoin::{Block, BlockHash, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header};
 use blocks::Blocks;
-use coins::{Coin, Coins};
+use coins::{Coin, Coins, Leaving};
 use quorate_protocol::{
     AccountId, Epoch, Round,
     account::{AccountRecord, JointAccount, KeychainIndex},
@@ -69,8 +69,8 @@ pub(crate) struct Ledger {
     stale: BTreeSet<OutPoint>,
     /// Outpoints that a block spends which cannot be undone any more.
     resting: BTreeSet<OutPoint>,
-    /// Those of them that are forgotten once the store has forgotten what named them.
-    leaving: BTreeSet<OutPoint>,
+    /// Coins that leave the index once the store has forgotten what named them.
+    leaving: Vec<Leaving>,
     /// Transactions of that settlement, which the archive has.
     archived: BTreeSet<Txid>,
     /// Rows for the archive.
@@ -98,7 +98,7 @@ impl Ledger {
             used: BTreeSet::new(),
             stale: BTreeSet::new(),
             resting: BTreeSet::new(),
-            leaving: BTreeSet::new(),
+            leaving: Vec::new(),
             archived: BTreeSet::new(),
             archive: ChangeSet::default(),
             looked_up: VecDeque::new(),
@@ -293,6 +293,7 @@ impl Ledger {
         let outpoint = record.outpoint;
         self.rounds.put(record);
         self.show_round(&outpoint);
+        self.note_in_block(&outpoint);
     }
 
     /// Brings the record that subscribers see in line with the latest release: its round, and what holds the outpoint

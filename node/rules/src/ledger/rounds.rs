@@ -76,6 +76,11 @@ impl Rounds {
         self.rounds.get(outpoint)?.release.as_ref()
     }
 
+    /// Outpoints that were released, with the latest release.
+    pub(super) fn released(&self) -> impl Iterator<Item = (&OutPoint, &ReleaseCertificate)> {
+        self.rounds.iter().filter_map(|(outpoint, state)| Some((outpoint, state.release.as_ref()?)))
+    }
+
     pub(super) fn approved(&self, outpoint: &OutPoint) -> Option<(Txid, Duration)> {
         self.rounds.get(outpoint)?.approved
     }

@@ -4,15 +4,18 @@
 //!
 //! A coin is at rest when the block that spends it is too deep to be undone ([`UNDO_BLOCKS`]). Nobody votes, commits or
 //! promises about a coin that the node does not know and the chain does not have, so no statement about one at rest
-//! can contradict what was forgotten of it. A record goes once each of its inputs is at rest, or, if it never became
-//! final, has been released to a later round in which nothing names it: V2 and V4 speak of the present round, and a
-//! promise names the highest certificate, which is kept. An outpoint goes after the last record that names it.
+//! can contradict what was forgotten of it: it is unknown from the moment on in which anything about it is forgotten.
+//! A record and its inputs go together: a record once each of its inputs goes, an outpoint once no record names it that
+//! stays, and no certificate by which a release holds another outpoint ([`Ledger::named`]). A record that never became
+//! final may leave an outpoint that stays, if that was released to a later round in which nothing names the record: V2
+//! and V4 speak of the present round, and a promise names the highest certificate, which is kept. What is final and
+//! dead stays as long as what descends from it does.
 //!
 //! Store and index are two files, and neither waits for the other. Records and rounds go first; only when that is
 //! durable ([`Ledger::drop_settled`]) do coins leave the index, with the rows that the archive has instead of them. A
-//! crash in between leaves coins that nobody names, and they go after the next start.
+//! crash in between leaves coins in the index that nobody names, and they go at the start.
 
-use super::Ledger;
+use super::{Conflict, Ledger, coins::Leaving};
 use crate::{archive::SettledTransaction, index::UNDO_BLOCKS, records::TxRecord};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{Round, wire::BlockRef};
@@ -31,16 +34,23 @@ pub(crate) struct Settlement {
 
 impl Ledger {
     /// Whether no block can be undone any more that is as deep as this one.
-    fn is_out_of_reach(&self, block: BlockRef) -> bool {
+    pub(super) fn is_out_of_reach(&self, block: BlockRef) -> bool {
         self.tip().height >= block.height.saturating_add(UNDO_BLOCKS)
     }
 
-    /// After a start: coins that were spent long ago and had not gone yet.
+    /// After a start: coins that were spent long ago. Those that nothing names go at once; the store had forgotten
+    /// them when the node stopped.
     pub(super) fn restore_resting(&mut self) {
         let spent = self.coins.iter().filter_map(|(outpoint, coin)| Some((*outpoint, coin.record.spent?)));
         let unknown = self.unknown_spent.iter().map(|(outpoint, spent)| (*outpoint, *spent));
         let resting = spent.chain(unknown).filter(|(_, spent)| self.is_out_of_reach(spent.block));
         self.resting = resting.map(|(outpoint, _)| outpoint).collect();
+        let named = self.named(&BTreeSet::new());
+        let said = |outpoint: &OutPoint| named.contains(outpoint) || self.rounds.contains(outpoint);
+        let idle: BTreeSet<OutPoint> =
+            self.resting.iter().filter(|outpoint| !said(outpoint)).copied().collect();
+        self.take_out(&idle);
+        self.drop_settled();
     }
 
     /// Forgets records and rounds that have come to rest, unless `is_live` says that somebody works on a transaction.
@@ -49,8 +59,36 @@ impl Ledger {
         if !self.leaving.is_empty() {
             return None;
         }
+        let (ended, outpoints) = self.ending(is_live);
+        if ended.is_empty() && outpoints.is_empty() {
+            return None;
+        }
+        // One may depend on others that end with it.
+        for (txid, settled) in
+            ended.iter().filter_map(|txid| Some((*txid, self.settled_as(txid)?))).collect::<Vec<_>>()
+        {
+            self.archive.archive_transaction(&txid, &settled);
+        }
+        for txid in &ended {
+            let unspent = self.has_unspent(txid);
+            let Some(record) = self.transactions.remove(txid) else { continue };
+            if let Some(proof) = record.proof.as_ref().filter(|_| unspent) {
+                self.archive.archive_proof(txid, Some(proof));
+            }
+        }
+        let rounds = outpoints.iter().filter(|outpoint| self.rounds.contains(outpoint)).copied().collect();
+        self.take_out(&outpoints);
+        self.archived.clone_from(&ended);
+        let (reach, transactions) = (self.tip().height.saturating_sub(UNDO_BLOCKS), &self.transactions);
+        self.blocks.forget_places(|txid, height| height > reach || transactions.get(txid).is_some());
+        Some(Settlement { transactions: ended.into_iter().collect(), outpoints, rounds })
+    }
+
+    /// The records that end now, and the outpoints that go with them.
+    fn ending(&self, is_live: impl Fn(&Txid) -> bool) -> (BTreeSet<Txid>, BTreeSet<OutPoint>) {
         let mut gone = self.resting.clone();
         let mut ended = BTreeSet::new();
+        // All that could end if everything that is at rest could go, with what descends from what never is mined.
         loop {
             let over = |(txid, record): &(&Txid, &TxRecord)| {
                 !ended.contains(*txid) && !is_live(txid) && self.is_over(txid, record, &gone)
@@ -59,38 +97,55 @@ impl Ledger {
             if more.is_empty() {
                 break;
             }
-            for txid in more {
-                // What descends from a transaction that no block will ever have goes with it.
-                if self.block_of(&txid).is_none() {
-                    gone.extend(self.outputs_of(txid));
-                }
-                ended.insert(txid);
+            gone.extend(more.iter().flat_map(|txid| self.never_mined(txid)));
+            ended.extend(more);
+        }
+        if ended.is_empty() && gone.is_empty() {
+            return (ended, gone);
+        }
+        // Of these, what nothing names that stays.
+        loop {
+            let named = self.named(&ended);
+            let dead = ended.iter().flat_map(|txid| self.never_mined(txid));
+            let free: BTreeSet<OutPoint> = self
+                .resting
+                .iter()
+                .copied()
+                .chain(dead)
+                .filter(|outpoint| !named.contains(outpoint))
+                .collect();
+            let stays = |txid: &&Txid| {
+                let over = self.record(txid).is_some_and(|record| self.is_over(txid, record, &free));
+                !over || self.never_mined(txid).iter().any(|output| named.contains(output))
+            };
+            let staying: Vec<Txid> = ended.iter().filter(stays).copied().collect();
+            if staying.is_empty() {
+                return (ended, free);
+            }
+            for txid in staying {
+                ended.remove(&txid);
             }
         }
-        let remaining = self.transactions.all().filter(|(txid, _)| !ended.contains(*txid));
-        let named: BTreeSet<OutPoint> =
-            remaining.flat_map(|(_, record)| record.target.inputs().keys().copied()).collect();
-        let outpoints: BTreeSet<OutPoint> = gone.difference(&named).copied().collect();
-        if ended.is_empty() && outpoints.is_empty() {
-            return None;
-        }
-        for txid in &ended {
-            self.archive_record(txid);
-        }
-        let rounds = outpoints.iter().filter(|outpoint| self.rounds.contains(outpoint)).copied().collect();
-        for outpoint in &outpoints {
-            self.rounds.forget(outpoint);
-            self.transactions.forget_final_spend(outpoint);
-            self.resting.remove(outpoint);
-        }
-        self.leaving.clone_from(&outpoints);
-        self.archived.clone_from(&ended);
-        let (reach, transactions) = (self.tip().height.saturating_sub(UNDO_BLOCKS), &self.transactions);
-        self.blocks.forget_places(|txid, height| height > reach || transactions.get(txid).is_some());
-        Some(Settlement { transactions: ended.into_iter().collect(), outpoints, rounds })
     }
 
-    /// Whether nothing depends on a record any more, if these outpoints are at rest.
+    /// Outpoints that something names which stays when these records end: other records, and certificates that hold an
+    /// outpoint after its release, or are void by what is known of their other inputs.
+    fn named(&self, ended: &BTreeSet<Txid>) -> BTreeSet<OutPoint> {
+        let staying = self.transactions.all().filter(|(txid, _)| !ended.contains(*txid));
+        let by_records = staying.flat_map(|(_, record)| record.target.inputs().keys().copied());
+        let holding = self.rounds.released().filter(|(outpoint, _)| !self.resting.contains(outpoint));
+        let by_releases = holding
+            .flat_map(|(_, release)| &release.highest)
+            .flat_map(|certificate| certificate.target.inputs().keys().copied());
+        by_records.chain(by_releases).collect()
+    }
+
+    /// The outputs of a final transaction that no block has.
+    fn never_mined(&self, txid: &Txid) -> Vec<OutPoint> {
+        if self.block_of(txid).is_some() { Vec::new() } else { self.outputs_of(*txid) }
+    }
+
+    /// Whether nothing depends on a record any more, if these outpoints go.
     fn is_over(&self, txid: &Txid, record: &TxRecord, gone: &BTreeSet<OutPoint>) -> bool {
         let targets = [
             Some(&record.target),
@@ -119,14 +174,15 @@ impl Ledger {
         later && !self.is_pending(outpoint) && !named.contains(&Some(*txid))
     }
 
-    fn archive_record(&mut self, txid: &Txid) {
-        let block = self.block_of(txid);
-        let unspent = self.has_unspent(txid);
-        let Some(record) = self.transactions.remove(txid) else { return };
-        if let Some(block) = block {
-            let proof = record.proof.filter(|_| unspent).map(Box::new);
-            self.archive.archive_transaction(txid, &SettledTransaction { block, proof });
+    /// What the archive keeps of a transaction that ends: nothing if it was never final.
+    fn settled_as(&self, txid: &Txid) -> Option<SettledTransaction> {
+        if let Some(block) = self.block_of(txid) {
+            // What sole custody signed can be shown as news at any time.
+            let until = self.proof(txid).map_or(0, |proof| proof.custody().deadline().unwrap_or(u32::MAX));
+            return Some(SettledTransaction::Mined { block, until });
         }
+        let Conflict { by, path } = self.conflict(*txid)?;
+        Some(SettledTransaction::Conflicted { by, path: self.transactions_of(&path) })
     }
 
     /// Whether somebody may want to know where an unspent coin of a transaction comes from.
@@ -137,74 +193,87 @@ impl Ledger {
         })
     }
 
-    /// The coins of the last settlement leave memory and index for the archive: it is durable.
+    /// Forgets outpoints, and holds what the index and the archive have to hear of them.
+    fn take_out(&mut self, outpoints: &BTreeSet<OutPoint>) {
+        for outpoint in outpoints {
+            self.rounds.forget(outpoint);
+            self.transactions.forget_final_spend(outpoint);
+            self.resting.remove(outpoint);
+            let (coin, spent) = (self.indexed_coin(outpoint), self.unknown_spent.remove(outpoint));
+            self.coins.remove(outpoint);
+            self.leaving.push(Leaving { outpoint: *outpoint, coin, spent });
+        }
+    }
+
+    /// The coins of the last settlement leave the index for the archive: it is durable.
     pub(crate) fn drop_settled(&mut self) {
-        for outpoint in std::mem::take(&mut self.leaving) {
-            let spent = self.unknown_spent.remove(&outpoint);
-            let indexed = self.indexed_coin(&outpoint);
+        let leaving = std::mem::take(&mut self.leaving);
+        self.forget_proofs(leaving.iter().map(|one| one.outpoint.txid).collect());
+        for Leaving { outpoint, coin, spent } in leaving {
             self.stale.insert(outpoint);
-            self.coins.remove(&outpoint);
-            if let Some(coin) = &indexed {
+            if let Some(coin) = &coin {
                 self.archive.archive_coin(&outpoint, coin);
             }
-            // The last coin of a transaction takes its proof along.
-            let created = indexed.as_ref().and_then(|coin| coin.created);
-            if let Some(block) = created.filter(|_| !self.has_unspent(&outpoint.txid))
-                && self.record(&outpoint.txid).is_none()
-            {
-                let settled = SettledTransaction { block, proof: None };
-                self.archive.archive_transaction(&outpoint.txid, &settled);
-            }
-            let spent = indexed.and_then(|coin| coin.spent).or(spent);
+            let spent = coin.and_then(|coin| coin.spent).or(spent);
             if let Some(spent) = spent.filter(|spent| self.archived.insert(spent.txid)) {
-                let settled = SettledTransaction { block: spent.block, proof: None };
+                let settled = SettledTransaction::Mined { block: spent.block, until: 0 };
                 self.archive.archive_transaction(&spent.txid, &settled);
             }
         }
         self.archived.clear();
     }
 
+    /// The last coin of a transaction takes its proof along.
+    fn forget_proofs(&mut self, txids: BTreeSet<Txid>) {
+        for txid in txids {
+            if !self.has_unspent(&txid) {
+                self.archive.archive_proof(&txid, None);
+            }
+        }
+    }
+
     /// Forgets coins that nobody has anything to do with: their scripts are not indexed, nothing was said about them,
     /// and nobody listens. They are looked up when somebody names them.
     pub(crate) fn sweep_coins(&mut self, is_heard: impl Fn(&OutPoint) -> bool) {
+        let named = self.named(&BTreeSet::new());
         let idle: Vec<OutPoint> = self
             .coins
             .iter()
             .filter(|(_, coin)| coin.record.created.is_none_or(|block| self.is_out_of_reach(block)))
             .map(|(outpoint, _)| *outpoint)
-            .filter(|outpoint| self.is_idle(outpoint) && !is_heard(outpoint))
+            .filter(|outpoint| self.is_idle(outpoint, &named) && !is_heard(outpoint))
             .collect();
-        for outpoint in idle {
-            self.forget_coin(&outpoint);
-        }
+        self.forget_coins(&idle);
     }
 
     /// Keeps the number of coins within bounds that were looked up and then not used.
     pub(crate) fn trim_looked_up(&mut self, most: usize, is_heard: impl Fn(&OutPoint) -> bool) {
-        while self.looked_up.len() > most {
-            let Some(outpoint) = self.looked_up.pop_front() else { return };
-            if self.is_idle(&outpoint) && !is_heard(&outpoint) {
-                self.forget_coin(&outpoint);
-            }
+        if self.looked_up.len() <= most {
+            return;
         }
+        let named = self.named(&BTreeSet::new());
+        // Some at a time: what is named is gone through for each.
+        let over = self.looked_up.len() - (most - most / 16);
+        let oldest: Vec<OutPoint> = self.looked_up.drain(..over).collect();
+        let idle = |outpoint: &&OutPoint| self.is_idle(outpoint, &named) && !is_heard(outpoint);
+        let idle: Vec<OutPoint> = oldest.iter().filter(idle).copied().collect();
+        self.forget_coins(&idle);
     }
 
-    fn is_idle(&self, outpoint: &OutPoint) -> bool {
+    fn is_idle(&self, outpoint: &OutPoint, named: &BTreeSet<OutPoint>) -> bool {
         let Some(coin) = self.coin(outpoint) else { return false };
-        let said = self.rounds.contains(outpoint) || self.transactions.final_spend(outpoint).is_some();
+        let said = self.rounds.contains(outpoint)
+            || self.transactions.final_spend(outpoint).is_some()
+            || named.contains(outpoint);
         let indexed = self.scripts.get(&coin.script_pubkey).is_some();
         !said && !indexed && coin.spent.is_none() && self.record(&outpoint.txid).is_none()
     }
 
-    fn forget_coin(&mut self, outpoint: &OutPoint) {
-        let coin = self.coin(outpoint).cloned();
-        self.coins.remove(outpoint);
-        self.stale.insert(*outpoint);
-        // Its script was indexed when its transaction was settled: the proof is no use any more.
-        let created = coin.filter(|coin| coin.final_parent.is_some()).and_then(|coin| coin.created);
-        if let Some(block) = created.filter(|_| !self.has_unspent(&outpoint.txid)) {
-            let settled = SettledTransaction { block, proof: None };
-            self.archive.archive_transaction(&outpoint.txid, &settled);
+    fn forget_coins(&mut self, outpoints: &[OutPoint]) {
+        for outpoint in outpoints {
+            self.coins.remove(outpoint);
+            self.stale.insert(*outpoint);
         }
+        self.forget_proofs(outpoints.iter().map(|outpoint| outpoint.txid).collect());
     }
 }

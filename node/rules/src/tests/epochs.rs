@@ -1,6 +1,6 @@
 //! From one epoch to the next over four nodes.
 
-use crate::{cluster::Cluster, records::ChangeSet};
+use crate::{archive::Archived, cluster::Cluster, records::ChangeSet};
 use bitcoin::{Amount, OutPoint, TxOut, Txid, hashes::Hash as _};
 use quorate_protocol::{
     NodeId, Round,
@@ -270,6 +270,12 @@ fn a_proof_that_comes_after_the_seal_is_kept() {
     let opening = node.opening.take().expect("open");
     let request = VotingRequest::FinalTransaction { proof: proof.clone(), head: None };
     node.machine.handle_request(NodeId(2), crate::ReplyTo::Peer(9), request.clone());
+    // It may be of long ago, as far as this node knows.
+    let recalled = std::iter::from_fn(|| node.machine.poll_output()).find_map(|output| match output {
+        crate::Output::Recall { ticket, .. } => Some(ticket),
+        _ => None,
+    });
+    node.machine.handle_recalled(recalled.expect("the archive is asked"), Some(Archived::default()));
     let kept = node.machine.keeps(&opening.handover);
     assert_eq!(kept.finals.len(), 1, "what is handed over is not kept twice");
     // What came after that would be in no store.

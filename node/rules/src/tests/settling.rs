@@ -6,9 +6,9 @@ use crate::{
     index::UNDO_BLOCKS,
     records::{Row, Table},
     settings::Settings,
-    testkit::{Kit, ME, OTHER, sole, spend},
+    testkit::{Kit, ME, OTHER, sole, spend, target},
 };
-use bitcoin::{OutPoint, Transaction, TxOut};
+use bitcoin::{Amount, OutPoint, Transaction, TxOut};
 use quorate_protocol::{
     NodeId, Round,
     finality::FinalityProof,
@@ -16,8 +16,8 @@ use quorate_protocol::{
     release::SignedPromise,
     testing::{self, DEADLINE},
     wire::{
-        ClientMessage, KeyOutcome, RejectReason, ServerMessage, SubscriptionKey, TransactionStatus,
-        UtxoRecord, VotingReply, VotingRequest, limits,
+        ClientMessage, ErrorCode, KeyOutcome, RejectReason, ServerMessage, SubscriptionKey,
+        TransactionStatus, UtxoRecord, VotingReply, VotingRequest, limits,
     },
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -73,8 +73,8 @@ fn a_payment_below_the_reach_of_reorganisations_leaves_memory_store_and_index() 
     assert!(kit.machine.utxo(&OutPoint { txid: proof.txid(), vout: 0 }).is_some());
     let left = [Table::Transactions, Table::Rounds, Table::Answers, Table::Coins].map(|one| count(&kit, one));
     assert_eq!(left, [0, 0, 0, 1]);
-    // The coin, its place among those of its script, and the blocks of the payment and of what created the coin.
-    assert_eq!(Table::ARCHIVE.map(|table| count(&kit, table)), [1, 1, 2]);
+    // The coin, its place among those of its script, what became of the payment, and its proof.
+    assert_eq!(Table::ARCHIVE.map(|table| count(&kit, table)), [1, 1, 1, 1]);
     assert!(kit.machine.unconfirmed().is_empty());
 }
 
@@ -94,14 +94,22 @@ fn who_comes_back_after_weeks_hears_of_coins_that_were_spent_and_where_they_went
         "{status:?}"
     );
 
-    // A subscriber hears it right after the snapshot.
-    kit.say(ClientMessage::UTXOSubscribe { keys: vec![script, SubscriptionKey::Txid(txid)] });
+    // A subscriber hears it in a second snapshot, and who asks for the coin itself.
+    let keys = vec![script, SubscriptionKey::Outpoint(coin)];
+    kit.say(ClientMessage::UTXOSubscribe { keys: keys.clone() });
     let told = kit.told();
-    let news = told.iter().find_map(|message| match message {
-        ServerMessage::UTXOStateNotification { utxo, .. } if utxo.outpoint == coin => utxo.spent,
-        _ => None,
-    });
-    assert_eq!(news.map(|spent| spent.txid), Some(txid), "{told:?}");
+    let [ServerMessage::UTXOSubscribed { .. }, ServerMessage::UTXOSubscribed { results, .. }] = &told[..]
+    else {
+        panic!("{told:?}")
+    };
+    for result in results {
+        let KeyOutcome::Snapshot { utxos, .. } = &result.outcome else { panic!("{result:?}") };
+        let news = utxos.iter().find(|utxo| utxo.outpoint == coin).and_then(|utxo| utxo.spent);
+        assert_eq!(news.map(|spent| spent.txid), Some(txid), "{result:?}");
+    }
+    assert_eq!(results.len(), 2);
+    kit.say(ClientMessage::UTXOUnsubscribe { keys });
+    kit.told();
 
     // Its place in the chain, also of what created a coin that is gone.
     for asked in [txid, coin.txid] {
@@ -139,11 +147,29 @@ fn a_proof_stays_as_long_as_one_of_its_coins_is_unspent() {
 
 #[test]
 fn nothing_is_said_about_a_coin_that_is_settled() {
-    let (mut kit, coin, proof) = settled();
+    let (kit, coin, proof) = settled();
+    says_nothing(kit, coin, &proof);
+}
+
+/// The store has not confirmed yet that it has forgotten the payment.
+#[test]
+fn nothing_is_said_about_a_coin_while_it_is_being_settled() {
+    let mut kit = Kit::voting();
+    kit.settles = false;
+    let coin = kit.joint_coin(90_500, 5, false);
+    let proof = paid(&mut kit);
+    mine_with(&mut kit, &[proof.transaction().clone()]);
+    kit.mine(UNDO_BLOCKS);
+    assert!(kit.machine.proof(&proof.txid()).is_none());
+    assert_eq!(count(&kit, Table::Coins), 2, "the index waits");
+    says_nothing(kit, coin, &proof);
+}
+
+fn says_nothing(mut kit: Kit, coin: OutPoint, proof: &FinalityProof) {
     // The same payment again, and its proof from a peer and from a wallet.
     let proposal = kit.joint();
     assert_eq!(kit.vote(proposal), Err(RejectReason::UnknownCoin { outpoint: coin }));
-    assert_eq!(announce(&mut kit, &proof), Ok(()));
+    assert_eq!(announce(&mut kit, proof), Ok(()));
     hello(&mut kit);
     kit.out.clear();
     kit.say(ClientMessage::FinalTransaction { proof: Box::new(proof.clone()) });
@@ -152,14 +178,7 @@ fn nothing_is_said_about_a_coin_that_is_settled() {
     // A promise now would deny what this node committed to then.
     let promises: Vec<SignedPromise> =
         [2, 3, 4].map(|node| kit.promise(NodeId(node), coin, Round(0))).to_vec();
-    let request = VotingRequest::ReleaseRequest {
-        outpoint: coin,
-        round: Round(0),
-        rejects: vec![],
-        cancel: None,
-        promises,
-        previous: None,
-    };
+    let request = release_request(coin, promises);
     let answer = kit.ask(OTHER, request).expect("it answers");
     assert!(matches!(answer, VotingReply::ReleaseResponse { promise: None, .. }), "{answer:?}");
 }
@@ -181,13 +200,12 @@ fn a_crash_between_store_and_index_leaves_nothing_behind() {
     let proof = paid(&mut kit);
     mine_with(&mut kit, &[proof.transaction().clone()]);
     kit.mine(UNDO_BLOCKS - 1);
-    let before = kit.rows.clone();
+    // It dies before it hears that the store has forgotten the payment.
+    kit.settles = false;
     kit.mine(1);
-    let of = |row: &&(Table, Vec<u8>)| Table::STORE.contains(&row.0);
-    // The store is of after, the index of before; and the other way round, which cannot be, as the index waits.
-    let mut rows = before;
-    rows.retain(|row, _| !of(&row));
-    rows.extend(kit.rows.iter().filter(|(row, _)| of(row)).map(|(row, value)| (row.clone(), value.clone())));
+    let rows = kit.rows.clone();
+    assert_eq!([Table::Transactions, Table::Coins].map(|table| count(&kit, table)), [0, 2]);
+    kit.settles = true;
     let settings = Settings {
         min_confirmations: 1,
         voting_timeout: Duration::from_secs(30),
@@ -198,9 +216,9 @@ fn a_crash_between_store_and_index_leaves_nothing_behind() {
     let (federation, key) = (kit.world.federation.clone(), kit.world.keys[0].clone());
     kit.machine = Machine::new(ME, federation, key, share, settings, testing::rng(2), stored(&rows));
     kit.rows = rows;
-    assert!(kit.machine.utxo(&coin).is_some());
+    assert!(kit.machine.utxo(&coin).is_none(), "it goes at the start");
     kit.mine(1);
-    assert!(kit.machine.utxo(&coin).is_none(), "it goes after the start");
+    assert_eq!(count(&kit, Table::Coins), 1);
     hello(&mut kit);
     let script = SubscriptionKey::Script(kit.world.script());
     let (utxos, _) = snapshot(&mut kit, script);
@@ -232,10 +250,8 @@ fn coins_that_were_only_named_are_kept_within_bounds() {
     assert_eq!(kit.vote(sole(&spend(&[held], 99_000))), Ok(()));
     let most = crate::notices::LOOKED_UP_MAX;
     let named: Vec<u32> = (1..=u32::try_from(most).expect("small") + 500).collect();
-    let output = TxOut {
-        value: bitcoin::Amount::from_sat(1),
-        script_pubkey: kit.coins[&held].output.script_pubkey.clone(),
-    };
+    let output =
+        TxOut { value: Amount::from_sat(1), script_pubkey: kit.coins[&held].output.script_pubkey.clone() };
     for chunk in named.chunks(limits::KEYS_PER_MESSAGE_MAX) {
         for number in chunk {
             let found = crate::ChainCoin { output: output.clone(), ..kit.coins[&held].clone() };
@@ -256,4 +272,96 @@ fn coins_that_were_only_named_are_kept_within_bounds() {
 
 fn kit_coin() -> OutPoint {
     OutPoint { txid: bitcoin::hashes::Hash::from_byte_array([9; 32]), vout: 0 }
+}
+
+#[test]
+fn what_a_node_committed_to_is_not_forgotten_before_all_coins_of_it() {
+    let mut kit = Kit::voting();
+    let coins = [0, 1].map(|vout| kit.open_coin(vout));
+    let (both, one) = (spend(&coins, 190_000), spend(&coins[..1], 99_000));
+    assert_eq!(kit.vote(sole(&both)), Ok(()));
+    kit.ask(OTHER, kit.commit_request(&target(&both), &[2, 3, 4])).expect("commits");
+    // The chain decides for another spend of the first coin, which is final, too.
+    mine_with(&mut kit, &[one]);
+    kit.mine(2 * UNDO_BLOCKS);
+    assert_eq!(kit.machine.sizes().transactions, 1);
+    kit.now += Duration::from_secs(60);
+    for coin in coins {
+        let request = release_request(coin, vec![]);
+        let Ok(VotingReply::ReleaseResponse { promise, .. }) = kit.ask(OTHER, request) else {
+            panic!("an answer")
+        };
+        let committed = promise.and_then(|promise| promise.committed);
+        assert_eq!(committed, Some(target(&both)), "{coin}");
+    }
+}
+
+fn release_request(outpoint: OutPoint, promises: Vec<SignedPromise>) -> VotingRequest {
+    VotingRequest::ReleaseRequest {
+        outpoint,
+        round: Round(0),
+        rejects: vec![],
+        cancel: None,
+        promises,
+        previous: None,
+    }
+}
+
+#[test]
+fn what_a_block_contradicted_long_ago_stays_dead() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let proof = paid(&mut kit);
+    let mut recovery = proof.transaction().clone();
+    recovery.output[0].value -= Amount::from_sat(1_000);
+    mine_with(&mut kit, &[recovery.clone()]);
+    kit.mine(UNDO_BLOCKS);
+    let (txid, by) = (proof.txid(), recovery.compute_txid());
+    assert_eq!((kit.machine.sizes().transactions, kit.machine.unconfirmed().len()), (0, 0));
+    hello(&mut kit);
+    let (_, status) = snapshot(&mut kit, SubscriptionKey::Txid(txid));
+    assert!(
+        matches!(status, Some(TransactionStatus::Conflicted { by: spend }) if spend.txid == by),
+        "{status:?}"
+    );
+    kit.say(ClientMessage::FinalTransaction { proof: Box::new(proof.clone()) });
+    let told = kit.told();
+    let conflicted = |message: &ServerMessage| {
+        matches!(
+            message,
+            ServerMessage::TransactionStatus { status: TransactionStatus::Conflicted { .. }, .. }
+        )
+    };
+    assert!(told.iter().all(conflicted), "{told:?}");
+    assert_eq!((kit.machine.sizes().transactions, kit.machine.unconfirmed().len()), (0, 0));
+    kit.say(ClientMessage::ProofQuery { txid });
+    let shown = kit
+        .out
+        .iter()
+        .any(|output| matches!(output, Output::Prove { of, path, .. } if of.txid == by && path.len() == 1));
+    assert!(shown, "and a wallet is shown why");
+    assert_eq!(kit.machine.status().breaches.len(), 1, "the operator still sees it");
+}
+
+#[test]
+fn no_proof_is_taken_in_while_nobody_can_tell_whether_it_is_old() {
+    let (mut kit, _, proof) = settled();
+    kit.archive_fails = true;
+    assert_eq!(announce(&mut kit, &proof), Err(ErrorCode::NotReady));
+    assert!(kit.machine.unconfirmed().is_empty());
+}
+
+#[test]
+fn nothing_is_spent_of_what_rests_on_a_coin_that_is_not_there() {
+    let (mut kit, _, proof) = settled();
+    // The archive is lost, and with it that the payment is of long ago.
+    kit.rows.retain(|(table, _), _| !Table::ARCHIVE.contains(table));
+    let next = child(&kit, &proof, DEADLINE);
+    let finished = kit.world.finish(&next);
+    mine_with(&mut kit, &[finished.transaction().clone()]);
+    kit.mine(UNDO_BLOCKS + 144);
+    kit.rows.retain(|(table, _), _| !Table::ARCHIVE.contains(table));
+    assert_eq!(announce(&mut kit, &proof), Ok(()), "it is taken for news");
+    let again = kit.vote(Proposal::Joint(Box::new(next)));
+    assert!(matches!(again, Err(RejectReason::Unconfirmed { .. })), "{again:?}");
 }

@@ -20,6 +20,8 @@ pub(crate) struct NoncePool {
     order: HashMap<NodeId, VecDeque<NonceCommitment>>,
     responses: HashMap<PackageDigest, CommitReply>,
     response_order: VecDeque<(PackageDigest, Option<Txid>)>,
+    /// Answers that memory had no room for, and that the store still has.
+    evicted: Vec<PackageDigest>,
 }
 
 impl NoncePool {
@@ -29,6 +31,7 @@ impl NoncePool {
             order: HashMap::new(),
             responses: HashMap::new(),
             response_order: VecDeque::new(),
+            evicted: Vec::new(),
         };
         for response in stored {
             pool.remember(response);
@@ -61,6 +64,7 @@ impl NoncePool {
         while self.response_order.len() >= RESPONSES_MAX {
             if let Some((oldest, _)) = self.response_order.pop_front() {
                 self.responses.remove(&oldest);
+                self.evicted.push(oldest);
             }
         }
         self.response_order.push_back((digest, txid));
@@ -70,6 +74,7 @@ impl NoncePool {
     /// Forgets the answers about transactions that have come to rest. Their nonces are gone all the same: they were
     /// taken out of the pool before they were used.
     pub(crate) fn forget(&mut self, transactions: &[Txid], change: &mut ChangeSet) {
+        self.evicted.drain(..).for_each(|digest| change.forget_answer(&digest));
         let transactions: HashSet<&Txid> = transactions.iter().collect();
         let Self { responses, response_order, .. } = self;
         response_order.retain(|(digest, txid)| {

@@ -260,7 +260,8 @@ pub enum ServerMessage {
         /// Tip of the chain.
         tip: ChainTip,
     },
-    /// Answer to `UTXOSubscribe`, per key in the order asked.
+    /// Answer to `UTXOSubscribe`, per key in the order asked. Without an id: what a node's archive has of keys that are
+    /// subscribed to, coins that were spent long ago; it follows soon after the answer if there is any.
     UTXOSubscribed {
         /// One per key, or more of a key that comes in several pages.
         results: Vec<KeyResult>,

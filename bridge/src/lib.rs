@@ -3,15 +3,20 @@
 //! It is not trusted with anything: it sees addresses and timing, can delay and refuse, and cannot forge a state,
 //! because wallets verify everything themselves.
 
+mod admission;
+mod allowance;
+mod config;
 mod driver;
 mod events;
 mod fees;
 mod hub;
+mod listener;
 mod machine;
 mod metrics;
 mod relays;
 mod session;
 mod tips;
+mod tls;
 mod upstream;
 mod websocket;
 
@@ -26,62 +31,39 @@ pub mod sans_io {
     };
 }
 
+pub use config::{BridgeConfig, TlsFiles};
 pub use quorate_quic::NodeAddress;
 
+use admission::Refused;
 use anyhow::{Context as _, Result};
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{State, WebSocketUpgrade},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
-    serve::ListenerExt as _,
 };
 use driver::Driver;
+use listener::{Door, Seat};
 use machine::Machine;
 use quorate_protocol::{
     FederationDocument, FederationId,
     wire::{ClientMessage, ServerMessage, limits},
 };
 use quorate_quic::TlsIdentity;
-use serde::{Deserialize, Serialize};
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 use upstream::Upstream;
 
-/// Most sessions at a time; more are told to go elsewhere.
-const SESSIONS_MAX: usize = 16_000;
+/// For sessions to say goodbye when the bridge stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for which the federation's document is served without asking a node; a new epoch begins rarely.
 const DOCUMENT_AGE_MAX: Duration = Duration::from_secs(1);
-
-/// `bridge.toml`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BridgeConfig {
-    /// TCP address for WebSocket and HTTP; port 0 chooses a free one.
-    pub listen: SocketAddr,
-    /// The federation that is served.
-    pub federation: FederationId,
-    /// The nodes.
-    pub nodes: Vec<NodeAddress>,
-}
-
-impl BridgeConfig {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// It is missing, is not TOML, or has unknown or malformed keys.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} is not a valid configuration", path.display()))
-    }
-}
 
 #[derive(Debug)]
 struct Bridge {
@@ -90,6 +72,9 @@ struct Bridge {
     /// The latest document known, and when it was fetched.
     document: tokio::sync::Mutex<Option<(Instant, FederationDocument)>>,
     stopping: watch::Sender<bool>,
+    door: Arc<Door>,
+    origins: Vec<String>,
+    trusted_proxies: Vec<IpAddr>,
 }
 
 /// A running bridge.
@@ -97,7 +82,7 @@ struct Bridge {
 pub struct RunningBridge {
     address: SocketAddr,
     bridge: Arc<Bridge>,
-    server: tokio::task::JoinHandle<std::io::Result<()>>,
+    server: tokio::task::JoinHandle<()>,
 }
 
 impl RunningBridge {
@@ -114,11 +99,15 @@ impl RunningBridge {
         for (index, node) in config.nodes.iter().cloned().enumerate() {
             tokio::spawn(events::keep_connected(driver.clone(), endpoint.clone(), index, node));
         }
+        let certificates = config.tls.as_ref().map(|files| tls::watch_files(directory, files)).transpose()?;
         let bridge = Arc::new(Bridge {
             federation: config.federation,
             driver,
             document: tokio::sync::Mutex::default(),
             stopping: watch::Sender::new(false),
+            door: Door::new(config.connections_max, config.sessions_per_address_max),
+            origins: config.origins,
+            trusted_proxies: config.trusted_proxies,
         });
         let listener = TcpListener::bind(config.listen)
             .await
@@ -130,16 +119,8 @@ impl RunningBridge {
             .route("/health", get(health))
             .route("/metrics", get(metrics))
             .with_state(bridge.clone());
-        // Small frames that answer each other must not wait for acknowledgements.
-        let listener = listener.tap_io(|stream| {
-            let _only_slower = stream.set_nodelay(true);
-        });
-        let mut stopping = bridge.stopping.subscribe();
-        let stopped = async move {
-            let _stopped = stopping.wait_for(|stopping| *stopping).await;
-        };
-        let server =
-            tokio::spawn(async move { axum::serve(listener, app).with_graceful_shutdown(stopped).await });
+        let (door, stopping) = (bridge.door.clone(), bridge.stopping.subscribe());
+        let server = tokio::spawn(listener::run(listener, certificates, door, app, stopping));
         Ok(Self { address, bridge, server })
     }
 
@@ -153,28 +134,68 @@ impl RunningBridge {
         self.bridge.driver.upstream.connected()
     }
 
-    /// Tells every wallet when to come back, and closes.
+    /// Tells every wallet when to come back, and closes. Those that do not listen are left after a few seconds.
     ///
     /// # Errors
     /// The server had failed.
     pub async fn shut_down(self) -> Result<()> {
         self.bridge.stopping.send_replace(true);
-        Ok(self.server.await??)
+        self.server.await?;
+        let _had_their_time = timeout(STOP_TIMEOUT, self.bridge.door.empty()).await;
+        Ok(())
     }
 }
 
-async fn upgrade(State(bridge): State<Arc<Bridge>>, upgrade: WebSocketUpgrade) -> Response {
-    if bridge.driver.with(|machine, _| machine.sizes().0) >= SESSIONS_MAX {
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], "this bridge is full")
-            .into_response();
+async fn upgrade(
+    State(bridge): State<Arc<Bridge>>,
+    Extension(seat): Extension<Arc<Seat>>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    if !bridge.lets_in(&headers) {
+        return (StatusCode::FORBIDDEN, "this page may not use this bridge\n").into_response();
+    }
+    let refused = match seat.take(bridge.address_of(seat.peer, &headers)) {
+        Ok(()) => None,
+        Err(Refused::Full) => Some((StatusCode::SERVICE_UNAVAILABLE, "this bridge is full\n")),
+        Err(Refused::Address) => {
+            Some((StatusCode::TOO_MANY_REQUESTS, "this address has as many sessions as it may\n"))
+        }
+    };
+    if let Some((status, why)) = refused {
+        return (status, [(header::RETRY_AFTER, "5")], why).into_response();
     }
     upgrade
         .protocols([limits::PROTOCOL])
         .max_message_size(limits::FRAME_BYTES_MAX)
         .max_frame_size(limits::FRAME_BYTES_MAX)
-        .on_upgrade(move |socket| {
-            websocket::serve(socket, bridge.driver.clone(), bridge.stopping.subscribe())
+        .on_upgrade(async move |socket| {
+            websocket::serve(socket, bridge.driver.clone(), bridge.stopping.subscribe()).await;
+            drop(seat);
         })
+}
+
+impl Bridge {
+    /// Whether the page that asks may; what is no browser does not say.
+    fn lets_in(&self, headers: &HeaderMap) -> bool {
+        let Some(origin) = headers.get(header::ORIGIN).filter(|_| !self.origins.is_empty()) else {
+            return true;
+        };
+        self.origins.iter().any(|known| known.as_bytes() == origin.as_bytes())
+    }
+
+    /// Where a connection comes from: as a trusted proxy says, or by TCP.
+    fn address_of(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let is_proxy = |address: &IpAddr| self.trusted_proxies.contains(&address.to_canonical());
+        if !is_proxy(&peer) {
+            return peer;
+        }
+        // Each proxy adds the address that it has seen at the end; what stands before is what its client says.
+        let lines = headers.get_all("x-forwarded-for").iter().rev().filter_map(|line| line.to_str().ok());
+        let addresses = lines.flat_map(|line| line.rsplit(',')).map(|one| one.trim().parse::<IpAddr>());
+        let mut known = addresses.map_while(Result::ok);
+        known.find(|address| !is_proxy(address)).unwrap_or(peer)
+    }
 }
 
 async fn federation(State(bridge): State<Arc<Bridge>>) -> Response {
@@ -216,6 +237,7 @@ async fn health(State(bridge): State<Arc<Bridge>>) -> Response {
 
 async fn metrics(State(bridge): State<Arc<Bridge>>) -> Response {
     let connected = bridge.driver.upstream.connected();
-    let text = bridge.driver.with(|machine, _| metrics::text(machine, connected));
+    let connections = bridge.door.sizes().0;
+    let text = bridge.driver.with(|machine, _| metrics::text(machine, connected, connections));
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }

@@ -11,10 +11,11 @@ use prometheus_client::{
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The metrics as text.
-pub(crate) fn text(machine: &Machine, connected: usize) -> String {
+pub(crate) fn text(machine: &Machine, connected: usize, connections: usize) -> String {
     let mut registry = Registry::with_prefix("quorate_bridge");
     let (sessions, relays) = machine.sizes();
     let gauges = [
+        ("connections", "TCP connections of wallets", connections),
         ("sessions", "WebSocket sessions", sessions),
         ("relays", "requests that a node is answering", relays),
         ("keys", "keys that somebody is subscribed to", machine.keys()),

@@ -1,67 +1,160 @@
 //! One wallet's WebSocket: reads frames into the machine, writes what the machine has for it.
+//!
+//! Nothing here waits for the wallet without an end: not a frame that it does not read, nor its part of closing.
 
-use crate::{driver::Driver, session::Next};
-use axum::extract::ws::{Message, WebSocket};
+use crate::{allowance::Allowance, driver::Driver, session::Next};
+use axum::{
+    Error,
+    body::Bytes,
+    extract::ws::{CloseFrame, Message, WebSocket, close_code},
+};
 use quorate_protocol::wire::{ClientMessage, Envelope, ServerMessage, decode, encode_text, limits};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
-    time::{Instant, interval_at, timeout},
+    time::{Instant, interval_at, sleep_until, timeout},
 };
+use tokio_tungstenite::tungstenite::Error as Fault;
 
 /// When a wallet should come back after a shutdown, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1_000;
+/// For the last words: the close frame, and the wallet's answer to it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(crate) async fn serve(mut socket: WebSocket, driver: Arc<Driver>, mut stopping: watch::Receiver<bool>) {
+/// Why a session ends.
+enum End {
+    /// The wallet closed it, or its connection is gone.
+    Left,
+    /// It does not read what it is sent.
+    Stuck,
+    /// This side closes it (RFC 6455, section 7.4.1).
+    Close(u16, &'static str),
+}
+
+/// Serves a wallet until one side has enough.
+pub(crate) async fn serve(mut socket: WebSocket, driver: Arc<Driver>, stopping: watch::Receiver<bool>) {
     let (session, writer) = driver.open();
-    let mut ping = interval_at(Instant::now() + limits::PING_INTERVAL, limits::PING_INTERVAL);
+    let end = converse(&mut socket, &driver, session, &writer, stopping).await;
+    driver.close(session);
+    let frame = match end {
+        End::Stuck => return,
+        // The answer to its close frame leaves with the next look at the socket.
+        End::Left => None,
+        End::Close(code, reason) => Some(CloseFrame { code, reason: reason.into() }),
+    };
+    let closing = async {
+        if let Some(frame) = frame
+            && socket.send(Message::Close(Some(frame))).await.is_err()
+        {
+            return;
+        }
+        while let Some(Ok(_)) = socket.recv().await {}
+    };
+    let _had_its_time = timeout(CLOSE_TIMEOUT, closing).await;
+}
+
+async fn converse(
+    socket: &mut WebSocket,
+    driver: &Driver,
+    session: crate::hub::WalletId,
+    writer: &tokio::sync::Notify,
+    mut stopping: watch::Receiver<bool>,
+) -> End {
+    let started = Instant::now();
+    let mut ping = interval_at(started + limits::PING_INTERVAL, limits::PING_INTERVAL);
+    let mut allowance = Allowance::new(Duration::ZERO);
+    let mut reads_at = started;
     loop {
         tokio::select! {
-            message = socket.recv() => match message {
-                // Read here, not under the lock that all wallets share.
-                Some(Ok(Message::Text(text))) => match decode::<ClientMessage>(text.as_bytes()) {
-                    Ok(Envelope { id, body }) => {
-                        driver.with(|machine, now| machine.handle_message(now, session, id, body));
-                    }
-                    Err((id, error)) => {
-                        driver.with(|machine, now| machine.handle_malformed(now, session, id, error));
-                    }
-                },
-                Some(Ok(Message::Binary(_))) => {
-                    driver.with(|machine, now| machine.handle_binary(now, session));
-                }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {
-                    driver.with(|machine, now| machine.handle_alive(now, session));
-                }
-                Some(Ok(Message::Close(_)) | Err(_)) | None => break,
-            },
+            message = socket.recv(), if reads_at <= Instant::now() => {
+                let wait = match message {
+                    Some(Ok(message)) => match hear(driver, session, &mut allowance, started.elapsed(), message) {
+                        Some(wait) => wait,
+                        None => return End::Left,
+                    },
+                    Some(Err(error)) => return end_of(error),
+                    None => return End::Left,
+                };
+                reads_at = Instant::now() + wait;
+            }
+            () = sleep_until(reads_at), if reads_at > Instant::now() => {}
             // One at a time, so that a wallet that reads slowly is still listened to.
             () = writer.notified() => match driver.with(|machine, _| machine.poll_message(session)) {
                 Next::Message(id, message) => {
-                    let frame = Message::text(encode_text(id, &message));
-                    if !matches!(timeout(limits::PING_INTERVAL, socket.send(frame)).await, Ok(Ok(()))) {
-                        break;
+                    if !send(socket, Message::text(encode_text(id, &message))).await {
+                        return End::Stuck;
                     }
                     writer.notify_one();
                 }
                 Next::Nothing => {}
-                Next::Closed => break,
+                Next::Closed => {
+                    return End::Close(close_code::POLICY, "silent, without Hello, or not reading its answers");
+                }
             },
             _ = ping.tick() => {
                 driver.with(|machine, now| machine.check_alive(now, session));
-                if socket.send(Message::Ping(axum::body::Bytes::new())).await.is_err() {
-                    break;
+                if !send(socket, Message::Ping(Bytes::new())).await {
+                    return End::Stuck;
                 }
             }
             () = stopped(&mut stopping) => {
                 let message = ServerMessage::GoingAway { retry_after: RETRY_AFTER_MS };
-                let _gone = socket.send(Message::text(encode_text(None, &message))).await;
-                break;
+                if !send(socket, Message::text(encode_text(None, &message))).await {
+                    return End::Stuck;
+                }
+                return End::Close(close_code::AWAY, "the bridge stops");
             }
         }
     }
-    driver.close(session);
-    let _gone = socket.send(Message::Close(None)).await;
+}
+
+/// Hands a frame to the machine; gives the time for which nothing more is read, or nothing if it was the last one.
+fn hear(
+    driver: &Driver,
+    session: crate::hub::WalletId,
+    allowance: &mut Allowance,
+    now: Duration,
+    message: Message,
+) -> Option<Duration> {
+    match message {
+        // Read here, not under the lock that all wallets share.
+        Message::Text(text) => match decode::<ClientMessage>(text.as_bytes()) {
+            Ok(Envelope { id, body }) => {
+                let wait = allowance.take(now, text.len(), Some(&body));
+                driver.with(|machine, now| machine.handle_message(now, session, id, body));
+                Some(wait)
+            }
+            Err((id, error)) => {
+                driver.with(|machine, now| machine.handle_malformed(now, session, id, error));
+                Some(allowance.take(now, text.len(), None))
+            }
+        },
+        Message::Binary(bytes) => {
+            driver.with(|machine, now| machine.handle_binary(now, session));
+            Some(allowance.take(now, bytes.len(), None))
+        }
+        Message::Ping(bytes) | Message::Pong(bytes) => {
+            driver.with(|machine, now| machine.handle_alive(now, session));
+            Some(allowance.take(now, bytes.len(), None))
+        }
+        Message::Close(_) => None,
+    }
+}
+
+/// Writes a frame; `false` if the wallet does not take it for as long as it may be silent.
+async fn send(socket: &mut WebSocket, message: Message) -> bool {
+    matches!(timeout(limits::PING_INTERVAL, socket.send(message)).await, Ok(Ok(())))
+}
+
+/// What to say to a frame that is none.
+fn end_of(error: Error) -> End {
+    match error.into_inner().downcast_ref::<Fault>() {
+        Some(Fault::Protocol(_)) => End::Close(close_code::PROTOCOL, "not a WebSocket frame"),
+        Some(Fault::Utf8(_)) => End::Close(close_code::INVALID, "text is UTF-8"),
+        Some(Fault::Capacity(_)) => End::Close(close_code::SIZE, "messages have at most 1 MiB"),
+        // The connection is gone.
+        _ => End::Left,
+    }
 }
 
 async fn stopped(stopping: &mut watch::Receiver<bool>) {

@@ -1,0 +1,137 @@
+//! What one session may ask for in a time: bytes, and work for the nodes.
+//!
+//! Who asks for more is not refused but read from more slowly; the network then stops what it sends.
+
+use quorate_protocol::wire::ClientMessage;
+use std::time::Duration;
+
+/// Bytes a second, and how many may come at once.
+const BYTES: Rate = Rate { per_second: 1 << 20, at_once: 8 << 20 };
+/// Work a second, and how much may come at once: a wallet that is restored asks for much.
+const WORK: Rate = Rate { per_second: 200, at_once: 4_000 };
+
+/// A frame without a message, or a question that is answered from memory.
+const WORK_SMALL: u32 = 1;
+/// Keys that are as much work as a small question.
+const KEYS_PER_WORK: usize = 16;
+/// A proof or block that has to be looked for.
+const WORK_PROOF: u32 = 4;
+/// A payment: signatures at all nodes.
+const WORK_PAYMENT: u32 = 20;
+/// An account: forty addresses are derived at all nodes.
+const WORK_ACCOUNT: u32 = 100;
+
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    per_second: u32,
+    at_once: u32,
+}
+
+/// What is left of a rate.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    rate: Rate,
+    /// May be below zero: the last message was larger than what was left.
+    left: f64,
+    at: Duration,
+}
+
+impl Bucket {
+    fn new(rate: Rate, now: Duration) -> Self {
+        Self { rate, left: rate.at_once.into(), at: now }
+    }
+
+    /// Takes out an amount; gives the time until there is something again.
+    fn take(&mut self, now: Duration, amount: u32) -> Duration {
+        let passed = now.saturating_sub(self.at).as_secs_f64();
+        let filled = self.left + passed * f64::from(self.rate.per_second);
+        self.left = filled.min(self.rate.at_once.into()) - f64::from(amount);
+        self.at = now;
+        Duration::from_secs_f64((-self.left).max(0.0) / f64::from(self.rate.per_second))
+    }
+}
+
+/// What one session may ask for.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    bytes: Bucket,
+    work: Bucket,
+}
+
+impl Allowance {
+    pub(crate) fn new(now: Duration) -> Self {
+        Self { bytes: Bucket::new(BYTES, now), work: Bucket::new(WORK, now) }
+    }
+
+    /// A frame came; gives the time for which nothing more is read.
+    pub(crate) fn take(&mut self, now: Duration, bytes: usize, message: Option<&ClientMessage>) -> Duration {
+        let bytes = self.bytes.take(now, u32::try_from(bytes).unwrap_or(u32::MAX));
+        bytes.max(self.work.take(now, message.map_or(WORK_SMALL, work)))
+    }
+}
+
+fn work(message: &ClientMessage) -> u32 {
+    match message {
+        ClientMessage::UTXOSubscribe { keys }
+        | ClientMessage::UTXOUnsubscribe { keys }
+        | ClientMessage::UTXOStateQuery { keys } => {
+            WORK_SMALL.saturating_add(u32::try_from(keys.len() / KEYS_PER_WORK).unwrap_or(u32::MAX))
+        }
+        ClientMessage::TransactionBroadcast { .. } | ClientMessage::TransactionCancel { .. } => WORK_PAYMENT,
+        ClientMessage::AccountRegister { .. } => WORK_ACCOUNT,
+        ClientMessage::ProofQuery { .. }
+        | ClientMessage::FinalTransaction { .. }
+        | ClientMessage::SignResponse { .. }
+        | ClientMessage::HeadersQuery { .. } => WORK_PROOF,
+        ClientMessage::Hello { .. }
+        | ClientMessage::FederationQuery
+        | ClientMessage::FeeRateQuery
+        | ClientMessage::Ping => WORK_SMALL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_at_once_is_free_and_then_the_rate_holds() {
+        let mut allowance = Allowance::new(Duration::ZERO);
+        let ping = ClientMessage::Ping;
+        for _ in 0..WORK.at_once {
+            assert_eq!(allowance.take(Duration::ZERO, 10, Some(&ping)), Duration::ZERO);
+        }
+        assert_eq!(allowance.take(Duration::ZERO, 10, Some(&ping)), Duration::from_millis(5));
+        let later = Duration::from_secs(1);
+        for _ in 0..WORK.per_second - 1 {
+            assert_eq!(allowance.take(later, 10, Some(&ping)), Duration::ZERO);
+        }
+        assert_ne!(allowance.take(later, 10, Some(&ping)), Duration::ZERO);
+    }
+
+    #[test]
+    fn bytes_and_expensive_questions_count_for_what_they_are() {
+        let mut allowance = Allowance::new(Duration::ZERO);
+        for _ in 0..8 {
+            assert_eq!(allowance.take(Duration::ZERO, 1 << 20, None), Duration::ZERO);
+        }
+        assert_eq!(allowance.take(Duration::ZERO, 1 << 20, None), Duration::from_secs(1));
+        let keys = vec![quorate_protocol::wire::SubscriptionKey::Tip; 1_000];
+        assert_eq!(work(&ClientMessage::UTXOSubscribe { keys }), 63);
+    }
+
+    #[test]
+    fn waiting_is_never_long() {
+        // The largest frame and the most expensive message right after all was used up.
+        let mut allowance = Allowance::new(Duration::ZERO);
+        (0..100).for_each(|_| {
+            allowance.take(Duration::ZERO, 0, None);
+        });
+        let mut now = Duration::ZERO;
+        for _ in 0..100 {
+            let wait = allowance.take(now, 1 << 20, None);
+            assert!(wait <= Duration::from_millis(1_001), "{wait:?}");
+            now += wait;
+        }
+    }
+}

@@ -5,6 +5,12 @@ setup_native
 suite=${1:-all}
 case $suite in
   faults | npm) ;;
+  # What a node holds after 100, 1,000 and 10,000 payments; takes some minutes.
+  growth)
+    cargo build --release --locked -p quorate-tests --bin growth --bin test-node
+    shift
+    "$CARGO_TARGET_DIR/release/growth" "$@"
+    ;;
   *)
     cargo build --release --locked -p quorate-tests --bin bench
     "$CARGO_TARGET_DIR/release/bench" "$@"

@@ -134,6 +134,7 @@ pub fn ends_submission(message: &ServerMessage) -> bool {
         ServerMessage::TransactionStatus { status, .. } => matches!(
             status,
             TransactionStatus::Signed { .. }
+                | TransactionStatus::Confirmed { .. }
                 | TransactionStatus::Rejected { .. }
                 | TransactionStatus::Conflicted { .. }
                 | TransactionStatus::Failed { .. }

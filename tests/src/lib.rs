@@ -119,6 +119,11 @@ impl<C> Cluster<C> {
         Ok(())
     }
 
+    /// A node's process.
+    pub fn pid(&self, number: usize) -> Option<u32> {
+        self.nodes.get(number.checked_sub(1)?)?.as_ref().map(Child::id)
+    }
+
     /// Kills a node as by `kill -9`.
     ///
     /// # Errors

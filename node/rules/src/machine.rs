@@ -162,6 +162,7 @@ impl Machine {
     /// What an [`Output::Settled`] came after is durable.
     pub fn handle_settled(&mut self) {
         self.cx.ledger.drop_settled();
+        self.settle();
     }
 
     fn connect(&mut self, block: &Block) {

@@ -277,7 +277,7 @@ impl Session {
         if let TransactionStatus::Broadcasting { refusal } = status {
             return self.take_broadcast(txid, refusal);
         }
-        if let TransactionStatus::Conflicted { .. } = &status {
+        if let TransactionStatus::Conflicted { .. } | TransactionStatus::Confirmed { .. } = &status {
             // Only a proof says so.
             if self.payments.contains_key(&txid) || self.wallet.knows(txid) {
                 self.ask_proofs([txid]);
@@ -317,7 +317,7 @@ impl Session {
                 );
                 return self.end(now, txid, &[], PaymentState::Failed { message, retry: true });
             }
-            // The wallet says `Approved` itself when it has checked the certificate, and `Confirmed` by its own chain.
+            // The wallet says `Approved` itself when it has checked the certificate.
             TransactionStatus::Pending
             | TransactionStatus::Approved
             | TransactionStatus::Signed { .. }

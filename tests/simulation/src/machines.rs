@@ -374,9 +374,10 @@ impl World {
         if node.is_trusted() {
             self.oracle.reply(id, &node.mirror, &request, &reply, weight);
         }
-        // One silent member stops a key generation, which needs all; after the storm that would only show that it does.
-        let keygen = matches!(request, PeerRequest::Keygen(_)) && !self.stormy;
-        let reply = match node.evil.as_mut().filter(|_| !keygen) {
+        // One silent member stops a key generation, which needs all, and two the repair of a lost node's share, which
+        // needs q of the others; after the storm that would only show that they do.
+        let needed = matches!(request, PeerRequest::Keygen(_) | PeerRequest::Repair(_)) && !self.stormy;
+        let reply = match node.evil.as_mut().filter(|_| !needed) {
             None => Some(reply),
             Some(evil) => {
                 let Some(key) = &key else { return };

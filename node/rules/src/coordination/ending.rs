@@ -27,6 +27,10 @@ impl Run {
 
     /// Goes on with a transaction for which something is due.
     pub(super) fn handle_due(&mut self, cx: &mut Context) {
+        // Others have forgotten its coins by then, and promise nothing about them.
+        if let Some(block) = cx.ledger.mined_for_good(&self.txid()) {
+            return self.finish(cx, &TransactionStatus::Confirmed { block });
+        }
         if cx.now < self.deadline {
             self.ask_at = cx.now + self.wait;
             self.wait = (self.wait * 2).min(ASK_AGAIN_MAX);

@@ -90,6 +90,10 @@ impl Coordination {
     fn may_still_happen(&self, cx: &Context, txid: Txid) -> bool {
         let Some(record) = cx.ledger.record(&txid) else { return false };
         let Some(proposal) = &record.proposal else { return false };
+        // Nobody has told this node that it is final, and nobody need tell it any more.
+        if cx.ledger.mined_for_good(&txid).is_some() {
+            return false;
+        }
         let outpoints = proposal.outpoints();
         let gone = |outpoint| cx.ledger.spent_for_good(outpoint).is_some_and(|other| other != txid);
         if outpoints.iter().any(gone) {

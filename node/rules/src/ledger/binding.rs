@@ -7,6 +7,7 @@ use quorate_protocol::{
     Round,
     seal::SealedTransaction,
     vote::{ApprovalCertificate, VoteTarget},
+    wire::BlockRef,
 };
 
 impl Ledger {
@@ -86,6 +87,11 @@ impl Ledger {
     pub(crate) fn spent_for_good(&self, outpoint: &OutPoint) -> Option<Txid> {
         let deep = || self.coin(outpoint)?.spent.filter(|spent| self.blocks.is_buried(spent.block));
         self.final_spend(outpoint).or_else(|| deep().map(|spent| spent.txid))
+    }
+
+    /// The block that has a transaction, if it is so deep that it stays.
+    pub(crate) fn mined_for_good(&self, txid: &Txid) -> Option<BlockRef> {
+        self.block_of(txid).filter(|block| self.blocks.is_buried(*block))
     }
 
     /// The final transaction that spends an outpoint.

@@ -1,0 +1,206 @@
+//! `npm run bench -- growth`: what a node holds after so many payments: memory, disk, start-up time, CPU time of a
+//! payment. Nodes are processes of their own; the chain is the embedded one.
+
+#![expect(clippy::print_stdout, reason = "the figures")]
+
+use anyhow::{Context as _, Result, ensure};
+use bitcoin::Amount;
+use clap::Parser;
+use quorate::{
+    client::{Client, WebSocket},
+    wallet::SecretWords,
+};
+use quorate_tests::{
+    Cluster, eventually,
+    operator::{status, status_where},
+    wallets::{federation, fund, nobody, open_wallet, request, wait_spendable},
+};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+
+/// Nodes.
+const NODES: u16 = 4;
+/// Wallets that pay at a time.
+const WALLETS: usize = 8;
+/// Coins of each, so that a payment need not wait for the block of the one before.
+const COINS: usize = 10;
+const COIN: Amount = Amount::from_sat(10_000_000);
+/// More than half a coin: what is received is paid on, and the number of coins stays as it is.
+const PAID: Amount = Amount::from_sat(6_000_000);
+/// Payments of each wallet between two blocks.
+const PER_BLOCK: usize = 8;
+/// Blocks after which everything is settled.
+const SETTLE: u32 = 300;
+
+/// What a node holds as it serves.
+#[derive(Parser)]
+struct Arguments {
+    /// Where to stop and measure: payments since the start
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
+    payments: Vec<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let node = std::env::current_exe()?.with_file_name("test-node");
+    let mut cluster = Cluster::start(node, NODES).await?;
+    let payers = payers(&cluster).await?;
+    let (mut rows, mut paid) = (Vec::new(), 0);
+    rows.push(measure(&mut cluster, 0, None).await?);
+    for wanted in arguments.payments {
+        ensure!(wanted > paid, "in ascending order");
+        let (before, count) = (cpu(&cluster)?, wanted - paid);
+        pay(&cluster, &payers, count).await?;
+        let spent = (cpu(&cluster)? - before).as_secs_f64() * 1e6 / f64::from(u32::try_from(count)?);
+        paid = wanted;
+        rows.push(measure(&mut cluster, paid, Some(spent)).await?);
+    }
+    if arguments.json {
+        println!("{}", json!({ "rows": rows }));
+        return Ok(());
+    }
+    println!("payments  memory    store    index  archive per payment  start  CPU per payment and node");
+    for row in rows {
+        let figure = |name: &str| row.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+        println!(
+            "{:>8}  {:>3.0} MB  {:>4.0} KB  {:>4.0} KB  {:>8.0} bytes      {:>3.0} ms  {:>6.0} us",
+            figure("payments"),
+            figure("memory_bytes") / 1e6,
+            figure("store_bytes") / 1e3,
+            figure("index_bytes") / 1e3,
+            figure("archive_bytes_per_payment"),
+            figure("start_ms"),
+            figure("cpu_us_per_payment"),
+        );
+    }
+    Ok(())
+}
+
+async fn payers(cluster: &Cluster) -> Result<Vec<Client>> {
+    let federation = federation(cluster).await?;
+    let mut payers = Vec::new();
+    let mut addresses = Vec::new();
+    for _ in 0..WALLETS {
+        let transport = WebSocket::new(cluster.url());
+        let payer = open_wallet(&federation, &SecretWords::generate()?, transport).await?;
+        addresses.push(payer.next_address().await?);
+        payers.push(payer);
+    }
+    fund(&cluster.chain, &addresses, COINS, COIN)?;
+    for payer in &payers {
+        wait_spendable(payer, COIN * u64::try_from(COINS)?).await?;
+    }
+    Ok(payers)
+}
+
+/// Each wallet pays the next one, some payments at a time and then a block.
+async fn pay(cluster: &Cluster, payers: &[Client], mut count: usize) -> Result<()> {
+    while count > 0 {
+        let mut paying = JoinSet::new();
+        for (index, payer) in payers.iter().enumerate() {
+            let mine = PER_BLOCK.min(count);
+            count -= mine;
+            let payee = payers.get((index + 1) % payers.len()).context("a payee")?;
+            let (payer, to) = (payer.clone(), payee.unused_address().await?);
+            paying.spawn(async move {
+                for _ in 0..mine {
+                    payer.pay(request(&to, PAID)?).await?;
+                }
+                Ok::<_, anyhow::Error>(())
+            });
+        }
+        while let Some(paid) = paying.join_next().await {
+            paid??;
+        }
+        mine(cluster).await?;
+    }
+    Ok(())
+}
+
+/// A block with everything that nodes have broadcast.
+async fn mine(cluster: &Cluster) -> Result<()> {
+    let home = cluster.files.nodes.first().context("a node")?;
+    cluster.chain.mine(1, &nobody())?;
+    let height = cluster.chain.height();
+    status_where(home, "at the tip", |status| status.pointer("/tip/height") == Some(&height.into())).await?;
+    Ok(())
+}
+
+/// Settles everything, and looks at the first node.
+async fn measure(cluster: &mut Cluster, payments: usize, spent: Option<f64>) -> Result<Value> {
+    let home = cluster.files.nodes.first().context("a node")?.clone();
+    eventually("everything is mined", || {
+        let mined = cluster.chain.mine(1, &nobody()).is_ok();
+        mined && cluster.chain.mempool().is_empty()
+    })
+    .await?;
+    cluster.chain.mine(SETTLE, &nobody())?;
+    status_where(&home, "settled", |status| status.pointer("/held/transactions") == Some(&0.into())).await?;
+    let memory = memory(cluster.pid(1).context("it runs")?)?;
+    cluster.kill(1)?;
+    let size = |name: &str| Ok::<_, anyhow::Error>(fs::metadata(home.join(name))?.len());
+    let (store, index) = (size("store.redb")?, size("index.redb")?);
+    let archived = archived(&home)?;
+    let started = Instant::now();
+    cluster.start_node(1, None)?;
+    status(&home, "voting").await?;
+    let start = started.elapsed();
+    cluster.connected(usize::from(NODES)).await?;
+    let per_payment = (payments > 0).then(|| archived / u64::try_from(payments).unwrap_or(u64::MAX));
+    Ok(json!({
+        "payments": payments,
+        "memory_bytes": memory,
+        "store_bytes": store,
+        "index_bytes": index,
+        "archive_bytes_per_payment": per_payment,
+        "start_ms": u64::try_from(start.as_millis())?,
+        "cpu_us_per_payment": spent,
+    }))
+}
+
+/// Bytes of the archive's rows, as `store stats` counts them.
+fn archived(home: &Path) -> Result<u64> {
+    let node = std::env::current_exe()?.with_file_name("test-node");
+    let home = home.to_str().context("a path")?;
+    let told = quorate_tests::operator::command(node, &["store", "stats", home])?;
+    let rows = told.lines().filter(|line| {
+        ["archive", "history", "settled", "proofs"].iter().any(|table| line.trim_start().starts_with(table))
+    });
+    let bytes = rows.filter_map(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
+    Ok(bytes.sum())
+}
+
+/// Resident memory of a process.
+fn memory(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("its memory")?;
+    let kilobytes: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
+    Ok(kilobytes * 1_024)
+}
+
+/// CPU time of a node, the mean of all.
+fn cpu(cluster: &Cluster) -> Result<Duration> {
+    let ticks_per_second = rustix::param::clock_ticks_per_second();
+    let mut ticks = 0;
+    for number in 1..=usize::from(NODES) {
+        let pid = cluster.pid(number).context("it runs")?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // After the name, which may have spaces: state, then eleven others, then user and system time.
+        let fields: Vec<&str> = stat.rsplit(')').next().context("fields")?.split_whitespace().collect();
+        for field in [11, 12] {
+            ticks += fields.get(field).context("a field")?.parse::<u64>()?;
+        }
+    }
+    Ok(Duration::from_secs_f64(
+        f64::from(u32::try_from(ticks)?) / f64::from(u32::try_from(ticks_per_second)?) / f64::from(NODES),
+    ))
+}

@@ -57,6 +57,8 @@ pub struct Oracle {
     pub mined: BTreeMap<Txid, u32>,
     /// What is final by enforcement, as far as honest nodes or wallets know, by the coins that it spends.
     enforced: BTreeMap<OutPoint, Txid>,
+    /// The highest block so far.
+    highest: u32,
     /// What blocks spent coins by last, and at which height.
     spent: BTreeMap<OutPoint, (Txid, u32)>,
     /// Transactions of sole custody that are final, and promise nothing about the chain.
@@ -371,6 +373,7 @@ impl Oracle {
 
     /// A block was mined.
     pub fn block(&mut self, block: &Block, height: u32) {
+        self.highest = self.highest.max(height);
         for transaction in &block.txdata {
             let txid = transaction.compute_txid();
             self.mined.insert(txid, height);
@@ -468,6 +471,10 @@ impl Oracle {
     }
 
     fn durable_proof(&mut self, node: NodeId, mirror: &Mirror, txid: Txid) {
+        // The archive may have what the store has forgotten.
+        if self.is_settled(&txid, self.highest) {
+            return;
+        }
         if record(mirror, txid).is_none_or(|record| record.proof.is_none()) {
             self.broken(
                 "nothing leaves that is not durable",

@@ -40,8 +40,8 @@ const SETTLE: u32 = 300;
 /// What a node holds as it serves.
 #[derive(Parser)]
 struct Arguments {
-    /// Where to stop and measure: payments since the start
-    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000, 10_000])]
+    /// Where to stop and measure: payments since the start, in whole rounds of 64
+    #[arg(long, value_delimiter = ',', default_values_t = [128, 1_024, 10_048])]
     payments: Vec<usize>,
     /// Print one JSON object
     #[arg(long)]
@@ -57,6 +57,7 @@ async fn main() -> Result<()> {
     let (mut rows, mut paid) = (Vec::new(), 0);
     rows.push(measure(&mut cluster, 0, None).await?);
     for wanted in arguments.payments {
+        let wanted = wanted.next_multiple_of(WALLETS * PER_BLOCK);
         ensure!(wanted > paid, "in ascending order");
         let (before, count) = (cpu(&cluster)?, wanted - paid);
         pay(&cluster, &payers, count).await?;
@@ -103,16 +104,14 @@ async fn payers(cluster: &Cluster) -> Result<Vec<Client>> {
 }
 
 /// Each wallet pays the next one, some payments at a time and then a block.
-async fn pay(cluster: &Cluster, payers: &[Client], mut count: usize) -> Result<()> {
-    while count > 0 {
+async fn pay(cluster: &Cluster, payers: &[Client], count: usize) -> Result<()> {
+    for _round in 0..count / (WALLETS * PER_BLOCK) {
         let mut paying = JoinSet::new();
         for (index, payer) in payers.iter().enumerate() {
-            let mine = PER_BLOCK.min(count);
-            count -= mine;
             let payee = payers.get((index + 1) % payers.len()).context("a payee")?;
             let (payer, to) = (payer.clone(), payee.unused_address().await?);
             paying.spawn(async move {
-                for _ in 0..mine {
+                for _ in 0..PER_BLOCK {
                     payer.pay(request(&to, PAID)?).await?;
                 }
                 Ok::<_, anyhow::Error>(())

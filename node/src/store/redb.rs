@@ -12,8 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Page cache, in bytes.
-const CACHE_BYTES: usize = 64 << 20;
+/// Page cache of a file, in bytes: what is live is in the machine, and the rest is looked up rarely.
+const CACHE_BYTES: usize = 16 << 20;
 
 const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(table.name())
@@ -71,7 +71,7 @@ impl Redb {
     /// # Errors
     /// It cannot be opened, or is damaged.
     pub fn open_backend(backend: impl StorageBackend, name: &str) -> Result<Self, StoreError> {
-        let opened = Database::builder().set_cache_size(CACHE_BYTES >> 6).create_with_backend(backend);
+        let opened = Database::builder().set_cache_size(CACHE_BYTES >> 4).create_with_backend(backend);
         Self::prepare(opened.map_err(redb::Error::from), name.to_owned(), &Table::STORE)
     }
 

@@ -32,7 +32,9 @@ const COINS: usize = 10;
 const COIN: Amount = Amount::from_sat(10_000_000);
 /// More than half a coin: what is received is paid on, and the number of coins stays as it is.
 const PAID: Amount = Amount::from_sat(6_000_000);
-/// Payments of each wallet between two blocks.
+/// Blocks after each round of payments: what is settled is 288 blocks deep, so ten rounds are live at a time.
+const BLOCKS_PER_ROUND: u32 = 30;
+/// Payments of each wallet in a round.
 const PER_BLOCK: usize = 8;
 /// Blocks after which everything is settled.
 const SETTLE: u32 = 300;
@@ -125,10 +127,15 @@ async fn pay(cluster: &Cluster, payers: &[Client], count: usize) -> Result<()> {
     Ok(())
 }
 
-/// A block with everything that nodes have broadcast.
+/// Blocks with everything that nodes have broadcast.
 async fn mine(cluster: &Cluster) -> Result<()> {
     let home = cluster.files.nodes.first().context("a node")?;
-    cluster.chain.mine(1, &nobody())?;
+    eventually("the round is broadcast and mined", || {
+        let mined = cluster.chain.mine(1, &nobody()).is_ok();
+        mined && cluster.chain.mempool().is_empty()
+    })
+    .await?;
+    cluster.chain.mine(BLOCKS_PER_ROUND, &nobody())?;
     let height = cluster.chain.height();
     status_where(home, "at the tip", |status| status.pointer("/tip/height") == Some(&height.into())).await?;
     Ok(())

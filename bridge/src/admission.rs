@@ -12,6 +12,9 @@ use std::{
 /// Of the connections, the part that need not be sessions.
 const ARRIVING_SHARE: usize = 4;
 
+/// Of the connections, the part that may be sessions of one address.
+const ADDRESS_SHARE: usize = 8;
+
 /// A connection, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ConnectionId(u64);
@@ -45,6 +48,8 @@ pub(crate) struct Admission {
 impl Admission {
     pub(crate) fn new(connections_max: usize, per_address_max: usize) -> Self {
         let (open, by_address) = (BTreeMap::new(), HashMap::new());
+        // However few there are, no address has them all.
+        let per_address_max = per_address_max.min((connections_max / ADDRESS_SHARE).max(1));
         Self { connections_max, per_address_max, next: 0, open, sessions: 0, by_address }
     }
 
@@ -85,7 +90,7 @@ impl Admission {
         let address = origin(from);
         let mine = self.by_address.get(&address).copied().unwrap_or(0);
         // What comes from this machine is its operator's, or of a proxy that has not said for whom.
-        if mine >= self.per_address_max && !address.is_loopback() {
+        if mine >= self.per_address_max && !from.to_canonical().is_loopback() {
             return Err(Refused::Address);
         }
         // It may have had to go in the meantime.
@@ -180,6 +185,7 @@ mod tests {
         assert!(seat(v4(2)).0.is_ok());
         let loopback = IpAddr::from([127, 0, 0, 1]);
         (0..5).for_each(|_| assert!(seat(loopback).0.is_ok()));
+        (0..5).for_each(|_| assert!(seat(Ipv6Addr::LOCALHOST.into()).0.is_ok()));
         let six = |host: u128| IpAddr::from(Ipv6Addr::from_bits((0x2001_0db8_u128 << 96) + host));
         assert!(seat(six(1)).0.is_ok() && seat(six(2)).0.is_ok());
         assert_eq!(seat(six(u128::from(u64::MAX))).0, Err(Refused::Address), "one network");
@@ -187,6 +193,16 @@ mod tests {
         admission.leave(first.expect("a seat"));
         let (id, _) = admission.arrive(v4(1));
         assert_eq!(admission.seat(id, v4(1)), Ok(()));
+    }
+
+    #[test]
+    fn no_address_has_all_of_a_small_bridge() {
+        let mut admission = Admission::new(80, 1_024);
+        let seated = (0..80).filter(|_| {
+            let (id, _) = admission.arrive(v4(1));
+            admission.seat(id, v4(1)).is_ok()
+        });
+        assert_eq!(seated.count(), 10);
     }
 
     #[test]

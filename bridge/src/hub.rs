@@ -106,6 +106,11 @@ impl Hub {
         self.interests.keys().filter(|key| **key != SubscriptionKey::Tip).cloned().collect()
     }
 
+    /// How many of these there are.
+    pub(crate) fn key_count(&self) -> usize {
+        self.interests.keys().filter(|key| **key != SubscriptionKey::Tip).count()
+    }
+
     pub(crate) fn tip(&self) -> Option<ChainTip> {
         self.tips.believed()
     }

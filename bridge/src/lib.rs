@@ -62,6 +62,8 @@ use upstream::Upstream;
 
 /// For sessions to say goodbye when the bridge stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a node to answer with the federation's document.
+const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Time for which the federation's document is served without asking a node; a new epoch begins rarely.
 const DOCUMENT_AGE_MAX: Duration = Duration::from_secs(1);
 
@@ -107,7 +109,7 @@ impl RunningBridge {
             stopping: watch::Sender::new(false),
             door: Door::new(config.connections_max, config.sessions_per_address_max),
             origins: config.origins,
-            trusted_proxies: config.trusted_proxies,
+            trusted_proxies: config.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
         });
         let listener = TcpListener::bind(config.listen)
             .await
@@ -192,10 +194,15 @@ impl Bridge {
         }
         // Each proxy adds the address that it has seen at the end; what stands before is what its client says.
         let lines = headers.get_all("x-forwarded-for").iter().rev().filter_map(|line| line.to_str().ok());
-        let addresses = lines.flat_map(|line| line.rsplit(',')).map(|one| one.trim().parse::<IpAddr>());
-        let mut known = addresses.map_while(Result::ok);
+        let mut known = lines.flat_map(|line| line.rsplit(',')).map_while(|one| forwarded(one.trim()));
         known.find(|address| !is_proxy(address)).unwrap_or(peer)
     }
+}
+
+/// An address as proxies write it, some of them with the port.
+fn forwarded(text: &str) -> Option<IpAddr> {
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    text.parse::<IpAddr>().ok().or_else(with_port)
 }
 
 async fn federation(State(bridge): State<Arc<Bridge>>) -> Response {
@@ -206,7 +213,8 @@ async fn federation(State(bridge): State<Arc<Bridge>>) -> Response {
     if let Some(document) = cached.as_ref().and_then(fresh) {
         return Json(document).into_response();
     }
-    let older = cached.take().map(|(_, document)| document);
+    // Who asks may leave in the middle.
+    let older = cached.as_ref().map(|(_, document)| document.clone());
     match (fetch(&bridge).await, older) {
         // A node that is behind does not take the federation back to an earlier epoch.
         (Ok(document), older) => {
@@ -223,8 +231,11 @@ async fn federation(State(bridge): State<Arc<Bridge>>) -> Response {
 }
 
 async fn fetch(bridge: &Bridge) -> Result<FederationDocument> {
-    let mut relay = bridge.driver.upstream.open(Some(1), &ClientMessage::FederationQuery).await?;
-    let (_, answer) = relay.receive().await?;
+    let asked = async {
+        let mut relay = bridge.driver.upstream.open(Some(1), &ClientMessage::FederationQuery).await?;
+        relay.receive().await
+    };
+    let (_, answer) = timeout(DOCUMENT_TIMEOUT, asked).await.context("a node did not answer in time")??;
     let ServerMessage::Federation { document } = answer else { anyhow::bail!("a node did not answer") };
     Ok(document.verify(bridge.federation)?.document().clone())
 }

@@ -1,5 +1,5 @@
-//! Accepts connections and has them served as HTTP, of which each is one request: an upgrade to a WebSocket, or a small
-//! answer. None of them waits for anybody for long.
+//! Accepts connections and has them served as HTTP: an upgrade to a WebSocket, or small answers for some seconds. None
+//! of them waits for anybody for long.
 
 use crate::{
     admission::{Admission, ConnectionId, Refused},
@@ -11,6 +11,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     collections::HashMap,
     fmt,
@@ -27,6 +28,8 @@ use tokio::{
 
 /// From a connection to the end of its answer, TLS included: a node may have to be asked for the document.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request's headers.
+const HEADER_BYTES_MAX: usize = 16 << 10;
 /// Wait after a connection could not be accepted: there are no descriptors, and others have to end first.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// Descriptors that are not for connections: the nodes, files, standard streams, and some to spare.
@@ -81,14 +84,13 @@ impl Seat {
 impl Door {
     /// With room for so many connections, or as many as there are descriptors for.
     pub(crate) fn new(connections_max: usize, per_address_max: usize) -> Arc<Self> {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let descriptors = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+        let descriptors = descriptors();
         let most = connections_max.min(descriptors.saturating_sub(DESCRIPTORS_RESERVED)).max(1);
         if most < connections_max {
             tracing::warn!(
                 connections_max = most,
                 descriptors,
-                "fewer connections than configured: raise the limit of open files (`ulimit -n`, LimitNOFILE)"
+                "fewer connections than configured: raise the hard limit of open files (`ulimit -Hn`, LimitNOFILE)"
             );
         }
         let admission = Admission::new(most, per_address_max);
@@ -130,6 +132,19 @@ impl Door {
     }
 }
 
+/// As many descriptors as the process may have; most systems give it fewer until it asks.
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, wanted)
+    {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+    let current = getrlimit(Resource::Nofile).current;
+    current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+}
+
 /// Accepts connections until the bridge stops.
 pub(crate) async fn run(
     listener: TcpListener,
@@ -147,7 +162,9 @@ pub(crate) async fn run(
         match accepted {
             Ok((stream, peer)) => {
                 short = false;
-                tokio::spawn(connection(stream, peer, certificates.clone(), door.clone(), app.clone()));
+                // Before anything else: what is accepted counts.
+                let (seat, end) = door.arrive(peer.ip());
+                tokio::spawn(connection(stream, peer, certificates.clone(), (seat, end), app.clone()));
             }
             // A connection that was gone before it was accepted is nobody's fault.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
@@ -166,10 +183,9 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     certificates: Option<Certificates>,
-    door: Arc<Door>,
+    (seat, end): (Seat, Arc<Notify>),
     app: Router,
 ) {
-    let (seat, end) = door.arrive(peer.ip());
     // Small frames that answer each other must not wait for acknowledgements.
     let _only_slower = stream.set_nodelay(true);
     let served = async {
@@ -198,7 +214,7 @@ async fn connection(
 async fn request<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, seat: Seat, app: Router) {
     let service = TowerToHyperService::new(app.layer(Extension(Arc::new(seat))));
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
+    builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT).max_buf_size(HEADER_BYTES_MAX);
     let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a connection failed");

@@ -217,9 +217,10 @@ impl Machine {
             ClientMessage::Ping => self.answer(session, id, ServerMessage::Pong),
             ClientMessage::UTXOSubscribe { keys } => {
                 limits::check_keys(keys.len())?;
-                self.subscribe(now, session, id, keys);
+                self.subscribe(now, session, id, limits::distinct(keys));
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
+                limits::check_keys(keys.len())?;
                 let (count, abandoned) = self.hub.unsubscribe(session, &keys);
                 self.lose_interest(abandoned);
                 self.answer(session, id, ServerMessage::UTXOUnsubscribed { count });
@@ -460,7 +461,7 @@ impl Machine {
 
     /// Keys that somebody is subscribed to.
     pub fn keys(&self) -> usize {
-        self.hub.keys().len()
+        self.hub.key_count()
     }
 
     /// For `/metrics`.

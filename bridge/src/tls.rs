@@ -35,6 +35,7 @@ pub(crate) fn watch_files(directory: &Path, files: &TlsFiles) -> Result<Certific
 
 async fn look_again(files: TlsFiles, mut seen: Changed, certificates: watch::Sender<TlsAcceptor>) {
     let mut pause = tokio::time::interval(LOOK_AGAIN);
+    let mut warned = None;
     loop {
         tokio::select! {
             _ = pause.tick() => {}
@@ -44,14 +45,16 @@ async fn look_again(files: TlsFiles, mut seen: Changed, certificates: watch::Sen
         if now == seen {
             continue;
         }
-        // Certificate and key change one after the other: what does not fit is looked at again when the other has.
-        seen = now;
         match read(&files) {
             Ok(acceptor) => {
+                (seen, warned) = (now, None);
                 certificates.send_replace(acceptor);
                 tracing::info!(certificate = %files.certificate.display(), "new certificate for wallets");
             }
+            // Certificate and key change one after the other, and their rights after that: it is tried again.
+            Err(_) if warned == Some(now) => {}
             Err(error) => {
+                warned = Some(now);
                 let error = format!("{error:#}");
                 tracing::warn!(error, "the new certificate cannot be used; the one of before stays");
             }

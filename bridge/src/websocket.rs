@@ -65,8 +65,9 @@ async fn converse(
     let mut allowance = Allowance::new(Duration::ZERO);
     let mut reads_at = started;
     loop {
+        let reads = reads_at <= Instant::now();
         tokio::select! {
-            message = socket.recv(), if reads_at <= Instant::now() => {
+            message = socket.recv(), if reads => {
                 let wait = match message {
                     Some(Ok(message)) => match hear(driver, session, &mut allowance, started.elapsed(), message) {
                         Some(wait) => wait,
@@ -77,7 +78,7 @@ async fn converse(
                 };
                 reads_at = Instant::now() + wait;
             }
-            () = sleep_until(reads_at), if reads_at > Instant::now() => {}
+            () = sleep_until(reads_at), if !reads => {}
             // One at a time, so that a wallet that reads slowly is still listened to.
             () = writer.notified() => match driver.with(|machine, _| machine.poll_message(session)) {
                 Next::Message(id, message) => {

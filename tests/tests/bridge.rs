@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -144,7 +144,7 @@ async fn half_open_connections_keep_nobody_out_and_are_closed() -> Result<()> {
         }
         held.push(stream);
     }
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let sessions = [greeted(address).await?, greeted(address).await?];
     ensure!(started.elapsed() < Duration::from_secs(5), "they come in at once");
     for mut stream in held {
@@ -191,7 +191,7 @@ async fn what_is_no_frame_is_answered_by_the_code_that_says_so() -> Result<()> {
     let answer = timeout(PATIENCE, socket.next()).await?.context("an answer")??;
     ensure!(matches!(&answer, Message::Close(Some(frame)) if frame.code == CloseCode::Normal), "{answer:?}");
 
-    // Who says no Hello is told why it has to go; a bridge that stops says so.
+    // A bridge that stops says so.
     let mut waiting = greeted(address).await?;
     let stopped = tokio::spawn(bridge.shut_down());
     let mut told = Vec::new();
@@ -226,6 +226,7 @@ async fn pages_and_addresses_are_let_in_as_the_operator_says() -> Result<()> {
     ensure!(status(from("203.0.113.7").await)? == StatusCode::TOO_MANY_REQUESTS);
     // What a wallet says of itself stands before what the proxy has seen.
     ensure!(status(from("198.51.100.1, 203.0.113.7").await)? == StatusCode::TOO_MANY_REQUESTS);
+    ensure!(status(from("198.51.100.1, 203.0.113.7:4711").await)? == StatusCode::TOO_MANY_REQUESTS);
     ensure!(status(from("203.0.113.7, 198.51.100.1").await)? == StatusCode::SWITCHING_PROTOCOLS);
     drop(held);
     let mut pause = interval(Duration::from_millis(20));
@@ -276,7 +277,13 @@ async fn a_bridge_has_its_own_certificate_and_takes_a_new_one_without_a_restart(
     ensure!(answer.starts_with("HTTP/1.1 200") && answer.contains("nodes_connected"), "{answer}");
     // Who speaks without TLS is held off, and a broken file changes nothing.
     ensure!(connect(address, &[]).await.is_err());
-    std::fs::write(cluster.files.bridge.join("wallets.pem"), "no certificate")?;
+    let certificate = cluster.files.bridge.join("wallets.pem");
+    std::fs::write(&certificate, "no certificate")?;
+    // Longer than between two looks.
+    let looked = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < looked {
+        health(address, &first).await?;
+    }
     let second = new_certificate(&cluster.files.bridge)?;
     let renewed = async {
         let mut pause = interval(Duration::from_millis(100));

@@ -4,6 +4,7 @@
 //! has to know what the archive has emits [`Output::Recall`](crate::Output::Recall), and its input waits here.
 
 use crate::{ReplyTo, SessionId, archive::Archived};
+use bitcoin::Txid;
 use quorate_protocol::{
     NodeId,
     finality::FinalityProof,
@@ -37,6 +38,11 @@ pub(crate) enum Parked {
         from: NodeId,
         proof: Box<FinalityProof>,
     },
+    /// Proofs that this node, or the epoch before, left it, and whose place in the chain it does not know.
+    Left {
+        me: NodeId,
+        txids: Vec<Txid>,
+    },
 }
 
 impl Parked {
@@ -48,6 +54,7 @@ impl Parked {
     fn source(&self) -> Source {
         match self {
             Self::Request { from, .. } | Self::Shown { from, .. } => Source::Peer(*from),
+            Self::Left { me, .. } => Source::Peer(*me),
             Self::Client { session, .. } => Source::Session(*session),
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     context::{Context, Identity},
     coordination::Coordination,
     effects::Effect,
-    lookups::{Lookups, no_archive},
+    lookups::{Lookups, Parked, no_archive},
     records::ChangeSet,
     registrations::Registrations,
     release::Releases,
@@ -64,7 +64,8 @@ impl Machine {
         let mut cx = Context::restore(Identity { me, federation, key }, settings, rng, &mut stored);
         cx.record_run();
         cx.notice_missing_store();
-        Self {
+        let left = cx.ledger.unplaced();
+        let mut machine = Self {
             voter: Voter::restore(share, stored.answers),
             coordination: Coordination::default(),
             releases: Releases::restore(&cx),
@@ -73,7 +74,11 @@ impl Machine {
             sealing: Sealing::default(),
             lookups: Lookups::default(),
             cx,
+        };
+        if !left.is_empty() {
+            machine.begin(Parked::Left { me, txids: left });
         }
+        machine
     }
 
     /// Sets the clocks for the input that follows: monotonic time, and Unix time in milliseconds (for display in

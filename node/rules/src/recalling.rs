@@ -5,6 +5,7 @@ use crate::{
     archive::{Archived, Recall},
     context::Context,
     lookups::Parked,
+    records::ChangeSet,
     subscriptions::Target,
 };
 use bitcoin::{ScriptBuf, Txid};
@@ -25,6 +26,7 @@ impl Context {
                 self.may_be_settled(proof)
             }
             Parked::Shown { proof, .. } => self.may_be_settled(proof),
+            Parked::Left { txids, .. } => txids.iter().copied().map(Recall::Transaction).collect(),
             Parked::Client { message, .. } => self.wanted_of_message(message),
             Parked::Request { .. } => Vec::new(),
         }
@@ -72,6 +74,19 @@ impl Context {
     fn unknown_transaction(&self, txid: Txid) -> Option<Recall> {
         let known = self.ledger.record(&txid).is_some() || self.ledger.block_of(&txid).is_some();
         (!known).then_some(Recall::Transaction(txid))
+    }
+
+    /// Forgets proofs of long ago: a seal of the epoch before may have had them as news.
+    pub(crate) fn forget_settled(&mut self, txids: &[Txid]) {
+        let mut change = ChangeSet::default();
+        for txid in txids.iter().filter(|txid| self.recalled.transactions.contains_key(*txid)) {
+            tracing::info!(%txid, "a transaction that was settled long ago is forgotten again");
+            self.ledger.forget_proof_of(txid);
+            change.forget_transaction(txid);
+        }
+        if !change.is_empty() {
+            self.persist(change);
+        }
     }
 
     /// What the archive may have of keys, each once.

@@ -61,7 +61,7 @@ impl Machine {
         let wanted = match &input {
             Parked::Request { request, .. } => coins_of_request(request),
             Parked::Client { message, .. } => coins_of_message(message),
-            Parked::Shown { .. } => Vec::new(),
+            Parked::Shown { .. } | Parked::Left { .. } => Vec::new(),
         };
         let below = self.cx.ledger.unknown_below(&wanted);
         let wanted = [wanted, below].concat();
@@ -108,8 +108,8 @@ impl Machine {
             Parked::Client { session, id, .. } => {
                 self.cx.send_client(session, id, ServerMessage::Error { error });
             }
-            // It comes again when this node asks again.
-            Parked::Shown { .. } => {}
+            // It comes again when this node asks again, or starts.
+            Parked::Shown { .. } | Parked::Left { .. } => {}
         }
     }
 
@@ -138,6 +138,7 @@ impl Machine {
                 }
                 self.run_effects();
             }
+            Parked::Left { txids, .. } => self.cx.forget_settled(&txids),
             Parked::Shown { proof, .. } => {
                 let _not_final = self.cx.take_final(*proof);
                 self.run_effects();
@@ -272,7 +273,7 @@ impl Machine {
             }
             ClientMessage::UTXOSubscribe { keys } => {
                 limits::check_keys(keys.len())?;
-                let results = self.subscribe(session, keys);
+                let results = self.subscribe(session, limits::distinct(keys));
                 self.cx.send_pages(session, id, results, |results, tip, more| {
                     ServerMessage::UTXOSubscribed { results, tip, more }
                 });
@@ -286,7 +287,8 @@ impl Machine {
             }
             ClientMessage::UTXOStateQuery { keys } => {
                 limits::check_keys(keys.len())?;
-                let results = keys.into_iter().map(|key| self.cx.query(key)).collect();
+                let keys = limits::distinct(keys).into_iter();
+                let results = keys.map(|key| self.cx.query(key)).collect();
                 self.cx.send_pages(session, id, results, |results, tip, more| {
                     ServerMessage::UTXOStateResponse { results, tip, more }
                 });

@@ -55,23 +55,26 @@ pub(crate) struct Kit {
     replies: u64,
 }
 
+fn settings() -> Settings {
+    Settings {
+        min_confirmations: 1,
+        voting_timeout: Duration::from_secs(30),
+        signing_timeout: Duration::from_secs(2),
+        bug: None,
+    }
+}
+
 impl Kit {
     /// A node that has just started: it has neither read the chain nor heard of its peers.
     pub(crate) fn fresh() -> Self {
         let world = testing::federation(4);
-        let settings = Settings {
-            min_confirmations: 1,
-            voting_timeout: Duration::from_secs(30),
-            signing_timeout: Duration::from_secs(2),
-            bug: None,
-        };
         let share = testing::copy_shares(&world.shares).remove(0);
         let machine = Machine::new(
             ME,
             world.federation.clone(),
             world.keys[0].clone(),
             share,
-            settings,
+            settings(),
             testing::rng(1),
             Stored::default(),
         );
@@ -87,6 +90,20 @@ impl Kit {
             settles: true,
             replies: 0,
         }
+    }
+
+    /// The node dies, and starts from what is in store and index.
+    pub(crate) fn restart(&mut self) {
+        let mut stored = Stored::default();
+        for ((table, key), value) in
+            self.rows.iter().filter(|((table, _), _)| !Table::ARCHIVE.contains(table))
+        {
+            let row = Row { table: *table, key: key.clone(), value: value.clone() };
+            stored.take(&row).expect("what was written");
+        }
+        let share = testing::copy_shares(&self.world.shares).remove(0);
+        let (federation, key) = (self.world.federation.clone(), self.world.keys[0].clone());
+        self.machine = Machine::new(ME, federation, key, share, settings(), testing::rng(2), stored);
     }
 
     /// A node that votes, at block 10.

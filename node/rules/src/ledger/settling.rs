@@ -246,6 +246,36 @@ impl Ledger {
         self.forget_coins(&idle);
     }
 
+    /// Final transactions that this node said nothing about, and that spend no coin of which it knows a block: they may
+    /// have been settled long ago.
+    pub(crate) fn unplaced(&self) -> Vec<Txid> {
+        let said = |record: &TxRecord| record.vote.is_some() || record.certificate.is_some();
+        let in_chain =
+            |input| self.coin(input).is_some_and(|one| one.created.is_some() || one.spent.is_some());
+        let left = self.transactions.all().filter(|(txid, record)| {
+            let inputs = &mut record.target.inputs().keys();
+            let young = self.block_of(txid).is_some_and(|block| !self.is_out_of_reach(block));
+            record.proof.is_some() && !said(record) && !inputs.any(in_chain) && !young
+        });
+        left.map(|(txid, _)| *txid).collect()
+    }
+
+    /// Takes back that a transaction is final about which nothing else was said.
+    pub(crate) fn forget_proof_of(&mut self, txid: &Txid) {
+        let outputs = self.outputs_of(*txid);
+        let Some(record) = self.transactions.remove(txid) else { return };
+        for outpoint in record.target.inputs().keys() {
+            self.transactions.forget_final_spend(outpoint);
+        }
+        for outpoint in outputs.iter().chain(record.target.inputs().keys()) {
+            if self.coin(outpoint).is_some_and(|coin| coin.created.is_none() && coin.spent.is_none()) {
+                self.coins.remove(outpoint);
+            } else if let Some(coin) = self.coins.get_mut(outpoint) {
+                (coin.record.spend, coin.record.final_parent) = (None, None);
+            }
+        }
+    }
+
     /// Keeps the number of coins within bounds that were looked up and then not used.
     pub(crate) fn trim_looked_up(&mut self, most: usize, is_heard: impl Fn(&OutPoint) -> bool) {
         if self.looked_up.len() <= most {

@@ -2,11 +2,10 @@
 
 use super::deadlines::{announce, child, paid};
 use crate::{
-    Machine, Output, Stored,
+    Output,
     index::UNDO_BLOCKS,
-    records::{Row, Table},
-    settings::Settings,
-    testkit::{Kit, ME, OTHER, sole, spend, target},
+    records::{Change, ChangeSet, Table, TxRecord},
+    testkit::{Kit, OTHER, sole, spend, target},
 };
 use bitcoin::{Amount, OutPoint, Transaction, TxOut};
 use quorate_protocol::{
@@ -14,13 +13,14 @@ use quorate_protocol::{
     finality::FinalityProof,
     proposal::Proposal,
     release::SignedPromise,
-    testing::{self, DEADLINE},
+    testing::DEADLINE,
+    vote::VoteTarget,
     wire::{
         ClientMessage, ErrorCode, KeyOutcome, RejectReason, ServerMessage, SubscriptionKey,
         TransactionStatus, UtxoRecord, VotingReply, VotingRequest, limits,
     },
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 fn hello(kit: &mut Kit) {
     kit.say(ClientMessage::Hello {
@@ -183,16 +183,6 @@ fn says_nothing(mut kit: Kit, coin: OutPoint, proof: &FinalityProof) {
     assert!(matches!(answer, VotingReply::ReleaseResponse { promise: None, .. }), "{answer:?}");
 }
 
-/// What a node finds on its disk.
-fn stored(rows: &BTreeMap<(Table, Vec<u8>), Vec<u8>>) -> Stored {
-    let mut stored = Stored::default();
-    for ((table, key), value) in rows.iter().filter(|((table, _), _)| !Table::ARCHIVE.contains(table)) {
-        let row = Row { table: *table, key: key.clone(), value: value.clone() };
-        stored.take(&row).expect("what was written");
-    }
-    stored
-}
-
 #[test]
 fn a_crash_between_store_and_index_leaves_nothing_behind() {
     let mut kit = Kit::voting();
@@ -206,16 +196,8 @@ fn a_crash_between_store_and_index_leaves_nothing_behind() {
     let rows = kit.rows.clone();
     assert_eq!([Table::Transactions, Table::Coins].map(|table| count(&kit, table)), [0, 2]);
     kit.settles = true;
-    let settings = Settings {
-        min_confirmations: 1,
-        voting_timeout: Duration::from_secs(30),
-        signing_timeout: Duration::from_secs(2),
-        bug: None,
-    };
-    let share = testing::copy_shares(&kit.world.shares).remove(0);
-    let (federation, key) = (kit.world.federation.clone(), kit.world.keys[0].clone());
-    kit.machine = Machine::new(ME, federation, key, share, settings, testing::rng(2), stored(&rows));
     kit.rows = rows;
+    kit.restart();
     assert!(kit.machine.utxo(&coin).is_none(), "it goes at the start");
     kit.mine(1);
     assert_eq!(count(&kit, Table::Coins), 1);
@@ -364,4 +346,30 @@ fn nothing_is_spent_of_what_rests_on_a_coin_that_is_not_there() {
     assert_eq!(announce(&mut kit, &proof), Ok(()), "it is taken for news");
     let again = kit.vote(Proposal::Joint(Box::new(next)));
     assert!(matches!(again, Err(RejectReason::Unconfirmed { .. })), "{again:?}");
+}
+
+#[test]
+fn a_proof_of_long_ago_that_a_seal_had_as_news_is_forgotten_again() {
+    let (mut kit, _, proof) = settled();
+    let sealed = TxRecord {
+        target: VoteTarget::new(proof.txid(), proof.custody(), proof.outpoints().map(|one| (one, Round(0)))),
+        proposal: None,
+        account: None,
+        spent: Vec::new(),
+        vote: None,
+        locked_at: 0,
+        certificate: None,
+        proof: Some(proof.clone()),
+    };
+    let mut change = ChangeSet::default();
+    change.put(&Change::Transaction(Box::new(sealed)));
+    for row in change.rows() {
+        kit.rows.insert((row.table, row.key.clone()), row.value.clone());
+    }
+    kit.restart();
+    assert!(kit.machine.proof(&proof.txid()).is_some(), "until the archive has answered");
+    kit.drain();
+    assert!(kit.machine.proof(&proof.txid()).is_none());
+    assert!(kit.machine.unconfirmed().is_empty());
+    assert_eq!(count(&kit, Table::Transactions), 0);
 }

@@ -217,7 +217,7 @@ impl Machine {
             ClientMessage::Ping => self.answer(session, id, ServerMessage::Pong),
             ClientMessage::UTXOSubscribe { keys } => {
                 limits::check_keys(keys.len())?;
-                self.subscribe(now, session, id, limits::distinct(keys));
+                self.subscribe(now, session, id, SubscriptionKey::distinct(keys));
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
                 limits::check_keys(keys.len())?;

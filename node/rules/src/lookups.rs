@@ -38,6 +38,10 @@ pub(crate) enum Parked {
         from: NodeId,
         proof: Box<FinalityProof>,
     },
+    /// What is to be forgotten, until the archive has it.
+    Settling {
+        me: NodeId,
+    },
     /// Proofs that this node, or the epoch before, left it, and whose place in the chain it does not know.
     Left {
         me: NodeId,
@@ -54,7 +58,7 @@ impl Parked {
     fn source(&self) -> Source {
         match self {
             Self::Request { from, .. } | Self::Shown { from, .. } => Source::Peer(*from),
-            Self::Left { me, .. } => Source::Peer(*me),
+            Self::Left { me, .. } | Self::Settling { me } => Source::Peer(*me),
             Self::Client { session, .. } => Source::Session(*session),
         }
     }

@@ -146,13 +146,28 @@ impl Machine {
         true
     }
 
-    /// Forgets what no block can change any more and nothing depends on (design, section 14).
+    /// Begins to forget what no block can change any more and nothing depends on (design, section 14): the archive has
+    /// it first.
     fn settle(&mut self) {
-        if self.cx.over {
+        let coordination = &self.coordination;
+        if self.cx.over || !self.cx.ledger.prepare(|txid| coordination.has(txid)) {
             return;
         }
+        let waits = Parked::Settling { me: self.cx.me };
+        let Ok(ticket) = self.lookups.park(self.cx.ledger.tip(), waits, Archived::default()) else {
+            return self.cx.ledger.forget_prepared();
+        };
+        // The archive answers when it has written what came before the question.
+        self.cx.outputs.extend(self.cx.ledger.take_index().map(Output::Index));
+        self.cx.outputs.push_back(Output::Recall { ticket, wanted: Vec::new() });
+    }
+
+    /// The archive has what is to be forgotten.
+    pub(crate) fn forget(&mut self) {
         let coordination = &self.coordination;
-        let Some(settled) = self.cx.ledger.settle(|txid| coordination.has(txid)) else { return };
+        let Some(settled) = self.cx.ledger.settle(|txid| coordination.has(txid)) else {
+            return self.settle();
+        };
         let mut change = ChangeSet::default();
         settled.transactions.iter().for_each(|txid| change.forget_transaction(txid));
         settled.rounds.iter().for_each(|outpoint| change.forget_round(outpoint));

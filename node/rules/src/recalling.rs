@@ -28,7 +28,7 @@ impl Context {
             Parked::Shown { proof, .. } => self.may_be_settled(proof),
             Parked::Left { txids, .. } => txids.iter().copied().map(Recall::Transaction).collect(),
             Parked::Client { message, .. } => self.wanted_of_message(message),
-            Parked::Request { .. } => Vec::new(),
+            Parked::Request { .. } | Parked::Settling { .. } => Vec::new(),
         }
     }
 
@@ -81,8 +81,10 @@ impl Context {
         let mut change = ChangeSet::default();
         for txid in txids.iter().filter(|txid| self.recalled.transactions.contains_key(*txid)) {
             tracing::info!(%txid, "a transaction that was settled long ago is forgotten again");
+            let inputs = self.ledger.record(txid).map(|record| record.target.inputs().clone());
             self.ledger.forget_proof_of(txid);
             change.forget_transaction(txid);
+            inputs.iter().flatten().for_each(|(outpoint, _)| change.forget_round(outpoint));
         }
         if !change.is_empty() {
             self.persist(change);

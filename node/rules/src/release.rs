@@ -125,7 +125,7 @@ impl Releases {
             let promised = pending && present == round.next();
             // What was said of a coin that was spent long ago is forgotten (`ledger/settling.rs`): no promise about one
             // that neither this node nor the chain has.
-            let exists = cx.ledger.knows(&outpoint);
+            let exists = cx.ledger.knows(&outpoint) && !cx.ledger.is_forgotten(&outpoint);
             // What follows the last round of an epoch is the next epoch's; no release of it would verify.
             let open = exists && !pending && present == round && !round.is_last();
             if promised || (open && self.is_shown_why(cx, from, outpoint, round, &reason, &promises)) {

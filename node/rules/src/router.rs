@@ -61,7 +61,7 @@ impl Machine {
         let wanted = match &input {
             Parked::Request { request, .. } => coins_of_request(request),
             Parked::Client { message, .. } => coins_of_message(message),
-            Parked::Shown { .. } | Parked::Left { .. } => Vec::new(),
+            Parked::Shown { .. } | Parked::Left { .. } | Parked::Settling { .. } => Vec::new(),
         };
         let below = self.cx.ledger.unknown_below(&wanted);
         let wanted = [wanted, below].concat();
@@ -110,6 +110,8 @@ impl Machine {
             }
             // It comes again when this node asks again, or starts.
             Parked::Shown { .. } | Parked::Left { .. } => {}
+            // At the next block.
+            Parked::Settling { .. } => self.cx.ledger.forget_prepared(),
         }
     }
 
@@ -139,6 +141,7 @@ impl Machine {
                 self.run_effects();
             }
             Parked::Left { txids, .. } => self.cx.forget_settled(&txids),
+            Parked::Settling { .. } => self.forget(),
             Parked::Shown { proof, .. } => {
                 let _not_final = self.cx.take_final(*proof);
                 self.run_effects();
@@ -273,7 +276,7 @@ impl Machine {
             }
             ClientMessage::UTXOSubscribe { keys } => {
                 limits::check_keys(keys.len())?;
-                let results = self.subscribe(session, limits::distinct(keys));
+                let results = self.subscribe(session, SubscriptionKey::distinct(keys));
                 self.cx.send_pages(session, id, results, |results, tip, more| {
                     ServerMessage::UTXOSubscribed { results, tip, more }
                 });
@@ -287,7 +290,7 @@ impl Machine {
             }
             ClientMessage::UTXOStateQuery { keys } => {
                 limits::check_keys(keys.len())?;
-                let keys = limits::distinct(keys).into_iter();
+                let keys = SubscriptionKey::distinct(keys).into_iter();
                 let results = keys.map(|key| self.cx.query(key)).collect();
                 self.cx.send_pages(session, id, results, |results, tip, more| {
                     ServerMessage::UTXOStateResponse { results, tip, more }

@@ -52,13 +52,17 @@ impl Ledger {
         let settled = |record: &&TxRecord| {
             let in_chain =
                 self.block_of(&record.target.txid()).is_some_and(|block| self.blocks.is_buried(block));
+            let dead = || {
+                let conflict = record.proof.as_ref().and_then(|_| self.conflict(record.target.txid()));
+                conflict.is_some_and(|conflict| self.blocks.is_buried(conflict.by.block))
+            };
             let certified = record.certificate.as_ref().map(|certificate| &certificate.target);
             let open = match (&record.proof, certified) {
                 (Some(_), _) => true,
                 (None, Some(target)) => !target.inputs().keys().any(|input| self.voids(input, target)),
                 (None, None) => false,
             };
-            in_chain || !open
+            in_chain || !open || dead()
         };
         let mut records: Vec<&TxRecord> =
             self.transactions.all().map(|(_, record)| record).filter(|record| !settled(record)).collect();

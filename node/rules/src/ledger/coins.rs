@@ -24,6 +24,14 @@ pub(super) struct Leaving {
     pub(super) spent: Option<ConfirmedSpend>,
 }
 
+impl Leaving {
+    /// What spends it.
+    pub(super) fn spender(&self) -> Option<Txid> {
+        let spent = self.coin.as_ref().and_then(|coin| coin.spent).or(self.spent);
+        spent.map(|spent| spent.txid)
+    }
+}
+
 /// All coins.
 #[derive(Debug, Default)]
 pub(super) struct Coins {

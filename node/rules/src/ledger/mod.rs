@@ -69,6 +69,8 @@ pub(crate) struct Ledger {
     stale: BTreeSet<OutPoint>,
     /// Outpoints that a block spends which cannot be undone any more.
     resting: BTreeSet<OutPoint>,
+    /// Transactions that the archive has been given, and that are forgotten once it is durable there.
+    prepared: Option<BTreeSet<Txid>>,
     /// Coins that leave the index once the store has forgotten what named them.
     leaving: Vec<Leaving>,
     /// Transactions of that settlement, which the archive has.
@@ -98,6 +100,7 @@ impl Ledger {
             used: BTreeSet::new(),
             stale: BTreeSet::new(),
             resting: BTreeSet::new(),
+            prepared: None,
             leaving: Vec::new(),
             archived: BTreeSet::new(),
             archive: ChangeSet::default(),
@@ -124,10 +127,11 @@ impl Ledger {
     }
 
     /// Whether it is known where a coin comes from or went: a block has created or spent it, or what creates it is
-    /// final.
+    /// final and in no block.
     pub(crate) fn knows_origin(&self, outpoint: &OutPoint) -> bool {
         let in_chain = |coin: &UtxoRecord| coin.created.is_some() || coin.spent.is_some();
-        self.coin(outpoint).is_some_and(|coin| in_chain(coin) || self.proof(&outpoint.txid).is_some())
+        let unmined = || self.proof(&outpoint.txid).is_some() && self.block_of(&outpoint.txid).is_none();
+        self.coin(outpoint).is_some_and(|coin| in_chain(coin) || unmined())
     }
 
     pub(crate) fn record(&self, txid: &Txid) -> Option<&TxRecord> {

@@ -11,9 +11,10 @@
 //! and V4 speak of the present round, and a promise names the highest certificate, which is kept. What is final and
 //! dead stays as long as what descends from it does.
 //!
-//! Store and index are two files, and neither waits for the other. Records and rounds go first; only when that is
-//! durable ([`Ledger::drop_settled`]) do coins leave the index, with the rows that the archive has instead of them. A
-//! crash in between leaves coins in the index that nobody names, and they go at the start.
+//! Store and index are two files, and neither waits for the other. What the archive keeps of transactions comes first
+//! ([`Ledger::prepare`]); when that is durable, records and rounds leave the store ([`Ledger::settle`]); only when that
+//! is ([`Ledger::drop_settled`]) do coins leave the index, with the rows that the archive has instead of them. A crash
+//! in between leaves coins in the index that nobody names, and they go at the start.
 
 use super::{Conflict, Ledger, coins::Leaving};
 use crate::{archive::SettledTransaction, index::UNDO_BLOCKS, records::TxRecord};
@@ -45,36 +46,61 @@ impl Ledger {
         let unknown = self.unknown_spent.iter().map(|(outpoint, spent)| (*outpoint, *spent));
         let resting = spent.chain(unknown).filter(|(_, spent)| self.is_out_of_reach(spent.block));
         self.resting = resting.map(|(outpoint, _)| outpoint).collect();
-        let named = self.named(&BTreeSet::new());
+        let named = self.named(&BTreeSet::new(), &self.resting);
         let said = |outpoint: &OutPoint| named.contains(outpoint) || self.rounds.contains(outpoint);
         let idle: BTreeSet<OutPoint> =
             self.resting.iter().filter(|outpoint| !said(outpoint)).copied().collect();
         self.take_out(&idle);
+        // The archive has had their spenders since before the store forgot them.
+        self.archived = self.leaving.iter().filter_map(Leaving::spender).collect();
         self.drop_settled();
     }
 
-    /// Forgets records and rounds that have come to rest, unless `is_live` says that somebody works on a transaction.
-    /// What it gives has to be durable before [`Self::drop_settled`]; until then there is no further one.
-    pub(crate) fn settle(&mut self, is_live: impl Fn(&Txid) -> bool) -> Option<Settlement> {
-        if !self.leaving.is_empty() {
-            return None;
+    /// Whether a coin is spent for good and this node knows of nothing that it said about it, which it may have
+    /// forgotten.
+    pub(crate) fn is_forgotten(&self, outpoint: &OutPoint) -> bool {
+        let spent = self.coin(outpoint).and_then(|coin| coin.spent);
+        spent.is_some_and(|spent| self.blocks.is_buried(spent.block)) && !self.rounds.contains(outpoint)
+    }
+
+    /// Puts what will be forgotten next into the archive, unless `is_live` says that somebody works on a transaction.
+    /// `true` if there is anything: it has to be durable there before [`Self::settle`].
+    pub(crate) fn prepare(&mut self, is_live: impl Fn(&Txid) -> bool) -> bool {
+        if !self.leaving.is_empty() || self.prepared.is_some() {
+            return false;
         }
         let (ended, outpoints) = self.ending(is_live);
         if ended.is_empty() && outpoints.is_empty() {
-            return None;
-        }
-        // One may depend on others that end with it.
-        for (txid, settled) in
-            ended.iter().filter_map(|txid| Some((*txid, self.settled_as(txid)?))).collect::<Vec<_>>()
-        {
-            self.archive.archive_transaction(&txid, &settled);
+            return false;
         }
         for txid in &ended {
-            let unspent = self.has_unspent(txid);
-            let Some(record) = self.transactions.remove(txid) else { continue };
-            if let Some(proof) = record.proof.as_ref().filter(|_| unspent) {
-                self.archive.archive_proof(txid, Some(proof));
+            if let Some(settled) = self.settled_as(txid) {
+                self.archive.archive_transaction(txid, &settled);
             }
+            if self.has_unspent(txid) && self.block_of(txid).is_some() {
+                let proof = self.transactions.get(txid).and_then(|record| record.proof.as_ref());
+                self.archive.archive_proof(txid, proof);
+            }
+        }
+        self.prepared = Some(ended);
+        true
+    }
+
+    /// What was prepared is not in the archive.
+    pub(crate) fn forget_prepared(&mut self) {
+        self.prepared = None;
+    }
+
+    /// Forgets records and rounds that have come to rest and were prepared; nothing if others have joined them since.
+    /// What it gives has to be durable before [`Self::drop_settled`]; until then there is no further one.
+    pub(crate) fn settle(&mut self, is_live: impl Fn(&Txid) -> bool) -> Option<Settlement> {
+        let prepared = self.prepared.take()?;
+        let (ended, outpoints) = self.ending(is_live);
+        if !ended.is_subset(&prepared) || (ended.is_empty() && outpoints.is_empty()) {
+            return None;
+        }
+        for txid in &ended {
+            self.transactions.remove(txid);
         }
         let rounds = outpoints.iter().filter(|outpoint| self.rounds.contains(outpoint)).copied().collect();
         self.take_out(&outpoints);
@@ -104,22 +130,19 @@ impl Ledger {
             return (ended, gone);
         }
         // Of these, what nothing names that stays.
+        let mut free = gone;
         loop {
-            let named = self.named(&ended);
+            let named = self.named(&ended, &free);
             let dead = ended.iter().flat_map(|txid| self.never_mined(txid));
-            let free: BTreeSet<OutPoint> = self
-                .resting
-                .iter()
-                .copied()
-                .chain(dead)
-                .filter(|outpoint| !named.contains(outpoint))
-                .collect();
+            let going = self.resting.iter().copied().chain(dead);
+            let before = free.len();
+            free = going.filter(|outpoint| free.contains(outpoint) && !named.contains(outpoint)).collect();
             let stays = |txid: &&Txid| {
                 let over = self.record(txid).is_some_and(|record| self.is_over(txid, record, &free));
                 !over || self.never_mined(txid).iter().any(|output| named.contains(output))
             };
             let staying: Vec<Txid> = ended.iter().filter(stays).copied().collect();
-            if staying.is_empty() {
+            if staying.is_empty() && free.len() == before {
                 return (ended, free);
             }
             for txid in staying {
@@ -128,12 +151,12 @@ impl Ledger {
         }
     }
 
-    /// Outpoints that something names which stays when these records end: other records, and certificates that hold an
-    /// outpoint after its release, or are void by what is known of their other inputs.
-    fn named(&self, ended: &BTreeSet<Txid>) -> BTreeSet<OutPoint> {
+    /// Outpoints that something names which stays when these records end and these outpoints go: other records, and
+    /// certificates that hold an outpoint after its release, or are void by what is known of their other inputs.
+    fn named(&self, ended: &BTreeSet<Txid>, going: &BTreeSet<OutPoint>) -> BTreeSet<OutPoint> {
         let staying = self.transactions.all().filter(|(txid, _)| !ended.contains(*txid));
         let by_records = staying.flat_map(|(_, record)| record.target.inputs().keys().copied());
-        let holding = self.rounds.released().filter(|(outpoint, _)| !self.resting.contains(outpoint));
+        let holding = self.rounds.released().filter(|(outpoint, _)| !going.contains(*outpoint));
         let by_releases = holding
             .flat_map(|(_, release)| &release.highest)
             .flat_map(|certificate| certificate.target.inputs().keys().copied());
@@ -178,7 +201,8 @@ impl Ledger {
     fn settled_as(&self, txid: &Txid) -> Option<SettledTransaction> {
         if let Some(block) = self.block_of(txid) {
             // What sole custody signed can be shown as news at any time.
-            let until = self.proof(txid).map_or(0, |proof| proof.custody().deadline().unwrap_or(u32::MAX));
+            let custody = self.record(txid).map(|record| record.target.custody());
+            let until = custody.map_or(0, |custody| custody.deadline().unwrap_or(u32::MAX));
             return Some(SettledTransaction::Mined { block, until });
         }
         let Conflict { by, path } = self.conflict(*txid)?;
@@ -235,7 +259,7 @@ impl Ledger {
     /// Forgets coins that nobody has anything to do with: their scripts are not indexed, nothing was said about them,
     /// and nobody listens. They are looked up when somebody names them.
     pub(crate) fn sweep_coins(&mut self, is_heard: impl Fn(&OutPoint) -> bool) {
-        let named = self.named(&BTreeSet::new());
+        let named = self.named(&BTreeSet::new(), &BTreeSet::new());
         let idle: Vec<OutPoint> = self
             .coins
             .iter()
@@ -246,10 +270,10 @@ impl Ledger {
         self.forget_coins(&idle);
     }
 
-    /// Final transactions that this node said nothing about, and that spend no coin of which it knows a block: they may
-    /// have been settled long ago.
+    /// Final transactions that this node did not vote for in this epoch, and that spend no coin of which it knows a
+    /// block: they may have been settled long ago.
     pub(crate) fn unplaced(&self) -> Vec<Txid> {
-        let said = |record: &TxRecord| record.vote.is_some() || record.certificate.is_some();
+        let said = |record: &TxRecord| record.vote.is_some();
         let in_chain =
             |input| self.coin(input).is_some_and(|one| one.created.is_some() || one.spent.is_some());
         let left = self.transactions.all().filter(|(txid, record)| {
@@ -260,12 +284,13 @@ impl Ledger {
         left.map(|(txid, _)| *txid).collect()
     }
 
-    /// Takes back that a transaction is final about which nothing else was said.
+    /// Takes back that a transaction is final which was settled long ago, with what its inputs were left to.
     pub(crate) fn forget_proof_of(&mut self, txid: &Txid) {
         let outputs = self.outputs_of(*txid);
         let Some(record) = self.transactions.remove(txid) else { return };
         for outpoint in record.target.inputs().keys() {
             self.transactions.forget_final_spend(outpoint);
+            self.rounds.forget(outpoint);
         }
         for outpoint in outputs.iter().chain(record.target.inputs().keys()) {
             if self.coin(outpoint).is_some_and(|coin| coin.created.is_none() && coin.spent.is_none()) {
@@ -281,7 +306,7 @@ impl Ledger {
         if self.looked_up.len() <= most {
             return;
         }
-        let named = self.named(&BTreeSet::new());
+        let named = self.named(&BTreeSet::new(), &BTreeSet::new());
         // Some at a time: what is named is gone through for each.
         let over = self.looked_up.len() - (most - most / 16);
         let oldest: Vec<OutPoint> = self.looked_up.drain(..over).collect();

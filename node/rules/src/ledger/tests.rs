@@ -84,6 +84,7 @@ fn a_spend_in_a_block_frees_what_is_left_to_another_only_once_it_is_deep() {
     // What shows that the certificate is void stays as long as the outpoint that it would hold.
     for _block in 0..2 * UNDO_BLOCKS {
         mine(&mut ledger, Vec::new());
+        ledger.prepare(|_| false);
         ledger.settle(|_| false);
         ledger.drop_settled();
     }
@@ -168,6 +169,7 @@ fn the_index_gives_back_what_blocks_did_and_what_undoing_them_needs() {
             write(&mut index, &mut ledger);
         }
         if random(100) == 0 {
+            ledger.prepare(|_| false);
             ledger.settle(|_| false);
             ledger.drop_settled();
             write(&mut index, &mut ledger);

@@ -373,3 +373,18 @@ fn a_proof_of_long_ago_that_a_seal_had_as_news_is_forgotten_again() {
     assert!(kit.machine.unconfirmed().is_empty());
     assert_eq!(count(&kit, Table::Transactions), 0);
 }
+
+#[test]
+fn nothing_is_forgotten_that_the_archive_does_not_have() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let proof = paid(&mut kit);
+    mine_with(&mut kit, &[proof.transaction().clone()]);
+    kit.archive_fails = true;
+    kit.mine(UNDO_BLOCKS + 1);
+    assert_eq!(kit.machine.proof(&proof.txid()), Some(&proof));
+    assert_eq!([Table::Transactions, Table::Coins].map(|table| count(&kit, table)), [1, 2]);
+    kit.archive_fails = false;
+    kit.mine(1);
+    assert_eq!([Table::Transactions, Table::Coins].map(|table| count(&kit, table)), [0, 1]);
+}

@@ -130,6 +130,14 @@ impl Voter {
             return None;
         }
         let Proposal::Joint(joint) = &proposal else { return None };
+        // What the proposal says of its coins is not taken for known.
+        let there = |input: &OutPoint| {
+            let other = cx.ledger.spent_by(input).is_some_and(|other| other != target.txid());
+            cx.ledger.knows_origin(input) && !other
+        };
+        if !target.inputs().keys().all(there) {
+            return None;
+        }
         let known = cx.verified_account(account.as_ref()?).ok()?;
         let checked = joint.check(&cx.federation, &known).ok()?;
         if cx.ledger.record(&target.txid()).is_none_or(|known| known.proposal.is_none()) {

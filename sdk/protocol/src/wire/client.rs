@@ -18,7 +18,7 @@ use crate::{
 use bitcoin::{Address, OutPoint, ScriptBuf, Txid, address::NetworkUnchecked, block};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// What a subscription or query is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -36,6 +36,21 @@ pub enum SubscriptionKey {
     Account(AccountId),
     /// The tip of the chain.
     Tip,
+}
+
+impl SubscriptionKey {
+    /// Keys as they stand in a message, each once: who names one a thousand times is answered once.
+    ///
+    /// ```
+    /// use quorate_protocol::wire::SubscriptionKey;
+    ///
+    /// assert_eq!(SubscriptionKey::distinct(vec![SubscriptionKey::Tip; 3]), [SubscriptionKey::Tip]);
+    /// ```
+    pub fn distinct(mut keys: Vec<Self>) -> Vec<Self> {
+        let mut seen = HashSet::new();
+        keys.retain(|key| seen.insert(key.clone()));
+        keys
+    }
 }
 
 /// The outpoints among some keys.

@@ -1,8 +1,8 @@
 //! Limits of the protocol. Each refusal names the limit and the value that was over it.
 
-use super::{ErrorCode, SubscriptionKey, WireError};
+use super::{ErrorCode, WireError};
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 /// Protocol name: ALPN identifier and WebSocket subprotocol.
 pub const PROTOCOL: &str = "quorate.2";
@@ -46,17 +46,4 @@ pub fn check_keys(found: usize) -> Result<(), WireError> {
         return Ok(());
     }
     Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a message", KEYS_PER_MESSAGE_MAX, found))
-}
-
-/// Keys as they stand in a message, each once: who names one a thousand times is answered once.
-///
-/// ```
-/// use quorate_protocol::wire::{SubscriptionKey, limits};
-///
-/// assert_eq!(limits::distinct(vec![SubscriptionKey::Tip; 3]), [SubscriptionKey::Tip]);
-/// ```
-pub fn distinct(mut keys: Vec<SubscriptionKey>) -> Vec<SubscriptionKey> {
-    let mut seen = HashSet::new();
-    keys.retain(|key| seen.insert(key.clone()));
-    keys
 }

@@ -27,37 +27,73 @@ pub(crate) type Certificates = watch::Receiver<TlsAcceptor>;
 /// They cannot be read now.
 pub(crate) fn watch_files(directory: &Path, files: &TlsFiles) -> Result<Certificates> {
     let files = TlsFiles { certificate: directory.join(&files.certificate), key: directory.join(&files.key) };
-    let seen = changed_at(&files);
-    let (sender, receiver) = watch::channel(read(&files)?);
-    tokio::spawn(look_again(files, seen, sender));
+    let (files, acceptor) = Watched::open(files)?;
+    let (sender, receiver) = watch::channel(acceptor);
+    tokio::spawn(look_again(files, sender));
     Ok(receiver)
 }
 
-async fn look_again(files: TlsFiles, mut seen: Changed, certificates: watch::Sender<TlsAcceptor>) {
+async fn look_again(mut files: Watched, certificates: watch::Sender<TlsAcceptor>) {
     let mut pause = tokio::time::interval(LOOK_AGAIN);
-    let mut warned = None;
     loop {
         tokio::select! {
             _ = pause.tick() => {}
             () = certificates.closed() => return,
         }
-        let now = changed_at(&files);
-        if now == seen {
-            continue;
-        }
-        match read(&files) {
-            Ok(acceptor) => {
-                (seen, warned) = (now, None);
+        match files.look() {
+            Look::Same => {}
+            Look::New(acceptor) => {
                 certificates.send_replace(acceptor);
-                tracing::info!(certificate = %files.certificate.display(), "new certificate for wallets");
+                tracing::info!(certificate = %files.files.certificate.display(), "new certificate for wallets");
             }
-            // Certificate and key change one after the other, and their rights after that: it is tried again.
-            Err(_) if warned == Some(now) => {}
-            Err(error) => {
-                warned = Some(now);
+            Look::Unusable(error) => {
                 let error = format!("{error:#}");
                 tracing::warn!(error, "the new certificate cannot be used; the one of before stays");
             }
+        }
+    }
+}
+
+/// What a look at the files shows.
+enum Look {
+    Same,
+    New(TlsAcceptor),
+    /// Said once for each change.
+    Unusable(anyhow::Error),
+}
+
+/// The files, with when they had changed last.
+struct Watched {
+    files: TlsFiles,
+    /// As they were read.
+    seen: Changed,
+    /// As they could not be read.
+    unusable: Option<Changed>,
+}
+
+impl Watched {
+    fn open(files: TlsFiles) -> Result<(Self, TlsAcceptor)> {
+        let seen = changed_at(&files);
+        let acceptor = read(&files)?;
+        Ok((Self { files, seen, unusable: None }, acceptor))
+    }
+
+    /// Reads them if they are others than those that were read. Certificate and key change one after the other, and
+    /// their rights after that: what cannot be used is tried at each look.
+    fn look(&mut self) -> Look {
+        let now = changed_at(&self.files);
+        if now == self.seen {
+            return Look::Same;
+        }
+        match read(&self.files) {
+            Ok(acceptor) => {
+                (self.seen, self.unusable) = (now, None);
+                Look::New(acceptor)
+            }
+            Err(error) => match self.unusable.replace(now) {
+                Some(before) if before == now => Look::Same,
+                Some(_) | None => Look::Unusable(error),
+            },
         }
     }
 }
@@ -82,4 +118,46 @@ fn read(files: &TlsFiles) -> Result<TlsAcceptor> {
         .with_single_cert(chain, key)
         .context("certificate and key do not fit together")?;
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path, pem: &str, age_s: u64) {
+        std::fs::write(path, pem).expect("writes");
+        let file = std::fs::File::options().write(true).open(path).expect("opens");
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(age_s)).expect("sets the time");
+    }
+
+    fn made() -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    #[test]
+    fn a_new_certificate_is_used_once_it_fits_and_can_be_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [certificate, key] = ["a.pem", "a.key"].map(|name| directory.path().join(name));
+        let files = TlsFiles { certificate: certificate.clone(), key: key.clone() };
+        assert!(Watched::open(files.clone()).is_err(), "there is none");
+        let (first, second) = (made(), made());
+        write(&certificate, &first.0, 1);
+        write(&key, &first.1, 1);
+        let (mut watched, _) = Watched::open(files).expect("opens");
+        assert!(matches!(watched.look(), Look::Same));
+        write(&certificate, "no certificate", 2);
+        assert!(matches!(watched.look(), Look::Unusable(_)));
+        assert!(matches!(watched.look(), Look::Same), "it is said once");
+        write(&certificate, &second.0, 3);
+        assert!(matches!(watched.look(), Look::Unusable(_)), "with the key of before");
+        write(&key, &second.1, 4);
+        assert!(matches!(watched.look(), Look::New(_)));
+        assert!(matches!(watched.look(), Look::Same));
+        // Whoever mends it need not change when it changed: rights are no content.
+        write(&key, "not yet", 5);
+        assert!(matches!(watched.look(), Look::Unusable(_)));
+        write(&key, &second.1, 5);
+        assert!(matches!(watched.look(), Look::New(_)));
+    }
 }

@@ -9,10 +9,11 @@ use quorate_tests::{Cluster, PATIENCE};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use serde_json::json;
 use std::{
+    io::ErrorKind,
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -131,6 +132,24 @@ async fn sessions_that_send_and_do_not_read_end_and_leave_nothing() -> Result<()
     bridge.shut_down().await
 }
 
+/// The other direction: more is answered than the network holds, and the wallet stays and reads none of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_stays_and_reads_nothing_is_let_go() -> Result<()> {
+    let cluster = Cluster::start(NODE, 4).await?;
+    let bridge = bridge(&cluster, |_| ()).await?;
+    let address = bridge.address();
+    let mut stuck = greeted(address).await?;
+    let keys: Vec<_> =
+        (0..limits::KEYS_PER_MESSAGE_MAX).map(|key| json!({ "script": format!("51{key:04x}") })).collect();
+    let subscribe = json!({ "id": 2, "type": "UTXOSubscribe", "keys": keys }).to_string();
+    for _ in 0..60 {
+        stuck.send(Message::text(subscribe.clone())).await?;
+    }
+    gauge(address, "sessions", 0).await?;
+    drop(stuck);
+    bridge.shut_down().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn half_open_connections_keep_nobody_out_and_are_closed() -> Result<()> {
     let cluster = Cluster::start(NODE, 4).await?;
@@ -144,9 +163,11 @@ async fn half_open_connections_keep_nobody_out_and_are_closed() -> Result<()> {
         }
         held.push(stream);
     }
-    let started = Instant::now();
     let sessions = [greeted(address).await?, greeted(address).await?];
-    ensure!(started.elapsed() < Duration::from_secs(5), "they come in at once");
+    let open = held.iter().filter(|stream| {
+        stream.try_read(&mut [0; 1]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    });
+    ensure!(open.count() > 0, "they come in while others hold theirs");
     for mut stream in held {
         let closed = async { while stream.read(&mut [0; 256]).await.is_ok_and(|count| count > 0) {} };
         timeout(REQUEST_PATIENCE, closed).await.context("a connection is held open")?;
@@ -275,15 +296,8 @@ async fn a_bridge_has_its_own_certificate_and_takes_a_new_one_without_a_restart(
     let address = bridge.address();
     let answer = health(address, &first).await?;
     ensure!(answer.starts_with("HTTP/1.1 200") && answer.contains("nodes_connected"), "{answer}");
-    // Who speaks without TLS is held off, and a broken file changes nothing.
+    // Who speaks without TLS is held off.
     ensure!(connect(address, &[]).await.is_err());
-    let certificate = cluster.files.bridge.join("wallets.pem");
-    std::fs::write(&certificate, "no certificate")?;
-    // Longer than between two looks.
-    let looked = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < looked {
-        health(address, &first).await?;
-    }
     let second = new_certificate(&cluster.files.bridge)?;
     let renewed = async {
         let mut pause = interval(Duration::from_millis(100));

@@ -21,6 +21,9 @@ const RETRY_AFTER_MS: u64 = 1_000;
 /// For the last words: the close frame, and the wallet's answer to it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Time between two looks whether a wallet has been silent for too long.
+const ALIVE_LOOK: Duration = Duration::from_secs(5);
+
 /// Why a session ends.
 enum End {
     /// The wallet closed it, or its connection is gone.
@@ -62,6 +65,7 @@ async fn converse(
 ) -> End {
     let started = Instant::now();
     let mut ping = interval_at(started + limits::PING_INTERVAL, limits::PING_INTERVAL);
+    let mut look = interval_at(started + ALIVE_LOOK, ALIVE_LOOK);
     let mut allowance = Allowance::new(Duration::ZERO);
     let mut reads_at = started;
     loop {
@@ -92,8 +96,9 @@ async fn converse(
                     return End::Close(close_code::POLICY, "silent, without Hello, or not reading its answers");
                 }
             },
+            // Between two pings, so that silence is not noticed one ping late.
+            _ = look.tick() => driver.with(|machine, now| machine.check_alive(now, session)),
             _ = ping.tick() => {
-                driver.with(|machine, now| machine.check_alive(now, session));
                 if !send(socket, Message::Ping(Bytes::new())).await {
                     return End::Stuck;
                 }

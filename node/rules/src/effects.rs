@@ -16,6 +16,8 @@ pub(crate) enum Effect {
     Release { outpoint: OutPoint, round: Round, reason: Box<Reason> },
     /// The rounds of some outpoints are over.
     Settled(Vec<OutPoint>),
+    /// What holds an outpoint may be void by what this node has forgotten.
+    Bound(OutPoint),
     /// A transaction has become final here.
     Final { txid: Txid, inputs: Vec<OutPoint>, status: TransactionStatus },
     /// This node completed a transaction; everybody has to hear of it.

@@ -4,7 +4,7 @@
 //! has to know what the archive has emits [`Output::Recall`](crate::Output::Recall), and its input waits here.
 
 use crate::{ReplyTo, SessionId, archive::Archived};
-use bitcoin::Txid;
+use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     NodeId,
     finality::FinalityProof,
@@ -42,6 +42,11 @@ pub(crate) enum Parked {
     Settling {
         me: NodeId,
     },
+    /// Outpoints that certificates hold whose other inputs this node may have forgotten.
+    Bound {
+        me: NodeId,
+        outpoints: Vec<OutPoint>,
+    },
     /// Proofs that this node, or the epoch before, left it, and whose place in the chain it does not know.
     Left {
         me: NodeId,
@@ -58,7 +63,7 @@ impl Parked {
     fn source(&self) -> Source {
         match self {
             Self::Request { from, .. } | Self::Shown { from, .. } => Source::Peer(*from),
-            Self::Left { me, .. } | Self::Settling { me } => Source::Peer(*me),
+            Self::Left { me, .. } | Self::Settling { me } | Self::Bound { me, .. } => Source::Peer(*me),
             Self::Client { session, .. } => Source::Session(*session),
         }
     }

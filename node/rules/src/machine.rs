@@ -46,6 +46,8 @@ pub struct Machine {
     pub(crate) announcements: Announcements,
     pub(crate) sealing: Sealing,
     pub(crate) lookups: Lookups,
+    /// Outpoints about whose certificates the archive could not be asked yet.
+    pub(crate) unanswered: Vec<OutPoint>,
 }
 
 impl Machine {
@@ -73,10 +75,15 @@ impl Machine {
             announcements,
             sealing: Sealing::default(),
             lookups: Lookups::default(),
+            unanswered: Vec::new(),
             cx,
         };
         if !left.is_empty() {
             machine.begin(Parked::Left { me, txids: left });
+        }
+        let outpoints = machine.cx.ledger.bound();
+        if !machine.cx.ledger.unknown_of_bound(&outpoints).is_empty() {
+            machine.begin(Parked::Bound { me, outpoints });
         }
         machine
     }
@@ -141,6 +148,10 @@ impl Machine {
         (fork..tip).for_each(|_| self.disconnect());
         blocks.iter().for_each(|block| self.connect(block));
         self.settle();
+        let outpoints = std::mem::take(&mut self.unanswered);
+        if !outpoints.is_empty() {
+            self.begin(Parked::Bound { me: self.cx.me, outpoints });
+        }
         self.cx.sweep_scripts();
         self.cx.notify_tip();
         true
@@ -289,6 +300,9 @@ impl Machine {
                 Effect::Settled(outpoints) => {
                     self.releases.end(&mut self.cx, &outpoints);
                     self.coordination.inputs_settled(&mut self.cx, &outpoints);
+                }
+                Effect::Bound(outpoint) => {
+                    self.begin(Parked::Bound { me: self.cx.me, outpoints: vec![outpoint] });
                 }
                 Effect::Final { txid, inputs, status } => {
                     self.releases.end(&mut self.cx, &inputs);

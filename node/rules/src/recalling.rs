@@ -4,11 +4,12 @@ use crate::{
     SessionId,
     archive::{Archived, Recall},
     context::Context,
+    effects::Effect,
     lookups::Parked,
     records::ChangeSet,
     subscriptions::Target,
 };
-use bitcoin::{ScriptBuf, Txid};
+use bitcoin::{OutPoint, ScriptBuf, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
     wire::{
@@ -27,6 +28,9 @@ impl Context {
             }
             Parked::Shown { proof, .. } => self.may_be_settled(proof),
             Parked::Left { txids, .. } => txids.iter().copied().map(Recall::Transaction).collect(),
+            Parked::Bound { outpoints, .. } => {
+                self.ledger.unknown_of_bound(outpoints).into_iter().map(Recall::Coin).collect()
+            }
             Parked::Client { message, .. } => self.wanted_of_message(message),
             Parked::Request { .. } | Parked::Settling { .. } => Vec::new(),
         }
@@ -89,6 +93,13 @@ impl Context {
         if !change.is_empty() {
             self.persist(change);
         }
+    }
+
+    /// Coins that were forgotten are known again as far as what holds other ones depends on them.
+    pub(crate) fn note_forgotten(&mut self, bound: Vec<OutPoint>) {
+        self.ledger.note_forgotten(self.recalled.coins.values());
+        // What waits for them may go on.
+        self.effects.push_back(Effect::Settled(bound));
     }
 
     /// What the archive may have of keys, each once.

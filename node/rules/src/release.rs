@@ -470,6 +470,9 @@ impl Context {
             tracing::info!(%outpoint, round = left.0, forced = ?release.forced_txid(), "a round is over");
             self.put_round(RoundRecord { outpoint, round, release: Some(release) }, true);
             self.effects.push_back(Effect::Settled(vec![outpoint]));
+            if !self.ledger.unknown_of_bound(&[outpoint]).is_empty() {
+                self.effects.push_back(Effect::Bound(outpoint));
+            }
         }
     }
 

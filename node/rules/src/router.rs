@@ -51,7 +51,11 @@ impl Machine {
             return self.arrive(input, Archived::default());
         }
         match self.lookups.park(self.cx.ledger.tip(), input, Archived::default()) {
-            Ok(ticket) => self.cx.outputs.push_back(Output::Recall { ticket, wanted }),
+            Ok(ticket) => {
+                // The archive answers when it has written what came before the question.
+                self.cx.outputs.extend(self.cx.ledger.take_index().map(Output::Index));
+                self.cx.outputs.push_back(Output::Recall { ticket, wanted });
+            }
             Err(input) => self.refuse(*input, &too_many_lookups()),
         }
     }
@@ -61,7 +65,9 @@ impl Machine {
         let wanted = match &input {
             Parked::Request { request, .. } => coins_of_request(request),
             Parked::Client { message, .. } => coins_of_message(message),
-            Parked::Shown { .. } | Parked::Left { .. } | Parked::Settling { .. } => Vec::new(),
+            Parked::Shown { .. } | Parked::Left { .. } | Parked::Bound { .. } | Parked::Settling { .. } => {
+                Vec::new()
+            }
         };
         let below = self.cx.ledger.unknown_below(&wanted);
         let wanted = [wanted, below].concat();
@@ -110,6 +116,7 @@ impl Machine {
             }
             // It comes again when this node asks again, or starts.
             Parked::Shown { .. } | Parked::Left { .. } => {}
+            Parked::Bound { outpoints, .. } => self.unanswered.extend(outpoints),
             // At the next block.
             Parked::Settling { .. } => self.cx.ledger.forget_prepared(),
         }
@@ -142,6 +149,10 @@ impl Machine {
             }
             Parked::Left { txids, .. } => self.cx.forget_settled(&txids),
             Parked::Settling { .. } => self.forget(),
+            Parked::Bound { outpoints, .. } => {
+                self.cx.note_forgotten(outpoints);
+                self.run_effects();
+            }
             Parked::Shown { proof, .. } => {
                 let _not_final = self.cx.take_final(*proof);
                 self.run_effects();

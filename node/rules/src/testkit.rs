@@ -110,14 +110,18 @@ impl Kit {
     pub(crate) fn voting() -> Self {
         let mut kit = Self::fresh();
         kit.mine(10);
-        kit.machine.handle_caught_up();
-        for node in [NodeId(2), NodeId(3)] {
-            let head = kit.head(node);
-            let reply = VotingReply::HeartbeatResponse { head, known: None };
-            kit.hear(node, Tag::Heartbeat, Some(reply));
-        }
+        kit.wake();
         kit.out.clear();
         kit
+    }
+
+    /// The node is at the tip, and hears of its peers.
+    pub(crate) fn wake(&mut self) {
+        self.machine.handle_caught_up();
+        for node in [NodeId(2), NodeId(3)] {
+            let reply = VotingReply::HeartbeatResponse { head: self.head(node), known: None };
+            self.hear(node, Tag::Heartbeat, Some(reply));
+        }
     }
 
     pub(crate) fn key(&self, node: NodeId) -> &IdentityKey {

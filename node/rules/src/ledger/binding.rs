@@ -1,23 +1,21 @@
 //! What an outpoint is left to: by releases, by the epoch before, by the chain (V5, V6), and what an epoch ends with.
 
-use super::Ledger;
+use super::{Ledger, coins::Leaving};
 use crate::records::TxRecord;
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     Round,
     seal::SealedTransaction,
     vote::{ApprovalCertificate, VoteTarget},
-    wire::BlockRef,
+    wire::{BlockRef, UtxoRecord},
 };
+use std::collections::BTreeSet;
 
 impl Ledger {
     /// What alone may be voted for in the present round, unless other inputs show for every certificate that it is
     /// void (V6).
     pub(crate) fn forced(&self, outpoint: &OutPoint) -> Option<Txid> {
-        let candidates = match self.release(outpoint) {
-            Some(release) => release.highest.as_slice(),
-            None => std::slice::from_ref(self.inherited(outpoint)?),
-        };
+        let candidates = self.holding(outpoint);
         let is_void = |target: &VoteTarget| {
             target.inputs().keys().filter(|input| *input != outpoint).any(|input| self.voids(input, target))
         };
@@ -25,6 +23,53 @@ impl Ledger {
             .iter()
             .find(|certificate| !is_void(&certificate.target))
             .map(|certificate| certificate.target.txid())
+    }
+
+    /// The certificates that an outpoint is left to.
+    fn holding(&self, outpoint: &OutPoint) -> &[ApprovalCertificate] {
+        match self.release(outpoint) {
+            Some(release) => release.highest.as_slice(),
+            None => self.inherited(outpoint).map_or(&[], std::slice::from_ref),
+        }
+    }
+
+    /// Coins that decide what these outpoints are left to, and of which this node knows nothing: it may have forgotten
+    /// them. These are other inputs of the certificates that hold them, and outpoints that were released once more.
+    pub(crate) fn unknown_of_bound(&self, bound: &[OutPoint]) -> BTreeSet<OutPoint> {
+        let named = bound.iter().flat_map(|outpoint| self.holding(outpoint));
+        let inputs = named.flat_map(|certificate| certificate.target.inputs().keys());
+        let unknown = inputs.chain(bound).filter(|input| !self.knows_origin(input));
+        unknown.filter(|input| !self.forgotten.contains_key(*input)).copied().collect()
+    }
+
+    /// Outpoints that were released, or that the epoch before left to something.
+    pub(crate) fn bound(&self) -> Vec<OutPoint> {
+        self.rounds.bound()
+    }
+
+    /// What the archive has of coins that were forgotten: what spends them is so deep that it stays.
+    pub(crate) fn note_forgotten<'a>(&mut self, coins: impl Iterator<Item = &'a UtxoRecord>) {
+        let leaving = self.leaving.iter().filter_map(|one| Some((one.outpoint, Leaving::spender(one)?)));
+        let archived = coins.filter_map(|coin| Some((coin.outpoint, coin.spent?.txid)));
+        let spent = leaving.chain(archived).filter(|(outpoint, _)| !self.knows(outpoint));
+        let spent: Vec<(OutPoint, Txid)> = spent.collect();
+        for (outpoint, spender) in spent {
+            self.forgotten.insert(outpoint, spender);
+            // Its round was forgotten too, and goes again.
+            if self.rounds.contains(&outpoint) {
+                self.resting.insert(outpoint);
+            }
+        }
+        self.forget_unnamed();
+    }
+
+    /// Forgets what was only kept for certificates that hold nothing any more.
+    pub(super) fn forget_unnamed(&mut self) {
+        if self.forgotten.is_empty() {
+            return;
+        }
+        let named = self.named(&BTreeSet::new(), &BTreeSet::new());
+        self.forgotten.retain(|outpoint, _| named.contains(outpoint));
     }
 
     /// The certificate that seals of the epoch before named for an outpoint, or a later one of the same transaction.
@@ -90,7 +135,8 @@ impl Ledger {
     /// chain.
     pub(crate) fn spent_for_good(&self, outpoint: &OutPoint) -> Option<Txid> {
         let deep = || self.coin(outpoint)?.spent.filter(|spent| self.blocks.is_buried(spent.block));
-        self.final_spend(outpoint).or_else(|| deep().map(|spent| spent.txid))
+        let forgotten = || self.forgotten.get(outpoint).copied();
+        self.final_spend(outpoint).or_else(|| deep().map(|spent| spent.txid)).or_else(forgotten)
     }
 
     /// The block that has a transaction, if it is so deep that it stays.

@@ -79,6 +79,8 @@ pub(crate) struct Ledger {
     archive: ChangeSet,
     /// Coins that were looked up, the oldest first.
     looked_up: VecDeque<OutPoint>,
+    /// What spends coins that this node has forgotten and a certificate names that holds another one.
+    forgotten: BTreeMap<OutPoint, Txid>,
 }
 
 impl Ledger {
@@ -105,6 +107,7 @@ impl Ledger {
             archived: BTreeSet::new(),
             archive: ChangeSet::default(),
             looked_up: VecDeque::new(),
+            forgotten: BTreeMap::new(),
         };
         ledger.restore_chain(coins, spends);
         for record in records {

@@ -81,6 +81,12 @@ impl Rounds {
         self.rounds.iter().filter_map(|(outpoint, state)| Some((outpoint, state.release.as_ref()?)))
     }
 
+    /// Outpoints that were released, or that the epoch before left to something.
+    pub(super) fn bound(&self) -> Vec<OutPoint> {
+        let bound = self.rounds.iter().filter(|(_, one)| one.release.is_some() || one.inherited.is_some());
+        bound.map(|(outpoint, _)| *outpoint).collect()
+    }
+
     pub(super) fn approved(&self, outpoint: &OutPoint) -> Option<(Txid, Duration)> {
         self.rounds.get(outpoint)?.approved
     }

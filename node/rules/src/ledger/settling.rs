@@ -105,6 +105,7 @@ impl Ledger {
         let rounds = outpoints.iter().filter(|outpoint| self.rounds.contains(outpoint)).copied().collect();
         self.take_out(&outpoints);
         self.archived.clone_from(&ended);
+        self.forget_unnamed();
         let (reach, transactions) = (self.tip().height.saturating_sub(UNDO_BLOCKS), &self.transactions);
         self.blocks.forget_places(|txid, height| height > reach || transactions.get(txid).is_some());
         Some(Settlement { transactions: ended.into_iter().collect(), outpoints, rounds })
@@ -153,7 +154,7 @@ impl Ledger {
 
     /// Outpoints that something names which stays when these records end and these outpoints go: other records, and
     /// certificates that hold an outpoint after its release, or are void by what is known of their other inputs.
-    fn named(&self, ended: &BTreeSet<Txid>, going: &BTreeSet<OutPoint>) -> BTreeSet<OutPoint> {
+    pub(super) fn named(&self, ended: &BTreeSet<Txid>, going: &BTreeSet<OutPoint>) -> BTreeSet<OutPoint> {
         let staying = self.transactions.all().filter(|(txid, _)| !ended.contains(*txid));
         let by_records = staying.flat_map(|(_, record)| record.target.inputs().keys().copied());
         let holding = self.rounds.released().filter(|(outpoint, _)| !going.contains(*outpoint));

@@ -12,7 +12,7 @@ use quorate_protocol::{
     NodeId, Round,
     finality::FinalityProof,
     proposal::Proposal,
-    release::SignedPromise,
+    release::{ReleaseCertificate, SignedPromise},
     testing::DEADLINE,
     vote::VoteTarget,
     wire::{
@@ -387,4 +387,69 @@ fn nothing_is_forgotten_that_the_archive_does_not_have() {
     kit.archive_fails = false;
     kit.mine(1);
     assert_eq!([Table::Transactions, Table::Coins].map(|table| count(&kit, table)), [0, 1]);
+}
+
+fn released(kit: &mut Kit, outpoint: OutPoint, committed: Option<&VoteTarget>) -> ReleaseCertificate {
+    let (federation, round) = (kit.world.federation.clone(), Round(0));
+    let promise = |node: u16| {
+        let node = NodeId(node);
+        let committed = committed.filter(|_| node == NodeId(2)).cloned();
+        let signed =
+            SignedPromise::sign(federation.context(), node, kit.key(node), outpoint, round, committed);
+        (node, signed)
+    };
+    let promises = [2, 3, 4].into_iter().map(promise).collect();
+    let highest: Vec<_> = committed.map(|target| kit.certificate(target, &[2, 3, 4])).into_iter().collect();
+    let release = ReleaseCertificate::assemble(outpoint, round, &promises, &highest);
+    release.verify(&federation).expect("q promises");
+    release
+}
+
+/// A coin that was spent long ago, another one that a release leaves to a spend of both, and that release.
+fn void_by_what_is_forgotten() -> (Kit, [OutPoint; 2], Transaction, ReleaseCertificate) {
+    let mut kit = Kit::voting();
+    let [old, held] = [0, 1].map(|vout| kit.open_coin(vout));
+    let paid = spend(&[old], 99_000);
+    kit.ask(OTHER, kit.vote_request(sole(&paid))).expect("approves");
+    mine_with(&mut kit, &[paid]);
+    kit.mine(UNDO_BLOCKS);
+    assert!(kit.machine.utxo(&old).is_none(), "it is forgotten");
+    let both = spend(&[old, held], 198_000);
+    let release = released(&mut kit, held, Some(&target(&both)));
+    (kit, [old, held], both, release)
+}
+
+#[test]
+fn what_was_forgotten_still_shows_that_a_certificate_is_void() {
+    for starts_anew in [false, true] {
+        let (mut kit, [_, held], _, release) = void_by_what_is_forgotten();
+        let other = spend(&[held], 98_000);
+        kit.archive_fails = true;
+        kit.ask(OTHER, VotingRequest::Released { releases: vec![release] }).expect("takes note");
+        assert!(kit.vote(sole(&other)).is_err(), "as far as it knows, the spend of both may be final");
+        kit.archive_fails = false;
+        if starts_anew {
+            kit.restart();
+            kit.wake();
+        } else {
+            kit.mine(1);
+        }
+        assert_eq!(kit.vote(sole(&other)), Ok(()), "it has asked again: {starts_anew}");
+    }
+
+    let (mut kit, [_, held], both, release) = void_by_what_is_forgotten();
+    kit.ask(OTHER, VotingRequest::Released { releases: vec![release] }).expect("takes note");
+    assert!(kit.vote(sole(&both)).is_err(), "its other input is spent");
+    assert_eq!(kit.vote(sole(&spend(&[held], 98_000))), Ok(()), "at once");
+}
+
+#[test]
+fn a_release_of_a_forgotten_coin_that_is_shown_again_is_forgotten_again() {
+    let (mut kit, [old, _], _, _) = void_by_what_is_forgotten();
+    let release = released(&mut kit, old, None);
+    assert_eq!(count(&kit, Table::Rounds), 0);
+    kit.ask(OTHER, VotingRequest::Released { releases: vec![release] }).expect("takes note");
+    assert_eq!(count(&kit, Table::Rounds), 1);
+    kit.mine(1);
+    assert_eq!((count(&kit, Table::Rounds), kit.machine.sizes().rounds), (0, 0));
 }

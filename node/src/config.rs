@@ -4,7 +4,13 @@ use anyhow::{Context as _, Result, ensure};
 use bitcoin::Network;
 use quorate_protocol::{NodeId, relay_policy::min_confirmations};
 pub use quorate_quic::NodeAddress;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{
+        MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
+};
 use std::{
     fmt, fs,
     net::SocketAddr,
@@ -13,14 +19,28 @@ use std::{
     time::Duration,
 };
 
-/// How to reach the chain backend.
+/// What a chain backend speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ChainKind {
+    /// JSON-RPC: Bitcoin Core, or `quorate-devnet chain`.
+    #[default]
+    Bitcoind,
+    /// Esplora's HTTP API. It is believed about which old coins are unspent and what a mempool has; blocks are checked.
+    Esplora,
+}
+
+/// How to reach a chain backend.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChainConfig {
-    /// JSON-RPC address of Bitcoin Core or of `quorate-devnet chain`.
+    /// What it speaks; `bitcoind` by default.
+    #[serde(default)]
+    pub kind: ChainKind,
+    /// Its address; an Esplora's with the path of the API.
     pub url: String,
     /// RPC user.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// RPC password; `QUORATE_CHAIN_PASSWORD` if that is set. A file with a password may be read by its owner alone.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -32,14 +52,21 @@ pub struct ChainConfig {
 
 impl fmt::Debug for ChainConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChainConfig").field("url", &self.url).finish_non_exhaustive()
+        let Self { kind, url, .. } = self;
+        f.debug_struct("ChainConfig").field("kind", kind).field("url", url).finish_non_exhaustive()
     }
 }
 
 impl ChainConfig {
-    /// A backend that lets everybody in, such as the embedded chain.
+    /// A backend with JSON-RPC that lets everybody in, such as the embedded chain.
     pub fn open(url: &str) -> Self {
-        Self { url: url.to_owned(), user: String::new(), password: String::new(), cookie: None }
+        let (url, user, password) = (url.to_owned(), String::new(), String::new());
+        Self { kind: ChainKind::Bitcoind, url, user, password, cookie: None }
+    }
+
+    /// An Esplora.
+    pub fn esplora(url: &str) -> Self {
+        Self { kind: ChainKind::Esplora, ..Self::open(url) }
     }
 }
 
@@ -56,8 +83,9 @@ pub struct NodeConfig {
     pub api: Option<SocketAddr>,
     /// Where the other nodes listen.
     pub peers: Vec<NodeAddress>,
-    /// The chain backend.
-    pub chain: ChainConfig,
+    /// The chain backends, the preferred one first. One table will do in place of a list.
+    #[serde(deserialize_with = "one_or_many")]
+    pub chain: Vec<ChainConfig>,
     /// Confirmations a coin needs before it may be spent; the network's default if absent (1 on regtest, 2 on signet
     /// and testnet, 3 on mainnet), and never less than that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +96,31 @@ pub struct NodeConfig {
     /// Milliseconds for the shares of one signing attempt; a silent node costs a payment this long once.
     #[serde(default = "two_thousand")]
     pub signing_timeout_ms: u64,
+}
+
+/// Most backends of a node.
+const BACKENDS_MAX: usize = 8;
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ChainConfig>, D::Error> {
+    struct Tables;
+
+    impl<'de> Visitor<'de> for Tables {
+        type Value = Vec<ChainConfig>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a table [chain] or tables [[chain]]")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            ChainConfig::deserialize(MapAccessDeserializer::new(map)).map(|one| vec![one])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(seq))
+        }
+    }
+
+    deserializer.deserialize_any(Tables)
 }
 
 fn thirty() -> u64 {
@@ -89,12 +142,32 @@ impl NodeConfig {
             .with_context(|| format!("{} is not a valid configuration", path.display()))?;
         let mode = fs::metadata(path)?.permissions().mode();
         ensure!(
-            config.chain.password.is_empty() || mode & 0o077 == 0,
+            config.chain.iter().all(|chain| chain.password.is_empty()) || mode & 0o077 == 0,
             "{} holds a password and others may read it: chmod 600 {0}, or set QUORATE_CHAIN_PASSWORD, or name a cookie file",
             path.display()
         );
+        let backends = config.chain.len();
+        ensure!(
+            (1..=BACKENDS_MAX).contains(&backends),
+            "{} names {backends} chain backends: name 1 to {BACKENDS_MAX}",
+            path.display()
+        );
+        for chain in config.chain.iter().filter(|chain| chain.kind == ChainKind::Esplora) {
+            ensure!(
+                chain.user.is_empty() && chain.password.is_empty() && chain.cookie.is_none(),
+                "{}: an Esplora has no user, password or cookie: {}",
+                path.display(),
+                chain.url
+            );
+        }
         if let Ok(password) = std::env::var("QUORATE_CHAIN_PASSWORD") {
-            config.chain.password = password;
+            let with_password =
+                |chain: &&mut ChainConfig| chain.kind == ChainKind::Bitcoind && chain.cookie.is_none();
+            config
+                .chain
+                .iter_mut()
+                .filter(with_password)
+                .for_each(|chain| chain.password.clone_from(&password));
         }
         Ok(config)
     }
@@ -149,8 +222,31 @@ mod tests {
         };
         let refused = write("word", 0o640).expect_err("its group may read it").to_string();
         assert!(refused.contains("chmod 600") && !refused.contains("word = "), "{refused}");
-        assert_eq!(write("word", 0o600).expect("its owner alone").chain.password, "word");
+        assert_eq!(write("word", 0o600).expect("its owner alone").chain[0].password, "word");
         write("", 0o644).expect("nothing to hide");
+    }
+
+    #[test]
+    fn backends_are_one_table_or_several() {
+        let read = |chain: &str| {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("node.toml");
+            fs::write(&path, format!("id = 1\nlisten = \"127.0.0.1:1\"\npeers = []\n{chain}"))
+                .expect("writes");
+            NodeConfig::read(&path)
+        };
+        let one = read("[chain]\nurl = \"http://127.0.0.1:2\"\n").expect("a table");
+        assert_eq!(one.chain, [ChainConfig::open("http://127.0.0.1:2")]);
+        let esplora = "[[chain]]\nkind = \"esplora\"\nurl = \"http://127.0.0.1:3/api\"\n";
+        let two = read(&format!("[[chain]]\nurl = \"http://127.0.0.1:2\"\n{esplora}")).expect("tables");
+        assert_eq!(two.chain[1], ChainConfig::esplora("http://127.0.0.1:3/api"));
+        let written = toml::to_string(&two).expect("tables");
+        assert_eq!(toml::from_str::<NodeConfig>(&written).expect("what was written"), two);
+        let refused = |chain: &str| format!("{:#}", read(chain).expect_err("refused"));
+        assert!(refused(&format!("{esplora}user = \"x\"\n")).contains("an Esplora has no user"));
+        assert!(refused("[[chain]]\nurl = \"x\"\ncolour = 3\n").contains("colour"));
+        assert!(refused("chain = []\n").contains("name 1 to 8"));
+        assert!(refused("chain = 3\n").contains("[[chain]]"));
     }
 
     #[test]

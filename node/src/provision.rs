@@ -47,8 +47,8 @@ pub struct NewFederation {
     pub birthday: Checkpoint,
     /// First UDP port; free ports are chosen if absent.
     pub first_port: Option<u16>,
-    /// The nodes' chain backend.
-    pub chain: ChainConfig,
+    /// The nodes' chain backends.
+    pub chain: Vec<ChainConfig>,
 }
 
 /// Where things are.

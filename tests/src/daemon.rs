@@ -87,7 +87,7 @@ impl Daemon {
     /// What a node needs to use it.
     pub fn config(&self) -> ChainConfig {
         let (user, password) = (ACCESS.to_owned(), ACCESS.to_owned());
-        ChainConfig { url: self.url(), user, password, cookie: None }
+        ChainConfig { user, password, ..ChainConfig::open(&self.url()) }
     }
 
     /// Waits until it answers, with its mempool read.

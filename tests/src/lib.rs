@@ -1,6 +1,7 @@
 //! Whole-system tests: a federation of real processes that can be killed, and helpers for plain clients.
 
 pub mod daemon;
+pub mod esplora;
 pub mod operator;
 pub mod wallets;
 
@@ -73,7 +74,7 @@ impl<C> Cluster<C> {
     async fn start_with(chain: C, backend: ChainConfig, binary: &Path, nodes: u16) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let (network, birthday) = (Network::Regtest, Checkpoint::genesis(Network::Regtest));
-        let plan = NewFederation { nodes, network, birthday, first_port: None, chain: backend };
+        let plan = NewFederation { nodes, network, birthday, first_port: None, chain: vec![backend] };
         let files = provision::federation(&directory.path().join("federation"), &plan)?;
         let config = BridgeConfig::read(&files.bridge.join("bridge.toml"))?;
         let bridge = RunningBridge::start(&files.bridge, config).await?;

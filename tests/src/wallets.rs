@@ -43,7 +43,7 @@ pub fn pay_out(chain: &DevnetChain, height: u32, outputs: Vec<TxOut>) -> Result<
 }
 
 /// Spends a coin of [`nobody`].
-pub(crate) fn nobodys_spend(previous_output: OutPoint, output: Vec<TxOut>) -> Transaction {
+pub fn nobodys_spend(previous_output: OutPoint, output: Vec<TxOut>) -> Transaction {
     let witness = Witness::from_slice(&[open_script().as_bytes()]);
     let sequence = Sequence::ENABLE_RBF_NO_LOCKTIME;
     let input = vec![TxIn { previous_output, sequence, witness, ..TxIn::default() }];

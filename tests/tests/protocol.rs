@@ -126,7 +126,7 @@ async fn bad_frames_get_their_own_errors() -> Result<()> {
         network: bitcoin::Network::Regtest,
         birthday: quorate::headers::Checkpoint::genesis(bitcoin::Network::Regtest),
         first_port: None,
-        chain: quorate_node::config::ChainConfig::open(""),
+        chain: vec![quorate_node::config::ChainConfig::open("")],
     };
     let stranger = quorate_node::provision::federation(&other.path().join("other"), &plan)?;
     let identity = TlsIdentity::read(&stranger.client)?;

@@ -60,7 +60,13 @@ impl Devnet {
         if !home.join("roster.json").exists() {
             let chain = ChainConfig::open(&format!("http://{rpc}"));
             let birthday = Checkpoint::genesis(Network::Regtest);
-            let plan = NewFederation { nodes, network: Network::Regtest, birthday, first_port: None, chain };
+            let plan = NewFederation {
+                nodes,
+                network: Network::Regtest,
+                birthday,
+                first_port: None,
+                chain: vec![chain],
+            };
             provision::federation(&home, &plan)?;
         }
         let chain = Arc::new(DevnetChain::open(directory)?);

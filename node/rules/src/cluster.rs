@@ -153,10 +153,8 @@ impl Cluster {
         let scripts = [(joint, self.world.script(), 90_500), (open, open_script().to_p2wsh(), 100_000)];
         for (outpoint, script_pubkey, sat) in scripts {
             let output = TxOut { value: Amount::from_sat(sat), script_pubkey };
-            self.coins.insert(
-                outpoint,
-                ChainCoin { output, height: 5, hash: bitcoin::BlockHash::all_zeros(), coinbase: false },
-            );
+            let hash = self.get(1).machine.block_at(5).expect("read");
+            self.coins.insert(outpoint, ChainCoin { output, height: 5, hash, coinbase: false });
         }
         open
     }

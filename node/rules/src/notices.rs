@@ -29,6 +29,11 @@ impl Context {
     /// of an earlier epoch.
     pub(crate) fn take_coins(&mut self, coins: Vec<(OutPoint, ChainCoin)>) {
         for (outpoint, coin) in coins {
+            // In a block of another branch: the backend has left ours, or is wrong.
+            if self.ledger.block_hash(coin.height).is_some_and(|hash| hash != coin.hash) {
+                tracing::warn!(%outpoint, block = %coin.hash, "the backend has a coin in a block that is not in this node's chain");
+                continue;
+            }
             let new = !self.ledger.knows(&outpoint);
             self.ledger.add_coin(outpoint, coin);
             if new {

@@ -294,7 +294,8 @@ impl Kit {
         coinbase: bool,
     ) {
         let output = TxOut { value: Amount::from_sat(sat), script_pubkey };
-        self.coins.insert(outpoint, ChainCoin { output, height, hash: BlockHash::all_zeros(), coinbase });
+        let hash = self.machine.block_at(height).unwrap_or_else(BlockHash::all_zeros);
+        self.coins.insert(outpoint, ChainCoin { output, height, hash, coinbase });
     }
 
     pub(crate) fn vote_request(&self, proposal: Proposal) -> VotingRequest {

@@ -1,6 +1,6 @@
 //! Bitcoin Core over JSON-RPC. Also speaks to an embedded chain that another process serves (`quorate-devnet chain`).
 
-use super::{Answer, Chain, ChainError, DaemonError, Fees};
+use super::{Answer, Chain, ChainError, DaemonError, Fees, doubt::BEHIND_MAX};
 use crate::config::ChainConfig;
 use bitcoin::{
     Amount, Block, BlockHash, FeeRate, OutPoint, ScriptBuf, Transaction, TxOut, Txid,
@@ -22,8 +22,6 @@ use std::{
 
 /// How long one wait for a new tip lasts, in milliseconds.
 const WAIT_MS: u32 = 20_000;
-/// Blocks that a daemon may know the headers of and not have.
-const BEHIND_MAX: u32 = 2;
 /// RPC code with which Bitcoin Core says that a transaction is not in its mempool.
 const NOT_FOUND: i64 = -5;
 /// RPC code with which Bitcoin Core says that there is no block at a height.

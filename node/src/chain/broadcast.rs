@@ -58,7 +58,7 @@ impl Queue {
                             missing.remove(&txid);
                             None
                         }
-                        Err(error @ (ChainError::Backend(_) | ChainError::Daemon(_))) => {
+                        Err(error) if !error.is_refusal() => {
                             tracing::warn!(%error, "the chain backend does not take transactions");
                             break;
                         }
@@ -98,7 +98,7 @@ async fn send(
         let package = parents.chain([child]).cloned().collect();
         match chain.broadcast_package(package).await {
             Ok(()) => return Ok(()),
-            Err(error @ (ChainError::Backend(_) | ChainError::Daemon(_))) => return Err(error),
+            Err(error) if !error.is_refusal() => return Err(error),
             Err(_poor) => {}
         }
     }

@@ -1,18 +1,24 @@
 //! What a node needs of a Bitcoin network: one small, stateless trait. Reorganisations and scripts are the follower's
 //! business.
 
+mod backends;
 mod birthday;
 mod bitcoind;
 pub(crate) mod broadcast;
+mod doubt;
+mod esplora;
 pub(crate) mod follower;
 
+pub use backends::Backends;
 pub use birthday::birthday;
 pub use bitcoind::Bitcoind;
+pub use esplora::Esplora;
 
 use bitcoin::{
     Amount, Block, BlockHash, FeeRate, MerkleBlock, Network, OutPoint, Transaction, Txid, block::Header,
 };
 use quorate_protocol::{
+    headers::{Checkpoint, HeaderError},
     relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN},
     wire::{Bare, BlockRef, ConfirmedSpend, ConflictProof, FeeEstimates, RawTransactionProof, ServerMessage},
 };
@@ -24,6 +30,11 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ChainError>> + Se
 
 /// A Bitcoin network.
 pub trait Chain: Send + Sync + 'static {
+    /// Called before a node goes on with the chain: what stands for several backends decides which one to ask from now
+    /// on. `troubled` if the last attempt failed, or the tip was not believed. One that cannot choose does nothing.
+    fn choose(&self, _network: Network, _birthday: Checkpoint, _troubled: bool) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
     /// The block with the most work.
     fn tip(&self) -> Answer<'_, BlockHash>;
     /// Returns when the tip is another than `known`; may return early with the same.
@@ -108,6 +119,9 @@ pub enum ChainError {
     /// A block that is not the one that was asked for.
     #[error("the chain backend gave another block than {0}, or a damaged one")]
     WrongBlock(BlockHash),
+    /// A header that no miner of the network made.
+    #[error("the chain backend gave a header that does not follow the rules: {0}")]
+    Header(#[from] HeaderError),
     /// The backend is of another network, or follows a chain without the federation's birthday.
     #[error("the chain backend is not on {network} with block {expected} at height {height}: it has {}", found.map_or("none there".to_owned(), |hash| hash.to_string()))]
     OtherChain {
@@ -146,26 +160,23 @@ pub enum ChainError {
 }
 
 impl ChainError {
+    /// Whether it is a transaction that is refused, and not the backend that is in trouble.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_)
+                | Self::MissingInput(_)
+                | Self::Locked(_)
+                | Self::Script(_)
+                | Self::Invalid(_)
+                | Self::FeeTooLow { .. }
+        )
+    }
+
     /// Whether a transaction was refused because its fee is below what the mempool takes at present.
     pub fn is_low_fee(&self) -> bool {
-        match self {
-            Self::FeeTooLow { .. } => true,
-            Self::Refused(error) => error.message.contains("fee not met"),
-            Self::Backend(_)
-            | Self::Daemon(_)
-            | Self::Http { .. }
-            | Self::Unauthorized(_)
-            | Self::UnknownBlock(_)
-            | Self::WrongBlock(_)
-            | Self::OtherChain { .. }
-            | Self::Behind { .. }
-            | Self::TooDeep
-            | Self::MissingInput(_)
-            | Self::Locked(_)
-            | Self::Script(_)
-            | Self::Invalid(_)
-            | Self::InvalidBlock { .. } => false,
-        }
+        let by_daemon = matches!(self, Self::Refused(error) if error.message.contains("fee not met"));
+        by_daemon || matches!(self, Self::FeeTooLow { .. })
     }
 }
 

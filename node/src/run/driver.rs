@@ -133,6 +133,10 @@ impl Driver {
                 let (tip, floor) = (machine.tip().height, machine.undo_floor());
                 let _asker_gone = reply.send(Reached { tip, floor, hash: machine.block_at(height) });
             }
+            Input::Headers { from, count, reply } => {
+                let headers = machine.headers(from).into_iter().take(count).collect();
+                let _asker_gone = reply.send(headers);
+            }
             Input::Coins { ticket, coins } => machine.handle_coins(ticket, coins),
             Input::Recalled { ticket, archived } => machine.handle_recalled(ticket, archived),
             Input::Settled => machine.handle_settled(),

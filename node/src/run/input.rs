@@ -1,6 +1,6 @@
 //! What happens to a node's machine, as the tasks around it hand it in.
 
-use bitcoin::{Block, BlockHash, OutPoint, Txid};
+use bitcoin::{Block, BlockHash, OutPoint, Txid, block::Header};
 use quorate_protocol::seal::Handover;
 use quorate_protocol::{
     NodeId,
@@ -62,6 +62,12 @@ pub(crate) enum Input {
     Reached {
         height: u32,
         reply: oneshot::Sender<Reached>,
+    },
+    /// Somebody wants headers from a height on.
+    Headers {
+        from: u32,
+        count: usize,
+        reply: oneshot::Sender<Vec<Header>>,
     },
     /// What the chain says of coins that the machine asked for.
     Coins {

@@ -13,9 +13,17 @@ use bitcoin::{CompactTarget, Network, Transaction, Txid, Work, block::Header, co
 use std::collections::HashMap;
 
 /// Blocks between two retargets.
-const RETARGET_INTERVAL: u32 = 2016;
+///
+/// ```
+/// assert_eq!(quorate::headers::RETARGET_INTERVAL, 2016);
+/// ```
+pub const RETARGET_INTERVAL: u32 = 2016;
 /// Headers whose median time the next one must be above (BIP113).
-const MEDIAN_TIME_SPAN: usize = 11;
+///
+/// ```
+/// assert_eq!(quorate::headers::MEDIAN_TIME_SPAN, 11);
+/// ```
+pub const MEDIAN_TIME_SPAN: u32 = 11;
 /// Size of an inner node of a Merkle tree, in bytes.
 const MERKLE_NODE_SIZE: usize = 64;
 
@@ -141,41 +149,9 @@ impl HeaderChain {
     }
 
     fn check(&self, branch: &[Header], header: &Header) -> Result<(), HeaderError> {
-        let previous = branch.last().ok_or(HeaderError::Disconnected)?;
         let height = self.base + u32::try_from(branch.len()).unwrap_or(u32::MAX);
-        if header.prev_blockhash != previous.block_hash() {
-            return Err(HeaderError::Disconnected);
-        }
-        if !self.target_allowed(branch, previous, header, height) {
-            return Err(HeaderError::Target { height });
-        }
-        if header.validate_pow(header.target()).is_err() {
-            return Err(HeaderError::ProofOfWork { height });
-        }
-        let from = branch.len().saturating_sub(MEDIAN_TIME_SPAN);
-        let mut times: Vec<u32> = branch.get(from..).unwrap_or_default().iter().map(|one| one.time).collect();
-        times.sort_unstable();
-        if times.get(times.len() / 2).is_some_and(|median| header.time <= *median) {
-            return Err(HeaderError::Time { height });
-        }
-        Ok(())
-    }
-
-    fn target_allowed(&self, branch: &[Header], previous: &Header, header: &Header, height: u32) -> bool {
-        if self.params.no_pow_retargeting {
-            return header.bits == previous.bits;
-        }
-        if self.params.allow_min_difficulty_blocks {
-            // Test networks let any block fall back to the least difficulty; the bound is all that can be asked.
-            return header.target() <= self.params.max_attainable_target;
-        }
-        if !height.is_multiple_of(RETARGET_INTERVAL) {
-            return header.bits == previous.bits;
-        }
-        let start = branch.len().checked_sub(RETARGET_INTERVAL as usize).and_then(|from| branch.get(from));
-        let Some(start) = start else { return false };
-        let span = u64::from(previous.time.saturating_sub(start.time));
-        header.bits == CompactTarget::from_next_work_required(previous.bits, span, &self.params)
+        let at = |height: u32| branch.get(usize::try_from(height.checked_sub(self.base)?).ok()?).copied();
+        check_header(&self.params, header, height, at)
     }
 
     /// Checks that a transaction is in a block of the chain.
@@ -194,6 +170,67 @@ impl HeaderChain {
         proof.merkle_block.extract_matches(&mut matches, &mut indices).map_err(|_| ProofError::Path)?;
         if matches.contains(&txid) { Ok(proof.transaction.clone()) } else { Err(ProofError::Path) }
     }
+}
+
+/// Checks a header against those below it, of which `at` gives what it has: it builds on the one before, its target is
+/// the one that the retarget rule gives, its hash meets that, and its time is above the median of the eleven before it.
+/// A chain begins with a whole difficulty period, or the first retarget cannot be checked and is refused.
+///
+/// ```
+/// use bitcoin::{Network, consensus::Params, constants::genesis_block};
+/// use quorate::headers::{HeaderError, check_header};
+/// let genesis = genesis_block(Network::Regtest).header;
+/// let params = Params::new(Network::Regtest);
+/// assert_eq!(check_header(&params, &genesis, 1, |_| Some(genesis)), Err(HeaderError::Disconnected));
+/// ```
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn check_header(
+    params: &Params,
+    header: &Header,
+    height: u32,
+    at: impl Fn(u32) -> Option<Header>,
+) -> Result<(), HeaderError> {
+    let previous = height.checked_sub(1).and_then(&at).ok_or(HeaderError::Disconnected)?;
+    if header.prev_blockhash != previous.block_hash() {
+        return Err(HeaderError::Disconnected);
+    }
+    if !target_allowed(params, &previous, header, height, &at) {
+        return Err(HeaderError::Target { height });
+    }
+    if header.validate_pow(header.target()).is_err() {
+        return Err(HeaderError::ProofOfWork { height });
+    }
+    let from = height.saturating_sub(MEDIAN_TIME_SPAN);
+    let mut times: Vec<u32> = (from..height).filter_map(at).map(|one| one.time).collect();
+    times.sort_unstable();
+    if times.get(times.len() / 2).is_some_and(|median| header.time <= *median) {
+        return Err(HeaderError::Time { height });
+    }
+    Ok(())
+}
+
+fn target_allowed(
+    params: &Params,
+    previous: &Header,
+    header: &Header,
+    height: u32,
+    at: impl Fn(u32) -> Option<Header>,
+) -> bool {
+    if params.no_pow_retargeting {
+        return header.bits == previous.bits;
+    }
+    if params.allow_min_difficulty_blocks {
+        // Test networks let any block fall back to the least difficulty; the bound is all that can be asked.
+        return header.target() <= params.max_attainable_target;
+    }
+    if !height.is_multiple_of(RETARGET_INTERVAL) {
+        return header.bits == previous.bits;
+    }
+    let Some(start) = height.checked_sub(RETARGET_INTERVAL).and_then(at) else { return false };
+    let span = u64::from(previous.time.saturating_sub(start.time));
+    header.bits == CompactTarget::from_next_work_required(previous.bits, span, params)
 }
 
 /// What headers changed.
@@ -320,5 +357,38 @@ mod tests {
         assert_eq!(chain().extend(&[early]), Err(HeaderError::Time { height: 1 }));
         let stray = Header { prev_blockhash: BlockHash::all_zeros(), ..good };
         assert_eq!(chain().extend(&[stray]), Err(HeaderError::Disconnected));
+    }
+
+    #[test]
+    fn the_first_header_of_a_period_has_the_target_that_the_period_before_it_gives() {
+        let params = Params::new(Network::Bitcoin);
+        let genesis = Checkpoint::genesis(Network::Bitcoin).header;
+        let period = |seconds: u32| {
+            let step = seconds / (RETARGET_INTERVAL - 1);
+            let mut headers = vec![genesis];
+            while headers.len() < 2016 {
+                let last = headers[headers.len() - 1];
+                headers.push(Header { prev_blockhash: last.block_hash(), time: last.time + step, ..genesis });
+            }
+            headers
+        };
+        // Blocks twice as fast as wanted, so that the next ones are twice as hard. Nobody has mined any of them.
+        let headers = period(RETARGET_INTERVAL * 300);
+        let at = |height: u32| headers.get(height as usize).copied();
+        let last = headers[2015];
+        let next =
+            |bits| Header { prev_blockhash: last.block_hash(), time: last.time + 300, bits, ..genesis };
+        let span = u64::from(last.time - genesis.time);
+        let right = CompactTarget::from_next_work_required(genesis.bits, span, &params);
+        assert_ne!(right, genesis.bits);
+        let check = |bits, height| check_header(&params, &next(bits), height, at);
+        assert_eq!(check(genesis.bits, 2016), Err(HeaderError::Target { height: 2016 }), "too easy");
+        assert_eq!(check(right, 2016), Err(HeaderError::ProofOfWork { height: 2016 }), "as it has to be");
+        let without_start = |height: u32| (height > 0).then(|| at(height)).flatten();
+        assert_eq!(
+            check_header(&params, &next(right), 2016, without_start),
+            Err(HeaderError::Target { height: 2016 }),
+            "what cannot be checked is refused"
+        );
     }
 }

@@ -123,18 +123,28 @@ pub trait Transport: MaybeSend + 'static {
 
 /// A bridge that works answers within a second; this is for slow networks, as the driver allows for connecting.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+/// Wait before a bridge is asked again that says so.
+const FETCH_AGAIN: Duration = Duration::from_millis(250);
 
 /// Asks a bridge for its federation document. Verify it against the id that you pin.
 ///
 /// # Errors
-/// The bridge cannot be reached, does not answer within 15 seconds, or answers something else.
+/// The bridge cannot be reached, does not answer within 15 seconds, says all the time that it cannot now, or answers
+/// something else.
 pub async fn fetch_federation(transport: &mut dyn Transport) -> Result<FederationDocument, TransportError> {
-    let asking = ask_for_document(transport);
-    tokio::select! {
-        document = asking => document,
-        () = runtime::sleep_until(runtime::Instant::now() + FETCH_TIMEOUT) => {
-            Err(TransportError::Silent)
+    let end = runtime::Instant::now() + FETCH_TIMEOUT;
+    loop {
+        let answer = tokio::select! {
+            answer = ask_for_document(transport) => answer,
+            () = runtime::sleep_until(end) => return Err(TransportError::Silent),
+        };
+        // A bridge whose nodes have just started has nobody to ask yet.
+        let passes = matches!(&answer, Err(TransportError::Refused(error)) if error.retry);
+        let next = runtime::Instant::now() + FETCH_AGAIN;
+        if !passes || next >= end {
+            return answer;
         }
+        runtime::sleep_until(next).await;
     }
 }
 

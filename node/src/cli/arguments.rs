@@ -1,37 +1,27 @@
-//! The command line of `quorate-node`.
+//! What `quorate-node` is told on its command line.
 
-use crate::{
-    chain::Bitcoind,
-    config::{ChainConfig, NodeConfig},
-    operator::{client, commands, store},
-    provision::{self, NewFederation, Replacement},
-    run::Node,
-};
-use anyhow::{Context as _, Result};
+use crate::config::ChainKind;
+use anyhow::Result;
 use bitcoin::Network;
 use clap::{Parser, Subcommand};
-use quorate_rules::EvidenceFile;
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-use tokio::signal::unix::{SignalKind, signal};
+use std::{net::SocketAddr, path::PathBuf};
 
 #[derive(Parser)]
 #[command(version, about = "A node of a Quorate federation")]
-struct Arguments {
+pub(super) struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    pub(super) command: Command,
 }
 
 #[derive(Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Run the node whose files are in a directory
     Run {
         /// Directory with node.toml, keys and certificates
         #[arg(env = "QUORATE_NODE_DIR")]
         directory: PathBuf,
+        #[command(flatten)]
+        risk: Risk,
     },
     /// Ask a running node how it is: whether it votes and why not, its peers, what it holds
     Status {
@@ -60,7 +50,7 @@ enum Command {
 }
 
 #[derive(Subcommand)]
-enum StoreCommand {
+pub(super) enum StoreCommand {
     /// Count what store, index and archive hold, by kind
     Stats {
         /// Directory of the node
@@ -86,7 +76,7 @@ enum StoreCommand {
 }
 
 #[derive(Subcommand)]
-enum IndexCommand {
+pub(super) enum IndexCommand {
     /// Have the chain read again from the federation's birthday at the next start; accounts and scripts are kept
     Rebuild {
         /// Directory of the node, which is not running
@@ -96,7 +86,7 @@ enum IndexCommand {
 }
 
 #[derive(Subcommand)]
-enum EvidenceCommand {
+pub(super) enum EvidenceCommand {
     /// Write a running node's evidence to standard output, to be handed on
     Export {
         /// Directory of the node
@@ -114,7 +104,7 @@ enum EvidenceCommand {
 }
 
 #[derive(Subcommand)]
-enum EpochCommand {
+pub(super) enum EpochCommand {
     /// Print a plan for the next epoch, for all operators to approve
     Plan {
         /// Directory of a node
@@ -147,7 +137,7 @@ enum EpochCommand {
 }
 
 #[derive(Subcommand)]
-enum ShareCommand {
+pub(super) enum ShareCommand {
     /// Have a lost or damaged share computed anew by a quorum of the other nodes, none of which learns it
     Repair {
         /// Directory of the node, which is not running
@@ -160,7 +150,7 @@ enum ShareCommand {
 }
 
 #[derive(Subcommand)]
-enum FederationCommand {
+pub(super) enum FederationCommand {
     /// Make the files of a node that is to take the place of another one, with new keys
     Replacement {
         /// The new node's directory
@@ -191,7 +181,10 @@ enum FederationCommand {
         /// First UDP port of the nodes; free ports by default
         #[arg(long)]
         first_port: Option<u16>,
-        /// JSON-RPC address of the chain backend
+        /// What the chain backend speaks
+        #[arg(long, value_enum, default_value = "bitcoind")]
+        chain_kind: ChainKind,
+        /// Address of the chain backend; an Esplora's with the path of its API
         #[arg(long, default_value = "http://127.0.0.1:18443")]
         chain_url: String,
         /// User of the chain backend
@@ -203,122 +196,29 @@ enum FederationCommand {
         /// Cookie file of the chain backend, in place of user and password
         #[arg(long, conflicts_with_all = ["chain_user", "chain_password"])]
         chain_cookie: Option<PathBuf>,
+        #[command(flatten)]
+        risk: Risk,
     },
 }
 
-/// Runs the program; a failure is told in one line on standard error.
-pub fn main() -> std::process::ExitCode {
-    match start() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+/// What somebody has to say who wants to lose money to software below version 1.0.
+#[derive(clap::Args)]
+pub(super) struct Risk {
+    /// Bitcoin's main network: needed there as long as this is below version 1.0
+    #[arg(long, env = "QUORATE_REAL_MONEY", hide_env = true)]
+    i_know_this_is_real_money: bool,
 }
 
-fn start() -> Result<()> {
-    let arguments = Arguments::parse();
-    let default = match arguments.command {
-        Command::Status { .. }
-        | Command::Evidence(_)
-        | Command::Epoch(_)
-        | Command::Share(_)
-        | Command::Store(_)
-        | Command::Index(_) => "warn",
-        Command::Run { .. } | Command::Federation(_) => "info",
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(arguments.command))
-}
-
-async fn run(command: Command) -> Result<()> {
-    match command {
-        Command::Run { directory } => serve(&directory).await,
-        Command::Status { directory } => {
-            let status: serde_json::Value = client::get(&directory, "status").await?;
-            client::print(&status)
+impl Risk {
+    pub(super) fn allow(&self, network: Network) -> Result<()> {
+        match network {
+            Network::Regtest | Network::Signet | Network::Testnet4 => Ok(()),
+            Network::Bitcoin if self.i_know_this_is_real_money => Ok(()),
+            Network::Bitcoin => anyhow::bail!(
+                "this is version {}, and the main network is real money: try signet first, or say --i-know-this-is-real-money",
+                env!("CARGO_PKG_VERSION")
+            ),
+            other => anyhow::bail!("{other} is not served: use regtest, signet, testnet4 or bitcoin"),
         }
-        Command::Evidence(EvidenceCommand::Export { directory }) => {
-            let file: EvidenceFile = client::get(&directory, "evidence").await?;
-            client::print(&file)
-        }
-        Command::Evidence(EvidenceCommand::Verify { file, federation }) => client::verify(&file, federation),
-        Command::Federation(FederationCommand::New {
-            directory,
-            nodes,
-            network,
-            first_port,
-            chain_url,
-            chain_user,
-            chain_password,
-            chain_cookie,
-        }) => {
-            let (user, password, cookie) = (chain_user, chain_password, chain_cookie);
-            let chain = ChainConfig { url: chain_url, user, password, cookie };
-            let backend = Bitcoind::open(&chain);
-            let birthday = provision::birthday(&backend, network).await?;
-            let plan = NewFederation { nodes, network, birthday, first_port, chain };
-            let made = provision::federation(&directory, &plan)?;
-            tracing::info!(federation = %made.id, directory = %directory.display(), "made; move ca.key off this machine");
-            Ok(())
-        }
-        Command::Federation(FederationCommand::Replacement { directory, id, listen, like, authority }) => {
-            let made =
-                Replacement { id: quorate_protocol::NodeId(id), listen, like: &like, authority: &authority };
-            provision::replacement(&directory, &made)?;
-            tracing::info!(directory = %directory.display(), "made; member.json is for the plan of the next epoch");
-            Ok(())
-        }
-        Command::Epoch(EpochCommand::Plan { directory, replace }) => commands::plan(&directory, &replace),
-        Command::Epoch(EpochCommand::Approve { directory, plan, dry_run }) => {
-            commands::approve(&directory, &plan, dry_run).await
-        }
-        Command::Epoch(EpochCommand::Withdraw { directory, dry_run }) => {
-            commands::withdraw(&directory, dry_run)
-        }
-        Command::Store(command) => match command {
-            StoreCommand::Stats { directory } => store::stats(&directory),
-            StoreCommand::Check { directory } => store::check(&directory),
-            StoreCommand::Prune { directory, below } => store::prune(&directory, below),
-        },
-        Command::Index(IndexCommand::Rebuild { directory }) => commands::rebuild_index(&directory),
-        Command::Share(ShareCommand::Repair { directory, dry_run }) => {
-            commands::repair(&directory, dry_run).await
-        }
-    }
-}
-
-/// Runs a node until it is asked to stop.
-async fn serve(directory: &Path) -> Result<()> {
-    let config = NodeConfig::read(&directory.join("node.toml"))?;
-    let chain = Bitcoind::open(&config.chain);
-    let mut node = Node::start(directory, config, Arc::new(chain))?;
-    tokio::select! {
-        ready = node.ready() => {
-            ready?;
-            tracing::info!("this node takes part");
-        }
-        stopped = stop_signal() => return stopped,
-    }
-    tokio::select! {
-        () = node.ended() => anyhow::bail!("the node has ended; its log says why"),
-        stopped = stop_signal() => stopped?,
-    }
-    node.shut_down().await;
-    Ok(())
-}
-
-/// Returns when the process is asked to stop: SIGTERM, or Ctrl-C.
-///
-/// # Errors
-/// The system does not let it listen for signals.
-pub async fn stop_signal() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        stopped = tokio::signal::ctrl_c() => Ok(stopped?),
     }
 }

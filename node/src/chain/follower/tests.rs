@@ -1,0 +1,284 @@
+//! What a follower does with a backend.
+
+use super::*;
+use crate::chain::{Answer, Fees};
+use bitcoin::{
+    CompactTarget, OutPoint, Transaction, TxIn, TxMerkleNode, Txid, absolute::LockTime, block::Version,
+    hashes::Hash as _, transaction,
+};
+use quorate_protocol::relay_policy::FEE_RATE_MIN;
+use quorate_rules::ChainCoin;
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+fn mine(parent: &Header, salt: u32) -> Block {
+    let coinbase = Transaction {
+        version: transaction::Version::TWO,
+        lock_time: LockTime::from_consensus(salt),
+        input: vec![TxIn::default()],
+        output: Vec::new(),
+    };
+    let header = Header {
+        version: Version::TWO,
+        prev_blockhash: parent.block_hash(),
+        merkle_root: TxMerkleNode::from_byte_array(coinbase.compute_txid().to_byte_array()),
+        time: parent.time + 1,
+        bits: CompactTarget::from_consensus(0x207f_ffff),
+        nonce: 0,
+    };
+    let mut block = Block { header, txdata: vec![coinbase] };
+    while block.header.validate_pow(block.header.target()).is_err() {
+        block.header.nonce += 1;
+    }
+    block
+}
+
+/// Blocks above the genesis block, and how many the follower has asked for.
+#[derive(Debug, Default)]
+struct Backend(Mutex<(Vec<Block>, usize)>);
+
+impl Backend {
+    fn mined(blocks: u32) -> Self {
+        let backend = Self::default();
+        backend.extend(0, blocks, 0);
+        backend
+    }
+
+    /// Leaves so many blocks, and mines others on top.
+    fn extend(&self, keep: usize, blocks: u32, salt: u32) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0.truncate(keep);
+        for number in 0..blocks {
+            let genesis = Checkpoint::genesis(Network::Regtest).header;
+            let parent = state.0.last().map_or(genesis, |block| block.header);
+            state.0.push(mine(&parent, salt + number));
+        }
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&mut (Vec<Block>, usize)) -> T) -> T {
+        read(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn hash(&self, height: u32) -> Option<BlockHash> {
+        let Some(index) = height.checked_sub(1) else {
+            return Some(Checkpoint::genesis(Network::Regtest).header.block_hash());
+        };
+        let index = usize::try_from(index).ok()?;
+        self.with(|(blocks, _)| blocks.get(index).map(Block::block_hash))
+    }
+}
+
+impl Chain for Backend {
+    fn tip(&self) -> Answer<'_, BlockHash> {
+        let height = self.with(|(blocks, _)| u32::try_from(blocks.len())).expect("few");
+        Box::pin(async move { Ok(self.hash(height).expect("there")) })
+    }
+
+    fn wait_for_tip(&self, known: BlockHash) -> Answer<'_, BlockHash> {
+        Box::pin(async move { Ok(known) })
+    }
+
+    fn header(&self, hash: BlockHash) -> Answer<'_, (Header, u32)> {
+        let genesis = Checkpoint::genesis(Network::Regtest).header;
+        let found = self.with(|(blocks, _)| {
+            let mut headers = std::iter::once(genesis).chain(blocks.iter().map(|block| block.header));
+            let at = headers.position(|header| header.block_hash() == hash)?;
+            let header = at.checked_sub(1).map_or(genesis, |at| blocks[at].header);
+            Some((header, u32::try_from(at).expect("few")))
+        });
+        Box::pin(async move { found.ok_or(ChainError::UnknownBlock(hash)) })
+    }
+
+    fn doubt(&self) -> Answer<'_, Option<String>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn hash_at(&self, height: u32) -> Answer<'_, Option<BlockHash>> {
+        Box::pin(async move { Ok(self.hash(height)) })
+    }
+
+    fn block(&self, hash: BlockHash) -> Answer<'_, Block> {
+        let found = self.with(|(blocks, asked)| {
+            *asked += 1;
+            blocks.iter().find(|block| block.block_hash() == hash).cloned()
+        });
+        Box::pin(async move { found.ok_or(ChainError::UnknownBlock(hash)) })
+    }
+
+    fn coin(&self, _outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
+        unreachable!("a follower asks for no coins")
+    }
+
+    fn broadcast(&self, _transaction: Transaction) -> Answer<'_, ()> {
+        unreachable!("nor sends anything")
+    }
+
+    fn broadcast_package(&self, _package: Vec<Transaction>) -> Answer<'_, ()> {
+        unreachable!("nor together")
+    }
+
+    fn missing(&self, _txids: Vec<Txid>) -> Answer<'_, BTreeSet<Txid>> {
+        unreachable!("nor asks what is missing")
+    }
+
+    fn fees(&self) -> Answer<'_, Fees> {
+        Box::pin(async {
+            Ok(Fees { next_block: None, six_blocks: None, day: None, mempool_min: FEE_RATE_MIN })
+        })
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "a follower says nothing else")]
+/// Answers as a machine does that has read these blocks above the genesis block and can undo back to a height.
+/// Gives the blocks that it has in the end.
+async fn machine(mut read: Vec<Block>, floor: u32, mut inputs: mpsc::Receiver<Input>) -> Vec<Block> {
+    while let Some(input) = inputs.recv().await {
+        match input {
+            Input::Reached { height, reply } => {
+                let tip = u32::try_from(read.len()).expect("few");
+                let at = height.checked_sub(1).map(|index| usize::try_from(index).expect("small"));
+                let genesis = Checkpoint::genesis(Network::Regtest).header.block_hash();
+                let hash = at.map_or(Some(genesis), |at| read.get(at).map(Block::block_hash));
+                reply.send(Reached { tip, floor, hash }).expect("somebody waits");
+            }
+            Input::Headers { from, count, reply } => {
+                let genesis = Checkpoint::genesis(Network::Regtest).header;
+                let headers = std::iter::once(genesis).chain(read.iter().map(|block| block.header));
+                let from = usize::try_from(from).expect("small");
+                reply.send(headers.skip(from).take(count).collect()).expect("somebody waits");
+            }
+            Input::Blocks(blocks) => {
+                let parent = blocks[0].header.prev_blockhash;
+                let at = read.iter().position(|block| block.block_hash() == parent);
+                read.truncate(at.map_or(0, |at| at + 1));
+                read.extend(blocks);
+            }
+            Input::CaughtUp | Input::Doubt(None) | Input::Fees(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    read
+}
+
+/// One step of a follower whose machine has read that; gives what it has read then.
+async fn step(backend: &Arc<Backend>, read: Vec<Block>, floor: u32) -> (Result<()>, Vec<Block>) {
+    let (inputs, receiver) = mpsc::channel(8);
+    let follower = Follower {
+        chain: backend.clone(),
+        network: Network::Regtest,
+        birthday: Checkpoint::genesis(Network::Regtest),
+        inputs,
+    };
+    let machine = tokio::spawn(machine(read, floor, receiver));
+    let result = follower.step(false).await.map(|_| ());
+    drop(follower);
+    (result, machine.await.expect("no panic"))
+}
+
+fn blocks(backend: &Backend) -> Vec<Block> {
+    backend.with(|(blocks, _)| blocks.clone())
+}
+
+#[tokio::test]
+async fn it_goes_on_from_the_block_that_was_read_last() {
+    let backend = Arc::new(Backend::mined(50));
+    let (result, read) = step(&backend, Vec::new(), 0).await;
+    result.expect("follows");
+    assert_eq!(read, blocks(&backend));
+    backend.extend(50, 3, 100);
+    backend.with(|(_, asked)| *asked = 0);
+    let (result, read) = step(&backend, read, 0).await;
+    result.expect("follows");
+    assert_eq!(read, blocks(&backend));
+    assert_eq!(backend.with(|(_, asked)| *asked), 3, "and asks for no block that it has read");
+}
+
+#[tokio::test]
+async fn it_finds_the_fork_and_says_when_that_is_too_deep() {
+    let backend = Arc::new(Backend::mined(50));
+    let read = blocks(&backend);
+    backend.extend(40, 12, 200);
+    let (result, read_anew) = step(&backend, read.clone(), 40).await;
+    result.expect("follows");
+    assert_eq!(read_anew, blocks(&backend));
+    let (result, kept) = step(&backend, read.clone(), 41).await;
+    let error = result.expect_err("one more than can be undone").to_string();
+    assert!(error.contains("quorate-node index rebuild"), "{error}");
+    assert_eq!(kept, read);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_behind_is_waited_for_and_is_no_reorganisation() {
+    let backend = Arc::new(Backend::mined(50));
+    let read = blocks(&backend);
+    backend.extend(20, 0, 0);
+    for floor in [0, 40] {
+        let (result, kept) = step(&backend, read.clone(), floor).await;
+        let error = result.expect_err("30 blocks are missing").to_string();
+        assert!(error.contains("at block 20") && error.contains("up to 50"), "{error}");
+        assert_eq!(kept, read);
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_block_and_another_network_are_refused() {
+    let backend = Arc::new(Backend::mined(5));
+    backend.with(|(blocks, _)| blocks[3].txdata[0].lock_time = LockTime::from_consensus(7));
+    let (result, read) = step(&backend, Vec::new(), 0).await;
+    let error = result.expect_err("its transactions are not those of its header").to_string();
+    assert!(error.contains("another block"), "{error}");
+    assert!(read.is_empty());
+    // A list whose end is there twice has the same root.
+    let backend = Arc::new(Backend::mined(1));
+    backend.with(|(blocks, _)| {
+        let coinbase = blocks[0].txdata[0].clone();
+        blocks[0].txdata.push(coinbase);
+        let root = blocks[0].compute_merkle_root().expect("transactions");
+        blocks[0].header.merkle_root = root;
+        while blocks[0].header.validate_pow(blocks[0].header.target()).is_err() {
+            blocks[0].header.nonce += 1;
+        }
+    });
+    let (result, read) = step(&backend, Vec::new(), 0).await;
+    assert!(result.is_err() && read.is_empty());
+    let birthday = Checkpoint::genesis(Network::Signet);
+    let error = check(&*backend, Network::Signet, birthday).await.expect_err("regtest").to_string();
+    assert!(error.contains("not on signet"), "{error}");
+}
+
+#[tokio::test]
+async fn a_birthday_begins_a_period_and_is_a_day_old() {
+    for (tip, height) in [(1, 0), (2_159, 0), (2_160, 2_016), (4_100, 2_016)] {
+        let backend = Backend::mined(tip);
+        let found = super::super::birthday(&backend, Network::Regtest).await.expect("there");
+        assert_eq!(found.height, height, "at tip {tip}");
+        assert!(found.is_sound(Network::Regtest));
+    }
+}
+
+#[tokio::test]
+async fn a_block_that_is_easier_than_the_chain_is_refused_and_the_others_are_not_handed_over() {
+    let backend = Arc::new(Backend::mined(20));
+    backend.with(|(blocks, _)| {
+        let last = blocks.last_mut().expect("a block");
+        last.header.bits = CompactTarget::from_consensus(0x207f_fffe);
+        while last.header.validate_pow(last.header.target()).is_err() {
+            last.header.nonce += 1;
+        }
+    });
+    let (result, read) = step(&backend, Vec::new(), 0).await;
+    let error = result.expect_err("another target").to_string();
+    assert!(error.contains("height 20 has the wrong target"), "{error}");
+    assert_eq!(read.len(), 16, "those of an earlier batch are");
+}
+
+#[test]
+fn the_headers_to_check_others_with_are_the_last_ones_and_the_start_of_a_period() {
+    assert_eq!(checks::wanted(0, 5, 9), [0..=5]);
+    assert_eq!(checks::wanted(2_016, 2_020, 2_030), [2_016..=2_020]);
+    assert_eq!(checks::wanted(0, 2_010, 2_020), [0..=0, 2_000..=2_010]);
+    assert_eq!(checks::wanted(2_016, 4_030, 4_040), [2_016..=2_016, 4_020..=4_030]);
+    assert_eq!(checks::wanted(2_016, 2_016, 2_032), [2_016..=2_016]);
+}

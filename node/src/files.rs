@@ -3,34 +3,34 @@
 //! | file | what |
 //! | --- | --- |
 //! | `roster.json`, `federation.json` | the first epoch's members; the document of the epoch in force |
-//! | `identity.key`, `seal.key`, `tls.*`, `ca.pem` | this node's keys and certificates |
-//! | `dkg.seed` | randomness of the key generation; erased afterwards |
+//! | `identity.*`, `tls.*`, `ca.pem`, `seal.*` | this node's keys and certificates, and what seals them (`secrets`) |
+//! | `node.lock` | held by the process that works here |
+//! | `dkg.sealed` | randomness of the key generation; erased afterwards |
 //! | `share.sealed`, `store.redb` | share and store of the first epoch |
 //! | `epoch-N-A/` | the same of epoch N by its plan number A, with `plan.json`, `succession.json` and the `seals.json` that the epoch began with |
 
 use crate::{
     config::{NodeAddress, NodeConfig},
+    secrets::Vault,
     store::{RedbFile, StorePlace},
 };
 use anyhow::{Context as _, Result, bail, ensure};
-use chacha20poly1305::{
-    ChaCha20Poly1305, Key, KeyInit as _, Nonce,
-    aead::{Aead as _, Payload},
-};
 use quorate_protocol::{
     Epoch, Federation, FederationDocument, NodeId,
     digest::IdentityKey,
     federation::{Roster, SuccessionPlan},
     frost::NodeShare,
 };
+use quorate_quic::TlsIdentity;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 use zeroize::Zeroizing;
 
@@ -45,7 +45,10 @@ pub(crate) struct PlanFile {
 
 /// The files of one node.
 #[derive(Clone, Debug)]
-pub(crate) struct NodeFiles(pub(crate) PathBuf);
+pub(crate) struct NodeFiles {
+    pub(crate) directory: PathBuf,
+    vault: Arc<Vault>,
+}
 
 /// The files of one epoch of a node.
 #[derive(Clone, Debug)]
@@ -56,13 +59,17 @@ pub(crate) struct EpochFiles {
 }
 
 impl NodeFiles {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), vault: Arc::new(Vault::new(directory)) }
+    }
+
     pub(crate) fn roster(&self) -> Result<Roster> {
-        read_json(&self.0.join("roster.json"))
+        read_json(&self.directory.join("roster.json"))
     }
 
     /// The federation in the epoch that this node has come to; `None` before the first key generation.
     pub(crate) fn federation(&self) -> Result<Option<Federation>> {
-        let path = self.0.join("federation.json");
+        let path = self.directory.join("federation.json");
         if !path.exists() {
             return Ok(None);
         }
@@ -73,7 +80,7 @@ impl NodeFiles {
 
     /// Makes an epoch the one in force.
     pub(crate) fn write_federation(&self, document: &FederationDocument) -> Result<()> {
-        write_durably(&self.0.join("federation.json"), &serde_json::to_vec_pretty(document)?)
+        write_durably(&self.directory.join("federation.json"), &serde_json::to_vec_pretty(document)?)
     }
 
     /// The files of the epoch that the document is of.
@@ -86,13 +93,13 @@ impl NodeFiles {
 
     /// The files of the first epoch.
     pub(crate) fn first_epoch(&self) -> EpochFiles {
-        EpochFiles { node: self.clone(), directory: self.0.clone(), epoch: Epoch::FIRST }
+        EpochFiles { node: self.clone(), directory: self.directory.clone(), epoch: Epoch::FIRST }
     }
 
     /// The files of a planned epoch.
     pub(crate) fn planned(&self, plan: &SuccessionPlan) -> EpochFiles {
         let name = format!("epoch-{}-{}", plan.epoch.0, plan.attempt);
-        EpochFiles { node: self.clone(), directory: self.0.join(name), epoch: plan.epoch }
+        EpochFiles { node: self.clone(), directory: self.directory.join(name), epoch: plan.epoch }
     }
 
     /// The plan that the operator has approved for the epoch after: the one that this node is bound to, or the one
@@ -100,7 +107,7 @@ impl NodeFiles {
     pub(crate) fn approved_plan(&self, federation: &Federation) -> Result<Option<PlanFile>> {
         let prefix = format!("epoch-{}-", federation.epoch().next().0);
         let mut found: Option<PlanFile> = None;
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
             let named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
             let path = path.join("plan.json");
@@ -131,7 +138,7 @@ impl NodeFiles {
     /// The highest number of a plan for this epoch that was ever approved here, withdrawn ones among them.
     pub(crate) fn last_attempt(&self, epoch: Epoch) -> Result<u32> {
         let mut last = 0;
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.directory)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let planned = name.strip_prefix("withdrawn-").unwrap_or(&name);
             let attempt =
@@ -145,8 +152,8 @@ impl NodeFiles {
     pub(crate) fn withdraw(&self, plan: &SuccessionPlan) -> Result<()> {
         let planned = self.planned(plan);
         erase(&planned.path("share.sealed"))?;
-        erase(&planned.path("dkg.seed"))?;
-        let aside = self.0.join(format!("withdrawn-epoch-{}-{}", plan.epoch.0, plan.attempt));
+        erase(&planned.path("dkg.sealed"))?;
+        let aside = self.directory.join(format!("withdrawn-epoch-{}-{}", plan.epoch.0, plan.attempt));
         Ok(fs::rename(planned.directory, aside)?)
     }
 
@@ -172,12 +179,56 @@ impl NodeFiles {
         Ok(addresses)
     }
 
-    fn secret(&self, name: &str) -> Result<Zeroizing<[u8; 32]>> {
-        read_secret(&self.0.join(name))
+    pub(crate) fn identity(&self) -> Result<IdentityKey> {
+        let key =
+            read_key(&self.vault.text("identity")?).context("identity.key is not a key of 64 hex digits")?;
+        IdentityKey::from_bytes(&key).context("identity.key is not a valid key")
     }
 
-    pub(crate) fn identity(&self) -> Result<IdentityKey> {
-        IdentityKey::from_bytes(&*self.secret("identity.key")?).context("identity.key is not a valid key")
+    /// This node's certificate with its key.
+    pub(crate) fn tls(&self) -> Result<TlsIdentity> {
+        Ok(TlsIdentity::with_key(&self.directory, self.vault.text("tls")?.as_bytes())?)
+    }
+
+    /// What holds the secrets of this node.
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// Sealed files of all epochs, with their labels.
+    pub(crate) fn sealed(&self, node: NodeId) -> Result<Vec<(PathBuf, String)>> {
+        let mut sealed = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if let Some(epoch) = epoch_of(&name) {
+                sealed.extend(EpochFiles { node: self.clone(), directory: path, epoch }.sealed(node));
+            }
+        }
+        sealed.extend(self.first_epoch().sealed(node));
+        Ok(sealed)
+    }
+
+    /// Keeps other processes out of this directory as long as what it gives is held.
+    pub(crate) fn lock(&self) -> Result<fs::File> {
+        let path = self.directory.join("node.lock");
+        let mut options = fs::OpenOptions::new();
+        let file = options.create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
+        let mut file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _unknown = file.read_to_string(&mut holder);
+                bail!("{} is in use by process {}: stop it first", self.directory.display(), holder.trim());
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+        file.set_len(0)?;
+        write!(file, "{}", std::process::id()).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(file)
     }
 
     /// Erases what is of no use to this node any more and would be to a thief: shares of epochs that are over and of
@@ -185,26 +236,21 @@ impl NodeFiles {
     /// leaves nothing.
     pub(crate) fn erase_past(&self, document: &FederationDocument) -> Result<()> {
         let present = self.epoch(document).directory;
-        let mut past = vec![self.0.clone()];
-        for entry in fs::read_dir(&self.0)? {
+        let mut past = vec![self.directory.clone()];
+        for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let epoch = name.strip_prefix("epoch-").and_then(|rest| rest.split('-').next()?.parse().ok());
-            if epoch.is_some_and(|epoch: u64| epoch <= document.epoch().0) {
+            if epoch_of(&name).is_some_and(|epoch| epoch <= document.epoch()) {
                 past.push(path);
             }
         }
         for directory in past {
-            erase(&directory.join("dkg.seed"))?;
+            erase(&directory.join("dkg.sealed"))?;
             if directory != present {
                 erase(&directory.join("share.sealed"))?;
             }
         }
         Ok(())
-    }
-
-    fn cipher(&self) -> Result<ChaCha20Poly1305> {
-        Ok(ChaCha20Poly1305::new(Key::from_slice(self.secret("seal.key")?.as_ref())))
     }
 }
 
@@ -228,31 +274,18 @@ impl EpochFiles {
         write_durably(&self.path(name), &serde_json::to_vec_pretty(value)?)
     }
 
-    /// Stores the share, encrypted under `seal.key`, durably.
+    /// Stores the share, sealed, durably.
     pub(crate) fn write_share(&self, share: &NodeShare) -> Result<()> {
-        let mut nonce = [0; 12];
-        getrandom::getrandom(&mut nonce).context("no source of randomness")?;
-        let label = self.label(share.node());
-        let bytes = share.to_bytes();
-        let payload = Payload { msg: bytes.as_ref(), aad: label.as_bytes() };
-        let sealed = self.node.cipher()?.encrypt(Nonce::from_slice(&nonce), payload);
-        let Ok(sealed) = sealed else { bail!("the share cannot be encrypted") };
         fs::create_dir_all(&self.directory)?;
-        write_durably(&self.path("share.sealed"), &[nonce.as_slice(), &sealed].concat())
+        let (path, label) = (self.path("share.sealed"), self.share_label(share.node()));
+        self.node.vault.seal(&path, &label, share.to_bytes().as_ref())
     }
 
     /// This node's share, if it is the one that the federation's document shows.
     pub(crate) fn read_share(&self, node: NodeId, federation: &Federation) -> Result<NodeShare> {
         ensure!(federation.epoch() == self.epoch, "the share is of another epoch");
         let path = self.path("share.sealed");
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let (nonce, sealed) = bytes.split_at_checked(12).context("share.sealed is cut short")?;
-        let label = self.label(node);
-        let payload = Payload { msg: sealed, aad: label.as_bytes() };
-        let Ok(open) = self.node.cipher()?.decrypt(Nonce::from_slice(nonce), payload) else {
-            bail!("{} does not open with seal.key: wrong key, or damaged", path.display());
-        };
-        let open = Zeroizing::new(open);
+        let open = self.node.vault.open(&path, &self.share_label(node))?;
         let bytes: &[u8; 32] = open.as_slice().try_into().context("share.sealed holds no share")?;
         let share = NodeShare::from_bytes(node, bytes).context("share.sealed holds no share")?;
         ensure!(
@@ -266,32 +299,56 @@ impl EpochFiles {
     /// Seed of the randomness of the key generation or refresh: a node that has started again says the same again. It
     /// is made when it is first wanted, and erased when the epoch has begun.
     pub(crate) fn dkg_seed(&self) -> Result<Zeroizing<[u8; 32]>> {
-        let path = self.path("dkg.seed");
-        if !path.exists() {
-            let mut seed = Zeroizing::new([0; 32]);
+        let (path, label) = (self.path("dkg.sealed"), self.seed_label());
+        let mut seed = Zeroizing::new([0; 32]);
+        if path.exists() {
+            let open = self.node.vault.open(&path, &label)?;
+            let bytes: &[u8; 32] = open.as_slice().try_into().context("dkg.sealed holds no seed")?;
+            seed.copy_from_slice(bytes);
+        } else {
             getrandom::getrandom(seed.as_mut()).context("no source of randomness")?;
             fs::create_dir_all(&self.directory)?;
-            write_durably(&path, Zeroizing::new(hex::encode(seed.as_slice())).as_bytes())?;
+            self.node.vault.seal(&path, &label, seed.as_slice())?;
         }
-        read_secret(&path)
+        Ok(seed)
     }
 
-    fn label(&self, node: NodeId) -> String {
+    /// Sealed files that are there, with their labels.
+    fn sealed(&self, node: NodeId) -> impl Iterator<Item = (PathBuf, String)> {
+        let all = [
+            (self.path("share.sealed"), self.share_label(node)),
+            (self.path("dkg.sealed"), self.seed_label()),
+        ];
+        all.into_iter().filter(|(path, _)| path.exists())
+    }
+
+    fn share_label(&self, node: NodeId) -> String {
         format!("quorate share of node {node} in epoch {}", self.epoch.0)
     }
-}
 
-fn read_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let text = Zeroizing::new(text);
-    let mut bytes = Zeroizing::new([0; 32]);
-    if hex::decode_to_slice(text.trim(), bytes.as_mut()).is_err() {
-        bail!("{} is not a key of 64 hex digits", path.display());
+    fn seed_label(&self) -> String {
+        format!("quorate seed for epoch {}", self.epoch.0)
     }
-    Ok(bytes)
 }
 
-fn erase(path: &Path) -> Result<()> {
+/// The epoch that a directory is of.
+fn epoch_of(name: &str) -> Option<Epoch> {
+    name.strip_prefix("epoch-").and_then(|rest| rest.split('-').next()?.parse().ok()).map(Epoch)
+}
+
+/// A key in a file, as 64 hex digits.
+pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    read_key(&Zeroizing::new(text))
+        .with_context(|| format!("{} is not a key of 64 hex digits", path.display()))
+}
+
+fn read_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(text.trim(), bytes.as_mut()).ok().map(|()| bytes)
+}
+
+pub(crate) fn erase(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot erase {}", path.display()))

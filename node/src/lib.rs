@@ -10,5 +10,6 @@ mod net;
 mod operator;
 pub mod provision;
 pub mod run;
+mod secrets;
 #[doc(hidden)]
 pub mod store;

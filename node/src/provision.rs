@@ -198,7 +198,7 @@ fn authority_of(key: KeyPair) -> Result<CertifiedIssuer<'static, KeyPair>> {
 fn new_member(home: &Path, id: NodeId, authority: &CertifiedIssuer<'static, KeyPair>) -> Result<Member> {
     let tls_key = certificate(home, authority, &format!("node-{id}.quorate"))?;
     let key = secret()?;
-    for (name, bytes) in [("identity.key", &key), ("dkg.seed", &secret()?), ("seal.key", &secret()?)] {
+    for (name, bytes) in [("identity.key", &key), ("seal.key", &secret()?)] {
         write_secret(&home.join(name), &Zeroizing::new(hex::encode(bytes.as_slice())))?;
     }
     Ok(Member { id, identity_key: IdentityKey::from_bytes(&key)?.public(), tls_key })
@@ -227,7 +227,7 @@ pub fn replacement(directory: &Path, made: &Replacement<'_>) -> Result<MemberFil
     if fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
         anyhow::bail!("{} is not empty: choose a new directory", directory.display());
     }
-    let like = NodeFiles(made.like.to_owned());
+    let like = NodeFiles::new(made.like);
     let federation = like.federation()?.context("that node has no federation document yet")?;
     anyhow::ensure!(federation.identity_key(made.id).is_some(), "the federation has no node {}", made.id);
     let config = NodeConfig::read(&made.like.join("node.toml"))?;

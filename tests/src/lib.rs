@@ -37,6 +37,8 @@ pub struct Cluster<C = Arc<DevnetChain>> {
     pub files: Provisioned,
     /// The bridge.
     pub bridge: RunningBridge,
+    /// Variables of the nodes that are started from now on.
+    pub variables: Vec<(String, String)>,
     nodes: Vec<Option<Child>>,
     binary: PathBuf,
     _directory: tempfile::TempDir,
@@ -81,6 +83,7 @@ impl<C> Cluster<C> {
         let mut cluster = Self {
             chain,
             bridge,
+            variables: Vec::new(),
             nodes: (0..nodes).map(|_| None).collect(),
             binary: binary.to_owned(),
             files,
@@ -112,6 +115,7 @@ impl<C> Cluster<C> {
         let mut command = Command::new(&self.binary);
         command.arg("run").arg(home).stdin(Stdio::null()).stdout(Stdio::null());
         command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned()));
+        command.envs(self.variables.iter().cloned());
         if let Some(place) = crash_at {
             command.env("QUORATE_CRASH_AT", place);
         }

@@ -3,7 +3,12 @@
 use crate::PATIENCE;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 use tokio::time::{interval, timeout};
 
 /// Where a node's API is: by default at the port of its `listen`.
@@ -52,7 +57,21 @@ pub async fn status(home: &Path, standing: &str) -> Result<Value> {
 /// # Errors
 /// It fails; the error has what it said.
 pub fn command(binary: impl AsRef<Path>, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(binary.as_ref()).args(arguments).output()?;
+    command_with(binary, arguments, &[])
+}
+
+/// Runs a command of `quorate-node` with variables, and gives what it prints.
+///
+/// # Errors
+/// It fails; the error has what it said.
+pub fn command_with(
+    binary: impl AsRef<Path>,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> Result<String> {
+    let mut command = Command::new(binary.as_ref());
+    command.args(arguments).envs(variables.iter().copied()).stdin(Stdio::null());
+    let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{arguments:?}: {said}");
     Ok(String::from_utf8(output.stdout)?)

@@ -1,6 +1,6 @@
 //! What `quorate-node` is told on its command line.
 
-use crate::config::ChainKind;
+use crate::{config::ChainKind, secrets::KeySource};
 use anyhow::Result;
 use bitcoin::Network;
 use clap::{Parser, Subcommand};
@@ -138,6 +138,33 @@ pub(super) enum EpochCommand {
 
 #[derive(Subcommand)]
 pub(super) enum ShareCommand {
+    /// Seal this node's secrets with a key that comes from elsewhere, so that who has its disk does not have them
+    Lock {
+        /// Directory of the node, which is not running
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+        #[command(flatten)]
+        key: KeyArguments,
+    },
+    /// Write this node's identity and share into one sealed file
+    Backup {
+        /// Directory of the node
+        #[arg(env = "QUORATE_NODE_DIR")]
+        directory: PathBuf,
+        /// The new file
+        #[arg(long)]
+        to: PathBuf,
+        #[command(flatten)]
+        key: KeyArguments,
+    },
+    /// Make a node's directory of such a file; it votes again from the next epoch on
+    Restore {
+        /// The new directory
+        directory: PathBuf,
+        /// The file
+        #[arg(long)]
+        from: PathBuf,
+    },
     /// Have a lost or damaged share computed anew by a quorum of the other nodes, none of which learns it
     Repair {
         /// Directory of the node, which is not running
@@ -199,6 +226,33 @@ pub(super) enum FederationCommand {
         #[command(flatten)]
         risk: Risk,
     },
+}
+
+/// Where a key comes from.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct KeyArguments {
+    /// A file with 64 hex digits, which is made if it is not there; keep it where the node's disk is not
+    #[arg(long)]
+    key_file: Option<PathBuf>,
+    /// A credential of systemd: LoadCredentialEncrypted= in the node's unit
+    #[arg(long)]
+    credential: Option<String>,
+    /// A passphrase, typed at each start or in QUORATE_SEAL_PASSPHRASE
+    #[arg(long)]
+    passphrase: bool,
+    /// A program with its arguments that prints 64 hex digits, such as one that asks a KMS
+    #[arg(long, num_args = 1.., allow_hyphen_values = true)]
+    command: Option<Vec<String>>,
+}
+
+impl KeyArguments {
+    pub(super) fn source(self) -> Result<KeySource> {
+        let Self { key_file, credential, passphrase: _, command } = self;
+        let file = key_file.map(|path| std::path::absolute(path).map(KeySource::File)).transpose()?;
+        let named = file.or(credential.map(KeySource::Credential)).or(command.map(KeySource::Command));
+        named.map_or_else(KeySource::new_passphrase, Ok)
+    }
 }
 
 /// What somebody has to say who wants to lose money to software below version 1.0.

@@ -6,7 +6,7 @@ use crate::{
     chain::Backends,
     config::{ChainConfig, NodeConfig},
     files::NodeFiles,
-    operator::{client, commands, store},
+    operator::{client, commands, keys, store},
     provision::{self, NewFederation, Replacement},
     run::Node,
 };
@@ -101,6 +101,11 @@ async fn run(command: Command) -> Result<()> {
             StoreCommand::Prune { directory, below } => store::prune(&directory, below),
         },
         Command::Index(IndexCommand::Rebuild { directory }) => commands::rebuild_index(&directory),
+        Command::Share(ShareCommand::Lock { directory, key }) => keys::lock(&directory, &key.source()?),
+        Command::Share(ShareCommand::Backup { directory, to, key }) => {
+            keys::backup(&directory, &to, key.source()?)
+        }
+        Command::Share(ShareCommand::Restore { directory, from }) => keys::restore(&directory, &from),
         Command::Share(ShareCommand::Repair { directory, dry_run }) => {
             commands::repair(&directory, dry_run).await
         }
@@ -110,7 +115,7 @@ async fn run(command: Command) -> Result<()> {
 /// Runs a node until it is asked to stop.
 async fn serve(directory: &Path, risk: &Risk) -> Result<()> {
     let config = NodeConfig::read(&directory.join("node.toml"))?;
-    risk.allow(NodeFiles(directory.to_owned()).roster()?.network)?;
+    risk.allow(NodeFiles::new(directory).roster()?.network)?;
     let chain = Backends::open(&config.chain)?;
     let mut node = Node::start(directory, config, Arc::new(chain))?;
     tokio::select! {

@@ -22,7 +22,6 @@ use quorate_protocol::{
     listed,
     wire::{SuccessionReply, SuccessionRequest},
 };
-use quorate_quic::TlsIdentity;
 use std::{
     collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr},
@@ -44,7 +43,7 @@ struct Operator {
 
 impl Operator {
     fn open(directory: &Path) -> Result<Self> {
-        let files = NodeFiles(directory.to_owned());
+        let files = NodeFiles::new(directory);
         let config = NodeConfig::read(&directory.join("node.toml"))?;
         let federation =
             files.federation()?.context("this node has no federation document yet; run it first")?;
@@ -72,7 +71,7 @@ impl Operator {
 
     /// The other members of the epoch in force, called with this node's certificate.
     fn peers(&self, members: &[Member], more: &BTreeMap<NodeId, SocketAddr>) -> Result<Peers> {
-        let identity = TlsIdentity::read(&self.files.0)?;
+        let identity = self.files.tls()?;
         let local = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
         let mut endpoint = quinn::Endpoint::client(local)
             .or_else(|_| quinn::Endpoint::client(SocketAddr::from(([0, 0, 0, 0], 0))))?;
@@ -163,6 +162,7 @@ pub(crate) fn withdraw(directory: &Path, dry_run: bool) -> Result<()> {
         println!("nothing has been changed; without --dry-run this node gives up its share of that epoch");
         return Ok(());
     }
+    let _held = node.files.lock()?;
     node.files.withdraw(&known.plan)?;
     println!("withdrawn; start the node again, then approve a plan with a higher number");
     Ok(())
@@ -255,6 +255,7 @@ pub(crate) async fn repair(directory: &Path, dry_run: bool) -> Result<()> {
         ensure!(answering.len() >= usize::from(needed), "too few nodes answer");
         return Ok(());
     }
+    let _held = node.files.lock()?;
     let share = node.repair(peers).await?;
     let path = epoch.path("share.sealed");
     if path.exists() {
@@ -275,7 +276,9 @@ pub(crate) async fn repair(directory: &Path, dry_run: bool) -> Result<()> {
 /// # Errors
 /// The node runs, or its disk cannot be read or written.
 pub(crate) fn rebuild_index(directory: &Path) -> Result<()> {
-    let birthday = NodeFiles(directory.to_owned()).roster()?.birthday;
+    let files = NodeFiles::new(directory);
+    let birthday = files.roster()?.birthday;
+    let _held = files.lock()?;
     rebuild_index_at(&index_place(directory), birthday)
         .context("the index cannot be made anew; stop the node if it runs, and try again")?;
     println!("The node reads the chain again from block {} at its next start.", birthday.height);

@@ -3,5 +3,6 @@
 pub(crate) mod api;
 pub(crate) mod client;
 pub(crate) mod commands;
+pub(crate) mod keys;
 mod metrics;
 pub(crate) mod store;

@@ -22,7 +22,7 @@ struct Places {
 
 impl Places {
     fn of(directory: &Path) -> Result<Self> {
-        let files = NodeFiles(directory.to_owned());
+        let files = NodeFiles::new(directory);
         let epoch = match files.federation()? {
             Some(federation) => files.epoch(federation.document()),
             None => files.first_epoch(),

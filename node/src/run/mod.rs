@@ -19,10 +19,10 @@ use crate::{
     store::{Index, index_place, open_or_set_aside},
 };
 use anyhow::{Context as _, Result};
+use bitcoin::Network;
 use input::Input;
 use live::Live;
 use quorate_protocol::{Federation, FederationDocument, federation::Roster, frost::NodeShare};
-use quorate_quic::TlsIdentity;
 use quorate_rules::{Machine, WholeSeal};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
 use std::{path::Path, sync::Arc, time::Duration};
@@ -47,10 +47,17 @@ impl Node {
     /// # Errors
     /// Its files are missing or damaged, its port is taken, or its store cannot be opened.
     pub fn start(directory: &Path, config: NodeConfig, chain: Arc<dyn Chain>) -> Result<Self> {
-        let files = NodeFiles(directory.to_owned());
+        let files = NodeFiles::new(directory);
         let roster = files.roster()?;
         roster.check()?;
-        let identity = TlsIdentity::read(directory)?;
+        let lock = files.lock()?;
+        files.vault().finish_lock(&files.sealed(config.id)?)?;
+        if roster.network != Network::Regtest && files.vault().source()?.is_none() {
+            tracing::warn!(
+                "this node's share lies beside the key that opens it: move the key away with `quorate-node share lock`"
+            );
+        }
+        let identity = files.tls()?;
         let federation = files.federation()?;
         let members = federation.as_ref().map_or(roster.members.as_slice(), Federation::members);
         let membership = Arc::new(Membership::new(members.to_vec()));
@@ -83,6 +90,7 @@ impl Node {
                 tracing::error!(error = format!("{error:#}"), "the node has ended");
             }
             serving.abort();
+            drop(lock);
             end.send_replace(true);
         });
         Ok(Self { endpoint, document, ended })

@@ -70,11 +70,27 @@ impl TlsIdentity {
             let path = at(name).display().to_string();
             move |source| TlsError::Pem { path, source }
         };
-        Ok(Self {
-            authority: CertificateDer::from_pem_file(at("ca.pem")).map_err(named("ca.pem"))?,
-            certificate: CertificateDer::from_pem_file(at("tls.pem")).map_err(named("tls.pem"))?,
-            key: PrivatePkcs8KeyDer::from_pem_file(at("tls.key")).map_err(named("tls.key"))?,
-        })
+        let key = PrivatePkcs8KeyDer::from_pem_file(at("tls.key")).map_err(named("tls.key"))?;
+        Self::assemble(directory, key)
+    }
+
+    /// Reads `ca.pem` and `tls.pem` from a directory; the key, as PEM, comes from elsewhere.
+    ///
+    /// # Errors
+    /// A file is missing, or something is not PEM.
+    pub fn with_key(directory: &Path, key: &[u8]) -> Result<Self, TlsError> {
+        let path = directory.join("tls.key").display().to_string();
+        let key = PrivatePkcs8KeyDer::from_pem_slice(key).map_err(|source| TlsError::Pem { path, source })?;
+        Self::assemble(directory, key)
+    }
+
+    fn assemble(directory: &Path, key: PrivatePkcs8KeyDer<'static>) -> Result<Self, TlsError> {
+        let certificate = |name: &str| {
+            let path = directory.join(name);
+            let found = CertificateDer::from_pem_file(&path);
+            found.map_err(|source| TlsError::Pem { path: path.display().to_string(), source })
+        };
+        Ok(Self { authority: certificate("ca.pem")?, certificate: certificate("tls.pem")?, key })
     }
 
     /// The authority's root store.

@@ -111,6 +111,8 @@ impl RunningBridge {
             origins: config.origins,
             trusted_proxies: config.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
         });
+        let rotation = tls::keep_identity(directory.to_owned(), identity, bridge.stopping.subscribe());
+        tokio::spawn(rotation);
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;

@@ -1,7 +1,8 @@
-//! The bridge's certificate for wallets, read again when its files change.
+//! The bridge's certificates, for wallets and for nodes, read again when their files change.
 
 use crate::config::TlsFiles;
 use anyhow::{Context as _, Result};
+use quorate_quic::{TlsIdentity, WatchedFiles};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -31,6 +32,33 @@ pub(crate) fn watch_files(directory: &Path, files: &TlsFiles) -> Result<Certific
     let (sender, receiver) = watch::channel(acceptor);
     tokio::spawn(look_again(files, sender));
     Ok(receiver)
+}
+
+/// Shows nodes the certificate that is in the directory, whenever it changes, until the bridge stops.
+pub(crate) async fn keep_identity(
+    directory: PathBuf,
+    identity: TlsIdentity,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut files = WatchedFiles::new(["tls.pem", "tls.key"].map(|name| directory.join(name)).to_vec());
+    let mut pause = tokio::time::interval(LOOK_AGAIN);
+    loop {
+        tokio::select! {
+            _ = pause.tick() => {}
+            _ = stopping.changed() => return,
+        }
+        if !files.have_changed() {
+            continue;
+        }
+        match TlsIdentity::read(&directory) {
+            Ok(newer) => {
+                identity.renew(&newer);
+                tracing::info!("new certificate for nodes");
+            }
+            // One of the two files has changed, and the other one will.
+            Err(error) => tracing::warn!(%error, "the new certificate for nodes cannot be used yet"),
+        }
+    }
 }
 
 async fn look_again(mut files: Watched, certificates: watch::Sender<TlsAcceptor>) {

@@ -11,6 +11,7 @@
 
 use crate::{
     config::{NodeAddress, NodeConfig},
+    disk::{erase, key_of, read_json, write_durably},
     secrets::Vault,
     store::{RedbFile, StorePlace},
 };
@@ -181,13 +182,18 @@ impl NodeFiles {
 
     pub(crate) fn identity(&self) -> Result<IdentityKey> {
         let key =
-            read_key(&self.vault.text("identity")?).context("identity.key is not a key of 64 hex digits")?;
+            key_of(&self.vault.text("identity")?).context("identity.key is not a key of 64 hex digits")?;
         IdentityKey::from_bytes(&key).context("identity.key is not a valid key")
     }
 
     /// This node's certificate with its key.
     pub(crate) fn tls(&self) -> Result<TlsIdentity> {
         Ok(TlsIdentity::with_key(&self.directory, self.vault.text("tls")?.as_bytes())?)
+    }
+
+    /// Certificates of bridges and clients that do not count any more.
+    pub(crate) fn revoked(&self) -> PathBuf {
+        self.directory.join("revoked.txt")
     }
 
     /// What holds the secrets of this node.
@@ -334,45 +340,4 @@ impl EpochFiles {
 /// The epoch that a directory is of.
 fn epoch_of(name: &str) -> Option<Epoch> {
     name.strip_prefix("epoch-").and_then(|rest| rest.split('-').next()?.parse().ok()).map(Epoch)
-}
-
-/// A key in a file, as 64 hex digits.
-pub(crate) fn read_secret(path: &Path) -> Result<Zeroizing<[u8; 32]>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    read_key(&Zeroizing::new(text))
-        .with_context(|| format!("{} is not a key of 64 hex digits", path.display()))
-}
-
-fn read_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
-    let mut bytes = Zeroizing::new([0; 32]);
-    hex::decode_to_slice(text.trim(), bytes.as_mut()).ok().map(|()| bytes)
-}
-
-pub(crate) fn erase(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot erase {}", path.display()))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
-}
-
-/// Writes a file so that after a crash it is either absent, as before, or complete.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let draft = path.with_extension("new");
-    let directory = path.parent().context("a file in a directory")?;
-    let write = || -> std::io::Result<()> {
-        let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&draft, path)?;
-        fs::File::open(directory)?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }

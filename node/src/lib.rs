@@ -1,9 +1,11 @@
 //! The Quorate node: voting, finality, co-signing, chain following and storage.
 
+mod certificates;
 pub mod chain;
 pub mod cli;
 pub mod config;
 mod crash;
+mod disk;
 mod epoch;
 mod files;
 mod net;

@@ -4,10 +4,11 @@
 //! signs all of them and is left in `ca.key` for the operator to take off the machine.
 
 use crate::{
+    certificates::{Authority, Subject},
     chain::{self, Chain},
     config::{ChainConfig, NodeAddress, NodeConfig},
+    disk::write_secret,
     files::NodeFiles,
-    net::membership::tls_key,
 };
 use anyhow::{Context as _, Result, bail};
 use bitcoin::Network;
@@ -17,15 +18,10 @@ use quorate_protocol::{
     federation::{Member, Roster},
     headers::Checkpoint,
 };
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
-};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
@@ -101,8 +97,8 @@ pub fn federation(directory: &Path, plan: &NewFederation) -> Result<Provisioned>
         plan.network
     );
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let authority = authority()?;
-    write_secret(&directory.join("ca.key"), &authority.key().serialize_pem())?;
+    let authority = Authority::generate()?;
+    authority.write_key(&directory.join("ca.key"))?;
     let addresses = addresses(plan)?;
     let home = |id: NodeId| directory.join(format!("node-{id}"));
     let members = addresses.iter().map(|node| new_member(&home(node.id), node.id, &authority));
@@ -135,11 +131,11 @@ pub fn federation(directory: &Path, plan: &NewFederation) -> Result<Provisioned>
         nodes.push(home);
     }
     let bridge = directory.join("bridge");
-    let _tls_key = certificate(&bridge, &authority, "bridge.quorate")?;
+    authority.issue(&bridge, Subject::Bridge)?;
     let file = BridgeFile { listen: "127.0.0.1:0".to_owned(), federation: roster.id(), nodes: &addresses };
     fs::write(bridge.join("bridge.toml"), toml::to_string(&file)?)?;
     let client = directory.join("client");
-    let _tls_key = certificate(&client, &authority, "client.quorate")?;
+    authority.issue(&client, Subject::Client)?;
     Ok(Provisioned { id: roster.id(), nodes, bridge, client, addresses })
 }
 
@@ -182,21 +178,9 @@ fn secret() -> Result<Zeroizing<[u8; 32]>> {
     Ok(bytes)
 }
 
-fn authority() -> Result<CertifiedIssuer<'static, KeyPair>> {
-    authority_of(KeyPair::generate()?)
-}
-
-fn authority_of(key: KeyPair) -> Result<CertifiedIssuer<'static, KeyPair>> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name.push(DnType::CommonName, "Quorate federation authority");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(CertifiedIssuer::self_signed(params, key)?)
-}
-
 /// Makes the keys of a node in its directory.
-fn new_member(home: &Path, id: NodeId, authority: &CertifiedIssuer<'static, KeyPair>) -> Result<Member> {
-    let tls_key = certificate(home, authority, &format!("node-{id}.quorate"))?;
+fn new_member(home: &Path, id: NodeId, authority: &Authority) -> Result<Member> {
+    let tls_key = authority.issue(home, Subject::Node(id))?;
     let key = secret()?;
     for (name, bytes) in [("identity.key", &key), ("seal.key", &secret()?)] {
         write_secret(&home.join(name), &Zeroizing::new(hex::encode(bytes.as_slice())))?;
@@ -234,9 +218,7 @@ pub fn replacement(directory: &Path, made: &Replacement<'_>) -> Result<MemberFil
     let mut addresses = like.addresses(&config, federation.document())?;
     addresses.insert(config.id, config.listen);
     addresses.remove(&made.id);
-    let text = fs::read_to_string(made.authority);
-    let text = Zeroizing::new(text.with_context(|| format!("cannot read {}", made.authority.display()))?);
-    let authority = authority_of(KeyPair::from_pem(&text)?)?;
+    let authority = Authority::read(made.authority)?;
     let shown = fs::read_to_string(made.like.join("ca.pem"))?;
     let member = new_member(directory, made.id, &authority)?;
     // The certificate of the authority is the one that all others trust, not the one made anew from its key.
@@ -258,26 +240,4 @@ pub struct MemberFile {
     pub member: Member,
     /// Where it listens.
     pub address: SocketAddr,
-}
-
-/// Makes one more certificate of the authority. Gives the hash of its key.
-fn certificate(home: &Path, authority: &CertifiedIssuer<'static, KeyPair>, name: &str) -> Result<[u8; 32]> {
-    fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
-    let mut params = CertificateParams::new(vec![name.to_owned()])?;
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    let key = KeyPair::generate()?;
-    let certificate = params.signed_by(&key, authority)?;
-    fs::write(home.join("ca.pem"), authority.pem())?;
-    fs::write(home.join("tls.pem"), certificate.pem())?;
-    write_secret(&home.join("tls.key"), &Zeroizing::new(key.serialize_pem()))?;
-    tls_key(certificate.der()).context("a certificate with a key")
-}
-
-fn write_secret(path: &Path, text: &str) -> Result<()> {
-    use std::io::Write as _;
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = file.with_context(|| format!("cannot create {}", path.display()))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }

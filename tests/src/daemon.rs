@@ -41,6 +41,8 @@ pub struct Daemon {
     home: tempfile::TempDir,
     /// Height of the last block whose reward was paid out.
     paid_out: AtomicU32,
+    /// What its peers have, as hexadecimal digits.
+    blocks: Vec<String>,
 }
 
 impl Daemon {
@@ -53,7 +55,8 @@ impl Daemon {
         let port = free_port()?;
         let child = spawn(binary, home.path(), port, arguments)?;
         let rpc = Bitcoind::new(&format!("http://{port}"), ACCESS, ACCESS);
-        Ok(Self { rpc, binary: binary.to_owned(), port, child, home, paid_out: AtomicU32::new(0) })
+        let (binary, paid_out) = (binary.to_owned(), AtomicU32::new(0));
+        Ok(Self { rpc, binary, port, child, home, paid_out, blocks: Vec::new() })
     }
 
     /// Starts one that lets in who can read its cookie file, to be restarted with [`COOKIE`] as arguments.
@@ -77,6 +80,36 @@ impl Daemon {
         eventually("bitcoind ends", || matches!(child.try_wait(), Ok(Some(_)))).await?;
         self.child = spawn(&self.binary, self.home.path(), self.port, arguments)?;
         self.ready().await
+    }
+
+    /// Kills it as by `kill -9`: its mempool is lost, and the last blocks that it has not written. Its peers keep them.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.blocks.clear();
+        for height in 1..=self.height().await? {
+            let hash: String = self.call("getblockhash", json!([height])).await?;
+            self.blocks.push(self.call("getblock", json!([hash, 0])).await?);
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again after it was killed, and gives it what its peers have.
+    ///
+    /// # Errors
+    /// It does not come back.
+    pub async fn start_again(&mut self, arguments: &[&str]) -> Result<()> {
+        self.child = spawn(&self.binary, self.home.path(), self.port, arguments)?;
+        self.ready().await?;
+        for block in &self.blocks {
+            self.call::<Value>("submitblock", json!([block])).await?;
+        }
+        let height = self.height().await?;
+        ensure!(height == u32::try_from(self.blocks.len())?, "the chain ends at block {height}");
+        Ok(())
     }
 
     /// The address of its RPC; user and password are `test`.

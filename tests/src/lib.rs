@@ -1,6 +1,7 @@
 //! Whole-system tests: a federation of real processes that can be killed, and helpers for plain clients.
 
 pub mod daemon;
+pub mod drill;
 pub mod esplora;
 pub mod operator;
 pub mod wallets;
@@ -138,6 +139,17 @@ impl<C> Cluster<C> {
         let mut child = child.context("the node is not running")?;
         child.kill()?;
         child.wait()?;
+        Ok(())
+    }
+
+    /// Sends a node's process a signal, such as `STOP` and `CONT`.
+    ///
+    /// # Errors
+    /// It is not running.
+    pub fn signal(&self, number: usize, signal: &str) -> Result<()> {
+        let pid = self.pid(number).context("the node is not running")?;
+        let sent = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status()?;
+        anyhow::ensure!(sent.success(), "the signal was not sent");
         Ok(())
     }
 

@@ -195,6 +195,33 @@ pub(super) enum FederationCommand {
         #[arg(long)]
         authority: PathBuf,
     },
+    /// Renew a certificate for two years: same role, same key. Running nodes and bridges read it by themselves
+    Renew {
+        /// The certificate, tls.pem of a node, bridge or client; the new one takes its place
+        certificate: PathBuf,
+        /// The authority's key, which `federation new` left in ca.key
+        #[arg(long)]
+        authority: PathBuf,
+    },
+    /// Make a new key and certificate for a bridge, or a client that speaks to nodes without one
+    Issue {
+        /// A directory that has none yet
+        directory: PathBuf,
+        /// What it is for
+        #[arg(long, value_enum)]
+        role: IssuedRole,
+        /// The authority's key, which `federation new` left in ca.key
+        #[arg(long)]
+        authority: PathBuf,
+    },
+    /// Have a node take a bridge's or client's certificate no more, from now on; each operator says so to their own node
+    Revoke {
+        /// Directory of the node, which may be running
+        directory: PathBuf,
+        /// The certificate
+        #[arg(long)]
+        certificate: PathBuf,
+    },
     /// Make roster, authority, certificates, keys and configurations in a new directory
     New {
         /// The directory
@@ -226,6 +253,15 @@ pub(super) enum FederationCommand {
         #[command(flatten)]
         risk: Risk,
     },
+}
+
+/// Who can be given a new key at any time.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(super) enum IssuedRole {
+    /// `quorate-bridge`
+    Bridge,
+    /// A program with the SDK's QUIC transport
+    Client,
 }
 
 /// Where a key comes from.

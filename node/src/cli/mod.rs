@@ -3,6 +3,7 @@
 mod arguments;
 
 use crate::{
+    certificates::Subject,
     chain::Backends,
     config::{ChainConfig, NodeConfig},
     files::NodeFiles,
@@ -12,8 +13,8 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use arguments::{
-    Arguments, Command, EpochCommand, EvidenceCommand, FederationCommand, IndexCommand, Risk, ShareCommand,
-    StoreCommand,
+    Arguments, Command, EpochCommand, EvidenceCommand, FederationCommand, IndexCommand, IssuedRole, Risk,
+    ShareCommand, StoreCommand,
 };
 use clap::Parser as _;
 use quorate_rules::EvidenceFile;
@@ -60,34 +61,7 @@ async fn run(command: Command) -> Result<()> {
             client::print(&file)
         }
         Command::Evidence(EvidenceCommand::Verify { file, federation }) => client::verify(&file, federation),
-        Command::Federation(FederationCommand::New {
-            directory,
-            nodes,
-            network,
-            first_port,
-            chain_kind: kind,
-            chain_url: url,
-            chain_user: user,
-            chain_password: password,
-            chain_cookie: cookie,
-            risk,
-        }) => {
-            risk.allow(network)?;
-            let chain = vec![ChainConfig { kind, url, user, password, cookie }];
-            let backend = Backends::open(&chain)?;
-            let birthday = provision::birthday(&backend, network).await?;
-            let plan = NewFederation { nodes, network, birthday, first_port, chain };
-            let made = provision::federation(&directory, &plan)?;
-            tracing::info!(federation = %made.id, directory = %directory.display(), "made; move ca.key off this machine");
-            Ok(())
-        }
-        Command::Federation(FederationCommand::Replacement { directory, id, listen, like, authority }) => {
-            let made =
-                Replacement { id: quorate_protocol::NodeId(id), listen, like: &like, authority: &authority };
-            provision::replacement(&directory, &made)?;
-            tracing::info!(directory = %directory.display(), "made; member.json is for the plan of the next epoch");
-            Ok(())
-        }
+        Command::Federation(command) => federation(command).await,
         Command::Epoch(EpochCommand::Plan { directory, replace }) => commands::plan(&directory, &replace),
         Command::Epoch(EpochCommand::Approve { directory, plan, dry_run }) => {
             commands::approve(&directory, &plan, dry_run).await
@@ -108,6 +82,48 @@ async fn run(command: Command) -> Result<()> {
         Command::Share(ShareCommand::Restore { directory, from }) => keys::restore(&directory, &from),
         Command::Share(ShareCommand::Repair { directory, dry_run }) => {
             commands::repair(&directory, dry_run).await
+        }
+    }
+}
+
+async fn federation(command: FederationCommand) -> Result<()> {
+    match command {
+        FederationCommand::New {
+            directory,
+            nodes,
+            network,
+            first_port,
+            chain_kind: kind,
+            chain_url: url,
+            chain_user: user,
+            chain_password: password,
+            chain_cookie: cookie,
+            risk,
+        } => {
+            risk.allow(network)?;
+            let chain = vec![ChainConfig { kind, url, user, password, cookie }];
+            let backend = Backends::open(&chain)?;
+            let birthday = provision::birthday(&backend, network).await?;
+            let plan = NewFederation { nodes, network, birthday, first_port, chain };
+            let made = provision::federation(&directory, &plan)?;
+            tracing::info!(federation = %made.id, directory = %directory.display(), "made; move ca.key off this machine");
+            Ok(())
+        }
+        FederationCommand::Renew { certificate, authority } => keys::renew(&certificate, &authority),
+        FederationCommand::Issue { directory, role, authority } => {
+            let subject = match role {
+                IssuedRole::Bridge => Subject::Bridge,
+                IssuedRole::Client => Subject::Client,
+            };
+            keys::issue(&directory, subject, &authority)
+        }
+        FederationCommand::Revoke { directory, certificate } => keys::revoke_at(&directory, &certificate),
+        FederationCommand::Replacement { directory, id, listen, like, authority } => {
+            let made =
+                Replacement { id: quorate_protocol::NodeId(id), listen, like: &like, authority: &authority };
+            provision::replacement(&directory, &made)?;
+            tracing::info!(directory = %directory.display(), "made; member.json is for the plan of the next epoch");
+            Ok(())
         }
     }
 }

@@ -2,7 +2,8 @@
 //! bridges and clients.
 //!
 //! A node's certificate names its number and holds the key that the federation's document names for it, so the
-//! certificate of a node that was replaced does not get past the handshake.
+//! certificate of a node that was replaced does not get past the handshake. Those of bridges and clients count until
+//! they are revoked.
 
 use bitcoin::hashes::{Hash as _, sha256};
 use quorate_protocol::federation::Member;
@@ -13,7 +14,11 @@ use rustls::{
     pki_types::{CertificateDer, ServerName},
     server::ParsedCertificate,
 };
-use std::sync::{PoisonError, RwLock};
+use std::{
+    collections::BTreeSet,
+    sync::{PoisonError, RwLock, RwLockReadGuard},
+};
+use tokio::sync::watch;
 
 /// What a certificate allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,30 +38,56 @@ pub(crate) fn tls_key(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
 struct Known {
     present: Vec<Member>,
     next: Vec<Member>,
+    /// Hashes of keys of bridges and clients that do not count any more.
+    revoked: BTreeSet<[u8; 32]>,
 }
 
-/// The members that this node talks to.
+/// Who may talk to this node.
 #[derive(Debug)]
-pub(crate) struct Membership(RwLock<Known>);
+pub(crate) struct Membership {
+    known: RwLock<Known>,
+    /// Told whenever somebody may have lost their role.
+    changes: watch::Sender<()>,
+}
 
 impl Membership {
     pub(crate) fn new(present: Vec<Member>) -> Self {
-        Self(RwLock::new(Known { present, next: Vec::new() }))
+        let known = Known { present, ..Known::default() };
+        Self { known: RwLock::new(known), changes: watch::Sender::new(()) }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
+        self.changes.send_replace(());
     }
 
     /// An epoch begins.
     pub(crate) fn open(&self, present: Vec<Member>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Known { present, next: Vec::new() };
+        self.change(|known| (known.present, known.next) = (present, Vec::new()));
     }
 
     /// The operator has approved a plan: its newcomers may take part in the preparation.
     pub(crate) fn prepare(&self, next: Vec<Member>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).next = next;
+        self.change(|known| known.next = next);
+    }
+
+    /// The operator has said which bridges and clients do not count any more.
+    pub(crate) fn revoke(&self, revoked: BTreeSet<[u8; 32]>) {
+        self.change(|known| known.revoked = revoked);
+    }
+
+    /// Tells whenever somebody may have lost their role.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Whether it is a member of the epoch in force.
     pub(crate) fn is_present(&self, peer: &Peer) -> bool {
-        peer.is_among(&self.0.read().unwrap_or_else(PoisonError::into_inner).present)
+        peer.is_among(&self.read().present)
     }
 
     /// The role that a certificate has, if it has one at this moment.
@@ -66,10 +97,13 @@ impl Membership {
             ServerName::try_from(name).is_ok_and(|name| verify_server_name(&parsed, &name).is_ok())
         };
         let tls_key = tls_key(certificate)?;
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.read();
         let member = known.present.iter().chain(&known.next).find(|member| member.tls_key == tls_key);
         if let Some(member) = member.filter(|member| named(server_name(member.id))) {
             return Some(Role::Node(Peer { id: member.id, tls_key }));
+        }
+        if known.revoked.contains(&tls_key) {
+            return None;
         }
         if named("bridge.quorate".to_owned()) {
             return Some(Role::Bridge);

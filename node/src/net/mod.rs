@@ -2,6 +2,7 @@
 
 pub(crate) mod membership;
 pub(crate) mod peers;
+pub(crate) mod rotation;
 pub(crate) mod server;
 
 use quorate_protocol::wire::{ErrorCode, Fault, WireError};

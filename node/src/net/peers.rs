@@ -89,13 +89,15 @@ pub(crate) fn endpoint(
 ) -> Result<quinn::Endpoint> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let stock = WebPkiClientVerifier::builder_with_provider(identity.roots()?, provider.clone()).build()?;
-    let (chain, key) = identity.certificate();
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(RoleVerifier { stock, membership }))
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(identity.server_resolver());
     tls.alpn_protocols = vec![limits::PROTOCOL.into()];
     tls.max_early_data_size = 0;
+    // Whoever resumes a session is not asked for a certificate: it may have expired, or been revoked, since.
+    tls.send_tls13_tickets = 0;
+    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config.transport_config(transport_config());
     let socket = std::net::UdpSocket::bind(listen)?;

@@ -66,13 +66,18 @@ pub(crate) async fn accept(endpoint: quinn::Endpoint, service: Arc<Service>) {
 async fn serve(incoming: quinn::Incoming, service: Arc<Service>) -> Result<()> {
     let connection = incoming.await?;
     let certificate = certificate_of(&connection).context("no client certificate")?;
+    let mut changes = service.membership.changes();
     loop {
-        let (send, receive) = connection.accept_bi().await?;
-        // A node that was replaced since it connected has no role any more.
+        let stream = tokio::select! {
+            stream = connection.accept_bi() => Some(stream?),
+            _ = changes.changed() => None,
+        };
+        // Who was replaced or revoked since it connected has no role any more.
         let Some(role) = service.membership.role(&certificate) else {
-            connection.close(1_u8.into(), b"not a member of this epoch");
+            connection.close(1_u8.into(), b"replaced or revoked");
             return Ok(());
         };
+        let Some((send, receive)) = stream else { continue };
         let service = service.clone();
         tokio::spawn(async move {
             let ended = match role {

@@ -8,8 +8,9 @@
 
 use crate::{
     config::NodeConfig,
+    disk::read_json,
     epoch::driver::{Begun, Epochs},
-    files::{NodeFiles, PlanFile, read_json},
+    files::{NodeFiles, PlanFile},
     net::{membership::Membership, peers::Peers},
     provision::MemberFile,
     store::{index_place, rebuild_index as rebuild_index_at},

@@ -1,10 +1,13 @@
-//! `share lock | backup | restore`: where the key is that opens a node's secrets, and a copy of them.
+//! `share lock | backup | restore`: where the key is that opens a node's secrets, and a copy of them; `federation renew |
+//! issue | revoke`: certificates.
 
 #![expect(clippy::print_stdout, reason = "the commands' output")]
 
 use crate::{
+    certificates::{Authority, Subject, revoke},
     config::NodeConfig,
-    files::{NodeFiles, write_durably},
+    disk::write_durably,
+    files::NodeFiles,
     secrets::{KeySource, open, seal},
 };
 use anyhow::{Context as _, Result, bail, ensure};
@@ -192,4 +195,42 @@ fn write_contents(directory: &Path, node: NodeId, contents: &Contents) -> Result
     hex::decode_to_slice(share, bytes.as_mut()).context("the backup is damaged")?;
     let share = NodeShare::from_bytes(node, &bytes).context("the backup holds no share")?;
     files.epoch(federation.document()).write_share(&share)
+}
+
+/// `federation renew`.
+///
+/// # Errors
+/// The certificate is of no member, or a file cannot be read or written.
+pub(crate) fn renew(certificate: &Path, authority: &Path) -> Result<()> {
+    let subject = Authority::read(authority)?.renew(certificate)?;
+    println!(
+        "{}: renewed for {subject}, for two years; who shows it reads it by itself",
+        certificate.display()
+    );
+    Ok(())
+}
+
+/// `federation issue`.
+///
+/// # Errors
+/// There is a certificate already, or a file cannot be read or written.
+pub(crate) fn issue(directory: &Path, subject: Subject, authority: &Path) -> Result<()> {
+    Authority::read(authority)?.issue(directory, subject)?;
+    println!("{}: a new key and certificate for a {subject}", directory.display());
+    Ok(())
+}
+
+/// `federation revoke`.
+///
+/// # Errors
+/// It is no certificate of a bridge or client, or the list cannot be written.
+pub(crate) fn revoke_at(directory: &Path, certificate: &Path) -> Result<()> {
+    let files = NodeFiles::new(directory);
+    files.roster()?;
+    if revoke(&files.revoked(), certificate)? {
+        println!("revoked at this node, running or not; every operator has to say so to their own");
+    } else {
+        println!("it was revoked before");
+    }
+    Ok(())
 }

@@ -13,6 +13,7 @@ use crate::{
     net::{
         membership::Membership,
         peers::{Peers, endpoint},
+        rotation,
         server::{self, Service},
     },
     operator::api,
@@ -61,13 +62,15 @@ impl Node {
         let federation = files.federation()?;
         let members = federation.as_ref().map_or(roster.members.as_slice(), Federation::members);
         let membership = Arc::new(Membership::new(members.to_vec()));
+        rotation::read_list(&files.revoked(), &membership)?;
         let endpoint = endpoint(&identity, config.listen, membership.clone())
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let epochs = Epochs::new(config.id, files.clone(), endpoint.clone(), membership.clone(), questions)?;
-        let service = Arc::new(Service::new(membership, ask));
+        let service = Arc::new(Service::new(membership.clone(), ask));
         let (publish, document) = watch::channel(None);
         let (end, ended) = watch::channel(false);
+        let rotating = tokio::spawn(rotation::keep_current(files.clone(), identity, membership));
         tokio::spawn(server::accept(endpoint.clone(), service.clone()));
         let (live, live_state) = watch::channel(None);
         let api_address = config.api_address();
@@ -90,6 +93,7 @@ impl Node {
                 tracing::error!(error = format!("{error:#}"), "the node has ended");
             }
             serving.abort();
+            rotating.abort();
             drop(lock);
             end.send_replace(true);
         });

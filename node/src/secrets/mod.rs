@@ -7,7 +7,7 @@
 
 mod source;
 
-use crate::files::{erase, read_secret, write_durably};
+use crate::disk::{erase, read_secret, write_durably};
 use anyhow::{Context as _, Result, bail};
 use chacha20poly1305::{
     ChaCha20Poly1305, Key, KeyInit as _, Nonce,

@@ -1,6 +1,6 @@
 //! Where the key comes from that seals a node's secrets.
 
-use crate::files::{read_secret, write_durably};
+use crate::disk::{read_secret, write_durably};
 use anyhow::{Context as _, Result, bail, ensure};
 use argon2::{Algorithm, Argon2, Params, Version};
 use serde::{Deserialize, Serialize};

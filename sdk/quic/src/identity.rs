@@ -2,9 +2,22 @@
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quorate_protocol::{NodeId, wire::limits};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
+use rustls::{
+    CertificateError, SignatureScheme,
+    client::{ResolvesClientCert, WebPkiServerVerifier, danger::ServerCertVerifier as _},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject as _,
+    },
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// Time without any packet after which a connection is given up.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
@@ -22,11 +35,14 @@ pub struct NodeAddress {
 }
 
 /// A certificate of the federation's authority with its key.
+///
+/// Connections that are made with it show the one that its clones were given last ([`Self::renew`]).
 #[derive(Debug)]
 pub struct TlsIdentity {
     authority: CertificateDer<'static>,
     certificate: CertificateDer<'static>,
     key: PrivatePkcs8KeyDer<'static>,
+    shown: Arc<Shown>,
 }
 
 impl Clone for TlsIdentity {
@@ -35,7 +51,34 @@ impl Clone for TlsIdentity {
             authority: self.authority.clone(),
             certificate: self.certificate.clone(),
             key: self.key.clone_key(),
+            shown: self.shown.clone(),
         }
+    }
+}
+
+/// What is shown at the other end of a connection.
+#[derive(Debug)]
+struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl Shown {
+    fn get(&self) -> Arc<CertifiedKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.get())
+    }
+}
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _authorities: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.get())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
@@ -90,7 +133,45 @@ impl TlsIdentity {
             let found = CertificateDer::from_pem_file(&path);
             found.map_err(|source| TlsError::Pem { path: path.display().to_string(), source })
         };
-        Ok(Self { authority: certificate("ca.pem")?, certificate: certificate("tls.pem")?, key })
+        let (authority, certificate) = (certificate("ca.pem")?, certificate("tls.pem")?);
+        let chain = vec![certificate.clone()];
+        let whole = PrivateKeyDer::Pkcs8(key.clone_key());
+        let shown = CertifiedKey::from_der(chain, whole, &rustls::crypto::ring::default_provider())?;
+        Ok(Self { authority, certificate, key, shown: Arc::new(Shown(RwLock::new(Arc::new(shown)))) })
+    }
+
+    /// Has all that was made of this identity show another certificate from now on. Connections that are open stay.
+    pub fn renew(&self, newer: &Self) {
+        *self.shown.0.write().unwrap_or_else(PoisonError::into_inner) = newer.shown.get();
+    }
+
+    /// Whether the certificate that is shown does not hold any more after some time from now.
+    pub fn expires_within(&self, time: Duration) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = self
+            .roots()
+            .ok()
+            .and_then(|roots| WebPkiServerVerifier::builder_with_provider(roots, provider).build().ok());
+        // Which name it has does not matter to when it expires, which is looked at first.
+        let (Some(verifier), Ok(name)) = (verifier, ServerName::try_from("bridge.quorate")) else {
+            return true;
+        };
+        let then = UnixTime::since_unix_epoch(now + time);
+        let shown = self.shown.get();
+        let Some(certificate) = shown.cert.first() else { return true };
+        let verified = verifier.verify_server_cert(certificate, &[], &name, &[], then);
+        matches!(
+            verified,
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. }
+            ))
+        )
+    }
+
+    /// What a server shows.
+    pub fn server_resolver(&self) -> Arc<dyn ResolvesServerCert> {
+        self.shown.clone()
     }
 
     /// The authority's root store.
@@ -114,12 +195,13 @@ impl TlsIdentity {
     /// Certificate and key do not fit.
     pub fn client_config(&self) -> Result<quinn::ClientConfig, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let (chain, key) = self.certificate();
         let mut tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(self.roots()?)
-            .with_client_auth_cert(chain, key)?;
+            .with_client_cert_resolver(self.shown.clone());
         tls.alpn_protocols = vec![limits::PROTOCOL.into()];
+        // A session that is resumed shows no certificate: a renewed one would not be seen.
+        tls.resumption = rustls::client::Resumption::disabled();
         let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
         config.transport_config(transport_config());
         Ok(config)
@@ -138,4 +220,31 @@ pub fn transport_config() -> Arc<quinn::TransportConfig> {
 /// The server name of a node.
 pub fn server_name(node: NodeId) -> String {
     format!("node-{node}.quorate")
+}
+
+/// Files that a running program reads again when they change.
+#[derive(Debug)]
+pub struct WatchedFiles {
+    paths: Vec<PathBuf>,
+    seen: Vec<Option<SystemTime>>,
+}
+
+impl WatchedFiles {
+    /// As they are now; some may not be there.
+    pub fn new(paths: Vec<PathBuf>) -> Self {
+        let seen = paths.iter().map(|path| changed_at(path)).collect();
+        Self { paths, seen }
+    }
+
+    /// Whether one has changed since this was asked last.
+    pub fn have_changed(&mut self) -> bool {
+        let now: Vec<_> = self.paths.iter().map(|path| changed_at(path)).collect();
+        let changed = now != self.seen;
+        self.seen = now;
+        changed
+    }
+}
+
+fn changed_at(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).ok()?.modified().ok()
 }

@@ -7,4 +7,4 @@ mod frames;
 mod identity;
 
 pub use frames::{FrameError, FrameReader, write_message};
-pub use identity::{NodeAddress, TlsError, TlsIdentity, server_name, transport_config};
+pub use identity::{NodeAddress, TlsError, TlsIdentity, WatchedFiles, server_name, transport_config};

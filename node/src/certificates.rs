@@ -1,8 +1,8 @@
 //! Certificates of a federation: its authority, what that signs, and what counts no more.
 //!
 //! Roles are DNS names: `node-N.quorate`, `bridge.quorate`, `client.quorate`. A node is known by the key in its
-//! certificate, so a renewed one has the same key; a new key comes with the next epoch. Bridges and clients can be given
-//! new keys, and old ones be revoked, at any time.
+//! certificate, so a renewed one has the same key; a new key comes with the next epoch. Bridges and clients can be
+//! given new keys, and old ones be revoked, at any time.
 
 use crate::{
     disk::{write_durably, write_secret},

@@ -214,7 +214,7 @@ pub(super) enum FederationCommand {
         #[arg(long)]
         authority: PathBuf,
     },
-    /// Have a node take a bridge's or client's certificate no more, from now on; each operator says so to their own node
+    /// Have a node take a bridge's or client's certificate no more, from now on; each operator tells their own node
     Revoke {
         /// Directory of the node, which may be running
         directory: PathBuf,

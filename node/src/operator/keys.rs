@@ -1,5 +1,5 @@
-//! `share lock | backup | restore`: where the key is that opens a node's secrets, and a copy of them; `federation renew |
-//! issue | revoke`: certificates.
+//! `share lock | backup | restore`: where the key is that opens a node's secrets, and a copy of them; certificates:
+//! `federation renew | issue | revoke`.
 
 #![expect(clippy::print_stdout, reason = "the commands' output")]
 

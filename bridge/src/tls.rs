@@ -1,7 +1,7 @@
 //! The bridge's certificates, for wallets and for nodes, read again when their files change.
 
 use crate::config::TlsFiles;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use quorate_quic::{TlsIdentity, WatchedFiles};
 use rustls::{
     ServerConfig,
@@ -18,6 +18,13 @@ use tokio_rustls::TlsAcceptor;
 
 /// Time between two looks at the files.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Looks between two at how long the certificate for nodes still holds: a day.
+const LOOKS_PER_DAY: u32 = 43_200;
+/// How long before it expires the operator is told.
+const NOTICE: Duration = Duration::from_secs(45 * 86_400);
+/// Whom that certificate names.
+const NAME: &str = "bridge.quorate";
 
 /// What connections are accepted with.
 pub(crate) type Certificates = watch::Receiver<TlsAcceptor>;
@@ -37,26 +44,41 @@ pub(crate) fn watch_files(directory: &Path, files: &TlsFiles) -> Result<Certific
 /// Shows nodes the certificate that is in the directory, whenever it changes, until the bridge stops.
 pub(crate) async fn keep_identity(
     directory: PathBuf,
+    mut files: WatchedFiles,
     identity: TlsIdentity,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let mut files = WatchedFiles::new(["tls.pem", "tls.key"].map(|name| directory.join(name)).to_vec());
     let mut pause = tokio::time::interval(LOOK_AGAIN);
-    loop {
+    for look in 0_u32.. {
         tokio::select! {
             _ = pause.tick() => {}
             _ = stopping.changed() => return,
         }
-        if !files.have_changed() {
-            continue;
-        }
-        match TlsIdentity::read(&directory) {
-            Ok(newer) => {
+        let read = || {
+            let newer = TlsIdentity::read(&directory)?;
+            ensure!(
+                newer.is_valid_for(NAME),
+                "it is no certificate of this federation for {NAME} that holds now"
+            );
+            Ok(newer)
+        };
+        match files.look(read) {
+            None => {}
+            Some(Ok(newer)) => {
                 identity.renew(&newer);
                 tracing::info!("new certificate for nodes");
             }
             // One of the two files has changed, and the other one will.
-            Err(error) => tracing::warn!(%error, "the new certificate for nodes cannot be used yet"),
+            Some(Err(error)) => {
+                let error = format!("{error:#}");
+                tracing::warn!(error, "the new certificate for nodes cannot be used yet");
+            }
+        }
+        if look.is_multiple_of(LOOKS_PER_DAY) && identity.expires_within(NOTICE) {
+            tracing::warn!(
+                "this bridge's certificate for nodes expires within {} days: `quorate-node federation renew`",
+                NOTICE.as_secs() / 86_400
+            );
         }
     }
 }

@@ -156,6 +156,12 @@ impl Authority {
     pub(crate) fn renew(&self, path: &Path) -> Result<Subject> {
         let old = read(path)?;
         let role = Subject::of(&old).with_context(|| format!("{} cannot be renewed", path.display()))?;
+        let own = path.parent().context("a file in a directory")?.join("ca.pem");
+        ensure!(
+            tls_key(&read(&own)?) == tls_key(self.0.der()),
+            "{} is of another authority than the one whose key this is",
+            own.display()
+        );
         let certificate = self.sign(role, &Known::of(&old)?)?;
         ensure!(tls_key(certificate.der()) == tls_key(&old), "the certificate would have another key");
         write_durably(path, certificate.pem().as_bytes())?;
@@ -191,10 +197,10 @@ pub(crate) fn revoke(list: &Path, certificate: &Path) -> Result<bool> {
 
 /// Hashes of keys that do not count any more: one per line, in hexadecimal digits. None without the file.
 pub(crate) fn read_revoked(list: &Path) -> Result<BTreeSet<[u8; 32]>> {
-    if !list.exists() {
-        return Ok(BTreeSet::new());
-    }
-    let text = fs::read_to_string(list).with_context(|| format!("cannot read {}", list.display()))?;
+    let text = match fs::read_to_string(list) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        read => read.with_context(|| format!("cannot read {}", list.display()))?,
+    };
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let key = |line: &str| {
         let mut key = [0; 32];

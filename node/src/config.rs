@@ -26,7 +26,7 @@ pub enum ChainKind {
     /// JSON-RPC: Bitcoin Core, or `quorate-devnet chain`.
     #[default]
     Bitcoind,
-    /// Esplora's HTTP API. It is believed about which old coins are unspent and what a mempool has; blocks are checked.
+    /// Esplora's HTTP API. It is believed about which coins that nobody indexes are unspent, and what a mempool has.
     Esplora,
 }
 

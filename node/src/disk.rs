@@ -2,7 +2,12 @@
 
 use anyhow::{Context as _, Result};
 use serde::de::DeserializeOwned;
-use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
+    path::Path,
+};
 use zeroize::Zeroizing;
 
 /// A key in a file, as 64 hex digits.
@@ -37,6 +42,17 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut options = fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        // A node that runs as another user than who runs a command has to be able to read it.
+        let before = fs::metadata(path);
+        let (owner, mode) = match &before {
+            Ok(before) => (before, before.mode() & 0o777),
+            Err(_) => (&fs::metadata(directory)?, 0o600),
+        };
+        let own = file.metadata()?;
+        if (own.uid(), own.gid()) != (owner.uid(), owner.gid()) {
+            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&draft, path)?;

@@ -223,6 +223,9 @@ pub fn replacement(directory: &Path, made: &Replacement<'_>) -> Result<MemberFil
     let member = new_member(directory, made.id, &authority)?;
     // The certificate of the authority is the one that all others trust, not the one made anew from its key.
     fs::write(directory.join("ca.pem"), shown)?;
+    if like.revoked().exists() {
+        fs::copy(like.revoked(), directory.join("revoked.txt"))?;
+    }
     fs::copy(made.like.join("roster.json"), directory.join("roster.json"))?;
     fs::copy(made.like.join("federation.json"), directory.join("federation.json"))?;
     let peers = addresses.into_iter().map(|(id, address)| NodeAddress { id, address }).collect();

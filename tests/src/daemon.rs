@@ -41,8 +41,8 @@ pub struct Daemon {
     home: tempfile::TempDir,
     /// Height of the last block whose reward was paid out.
     paid_out: AtomicU32,
-    /// What its peers have, as hexadecimal digits.
-    blocks: Vec<String>,
+    /// What its peers have: hashes and blocks, as hexadecimal digits.
+    blocks: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -87,13 +87,31 @@ impl Daemon {
     /// # Errors
     /// It is not running.
     pub async fn kill(&mut self) -> Result<()> {
-        self.blocks.clear();
-        for height in 1..=self.height().await? {
-            let hash: String = self.call("getblockhash", json!([height])).await?;
-            self.blocks.push(self.call("getblock", json!([hash, 0])).await?);
+        let height = self.height().await?;
+        let mut kept = 0;
+        for ((known, _), number) in self.blocks.iter().zip(1_u32..=height) {
+            if *known != self.call::<String>("getblockhash", json!([number])).await? {
+                break;
+            }
+            kept += 1;
+        }
+        self.blocks.truncate(kept);
+        for number in u32::try_from(kept)? + 1..=height {
+            let hash: String = self.call("getblockhash", json!([number])).await?;
+            let block = self.call("getblock", json!([hash, 0])).await?;
+            self.blocks.push((hash, block));
         }
         self.child.kill()?;
         self.child.wait()?;
+        Ok(())
+    }
+
+    /// Has it write what it knows to its disk.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn flush(&self) -> Result<()> {
+        self.call::<Value>("gettxoutsetinfo", json!(["none"])).await?;
         Ok(())
     }
 
@@ -104,7 +122,8 @@ impl Daemon {
     pub async fn start_again(&mut self, arguments: &[&str]) -> Result<()> {
         self.child = spawn(&self.binary, self.home.path(), self.port, arguments)?;
         self.ready().await?;
-        for block in &self.blocks {
+        let known = usize::try_from(self.height().await?)?;
+        for (_, block) in self.blocks.iter().skip(known) {
             self.call::<Value>("submitblock", json!([block])).await?;
         }
         let height = self.height().await?;

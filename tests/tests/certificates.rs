@@ -42,6 +42,13 @@ async fn shown(cluster: &Cluster, client: &Path, number: usize) -> Result<Vec<u8
     Ok(chain.first().context("a certificate")?.to_vec())
 }
 
+/// The address of a node's chain backend.
+fn chain_url(home: &Path) -> Result<String> {
+    let config = fs::read_to_string(home.join("node.toml"))?;
+    let url = config.lines().find_map(|line| line.strip_prefix("url = ")).context("a backend")?;
+    Ok(url.trim_matches('"').to_owned())
+}
+
 /// Looks again until it is as wanted.
 async fn looks(what: &str, mut wanted: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
     let looking = async {
@@ -65,12 +72,28 @@ async fn a_renewed_certificate_is_shown_without_a_restart() -> Result<()> {
     let said = command(NODE, &["federation", "renew", text(&certificate), "--authority", text(&authority)])?;
     ensure!(said.contains("renewed for node 2"), "{said}");
     looks("the new certificate", async || Ok(shown(&cluster, &client, 2).await? != before)).await?;
-    // Whose key it is not is not used.
+    let renewed = shown(&cluster, &client, 2).await?;
+    // Another node's is not used. That it was looked at is seen by who is revoked after it, at the same look.
+    let spare = node.with_file_name("spare");
+    command(
+        NODE,
+        &["federation", "issue", text(&spare), "--role", "client", "--authority", text(&authority)],
+    )?;
+    shown(&cluster, &spare, 2).await.context("a new client is taken")?;
     let good = fs::read(&certificate)?;
     fs::copy(home(&cluster, 1)?.join("tls.pem"), &certificate)?;
-    let still = shown(&cluster, &client, 2).await?;
+    let revoked = spare.join("tls.pem");
+    command(NODE, &["federation", "revoke", text(&node), "--certificate", text(&revoked)])?;
+    looks("the look after", async || Ok(shown(&cluster, &spare, 2).await.is_err())).await?;
+    ensure!(shown(&cluster, &client, 2).await? == renewed, "another node's certificate is shown");
+    // Nor is another authority's.
+    let other = tempfile::tempdir()?;
+    let foreign = other.path().join("foreign");
+    command(NODE, &["federation", "new", text(&foreign), "--nodes", "4", "--chain-url", &chain_url(&node)?])?;
+    let wrong = foreign.join("ca.key");
+    let refused = command(NODE, &["federation", "renew", text(&certificate), "--authority", text(&wrong)]);
+    ensure!(refused.expect_err("another authority").to_string().contains("another authority"));
     fs::write(&certificate, good)?;
-    ensure!(still != before, "{}", still.len());
     status(&node, "voting").await?;
     Ok(())
 }

@@ -90,6 +90,14 @@ async fn two_of_seven_are_cut_off_and_catch_up() -> Result<()> {
         load.paid(5).await?;
         drill.cluster.chain.mine(1).await?;
     }
+    // Longer than connections live, and than a vote is waited for.
+    let missed = |status: &Value| {
+        let silence =
+            |node: &str| status.pointer(&format!("/seconds_since_heard/{node}")).and_then(Value::as_f64);
+        ["2", "5"].iter().all(|node| silence(node) > Some(32.0))
+    };
+    let first = drill.cluster.files.nodes.first().context("a node")?.clone();
+    status_where(&first, "without two", missed).await?;
     drill.cluster.chain.reorganise(3, vec![]).await?;
     load.paid(5).await?;
     for node in away {

@@ -139,13 +139,13 @@ async fn a_restored_node_does_not_vote_before_the_next_epoch() -> Result<()> {
     // The machine burns down.
     cluster.kill(3)?;
     fs::remove_dir_all(&node)?;
-    let restore = ["share", "restore", text(&node), "--from", text(&backup)];
+    let restore = ["share", "restore", text(&node), "--from", text(&backup), "--passphrase"];
     let wrong = command_with(NODE, &restore, &[(PASSPHRASE.0, "five words are too many")]);
     ensure!(wrong.expect_err("wrong").to_string().contains("wrong key or passphrase"));
     ensure!(!node.exists(), "nothing is written before it opens");
     let damaged = sealed.join("damaged");
     fs::write(&damaged, fs::read_to_string(&backup)?.replacen("\"node\": 3", "\"node\": 2", 1))?;
-    let other = ["share", "restore", text(&node), "--from", text(&damaged)];
+    let other = ["share", "restore", text(&node), "--from", text(&damaged), "--passphrase"];
     ensure!(command_with(NODE, &other, &[PASSPHRASE]).is_err(), "it is bound to its node");
     let said = command_with(NODE, &restore, &[PASSPHRASE])?;
     ensure!(said.contains("does not vote until the next epoch"), "{said}");

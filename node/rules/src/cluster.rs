@@ -292,7 +292,7 @@ impl Cluster {
                 let found = outpoints.into_iter();
                 let found = found.filter_map(|one| Some((one, self.coins.get(&one)?.clone()))).collect();
                 let node = self.nodes.get_mut(&id).expect("a node");
-                node.machine.at(self.now, 0).handle_coins(ticket, found);
+                node.machine.at(self.now, 0).handle_coins(ticket, Some(found));
             }
             Output::Recall { ticket, .. } => {
                 let node = self.nodes.get_mut(&id).expect("a node");

@@ -75,6 +75,12 @@ pub(crate) fn no_archive() -> WireError {
     WireError::passing(ErrorCode::NotReady, Fault::Receiver, message)
 }
 
+/// The backend does not say whether there is a coin: nothing is known of what spends it.
+pub(crate) fn no_backend() -> WireError {
+    let message = "this node's chain backend does not answer; its log says why";
+    WireError::passing(ErrorCode::NotReady, Fault::Receiver, message)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
     Peer(NodeId),

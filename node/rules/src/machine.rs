@@ -9,7 +9,7 @@ use crate::{
     context::{Context, Identity},
     coordination::Coordination,
     effects::Effect,
-    lookups::{Lookups, Parked, no_archive},
+    lookups::{Lookups, Parked, no_archive, no_backend},
     records::ChangeSet,
     registrations::Registrations,
     release::Releases,
@@ -272,9 +272,15 @@ impl Machine {
         }
     }
 
-    /// What the chain says of coins that an [`Output::LookUp`] asked for; those that do not exist are missing.
-    pub fn handle_coins(&mut self, ticket: u64, coins: Vec<(OutPoint, ChainCoin)>) {
+    /// What the chain says of coins that an [`Output::LookUp`] asked for; those that do not exist are missing. Nothing
+    /// if it does not say: what needs them may be asked again.
+    pub fn handle_coins(&mut self, ticket: u64, coins: Option<Vec<(OutPoint, ChainCoin)>>) {
         let Some((tip, input, archived)) = self.lookups.take(ticket) else { return };
+        let coins = match coins {
+            Some(coins) => coins,
+            None if input.is_subscription() => Vec::new(),
+            None => return self.refuse(input, &no_backend()),
+        };
         // A block in between may have spent what was unspent. Before the chain has been read there is one all the
         // time, and no vote.
         let overtaken = tip != self.cx.ledger.tip() && self.cx.caught_up;

@@ -48,6 +48,8 @@ pub(crate) struct Kit {
     pub(crate) out: VecDeque<Output>,
     /// The archive cannot be read.
     pub(crate) archive_fails: bool,
+    /// The backend does not answer.
+    pub(crate) backend_fails: bool,
     /// Hands in by itself that what was settled is durable.
     pub(crate) settles: bool,
     /// What is in store and index.
@@ -87,6 +89,7 @@ impl Kit {
             out,
             rows: BTreeMap::new(),
             archive_fails: false,
+            backend_fails: false,
             settles: true,
             replies: 0,
         }
@@ -160,6 +163,7 @@ impl Kit {
                 Output::LookUp { ticket, outpoints } => {
                     let found = outpoints.into_iter();
                     let found = found.filter_map(|one| Some((one, self.coins.get(&one)?.clone()))).collect();
+                    let found = (!self.backend_fails).then_some(found);
                     self.machine.at(self.now, 0).handle_coins(ticket, found);
                 }
                 Output::Recall { ticket, wanted } => {

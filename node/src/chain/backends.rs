@@ -6,7 +6,7 @@
 use super::{
     Answer, Bitcoind, Chain, ChainError, Esplora, Fees,
     birthday::check,
-    doubt::{BEHIND_MAX, doubt},
+    doubt::{BEHIND_MAX, doubt, tip_of},
 };
 use crate::config::{ChainConfig, ChainKind};
 use bitcoin::{Block, BlockHash, Network, OutPoint, Transaction, Txid, block::Header};
@@ -45,8 +45,9 @@ impl Member {
     async fn look(&self, network: Network, birthday: Checkpoint) -> Result<(u32, Option<String>), String> {
         let looked = async {
             let chain = &*self.chain;
+            chain.choose(network, birthday, false).await?;
             check(chain, network, birthday).await?;
-            let (header, height) = chain.header(chain.tip().await?).await?;
+            let (header, height) = tip_of(chain).await?;
             Ok::<_, ChainError>((height, doubt(chain, network, &header).await?))
         };
         let answer = tokio::time::timeout(TIMEOUT, looked).await;
@@ -147,28 +148,31 @@ impl Backends {
 
     /// What the others say against the one that is asked: it is behind them.
     async fn behind(&self) -> Option<String> {
-        let height = async |chain: &dyn Chain| {
-            let asked = async { chain.header(chain.tip().await?).await };
-            tokio::time::timeout(TIMEOUT, asked).await.ok()?.ok().map(|(_, height)| height)
+        let height = async |member: &Member| {
+            let asked = tokio::time::timeout(TIMEOUT, tip_of(&*member.chain)).await;
+            asked.ok()?.ok().map(|(_, height)| height)
         };
-        let own = height(self.chain()).await?;
-        let current = self.current.load(Ordering::Relaxed);
-        let others = self.members.iter().enumerate();
-        for (_, other) in others.filter(|(at, other)| *at != current && !other.is_out()) {
-            let theirs =
-                height(&*other.chain).await.filter(|theirs| *theirs > own.saturating_add(BEHIND_MAX));
-            if let Some(theirs) = theirs {
-                return Some(format!("it is at block {own}, and {} at block {theirs}", other.name));
-            }
-        }
-        None
+        let asked = join_all(
+            self.members
+                .iter()
+                .map(|member| async move { if member.is_out() { None } else { height(member).await } }),
+        );
+        let heights = asked.await;
+        let own = (*heights.get(self.current.load(Ordering::Relaxed))?)?;
+        let others = self.members.iter().zip(heights).filter_map(|(member, height)| Some((member, height?)));
+        let (other, theirs) = others.max_by_key(|(_, height)| *height)?;
+        let behind = theirs > own.saturating_add(BEHIND_MAX);
+        behind.then(|| format!("it is at block {own}, and {} at block {theirs}", other.name))
     }
 }
 
 impl Chain for Backends {
     fn choose(&self, network: Network, birthday: Checkpoint, troubled: bool) -> Answer<'_, ()> {
         Box::pin(async move {
-            if self.members.len() > 1 && self.is_due(troubled) {
+            if self.members.len() == 1 {
+                return self.chain().choose(network, birthday, troubled).await;
+            }
+            if self.is_due(troubled) {
                 if troubled {
                     let mut out = self.member().out.lock().unwrap_or_else(PoisonError::into_inner);
                     *out = Some(Instant::now() + AGAIN);

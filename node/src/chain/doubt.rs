@@ -27,3 +27,13 @@ pub(super) async fn doubt(
         old.then(|| format!("its last block is {} hours old", age.as_secs() / 3_600))
     }))
 }
+
+/// A backend's tip, if its chain has that at the height which it claims.
+///
+/// # Errors
+/// It does not answer, or says different things of its tip.
+pub(super) async fn tip_of(chain: &dyn Chain) -> Result<(Header, u32), ChainError> {
+    let tip = chain.tip().await?;
+    let (header, height) = chain.header(tip).await?;
+    if chain.hash_at(height).await? == Some(tip) { Ok((header, height)) } else { Err(ChainError::Unsteady) }
+}

@@ -1,19 +1,21 @@
 //! An Esplora server over HTTP (Blockstream's `electrs`, mempool.space): for who runs no Bitcoin Core of their own, or
 //! as the second choice beside one.
 //!
-//! Blocks and headers are checked by the follower, and a coin has to come with its Merkle proof. That a coin which no
-//! index has seen is still unspent, what the mempool has and what fees are is only what the server says.
+//! Blocks and headers are checked by the follower, and a coin has to come with its Merkle proof from a block of the
+//! node's chain, or one before the birthday with its work. That a coin whose script is not indexed is still unspent,
+//! what the mempool has and what fees are is only what the server says, as is a signet's signature (BIP325).
 
 use super::{Answer, Chain, ChainError, DaemonError, Fees};
-use bitcoin::{Block, BlockHash, FeeRate, MerkleBlock, OutPoint, Transaction, Txid, block::Header};
+use bitcoin::{Block, BlockHash, FeeRate, MerkleBlock, Network, OutPoint, Transaction, Txid, block::Header};
 use esplora_client::{AsyncClient, Builder, Error, OutputStatus};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use quorate_protocol::relay_policy::FEE_RATE_MIN;
+use quorate_protocol::{headers::Checkpoint, relay_policy::FEE_RATE_MIN};
 use quorate_rules::ChainCoin;
 use serde::Deserialize;
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -27,6 +29,10 @@ const POLL: Duration = Duration::from_secs(2);
 const WAIT: Duration = Duration::from_secs(20);
 /// Transactions that are asked for at a time.
 const AT_A_TIME: usize = 4;
+/// By how much less work than the birthday's block has one proves nothing.
+const CHEAP: f64 = 16.0;
+/// Size of an inner node of a Merkle tree, in bytes (CVE-2017-12842).
+const MERKLE_NODE_SIZE: usize = 64;
 /// Bytes of an answer that are told.
 const BODY_MAX: usize = 200;
 
@@ -35,6 +41,8 @@ const BODY_MAX: usize = 200;
 pub struct Esplora {
     url: String,
     client: AsyncClient,
+    /// The federation's birthday, once that is known: what a block costs on this network.
+    birthday: Arc<OnceLock<Checkpoint>>,
 }
 
 impl fmt::Debug for Esplora {
@@ -67,7 +75,7 @@ impl Esplora {
     pub fn new(url: &str) -> Result<Self, ChainError> {
         let url = url.trim_end_matches('/').to_owned();
         let client = Builder::new(&url).timeout(TIMEOUT).max_retries(RETRIES).build_async()?;
-        Ok(Self { url, client })
+        Ok(Self { url, client, birthday: Arc::default() })
     }
 
     /// The block that the server proves a transaction to be in.
@@ -86,6 +94,11 @@ impl Esplora {
         if !proves(&proof, txid, hash) {
             return Err(wrong("the Merkle proof of a transaction does not hold"));
         }
+        // Below the birthday no header is known to compare with, and anybody can make an easy one.
+        let cheap = self.birthday.get().is_some_and(|birthday| is_cheap(&proof.header, &birthday.header));
+        if cheap {
+            return Err(wrong("a coin is so old that its block proves little: ask a Bitcoin Core for such"));
+        }
         Ok(Some((hash, height)))
     }
 }
@@ -95,6 +108,12 @@ fn proves(proof: &MerkleBlock, txid: Txid, block: BlockHash) -> bool {
     let whole = proof.extract_matches(&mut matches, &mut indices).is_ok();
     let works = proof.header.validate_pow(proof.header.target()).is_ok();
     whole && works && proof.header.block_hash() == block && matches.contains(&txid)
+}
+
+/// Whether a block took much less work than another one.
+fn is_cheap(header: &Header, than: &Header) -> bool {
+    let share = than.target().difficulty_float() / CHEAP;
+    header.target().difficulty_float() < share
 }
 
 /// Whether a block spends an output.
@@ -134,6 +153,11 @@ fn taken(answer: Result<(), Error>) -> Result<(), ChainError> {
 }
 
 impl Chain for Esplora {
+    fn choose(&self, _network: Network, birthday: Checkpoint, _troubled: bool) -> Answer<'_, ()> {
+        let _known = self.birthday.set(birthday);
+        Box::pin(async { Ok(()) })
+    }
+
     fn tip(&self) -> Answer<'_, BlockHash> {
         Box::pin(async { Ok(self.client.get_tip_hash().await?) })
     }
@@ -187,7 +211,7 @@ impl Chain for Esplora {
                 return Ok(None);
             }
             let Some(whole) = self.client.get_tx(&outpoint.txid).await? else { return Ok(None) };
-            if whole.compute_txid() != outpoint.txid {
+            if whole.compute_txid() != outpoint.txid || whole.base_size() == MERKLE_NODE_SIZE {
                 return Err(wrong("it gives another transaction than the one that it was asked for"));
             }
             let output = usize::try_from(outpoint.vout).ok().and_then(|at| whole.output.get(at)).cloned();
@@ -244,6 +268,13 @@ impl Chain for Esplora {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_that_anybody_can_make_proves_no_old_coin() {
+        let dear = Checkpoint::genesis(Network::Bitcoin).header;
+        let easy = Checkpoint::genesis(Network::Regtest).header;
+        assert!(is_cheap(&easy, &dear) && !is_cheap(&dear, &dear) && !is_cheap(&easy, &easy));
+    }
 
     #[test]
     fn a_refusal_of_the_daemon_is_read_out_of_what_the_server_says() {

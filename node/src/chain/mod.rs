@@ -122,6 +122,17 @@ pub enum ChainError {
     /// A header that no miner of the network made.
     #[error("the chain backend gave a header that does not follow the rules: {0}")]
     Header(#[from] HeaderError),
+    /// The backend's tip is not in the chain that it shows, or changes faster than it can be read.
+    #[error("the chain backend says different things of its tip")]
+    Unsteady,
+    /// The backend's chain leaves the one that the node has read, and took less work.
+    #[error(
+        "the chain backend left the chain that this node has read after block {fork}, for one that took no more work"
+    )]
+    LessWork {
+        /// Height of the last block that both have.
+        fork: u32,
+    },
     /// The backend is of another network, or follows a chain without the federation's birthday.
     #[error("the chain backend is not on {network} with block {expected} at height {height}: it has {}", found.map_or("none there".to_owned(), |hash| hash.to_string()))]
     OtherChain {

@@ -63,8 +63,8 @@ pub(super) enum StoreCommand {
         #[arg(env = "QUORATE_NODE_DIR")]
         directory: PathBuf,
     },
-    /// Take what was settled below a block out of the archive. Nothing is voted on by it; wallets that were away for
-    /// longer do not hear of it
+    /// Take what was settled below a block out of the archive. Wallets that were away for longer do not hear of it, and
+    /// what a certificate of long ago holds may stay held at this node
     Prune {
         /// Directory of the node
         #[arg(env = "QUORATE_NODE_DIR")]
@@ -164,6 +164,8 @@ pub(super) enum ShareCommand {
         /// The file
         #[arg(long)]
         from: PathBuf,
+        #[command(flatten)]
+        key: KeyArguments,
     },
     /// Have a lost or damaged share computed anew by a quorum of the other nodes, none of which learns it
     Repair {

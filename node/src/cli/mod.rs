@@ -79,7 +79,9 @@ async fn run(command: Command) -> Result<()> {
         Command::Share(ShareCommand::Backup { directory, to, key }) => {
             keys::backup(&directory, &to, key.source()?)
         }
-        Command::Share(ShareCommand::Restore { directory, from }) => keys::restore(&directory, &from),
+        Command::Share(ShareCommand::Restore { directory, from, key }) => {
+            keys::restore(&directory, &from, key.source()?)
+        }
         Command::Share(ShareCommand::Repair { directory, dry_run }) => {
             commands::repair(&directory, dry_run).await
         }

@@ -81,17 +81,18 @@ impl ClientCertVerifier for RoleVerifier {
     }
 }
 
-/// The endpoint of a node: accepts certified peers, bridges and clients.
+/// The endpoint of a node: accepts certified peers, bridges and clients, with what decides about their certificates.
 pub(crate) fn endpoint(
     identity: &TlsIdentity,
     listen: SocketAddr,
     membership: Arc<Membership>,
-) -> Result<quinn::Endpoint> {
+) -> Result<(quinn::Endpoint, Arc<dyn ClientCertVerifier>)> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let stock = WebPkiClientVerifier::builder_with_provider(identity.roots()?, provider.clone()).build()?;
+    let verifier: Arc<dyn ClientCertVerifier> = Arc::new(RoleVerifier { stock, membership });
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(RoleVerifier { stock, membership }))
+        .with_client_cert_verifier(verifier.clone())
         .with_cert_resolver(identity.server_resolver());
     tls.alpn_protocols = vec![limits::PROTOCOL.into()];
     tls.max_early_data_size = 0;
@@ -104,7 +105,7 @@ pub(crate) fn endpoint(
     let runtime = quinn::default_runtime().ok_or_else(|| anyhow::anyhow!("no runtime"))?;
     let mut endpoint = quinn::Endpoint::new(endpoint_config(identity), Some(config), socket, runtime)?;
     endpoint.set_default_client_config(identity.client_config()?);
-    Ok(endpoint)
+    Ok((endpoint, verifier))
 }
 
 /// Stateless resets under a key that outlives the process: peers notice at once that a node has started again,

@@ -18,19 +18,27 @@ use quorate_protocol::wire::{
 };
 use quorate_quic::{FrameReader, write_message};
 use quorate_rules::{Peer, SessionId};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use rustls::{pki_types::UnixTime, server::danger::ClientCertVerifier};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 use tokio::sync::{mpsc, watch};
 
 /// Frames that may wait for a slow session before it is closed.
 const SESSION_FRAMES_MAX: usize = 8_192;
 
+/// Time between two looks at whether the certificate of a connection still holds.
+const VALIDITY_CHECK: Duration = Duration::from_secs(3_600);
+
 /// What the server's tasks share.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) membership: Arc<Membership>,
+    verifier: Arc<dyn ClientCertVerifier>,
     epochs: mpsc::Sender<Question>,
     /// Absent until the first key is there.
     live: watch::Sender<Option<Live>>,
@@ -38,8 +46,12 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(membership: Arc<Membership>, epochs: mpsc::Sender<Question>) -> Self {
-        Self { membership, epochs, live: watch::Sender::new(None), next_session: AtomicU64::new(1) }
+    pub(crate) fn new(
+        membership: Arc<Membership>,
+        verifier: Arc<dyn ClientCertVerifier>,
+        epochs: mpsc::Sender<Question>,
+    ) -> Self {
+        Self { membership, verifier, epochs, live: watch::Sender::new(None), next_session: AtomicU64::new(1) }
     }
 
     pub(crate) fn go_live(&self, live: Live) {
@@ -67,10 +79,18 @@ async fn serve(incoming: quinn::Incoming, service: Arc<Service>) -> Result<()> {
     let connection = incoming.await?;
     let certificate = certificate_of(&connection).context("no client certificate")?;
     let mut changes = service.membership.changes();
+    let mut hour = tokio::time::interval(VALIDITY_CHECK);
     loop {
         let stream = tokio::select! {
             stream = connection.accept_bi() => Some(stream?),
             _ = changes.changed() => None,
+            _ = hour.tick() => {
+                if service.verifier.verify_client_cert(&certificate, &[], UnixTime::now()).is_err() {
+                    connection.close(1_u8.into(), b"the certificate does not hold any more");
+                    return Ok(());
+                }
+                None
+            }
         };
         // Who was replaced or revoked since it connected has no role any more.
         let Some(role) = service.membership.role(&certificate) else {

@@ -29,8 +29,8 @@ struct Backup {
     federation: FederationId,
     node: NodeId,
     epoch: u64,
-    /// Where the key comes from that opens it.
-    key: KeySource,
+    /// Of the passphrase that opens it, if it is one. What else the key may come from is not for this file to say.
+    salt: Option<String>,
     /// In hexadecimal digits.
     sealed: String,
 }
@@ -108,18 +108,21 @@ pub(crate) fn backup(directory: &Path, to: &Path, key: KeySource) -> Result<()> 
         federation: federation.id(),
         node: config.id,
         epoch: federation.epoch().0,
-        key,
+        salt: match &key {
+            KeySource::Passphrase(salt) => Some(salt.clone()),
+            KeySource::File(_) | KeySource::Credential(_) | KeySource::Command(_) => None,
+        },
         sealed: String::new(),
     };
     let bytes = Zeroizing::new(serde_json::to_vec(&contents)?);
-    backup.sealed = hex::encode(seal(&backup.key.new_key()?, &backup.label(), &bytes)?);
+    backup.sealed = hex::encode(seal(&key.new_key()?, &backup.label(), &bytes)?);
     write_durably(to, &serde_json::to_vec_pretty(&backup)?)?;
     println!(
         "{}: node {} in epoch {}; it opens with {} alone. Make a new one after each epoch",
         to.display(),
         backup.node,
         backup.epoch,
-        backup.key
+        key
     );
     Ok(())
 }
@@ -128,6 +131,7 @@ pub(crate) fn backup(directory: &Path, to: &Path, key: KeySource) -> Result<()> 
 fn public_files(files: &NodeFiles, federation: &Federation) -> Result<BTreeMap<String, String>> {
     let mut names: Vec<String> =
         ["roster.json", "federation.json", "node.toml", "ca.pem", "tls.pem"].map(str::to_owned).to_vec();
+    names.extend(files.revoked().exists().then(|| "revoked.txt".to_owned()));
     for succession in &federation.document().successions {
         let path = files.planned(&succession.plan).path("plan.json");
         let inside = path.strip_prefix(&files.directory).ok().filter(|_| path.exists());
@@ -145,7 +149,7 @@ fn public_files(files: &NodeFiles, federation: &Federation) -> Result<BTreeMap<S
 ///
 /// # Errors
 /// The directory is not empty, the file cannot be read, or does not open.
-pub(crate) fn restore(directory: &Path, from: &Path) -> Result<()> {
+pub(crate) fn restore(directory: &Path, from: &Path, key: KeySource) -> Result<()> {
     if fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is not empty: choose a new directory", directory.display());
     }
@@ -160,7 +164,14 @@ pub(crate) fn restore(directory: &Path, from: &Path) -> Result<()> {
         backup.version
     );
     let sealed = hex::decode(&backup.sealed).context("the backup is damaged")?;
-    let Some(bytes) = open(&backup.key.key()?, &backup.label(), &sealed) else {
+    let key = match (key, &backup.salt) {
+        (KeySource::Passphrase(_), Some(salt)) => KeySource::Passphrase(salt.clone()),
+        (KeySource::Passphrase(_), None) => {
+            bail!("{} opens with no passphrase but with a key", from.display())
+        }
+        (key, _) => key,
+    };
+    let Some(bytes) = open(&key.key()?, &backup.label(), &sealed) else {
         bail!("{} does not open: wrong key or passphrase, or damaged", from.display());
     };
     let contents: Contents = serde_json::from_slice(&bytes).context("the backup is damaged")?;

@@ -191,8 +191,7 @@ impl Dispatcher {
     }
 }
 
-/// Asks the chain for coins. One that the backend does not give is like one that does not exist: the rules refuse
-/// what needs it.
+/// Asks the chain for coins. One that there is not is left out; if the backend does not say, nobody can know.
 async fn look_up(
     turns: Arc<Semaphore>,
     chain: Arc<dyn Chain>,
@@ -202,12 +201,19 @@ async fn look_up(
 ) {
     // Never closed.
     let _turn = turns.acquire_owned().await;
-    let mut coins = Vec::new();
+    let mut coins = Some(Vec::new());
     for outpoint in outpoints {
         match chain.coin(outpoint).await {
-            Ok(Some(coin)) => coins.push((outpoint, coin)),
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, %outpoint, "the chain backend did not give a coin"),
+            Ok(coin) => {
+                if let Some(coins) = &mut coins {
+                    coins.extend(coin.map(|coin| (outpoint, coin)));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, %outpoint, "the chain backend did not say whether there is a coin");
+                coins = None;
+                break;
+            }
         }
     }
     let _node_ended = inputs.send(Input::Coins { ticket, coins }).await;

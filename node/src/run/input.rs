@@ -72,7 +72,8 @@ pub(crate) enum Input {
     /// What the chain says of coins that the machine asked for.
     Coins {
         ticket: u64,
-        coins: Vec<(OutPoint, ChainCoin)>,
+        /// Nothing if the backend does not say.
+        coins: Option<Vec<(OutPoint, ChainCoin)>>,
     },
     /// What the archive says to what the machine asked of it; nothing if it cannot be read.
     Recalled {

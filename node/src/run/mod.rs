@@ -13,7 +13,7 @@ use crate::{
     net::{
         membership::Membership,
         peers::{Peers, endpoint},
-        rotation,
+        rotation::Rotation,
         server::{self, Service},
     },
     operator::api,
@@ -58,19 +58,20 @@ impl Node {
                 "this node's share lies beside the key that opens it: move the key away with `quorate-node share lock`"
             );
         }
+        let rotation = Rotation::new(&files, config.id);
         let identity = files.tls()?;
         let federation = files.federation()?;
         let members = federation.as_ref().map_or(roster.members.as_slice(), Federation::members);
         let membership = Arc::new(Membership::new(members.to_vec()));
-        rotation::read_list(&files.revoked(), &membership)?;
-        let endpoint = endpoint(&identity, config.listen, membership.clone())
+        rotation.read_list(&membership)?;
+        let (endpoint, verifier) = endpoint(&identity, config.listen, membership.clone())
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);
         let epochs = Epochs::new(config.id, files.clone(), endpoint.clone(), membership.clone(), questions)?;
-        let service = Arc::new(Service::new(membership.clone(), ask));
+        let service = Arc::new(Service::new(membership.clone(), verifier, ask));
         let (publish, document) = watch::channel(None);
         let (end, ended) = watch::channel(false);
-        let rotating = tokio::spawn(rotation::keep_current(files.clone(), identity, membership));
+        let rotating = tokio::spawn(rotation.run(identity, membership));
         tokio::spawn(server::accept(endpoint.clone(), service.clone()));
         let (live, live_state) = watch::channel(None);
         let api_address = config.api_address();

@@ -89,7 +89,8 @@ impl Vault {
     /// A secret of [`LOCKABLE`], as text.
     pub(crate) fn text(&self, name: &str) -> Result<Zeroizing<String>> {
         let sealed = self.at(name, "sealed");
-        if sealed.exists() || relocked(&sealed).exists() {
+        // Without a source it was never locked: what an interrupted lock left counts for nothing.
+        if self.source()?.is_some() && (sealed.exists() || relocked(&sealed).exists()) {
             let bytes = self.open(&sealed, &label(name))?;
             let text =
                 std::str::from_utf8(&bytes).with_context(|| format!("{} is damaged", sealed.display()))?;
@@ -117,32 +118,52 @@ impl Vault {
         }
         let text = toml::to_string(source).context("seal.toml cannot be written")?;
         write_durably(&self.directory.join("seal.toml"), text.as_bytes())?;
-        let files: Vec<_> = files.into_iter().map(|(path, label, _)| (path, label)).collect();
         let locked = Self::new(&self.directory);
         let _unset = locked.key.set(key);
-        locked.finish_lock(&files)
+        locked.finish_lock(sealed)
     }
 
-    /// Ends a lock that was interrupted: of the two versions of a file, the one counts that the present key opens.
+    /// Ends a lock that was interrupted, or takes it back: of the two versions of a file, the one counts that the
+    /// present key opens. Nothing is changed unless that is known of all of them.
     pub(crate) fn finish_lock(&self, sealed: &[(PathBuf, String)]) -> Result<()> {
-        if self.source()?.is_none() {
-            return Ok(());
-        }
         let lockable = LOCKABLE.map(|name| (self.at(name, "sealed"), label(name)));
+        let locked = self.source()?.is_some();
+        let mut newer = Vec::new();
         for (path, label) in sealed.iter().chain(&lockable) {
             let next = relocked(path);
-            let Ok(bytes) = fs::read(&next) else { continue };
-            if open(self.key()?, label, &bytes).is_some() {
+            if !next.exists() {
+                continue;
+            }
+            let opens = |path: &Path| -> Result<bool> {
+                let Ok(bytes) = fs::read(path) else { return Ok(false) };
+                Ok(open(self.key()?, label, &bytes).is_some())
+            };
+            let counts = locked && opens(&next)?;
+            if locked && !counts && !opens(path)? {
+                bail!(
+                    "{} does not open with this node's sealing key: wrong key or passphrase",
+                    next.display()
+                );
+            }
+            newer.push((path, next, counts));
+        }
+        for (path, next, counts) in newer {
+            if counts {
                 fs::rename(&next, path).with_context(|| format!("cannot write {}", path.display()))?;
             } else {
                 erase(&next)?;
             }
         }
+        if !locked {
+            return Ok(());
+        }
         fs::File::open(&self.directory)?.sync_all()?;
+        // What is in the clear goes when what is sealed can be read.
+        for (path, label) in &lockable {
+            self.open(path, label)?;
+        }
         for name in LOCKABLE {
-            if self.at(name, "sealed").exists() {
-                erase(&self.at(name, "key"))?;
-            }
+            erase(&self.at(name, "key"))?;
         }
         erase(&self.at("seal", "key"))
     }
@@ -180,4 +201,93 @@ pub(crate) fn open(key: &SealingKey, label: &str, bytes: &[u8]) -> Option<Zeroiz
     let payload = Payload { msg: sealed, aad: label.as_bytes() };
     let cipher = ChaCha20Poly1305::new(Key::from_slice(key.as_ref()));
     cipher.decrypt(Nonce::from_slice(nonce), payload).ok().map(Zeroizing::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARE: &str = "quorate share of node 1 in epoch 1";
+
+    fn sealed(directory: &Path) -> Vec<(PathBuf, String)> {
+        vec![(directory.join("share.sealed"), SHARE.to_owned())]
+    }
+
+    /// A new node's directory, and where its key is to go.
+    fn node() -> (tempfile::TempDir, PathBuf, KeySource) {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = place.path().join("node");
+        fs::create_dir(&directory).expect("made");
+        for (name, text) in
+            [("seal", "07".repeat(32)), ("identity", "me".to_owned()), ("tls", "PEM".to_owned())]
+        {
+            fs::write(directory.join(format!("{name}.key")), text).expect("written");
+        }
+        let vault = Vault::new(&directory);
+        vault.seal(&directory.join("share.sealed"), SHARE, b"share").expect("sealed");
+        let source = KeySource::File(place.path().join("elsewhere"));
+        (place, directory, source)
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).expect("made");
+        for entry in fs::read_dir(from).expect("a directory") {
+            let path = entry.expect("a file").path();
+            fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copied");
+        }
+    }
+
+    fn is_whole(directory: &Path) {
+        let vault = Vault::new(directory);
+        vault.finish_lock(&sealed(directory)).expect("it can go on");
+        assert_eq!(*vault.text("identity").expect("there"), "me");
+        assert_eq!(*vault.text("tls").expect("there"), "PEM");
+        let share = vault.open(&directory.join("share.sealed"), SHARE).expect("opens");
+        assert_eq!(share.as_slice(), b"share");
+        assert!(!directory.join("share.relocked").exists() && !directory.join("identity.relocked").exists());
+    }
+
+    /// The states that a crash leaves: so many files of the new version, the source or not, so many of them in place.
+    fn interrupted(before: &Path, after: &Path, at: &Path, written: usize, switched: bool, renamed: usize) {
+        copy(before, at);
+        for (number, name) in ["share", "identity", "tls"].iter().enumerate() {
+            let new = after.join(format!("{name}.sealed"));
+            let extension = if number < renamed { "sealed" } else { "relocked" };
+            if number < written {
+                fs::copy(&new, at.join(format!("{name}.{extension}"))).expect("copied");
+            }
+        }
+        if switched {
+            fs::copy(after.join("seal.toml"), at.join("seal.toml")).expect("copied");
+        }
+    }
+
+    #[test]
+    fn a_lock_that_is_interrupted_anywhere_loses_nothing() {
+        let (place, before, source) = node();
+        let after = place.path().join("after");
+        copy(&before, &after);
+        Vault::new(&after).lock(&source, &sealed(&after)).expect("locked");
+        is_whole(&after);
+        assert!(!after.join("seal.key").exists() && !after.join("identity.key").exists());
+        let mut states: Vec<(usize, bool, usize)> = (0..=3).map(|written| (written, false, 0)).collect();
+        states.extend((0..=3).map(|renamed| (3, true, renamed)));
+        for (number, (written, switched, renamed)) in states.into_iter().enumerate() {
+            let at = place.path().join(format!("state-{number}"));
+            interrupted(&before, &after, &at, written, switched, renamed);
+            if switched {
+                // With another key nothing is changed.
+                let key = place.path().join("elsewhere");
+                let right = fs::read(&key).expect("a key");
+                fs::write(&key, "09".repeat(32)).expect("written");
+                let vault = Vault::new(&at);
+                assert!(vault.finish_lock(&sealed(&at)).is_err(), "state {number}");
+                fs::write(&key, right).expect("written");
+            }
+            is_whole(&at);
+            let again = Vault::new(&at).lock(&KeySource::File(place.path().join("another")), &sealed(&at));
+            again.expect("it can be locked again");
+            is_whole(&at);
+        }
+    }
 }

@@ -169,6 +169,17 @@ impl TlsIdentity {
         )
     }
 
+    /// Whether its certificate is one of its authority for this name, and holds now.
+    pub fn is_valid_for(&self, name: &str) -> bool {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = self
+            .roots()
+            .ok()
+            .and_then(|roots| WebPkiServerVerifier::builder_with_provider(roots, provider).build().ok());
+        let (Some(verifier), Ok(name)) = (verifier, ServerName::try_from(name)) else { return false };
+        verifier.verify_server_cert(&self.certificate, &[], &name, &[], UnixTime::now()).is_ok()
+    }
+
     /// What a server shows.
     pub fn server_resolver(&self) -> Arc<dyn ResolvesServerCert> {
         self.shown.clone()
@@ -226,22 +237,34 @@ pub fn server_name(node: NodeId) -> String {
 #[derive(Debug)]
 pub struct WatchedFiles {
     paths: Vec<PathBuf>,
+    /// As they were read.
     seen: Vec<Option<SystemTime>>,
+    /// As they could not be read.
+    failed: Option<Vec<Option<SystemTime>>>,
 }
 
 impl WatchedFiles {
-    /// As they are now; some may not be there.
+    /// As they are now, before they are read for the first time; some may not be there.
     pub fn new(paths: Vec<PathBuf>) -> Self {
         let seen = paths.iter().map(|path| changed_at(path)).collect();
-        Self { paths, seen }
+        Self { paths, seen, failed: None }
     }
 
-    /// Whether one has changed since this was asked last.
-    pub fn have_changed(&mut self) -> bool {
+    /// Reads them if they are others than those that were read. What fails is tried again at each look, and told once
+    /// for each change.
+    pub fn look<T, E>(&mut self, read: impl FnOnce() -> Result<T, E>) -> Option<Result<T, E>> {
         let now: Vec<_> = self.paths.iter().map(|path| changed_at(path)).collect();
-        let changed = now != self.seen;
-        self.seen = now;
-        changed
+        if now == self.seen {
+            return None;
+        }
+        let answer = read();
+        if answer.is_ok() {
+            (self.seen, self.failed) = (now, None);
+            return Some(answer);
+        }
+        let told = self.failed.as_ref() == Some(&now);
+        self.failed = Some(now);
+        (!told).then_some(answer)
     }
 }
 

@@ -359,7 +359,7 @@ impl World {
         if node.height != height {
             self.counters.add(Fault::OvertakenLookup);
         }
-        self.step(id, |machine| machine.handle_coins(ticket, coins));
+        self.step(id, |machine| machine.handle_coins(ticket, Some(coins)));
     }
 
     pub(crate) fn answer(&mut self, id: NodeId, number: u64, reply: PeerReply) {

@@ -240,7 +240,7 @@ fn what_the_chain_said_before_a_block_came_is_asked_again() {
     let spent = spend(&[coin], 50_000);
     kit.mine_with(vec![spent]);
     kit.coins.clear();
-    kit.machine.at(kit.now, 0).handle_coins(ticket, found);
+    kit.machine.at(kit.now, 0).handle_coins(ticket, Some(found));
     kit.wait(std::time::Duration::ZERO);
     let answer = kit.out.iter().find_map(|output| match output {
         Output::Reply { to: ReplyTo::Peer(77), reply } => Some(reply.clone()),
@@ -254,6 +254,18 @@ fn what_the_chain_said_before_a_block_came_is_asked_again() {
         other => panic!("{other:?}"),
     }
     assert!(kit.machine.holds(&coin).is_none(), "it is not locked");
+}
+
+#[test]
+fn while_the_backend_does_not_say_whether_a_coin_is_there_nobody_is_told_that_it_is_not() {
+    let mut kit = Kit::voting();
+    let coin = kit.open_coin(0);
+    let request = kit.vote_request(sole(&spend(&[coin], 99_000)));
+    kit.backend_fails = true;
+    let refused = kit.ask(OTHER, request.clone()).expect_err("nobody knows");
+    assert_eq!((refused.code, refused.retry), (ErrorCode::NotReady, true));
+    kit.backend_fails = false;
+    kit.ask(OTHER, request).expect("it votes");
 }
 
 #[test]

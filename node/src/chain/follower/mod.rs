@@ -6,7 +6,7 @@ mod checks;
 use super::{Chain, ChainError, birthday::check, doubt::doubt};
 use crate::run::input::{Input, Reached};
 use anyhow::{Context as _, Result};
-use bitcoin::{Block, BlockHash, Network, block::Header};
+use bitcoin::{Block, BlockHash, Network, Work, block::Header};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use quorate_protocol::headers::Checkpoint;
 use std::{
@@ -27,6 +27,20 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Wait after the backend failed, or while its tip is in doubt.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Times that a backend may say different things of its tip, one after the other: a few while blocks come fast.
+const UNSTEADY_MAX: u32 = 20;
+
+/// How far a step has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// At the backend's tip, which has changed since.
+    AtTip,
+    /// At the backend's tip, which is not believed.
+    Doubted,
+    /// The backend's chain changed meanwhile, or does not have what it says.
+    Unsteady,
+}
+
 /// What a node follows.
 pub(crate) struct Follower {
     pub(crate) chain: Arc<dyn Chain>,
@@ -38,11 +52,18 @@ pub(crate) struct Follower {
 impl Follower {
     pub(crate) async fn run(self) {
         let mut problem: Option<(String, Instant)> = None;
-        let mut troubled = false;
+        let (mut troubled, mut unsteady) = (false, 0);
         while !self.inputs.is_closed() {
-            let error = match self.step(troubled).await {
-                Ok(doubted) => {
-                    troubled = doubted;
+            let step = self.step(troubled).await;
+            unsteady = if matches!(step, Ok(Step::Unsteady)) { unsteady + 1 } else { 0 };
+            let error = match step {
+                Ok(Step::Unsteady) if unsteady < UNSTEADY_MAX => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+                Ok(Step::Unsteady) => ChainError::Unsteady.into(),
+                Ok(step @ (Step::AtTip | Step::Doubted)) => {
+                    troubled = step == Step::Doubted;
                     if problem.take().is_some() {
                         tracing::info!("the chain is followed again");
                     }
@@ -57,8 +78,16 @@ impl Follower {
                 tracing::warn!(error = found, "the chain cannot be followed at the moment");
             }
             let since = problem.map_or_else(Instant::now, |(_, since)| since);
-            let final_word =
-                matches!(error.downcast_ref(), Some(ChainError::OtherChain { .. } | ChainError::TooDeep));
+            // What has answered so does not know which coins are unspent.
+            let final_word = matches!(
+                error.downcast_ref(),
+                Some(
+                    ChainError::OtherChain { .. }
+                        | ChainError::TooDeep
+                        | ChainError::Behind { .. }
+                        | ChainError::LessWork { .. }
+                )
+            );
             if final_word || since.elapsed() >= PATIENCE {
                 let _node_ended = self.inputs.send(Input::Doubt(Some(found.clone()))).await;
             }
@@ -67,29 +96,31 @@ impl Follower {
         }
     }
 
-    /// Brings the machine to the backend's tip; then waits until that changes. Gives whether that tip is doubted.
-    async fn step(&self, troubled: bool) -> Result<bool> {
+    /// Brings the machine to the backend's tip; then waits until that changes.
+    async fn step(&self, troubled: bool) -> Result<Step> {
         let chain = &*self.chain;
         chain.choose(self.network, self.birthday, troubled).await?;
         check(chain, self.network, self.birthday).await?;
         let tip = chain.tip().await?;
         let (header, height) = chain.header(tip).await?;
+        if chain.hash_at(height).await? != Some(tip) {
+            return Ok(Step::Unsteady);
+        }
         let fork = self.fork(height).await?;
+        self.check_work(fork.0, height).await?;
         let mut last = fork;
         while last.0 < height {
             let to = height.min(last.0.saturating_add(BATCH_BLOCKS));
             let Some(blocks) = self.read(last, to).await? else {
                 // A reorganisation came in between.
-                tokio::time::sleep(AGAIN).await;
-                return Ok(false);
+                return Ok(Step::Unsteady);
             };
-            let Some(block) = blocks.last() else { return Ok(false) };
+            let Some(block) = blocks.last() else { return Ok(Step::Unsteady) };
             last = (to, block.block_hash());
             self.inputs.send(Input::Blocks(blocks)).await.context("the node has ended")?;
         }
         if last.1 != tip {
-            tokio::time::sleep(AGAIN).await;
-            return Ok(false);
+            return Ok(Step::Unsteady);
         }
         let doubt = doubt(chain, self.network, &header).await?;
         let doubted = doubt.is_some();
@@ -99,10 +130,31 @@ impl Follower {
         self.inputs.send(Input::Fees(fees)).await.context("the node has ended")?;
         if doubted {
             tokio::time::sleep(RETRY).await;
-        } else {
-            chain.wait_for_tip(tip).await?;
+            return Ok(Step::Doubted);
         }
-        Ok(doubted)
+        chain.wait_for_tip(tip).await?;
+        Ok(Step::AtTip)
+    }
+
+    /// A branch has to have taken more work than what it takes the place of.
+    async fn check_work(&self, fork: u32, to: u32) -> Result<()> {
+        let tip = self.reached(fork).await?.tip;
+        let old = self.headers(fork + 1, usize::try_from(tip.saturating_sub(fork))?).await?;
+        let Some(old) = old.iter().map(Header::work).reduce(|sum, one| sum + one) else { return Ok(()) };
+        let mut new: Option<Work> = None;
+        for height in fork + 1..=to {
+            let hash = self.chain.hash_at(height).await?.ok_or(ChainError::Unsteady)?;
+            let (header, _) = self.chain.header(hash).await?;
+            if header.block_hash() != hash || header.validate_pow(header.target()).is_err() {
+                return Err(ChainError::WrongBlock(hash).into());
+            }
+            let work = new.map_or(header.work(), |work| work + header.work());
+            if work > old {
+                return Ok(());
+            }
+            new = Some(work);
+        }
+        Err(ChainError::LessWork { fork }.into())
     }
 
     /// The last block that both the machine and the backend have.

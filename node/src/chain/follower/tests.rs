@@ -282,3 +282,20 @@ fn the_headers_to_check_others_with_are_the_last_ones_and_the_start_of_a_period(
     assert_eq!(checks::wanted(2_016, 4_030, 4_040), [2_016..=2_016, 4_020..=4_030]);
     assert_eq!(checks::wanted(2_016, 2_016, 2_032), [2_016..=2_016]);
 }
+
+#[tokio::test]
+async fn a_branch_that_took_no_more_work_takes_the_place_of_nothing() {
+    let backend = Arc::new(Backend::mined(50));
+    let read = blocks(&backend);
+    for (blocks, taken) in [(9, false), (10, false), (11, true)] {
+        let backend = Arc::new(Backend::mined(50));
+        backend.extend(40, blocks, 300);
+        let (result, kept) = step(&backend, read.clone(), 0).await;
+        assert_eq!(result.is_ok(), taken, "{blocks} blocks for 10: {result:?}");
+        if !taken {
+            let error = result.expect_err("less work").to_string();
+            assert!(error.contains("after block 40"), "{error}");
+            assert_eq!(kept, read);
+        }
+    }
+}

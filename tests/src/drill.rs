@@ -11,7 +11,7 @@ use bitcoin::{Amount, TxOut, Txid};
 use quorate::{
     client::{Client, WebSocket},
     session::Session,
-    wallet::SecretWords,
+    wallet::{HistoryEntry, SecretWords},
 };
 use serde_json::{Value, json};
 use std::{
@@ -169,7 +169,7 @@ impl Drill {
             if open.is_empty() {
                 return Ok(());
             }
-            ensure!(started.elapsed() < PATIENCE * 2, "final, and never mined: {open:?}");
+            ensure!(started.elapsed() < PATIENCE * 2, "never mined: {open:#?}");
         }
     }
 
@@ -208,9 +208,14 @@ impl Drill {
     }
 }
 
-fn unmined(session: &Session) -> Vec<Txid> {
+/// What no block has, and what the wallet knows of it.
+fn unmined(session: &Session) -> Vec<String> {
     let history = session.wallet().history();
-    history.iter().filter(|entry| entry.block.is_none()).map(|entry| entry.txid).collect()
+    let open = history.iter().filter(|entry| entry.block.is_none());
+    let told = |entry: &HistoryEntry| {
+        format!("{} {:?}, refusal {:?}", entry.txid, entry.finality, session.refusal(entry.txid))
+    };
+    open.map(told).collect()
 }
 
 async fn pay_on(payer: Client, payee: Client, done: Arc<Done>) -> Result<()> {

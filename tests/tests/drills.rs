@@ -90,14 +90,6 @@ async fn two_of_seven_are_cut_off_and_catch_up() -> Result<()> {
         load.paid(5).await?;
         drill.cluster.chain.mine(1).await?;
     }
-    // Longer than connections live, and than a vote is waited for.
-    let missed = |status: &Value| {
-        let silence =
-            |node: &str| status.pointer(&format!("/seconds_since_heard/{node}")).and_then(Value::as_f64);
-        ["2", "5"].iter().all(|node| silence(node) > Some(32.0))
-    };
-    let first = drill.cluster.files.nodes.first().context("a node")?.clone();
-    status_where(&first, "without two", missed).await?;
     drill.cluster.chain.reorganise(3, vec![]).await?;
     load.paid(5).await?;
     for node in away {
@@ -111,10 +103,6 @@ async fn two_of_seven_are_cut_off_and_catch_up() -> Result<()> {
                 && status.pointer("/tip/height").and_then(Value::as_u64) >= Some(u64::from(height))
         };
         status_where(home, "caught up", caught_up).await?;
-    }
-    // The quorum is five of seven: these two are needed now.
-    for node in [1, 3] {
-        drill.cluster.kill(node)?;
     }
     load.paid(5).await?;
     let done = load.stop().await?;

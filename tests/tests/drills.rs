@@ -79,7 +79,7 @@ async fn one_node_after_the_other_is_away_under_load() -> Result<()> {
 /// Two of seven are cut off, stopped as a machine that is suspended is, while blocks come and payments go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_of_seven_are_cut_off_and_catch_up() -> Result<()> {
-    let Some(mut drill) = drill(7).await? else { return Ok(()) };
+    let Some(drill) = drill(7).await? else { return Ok(()) };
     let mut load = drill.load();
     load.paid(5).await?;
     let away = [2, 5];

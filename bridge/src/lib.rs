@@ -19,7 +19,6 @@ mod tips;
 mod tls;
 mod upstream;
 mod websocket;
-mod words;
 
 /// The machine, for anybody who drives it without sockets.
 pub mod sans_io {

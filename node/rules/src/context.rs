@@ -64,6 +64,10 @@ pub(crate) struct Context {
     pub(crate) caught_up: bool,
     /// Why the backend is not believed to be at the tip, and since when in Unix seconds.
     pub(crate) doubt: Option<(String, u64)>,
+    /// Heights of the peers' tips, as they told last.
+    pub(crate) heights: BTreeMap<NodeId, u32>,
+    /// What f + 1 of them are at, if that is beyond this node's tip, and since when in Unix seconds.
+    pub(crate) overtaken: Option<(u32, u64)>,
     /// What the archive has said to the input that is being handled.
     pub(crate) recalled: Archived,
     /// The tip when accounts and scripts were swept last.
@@ -113,6 +117,8 @@ impl Context {
             breaches: BTreeMap::new(),
             caught_up: false,
             doubt: None,
+            heights: BTreeMap::new(),
+            overtaken: None,
             recalled: Archived::default(),
             swept_at: 0,
             effects: VecDeque::new(),

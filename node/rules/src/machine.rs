@@ -147,6 +147,7 @@ impl Machine {
         let Some(fork) = fork else { return false };
         (fork..tip).for_each(|_| self.disconnect());
         blocks.iter().for_each(|block| self.connect(block));
+        self.cx.compare_heights();
         self.settle();
         let outpoints = std::mem::take(&mut self.unanswered);
         if !outpoints.is_empty() {

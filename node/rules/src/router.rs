@@ -192,7 +192,10 @@ impl Machine {
                 self.cx.take_releases(releases);
                 Ok(VotingReply::Done)
             }
-            VotingRequest::Heartbeat { head } => Ok(self.cx.heartbeat(from, head)),
+            VotingRequest::Heartbeat { head, height } => {
+                self.cx.hear_height(from, height);
+                Ok(self.cx.heartbeat(from, head))
+            }
             VotingRequest::FinalTransaction { proof, head } => {
                 self.cx.take_head(from, head);
                 self.cx.take_final(proof).map(|()| VotingReply::Done)
@@ -251,7 +254,8 @@ impl Machine {
                     self.releases.handle_promise(&mut self.cx, from, (outpoint, round), promise, committed);
                 }
             }
-            (Tag::Heartbeat, Some(VotingReply::HeartbeatResponse { head, known })) => {
+            (Tag::Heartbeat, Some(VotingReply::HeartbeatResponse { head, known, height })) => {
+                self.cx.hear_height(from, height);
                 self.cx.take_heartbeat(from, head, known);
             }
             (Tag::Final { txid }, Some(VotingReply::Done)) => self.announcements.heard(from, txid),

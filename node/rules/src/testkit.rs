@@ -122,7 +122,7 @@ impl Kit {
     pub(crate) fn wake(&mut self) {
         self.machine.handle_caught_up();
         for node in [NodeId(2), NodeId(3)] {
-            let reply = VotingReply::HeartbeatResponse { head: self.head(node), known: None };
+            let reply = VotingReply::HeartbeatResponse { head: self.head(node), known: None, height: 0 };
             self.hear(node, Tag::Heartbeat, Some(reply));
         }
     }
@@ -131,7 +131,7 @@ impl Kit {
         &self.world.keys[usize::from(node.0) - 1]
     }
 
-    fn head(&self, node: NodeId) -> SignedHead {
+    pub(crate) fn head(&self, node: NodeId) -> SignedHead {
         let head = LogHead::default();
         SignedHead::sign(self.world.federation.context(), node, self.key(node), head, (head, 1))
     }

@@ -26,8 +26,10 @@ use quorate_protocol::{
     wire::{ErrorCode, Fault, VotingReply, VotingRequest, WireError},
 };
 use serde::Serialize;
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
+/// Blocks by which peers may be further: they take a while to spread.
+const BEHIND_MAX: u32 = 2;
 /// Time between two heartbeats to every peer.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The same while this node does not know yet whether it may vote.
@@ -81,10 +83,45 @@ impl Context {
                 let (reason, since) = self.doubt.clone().unzip();
                 Standing::Following { reason, since }
             }
+            None if self.overtaken.is_some() => {
+                let (heights, since) = self.overtaken.unzip();
+                let reason = heights.map(|height| {
+                    let own = self.ledger.tip().height;
+                    format!(
+                        "its backend is behind: this node is at block {own}, and others are at block {height}"
+                    )
+                });
+                Standing::Following { reason, since }
+            }
             None if self.log.answered.len() < needed && !self.planted(Bug::TrustOldStore) => {
                 Standing::Asking { answered: self.log.answered.len(), needed }
             }
             None => Standing::Voting,
+        }
+    }
+
+    /// A peer tells of its tip.
+    pub(crate) fn hear_height(&mut self, from: NodeId, height: u32) {
+        self.heights.insert(from, height);
+        self.compare_heights();
+    }
+
+    /// Whether f + 1 peers, one of them honest, are further than this node by more than blocks take to spread.
+    pub(crate) fn compare_heights(&mut self) {
+        let mut heights: Vec<u32> = self.heights.values().copied().collect();
+        heights.sort_unstable_by_key(|height| Reverse(*height));
+        let honest = usize::from(self.federation.quorum().blocking()) - 1;
+        let own = self.ledger.tip().height;
+        let ahead = heights.get(honest).copied().filter(|height| *height > own.saturating_add(BEHIND_MAX));
+        let before = self.overtaken;
+        self.overtaken =
+            ahead.map(|height| (height, before.map_or(self.wall_ms / 1_000, |(_, since)| since)));
+        match (before, self.overtaken) {
+            (None, Some((height, _))) => {
+                tracing::warn!(own, height, "the chain backend is behind those of other nodes");
+            }
+            (Some(_), None) => tracing::info!("the chain backend is as far as those of other nodes"),
+            (None, None) | (Some(_), Some(_)) => {}
         }
     }
 
@@ -183,7 +220,8 @@ impl Context {
             }
         }
         self.take_head(from, Some(head));
-        VotingReply::HeartbeatResponse { head: self.signed_head(), known }
+        let height = self.ledger.tip().height;
+        VotingReply::HeartbeatResponse { head: self.signed_head(), known, height }
     }
 
     /// A peer's answer: what it knows of this node's log.
@@ -235,7 +273,8 @@ impl Context {
         // Until it votes it asks often: its peers may have started a moment later, and payments wait for it.
         let asking = matches!(self.standing(), Standing::Asking { .. } | Standing::Following { .. });
         self.log.beat_at = self.now + if asking { HEARTBEAT_ASKING } else { HEARTBEAT };
-        let request = VotingRequest::Heartbeat { head: self.signed_head() };
+        let height = self.ledger.tip().height;
+        let request = VotingRequest::Heartbeat { head: self.signed_head(), height };
         self.ask(self.others(), Tag::Heartbeat, &request);
         if self.log.peers != self.log.peers_written {
             let mut change = ChangeSet::default();

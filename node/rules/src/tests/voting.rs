@@ -257,6 +257,31 @@ fn what_the_chain_said_before_a_block_came_is_asked_again() {
 }
 
 #[test]
+fn a_node_whose_peers_are_further_on_the_chain_does_not_vote_and_one_peer_is_not_enough() {
+    let mut kit = Kit::voting();
+    kit.open_coin(0);
+    let own = kit.machine.tip().height;
+    let tell = |kit: &mut Kit, node: u16, height: u32| {
+        let head = kit.head(NodeId(node));
+        kit.ask(NodeId(node), VotingRequest::Heartbeat { head, height }).expect("an answer");
+    };
+    let standing = |kit: &Kit| kit.machine.status().standing;
+    tell(&mut kit, 2, u32::MAX);
+    tell(&mut kit, 3, own + 2);
+    assert_eq!(standing(&kit), Standing::Voting, "blocks take a while to spread, and one node may lie");
+    tell(&mut kit, 4, own + 3);
+    let Standing::Following { reason: Some(reason), since: Some(_) } = standing(&kit) else {
+        panic!("{:?}", standing(&kit))
+    };
+    assert!(reason.contains(&format!("at block {own}")) && reason.contains(&format!("at block {}", own + 3)));
+    let vote = kit.vote_request(sole(&spend(&[kit.coins.keys().next().copied().expect("a coin")], 99_000)));
+    assert_eq!(kit.ask(OTHER, vote.clone()).expect_err("it may be spent by now").code, ErrorCode::NotReady);
+    kit.mine(1);
+    assert_eq!(standing(&kit), Standing::Voting);
+    kit.ask(OTHER, vote).expect("it votes");
+}
+
+#[test]
 fn while_the_backend_does_not_say_whether_a_coin_is_there_nobody_is_told_that_it_is_not() {
     let mut kit = Kit::voting();
     let coin = kit.open_coin(0);
@@ -280,7 +305,7 @@ fn a_node_is_told_of_its_earlier_runs_in_turn_with_the_last() {
     };
     let beat_of = |kit: &mut Kit, node, head| {
         let Ok(VotingReply::HeartbeatResponse { known, .. }) =
-            kit.ask(node, VotingRequest::Heartbeat { head })
+            kit.ask(node, VotingRequest::Heartbeat { head, height: 0 })
         else {
             panic!("a heartbeat")
         };

@@ -95,6 +95,9 @@ pub enum VotingRequest {
     Heartbeat {
         /// The sender's.
         head: SignedHead,
+        /// Height of the sender's tip. What f + 1 say shows a node that its backend is behind.
+        #[serde(default)]
+        height: u32,
     },
     /// A transaction became final.
     FinalTransaction {
@@ -194,6 +197,9 @@ pub enum VotingReply {
         /// The furthest that it knows of the asking node's.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         known: Option<SignedHead>,
+        /// Height of the answering node's tip.
+        #[serde(default)]
+        height: u32,
     },
     /// To `CommitRequest`.
     #[serde(deserialize_with = "Deserialize::deserialize")]

@@ -50,7 +50,7 @@ use quorate_protocol::{
     FederationDocument, FederationId,
     wire::{ClientMessage, ServerMessage, limits},
 };
-use quorate_quic::{TlsIdentity, WatchedFiles};
+use quorate_quic::{Renewal, TlsIdentity};
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -93,7 +93,8 @@ impl RunningBridge {
     /// # Errors
     /// Its files are missing or its port is taken.
     pub async fn start(directory: &Path, config: BridgeConfig) -> Result<Self> {
-        let files = WatchedFiles::new(["tls.pem", "tls.key"].map(|name| directory.join(name)).to_vec());
+        let files = ["tls.pem", "tls.key"].map(|name| directory.join(name)).to_vec();
+        let renewal = Renewal::new(files, tls::NAME.to_owned());
         let identity = TlsIdentity::read(directory)?;
         let mut endpoint = quinn::Endpoint::client(SocketAddr::from(([0, 0, 0, 0], 0)))?;
         endpoint.set_default_client_config(identity.client_config()?);
@@ -112,7 +113,8 @@ impl RunningBridge {
             origins: config.origins,
             trusted_proxies: config.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
         });
-        let rotation = tls::keep_identity(directory.to_owned(), files, identity, bridge.stopping.subscribe());
+        let rotation =
+            tls::keep_identity(directory.to_owned(), renewal, identity, bridge.stopping.subscribe());
         tokio::spawn(rotation);
         let listener = TcpListener::bind(config.listen)
             .await

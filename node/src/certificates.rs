@@ -66,13 +66,13 @@ impl Subject {
         }
     }
 
-    /// The role that a certificate names.
+    /// The subject that a certificate names.
     fn of(certificate: &CertificateDer<'_>) -> Result<Self> {
         let parsed = ParsedCertificate::try_from(certificate).context("not a certificate")?;
         let nodes = (1..=NODES_MAX).map(|id| Self::Node(NodeId(id)));
         let mut roles = nodes.chain([Self::Bridge, Self::Client]);
-        let named = |role: &Self| {
-            let name = ServerName::try_from(role.name());
+        let named = |subject: &Self| {
+            let name = ServerName::try_from(subject.name());
             name.is_ok_and(|name| verify_server_name(&parsed, &name).is_ok())
         };
         roles.find(named).context("the certificate is of no member of a federation")
@@ -131,8 +131,8 @@ impl Authority {
         write_secret(path, &Zeroizing::new(self.0.key().serialize_pem()))
     }
 
-    fn sign(&self, role: Subject, key: &impl PublicKeyData) -> Result<rcgen::Certificate> {
-        let name = role.name();
+    fn sign(&self, subject: Subject, key: &impl PublicKeyData) -> Result<rcgen::Certificate> {
+        let name = subject.name();
         let mut params = CertificateParams::new(vec![name.clone()])?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
@@ -142,30 +142,30 @@ impl Authority {
     }
 
     /// Makes a new key and its certificate in a directory. Gives the hash of the key.
-    pub(crate) fn issue(&self, home: &Path, role: Subject) -> Result<[u8; 32]> {
+    pub(crate) fn issue(&self, home: &Path, subject: Subject) -> Result<[u8; 32]> {
         fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
         let key = KeyPair::generate()?;
-        let certificate = self.sign(role, &key)?;
+        let certificate = self.sign(subject, &key)?;
         write_secret(&home.join("tls.key"), &Zeroizing::new(key.serialize_pem()))?;
         fs::write(home.join("ca.pem"), self.0.pem())?;
         fs::write(home.join("tls.pem"), certificate.pem())?;
         tls_key(certificate.der()).context("a certificate with a key")
     }
 
-    /// A new certificate in the place of another one, for the same role and key.
+    /// A new certificate in the place of another one, for the same subject and key.
     pub(crate) fn renew(&self, path: &Path) -> Result<Subject> {
         let old = read(path)?;
-        let role = Subject::of(&old).with_context(|| format!("{} cannot be renewed", path.display()))?;
+        let subject = Subject::of(&old).with_context(|| format!("{} cannot be renewed", path.display()))?;
         let own = path.parent().context("a file in a directory")?.join("ca.pem");
         ensure!(
             tls_key(&read(&own)?) == tls_key(self.0.der()),
             "{} is of another authority than the one whose key this is",
             own.display()
         );
-        let certificate = self.sign(role, &Known::of(&old)?)?;
+        let certificate = self.sign(subject, &Known::of(&old)?)?;
         ensure!(tls_key(certificate.der()) == tls_key(&old), "the certificate would have another key");
         write_durably(path, certificate.pem().as_bytes())?;
-        Ok(role)
+        Ok(subject)
     }
 }
 
@@ -221,18 +221,18 @@ mod tests {
         let authority = Authority::generate().expect("made");
         let key = home.path().join("ca.key");
         authority.write_key(&key).expect("written");
-        for role in [Subject::Node(NodeId(7)), Subject::Bridge, Subject::Client] {
-            let directory = home.path().join(role.name());
-            let hash = authority.issue(&directory, role).expect("issued");
+        for subject in [Subject::Node(NodeId(7)), Subject::Bridge, Subject::Client] {
+            let directory = home.path().join(subject.name());
+            let hash = authority.issue(&directory, subject).expect("issued");
             let path = directory.join("tls.pem");
             let before = fs::read(&path).expect("there");
-            assert_eq!(Authority::read(&key).expect("read").renew(&path).expect("renewed"), role);
+            assert_eq!(Authority::read(&key).expect("read").renew(&path).expect("renewed"), subject);
             assert_ne!(fs::read(&path).expect("there"), before);
             let renewed = read(&path).expect("a certificate");
-            assert_eq!((Subject::of(&renewed).ok(), tls_key(&renewed)), (Some(role), Some(hash)));
+            assert_eq!((Subject::of(&renewed).ok(), tls_key(&renewed)), (Some(subject), Some(hash)));
             let list = home.path().join("revoked.txt");
             let revoked = revoke(&list, &path);
-            if let Subject::Node(_) = role {
+            if let Subject::Node(_) = subject {
                 assert!(revoked.expect_err("a node").to_string().contains("next epoch"));
                 assert!(!list.exists());
             } else {

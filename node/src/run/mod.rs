@@ -13,7 +13,7 @@ use crate::{
     net::{
         membership::Membership,
         peers::{Peers, endpoint},
-        rotation::Rotation,
+        rotation::{Rotation, read_list},
         server::{self, Service},
     },
     operator::api,
@@ -63,7 +63,7 @@ impl Node {
         let federation = files.federation()?;
         let members = federation.as_ref().map_or(roster.members.as_slice(), Federation::members);
         let membership = Arc::new(Membership::new(members.to_vec()));
-        rotation.read_list(&membership)?;
+        read_list(&files, &membership)?;
         let (endpoint, verifier) = endpoint(&identity, config.listen, membership.clone())
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let (ask, questions) = mpsc::channel(QUESTIONS_MAX);

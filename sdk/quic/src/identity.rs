@@ -14,7 +14,7 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -25,6 +25,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Streams that a peer may have open at once; each costs memory.
 const STREAMS_MAX: u32 = 1_024;
+/// A name that some certificates of a federation have.
+const ANY_NAME: &str = "bridge.quorate";
 /// A node and where it listens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeAddress {
@@ -97,6 +99,12 @@ pub enum TlsError {
     /// Certificate and key do not fit.
     #[error("certificate, key and authority do not fit together: {0}")]
     Config(#[from] rustls::Error),
+    /// The certificate is of another authority or name, or does not hold now.
+    #[error("no certificate of this federation for {name} that holds now")]
+    NotValid {
+        /// Whom it has to name.
+        name: String,
+    },
     /// The TLS library has no cipher suite for QUIC; it was built without one.
     #[error("no cipher suite for QUIC: {0}")]
     CipherSuite(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
@@ -148,19 +156,8 @@ impl TlsIdentity {
     /// Whether the certificate that is shown does not hold any more after some time from now.
     pub fn expires_within(&self, time: Duration) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = self
-            .roots()
-            .ok()
-            .and_then(|roots| WebPkiServerVerifier::builder_with_provider(roots, provider).build().ok());
         // Which name it has does not matter to when it expires, which is looked at first.
-        let (Some(verifier), Ok(name)) = (verifier, ServerName::try_from("bridge.quorate")) else {
-            return true;
-        };
-        let then = UnixTime::since_unix_epoch(now + time);
-        let shown = self.shown.get();
-        let Some(certificate) = shown.cert.first() else { return true };
-        let verified = verifier.verify_server_cert(certificate, &[], &name, &[], then);
+        let verified = self.verify(&self.shown.get().cert, ANY_NAME, UnixTime::since_unix_epoch(now + time));
         matches!(
             verified,
             Err(rustls::Error::InvalidCertificate(
@@ -169,15 +166,30 @@ impl TlsIdentity {
         )
     }
 
-    /// Whether its certificate is one of its authority for this name, and holds now.
-    pub fn is_valid_for(&self, name: &str) -> bool {
+    /// Checks that its certificate is one of its authority for this name, and holds now.
+    ///
+    /// # Errors
+    /// It is not, or does not.
+    pub fn check(&self, name: &str) -> Result<(), TlsError> {
+        let chain = std::slice::from_ref(&self.certificate);
+        let verified = self.verify(chain, name, UnixTime::now());
+        verified.map_err(|_| TlsError::NotValid { name: name.to_owned() })
+    }
+
+    fn verify(
+        &self,
+        chain: &[CertificateDer<'static>],
+        name: &str,
+        at: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let other = |error: &dyn std::fmt::Display| rustls::Error::General(error.to_string());
+        let roots = self.roots().map_err(|error| other(&error))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = self
-            .roots()
-            .ok()
-            .and_then(|roots| WebPkiServerVerifier::builder_with_provider(roots, provider).build().ok());
-        let (Some(verifier), Ok(name)) = (verifier, ServerName::try_from(name)) else { return false };
-        verifier.verify_server_cert(&self.certificate, &[], &name, &[], UnixTime::now()).is_ok()
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+        let verifier = verifier.map_err(|error| other(&error))?;
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| other(&error))?;
+        let certificate = chain.first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        verifier.verify_server_cert(certificate, &[], &name, &[], at).map(|_| ())
     }
 
     /// What a server shows.
@@ -231,43 +243,4 @@ pub fn transport_config() -> Arc<quinn::TransportConfig> {
 /// The server name of a node.
 pub fn server_name(node: NodeId) -> String {
     format!("node-{node}.quorate")
-}
-
-/// Files that a running program reads again when they change.
-#[derive(Debug)]
-pub struct WatchedFiles {
-    paths: Vec<PathBuf>,
-    /// As they were read.
-    seen: Vec<Option<SystemTime>>,
-    /// As they could not be read.
-    failed: Option<Vec<Option<SystemTime>>>,
-}
-
-impl WatchedFiles {
-    /// As they are now, before they are read for the first time; some may not be there.
-    pub fn new(paths: Vec<PathBuf>) -> Self {
-        let seen = paths.iter().map(|path| changed_at(path)).collect();
-        Self { paths, seen, failed: None }
-    }
-
-    /// Reads them if they are others than those that were read. What fails is tried again at each look, and told once
-    /// for each change.
-    pub fn look<T, E>(&mut self, read: impl FnOnce() -> Result<T, E>) -> Option<Result<T, E>> {
-        let now: Vec<_> = self.paths.iter().map(|path| changed_at(path)).collect();
-        if now == self.seen {
-            return None;
-        }
-        let answer = read();
-        if answer.is_ok() {
-            (self.seen, self.failed) = (now, None);
-            return Some(answer);
-        }
-        let told = self.failed.as_ref() == Some(&now);
-        self.failed = Some(now);
-        (!told).then_some(answer)
-    }
-}
-
-fn changed_at(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).ok()?.modified().ok()
 }

@@ -230,7 +230,8 @@ pub fn replacement(directory: &Path, made: &Replacement<'_>) -> Result<MemberFil
     fs::copy(made.like.join("federation.json"), directory.join("federation.json"))?;
     let peers = addresses.into_iter().map(|(id, address)| NodeAddress { id, address }).collect();
     let config = NodeConfig { id: made.id, listen: made.listen, api: None, peers, ..config };
-    fs::write(directory.join("node.toml"), toml::to_string(&config)?)?;
+    // It may hold a password.
+    write_secret(&directory.join("node.toml"), &toml::to_string(&config)?)?;
     let file = MemberFile { member, address: made.listen };
     fs::write(directory.join("member.json"), serde_json::to_string_pretty(&file)?)?;
     Ok(file)

@@ -297,7 +297,7 @@ impl KeyArguments {
 #[derive(clap::Args)]
 pub(super) struct Risk {
     /// Bitcoin's main network: needed there as long as this is below version 1.0
-    #[arg(long, env = "QUORATE_REAL_MONEY", hide_env = true)]
+    #[arg(long)]
     i_know_this_is_real_money: bool,
 }
 
@@ -312,5 +312,50 @@ impl Risk {
             ),
             other => anyhow::bail!("{other} is not served: use regtest, signet, testnet4 or bitcoin"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_money_has_to_be_named_and_forgotten_networks_are_not_served() {
+        let allowed = |network: &str, more: &[&str]| {
+            let words = ["quorate-node", "federation", "new", "here", "--network", network];
+            let parsed = Arguments::try_parse_from(words.iter().chain(more)).expect("arguments");
+            let Command::Federation(FederationCommand::New { network, risk, .. }) = parsed.command else {
+                panic!("another command")
+            };
+            risk.allow(network).map_err(|error| error.to_string())
+        };
+        for network in ["regtest", "signet", "testnet4"] {
+            assert_eq!(allowed(network, &[]), Ok(()), "{network}");
+        }
+        let refused = allowed("bitcoin", &[]).expect_err("real money");
+        assert!(refused.contains("say --i-know-this-is-real-money"), "{refused}");
+        assert_eq!(allowed("bitcoin", &["--i-know-this-is-real-money"]), Ok(()));
+        assert!(allowed("testnet", &[]).expect_err("gone").contains("not served"));
+        let run = Arguments::try_parse_from(["quorate-node", "run", "here", "--i-know-this-is-real-money"]);
+        assert!(run.is_ok(), "a node is started with it, too");
+    }
+
+    #[test]
+    fn a_key_comes_from_one_place() {
+        let lock = |more: &[&str]| {
+            let words = ["quorate-node", "share", "lock", "here"];
+            let Command::Share(ShareCommand::Lock { key, .. }) =
+                Arguments::try_parse_from(words.iter().chain(more)).ok()?.command
+            else {
+                panic!("another command")
+            };
+            key.source().ok()
+        };
+        assert_eq!(lock(&[]), None);
+        assert_eq!(lock(&["--passphrase", "--credential", "x"]), None);
+        assert_eq!(lock(&["--credential", "x"]), Some(KeySource::Credential("x".to_owned())));
+        let words = ["kms", "decrypt", "--key", "7"].map(str::to_owned).to_vec();
+        assert_eq!(lock(&["--command", "kms", "decrypt", "--key", "7"]), Some(KeySource::Command(words)));
+        assert!(matches!(lock(&["--passphrase"]), Some(KeySource::Passphrase(_))));
     }
 }

@@ -1,12 +1,15 @@
 //! The rules of the bridge, without I/O: who is interested in what, what is news, and who is too slow.
 //!
-//! The bridge relays; it never validates. It keeps, per key that somebody is subscribed to, the join of what all
-//! nodes said, and forwards a notification exactly when it changes that join: the first copy of each event goes out,
-//! the others do not. A tip is only a node's word and needs f + 1 of them; a proof verifies itself, but which copy does
-//! is the wallet's to see, so up to f + 1 that differ go out. A new subscriber gets the join as its snapshot in the
-//! same step in which it goes live, so there is no gap.
+//! The bridge relays; it never validates. It keeps, per key that somebody is subscribed to, what each node said
+//! ([`Words`]), and tells readers what f + 1 of them say alike, exactly when that changes: of each event one copy goes
+//! out, the others do not. A proof verifies itself, but which copy does is the wallet's to see, so up to f + 1 that
+//! differ go out, each when it comes. A new subscriber gets what readers know as its snapshot in the same step in which
+//! it goes live, once f + 1 nodes have told of the key, so there is no gap.
 
-use crate::tips::{LinkId, Tips, faulty_max};
+use crate::{
+    tips::{LinkId, Tips, faulty_max},
+    words::Words,
+};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
@@ -25,11 +28,14 @@ pub struct WalletId(pub u64);
 struct Interest {
     sessions: BTreeSet<WalletId>,
     ready: bool,
-    utxos: BTreeMap<OutPoint, UtxoRecord>,
+    /// Nodes that have told of it, with the height from which they know its history.
+    heard: BTreeMap<LinkId, Option<u32>>,
+    utxos: BTreeMap<OutPoint, Words>,
     /// Copies that differ: one that does not verify must not keep the good one back.
     proofs: BTreeMap<Txid, Vec<FinalityProof>>,
     status: Option<TransactionStatus>,
-    history_from: Option<u32>,
+    /// Where nodes say that a block has it, or contradicts it.
+    placed: BTreeMap<LinkId, TransactionStatus>,
 }
 
 /// A message for a session: an answer, or news of a key that it is subscribed to.
@@ -50,8 +56,8 @@ pub(crate) struct Hub {
     /// What each session is subscribed to.
     sessions: HashMap<WalletId, BTreeSet<SubscriptionKey>>,
     tips: Tips,
-    /// Copies of a proof that are told at most.
-    proofs_max: usize,
+    /// Nodes that have to say the same: one of them is honest. As many copies of a proof are told.
+    needed: usize,
     deliveries: VecDeque<Delivery>,
     /// Copies from other nodes that were dropped.
     pub(crate) duplicates: u64,
@@ -64,7 +70,7 @@ impl Hub {
             interests: HashMap::new(),
             sessions: HashMap::new(),
             tips: Tips::new(nodes),
-            proofs_max: faulty_max(nodes) + 1,
+            needed: faulty_max(nodes) + 1,
             deliveries: VecDeque::new(),
             duplicates: 0,
         }
@@ -118,6 +124,11 @@ impl Hub {
     /// A node's stream is gone.
     pub(crate) fn forget_link(&mut self, link: LinkId) {
         self.tips.forget(link);
+        for interest in self.interests.values_mut() {
+            interest.heard.remove(&link);
+            interest.placed.remove(&link);
+            interest.utxos.values_mut().for_each(|words| words.forget(link));
+        }
     }
 
     /// Registers interest. Gives, per key over the session's limit, its refusal, and the keys that no node has been
@@ -182,10 +193,10 @@ impl Hub {
                     (None, Some(interest)) => {
                         interest.sessions.insert(session);
                         KeyOutcome::Snapshot {
-                            utxos: interest.utxos.values().cloned().collect(),
+                            utxos: interest.utxos.values().filter_map(Words::told).cloned().collect(),
                             proofs: interest.proofs.values().flatten().cloned().collect(),
                             status: interest.status.clone(),
-                            history_from: interest.history_from,
+                            history_from: interest.history_from(self.needed),
                         }
                     }
                     (None, None) => KeyOutcome::Error(WireError::passing(
@@ -207,51 +218,49 @@ impl Hub {
     }
 
     /// A node's snapshot or refusal of a key that it was asked for.
-    pub(crate) fn take_result(&mut self, result: KeyResult) {
+    pub(crate) fn take_result(&mut self, link: LinkId, result: KeyResult) {
         let KeyOutcome::Snapshot { utxos, proofs, status, history_from } = result.outcome else {
             return;
         };
-        if let Some(interest) = self.interests.get_mut(&result.key) {
-            interest.ready = true;
-            let best = [interest.history_from, history_from].into_iter().flatten().min();
-            interest.history_from = best;
-        }
         for utxo in utxos {
             let created = proofs.iter().find(|proof| proof.txid() == utxo.outpoint.txid);
             let spent =
                 proofs.iter().find(|proof| utxo.spend.is_some_and(|spend| spend.txid == proof.txid()));
             for proof in created.into_iter().chain(spent) {
-                self.notify(&result.key, &utxo, Some(proof.clone()));
+                self.notify(link, &result.key, &utxo, Some(proof.clone()));
             }
-            self.notify(&result.key, &utxo, None);
+            self.notify(link, &result.key, &utxo, None);
         }
         if let (SubscriptionKey::Txid(txid), Some(status)) = (&result.key, status) {
-            self.take_status(*txid, &status);
+            self.take_status(link, *txid, &status);
+        }
+        if let Some(interest) = self.interests.get_mut(&result.key) {
+            interest.heard.insert(link, history_from);
+            interest.ready |= interest.heard.len() >= self.needed;
         }
     }
 
     /// A notification of a node.
-    pub(crate) fn notify(&mut self, key: &SubscriptionKey, utxo: &UtxoRecord, proof: Option<FinalityProof>) {
+    pub(crate) fn notify(
+        &mut self,
+        link: LinkId,
+        key: &SubscriptionKey,
+        utxo: &UtxoRecord,
+        proof: Option<FinalityProof>,
+    ) {
         let Some(interest) = self.interests.get_mut(key) else { return };
-        let joined = interest.utxos.entry(utxo.outpoint);
-        let changed = match joined {
-            std::collections::btree_map::Entry::Vacant(empty) => {
-                empty.insert(utxo.clone());
-                true
-            }
-            std::collections::btree_map::Entry::Occupied(mut full) => full.get_mut().join(utxo),
-        };
         let new_proof = proof.filter(|proof| {
             let copies = interest.proofs.entry(proof.txid()).or_default();
-            let new = copies.len() < self.proofs_max && !copies.contains(proof);
+            let new = copies.len() < self.needed && !copies.contains(proof);
             copies.extend(new.then(|| proof.clone()));
             new
         });
-        if !changed && new_proof.is_none() {
+        let words = interest.utxos.entry(utxo.outpoint).or_default();
+        let news = words.take(link, utxo, self.needed, new_proof.as_ref().map(FinalityProof::txid));
+        let Some(utxo) = news else {
             self.duplicates += 1;
             return;
-        }
-        let Some(utxo) = interest.utxos.get(&utxo.outpoint).cloned() else { return };
+        };
         let listeners = interest.sessions.clone();
         let message = ServerMessage::UTXOStateNotification {
             key: key.clone(),
@@ -264,10 +273,18 @@ impl Hub {
         }
     }
 
-    /// A node's word on a transaction.
-    pub(crate) fn take_status(&mut self, txid: Txid, status: &TransactionStatus) {
+    /// A node's word on a transaction. That a block has it, or contradicts it, has to be said by f + 1 nodes; what
+    /// comes before that is told as it comes.
+    pub(crate) fn take_status(&mut self, link: LinkId, txid: Txid, status: &TransactionStatus) {
         let key = SubscriptionKey::Txid(txid);
         let Some(interest) = self.interests.get_mut(&key) else { return };
+        if rank(status) == PLACED {
+            interest.placed.insert(link, status.clone());
+            if interest.placed.values().filter(|said| *said == status).count() < self.needed {
+                self.duplicates += 1;
+                return;
+            }
+        }
         // The chain has the last word, and a reorganisation can take it back.
         let turns = |known: &TransactionStatus| {
             let is_final = rank(known).min(rank(status)) >= FINAL;
@@ -304,8 +321,19 @@ fn is_conflict(status: &TransactionStatus) -> bool {
     matches!(status, TransactionStatus::Conflicted { .. })
 }
 
+impl Interest {
+    /// The height from which so many nodes know the history: no few of them make it look longer.
+    fn history_from(&self, needed: usize) -> Option<u32> {
+        let mut known: Vec<u32> = self.heard.values().flatten().copied().collect();
+        known.sort_unstable();
+        known.get(needed.checked_sub(1)?).copied()
+    }
+}
+
 /// Rank of what is final.
 const FINAL: u8 = 120;
+/// Rank of what stands in a block.
+const PLACED: u8 = 122;
 
 fn rank(status: &TransactionStatus) -> u8 {
     match status {
@@ -318,7 +346,7 @@ fn rank(status: &TransactionStatus) -> u8 {
         | TransactionStatus::AbortedByzantine { .. } => 112,
         TransactionStatus::Signed { .. } => FINAL,
         TransactionStatus::Broadcasting { .. } => 121,
-        TransactionStatus::Confirmed { .. } | TransactionStatus::Conflicted { .. } => 122,
+        TransactionStatus::Confirmed { .. } | TransactionStatus::Conflicted { .. } => PLACED,
     }
 }
 
@@ -373,7 +401,7 @@ mod tests {
                 status: None,
                 history_from: Some(0),
             };
-            hub.take_result(KeyResult { key, outcome });
+            hub.take_result(LinkId(1), KeyResult { key, outcome });
         }
         hub.answer_subscription(WalletId(1), Some(1), &keys, &refused);
     }
@@ -383,8 +411,8 @@ mod tests {
         let (mut hub, key) = hub();
         subscribe(&mut hub, &key);
         assert!(matches!(next(&mut hub), Some((Some(1), ServerMessage::UTXOSubscribed { .. }))));
-        for _node in 0..7 {
-            hub.notify(&key, &utxo(true), None);
+        for node in 1..=7 {
+            hub.notify(LinkId(node), &key, &utxo(true), None);
         }
         assert!(matches!(next(&mut hub), Some((None, ServerMessage::UTXOStateNotification { .. }))));
         assert!(next(&mut hub).is_none());
@@ -412,7 +440,7 @@ mod tests {
             commits: BTreeMap::new(),
         };
         let mut told = |copy: u32| {
-            hub.notify(&key, &utxo(false), Some(proof(copy)));
+            hub.notify(LinkId(1), &key, &utxo(false), Some(proof(copy)));
             match next(&mut hub) {
                 Some((_, ServerMessage::UTXOStateNotification { proof, .. })) => proof.is_some(),
                 _ => false,
@@ -431,14 +459,14 @@ mod tests {
         let (refused, new) = hub.subscribe(WalletId(1), &keys);
         assert_eq!(new, keys);
         assert!(!hub.is_ready(&keys));
-        hub.notify(&key, &utxo(true), None);
+        hub.notify(LinkId(2), &key, &utxo(true), None);
         let outcome = KeyOutcome::Snapshot {
             utxos: vec![utxo(false)],
             proofs: vec![],
             status: None,
             history_from: Some(0),
         };
-        hub.take_result(KeyResult { key: key.clone(), outcome });
+        hub.take_result(LinkId(1), KeyResult { key: key.clone(), outcome });
         assert!(hub.is_ready(&keys));
         hub.answer_subscription(WalletId(1), None, &keys, &refused);
         let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
@@ -454,7 +482,7 @@ mod tests {
         subscribe(&mut hub, &key);
         while next(&mut hub).is_some() {}
         hub.mute(WalletId(1), &key);
-        hub.notify(&key, &utxo(true), None);
+        hub.notify(LinkId(1), &key, &utxo(true), None);
         assert!(next(&mut hub).is_none());
         subscribe(&mut hub, &key);
         let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
@@ -475,7 +503,7 @@ mod tests {
         let confirmed = TransactionStatus::Confirmed { block };
         for status in [TransactionStatus::Broadcasting { refusal: None }, conflicted, confirmed] {
             for _node in 0..3 {
-                hub.take_status(txid(1), &status);
+                hub.take_status(LinkId(1), txid(1), &status);
             }
             let Some((_, ServerMessage::TransactionStatus { status: told, .. })) = next(&mut hub) else {
                 panic!("{status:?}")

@@ -19,6 +19,7 @@ mod tips;
 mod tls;
 mod upstream;
 mod websocket;
+mod words;
 
 /// The machine, for anybody who drives it without sockets.
 pub mod sans_io {

@@ -24,7 +24,7 @@ use std::{
 const AGENT: &str = concat!("quorate-bridge/", env!("CARGO_PKG_VERSION"));
 /// Relayed requests of one session at a time.
 const RELAYS_MAX: usize = 256;
-/// Wait for the first node's snapshot of a new key.
+/// Wait for f + 1 nodes' snapshots of a new key.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the driver has to do, in order.
@@ -393,17 +393,17 @@ impl Machine {
         let Some(pages) = self.links.get_mut(&link) else { return Ok(()) };
         match message {
             ServerMessage::UTXOStateNotification { key, utxo, proof, .. } => {
-                self.hub.notify(&key, &utxo, proof.map(|proof| *proof));
+                self.hub.notify(link, &key, &utxo, proof.map(|proof| *proof));
             }
             ServerMessage::UTXOSubscribed { results, tip, more } => {
                 let whole = pages.take(results, more);
                 self.hub.take_tip(link, tip);
                 for result in whole.into_iter().flatten() {
-                    self.hub.take_result(result);
+                    self.hub.take_result(link, result);
                 }
                 self.answer_waiting();
             }
-            ServerMessage::TransactionStatus { txid, status } => self.hub.take_status(txid, &status),
+            ServerMessage::TransactionStatus { txid, status } => self.hub.take_status(link, txid, &status),
             ServerMessage::Tip { tip } => self.hub.take_tip(link, tip),
             ServerMessage::FeeRate { estimates } => {
                 self.fees.take(link, estimates);

@@ -29,6 +29,10 @@ const OUT_OF_RANGE: i64 = -8;
 /// RPC codes with which Bitcoin Core says that it has the transaction already.
 const ALREADY_KNOWN: [i64; 2] = [-27, -26];
 
+/// How long a connection waits for the next call: less than until the daemon closes it (`-rpcservertimeout`, 30 s), so
+/// that no call is sent on one that is being closed.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
 /// How long one lasts with a daemon that cannot be told which tip is known.
 const SHORT_WAIT_MS: u32 = 1_000;
 /// RPC code with which Bitcoin Core answers a call with parameters that it does not know.
@@ -87,8 +91,10 @@ impl From<CallError> for ChainError {
 impl Bitcoind {
     /// An endpoint such as `http://127.0.0.1:8332` with its user and password.
     pub fn new(url: &str, user: &str, password: &str) -> Self {
+        let client = reqwest::Client::builder().pool_idle_timeout(IDLE_MAX).build();
         Self {
-            client: reqwest::Client::new(),
+            // None of these settings can fail.
+            client: client.unwrap_or_default(),
             url: url.to_owned(),
             access: Arc::new(Mutex::new((user.to_owned(), password.to_owned()))),
             cookie: None,

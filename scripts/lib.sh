@@ -3,6 +3,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
+# What is built once needs no notes for the next time.
+[ "${CI:-}" = true ] && export CARGO_INCREMENTAL=0
 # One cargo for everything; a toolchain that rustup put beside is found even in a fresh shell.
 [ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
 

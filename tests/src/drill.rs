@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use bitcoin::{Amount, TxOut, Txid};
 use quorate::{
     client::{Client, WebSocket},
-    session::Session,
+    session::{PaymentState, Session},
     wallet::{HistoryEntry, SecretWords},
 };
 use serde_json::{Value, json};
@@ -208,12 +208,18 @@ impl Drill {
     }
 }
 
-/// What no block has, and what the wallet knows of it.
+/// What no block has though it is final or may become so, and what the wallet knows of it.
 fn unmined(session: &Session) -> Vec<String> {
     let history = session.wallet().history();
-    let open = history.iter().filter(|entry| entry.block.is_none());
+    let came_to_nothing = |entry: &HistoryEntry| {
+        let state = session.payment(entry.txid);
+        entry.finality.is_none()
+            && matches!(state, Some(PaymentState::Failed { .. } | PaymentState::Rejected { .. }))
+    };
+    let open = history.iter().filter(|entry| entry.block.is_none() && !came_to_nothing(entry));
     let told = |entry: &HistoryEntry| {
-        format!("{} {:?}, refusal {:?}", entry.txid, entry.finality, session.refusal(entry.txid))
+        let state = session.payment(entry.txid);
+        format!("{} {:?}, {state:?}, refusal {:?}", entry.txid, entry.finality, session.refusal(entry.txid))
     };
     open.map(told).collect()
 }

@@ -281,7 +281,8 @@ impl Wallet {
         }
     }
 
-    /// Payments in and out, in the order in which the wallet learned of them.
+    /// Payments in and out, in the order in which the wallet learned of them. One of this wallet that came to nothing
+    /// stays, neither final nor in a block; [`crate::session::Session::payment`] tells how it ended.
     pub fn history(&self) -> &[HistoryEntry] {
         self.book.history()
     }

@@ -4,6 +4,7 @@
 //! A connection comes in at once, or nobody new could while others hold what they have half opened: when there is no
 //! room, the oldest one that is no session yet has to go, of the address that has most of them.
 
+use crate::allowance::AddressAllowance;
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr},
@@ -42,7 +43,14 @@ pub(crate) struct Admission {
     next: u64,
     open: BTreeMap<ConnectionId, Place>,
     sessions: usize,
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<IpAddr, Guests>,
+}
+
+/// The sessions of one address.
+#[derive(Debug)]
+struct Guests {
+    count: usize,
+    allowance: AddressAllowance,
 }
 
 impl Admission {
@@ -81,16 +89,22 @@ impl Admission {
         arriving().find(|(_, place)| of_most(place)).map(|(id, _)| *id)
     }
 
-    /// A connection becomes a session of an address.
-    pub(crate) fn seat(&mut self, id: ConnectionId, from: IpAddr) -> Result<(), Refused> {
+    /// A connection becomes a session of an address; gives what all sessions of that address may ask for, unless it is
+    /// this machine's.
+    pub(crate) fn seat(
+        &mut self,
+        id: ConnectionId,
+        from: IpAddr,
+    ) -> Result<Option<AddressAllowance>, Refused> {
         let sessions_max = self.connections_max.saturating_sub(self.arriving_max());
         if self.sessions >= sessions_max {
             return Err(Refused::Full);
         }
         let address = origin(from);
-        let mine = self.by_address.get(&address).copied().unwrap_or(0);
+        let mine = self.by_address.get(&address).map_or(0, |guests| guests.count);
         // What comes from this machine is its operator's, or of a proxy that has not said for whom.
-        if mine >= self.per_address_max && !from.to_canonical().is_loopback() {
+        let own = from.to_canonical().is_loopback();
+        if mine >= self.per_address_max && !own {
             return Err(Refused::Address);
         }
         // It may have had to go in the meantime.
@@ -99,17 +113,19 @@ impl Admission {
         };
         *place = Place { address, seated: true };
         self.sessions += 1;
-        self.by_address.insert(address, mine + 1);
-        Ok(())
+        let fresh = || Guests { count: 0, allowance: AddressAllowance::new() };
+        let guests = self.by_address.entry(address).or_insert_with(fresh);
+        guests.count += 1;
+        Ok((!own).then(|| guests.allowance.clone()))
     }
 
     /// A connection is gone.
     pub(crate) fn leave(&mut self, id: ConnectionId) {
         let Some(Place { address, seated: true }) = self.open.remove(&id) else { return };
         self.sessions -= 1;
-        if let Some(count) = self.by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(guests) = self.by_address.get_mut(&address) {
+            guests.count -= 1;
+            if guests.count == 0 {
                 self.by_address.remove(&address);
             }
         }
@@ -149,7 +165,7 @@ mod tests {
         let (_, goes) = admission.arrive(v4(3));
         assert!(goes == Some(other) || goes == Some(second));
         assert_eq!(admission.sizes(), (2, 0));
-        assert_eq!(admission.seat(first, v4(1)), Err(Refused::Full), "it has gone");
+        assert_eq!(admission.seat(first, v4(1)).err(), Some(Refused::Full), "it has gone");
         admission.leave(first);
         assert_eq!(admission.sizes(), (2, 0));
     }
@@ -172,7 +188,7 @@ mod tests {
         let mut admission = Admission::new(100, 2);
         let mut seat = |from: IpAddr| {
             let (id, _) = admission.arrive(from);
-            let seated = admission.seat(id, from).map(|()| id);
+            let seated = admission.seat(id, from).map(|_| id);
             if seated.is_err() {
                 admission.leave(id);
             }
@@ -192,7 +208,7 @@ mod tests {
         assert!(seat(six(1 << 64)).0.is_ok(), "another one");
         admission.leave(first.expect("a seat"));
         let (id, _) = admission.arrive(v4(1));
-        assert_eq!(admission.seat(id, v4(1)), Ok(()));
+        assert!(admission.seat(id, v4(1)).is_ok_and(|allowance| allowance.is_some()));
     }
 
     #[test]

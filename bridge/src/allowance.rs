@@ -1,14 +1,19 @@
-//! What one session may ask for in a time: bytes, and work for the nodes.
+//! What one session, and all sessions of one address, may ask for in a time: bytes, and work for the nodes.
 //!
 //! Who asks for more is not refused but read from more slowly; the network then stops what it sends.
 
 use quorate_protocol::wire::ClientMessage;
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// Bytes a second, and how many may come at once.
 const BYTES: Rate = Rate { per_second: 1 << 20, at_once: 8 << 20 };
 /// Work a second, and how much may come at once: a wallet that is restored asks for much.
 const WORK: Rate = Rate { per_second: 200, at_once: 4_000 };
+/// An address may ask for as much as so many sessions: behind one there may be a whole mobile network.
+const ADDRESS_SHARES: u32 = 16;
 
 /// A frame without a message, or a question that is answered from memory.
 const WORK_SMALL: u32 = 1;
@@ -63,10 +68,39 @@ impl Allowance {
         Self { bytes: Bucket::new(BYTES, now), work: Bucket::new(WORK, now) }
     }
 
+    /// What all sessions of an address may ask for together.
+    fn of_address(now: Duration) -> Self {
+        let times = |rate: Rate| Rate {
+            per_second: rate.per_second * ADDRESS_SHARES,
+            at_once: rate.at_once * ADDRESS_SHARES,
+        };
+        Self { bytes: Bucket::new(times(BYTES), now), work: Bucket::new(times(WORK), now) }
+    }
+
     /// A frame came; gives the time for which nothing more is read.
     pub(crate) fn take(&mut self, now: Duration, bytes: usize, message: Option<&ClientMessage>) -> Duration {
         let bytes = self.bytes.take(now, u32::try_from(bytes).unwrap_or(u32::MAX));
         bytes.max(self.work.take(now, message.map_or(WORK_SMALL, work)))
+    }
+}
+
+/// The part of all sessions of one address; a clone is the same part.
+#[derive(Clone, Debug)]
+pub(crate) struct AddressAllowance {
+    started: Instant,
+    left: Arc<Mutex<Allowance>>,
+}
+
+impl AddressAllowance {
+    pub(crate) fn new() -> Self {
+        let left = Arc::new(Mutex::new(Allowance::of_address(Duration::ZERO)));
+        Self { started: Instant::now(), left }
+    }
+
+    /// As [`Allowance::take`].
+    pub(crate) fn take(&self, bytes: usize, message: Option<&ClientMessage>) -> Duration {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.take(self.started.elapsed(), bytes, message)
     }
 }
 
@@ -118,6 +152,16 @@ mod tests {
         assert_eq!(allowance.take(Duration::ZERO, 1 << 20, None), Duration::from_secs(1));
         let keys = vec![quorate_protocol::wire::SubscriptionKey::Tip; 1_000];
         assert_eq!(work(&ClientMessage::UTXOSubscribe { keys }), 63);
+    }
+
+    #[test]
+    fn sessions_of_one_address_share_what_it_may_ask_for() {
+        let address = AddressAllowance::new();
+        for _ in 0..ADDRESS_SHARES {
+            assert_eq!(address.clone().take(8 << 20, None), Duration::ZERO, "each has what one may have");
+        }
+        let waits = (0..1 << 10).map(|_| address.clone().take(1 << 20, None));
+        assert!(waits.max() > Some(Duration::from_secs(1)), "bytes of all sessions are counted together");
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! it goes live, once f + 1 nodes have told of the key, so there is no gap.
 
 use crate::{
+    refusals::no_node,
+    session::Frame,
     tips::{LinkId, Tips, faulty_max},
     words::Words,
 };
@@ -26,6 +28,9 @@ pub struct WalletId(pub u64);
 
 #[derive(Debug, Default)]
 struct Interest {
+    /// Sessions that are subscribed to it, those among them that wait for their snapshot.
+    wanted: usize,
+    /// Those that have it.
     sessions: BTreeSet<WalletId>,
     ready: bool,
     /// Nodes that have told of it, with the height from which they know its history.
@@ -42,11 +47,9 @@ struct Interest {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) session: WalletId,
-    /// The message that it answers.
-    pub(crate) id: Option<u64>,
-    /// What it is news of; nothing for an answer.
+    /// Of news.
     pub(crate) key: Option<SubscriptionKey>,
-    pub(crate) message: ServerMessage,
+    pub(crate) frame: Frame,
 }
 
 /// The hub.
@@ -101,7 +104,8 @@ impl Hub {
     fn leave(&mut self, session: WalletId, key: &SubscriptionKey) -> bool {
         let Some(interest) = self.interests.get_mut(key) else { return false };
         interest.sessions.remove(&session);
-        let abandoned = interest.sessions.is_empty();
+        interest.wanted = interest.wanted.saturating_sub(1);
+        let abandoned = interest.wanted == 0;
         if abandoned {
             self.interests.remove(key);
         }
@@ -149,14 +153,14 @@ impl Hub {
                 refused.insert(key.clone(), error);
                 continue;
             }
-            open.insert(key.clone());
+            // Live from the moment of the snapshot, not before: until then the session gets nothing for this key.
+            let interest = self.interests.entry(key.clone()).or_default();
+            interest.wanted += usize::from(open.insert(key.clone()));
             if *key == SubscriptionKey::Tip {
-                self.interests.entry(key.clone()).or_default().ready = true;
-            } else if !self.interests.get(key).is_some_and(|interest| interest.ready) {
+                interest.ready = true;
+            } else if !interest.ready {
                 new.push(key.clone());
             }
-            // Live from the moment of the snapshot, not before: until then the session gets nothing for this key.
-            self.interests.entry(key.clone()).or_default();
         }
         (refused, new)
     }
@@ -185,10 +189,13 @@ impl Hub {
         keys: &[SubscriptionKey],
         refused: &HashMap<SubscriptionKey, WireError>,
     ) {
+        let open = self.sessions.get(&session);
         let results = keys
             .iter()
             .map(|key| {
-                let outcome = match (refused.get(key), self.interests.get_mut(key)) {
+                let wanted = open.is_some_and(|open| open.contains(key));
+                let interest = self.interests.get_mut(key).filter(|_| wanted);
+                let outcome = match (refused.get(key), interest) {
                     (Some(error), _) => KeyOutcome::Error(error.clone()),
                     (None, Some(interest)) => {
                         interest.sessions.insert(session);
@@ -208,12 +215,13 @@ impl Hub {
                 KeyResult { key: key.clone(), outcome }
             })
             .collect();
-        let Some(tip) = self.tips.believed() else { return };
+        let Some(tip) = self.tips.believed() else {
+            return self.answer(session, id, &ServerMessage::Error { error: no_node() });
+        };
         let mut pages = pages(results).into_iter().peekable();
         while let Some(results) = pages.next() {
             let more = pages.peek().is_some();
-            let message = ServerMessage::UTXOSubscribed { results, tip, more };
-            self.deliveries.push_back(Delivery { session, id, key: None, message });
+            self.answer(session, id, &ServerMessage::UTXOSubscribed { results, tip, more });
         }
     }
 
@@ -261,16 +269,9 @@ impl Hub {
             self.duplicates += 1;
             return;
         };
-        let listeners = interest.sessions.clone();
-        let message = ServerMessage::UTXOStateNotification {
-            key: key.clone(),
-            state: utxo.state(),
-            utxo,
-            proof: new_proof.map(Box::new),
-        };
-        for session in listeners {
-            self.send(session, key, message.clone());
-        }
+        let proof = new_proof.map(Box::new);
+        let state = utxo.state();
+        self.tell(key, &ServerMessage::UTXOStateNotification { key: key.clone(), state, utxo, proof });
     }
 
     /// A node's word on a transaction. That a block has it, or contradicts it, has to be said by f + 1 nodes; what
@@ -296,24 +297,27 @@ impl Hub {
             return;
         }
         interest.status = Some(status.clone());
-        for session in interest.sessions.clone() {
-            self.send(session, &key, ServerMessage::TransactionStatus { txid, status: status.clone() });
-        }
+        self.tell(&key, &ServerMessage::TransactionStatus { txid, status: status.clone() });
     }
 
     /// A node's tip; wallets check headers themselves.
     pub(crate) fn take_tip(&mut self, link: LinkId, tip: ChainTip) {
         let Some(tip) = self.tips.take(link, tip) else { return };
-        let key = SubscriptionKey::Tip;
-        let listeners =
-            self.interests.get(&key).map(|interest| interest.sessions.clone()).unwrap_or_default();
-        for session in listeners {
-            self.send(session, &key, ServerMessage::Tip { tip });
-        }
+        self.tell(&SubscriptionKey::Tip, &ServerMessage::Tip { tip });
     }
 
-    fn send(&mut self, session: WalletId, key: &SubscriptionKey, message: ServerMessage) {
-        self.deliveries.push_back(Delivery { session, id: None, key: Some(key.clone()), message });
+    /// News for all who are subscribed to a key.
+    fn tell(&mut self, key: &SubscriptionKey, message: &ServerMessage) {
+        let listeners = self.interests.get(key).map(|interest| &interest.sessions);
+        let Some(listeners) = listeners.filter(|listeners| !listeners.is_empty()) else { return };
+        let frame = Frame::new(None, message);
+        let one =
+            |session: &WalletId| Delivery { session: *session, key: Some(key.clone()), frame: frame.clone() };
+        self.deliveries.extend(listeners.iter().map(one));
+    }
+
+    fn answer(&mut self, session: WalletId, id: Option<u64>, message: &ServerMessage) {
+        self.deliveries.push_back(Delivery { session, key: None, frame: Frame::new(id, message) });
     }
 }
 
@@ -351,174 +355,4 @@ fn rank(status: &TransactionStatus) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bitcoin::{Amount, BlockHash, ScriptBuf, hashes::Hash as _};
-    use quorate_protocol::{
-        Round,
-        wire::{BlockRef, ConfirmedSpend, Lock},
-    };
-
-    fn txid(byte: u8) -> Txid {
-        Txid::from_byte_array([byte; 32])
-    }
-
-    fn utxo(lock: bool) -> UtxoRecord {
-        UtxoRecord {
-            outpoint: OutPoint { txid: txid(1), vout: 0 },
-            value: Amount::from_sat(1),
-            script_pubkey: ScriptBuf::new(),
-            tip_height: 1,
-            created: None,
-            conflicted: None,
-            final_parent: None,
-            round: Round(0),
-            lock: lock.then_some(Lock { txid: txid(2), round: Round(0), locked_at: 5 }),
-            votes: 0,
-            spend: None,
-            spent: None,
-        }
-    }
-
-    fn hub() -> (Hub, SubscriptionKey) {
-        let mut hub = Hub::new(1);
-        hub.take_tip(LinkId(1), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
-        hub.open(WalletId(1));
-        (hub, SubscriptionKey::Script(ScriptBuf::new()))
-    }
-
-    fn next(hub: &mut Hub) -> Option<(Option<u64>, ServerMessage)> {
-        hub.poll_delivery().map(|one| (one.id, one.message))
-    }
-
-    fn subscribe(hub: &mut Hub, key: &SubscriptionKey) {
-        let keys = [key.clone()];
-        let (refused, new) = hub.subscribe(WalletId(1), &keys);
-        for key in new {
-            let outcome = KeyOutcome::Snapshot {
-                utxos: vec![utxo(false)],
-                proofs: vec![],
-                status: None,
-                history_from: Some(0),
-            };
-            hub.take_result(LinkId(1), KeyResult { key, outcome });
-        }
-        hub.answer_subscription(WalletId(1), Some(1), &keys, &refused);
-    }
-
-    #[test]
-    fn the_first_copy_goes_out_and_the_others_do_not() {
-        let (mut hub, key) = hub();
-        subscribe(&mut hub, &key);
-        assert!(matches!(next(&mut hub), Some((Some(1), ServerMessage::UTXOSubscribed { .. }))));
-        for node in 1..=7 {
-            hub.notify(LinkId(node), &key, &utxo(true), None);
-        }
-        assert!(matches!(next(&mut hub), Some((None, ServerMessage::UTXOStateNotification { .. }))));
-        assert!(next(&mut hub).is_none());
-        assert_eq!(hub.duplicates, 6);
-    }
-
-    #[test]
-    fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
-        let mut hub = Hub::new(4);
-        hub.take_tip(LinkId(1), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
-        hub.take_tip(LinkId(2), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
-        hub.open(WalletId(1));
-        let key = SubscriptionKey::Script(ScriptBuf::new());
-        subscribe(&mut hub, &key);
-        while next(&mut hub).is_some() {}
-        let transaction = bitcoin::Transaction {
-            version: bitcoin::transaction::Version::TWO,
-            lock_time: bitcoin::absolute::LockTime::ZERO,
-            input: Vec::new(),
-            output: Vec::new(),
-        };
-        let proof = |round: u32| FinalityProof::Attested {
-            transaction: transaction.clone(),
-            rounds: vec![Round(round)],
-            commits: BTreeMap::new(),
-        };
-        let mut told = |copy: u32| {
-            hub.notify(LinkId(1), &key, &utxo(false), Some(proof(copy)));
-            match next(&mut hub) {
-                Some((_, ServerMessage::UTXOStateNotification { proof, .. })) => proof.is_some(),
-                _ => false,
-            }
-        };
-        assert!(told(7), "the broken one");
-        assert!(told(0), "the good one");
-        assert!(!told(0) && !told(7), "each once");
-        assert!(!told(8), "f + 1 copies have an honest one among them: no more are told");
-    }
-
-    #[test]
-    fn a_change_before_the_snapshot_is_in_the_snapshot() {
-        let (mut hub, key) = hub();
-        let keys = [key.clone()];
-        let (refused, new) = hub.subscribe(WalletId(1), &keys);
-        assert_eq!(new, keys);
-        assert!(!hub.is_ready(&keys));
-        hub.notify(LinkId(2), &key, &utxo(true), None);
-        let outcome = KeyOutcome::Snapshot {
-            utxos: vec![utxo(false)],
-            proofs: vec![],
-            status: None,
-            history_from: Some(0),
-        };
-        hub.take_result(LinkId(1), KeyResult { key: key.clone(), outcome });
-        assert!(hub.is_ready(&keys));
-        hub.answer_subscription(WalletId(1), None, &keys, &refused);
-        let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
-            panic!("a snapshot")
-        };
-        let KeyOutcome::Snapshot { utxos, .. } = &results[0].outcome else { panic!("accepted") };
-        assert!(utxos[0].lock.is_some(), "the newer fact of another node is not lost");
-    }
-
-    #[test]
-    fn a_session_that_lost_news_of_a_key_hears_no_more_of_it_until_it_subscribes_anew() {
-        let (mut hub, key) = hub();
-        subscribe(&mut hub, &key);
-        while next(&mut hub).is_some() {}
-        hub.mute(WalletId(1), &key);
-        hub.notify(LinkId(1), &key, &utxo(true), None);
-        assert!(next(&mut hub).is_none());
-        subscribe(&mut hub, &key);
-        let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
-            panic!("a snapshot")
-        };
-        let KeyOutcome::Snapshot { utxos, .. } = &results[0].outcome else { panic!("accepted") };
-        assert!(utxos[0].lock.is_some(), "the new snapshot has what was lost");
-    }
-
-    #[test]
-    fn a_conflict_and_its_end_go_out_once_each() {
-        let (mut hub, _) = hub();
-        let key = SubscriptionKey::Txid(txid(1));
-        subscribe(&mut hub, &key);
-        while next(&mut hub).is_some() {}
-        let block = BlockRef { height: 2, hash: BlockHash::all_zeros() };
-        let conflicted = TransactionStatus::Conflicted { by: ConfirmedSpend { txid: txid(2), block } };
-        let confirmed = TransactionStatus::Confirmed { block };
-        for status in [TransactionStatus::Broadcasting { refusal: None }, conflicted, confirmed] {
-            for _node in 0..3 {
-                hub.take_status(LinkId(1), txid(1), &status);
-            }
-            let Some((_, ServerMessage::TransactionStatus { status: told, .. })) = next(&mut hub) else {
-                panic!("{status:?}")
-            };
-            assert_eq!(told, status);
-            assert!(next(&mut hub).is_none());
-        }
-    }
-
-    #[test]
-    fn the_last_one_to_leave_ends_the_interest() {
-        let (mut hub, key) = hub();
-        subscribe(&mut hub, &key);
-        assert_eq!(hub.unsubscribe(WalletId(1), std::slice::from_ref(&key)), (1, vec![key]));
-        assert!(hub.close(WalletId(1)).is_empty());
-        assert!(hub.keys().is_empty());
-    }
-}
+mod tests;

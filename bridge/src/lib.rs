@@ -13,6 +13,7 @@ mod hub;
 mod listener;
 mod machine;
 mod metrics;
+mod refusals;
 mod relays;
 mod session;
 mod tips;
@@ -40,7 +41,8 @@ use anyhow::{Context as _, Result};
 use axum::{
     Extension, Json, Router,
     extract::{State, WebSocketUpgrade},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::map_response,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -122,10 +124,11 @@ impl RunningBridge {
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
         let app = Router::new()
-            .route("/", get(upgrade))
             .route("/federation", get(federation))
             .route("/health", get(health))
             .route("/metrics", get(metrics))
+            .layer(map_response(last))
+            .route("/", get(upgrade))
             .with_state(bridge.clone());
         let (door, stopping) = (bridge.door.clone(), bridge.stopping.subscribe());
         let server = tokio::spawn(listener::run(listener, certificates, door, app, stopping));
@@ -154,6 +157,12 @@ impl RunningBridge {
     }
 }
 
+/// An answer ends its connection: each question has to come in as a new one, past those that others hold.
+async fn last(mut answer: Response) -> Response {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
 async fn upgrade(
     State(bridge): State<Arc<Bridge>>,
     Extension(seat): Extension<Arc<Seat>>,
@@ -163,22 +172,22 @@ async fn upgrade(
     if !bridge.lets_in(&headers) {
         return (StatusCode::FORBIDDEN, "this page may not use this bridge\n").into_response();
     }
-    let refused = match seat.take(bridge.address_of(seat.peer, &headers)) {
-        Ok(()) => None,
-        Err(Refused::Full) => Some((StatusCode::SERVICE_UNAVAILABLE, "this bridge is full\n")),
+    let refused =
+        |status: StatusCode, why: &'static str| (status, [(header::RETRY_AFTER, "5")], why).into_response();
+    let allowance = match seat.take(bridge.address_of(seat.peer, &headers)) {
+        Ok(allowance) => allowance,
+        Err(Refused::Full) => return refused(StatusCode::SERVICE_UNAVAILABLE, "this bridge is full\n"),
         Err(Refused::Address) => {
-            Some((StatusCode::TOO_MANY_REQUESTS, "this address has as many sessions as it may\n"))
+            let why = "this address has as many sessions as it may\n";
+            return refused(StatusCode::TOO_MANY_REQUESTS, why);
         }
     };
-    if let Some((status, why)) = refused {
-        return (status, [(header::RETRY_AFTER, "5")], why).into_response();
-    }
     upgrade
         .protocols([limits::PROTOCOL])
         .max_message_size(limits::FRAME_BYTES_MAX)
         .max_frame_size(limits::FRAME_BYTES_MAX)
         .on_upgrade(async move |socket| {
-            websocket::serve(socket, bridge.driver.clone(), bridge.stopping.subscribe()).await;
+            websocket::serve(socket, bridge.driver.clone(), allowance, bridge.stopping.subscribe()).await;
             drop(seat);
         })
 }

@@ -3,6 +3,7 @@
 
 use crate::{
     admission::{Admission, ConnectionId, Refused},
+    allowance::AddressAllowance,
     tls::Certificates,
 };
 use axum::{Extension, Router};
@@ -76,7 +77,7 @@ impl Drop for Seat {
 
 impl Seat {
     /// The connection becomes a session of an address.
-    pub(crate) fn take(&self, from: IpAddr) -> Result<(), Refused> {
+    pub(crate) fn take(&self, from: IpAddr) -> Result<Option<AddressAllowance>, Refused> {
         self.door.lock().admission.seat(self.id, from)
     }
 }

@@ -5,15 +5,16 @@
 //! session.
 
 use crate::{
-    fees::{Estimates, Question},
-    hub::{Hub, WalletId},
-    relays::{Relay, RelayId, Relays, ends_answer, ends_submission, submitted_by},
-    session::{NEWS_MAX, Next, Session},
+    fees::Estimates,
+    hub::{Delivery, Hub, WalletId},
+    refusals::{coordinator_lost, no_node},
+    relays::{Relay, RelayId, Relays, ends_answer, ends_submission},
+    session::{Frame, NEWS_MAX, Next, Session},
     tips::LinkId,
 };
 use quorate_protocol::{
     FederationId,
-    wire::{ClientMessage, ErrorCode, Fault, Pages, ServerMessage, SubscriptionKey, WireError, limits},
+    wire::{ClientMessage, ErrorCode, Pages, ServerMessage, SubscriptionKey, WireError, limits},
 };
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -22,10 +23,8 @@ use std::{
 
 /// The name by which it greets.
 const AGENT: &str = concat!("quorate-bridge/", env!("CARGO_PKG_VERSION"));
-/// Relayed requests of one session at a time.
-const RELAYS_MAX: usize = 256;
-/// Wait for f + 1 nodes' snapshots of a new key.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What may wait for all sessions together, in bytes; beyond that none takes more.
+const QUEUED_MAX: usize = 1 << 30;
 
 /// What the driver has to do, in order.
 #[derive(Debug)]
@@ -90,6 +89,8 @@ pub struct Machine {
     /// Answers of event streams that are not whole yet.
     links: BTreeMap<LinkId, Pages>,
     last_session: u64,
+    /// What waits for all sessions, in bytes.
+    queued: usize,
     forwarded: u64,
     gaps: u64,
     outputs: VecDeque<Output>,
@@ -108,6 +109,7 @@ impl Machine {
             fees: Estimates::new(nodes),
             links: BTreeMap::new(),
             last_session: 0,
+            queued: 0,
             forwarded: 0,
             gaps: 0,
             outputs: VecDeque::new(),
@@ -127,7 +129,7 @@ impl Machine {
 
     /// What is there to write to a session.
     pub fn poll_message(&mut self, session: WalletId) -> Next {
-        self.sessions.get_mut(&session).map_or(Next::Closed, Session::next)
+        self.with_queue(session, |open, _room| open.next()).unwrap_or(Next::Closed)
     }
 
     /// A wallet has connected.
@@ -142,6 +144,7 @@ impl Machine {
     /// A wallet's connection is gone.
     pub fn handle_closed(&mut self, session: WalletId) {
         let Some(closed) = self.sessions.remove(&session) else { return };
+        self.queued = self.queued.saturating_sub(closed.queued());
         let abandoned = self.hub.close(session);
         self.lose_interest(abandoned);
         self.waiting.retain(|waiting| waiting.session != session);
@@ -193,135 +196,6 @@ impl Machine {
             self.refuse(session, id, error);
         }
         self.deliver();
-    }
-
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "everything that the bridge does not answer itself is relayed"
-    )]
-    fn dispatch(
-        &mut self,
-        now: Duration,
-        session: WalletId,
-        id: Option<u64>,
-        message: ClientMessage,
-    ) -> Result<(), WireError> {
-        match message {
-            ClientMessage::Hello { protocol, federation, .. } => {
-                let welcome = self.greet(protocol, federation)?;
-                if let Some(open) = self.sessions.get_mut(&session) {
-                    open.greeted = true;
-                }
-                self.answer(session, id, welcome);
-            }
-            ClientMessage::Ping => self.answer(session, id, ServerMessage::Pong),
-            ClientMessage::UTXOSubscribe { keys } => {
-                limits::check_keys(keys.len())?;
-                self.subscribe(now, session, id, SubscriptionKey::distinct(keys));
-            }
-            ClientMessage::UTXOUnsubscribe { keys } => {
-                limits::check_keys(keys.len())?;
-                let (count, abandoned) = self.hub.unsubscribe(session, &keys);
-                self.lose_interest(abandoned);
-                self.answer(session, id, ServerMessage::UTXOUnsubscribed { count });
-            }
-            ClientMessage::FeeRateQuery => self.ask_fees(now, session, id)?,
-            ClientMessage::SignResponse { txid, .. } => {
-                let relay = self.relays.coordinator(session, txid).ok_or_else(coordinator_lost)?;
-                self.outputs.push_back(Output::Send { relay, id, message });
-            }
-            other => self.relay(now, session, id, other)?,
-        }
-        Ok(())
-    }
-
-    fn greet(&self, protocol: u32, pinned: Option<FederationId>) -> Result<ServerMessage, WireError> {
-        let ours = self.federation;
-        if protocol != limits::PROTOCOL_VERSION {
-            let message = format!("this bridge speaks protocol {}, not {protocol}", limits::PROTOCOL_VERSION);
-            return Err(WireError::sender(ErrorCode::UnsupportedProtocol, message));
-        }
-        if let Some(other) = pinned.filter(|pinned| *pinned != ours) {
-            let message = format!("this bridge serves federation {ours}, not {other}");
-            return Err(WireError::sender(ErrorCode::WrongFederation, message));
-        }
-        let tip = self.hub.tip().ok_or_else(no_node)?;
-        let agent = AGENT.to_owned();
-        Ok(ServerMessage::Welcome { protocol, federation: ours, agent, tip })
-    }
-
-    fn subscribe(&mut self, now: Duration, session: WalletId, id: Option<u64>, keys: Vec<SubscriptionKey>) {
-        let (refused, new) = self.hub.subscribe(session, &keys);
-        if let Some(open) = self.sessions.get_mut(&session) {
-            open.forgive(&keys);
-        }
-        if !new.is_empty() {
-            self.outputs.push_back(Output::Interest(ClientMessage::UTXOSubscribe { keys: new }));
-        }
-        self.waiting.push(Waiting { session, id, keys, refused, until: now + SNAPSHOT_TIMEOUT });
-        self.answer_waiting();
-    }
-
-    /// Answers the subscriptions whose keys some node has told of.
-    fn answer_waiting(&mut self) {
-        let (ready, waiting) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|one| self.hub.is_ready(&one.keys));
-        self.waiting = waiting;
-        let ready: Vec<Waiting> = ready;
-        for Waiting { session, id, keys, refused, .. } in ready {
-            self.hub.answer_subscription(session, id, &keys, &refused);
-        }
-    }
-
-    fn lose_interest(&mut self, mut keys: Vec<SubscriptionKey>) {
-        keys.sort_unstable();
-        for keys in keys.chunks(limits::KEYS_PER_MESSAGE_MAX) {
-            self.outputs.push_back(Output::Interest(ClientMessage::UTXOUnsubscribe { keys: keys.to_vec() }));
-        }
-    }
-
-    /// Every node is asked: no single one says what a wallet pays.
-    fn ask_fees(&mut self, now: Duration, session: WalletId, id: Option<u64>) -> Result<(), WireError> {
-        if self.fees.waiting(session) >= RELAYS_MAX {
-            return Err(too_many_requests());
-        }
-        if self.fees.ask(now, Question { session, id }) {
-            self.outputs.push_back(Output::Interest(ClientMessage::FeeRateQuery));
-        }
-        self.answer_fees(Some(now));
-        Ok(())
-    }
-
-    fn answer_fees(&mut self, now: Option<Duration>) {
-        let (questions, estimates) = self.fees.ready(now, self.links.len());
-        for Question { session, id } in questions {
-            match estimates {
-                Some(estimates) => self.answer(session, id, ServerMessage::FeeRate { estimates }),
-                None => self.refuse(session, id, no_node()),
-            }
-        }
-    }
-
-    fn relay(
-        &mut self,
-        now: Duration,
-        session: WalletId,
-        id: Option<u64>,
-        message: ClientMessage,
-    ) -> Result<(), WireError> {
-        let Some(open) = self.sessions.get_mut(&session) else { return Ok(()) };
-        if open.relays.len() >= RELAYS_MAX {
-            return Err(too_many_requests());
-        }
-        let txid = submitted_by(&message);
-        let (relay, replaced) = self.relays.add(now, Relay { session, id, txid });
-        open.relays.insert(relay);
-        if let Some(old) = replaced {
-            open.relays.remove(&old);
-            self.outputs.push_back(Output::Drop(old));
-        }
-        self.outputs.push_back(Output::Open { relay, id, message });
-        Ok(())
     }
 
     /// A node's message on a relay's stream.
@@ -470,10 +344,23 @@ impl Machine {
     }
 
     fn answer(&mut self, session: WalletId, id: Option<u64>, message: ServerMessage) {
-        if let Some(open) = self.sessions.get_mut(&session) {
-            open.answer(id, message);
+        let frame = Frame::new(id, &message);
+        if self.with_queue(session, |open, room| open.answer(frame, room)).is_some() {
             self.outputs.push_back(Output::Ready(session));
         }
+    }
+
+    /// Changes what waits for a session, which may grow by so many bytes.
+    fn with_queue<T>(
+        &mut self,
+        session: WalletId,
+        change: impl FnOnce(&mut Session, usize) -> T,
+    ) -> Option<T> {
+        let open = self.sessions.get_mut(&session)?;
+        let others = self.queued.saturating_sub(open.queued());
+        let result = change(open, QUEUED_MAX.saturating_sub(self.queued));
+        self.queued = others.saturating_add(open.queued());
+        Some(result)
     }
 
     fn refuse(&mut self, session: WalletId, id: Option<u64>, error: WireError) {
@@ -482,20 +369,25 @@ impl Machine {
 
     /// Queues what the hub has for sessions.
     fn deliver(&mut self) {
-        while let Some(delivery) = self.hub.poll_delivery() {
-            let Some(open) = self.sessions.get_mut(&delivery.session) else { continue };
-            match delivery.key {
-                None => open.answer(delivery.id, delivery.message),
+        while let Some(Delivery { session, key, frame }) = self.hub.poll_delivery() {
+            let most = self.news_max;
+            match key {
+                None => {
+                    self.with_queue(session, |open, room| open.answer(frame, room));
+                }
                 Some(key) => {
-                    if open.news(key.clone(), delivery.message, self.news_max) {
-                        self.forwarded += 1;
-                    } else {
-                        self.gaps += 1;
-                        self.hub.mute(delivery.session, &key);
+                    let news = |open: &mut Session, room| open.news(&key, frame, most, room);
+                    match self.with_queue(session, news) {
+                        Some(true) => self.forwarded += 1,
+                        Some(false) => {
+                            self.gaps += 1;
+                            self.hub.mute(session, &key);
+                        }
+                        None => continue,
                     }
                 }
             }
-            self.outputs.push_back(Output::Ready(delivery.session));
+            self.outputs.push_back(Output::Ready(session));
         }
     }
 }
@@ -505,20 +397,6 @@ pub(crate) fn hello() -> ClientMessage {
     ClientMessage::Hello { protocol: limits::PROTOCOL_VERSION, federation: None, agent: AGENT.to_owned() }
 }
 
-fn no_node() -> WireError {
-    let message = "no node is reachable at the moment; try again";
-    WireError::passing(ErrorCode::NoNodeAvailable, Fault::Receiver, message)
-}
-
-fn too_many_requests() -> WireError {
-    let error = WireError::limit(ErrorCode::LimitExceeded, "requests under way", RELAYS_MAX, RELAYS_MAX + 1);
-    WireError { retry: true, ..error }
-}
-
-fn coordinator_lost() -> WireError {
-    let message = "the connection to the coordinating node was lost; submit it again";
-    WireError::passing(ErrorCode::CoordinatorLost, Fault::Network, message)
-}
-
+mod requests;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@
 //! has read what was before; a wallet that does not read its own answers is let go.
 
 use crate::relays::RelayId;
-use quorate_protocol::wire::{ServerMessage, SubscriptionKey, limits};
+use axum::extract::ws::Utf8Bytes;
+use quorate_protocol::wire::{ServerMessage, SubscriptionKey, encode_text, limits};
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Duration,
@@ -12,18 +13,34 @@ use std::{
 
 /// News that may wait for one slow wallet before it is told of a gap.
 pub(crate) const NEWS_MAX: usize = 1_024;
+/// The same, in bytes.
+const NEWS_BYTES_MAX: usize = 4 << 20;
 /// Answers that may wait besides.
 const ANSWERS_MAX: usize = 1_024;
+/// The same, in bytes: an account of 50,000 coins is told whole.
+const ANSWER_BYTES_MAX: usize = 60 << 20;
 
-/// A message with the number of the one that it answers.
-pub(crate) type Queued = (Option<u64>, ServerMessage);
+/// A message as it is written. What goes to many sessions is encoded once, and shared.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame(Utf8Bytes);
+
+impl Frame {
+    /// With the number of the message that it answers.
+    pub(crate) fn new(id: Option<u64>, message: &ServerMessage) -> Self {
+        Self(encode_text(id, message).into())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
 
 /// What is there to write to a session.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "it is made to be written out at once")]
 pub enum Next {
-    /// A message.
-    Message(Option<u64>, ServerMessage),
+    /// A message, as a text frame.
+    Frame(Utf8Bytes),
     /// Nothing now.
     Nothing,
     /// Nothing any more: the session is over.
@@ -38,7 +55,9 @@ pub(crate) struct Session {
     pub(crate) relays: BTreeSet<RelayId>,
     opened: Duration,
     heard: Duration,
-    queue: VecDeque<Queued>,
+    queue: VecDeque<Frame>,
+    /// Bytes of the queue.
+    queued: usize,
     gap: BTreeSet<SubscriptionKey>,
     closed: bool,
 }
@@ -51,6 +70,7 @@ impl Session {
             opened: now,
             heard: now,
             queue: VecDeque::new(),
+            queued: 0,
             gap: BTreeSet::new(),
             closed: false,
         }
@@ -61,28 +81,40 @@ impl Session {
         self.heard = now;
     }
 
-    /// Queues an answer; if there is no room, the session is over.
-    pub(crate) fn answer(&mut self, id: Option<u64>, message: ServerMessage) {
-        if self.queue.len() >= NEWS_MAX + ANSWERS_MAX {
+    /// Bytes that wait.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Queues an answer; if there is no room for it, here or at all, the session is over.
+    pub(crate) fn answer(&mut self, frame: Frame, room: usize) {
+        let most = room.min((NEWS_BYTES_MAX + ANSWER_BYTES_MAX).saturating_sub(self.queued));
+        if self.queue.len() >= NEWS_MAX + ANSWERS_MAX || frame.0.len() > most {
             self.close();
         }
         if !self.closed {
-            self.queue.push_back((id, message));
+            self.push(frame);
         }
     }
 
     /// Queues news of a key; `false` if there is no room, and the key is in the gap. A session that is over takes none.
-    pub(crate) fn news(&mut self, key: SubscriptionKey, message: ServerMessage, most: usize) -> bool {
+    pub(crate) fn news(&mut self, key: &SubscriptionKey, frame: Frame, most: usize, room: usize) -> bool {
         if self.closed {
             return true;
         }
-        let fits = self.queue.len() < most && !self.gap.contains(&key);
+        let room = room.min(NEWS_BYTES_MAX.saturating_sub(self.queued));
+        let fits = self.queue.len() < most && frame.0.len() <= room && !self.gap.contains(key);
         if fits {
-            self.queue.push_back((None, message));
+            self.push(frame);
         } else {
-            self.gap.insert(key);
+            self.gap.insert(key.clone());
         }
         fits
+    }
+
+    fn push(&mut self, frame: Frame) {
+        self.queued += frame.0.len();
+        self.queue.push_back(frame);
     }
 
     /// The session subscribes to keys anew: its next snapshot has what was lost.
@@ -94,12 +126,13 @@ impl Session {
 
     /// What is there to write.
     pub(crate) fn next(&mut self) -> Next {
-        if let Some((id, message)) = self.queue.pop_front() {
-            return Next::Message(id, message);
+        if let Some(Frame(text)) = self.queue.pop_front() {
+            self.queued -= text.len();
+            return Next::Frame(text);
         }
         if !self.gap.is_empty() {
             let keys = std::mem::take(&mut self.gap).into_iter().collect();
-            return Next::Message(None, ServerMessage::Gap { keys });
+            return Next::Frame(Frame::new(None, &ServerMessage::Gap { keys }).0);
         }
         if self.closed { Next::Closed } else { Next::Nothing }
     }
@@ -107,7 +140,7 @@ impl Session {
     /// It is over; what waits is not written any more.
     pub(crate) fn close(&mut self) {
         self.closed = true;
-        self.queue.clear();
+        (self.queue, self.queued) = (VecDeque::new(), 0);
         self.gap.clear();
     }
 
@@ -121,9 +154,20 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_protocol::wire::{Envelope, decode};
 
     fn pong(session: &mut Session, id: usize) {
-        session.answer(u64::try_from(id).ok(), ServerMessage::Pong);
+        session.answer(Frame::new(u64::try_from(id).ok(), &ServerMessage::Pong), usize::MAX);
+    }
+
+    fn news(session: &mut Session, most: usize) -> bool {
+        session.news(&key(), Frame::new(None, &ServerMessage::Pong), most, usize::MAX)
+    }
+
+    fn read(session: &mut Session) -> (Option<u64>, ServerMessage) {
+        let Next::Frame(text) = session.next() else { panic!("nothing to write") };
+        let Envelope { id, body } = decode(text.as_bytes()).expect("a message");
+        (id, body)
     }
 
     fn key() -> SubscriptionKey {
@@ -133,23 +177,19 @@ mod tests {
     #[test]
     fn news_that_does_not_fit_becomes_a_gap_after_what_was_before() {
         let mut session = Session::new(Duration::ZERO);
-        assert!(session.news(key(), ServerMessage::Pong, 1));
-        assert!(!session.news(key(), ServerMessage::Pong, 1));
-        assert!(matches!(session.next(), Next::Message(None, ServerMessage::Pong)));
-        assert!(
-            !session.news(key(), ServerMessage::Pong, 1),
-            "there is room, but something before it is lost"
-        );
-        let Next::Message(None, ServerMessage::Gap { keys }) = session.next() else { panic!("a gap") };
-        assert_eq!(keys, [key()]);
+        assert!(news(&mut session, 1));
+        assert!(!news(&mut session, 1));
+        assert_eq!(read(&mut session), (None, ServerMessage::Pong));
+        assert!(!news(&mut session, 1), "there is room, but something before it is lost");
+        assert_eq!(read(&mut session), (None, ServerMessage::Gap { keys: vec![key()] }));
         assert!(matches!(session.next(), Next::Nothing));
-        assert!(session.news(key(), ServerMessage::Pong, 1));
+        assert!(news(&mut session, 1));
     }
 
     #[test]
     fn who_subscribes_anew_is_told_of_no_gap() {
         let mut session = Session::new(Duration::ZERO);
-        assert!(!session.news(key(), ServerMessage::Pong, 0));
+        assert!(!news(&mut session, 0));
         session.forgive(&[key()]);
         assert!(matches!(session.next(), Next::Nothing));
     }
@@ -158,14 +198,36 @@ mod tests {
     fn who_does_not_read_its_answers_is_let_go_with_nothing_left() {
         let mut session = Session::new(Duration::ZERO);
         (0..NEWS_MAX + ANSWERS_MAX).for_each(|id| pong(&mut session, id));
-        assert!(matches!(session.next(), Next::Message(Some(0), _)));
+        assert_eq!(read(&mut session).0, Some(0));
         pong(&mut session, 1);
-        assert!(matches!(session.next(), Next::Message(..)), "there was room for one");
+        assert_eq!(read(&mut session).0, Some(1), "there was room for one");
         (0..2).for_each(|id| pong(&mut session, id));
         assert!(matches!(session.next(), Next::Closed));
         pong(&mut session, 1);
-        assert!(session.news(key(), ServerMessage::Pong, 1));
+        assert!(news(&mut session, 1));
         assert!(matches!(session.next(), Next::Closed), "nothing comes after answers that were lost");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_here_and_of_all_sessions() {
+        let large = || Frame("x".repeat(1 << 20).into());
+        let mut session = Session::new(Duration::ZERO);
+        for _ in 0..4 {
+            assert!(session.news(&key(), large(), NEWS_MAX, usize::MAX));
+        }
+        assert!(!session.news(&key(), large(), NEWS_MAX, usize::MAX), "the next one is in the gap");
+        (0..60).for_each(|_| session.answer(large(), usize::MAX));
+        assert_eq!(session.queued(), 64 << 20);
+        session.answer(large(), usize::MAX);
+        assert_eq!(session.queued(), 0);
+        assert!(matches!(session.next(), Next::Closed));
+
+        let mut session = Session::new(Duration::ZERO);
+        assert!(!session.news(&key(), large(), NEWS_MAX, 1_000));
+        session.answer(Frame::new(None, &ServerMessage::Pong), 1_000);
+        assert_eq!(read(&mut session), (None, ServerMessage::Pong));
+        session.answer(large(), 1_000);
+        assert!(session.closed, "there is no room at all");
     }
 
     #[test]

@@ -2,7 +2,12 @@
 //!
 //! Nothing here waits for the wallet without an end: not a frame that it does not read, nor its part of closing.
 
-use crate::{allowance::Allowance, driver::Driver, session::Next};
+use crate::{
+    allowance::{AddressAllowance, Allowance},
+    driver::Driver,
+    hub::WalletId,
+    session::Next,
+};
 use axum::{
     Error,
     body::Bytes,
@@ -35,9 +40,15 @@ enum End {
 }
 
 /// Serves a wallet until one side has enough.
-pub(crate) async fn serve(mut socket: WebSocket, driver: Arc<Driver>, stopping: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    mut socket: WebSocket,
+    driver: Arc<Driver>,
+    address: Option<AddressAllowance>,
+    stopping: watch::Receiver<bool>,
+) {
     let (session, writer) = driver.open();
-    let end = converse(&mut socket, &driver, session, &writer, stopping).await;
+    let ear = Ear { driver: &driver, session, allowance: Allowance::new(Duration::ZERO), address };
+    let end = converse(&mut socket, ear, &writer, stopping).await;
     driver.close(session);
     let frame = match end {
         End::Stuck => return,
@@ -58,22 +69,21 @@ pub(crate) async fn serve(mut socket: WebSocket, driver: Arc<Driver>, stopping: 
 
 async fn converse(
     socket: &mut WebSocket,
-    driver: &Driver,
-    session: crate::hub::WalletId,
+    mut ear: Ear<'_>,
     writer: &tokio::sync::Notify,
     mut stopping: watch::Receiver<bool>,
 ) -> End {
+    let (driver, session) = (ear.driver, ear.session);
     let started = Instant::now();
     let mut ping = interval_at(started + limits::PING_INTERVAL, limits::PING_INTERVAL);
     let mut look = interval_at(started + ALIVE_LOOK, ALIVE_LOOK);
-    let mut allowance = Allowance::new(Duration::ZERO);
     let mut reads_at = started;
     loop {
         let reads = reads_at <= Instant::now();
         tokio::select! {
             message = socket.recv(), if reads => {
                 let wait = match message {
-                    Some(Ok(message)) => match hear(driver, session, &mut allowance, started.elapsed(), message) {
+                    Some(Ok(message)) => match ear.hear(started.elapsed(), message) {
                         Some(wait) => wait,
                         None => return End::Left,
                     },
@@ -85,8 +95,8 @@ async fn converse(
             () = sleep_until(reads_at), if !reads => {}
             // One at a time, so that a wallet that reads slowly is still listened to.
             () = writer.notified() => match driver.with(|machine, _| machine.poll_message(session)) {
-                Next::Message(id, message) => {
-                    if !send(socket, Message::text(encode_text(id, &message))).await {
+                Next::Frame(text) => {
+                    if !send(socket, Message::Text(text)).await {
                         return End::Stuck;
                     }
                     writer.notify_one();
@@ -114,36 +124,46 @@ async fn converse(
     }
 }
 
-/// Hands a frame to the machine; gives the time for which nothing more is read, or nothing if it was the last one.
-fn hear(
-    driver: &Driver,
-    session: crate::hub::WalletId,
-    allowance: &mut Allowance,
-    now: Duration,
-    message: Message,
-) -> Option<Duration> {
-    match message {
-        // Read here, not under the lock that all wallets share.
-        Message::Text(text) => match decode::<ClientMessage>(text.as_bytes()) {
-            Ok(Envelope { id, body }) => {
-                let wait = allowance.take(now, text.len(), Some(&body));
-                driver.with(|machine, now| machine.handle_message(now, session, id, body));
-                Some(wait)
+/// Where a wallet's frames come in.
+struct Ear<'a> {
+    driver: &'a Driver,
+    session: WalletId,
+    allowance: Allowance,
+    address: Option<AddressAllowance>,
+}
+
+impl Ear<'_> {
+    /// Hands a frame to the machine; gives the time for which nothing more is read, or nothing if it was the last one.
+    fn hear(&mut self, now: Duration, message: Message) -> Option<Duration> {
+        let (driver, session) = (self.driver, self.session);
+        match message {
+            // Read here, not under the lock that all wallets share.
+            Message::Text(text) => match decode::<ClientMessage>(text.as_bytes()) {
+                Ok(Envelope { id, body }) => {
+                    let wait = self.wait(now, text.len(), Some(&body));
+                    driver.with(|machine, now| machine.handle_message(now, session, id, body));
+                    Some(wait)
+                }
+                Err((id, error)) => {
+                    driver.with(|machine, now| machine.handle_malformed(now, session, id, error));
+                    Some(self.wait(now, text.len(), None))
+                }
+            },
+            Message::Binary(bytes) => {
+                driver.with(|machine, now| machine.handle_binary(now, session));
+                Some(self.wait(now, bytes.len(), None))
             }
-            Err((id, error)) => {
-                driver.with(|machine, now| machine.handle_malformed(now, session, id, error));
-                Some(allowance.take(now, text.len(), None))
+            Message::Ping(bytes) | Message::Pong(bytes) => {
+                driver.with(|machine, now| machine.handle_alive(now, session));
+                Some(self.wait(now, bytes.len(), None))
             }
-        },
-        Message::Binary(bytes) => {
-            driver.with(|machine, now| machine.handle_binary(now, session));
-            Some(allowance.take(now, bytes.len(), None))
+            Message::Close(_) => None,
         }
-        Message::Ping(bytes) | Message::Pong(bytes) => {
-            driver.with(|machine, now| machine.handle_alive(now, session));
-            Some(allowance.take(now, bytes.len(), None))
-        }
-        Message::Close(_) => None,
+    }
+
+    fn wait(&mut self, now: Duration, bytes: usize, message: Option<&ClientMessage>) -> Duration {
+        let shared = self.address.as_ref().map_or(Duration::ZERO, |address| address.take(bytes, message));
+        self.allowance.take(now, bytes, message).max(shared)
     }
 }
 

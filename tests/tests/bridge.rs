@@ -91,6 +91,8 @@ async fn gauge(address: SocketAddr, name: &str, wanted: usize) -> Result<()> {
         loop {
             pause.tick().await;
             if let Ok(answer) = reqwest::get(format!("http://{address}/metrics")).await {
+                let ends = answer.headers().get("connection").is_some_and(|value| value == "close");
+                assert!(ends, "a connection is for one question");
                 last = answer.text().await.unwrap_or_default();
             }
             if last.lines().any(|found| found == line) {

@@ -1,10 +1,13 @@
 //! What the bridge answers by itself, and what becomes of its streams.
 
-use super::*;
+use super::{
+    requests::{RELAYS_MAX, SNAPSHOT_TIMEOUT},
+    *,
+};
 use bitcoin::{BlockHash, ScriptBuf, Txid, hashes::Hash as _};
 use quorate_protocol::{
     proposal::Proposal,
-    wire::{BlockRef, ChainTip, FeeEstimates, KeyOutcome, KeyResult, TransactionStatus},
+    wire::{BlockRef, ChainTip, FeeEstimates, KeyOutcome, KeyResult, TransactionStatus, decode},
 };
 
 const OURS: FederationId = FederationId([7; 32]);
@@ -62,7 +65,7 @@ fn greeted_by(nodes: usize) -> (Machine, WalletId) {
 
 fn next(machine: &mut Machine, session: WalletId) -> Option<ServerMessage> {
     match machine.poll_message(session) {
-        Next::Message(_, message) => Some(message),
+        Next::Frame(text) => Some(decode::<ServerMessage>(text.as_bytes()).expect("a message").body),
         Next::Nothing | Next::Closed => None,
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 use quorate::{
     NodeId,
-    wire::{ClientMessage, ServerMessage},
+    wire::{ClientMessage, ServerMessage, decode},
 };
 use quorate_bridge::sans_io::{LinkId, Machine, Next, Output, RelayId, WalletId};
 use quorate_rules::SessionId;
@@ -174,7 +174,10 @@ impl World {
             }
             loop {
                 match self.bridge.machine.poll_message(session) {
-                    Next::Message(id, message) => self.party_hears(party, id, message),
+                    Next::Frame(text) => {
+                        let heard = decode::<ServerMessage>(text.as_bytes()).expect("what a bridge says");
+                        self.party_hears(party, heard.id, heard.body);
+                    }
                     Next::Nothing => break,
                     Next::Closed => {
                         self.bridge_close(session);

@@ -1,19 +1,19 @@
 //! A node that may do anything: a real one whose messages are changed on their way out.
 
 use crate::faults::{Counters, Dice, Fault};
-use bitcoin::{OutPoint, Txid};
+use bitcoin::{BlockHash, OutPoint, Txid, hashes::Hash as _};
 use quorate::{
     Federation, NodeId, Round, SignatureShare,
     account::AccountCertificate,
     digest::IdentityKey,
-    finality::FinalityProof,
+    finality::{FinalityKind, FinalityProof},
     frost::SigningSession,
     proposal::Proposal,
     release::SignedPromise,
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget, sign_commit},
     wire::{
-        Cancellation, CommitReply, KeygenReply, PeerReply, PeerRequest, RepairReply, ServerMessage,
-        TransactionStatus, VotingReply, VotingRequest,
+        BlockRef, Cancellation, CommitReply, ConfirmedSpend, FinalSpend, KeygenReply, Lock, PeerReply,
+        PeerRequest, RepairReply, ServerMessage, TransactionStatus, UtxoRecord, VotingReply, VotingRequest,
     },
 };
 use serde_json::Value;
@@ -329,6 +329,14 @@ impl Evil {
                 tip.block.height = u32::MAX;
                 Some(ServerMessage::Tip { tip })
             }
+            ServerMessage::UTXOStateNotification { key, mut utxo, proof, .. }
+                if dice.chance(self.lie / 2) =>
+            {
+                counters.add(Fault::FalseCoin);
+                falsify(&mut utxo, dice);
+                let state = utxo.state();
+                Some(ServerMessage::UTXOStateNotification { key, utxo, state, proof })
+            }
             ServerMessage::UTXOStateNotification { key, utxo, state, proof: Some(mut proof) }
                 if dice.chance(self.lie) =>
             {
@@ -343,6 +351,24 @@ impl Evil {
                 None
             }
             other => Some(other),
+        }
+    }
+}
+
+/// Makes a coin look held or gone.
+fn falsify(utxo: &mut UtxoRecord, dice: &mut Dice) {
+    let txid = Txid::from_byte_array([u8::try_from(dice.below(4)).unwrap_or(0); 32]);
+    match dice.below(4) {
+        0 => {
+            utxo.round = Round(u32::MAX);
+            utxo.lock = Some(Lock { txid, round: utxo.round, locked_at: 0 });
+        }
+        1 => utxo.lock = Some(Lock { txid, round: utxo.round, locked_at: 0 }),
+        2 => utxo.spend = Some(FinalSpend { txid, kind: FinalityKind::Enforced }),
+        _ => {
+            let block = BlockRef { height: u32::MAX, hash: BlockHash::all_zeros() };
+            utxo.tip_height = u32::MAX;
+            (utxo.created, utxo.spent) = (None, Some(ConfirmedSpend { txid, block }));
         }
     }
 }

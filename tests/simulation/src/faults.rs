@@ -99,6 +99,8 @@ pub enum Fault {
     AlteredRequest,
     /// An evil node tells of a tip that is far ahead.
     WrongTip,
+    /// An evil node says that a coin is locked, spent or mined as nobody else says.
+    FalseCoin,
     /// An evil node shows a proof that does not verify.
     BrokenProof,
     /// A block has a spend of a coin that the federation knows nothing of.
@@ -143,7 +145,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 64] = [
+    pub const ALL: [Self; 65] = [
         Self::Crash,
         Self::CrashWhileWriting,
         Self::CrashInRecovery,
@@ -188,6 +190,7 @@ impl Fault {
         Self::TwoPackages,
         Self::AlteredRequest,
         Self::WrongTip,
+        Self::FalseCoin,
         Self::BrokenProof,
         Self::ChainOnlySpend,
         Self::Circle,

@@ -3,9 +3,9 @@
 
 use crate::{event::Event, node::SimNode, world::World};
 use bitcoin::{OutPoint, Txid};
-use quorate::wire::UtxoState;
+use quorate::{Round, wire::UtxoState};
 use quorate_rules::{Hold, Machine, Standing};
-use std::{collections::BTreeSet, time::Duration};
+use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
 /// Time after which an outpoint that was contested anew is judged.
 const JUDGE_AGAIN: Duration = Duration::from_secs(10);
@@ -175,8 +175,11 @@ impl World {
         for outpoint in self.contested() {
             let truth =
                 self.honest().find_map(|(_, machine)| machine.utxo(&outpoint).and_then(|utxo| utxo.spend));
-            // Rounds that most nodes are in; a single one may have heard of a release a moment ago.
-            let round = self.honest().filter_map(|(_, machine)| Some(machine.utxo(&outpoint)?.round)).min();
+            // A round that so many nodes are in that a bridge tells of it; fewer may have heard of it a moment ago.
+            let mut rounds: Vec<Round> =
+                self.honest().filter_map(|(_, machine)| Some(machine.utxo(&outpoint)?.round)).collect();
+            rounds.sort_unstable_by_key(|round| Reverse(*round));
+            let round = rounds.get(self.nodes.len().saturating_sub(1) / 3).copied();
             for (index, subscriber) in self.subscribers.iter().enumerate() {
                 let Some(known) = subscriber.known.get(&outpoint) else {
                     // A script that nobody watched before is known from then on only, and the answer says so. A coin
@@ -207,9 +210,7 @@ impl World {
                 let free = self.honest().all(|(_, machine)| {
                     machine.utxo(&outpoint).is_some_and(|utxo| utxo.state() == UtxoState::Unspent)
                 });
-                // A faulty node may have told of a lock that it then forgot; nothing disproves that.
-                let faulty = self.weather.byzantine + self.weather.forgetful;
-                if truth.is_none() && free && faulty == 0 && known.state() != UtxoState::Unspent {
+                if truth.is_none() && free && known.state() != UtxoState::Unspent {
                     let what = format!("subscriber {index}, {outpoint} is free: {:?}", known.state());
                     broken.push(("subscribers end at the truth", what));
                 }

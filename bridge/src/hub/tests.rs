@@ -1,0 +1,213 @@
+use super::*;
+use bitcoin::{Amount, BlockHash, ScriptBuf, hashes::Hash as _};
+use quorate_protocol::{
+    Round,
+    wire::{BlockRef, ConfirmedSpend, Envelope, Lock, decode},
+};
+
+fn txid(byte: u8) -> Txid {
+    Txid::from_byte_array([byte; 32])
+}
+
+fn utxo(lock: bool) -> UtxoRecord {
+    UtxoRecord {
+        outpoint: OutPoint { txid: txid(1), vout: 0 },
+        value: Amount::from_sat(1),
+        script_pubkey: ScriptBuf::new(),
+        tip_height: 1,
+        created: None,
+        conflicted: None,
+        final_parent: None,
+        round: Round(0),
+        lock: lock.then_some(Lock { txid: txid(2), round: Round(0), locked_at: 5 }),
+        votes: 0,
+        spend: None,
+        spent: None,
+    }
+}
+
+fn hub() -> (Hub, SubscriptionKey) {
+    let mut hub = Hub::new(1);
+    hub.take_tip(LinkId(1), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
+    hub.open(WalletId(1));
+    (hub, SubscriptionKey::Script(ScriptBuf::new()))
+}
+
+fn next(hub: &mut Hub) -> Option<(Option<u64>, ServerMessage)> {
+    let delivery = hub.poll_delivery()?;
+    let Envelope { id, body } = decode(delivery.frame.text().as_bytes()).expect("a message");
+    Some((id, body))
+}
+
+fn subscribe(hub: &mut Hub, key: &SubscriptionKey) {
+    let keys = [key.clone()];
+    let (refused, new) = hub.subscribe(WalletId(1), &keys);
+    for key in new {
+        let outcome = KeyOutcome::Snapshot {
+            utxos: vec![utxo(false)],
+            proofs: vec![],
+            status: None,
+            history_from: Some(0),
+        };
+        hub.take_result(LinkId(1), KeyResult { key, outcome });
+    }
+    hub.answer_subscription(WalletId(1), Some(1), &keys, &refused);
+}
+
+#[test]
+fn the_first_copy_goes_out_and_the_others_do_not() {
+    let (mut hub, key) = hub();
+    subscribe(&mut hub, &key);
+    assert!(matches!(next(&mut hub), Some((Some(1), ServerMessage::UTXOSubscribed { .. }))));
+    for node in 1..=7 {
+        hub.notify(LinkId(node), &key, &utxo(true), None);
+    }
+    assert!(matches!(next(&mut hub), Some((None, ServerMessage::UTXOStateNotification { .. }))));
+    assert!(next(&mut hub).is_none());
+    assert_eq!(hub.duplicates, 6);
+}
+
+#[test]
+fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
+    let mut hub = Hub::new(4);
+    hub.take_tip(LinkId(1), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
+    hub.take_tip(LinkId(2), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
+    hub.open(WalletId(1));
+    let key = SubscriptionKey::Script(ScriptBuf::new());
+    subscribe(&mut hub, &key);
+    while next(&mut hub).is_some() {}
+    let transaction = bitcoin::Transaction {
+        version: bitcoin::transaction::Version::TWO,
+        lock_time: bitcoin::absolute::LockTime::ZERO,
+        input: Vec::new(),
+        output: Vec::new(),
+    };
+    let proof = |round: u32| FinalityProof::Attested {
+        transaction: transaction.clone(),
+        rounds: vec![Round(round)],
+        commits: BTreeMap::new(),
+    };
+    let mut told = |copy: u32| {
+        hub.notify(LinkId(1), &key, &utxo(false), Some(proof(copy)));
+        match next(&mut hub) {
+            Some((_, ServerMessage::UTXOStateNotification { proof, .. })) => proof.is_some(),
+            _ => false,
+        }
+    };
+    assert!(told(7), "the broken one");
+    assert!(told(0), "the good one");
+    assert!(!told(0) && !told(7), "each once");
+    assert!(!told(8), "f + 1 copies have an honest one among them: no more are told");
+}
+
+#[test]
+fn a_change_before_the_snapshot_is_in_the_snapshot() {
+    let (mut hub, key) = hub();
+    let keys = [key.clone()];
+    let (refused, new) = hub.subscribe(WalletId(1), &keys);
+    assert_eq!(new, keys);
+    assert!(!hub.is_ready(&keys));
+    hub.notify(LinkId(2), &key, &utxo(true), None);
+    let outcome = KeyOutcome::Snapshot {
+        utxos: vec![utxo(false)],
+        proofs: vec![],
+        status: None,
+        history_from: Some(0),
+    };
+    hub.take_result(LinkId(1), KeyResult { key: key.clone(), outcome });
+    assert!(hub.is_ready(&keys));
+    hub.answer_subscription(WalletId(1), None, &keys, &refused);
+    let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
+        panic!("a snapshot")
+    };
+    let KeyOutcome::Snapshot { utxos, .. } = &results[0].outcome else { panic!("accepted") };
+    assert!(utxos[0].lock.is_some(), "the newer fact of another node is not lost");
+}
+
+#[test]
+fn a_session_that_lost_news_of_a_key_hears_no_more_of_it_until_it_subscribes_anew() {
+    let (mut hub, key) = hub();
+    subscribe(&mut hub, &key);
+    while next(&mut hub).is_some() {}
+    hub.mute(WalletId(1), &key);
+    hub.notify(LinkId(1), &key, &utxo(true), None);
+    assert!(next(&mut hub).is_none());
+    subscribe(&mut hub, &key);
+    let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
+        panic!("a snapshot")
+    };
+    let KeyOutcome::Snapshot { utxos, .. } = &results[0].outcome else { panic!("accepted") };
+    assert!(utxos[0].lock.is_some(), "the new snapshot has what was lost");
+}
+
+#[test]
+fn a_conflict_and_its_end_go_out_once_each() {
+    let (mut hub, _) = hub();
+    let key = SubscriptionKey::Txid(txid(1));
+    subscribe(&mut hub, &key);
+    while next(&mut hub).is_some() {}
+    let block = BlockRef { height: 2, hash: BlockHash::all_zeros() };
+    let conflicted = TransactionStatus::Conflicted { by: ConfirmedSpend { txid: txid(2), block } };
+    let confirmed = TransactionStatus::Confirmed { block };
+    for status in [TransactionStatus::Broadcasting { refusal: None }, conflicted, confirmed] {
+        for _node in 0..3 {
+            hub.take_status(LinkId(1), txid(1), &status);
+        }
+        let Some((_, ServerMessage::TransactionStatus { status: told, .. })) = next(&mut hub) else {
+            panic!("{status:?}")
+        };
+        assert_eq!(told, status);
+        assert!(next(&mut hub).is_none());
+    }
+}
+
+#[test]
+fn the_last_one_to_leave_ends_the_interest() {
+    let (mut hub, key) = hub();
+    subscribe(&mut hub, &key);
+    assert_eq!(hub.unsubscribe(WalletId(1), std::slice::from_ref(&key)), (1, vec![key]));
+    assert!(hub.close(WalletId(1)).is_empty());
+    assert!(hub.keys().is_empty());
+}
+
+#[test]
+fn who_waits_for_a_snapshot_loses_nothing_when_others_leave() {
+    let (mut hub, key) = hub();
+    hub.open(WalletId(2));
+    let keys = [key.clone()];
+    let (refused, new) = hub.subscribe(WalletId(1), &keys);
+    assert_eq!(new, keys);
+    hub.subscribe(WalletId(2), &keys);
+    assert_eq!(hub.close(WalletId(2)), [], "the other one still wants it");
+    let outcome = KeyOutcome::Snapshot {
+        utxos: vec![utxo(false)],
+        proofs: vec![],
+        status: None,
+        history_from: Some(0),
+    };
+    hub.take_result(LinkId(1), KeyResult { key: key.clone(), outcome });
+    hub.answer_subscription(WalletId(1), None, &keys, &refused);
+    let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
+        panic!("no answer")
+    };
+    assert!(matches!(&results[0].outcome, KeyOutcome::Snapshot { utxos, .. } if *utxos == [utxo(false)]));
+}
+
+#[test]
+fn who_ends_a_subscription_before_its_snapshot_is_told_nothing_and_leaves_nothing() {
+    let (mut hub, key) = hub();
+    hub.open(WalletId(2));
+    let keys = [key.clone()];
+    hub.subscribe(WalletId(2), &keys);
+    let (refused, _) = hub.subscribe(WalletId(1), &keys);
+    assert_eq!(hub.unsubscribe(WalletId(1), &keys), (1, vec![]));
+    hub.answer_subscription(WalletId(1), None, &keys, &refused);
+    let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
+        panic!("no answer")
+    };
+    assert!(matches!(&results[0].outcome, KeyOutcome::Error(error) if error.retry));
+    hub.notify(LinkId(1), &key, &utxo(true), None);
+    assert!(next(&mut hub).is_none());
+    assert_eq!(hub.close(WalletId(2)), keys);
+    assert_eq!(hub.key_count(), 0);
+}

@@ -1,0 +1,150 @@
+//! What wallets ask for: answered here, or relayed to a node.
+
+use super::{AGENT, Machine, Output, Waiting};
+use crate::{
+    fees::Question,
+    hub::WalletId,
+    refusals::{coordinator_lost, no_node, too_many_requests},
+    relays::{Relay, submitted_by},
+};
+use quorate_protocol::{
+    FederationId,
+    wire::{ClientMessage, ErrorCode, ServerMessage, SubscriptionKey, WireError, limits},
+};
+use std::time::Duration;
+
+/// Relayed requests of one session at a time.
+pub(super) const RELAYS_MAX: usize = 256;
+/// Wait for f + 1 nodes' snapshots of a new key.
+pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Machine {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "everything that the bridge does not answer itself is relayed"
+    )]
+    pub(super) fn dispatch(
+        &mut self,
+        now: Duration,
+        session: WalletId,
+        id: Option<u64>,
+        message: ClientMessage,
+    ) -> Result<(), WireError> {
+        match message {
+            ClientMessage::Hello { protocol, federation, .. } => {
+                let welcome = self.greet(protocol, federation)?;
+                if let Some(open) = self.sessions.get_mut(&session) {
+                    open.greeted = true;
+                }
+                self.answer(session, id, welcome);
+            }
+            ClientMessage::Ping => self.answer(session, id, ServerMessage::Pong),
+            ClientMessage::UTXOSubscribe { keys } => {
+                limits::check_keys(keys.len())?;
+                self.subscribe(now, session, id, SubscriptionKey::distinct(keys));
+            }
+            ClientMessage::UTXOUnsubscribe { keys } => {
+                limits::check_keys(keys.len())?;
+                let (count, abandoned) = self.hub.unsubscribe(session, &keys);
+                self.lose_interest(abandoned);
+                self.answer(session, id, ServerMessage::UTXOUnsubscribed { count });
+            }
+            ClientMessage::FeeRateQuery => self.ask_fees(now, session, id)?,
+            ClientMessage::SignResponse { txid, .. } => {
+                let relay = self.relays.coordinator(session, txid).ok_or_else(coordinator_lost)?;
+                self.outputs.push_back(Output::Send { relay, id, message });
+            }
+            other => self.relay(now, session, id, other)?,
+        }
+        Ok(())
+    }
+
+    fn greet(&self, protocol: u32, pinned: Option<FederationId>) -> Result<ServerMessage, WireError> {
+        let ours = self.federation;
+        if protocol != limits::PROTOCOL_VERSION {
+            let message = format!("this bridge speaks protocol {}, not {protocol}", limits::PROTOCOL_VERSION);
+            return Err(WireError::sender(ErrorCode::UnsupportedProtocol, message));
+        }
+        if let Some(other) = pinned.filter(|pinned| *pinned != ours) {
+            let message = format!("this bridge serves federation {ours}, not {other}");
+            return Err(WireError::sender(ErrorCode::WrongFederation, message));
+        }
+        let tip = self.hub.tip().ok_or_else(no_node)?;
+        let agent = AGENT.to_owned();
+        Ok(ServerMessage::Welcome { protocol, federation: ours, agent, tip })
+    }
+
+    fn subscribe(&mut self, now: Duration, session: WalletId, id: Option<u64>, keys: Vec<SubscriptionKey>) {
+        let (refused, new) = self.hub.subscribe(session, &keys);
+        if let Some(open) = self.sessions.get_mut(&session) {
+            open.forgive(&keys);
+        }
+        if !new.is_empty() {
+            self.outputs.push_back(Output::Interest(ClientMessage::UTXOSubscribe { keys: new }));
+        }
+        self.waiting.push(Waiting { session, id, keys, refused, until: now + SNAPSHOT_TIMEOUT });
+        self.answer_waiting();
+    }
+
+    /// Answers the subscriptions whose keys some node has told of.
+    pub(super) fn answer_waiting(&mut self) {
+        let (ready, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|one| self.hub.is_ready(&one.keys));
+        self.waiting = waiting;
+        let ready: Vec<Waiting> = ready;
+        for Waiting { session, id, keys, refused, .. } in ready {
+            self.hub.answer_subscription(session, id, &keys, &refused);
+        }
+    }
+
+    pub(super) fn lose_interest(&mut self, mut keys: Vec<SubscriptionKey>) {
+        keys.sort_unstable();
+        for keys in keys.chunks(limits::KEYS_PER_MESSAGE_MAX) {
+            self.outputs.push_back(Output::Interest(ClientMessage::UTXOUnsubscribe { keys: keys.to_vec() }));
+        }
+    }
+
+    /// Every node is asked: no single one says what a wallet pays.
+    fn ask_fees(&mut self, now: Duration, session: WalletId, id: Option<u64>) -> Result<(), WireError> {
+        if self.fees.waiting(session) >= RELAYS_MAX {
+            return Err(too_many_requests(RELAYS_MAX));
+        }
+        if self.fees.ask(now, Question { session, id }) {
+            self.outputs.push_back(Output::Interest(ClientMessage::FeeRateQuery));
+        }
+        self.answer_fees(Some(now));
+        Ok(())
+    }
+
+    pub(super) fn answer_fees(&mut self, now: Option<Duration>) {
+        let (questions, estimates) = self.fees.ready(now, self.links.len());
+        for Question { session, id } in questions {
+            match estimates {
+                Some(estimates) => self.answer(session, id, ServerMessage::FeeRate { estimates }),
+                None => self.refuse(session, id, no_node()),
+            }
+        }
+    }
+
+    fn relay(
+        &mut self,
+        now: Duration,
+        session: WalletId,
+        id: Option<u64>,
+        message: ClientMessage,
+    ) -> Result<(), WireError> {
+        let Some(open) = self.sessions.get_mut(&session) else { return Ok(()) };
+        if open.relays.len() >= RELAYS_MAX {
+            return Err(too_many_requests(RELAYS_MAX));
+        }
+        let txid = submitted_by(&message);
+        let (relay, replaced) = self.relays.add(now, Relay { session, id, txid });
+        open.relays.insert(relay);
+        if let Some(old) = replaced {
+            open.relays.remove(&old);
+            self.outputs.push_back(Output::Drop(old));
+        }
+        self.outputs.push_back(Output::Open { relay, id, message });
+        Ok(())
+    }
+}

@@ -1,0 +1,18 @@
+//! What the bridge refuses by itself, and why.
+
+use quorate_protocol::wire::{ErrorCode, Fault, WireError};
+
+pub(crate) fn no_node() -> WireError {
+    let message = "no node is reachable at the moment; try again";
+    WireError::passing(ErrorCode::NoNodeAvailable, Fault::Receiver, message)
+}
+
+pub(crate) fn too_many_requests(most: usize) -> WireError {
+    let error = WireError::limit(ErrorCode::LimitExceeded, "requests under way", most, most + 1);
+    WireError { retry: true, ..error }
+}
+
+pub(crate) fn coordinator_lost() -> WireError {
+    let message = "the connection to the coordinating node was lost; submit it again";
+    WireError::passing(ErrorCode::CoordinatorLost, Fault::Network, message)
+}

@@ -7,8 +7,8 @@
 //! it goes live, once f + 1 nodes have told of the key, so there is no gap.
 
 use crate::{
+    frame::Frame,
     refusals::no_node,
-    session::Frame,
     tips::{LinkId, Tips, faulty_max},
     words::Words,
 };
@@ -20,7 +20,10 @@ use quorate_protocol::{
         UtxoRecord, WireError, limits, pages,
     },
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+
+/// Keys that nobody wants any more and are followed for some time.
+const IDLE_MAX: usize = 32_768;
 
 /// A wallet's session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +61,9 @@ pub(crate) struct Hub {
     interests: HashMap<SubscriptionKey, Interest>,
     /// What each session is subscribed to.
     sessions: HashMap<WalletId, BTreeSet<SubscriptionKey>>,
+    /// Keys that nobody wants any more, and is followed all the same for some time: since the last sweep, and since
+    /// the one before.
+    idle: [HashSet<SubscriptionKey>; 2],
     tips: Tips,
     /// Nodes that have to say the same: one of them is honest. As many copies of a proof are told.
     needed: usize,
@@ -72,6 +78,7 @@ impl Hub {
         Self {
             interests: HashMap::new(),
             sessions: HashMap::new(),
+            idle: Default::default(),
             tips: Tips::new(nodes),
             needed: faulty_max(nodes) + 1,
             deliveries: VecDeque::new(),
@@ -95,30 +102,54 @@ impl Hub {
         }
     }
 
-    /// Ends a session; gives the keys that nobody is interested in any more.
+    /// Ends a session; gives the keys that are followed no more.
     pub(crate) fn close(&mut self, session: WalletId) -> Vec<SubscriptionKey> {
         let Some(closed) = self.sessions.remove(&session) else { return Vec::new() };
         closed.into_iter().filter(|key| self.leave(session, key)).collect()
     }
 
+    /// A session wants a key no more. `true` if it is not followed any more.
     fn leave(&mut self, session: WalletId, key: &SubscriptionKey) -> bool {
         let Some(interest) = self.interests.get_mut(key) else { return false };
         interest.sessions.remove(&session);
         interest.wanted = interest.wanted.saturating_sub(1);
-        let abandoned = interest.wanted == 0;
-        if abandoned {
-            self.interests.remove(key);
+        if interest.wanted > 0 || *key == SubscriptionKey::Tip {
+            return false;
         }
-        abandoned && *key != SubscriptionKey::Tip
+        let [young, old] = &mut self.idle;
+        // What no node has told of is of no use to who comes back.
+        let full = young.len() + old.len() >= IDLE_MAX;
+        if interest.ready && !full {
+            young.insert(key.clone());
+            return false;
+        }
+        self.interests.remove(key).is_some()
+    }
+
+    /// Gives the keys that are followed no more: nobody has come back for them since the sweep before.
+    pub(crate) fn sweep(&mut self) -> Vec<SubscriptionKey> {
+        let [young, old] = std::mem::take(&mut self.idle);
+        let unwanted = |interest: &Interest| interest.wanted == 0;
+        let over =
+            |key: &SubscriptionKey| !young.contains(key) && self.interests.get(key).is_some_and(unwanted);
+        let over: Vec<SubscriptionKey> = old.into_iter().filter(over).collect();
+        over.iter().for_each(|key| {
+            self.interests.remove(key);
+        });
+        self.idle = [HashSet::new(), young];
+        over
     }
 
     pub(crate) fn keys(&self) -> Vec<SubscriptionKey> {
         self.interests.keys().filter(|key| **key != SubscriptionKey::Tip).cloned().collect()
     }
 
-    /// How many of these there are.
+    /// How many of these somebody wants.
     pub(crate) fn key_count(&self) -> usize {
-        self.interests.keys().filter(|key| **key != SubscriptionKey::Tip).count()
+        let wanted = |(key, interest): &(&SubscriptionKey, &Interest)| {
+            interest.wanted > 0 && **key != SubscriptionKey::Tip
+        };
+        self.interests.iter().filter(wanted).count()
     }
 
     pub(crate) fn tip(&self) -> Option<ChainTip> {
@@ -165,7 +196,7 @@ impl Hub {
         (refused, new)
     }
 
-    /// Ends subscriptions; gives how many there were and the keys that nobody is interested in any more.
+    /// Ends subscriptions; gives how many there were and the keys that are followed no more.
     pub(crate) fn unsubscribe(
         &mut self,
         session: WalletId,

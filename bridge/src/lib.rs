@@ -9,6 +9,7 @@ mod config;
 mod driver;
 mod events;
 mod fees;
+mod frame;
 mod hub;
 mod listener;
 mod machine;

@@ -6,10 +6,11 @@
 
 use crate::{
     fees::Estimates,
+    frame::Frame,
     hub::{Delivery, Hub, WalletId},
     refusals::{coordinator_lost, no_node},
     relays::{Relay, RelayId, Relays, ends_answer, ends_submission},
-    session::{Frame, NEWS_MAX, Next, Session},
+    session::{NEWS_MAX, Next, Session},
     tips::LinkId,
 };
 use quorate_protocol::{
@@ -23,6 +24,9 @@ use std::{
 
 /// The name by which it greets.
 const AGENT: &str = concat!("quorate-bridge/", env!("CARGO_PKG_VERSION"));
+/// How long keys are followed at least that nobody is subscribed to any more, and at most twice as long: most wallets
+/// that lose their connection come back at once, and nodes need not be asked for everything again.
+const LINGER: Duration = Duration::from_secs(30);
 /// What may wait for all sessions together, in bytes; beyond that none takes more.
 const QUEUED_MAX: usize = 1 << 30;
 
@@ -91,6 +95,8 @@ pub struct Machine {
     last_session: u64,
     /// What waits for all sessions, in bytes.
     queued: usize,
+    /// When keys that nobody wants any more are looked through.
+    sweep_at: Duration,
     forwarded: u64,
     gaps: u64,
     outputs: VecDeque<Output>,
@@ -110,6 +116,7 @@ impl Machine {
             links: BTreeMap::new(),
             last_session: 0,
             queued: 0,
+            sweep_at: LINGER,
             forwarded: 0,
             gaps: 0,
             outputs: VecDeque::new(),
@@ -308,6 +315,11 @@ impl Machine {
         let expired: Vec<Waiting> = expired;
         for Waiting { session, id, .. } in expired {
             self.refuse(session, id, no_node());
+        }
+        if now >= self.sweep_at {
+            self.sweep_at = now + LINGER;
+            let abandoned = self.hub.sweep();
+            self.lose_interest(abandoned);
         }
         for relay in self.relays.expired(now) {
             self.fail_relay(relay, no_node());

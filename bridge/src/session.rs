@@ -3,9 +3,9 @@
 //! Answers and news share one queue, in order. News that does not fit is lost and named in a `Gap`, once the wallet
 //! has read what was before; a wallet that does not read its own answers is let go.
 
-use crate::relays::RelayId;
+use crate::{frame::Frame, relays::RelayId};
 use axum::extract::ws::Utf8Bytes;
-use quorate_protocol::wire::{ServerMessage, SubscriptionKey, encode_text, limits};
+use quorate_protocol::wire::{ServerMessage, SubscriptionKey, limits};
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Duration,
@@ -19,22 +19,6 @@ const NEWS_BYTES_MAX: usize = 4 << 20;
 const ANSWERS_MAX: usize = 1_024;
 /// The same, in bytes: an account of 50,000 coins is told whole.
 const ANSWER_BYTES_MAX: usize = 60 << 20;
-
-/// A message as it is written. What goes to many sessions is encoded once, and shared.
-#[derive(Clone, Debug)]
-pub(crate) struct Frame(Utf8Bytes);
-
-impl Frame {
-    /// With the number of the message that it answers.
-    pub(crate) fn new(id: Option<u64>, message: &ServerMessage) -> Self {
-        Self(encode_text(id, message).into())
-    }
-
-    #[cfg(test)]
-    pub(crate) fn text(&self) -> &str {
-        &self.0
-    }
-}
 
 /// What is there to write to a session.
 #[derive(Debug)]

@@ -35,7 +35,7 @@ fn hub() -> (Hub, SubscriptionKey) {
 
 fn next(hub: &mut Hub) -> Option<(Option<u64>, ServerMessage)> {
     let delivery = hub.poll_delivery()?;
-    let Envelope { id, body } = decode(delivery.frame.text().as_bytes()).expect("a message");
+    let Envelope { id, body } = decode(delivery.frame.0.as_bytes()).expect("a message");
     Some((id, body))
 }
 
@@ -165,8 +165,11 @@ fn a_conflict_and_its_end_go_out_once_each() {
 fn the_last_one_to_leave_ends_the_interest() {
     let (mut hub, key) = hub();
     subscribe(&mut hub, &key);
-    assert_eq!(hub.unsubscribe(WalletId(1), std::slice::from_ref(&key)), (1, vec![key]));
+    assert_eq!(hub.unsubscribe(WalletId(1), std::slice::from_ref(&key)), (1, vec![]));
     assert!(hub.close(WalletId(1)).is_empty());
+    assert_eq!((hub.key_count(), hub.keys().len()), (0, 1), "it is followed for some time");
+    assert!(hub.sweep().is_empty());
+    assert_eq!(hub.sweep(), [key]);
     assert!(hub.keys().is_empty());
 }
 
@@ -208,6 +211,28 @@ fn who_ends_a_subscription_before_its_snapshot_is_told_nothing_and_leaves_nothin
     assert!(matches!(&results[0].outcome, KeyOutcome::Error(error) if error.retry));
     hub.notify(LinkId(1), &key, &utxo(true), None);
     assert!(next(&mut hub).is_none());
-    assert_eq!(hub.close(WalletId(2)), keys);
+    assert_eq!(hub.close(WalletId(2)), keys, "no node had told of it yet");
     assert_eq!(hub.key_count(), 0);
+}
+
+#[test]
+fn no_more_than_so_many_keys_are_followed_for_nobody() {
+    let (mut hub, _) = hub();
+    let keys = |from: u32| -> Vec<SubscriptionKey> {
+        let key = |vout| SubscriptionKey::Outpoint(OutPoint { txid: txid(3), vout });
+        (from..from + 8_192).map(key).collect()
+    };
+    for round in 0..5 {
+        let keys = keys(round * 8_192);
+        hub.open(WalletId(7));
+        let (_, new) = hub.subscribe(WalletId(7), &keys);
+        for key in new {
+            let outcome =
+                KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: None };
+            hub.take_result(LinkId(1), KeyResult { key, outcome });
+        }
+        let ended = hub.close(WalletId(7)).len();
+        assert_eq!(ended, if round < 4 { 0 } else { 8_192 });
+    }
+    assert_eq!(hub.keys().len(), IDLE_MAX);
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 /// Relayed requests of one session at a time.
 pub(super) const RELAYS_MAX: usize = 256;
-/// Wait for f + 1 nodes' snapshots of a new key.
-pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait for f + 1 nodes' snapshots of a new key: less than a wallet waits for its answer.
+pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(12);
 
 impl Machine {
     #[expect(

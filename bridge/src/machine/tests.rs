@@ -182,6 +182,41 @@ fn the_last_one_to_leave_ends_the_interest_at_the_nodes() {
 }
 
 #[test]
+fn who_comes_back_soon_is_answered_without_asking_the_nodes() {
+    let (mut machine, session) = greeted();
+    let subscribe = || ClientMessage::UTXOSubscribe { keys: vec![key()] };
+    let snapshot =
+        || KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: Some(1) };
+    machine.handle_message(START, session, Some(3), subscribe());
+    let results = vec![KeyResult { key: key(), outcome: snapshot() }];
+    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false };
+    machine.handle_event(LINK, told).expect("no refusal");
+    machine.handle_closed(session);
+    machine.handle_timeout(LINGER);
+    assert_eq!(machine.keys(), 0);
+    outputs(&mut machine);
+
+    let again = machine.handle_opened(START);
+    machine.handle_message(START, again, Some(1), hello(limits::PROTOCOL_VERSION, Some(OURS)));
+    machine.handle_message(START, again, Some(2), subscribe());
+    let asked = outputs(&mut machine);
+    assert!(asked.is_empty(), "{asked:?}");
+    assert!(matches!(next(&mut machine, again), Some(ServerMessage::Welcome { .. })));
+    assert!(matches!(next(&mut machine, again), Some(ServerMessage::UTXOSubscribed { .. })));
+    // Wanted again, it stays; when nobody has come back for a while, nodes are told.
+    machine.handle_timeout(LINGER * 2);
+    assert_eq!(machine.keys(), 1);
+    machine.handle_closed(again);
+    machine.handle_timeout(LINGER * 3);
+    assert!(outputs(&mut machine).is_empty());
+    machine.handle_timeout(LINGER * 4);
+    let left = outputs(&mut machine);
+    assert!(
+        matches!(&left[..], [Output::Interest(ClientMessage::UTXOUnsubscribe { keys })] if *keys == [key()])
+    );
+}
+
+#[test]
 fn a_lost_relay_says_whose_it_was_and_a_query_ends_in_time() {
     let (mut machine, session) = greeted();
     let relay = submit(&mut machine, session);

@@ -20,7 +20,7 @@ use quorate_protocol::{
     wire::{BlockRef, ConfirmedSpend, TransactionStatus, UtxoRecord},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Coins that one question is answered with, the latest of each script first: what is older is on the chain.
 pub(crate) const COINS_MAX: usize = 4_096;
@@ -76,9 +76,22 @@ impl SettledTransaction {
 #[derive(Clone, Debug, Default)]
 pub struct Archived {
     pub(crate) coins: BTreeMap<OutPoint, UtxoRecord>,
+    by_script: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
     pub(crate) transactions: BTreeMap<Txid, SettledTransaction>,
     /// Proofs, as long as one of a transaction's coins is unspent.
     pub(crate) proofs: BTreeMap<Txid, Box<FinalityProof>>,
+}
+
+impl Archived {
+    fn add(&mut self, coin: UtxoRecord) {
+        self.by_script.entry(coin.script_pubkey.clone()).or_default().insert(coin.outpoint);
+        self.coins.insert(coin.outpoint, coin);
+    }
+
+    pub(crate) fn of_script(&self, script: &ScriptBuf) -> Vec<&UtxoRecord> {
+        let outpoints = self.by_script.get(script).into_iter().flatten();
+        outpoints.filter_map(|outpoint| self.coins.get(outpoint)).collect()
+    }
 }
 
 /// Reads the archive. `scan` gives the first rows of a table whose keys begin with some bytes, in order.
@@ -100,14 +113,14 @@ pub fn recall<E: From<Unreadable>>(
                     for row in scan(Table::Archive, key, 1)? {
                         let coin = coin_of(&row)?;
                         if coin.script_pubkey == *script {
-                            archived.coins.insert(coin.outpoint, coin);
+                            archived.add(coin);
                         }
                     }
                 }
             }
             Recall::Coin(outpoint) => {
                 for row in scan(Table::Archive, &encode::serialize(outpoint), 1)? {
-                    archived.coins.insert(*outpoint, coin_of(&row)?);
+                    archived.add(coin_of(&row)?);
                 }
             }
             Recall::Transaction(txid) => recall_transaction(txid, &mut archived, &mut scan)?,

@@ -47,7 +47,7 @@ impl Context {
 
     /// Ends a subscription; `false` if there was none.
     pub(crate) fn unsubscribe(&mut self, session: SessionId, key: &SubscriptionKey) -> bool {
-        self.target(key).is_ok_and(|target| self.subscriptions.remove(session, key, &target))
+        self.subscriptions.remove(session, key)
     }
 
     pub(crate) fn greet(

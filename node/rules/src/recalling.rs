@@ -126,13 +126,12 @@ impl Context {
 
     /// Coins of the archive of a script or outpoint, as of the present tip, without those that this node knows better.
     pub(crate) fn recalled_coins(&self, target: &Target) -> Vec<UtxoRecord> {
-        let is_of = |coin: &&UtxoRecord| match target {
-            Target::Script(script) => coin.script_pubkey == *script,
-            Target::Outpoint(outpoint) => coin.outpoint == *outpoint,
-            Target::Txid(_) | Target::Account(_) | Target::Tip => false,
+        let coins = match target {
+            Target::Script(script) => self.recalled.of_script(script),
+            Target::Outpoint(outpoint) => self.recalled.coins.get(outpoint).into_iter().collect(),
+            Target::Txid(_) | Target::Account(_) | Target::Tip => Vec::new(),
         };
-        let coins = self.recalled.coins.values().filter(is_of);
-        let unknown = coins.filter(|coin| !self.ledger.knows(&coin.outpoint));
+        let unknown = coins.into_iter().filter(|coin| !self.ledger.knows(&coin.outpoint));
         unknown.cloned().map(|coin| UtxoRecord { tip_height: self.ledger.tip().height, ..coin }).collect()
     }
 

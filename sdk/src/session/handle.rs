@@ -92,7 +92,7 @@ impl Session {
             }
             ServerMessage::Tip { tip } => self.take_tip(tip),
             ServerMessage::Gap { keys } => {
-                self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys });
+                self.subscribe_keys(keys);
             }
             ServerMessage::GoingAway { .. } => self.hang_up(now, "the server is going away"),
             ServerMessage::Error { error } => self.refused(now, id, &error),
@@ -138,7 +138,7 @@ impl Session {
         } else {
             self.register();
         }
-        self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys: vec![SubscriptionKey::Tip] });
+        self.subscribe_keys(vec![SubscriptionKey::Tip]);
         let _new = self.wallet.take_unwatched();
         let scripts = self.wallet.scripts();
         self.subscribe(scripts);
@@ -153,7 +153,7 @@ impl Session {
     /// Coins first, then the proofs about them, parents before children: a proof marks the coins that it spends.
     fn take_snapshots(&mut self, results: Vec<KeyResult>) {
         let mut proofs = BTreeMap::new();
-        let mut told = Vec::new();
+        let (mut told, mut unwatched) = (Vec::new(), Vec::new());
         for KeyResult { key, outcome } in results {
             match outcome {
                 KeyOutcome::Snapshot { utxos, proofs: more, status, .. } => {
@@ -165,8 +165,12 @@ impl Session {
                     }
                     proofs.extend(more.into_iter().map(|proof| (proof.txid(), proof)));
                 }
+                KeyOutcome::Error(error) if error.retry => unwatched.push(key),
                 KeyOutcome::Error(error) => self.event(Event::Refused { error }),
             }
+        }
+        if !unwatched.is_empty() {
+            self.subscribe_later(self.now, unwatched);
         }
         while !proofs.is_empty() {
             let waits =

@@ -1,9 +1,9 @@
 //! What a session waits for: answers to its questions, and the ends of its payments.
 
 use super::{backoff::Backoff, events::PaymentState};
-use crate::{proposal::Proposal, vote::VoteTarget};
+use crate::{proposal::Proposal, vote::VoteTarget, wire::SubscriptionKey};
 use bitcoin::Txid;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Shortest wait before a payment is submitted again.
 const RESUBMIT_MIN: Duration = Duration::from_millis(100);
@@ -22,7 +22,8 @@ pub type Now = Duration;
 pub(super) enum Pending {
     Hello,
     Register,
-    Subscribe,
+    Subscribe { keys: BTreeSet<SubscriptionKey> },
+    Unsubscribe,
     Federation,
     Headers { step: u32 },
     Proof { txid: Txid },

@@ -43,8 +43,38 @@ impl Session {
 
     pub(super) fn subscribe(&mut self, scripts: Vec<ScriptBuf>) {
         let keys: Vec<_> = scripts.into_iter().map(SubscriptionKey::Script).collect();
+        self.subscribe_keys(keys);
+    }
+
+    pub(super) fn subscribe_keys(&mut self, keys: Vec<SubscriptionKey>) {
         for keys in keys.chunks(limits::KEYS_PER_MESSAGE_MAX) {
-            self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys: keys.to_vec() });
+            let message = ClientMessage::UTXOSubscribe { keys: keys.to_vec() };
+            self.request(Pending::Subscribe { keys: keys.iter().cloned().collect() }, &message);
+        }
+    }
+
+    /// A server cannot watch keys at present. They are asked for again, and nothing else is: to connect anew for them
+    /// would be work for a server that has too much of it. Keys that this wallet never asked for are none of its
+    /// business.
+    pub(super) fn subscribe_later(&mut self, now: Now, keys: impl IntoIterator<Item = SubscriptionKey>) {
+        let mut wanted: BTreeSet<SubscriptionKey> = keys.into_iter().filter(|key| self.wants(key)).collect();
+        let mut waiting = self.redo.iter_mut().filter_map(|(_, pending)| {
+            if let Pending::Subscribe { keys } = pending { Some(keys) } else { None }
+        });
+        if let Some(waiting) = waiting.next() {
+            waiting.append(&mut wanted);
+        } else if !wanted.is_empty() {
+            let wait = self.chase.next(&mut *self.rng);
+            self.redo.push((now + wait, Pending::Subscribe { keys: wanted }));
+        }
+    }
+
+    fn wants(&self, key: &SubscriptionKey) -> bool {
+        match key {
+            SubscriptionKey::Script(script) => self.wallet.owns(script),
+            SubscriptionKey::Txid(txid) => self.watched.contains(txid),
+            SubscriptionKey::Tip => true,
+            SubscriptionKey::Address(_) | SubscriptionKey::Outpoint(_) | SubscriptionKey::Account(_) => false,
         }
     }
 
@@ -142,14 +172,14 @@ impl Session {
         let keys = |txids: &[Txid]| txids.iter().copied().map(SubscriptionKey::Txid).collect();
         if !new.is_empty() {
             self.watched.extend(&new);
-            self.request(Pending::Subscribe, &ClientMessage::UTXOSubscribe { keys: keys(&new) });
+            self.subscribe_keys(keys(&new));
         }
         if !over.is_empty() {
             over.iter().for_each(|txid| {
                 self.watched.remove(txid);
                 self.refusals.remove(txid);
             });
-            self.request(Pending::Subscribe, &ClientMessage::UTXOUnsubscribe { keys: keys(&over) });
+            self.request(Pending::Unsubscribe, &ClientMessage::UTXOUnsubscribe { keys: keys(&over) });
         }
     }
 
@@ -159,6 +189,8 @@ impl Session {
                 self.register();
             } else if pending == Pending::FeeRate {
                 self.request(pending, &ClientMessage::FeeRateQuery);
+            } else if let Pending::Subscribe { keys } = pending {
+                self.subscribe_keys(keys.into_iter().collect());
             } else {
                 self.ask_document();
             }
@@ -181,8 +213,8 @@ impl Session {
                 let wait = self.chase.next(&mut *self.rng);
                 self.redo.push((now + wait, pending));
             }
-            // Its keys would be watched by nobody.
-            Some(Pending::Subscribe) if error.retry => self.hang_up(now, &error.to_string()),
+            // Nobody would watch them.
+            Some(Pending::Subscribe { keys }) if error.retry => self.subscribe_later(now, keys),
             Some(_) | None => self.event(Event::Refused { error: error.clone() }),
         }
     }

@@ -326,6 +326,43 @@ fn a_registration_that_failed_for_a_passing_reason_is_made_again() {
 }
 
 #[test]
+fn keys_that_a_server_cannot_watch_at_present_are_asked_for_again_and_nothing_else() {
+    let mut session = live();
+    let (sent, _) = drain(&mut session);
+    let subscription = |message: &ClientMessage| {
+        let ClientMessage::UTXOSubscribe { keys } = message else { return None };
+        (keys.len() > 1).then(|| keys.clone())
+    };
+    let (id, keys) =
+        sent.iter().find_map(|(id, message)| Some((*id, subscription(message)?))).expect("asked");
+    for (other, message) in &sent {
+        if subscription(message).is_none() {
+            tell(&mut session, *other, &ServerMessage::Pong);
+        }
+    }
+    // As a whole, and one by one; what was never asked for is nothing to this wallet.
+    let error = WireError::passing(ErrorCode::NoNodeAvailable, Fault::Receiver, "no node");
+    tell(&mut session, id, &ServerMessage::Error { error: error.clone() });
+    let foreign = SubscriptionKey::Script(ScriptBuf::from_bytes(vec![0x51]));
+    let refused = [keys[0].clone(), foreign]
+        .map(|key| crate::wire::KeyResult { key, outcome: crate::wire::KeyOutcome::Error(error.clone()) });
+    let tip = ChainTip { block: session.wallet().chain().tip() };
+    let told = ServerMessage::UTXOSubscribed { results: refused.to_vec(), tip, more: false };
+    tell(&mut session, None, &told);
+    let (sent, others) = drain(&mut session);
+    assert!(sent.is_empty() && !others.iter().any(|output| matches!(output, Output::Close)), "{others:?}");
+    session.handle_timeout(session.poll_timeout().expect("a retry is planned"));
+    let (sent, _) = drain(&mut session);
+    let again: Vec<_> = sent.iter().filter_map(|(_, message)| subscription(message)).collect();
+    assert_eq!(again.len(), 1);
+    let sorted = |mut keys: Vec<SubscriptionKey>| {
+        keys.sort();
+        keys
+    };
+    assert_eq!(sorted(again[0].clone()), sorted(keys));
+}
+
+#[test]
 fn a_silent_server_is_asked_and_then_left() {
     let mut session = live();
     let (sent, _) = drain(&mut session);

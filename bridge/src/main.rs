@@ -6,6 +6,10 @@ use quorate_bridge::{BridgeConfig, RunningBridge};
 use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// The allocator of the system's library keeps what a flood or a large snapshot took.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(version, about = "WebSocket-to-QUIC bridge of a Quorate federation")]
 struct Arguments {

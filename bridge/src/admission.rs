@@ -100,6 +100,9 @@ impl Admission {
         if self.sessions >= sessions_max {
             return Err(Refused::Full);
         }
+        if self.by_address.len() > self.connections_max.saturating_mul(2) {
+            self.by_address.retain(|_, guests| guests.count > 0 || !guests.allowance.is_whole());
+        }
         let address = origin(from);
         let mine = self.by_address.get(&address).map_or(0, |guests| guests.count);
         // What comes from this machine is its operator's, or of a proxy that has not said for whom.
@@ -125,7 +128,8 @@ impl Admission {
         self.sessions -= 1;
         if let Some(guests) = self.by_address.get_mut(&address) {
             guests.count -= 1;
-            if guests.count == 0 {
+            // Who leaves and comes back goes on with what is left.
+            if guests.count == 0 && guests.allowance.is_whole() {
                 self.by_address.remove(&address);
             }
         }

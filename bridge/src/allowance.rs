@@ -26,6 +26,9 @@ const WORK_PAYMENT: u32 = 20;
 /// An account: forty addresses are derived at all nodes.
 const WORK_ACCOUNT: u32 = 100;
 
+/// Nobody waits longer than this: well below what counts as silence.
+const DEBT_MAX: Duration = Duration::from_secs(10);
+
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     per_second: u32,
@@ -50,14 +53,15 @@ impl Bucket {
     fn take(&mut self, now: Duration, amount: u32) -> Duration {
         let passed = now.saturating_sub(self.at).as_secs_f64();
         let filled = self.left + passed * f64::from(self.rate.per_second);
-        self.left = filled.min(self.rate.at_once.into()) - f64::from(amount);
+        let debt_max = f64::from(self.rate.per_second) * DEBT_MAX.as_secs_f64();
+        self.left = (filled.min(self.rate.at_once.into()) - f64::from(amount)).max(-debt_max);
         self.at = now;
         Duration::from_secs_f64((-self.left).max(0.0) / f64::from(self.rate.per_second))
     }
 }
 
 /// What one session may ask for.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowance {
     bytes: Bucket,
     work: Bucket,
@@ -75,6 +79,14 @@ impl Allowance {
             at_once: rate.at_once * ADDRESS_SHARES,
         };
         Self { bytes: Bucket::new(times(BYTES), now), work: Bucket::new(times(WORK), now) }
+    }
+
+    /// Whether it is all there.
+    fn is_whole(&mut self, now: Duration) -> bool {
+        [&mut self.bytes, &mut self.work].into_iter().all(|bucket| {
+            bucket.take(now, 0);
+            bucket.left >= f64::from(bucket.rate.at_once)
+        })
     }
 
     /// A frame came; gives the time for which nothing more is read.
@@ -95,6 +107,12 @@ impl AddressAllowance {
     pub(crate) fn new() -> Self {
         let left = Arc::new(Mutex::new(Allowance::of_address(Duration::ZERO)));
         Self { started: Instant::now(), left }
+    }
+
+    /// Whether nothing of it is used up.
+    pub(crate) fn is_whole(&self) -> bool {
+        let mut left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.is_whole(self.started.elapsed())
     }
 
     /// As [`Allowance::take`].
@@ -161,7 +179,10 @@ mod tests {
             assert_eq!(address.clone().take(8 << 20, None), Duration::ZERO, "each has what one may have");
         }
         let waits = (0..1 << 10).map(|_| address.clone().take(1 << 20, None));
-        assert!(waits.max() > Some(Duration::from_secs(1)), "bytes of all sessions are counted together");
+        let longest = waits.max().unwrap_or_default();
+        assert!(longest > DEBT_MAX / 2, "they are counted together: {longest:?}");
+        assert!(longest <= DEBT_MAX, "{longest:?}");
+        assert!(!address.is_whole() && AddressAllowance::new().is_whole());
     }
 
     #[test]

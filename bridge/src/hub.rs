@@ -2,15 +2,16 @@
 //!
 //! The bridge relays; it never validates. It keeps, per key that somebody is subscribed to, what each node said
 //! ([`Words`]), and tells readers what f + 1 of them say alike, exactly when that changes: of each event one copy goes
-//! out, the others do not. A proof verifies itself, but which copy does is the wallet's to see, so up to f + 1 that
-//! differ go out, each when it comes. A new subscriber gets what readers know as its snapshot in the same step in which
-//! it goes live, once f + 1 nodes have told of the key, so there is no gap.
+//! out, the others do not. A proof verifies itself, but which copy does is the wallet's to see, so the
+//! first of each of f + 1 nodes goes out, when it comes. A new subscriber gets what readers know as its snapshot in the
+//! same step in which it goes live, once 2f + 1 nodes have told of the key (or f + 1, if no more come), so there is no
+//! gap.
 
 use crate::{
     frame::Frame,
     refusals::no_node,
     tips::{LinkId, Tips, faulty_max},
-    words::Words,
+    words::{Shown, Words},
 };
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
@@ -40,10 +41,19 @@ struct Interest {
     heard: BTreeMap<LinkId, Option<u32>>,
     utxos: BTreeMap<OutPoint, Words>,
     /// Copies that differ: one that does not verify must not keep the good one back.
-    proofs: BTreeMap<Txid, Vec<FinalityProof>>,
+    proofs: BTreeMap<Txid, Vec<ProofCopy>>,
     status: Option<TransactionStatus>,
     /// Where nodes say that a block has it, or contradicts it.
     placed: BTreeMap<LinkId, TransactionStatus>,
+}
+
+/// A node's copy of a proof, with the coin that it came with. The first one of each node counts, so that among f + 1
+/// there is an honest node's.
+#[derive(Debug)]
+struct ProofCopy {
+    link: LinkId,
+    outpoint: OutPoint,
+    proof: FinalityProof,
 }
 
 /// A message for a session: an answer, or news of a key that it is subscribed to.
@@ -212,6 +222,15 @@ impl Hub {
         keys.iter().all(|key| self.interests.get(key).is_none_or(|interest| interest.ready))
     }
 
+    /// Not all nodes that should have told of these are there: takes what f + 1 have told.
+    pub(crate) fn settle_for_less(&mut self, keys: &[SubscriptionKey]) {
+        for key in keys {
+            if let Some(interest) = self.interests.get_mut(key) {
+                interest.ready |= interest.heard.len() >= self.needed;
+            }
+        }
+    }
+
     /// Sends the snapshots and goes live, in one step.
     pub(crate) fn answer_subscription(
         &mut self,
@@ -232,7 +251,7 @@ impl Hub {
                         interest.sessions.insert(session);
                         KeyOutcome::Snapshot {
                             utxos: interest.utxos.values().filter_map(Words::told).cloned().collect(),
-                            proofs: interest.proofs.values().flatten().cloned().collect(),
+                            proofs: interest.first_copies(),
                             status: interest.status.clone(),
                             history_from: interest.history_from(self.needed),
                         }
@@ -253,6 +272,12 @@ impl Hub {
         while let Some(results) = pages.next() {
             let more = pages.peek().is_some();
             self.answer(session, id, &ServerMessage::UTXOSubscribed { results, tip, more });
+        }
+        for key in keys.iter().filter(|key| !refused.contains_key(key)) {
+            let interest = self.interests.get(key).filter(|interest| interest.sessions.contains(&session));
+            for frame in interest.map(|interest| interest.other_copies(key)).unwrap_or_default() {
+                self.deliveries.push_back(Delivery { session, key: None, frame });
+            }
         }
     }
 
@@ -275,7 +300,8 @@ impl Hub {
         }
         if let Some(interest) = self.interests.get_mut(&result.key) {
             interest.heard.insert(link, history_from);
-            interest.ready |= interest.heard.len() >= self.needed;
+            // Whatever f of these say, f + 1 others have told of it.
+            interest.ready |= interest.heard.len() > 2 * (self.needed - 1);
         }
     }
 
@@ -288,14 +314,17 @@ impl Hub {
         proof: Option<FinalityProof>,
     ) {
         let Some(interest) = self.interests.get_mut(key) else { return };
-        let new_proof = proof.filter(|proof| {
+        let outpoint = utxo.outpoint;
+        let shown = proof.as_ref().and_then(|proof| Shown::of(proof, &outpoint));
+        let new_proof = proof.filter(|_| shown.is_some()).filter(|proof| {
             let copies = interest.proofs.entry(proof.txid()).or_default();
-            let new = copies.len() < self.needed && !copies.contains(proof);
-            copies.extend(new.then(|| proof.clone()));
+            let known = copies.iter().any(|copy| copy.link == link || copy.proof == *proof);
+            let new = copies.len() < self.needed && !known;
+            copies.extend(new.then(|| ProofCopy { link, outpoint, proof: proof.clone() }));
             new
         });
-        let words = interest.utxos.entry(utxo.outpoint).or_default();
-        let news = words.take(link, utxo, self.needed, new_proof.as_ref().map(FinalityProof::txid));
+        let words = interest.utxos.entry(outpoint).or_default();
+        let news = words.take(link, utxo, self.needed, shown.filter(|_| new_proof.is_some()));
         let Some(utxo) = news else {
             self.duplicates += 1;
             return;
@@ -312,10 +341,16 @@ impl Hub {
         let Some(interest) = self.interests.get_mut(&key) else { return };
         if rank(status) == PLACED {
             interest.placed.insert(link, status.clone());
-            if interest.placed.values().filter(|said| *said == status).count() < self.needed {
-                self.duplicates += 1;
-                return;
-            }
+        } else {
+            interest.placed.remove(&link);
+        }
+        let said = |what: &TransactionStatus| interest.placed.values().filter(|said| *said == what).count();
+        // No few nodes place it, nor undo what enough others say.
+        let placed = |known: &TransactionStatus| rank(known) == PLACED && said(known) >= self.needed;
+        let too_few = rank(status) == PLACED && !placed(status);
+        if too_few || rank(status) < PLACED && interest.status.as_ref().is_some_and(placed) {
+            self.duplicates += 1;
+            return;
         }
         // The chain has the last word, and a reorganisation can take it back.
         let turns = |known: &TransactionStatus| {
@@ -357,6 +392,37 @@ fn is_conflict(status: &TransactionStatus) -> bool {
 }
 
 impl Interest {
+    /// Coins that a snapshot has.
+    fn told(&self) -> impl Iterator<Item = &UtxoRecord> {
+        self.utxos.values().filter_map(Words::told)
+    }
+
+    /// What goes into a snapshot: of each proof that its coins name one copy.
+    fn first_copies(&self) -> Vec<FinalityProof> {
+        let named: BTreeSet<Txid> = self
+            .told()
+            .flat_map(|utxo| [Some(utxo.outpoint.txid), utxo.spend.map(|spend| spend.txid)])
+            .flatten()
+            .collect();
+        let copies = self.proofs.iter().filter(|(txid, _)| named.contains(*txid));
+        copies.filter_map(|(_, copies)| copies.first()).map(|copy| copy.proof.clone()).collect()
+    }
+
+    /// What comes after it: the copies that differ, and proofs that no coin names.
+    fn other_copies(&self, key: &SubscriptionKey) -> Vec<Frame> {
+        let first: BTreeSet<Txid> = self.first_copies().iter().map(FinalityProof::txid).collect();
+        let others = self
+            .proofs
+            .iter()
+            .flat_map(|(txid, copies)| copies.iter().skip(usize::from(first.contains(txid))));
+        let tell = |copy: &ProofCopy| {
+            let utxo = self.utxos.get(&copy.outpoint)?.told()?.clone();
+            let (key, state, proof) = (key.clone(), utxo.state(), Some(Box::new(copy.proof.clone())));
+            Some(Frame::new(None, &ServerMessage::UTXOStateNotification { key, utxo, state, proof }))
+        };
+        others.filter_map(tell).collect()
+    }
+
     /// The height from which so many nodes know the history: no few of them make it look longer.
     fn history_from(&self, needed: usize) -> Option<u32> {
         let mut known: Vec<u32> = self.heard.values().flatten().copied().collect();

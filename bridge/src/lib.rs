@@ -125,11 +125,11 @@ impl RunningBridge {
             .with_context(|| format!("cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
         let app = Router::new()
+            .route("/", get(upgrade))
             .route("/federation", get(federation))
             .route("/health", get(health))
             .route("/metrics", get(metrics))
             .layer(map_response(last))
-            .route("/", get(upgrade))
             .with_state(bridge.clone());
         let (door, stopping) = (bridge.door.clone(), bridge.stopping.subscribe());
         let server = tokio::spawn(listener::run(listener, certificates, door, app, stopping));
@@ -160,7 +160,9 @@ impl RunningBridge {
 
 /// An answer ends its connection: each question has to come in as a new one, past those that others hold.
 async fn last(mut answer: Response) -> Response {
-    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     answer
 }
 

@@ -27,7 +27,7 @@ const AGENT: &str = concat!("quorate-bridge/", env!("CARGO_PKG_VERSION"));
 /// How long keys are followed at least that nobody is subscribed to any more, and at most twice as long: most wallets
 /// that lose their connection come back at once, and nodes need not be asked for everything again.
 const LINGER: Duration = Duration::from_secs(30);
-/// What may wait for all sessions together, in bytes; beyond that none takes more.
+/// What may wait for all sessions together, in bytes; beyond that, those that have most waiting are let go.
 const QUEUED_MAX: usize = 1 << 30;
 
 /// What the driver has to do, in order.
@@ -77,6 +77,8 @@ struct Waiting {
     id: Option<u64>,
     keys: Vec<SubscriptionKey>,
     refused: HashMap<SubscriptionKey, WireError>,
+    /// From then on, f + 1 nodes are enough.
+    less_from: Duration,
     until: Duration,
 }
 
@@ -93,8 +95,9 @@ pub struct Machine {
     /// Answers of event streams that are not whole yet.
     links: BTreeMap<LinkId, Pages>,
     last_session: u64,
-    /// What waits for all sessions, in bytes.
+    /// What waits for all sessions, in bytes, and how much may.
     queued: usize,
+    queued_max: usize,
     /// When keys that nobody wants any more are looked through.
     sweep_at: Duration,
     forwarded: u64,
@@ -116,6 +119,7 @@ impl Machine {
             links: BTreeMap::new(),
             last_session: 0,
             queued: 0,
+            queued_max: QUEUED_MAX,
             sweep_at: LINGER,
             forwarded: 0,
             gaps: 0,
@@ -127,6 +131,12 @@ impl Machine {
     #[must_use]
     pub fn with_news_max(self, news_max: usize) -> Self {
         Self { news_max, ..self }
+    }
+
+    /// With other room for what waits for all sessions together than 1 GiB.
+    #[must_use]
+    pub fn with_queued_max(self, queued_max: usize) -> Self {
+        Self { queued_max, ..self }
     }
 
     /// The next thing to do, in order. Drain to `None` after every `handle_*`.
@@ -260,7 +270,9 @@ impl Machine {
 
     /// A node's event stream is gone.
     pub fn handle_link_lost(&mut self, link: LinkId) {
-        self.links.remove(&link);
+        if self.links.remove(&link).is_none() {
+            return;
+        }
         self.hub.forget_link(link);
         self.fees.forget(link);
         self.answer_fees(None);
@@ -309,12 +321,24 @@ impl Machine {
 
     /// Fires expired deadlines of subscriptions and queries; calling early or twice is harmless.
     pub fn handle_timeout(&mut self, now: Duration) {
+        for one in self.waiting.iter().filter(|one| now >= one.less_from) {
+            self.hub.settle_for_less(&one.keys);
+        }
+        self.answer_waiting();
         let (expired, waiting) =
             std::mem::take(&mut self.waiting).into_iter().partition(|one| now >= one.until);
         self.waiting = waiting;
         let expired: Vec<Waiting> = expired;
-        for Waiting { session, id, .. } in expired {
-            self.refuse(session, id, no_node());
+        for Waiting { session, id, keys, mut refused, .. } in expired {
+            // One key that nobody tells of is no reason to leave the others unwatched.
+            let untold = keys.iter().filter(|key| !self.hub.is_ready(std::slice::from_ref(key)));
+            let untold: Vec<_> = untold.map(|key| (key.clone(), no_node())).collect();
+            if untold.len() == keys.len() {
+                self.refuse(session, id, no_node());
+            } else {
+                refused.extend(untold);
+                self.hub.answer_subscription(session, id, &keys, &refused);
+            }
         }
         if now >= self.sweep_at {
             self.sweep_at = now + LINGER;
@@ -325,12 +349,13 @@ impl Machine {
             self.fail_relay(relay, no_node());
         }
         self.answer_fees(Some(now));
+        self.deliver();
     }
 
     /// Ends a session that is silent or has not greeted in time; the driver asks when it pings.
     pub fn check_alive(&mut self, now: Duration, session: WalletId) {
-        if let Some(open) = self.sessions.get_mut(&session).filter(|open| open.is_dead(now)) {
-            open.close();
+        if self.sessions.get(&session).is_some_and(|open| open.is_dead(now)) {
+            self.with_queue(session, |open, _room| open.close());
             self.outputs.push_back(Output::Ready(session));
         }
     }
@@ -357,7 +382,19 @@ impl Machine {
 
     fn answer(&mut self, session: WalletId, id: Option<u64>, message: ServerMessage) {
         let frame = Frame::new(id, &message);
+        self.make_room(frame.0.len());
         if self.with_queue(session, |open, room| open.answer(frame, room)).is_some() {
+            self.outputs.push_back(Output::Ready(session));
+        }
+    }
+
+    /// Who has most waiting pays for it, and not who asks next.
+    fn make_room(&mut self, bytes: usize) {
+        while self.queued.saturating_add(bytes) > self.queued_max {
+            let most = self.sessions.iter().max_by_key(|(_, open)| open.queued());
+            let Some((session, _)) = most.filter(|(_, open)| open.queued() > 0) else { return };
+            let session = *session;
+            self.with_queue(session, |open, _room| open.close());
             self.outputs.push_back(Output::Ready(session));
         }
     }
@@ -370,7 +407,7 @@ impl Machine {
     ) -> Option<T> {
         let open = self.sessions.get_mut(&session)?;
         let others = self.queued.saturating_sub(open.queued());
-        let result = change(open, QUEUED_MAX.saturating_sub(self.queued));
+        let result = change(open, self.queued_max.saturating_sub(self.queued));
         self.queued = others.saturating_add(open.queued());
         Some(result)
     }
@@ -385,6 +422,7 @@ impl Machine {
             let most = self.news_max;
             match key {
                 None => {
+                    self.make_room(frame.0.len());
                     self.with_queue(session, |open, room| open.answer(frame, room));
                 }
                 Some(key) => {

@@ -5,10 +5,11 @@
 //! proof knows it, and for others f + 1 nodes have to say so.
 
 use crate::tips::LinkId;
-use bitcoin::Txid;
+use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     Round,
-    wire::{Lock, UtxoRecord},
+    finality::{FinalityKind, FinalityProof},
+    wire::{FinalSpend, Lock, UtxoRecord},
 };
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -47,7 +48,7 @@ impl Words {
         link: LinkId,
         word: &UtxoRecord,
         needed: usize,
-        proven: Option<Txid>,
+        shown: Option<Shown>,
     ) -> Option<UtxoRecord> {
         let before = self.told().cloned();
         let mut words: BTreeMap<LinkId, UtxoRecord> = self
@@ -60,9 +61,9 @@ impl Words {
         self.believed = believed(&all, needed, self.believed.as_ref()).or(self.believed.take());
         let as_said = self.believed.as_ref();
         self.said = words.into_iter().map(|(link, said)| (link, Word::of(said, as_said))).collect();
-        let news = overlaid(self.believed.as_ref(), word, proven)?;
+        let news = overlaid(self.believed.as_ref(), word, shown)?;
         let same = before.is_some_and(|told| is_same(&told, &news));
-        if same && proven.is_none() {
+        if same && shown.is_none() {
             return None;
         }
         let differs = self.believed.as_ref().is_none_or(|believed| !is_same(believed, &news));
@@ -92,29 +93,35 @@ fn is_same(one: &UtxoRecord, other: &UtxoRecord) -> bool {
         && UtxoRecord { tip_height: other.tip_height, lock: other.lock, ..one.clone() } == *other
 }
 
+/// What a proof shows of a coin, whatever the node says that sent it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown {
+    final_parent: Option<FinalityKind>,
+    spend: Option<FinalSpend>,
+}
+
+impl Shown {
+    /// `None` if the proof is not about this coin.
+    pub(crate) fn of(proof: &FinalityProof, outpoint: &OutPoint) -> Option<Self> {
+        let (txid, kind) = (proof.txid(), proof.kind());
+        let final_parent = (txid == outpoint.txid).then_some(kind);
+        let spend = proof.outpoints().any(|spent| spent == *outpoint).then_some(FinalSpend { txid, kind });
+        (final_parent.is_some() || spend.is_some()).then_some(Self { final_parent, spend })
+    }
+}
+
 /// What is believed, with what a proof shows besides.
-fn overlaid(believed: Option<&UtxoRecord>, word: &UtxoRecord, proven: Option<Txid>) -> Option<UtxoRecord> {
-    let creates = proven == Some(word.outpoint.txid);
-    let spends = word.spend.filter(|spend| proven == Some(spend.txid));
+fn overlaid(believed: Option<&UtxoRecord>, word: &UtxoRecord, shown: Option<Shown>) -> Option<UtxoRecord> {
     let mut news = match believed {
         Some(believed) => believed.clone(),
         // What the proof shows is with it; for the rest, it is not believed yet that there is such a coin.
-        None if proven.is_some() => UtxoRecord {
-            created: None,
-            conflicted: None,
-            final_parent: None,
-            lock: None,
-            votes: 0,
-            spend: None,
-            spent: None,
-            ..word.clone()
-        },
+        None if shown.is_some() => nothing_of(word),
         None => return None,
     };
-    if creates {
-        news.final_parent = news.final_parent.or(word.final_parent);
+    if let Some(Shown { final_parent, spend }) = shown {
+        news.final_parent = news.final_parent.or(final_parent);
+        news.spend = news.spend.or(spend);
     }
-    news.spend = news.spend.or(spends);
     Some(news)
 }
 
@@ -128,11 +135,16 @@ fn believed(words: &[&UtxoRecord], needed: usize, known: Option<&UtxoRecord>) ->
         words.iter().copied().filter(|word| output(word) == output(first)).collect();
     let mut found = known.map_or_else(|| nothing_of(first), UtxoRecord::clone);
     let agreed = Agreed { words: &words, needed, as_of: found.tip_height };
-    found.created = agreed.on(|word| word.created).unwrap_or(found.created);
-    found.conflicted = agreed.on(|word| word.conflicted).unwrap_or(found.conflicted);
-    found.spent = agreed.on(|word| word.spent).unwrap_or(found.spent);
-    let tip_height = least_of_most(words.iter().map(|word| word.tip_height), needed);
-    found.tip_height = found.tip_height.max(tip_height.unwrap_or(0));
+    let created = agreed.on(|word| word.created);
+    let conflicted = agreed.on(|word| word.conflicted);
+    let spent = agreed.on(|word| word.spent);
+    // As of the lowest tip of what they agree on: a higher one would keep back what others say next.
+    let tips = [created.map(|(tip, _)| tip), conflicted.map(|(tip, _)| tip), spent.map(|(tip, _)| tip)];
+    let tip_height = tips.into_iter().min().flatten().unwrap_or(0);
+    found.tip_height = found.tip_height.max(tip_height);
+    found.created = created.map_or(found.created, |(_, created)| created);
+    found.conflicted = conflicted.map_or(found.conflicted, |(_, conflicted)| conflicted);
+    found.spent = spent.map_or(found.spent, |(_, spent)| spent);
     // These do not end.
     found.final_parent = found.final_parent.or(agreed.on_some(|word| word.final_parent));
     found.spend = found.spend.or(agreed.on_some(|word| word.spend));
@@ -172,13 +184,13 @@ struct Agreed<'a> {
 
 impl Agreed<'_> {
     /// A fact of blocks: of two that enough nodes say, the one of the higher tip, as blocks can be undone.
-    fn on<T: PartialEq + Ord + Copy>(&self, fact: impl Fn(&UtxoRecord) -> T) -> Option<T> {
+    fn on<T: PartialEq + Ord + Copy>(&self, fact: impl Fn(&UtxoRecord) -> T) -> Option<(u32, T)> {
         let of = |value: T| {
             let tips = self.words.iter().filter(|word| fact(word) == value).map(|word| word.tip_height);
             Some((least_of_most(tips, self.needed)?, value))
         };
-        let (tip, value) = self.words.iter().filter_map(|word| of(fact(word))).max()?;
-        (tip >= self.as_of).then_some(value)
+        let best = self.words.iter().filter_map(|word| of(fact(word))).max()?;
+        (best.0 >= self.as_of).then_some(best)
     }
 
     /// A fact that does not end once it is one.

@@ -82,22 +82,43 @@ fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
         input: Vec::new(),
         output: Vec::new(),
     };
+    let made = OutPoint { txid: transaction.compute_txid(), vout: 0 };
+    let coin = UtxoRecord { outpoint: made, ..utxo(false) };
     let proof = |round: u32| FinalityProof::Attested {
         transaction: transaction.clone(),
         rounds: vec![Round(round)],
         commits: BTreeMap::new(),
     };
-    let mut told = |copy: u32| {
-        hub.notify(LinkId(1), &key, &utxo(false), Some(proof(copy)));
-        match next(&mut hub) {
+    let told = |hub: &mut Hub, node: u64, copy: u32| {
+        hub.notify(LinkId(node), &key, &coin, Some(proof(copy)));
+        match next(hub) {
             Some((_, ServerMessage::UTXOStateNotification { proof, .. })) => proof.is_some(),
             _ => false,
         }
     };
-    assert!(told(7), "the broken one");
-    assert!(told(0), "the good one");
-    assert!(!told(0) && !told(7), "each once");
-    assert!(!told(8), "f + 1 copies have an honest one among them: no more are told");
+    assert!(told(&mut hub, 1, 7), "the broken one");
+    assert!(!told(&mut hub, 1, 8) && !told(&mut hub, 1, 9), "one of each node");
+    assert!(told(&mut hub, 2, 0), "the good one");
+    assert!(!told(&mut hub, 3, 0) && !told(&mut hub, 3, 7), "each once");
+    assert!(!told(&mut hub, 4, 5), "copies of f + 1 nodes have an honest one among them: no more are told");
+    // A proof that is not about a coin shows nothing of it.
+    hub.notify(LinkId(1), &key, &utxo(false), Some(proof(6)));
+    assert!(next(&mut hub).is_none());
+
+    // Who comes later is given both.
+    hub.open(WalletId(2));
+    let keys = [key.clone()];
+    let (refused, _) = hub.subscribe(WalletId(2), &keys);
+    hub.answer_subscription(WalletId(2), None, &keys, &refused);
+    let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
+        panic!("no answer")
+    };
+    let KeyOutcome::Snapshot { proofs, .. } = &results[0].outcome else { panic!("no snapshot") };
+    assert_eq!(*proofs, [proof(7)]);
+    let Some((_, ServerMessage::UTXOStateNotification { proof: other, .. })) = next(&mut hub) else {
+        panic!("the other copy")
+    };
+    assert_eq!(other.as_deref(), Some(&proof(0)));
 }
 
 #[test]
@@ -235,4 +256,32 @@ fn no_more_than_so_many_keys_are_followed_for_nobody() {
         assert_eq!(ended, if round < 4 { 0 } else { 8_192 });
     }
     assert_eq!(hub.keys().len(), IDLE_MAX);
+}
+
+#[test]
+fn what_enough_nodes_say_of_a_block_is_not_undone_by_one() {
+    let mut hub = Hub::new(4);
+    (1..=2).for_each(|link| {
+        hub.take_tip(LinkId(link), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
+    });
+    hub.open(WalletId(1));
+    let key = SubscriptionKey::Txid(txid(1));
+    subscribe(&mut hub, &key);
+    while next(&mut hub).is_some() {}
+    let by = ConfirmedSpend { txid: txid(9), block: BlockRef { height: 1, hash: BlockHash::all_zeros() } };
+    let conflicted = TransactionStatus::Conflicted { by };
+    let alive = TransactionStatus::Broadcasting { refusal: None };
+    hub.take_status(LinkId(1), txid(1), &conflicted);
+    assert!(next(&mut hub).is_none(), "one node's word");
+    hub.take_status(LinkId(2), txid(1), &conflicted);
+    hub.take_status(LinkId(3), txid(1), &conflicted);
+    assert!(matches!(next(&mut hub), Some((_, ServerMessage::TransactionStatus { .. }))));
+    hub.take_status(LinkId(1), txid(1), &alive);
+    assert!(next(&mut hub).is_none(), "two others still say so");
+    hub.take_status(LinkId(2), txid(1), &alive);
+    assert!(
+        matches!(next(&mut hub), Some((_, ServerMessage::TransactionStatus { status, .. })) if status == alive)
+    );
+    hub.take_status(LinkId(1), txid(1), &conflicted);
+    assert!(matches!(next(&mut hub), Some((_, ServerMessage::TransactionStatus { .. }))), "two again");
 }

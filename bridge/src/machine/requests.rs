@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Relayed requests of one session at a time.
 pub(super) const RELAYS_MAX: usize = 256;
+/// Wait for 2f + 1 nodes' snapshots of a new key.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Wait for f + 1 nodes' snapshots of a new key: less than a wallet waits for its answer.
 pub(super) const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(12);
 
@@ -82,7 +84,8 @@ impl Machine {
         if !new.is_empty() {
             self.outputs.push_back(Output::Interest(ClientMessage::UTXOSubscribe { keys: new }));
         }
-        self.waiting.push(Waiting { session, id, keys, refused, until: now + SNAPSHOT_TIMEOUT });
+        let (less_from, until) = (now + WHOLE_TIMEOUT, now + SNAPSHOT_TIMEOUT);
+        self.waiting.push(Waiting { session, id, keys, refused, less_from, until });
         self.answer_waiting();
     }
 

@@ -39,13 +39,17 @@ fn sole() -> (ClientMessage, Txid) {
 
 /// A bridge of a federation of so many nodes that has been told of the tip, with a session that has not greeted.
 fn bridge(nodes: usize) -> (Machine, WalletId) {
-    let mut machine = Machine::new(OURS, nodes);
+    let (mut machine, session) = connected(Machine::new(OURS, nodes));
+    if nodes == 1 {
+        machine.handle_link_lost(LinkId(2));
+    }
+    (machine, session)
+}
+
+fn connected(mut machine: Machine) -> (Machine, WalletId) {
     for link in [LINK, LinkId(2)] {
         machine.handle_link_opened(link);
         machine.handle_event(link, ServerMessage::Tip { tip: tip() }).expect("no refusal");
-    }
-    if nodes == 1 {
-        machine.handle_link_lost(LinkId(2));
     }
     let session = machine.handle_opened(START);
     (machine, session)
@@ -369,4 +373,54 @@ fn a_fee_is_what_lies_in_the_middle_of_what_all_nodes_say() {
     machine.handle_timeout(last + Duration::from_secs(1));
     assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable);
     assert!(ask(&mut machine, last + Duration::from_secs(1)));
+}
+
+#[test]
+fn who_has_most_waiting_pays_for_it_and_nothing_is_counted_that_is_gone() {
+    let machine = Machine::new(OURS, 1).with_queued_max(4_000);
+    let (mut machine, hog) = connected(machine);
+    let other = machine.handle_opened(START);
+    let ping = |machine: &mut Machine, session, id| {
+        machine.handle_message(START, session, Some(id), ClientMessage::Ping);
+    };
+    for session in [hog, other] {
+        machine.handle_message(START, session, Some(1), hello(limits::PROTOCOL_VERSION, Some(OURS)));
+        while next(&mut machine, session).is_some() {}
+    }
+    for id in 0..500 {
+        ping(&mut machine, hog, id);
+        if matches!(machine.poll_message(other), Next::Closed) {
+            panic!("the other one is let go");
+        }
+    }
+    assert!(machine.queued <= 4_000);
+    assert!(matches!(machine.poll_message(hog), Next::Closed));
+    ping(&mut machine, other, 7);
+    assert!(matches!(next(&mut machine, other), Some(ServerMessage::Pong)));
+    // One that falls silent with something in its queue leaves nothing behind.
+    ping(&mut machine, other, 8);
+    machine.check_alive(Duration::from_secs(86_400), other);
+    machine.handle_closed(other);
+    machine.handle_closed(hog);
+    assert_eq!(machine.queued, 0);
+}
+
+#[test]
+fn a_key_that_no_node_tells_of_leaves_no_other_unwatched() {
+    let (mut machine, session) = greeted();
+    let unknown = SubscriptionKey::Script(ScriptBuf::from_bytes(vec![1]));
+    let keys = vec![key(), unknown.clone()];
+    machine.handle_message(START, session, Some(3), ClientMessage::UTXOSubscribe { keys });
+    let snapshot =
+        KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: Some(1) };
+    let results = vec![KeyResult { key: key(), outcome: snapshot }];
+    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false };
+    machine.handle_event(LINK, told).expect("no refusal");
+    assert!(next(&mut machine, session).is_none());
+    machine.handle_timeout(SNAPSHOT_TIMEOUT);
+    let Some(ServerMessage::UTXOSubscribed { results, .. }) = next(&mut machine, session) else {
+        panic!("no answer")
+    };
+    assert!(matches!(results[0].outcome, KeyOutcome::Snapshot { .. }));
+    assert!(matches!(&results[1].outcome, KeyOutcome::Error(error) if error.retry));
 }

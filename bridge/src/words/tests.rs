@@ -106,21 +106,25 @@ fn what_comes_with_a_proof_is_told_at_once_and_believed_when_two_say_so() {
     let (mut words, _) = told_after(&[(2, coin()), (3, coin())]);
     let spend = Some(FinalSpend { txid: txid(7), kind: FinalityKind::Enforced });
     let spent = UtxoRecord { spend, ..coin() };
+    let shown = Some(Shown { final_parent: None, spend });
     assert!(words.take(LinkId(1), &spent, NEEDED, None).is_none(), "a word is a word");
-    let told = words.take(LinkId(1), &spent, NEEDED, Some(txid(7))).expect("with its proof");
+    let told = words.take(LinkId(1), &spent, NEEDED, shown).expect("with its proof");
     assert_eq!(told.spend, spend);
     // If nobody else says so, readers hear that, too.
     let told = words.take(LinkId(2), &coin(), NEEDED, None).expect("it does not stand");
     assert_eq!(told.spend, None);
-    words.take(LinkId(1), &spent, NEEDED, Some(txid(7))).expect("told again");
+    words.take(LinkId(1), &spent, NEEDED, shown).expect("told again");
     assert!(words.take(LinkId(2), &spent, NEEDED, None).is_none(), "believed now, and told before");
     assert_eq!(words.told().expect("a coin").spend, spend);
 
     // An output of a final transaction that nobody has heard of.
     let mut words = Words::default();
     let made = UtxoRecord { created: None, final_parent: Some(FinalityKind::Enforced), ..locked(3, 9, 0) };
-    let told = words.take(LinkId(1), &made, NEEDED, Some(txid(1))).expect("with its proof");
+    let made = UtxoRecord { tip_height: u32::MAX, ..made };
+    let shown = Some(Shown { final_parent: Some(FinalityKind::Enforced), spend: None });
+    let told = words.take(LinkId(1), &made, NEEDED, shown).expect("with its proof");
     assert_eq!((told.final_parent, told.lock), (Some(FinalityKind::Enforced), None));
+    assert_eq!((told.round, told.tip_height), (Round(0), 0), "the rest of the word is a word");
 }
 
 #[test]
@@ -128,4 +132,14 @@ fn a_node_that_comes_back_does_not_count_twice() {
     let (mut words, _) = told_after(&[(1, coin())]);
     words.forget(LinkId(1));
     assert!(words.take(LinkId(5), &coin(), NEEDED, None).is_none());
+}
+
+#[test]
+fn a_tip_that_some_reach_keeps_back_no_fact_that_others_agree_on() {
+    let block = |height| Some(block(height));
+    let liar = UtxoRecord { tip_height: u32::MAX, created: None, ..coin() };
+    let ahead = UtxoRecord { tip_height: 105, created: block(104), ..coin() };
+    let behind = UtxoRecord { tip_height: 104, created: block(104), ..coin() };
+    let (_, told) = told_after(&[(1, liar), (2, ahead), (3, behind.clone()), (4, behind)]);
+    assert_eq!(told.last().and_then(|coin| coin.created), block(104), "{told:?}");
 }

@@ -33,7 +33,7 @@ use crate::{
 };
 use backoff::Backoff;
 use bitcoin::{FeeRate, Txid};
-use pending::{Payment, Pending};
+use pending::{Payment, Pending, RESUBMIT_MAX, RESUBMIT_MIN};
 use rand_core::CryptoRngCore;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -125,6 +125,8 @@ pub struct Session {
     /// The tip that the server told of last. Behind a bridge, the node that answers may not have it yet.
     told_tip: Option<BlockRef>,
     chase: Backoff,
+    /// Of keys that could not be watched.
+    watch_again: Backoff,
     chase_at: Option<Now>,
     fee_rate: FeeRate,
     last_balance: Balance,
@@ -180,6 +182,7 @@ impl Session {
             redo: Vec::new(),
             told_tip: None,
             chase: Backoff::new(CHASE_MIN, CHASE_MAX),
+            watch_again: Backoff::new(RESUBMIT_MIN, RESUBMIT_MAX),
             chase_at: None,
             fee_rate: crate::relay_policy::FEE_RATE_MIN,
             last_balance: Balance::default(),
@@ -242,8 +245,11 @@ impl Session {
     /// Whether the server has answered everything that this session asked for: what the wallet shows is then as of now.
     pub fn is_synced(&self) -> bool {
         let asked = |pending: &Pending| !matches!(pending, Pending::Submit { .. } | Pending::Ping);
+        // Keys that the server could not watch are asked for again.
+        let unwatched = |(_, pending): &(Now, Pending)| matches!(pending, Pending::Subscribe { .. });
         self.is_live()
             && !self.pending.values().any(asked)
+            && !self.redo.iter().any(unwatched)
             && self.waiting_proofs.is_empty()
             && self.queued_proofs.is_empty()
     }
@@ -285,6 +291,7 @@ impl Session {
         self.wallet.forget_claims();
         self.postponed = epoch::Postponed::default();
         self.redo.clear();
+        self.watch_again.reset();
         self.unjudged.clear();
         (self.told_tip, self.chase_at) = (None, None);
         self.outputs.retain(|output| !matches!(output, Output::Send(_)));

@@ -6,9 +6,9 @@ use bitcoin::Txid;
 use std::{collections::BTreeSet, time::Duration};
 
 /// Shortest wait before a payment is submitted again.
-const RESUBMIT_MIN: Duration = Duration::from_millis(100);
+pub(super) const RESUBMIT_MIN: Duration = Duration::from_millis(100);
 /// Longest wait before a payment is submitted again.
-const RESUBMIT_MAX: Duration = Duration::from_secs(5);
+pub(super) const RESUBMIT_MAX: Duration = Duration::from_secs(5);
 /// A submission without any answer for so long is made again.
 pub(super) const SUBMIT_SILENCE: Duration = Duration::from_secs(5);
 /// A coordinator that has not brought a payment to its end in this time is left for another, however busy it seems.

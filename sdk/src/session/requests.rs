@@ -64,7 +64,7 @@ impl Session {
         if let Some(waiting) = waiting.next() {
             waiting.append(&mut wanted);
         } else if !wanted.is_empty() {
-            let wait = self.chase.next(&mut *self.rng);
+            let wait = self.watch_again.next(&mut *self.rng);
             self.redo.push((now + wait, Pending::Subscribe { keys: wanted }));
         }
     }
@@ -190,7 +190,8 @@ impl Session {
             } else if pending == Pending::FeeRate {
                 self.request(pending, &ClientMessage::FeeRateQuery);
             } else if let Pending::Subscribe { keys } = pending {
-                self.subscribe_keys(keys.into_iter().collect());
+                // Some may not be wanted any more.
+                self.subscribe_keys(keys.into_iter().filter(|key| self.wants(key)).collect());
             } else {
                 self.ask_document();
             }

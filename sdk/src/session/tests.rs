@@ -351,6 +351,7 @@ fn keys_that_a_server_cannot_watch_at_present_are_asked_for_again_and_nothing_el
     tell(&mut session, None, &told);
     let (sent, others) = drain(&mut session);
     assert!(sent.is_empty() && !others.iter().any(|output| matches!(output, Output::Close)), "{others:?}");
+    assert!(!session.is_synced(), "nobody watches them");
     session.handle_timeout(session.poll_timeout().expect("a retry is planned"));
     let (sent, _) = drain(&mut session);
     let again: Vec<_> = sent.iter().filter_map(|(_, message)| subscription(message)).collect();

@@ -20,6 +20,11 @@ const RECONNECT: Duration = Duration::from_millis(250);
 /// Time between two looks at the machine's deadlines.
 const TICK: Duration = Duration::from_secs(1);
 
+/// As at a real bridge, one link per node.
+fn link(node: NodeId) -> LinkId {
+    LinkId(node.0.into())
+}
+
 impl World {
     /// Hands something to the bridge's machine, and carries out what it wants.
     fn bridge_step<T>(&mut self, input: impl FnOnce(&mut Machine, Duration) -> T) -> T {
@@ -63,7 +68,7 @@ impl World {
         }
         let session = node.open_session(Owner::Events { connection });
         self.bridge.links.insert(id, (connection, session));
-        for message in self.bridge_step(|machine, _| machine.handle_link_opened(LinkId(connection))) {
+        for message in self.bridge_step(|machine, _| machine.handle_link_opened(link(id))) {
             self.say(id, session, None, message);
         }
     }
@@ -129,7 +134,7 @@ impl World {
         if self.bridge.links.get(&node).is_none_or(|(current, _)| *current != connection) {
             return;
         }
-        let refused = self.bridge_step(|machine, _| machine.handle_event(LinkId(connection), message));
+        let refused = self.bridge_step(|machine, _| machine.handle_event(link(node), message));
         if refused.is_err() {
             // As the real driver: the stream is of no use any more.
             if let Some((_, session)) = self.bridge.links.get(&node).copied() {
@@ -153,7 +158,7 @@ impl World {
                 let lost = self.bridge.links.iter().find(|(_, (current, _))| *current == connection);
                 if let Some(node) = lost.map(|(node, _)| *node) {
                     self.bridge.links.remove(&node);
-                    self.bridge_step(|machine, _| machine.handle_link_lost(LinkId(connection)));
+                    self.bridge_step(|machine, _| machine.handle_link_lost(link(node)));
                     self.schedule(RECONNECT, Event::BridgeConnect { node });
                 }
             }

@@ -1,19 +1,17 @@
 //! The rules of the bridge, without I/O: who is interested in what, what is news, and who is too slow.
 //!
 //! The bridge relays; it never validates. It keeps, per key that somebody is subscribed to, what each node said
-//! ([`Words`]), and tells readers what f + 1 of them say alike, exactly when that changes: of each event one copy goes
-//! out, the others do not. A proof verifies itself, but which copy does is the wallet's to see, so the
-//! first of each of f + 1 nodes goes out, when it comes. A new subscriber gets what readers know as its snapshot in the
-//! same step in which it goes live, once 2f + 1 nodes have told of the key (or f + 1, if no more come), so there is no
-//! gap.
+//! ([`Facts`]), and tells readers exactly when what they know changes: of each event one copy goes out, the others do
+//! not. A new subscriber gets what readers know as its snapshot in the same step in which it goes live, once 2f + 1
+//! nodes have told of the key (or f + 1, if no more come), so there is no gap.
 
 use crate::{
+    facts::Facts,
     frame::Frame,
     refusals::no_node,
     tips::{LinkId, Tips, faulty_max},
-    words::{Shown, Words},
 };
-use bitcoin::{OutPoint, Txid};
+use bitcoin::Txid;
 use quorate_protocol::{
     finality::FinalityProof,
     wire::{
@@ -21,7 +19,7 @@ use quorate_protocol::{
         UtxoRecord, WireError, limits, pages,
     },
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 /// Keys that nobody wants any more and are followed for some time.
 const IDLE_MAX: usize = 32_768;
@@ -36,24 +34,9 @@ struct Interest {
     wanted: usize,
     /// Those that have it.
     sessions: BTreeSet<WalletId>,
+    /// Enough nodes have told of it for a snapshot.
     ready: bool,
-    /// Nodes that have told of it, with the height from which they know its history.
-    heard: BTreeMap<LinkId, Option<u32>>,
-    utxos: BTreeMap<OutPoint, Words>,
-    /// Copies that differ: one that does not verify must not keep the good one back.
-    proofs: BTreeMap<Txid, Vec<ProofCopy>>,
-    status: Option<TransactionStatus>,
-    /// Where nodes say that a block has it, or contradicts it.
-    placed: BTreeMap<LinkId, TransactionStatus>,
-}
-
-/// A node's copy of a proof, with the coin that it came with. The first one of each node counts, so that among f + 1
-/// there is an honest node's.
-#[derive(Debug)]
-struct ProofCopy {
-    link: LinkId,
-    outpoint: OutPoint,
-    proof: FinalityProof,
+    facts: Facts,
 }
 
 /// A message for a session: an answer, or news of a key that it is subscribed to.
@@ -71,11 +54,11 @@ pub(crate) struct Hub {
     interests: HashMap<SubscriptionKey, Interest>,
     /// What each session is subscribed to.
     sessions: HashMap<WalletId, BTreeSet<SubscriptionKey>>,
-    /// Keys that nobody wants any more, and is followed all the same for some time: since the last sweep, and since
-    /// the one before.
+    /// Keys that nobody wants any more and that are followed for some time all the same: those that were left since the
+    /// last sweep, and those since the one before.
     idle: [HashSet<SubscriptionKey>; 2],
     tips: Tips,
-    /// Nodes that have to say the same: one of them is honest. As many copies of a proof are told.
+    /// Nodes that have to say the same: f + 1, so that one of them is honest.
     needed: usize,
     deliveries: VecDeque<Delivery>,
     /// Copies from other nodes that were dropped.
@@ -169,11 +152,7 @@ impl Hub {
     /// A node's stream is gone.
     pub(crate) fn forget_link(&mut self, link: LinkId) {
         self.tips.forget(link);
-        for interest in self.interests.values_mut() {
-            interest.heard.remove(&link);
-            interest.placed.remove(&link);
-            interest.utxos.values_mut().for_each(|words| words.forget(link));
-        }
+        self.interests.values_mut().for_each(|interest| interest.facts.forget(link));
     }
 
     /// Registers interest. Gives, per key over the session's limit, its refusal, and the keys that no node has been
@@ -226,7 +205,7 @@ impl Hub {
     pub(crate) fn settle_for_less(&mut self, keys: &[SubscriptionKey]) {
         for key in keys {
             if let Some(interest) = self.interests.get_mut(key) {
-                interest.ready |= interest.heard.len() >= self.needed;
+                interest.ready |= interest.facts.heard() >= self.needed;
             }
         }
     }
@@ -249,12 +228,7 @@ impl Hub {
                     (Some(error), _) => KeyOutcome::Error(error.clone()),
                     (None, Some(interest)) => {
                         interest.sessions.insert(session);
-                        KeyOutcome::Snapshot {
-                            utxos: interest.utxos.values().filter_map(Words::told).cloned().collect(),
-                            proofs: interest.first_copies(),
-                            status: interest.status.clone(),
-                            history_from: interest.history_from(self.needed),
-                        }
+                        interest.facts.snapshot(self.needed)
                     }
                     (None, None) => KeyOutcome::Error(WireError::passing(
                         ErrorCode::NoNodeAvailable,
@@ -275,8 +249,8 @@ impl Hub {
         }
         for key in keys.iter().filter(|key| !refused.contains_key(key)) {
             let interest = self.interests.get(key).filter(|interest| interest.sessions.contains(&session));
-            for frame in interest.map(|interest| interest.other_copies(key)).unwrap_or_default() {
-                self.deliveries.push_back(Delivery { session, key: None, frame });
+            for (utxo, proof) in interest.map(|interest| interest.facts.other_copies()).unwrap_or_default() {
+                self.answer(session, None, &notification(key, utxo, Some(proof)));
             }
         }
     }
@@ -299,9 +273,9 @@ impl Hub {
             self.take_status(link, *txid, &status);
         }
         if let Some(interest) = self.interests.get_mut(&result.key) {
-            interest.heard.insert(link, history_from);
+            interest.facts.hear(link, history_from);
             // Whatever f of these say, f + 1 others have told of it.
-            interest.ready |= interest.heard.len() > 2 * (self.needed - 1);
+            interest.ready |= interest.facts.heard() > 2 * (self.needed - 1);
         }
     }
 
@@ -314,56 +288,21 @@ impl Hub {
         proof: Option<FinalityProof>,
     ) {
         let Some(interest) = self.interests.get_mut(key) else { return };
-        let outpoint = utxo.outpoint;
-        let shown = proof.as_ref().and_then(|proof| Shown::of(proof, &outpoint));
-        let new_proof = proof.filter(|_| shown.is_some()).filter(|proof| {
-            let copies = interest.proofs.entry(proof.txid()).or_default();
-            let known = copies.iter().any(|copy| copy.link == link || copy.proof == *proof);
-            let new = copies.len() < self.needed && !known;
-            copies.extend(new.then(|| ProofCopy { link, outpoint, proof: proof.clone() }));
-            new
-        });
-        let words = interest.utxos.entry(outpoint).or_default();
-        let news = words.take(link, utxo, self.needed, shown.filter(|_| new_proof.is_some()));
-        let Some(utxo) = news else {
-            self.duplicates += 1;
-            return;
-        };
-        let proof = new_proof.map(Box::new);
-        let state = utxo.state();
-        self.tell(key, &ServerMessage::UTXOStateNotification { key: key.clone(), state, utxo, proof });
+        match interest.facts.take_utxo(link, utxo, proof, self.needed) {
+            Some((utxo, proof)) => self.tell(key, &notification(key, utxo, proof)),
+            None => self.duplicates += 1,
+        }
     }
 
-    /// A node's word on a transaction. That a block has it, or contradicts it, has to be said by f + 1 nodes; what
-    /// comes before that is told as it comes.
+    /// A node's word on a transaction.
     pub(crate) fn take_status(&mut self, link: LinkId, txid: Txid, status: &TransactionStatus) {
         let key = SubscriptionKey::Txid(txid);
         let Some(interest) = self.interests.get_mut(&key) else { return };
-        if rank(status) == PLACED {
-            interest.placed.insert(link, status.clone());
+        if interest.facts.take_status(link, status, self.needed) {
+            self.tell(&key, &ServerMessage::TransactionStatus { txid, status: status.clone() });
         } else {
-            interest.placed.remove(&link);
-        }
-        let said = |what: &TransactionStatus| interest.placed.values().filter(|said| *said == what).count();
-        // No few nodes place it, nor undo what enough others say.
-        let placed = |known: &TransactionStatus| rank(known) == PLACED && said(known) >= self.needed;
-        let too_few = rank(status) == PLACED && !placed(status);
-        if too_few || rank(status) < PLACED && interest.status.as_ref().is_some_and(placed) {
             self.duplicates += 1;
-            return;
         }
-        // The chain has the last word, and a reorganisation can take it back.
-        let turns = |known: &TransactionStatus| {
-            let is_final = rank(known).min(rank(status)) >= FINAL;
-            is_final && std::mem::discriminant(known) == std::mem::discriminant(status) && known != status
-                || is_final && is_conflict(known) != is_conflict(status)
-        };
-        if interest.status.as_ref().is_some_and(|known| rank(known) >= rank(status) && !turns(known)) {
-            self.duplicates += 1;
-            return;
-        }
-        interest.status = Some(status.clone());
-        self.tell(&key, &ServerMessage::TransactionStatus { txid, status: status.clone() });
     }
 
     /// A node's tip; wallets check headers themselves.
@@ -387,68 +326,9 @@ impl Hub {
     }
 }
 
-fn is_conflict(status: &TransactionStatus) -> bool {
-    matches!(status, TransactionStatus::Conflicted { .. })
-}
-
-impl Interest {
-    /// Coins that a snapshot has.
-    fn told(&self) -> impl Iterator<Item = &UtxoRecord> {
-        self.utxos.values().filter_map(Words::told)
-    }
-
-    /// What goes into a snapshot: of each proof that its coins name one copy.
-    fn first_copies(&self) -> Vec<FinalityProof> {
-        let named: BTreeSet<Txid> = self
-            .told()
-            .flat_map(|utxo| [Some(utxo.outpoint.txid), utxo.spend.map(|spend| spend.txid)])
-            .flatten()
-            .collect();
-        let copies = self.proofs.iter().filter(|(txid, _)| named.contains(*txid));
-        copies.filter_map(|(_, copies)| copies.first()).map(|copy| copy.proof.clone()).collect()
-    }
-
-    /// What comes after it: the copies that differ, and proofs that no coin names.
-    fn other_copies(&self, key: &SubscriptionKey) -> Vec<Frame> {
-        let first: BTreeSet<Txid> = self.first_copies().iter().map(FinalityProof::txid).collect();
-        let others = self
-            .proofs
-            .iter()
-            .flat_map(|(txid, copies)| copies.iter().skip(usize::from(first.contains(txid))));
-        let tell = |copy: &ProofCopy| {
-            let utxo = self.utxos.get(&copy.outpoint)?.told()?.clone();
-            let (key, state, proof) = (key.clone(), utxo.state(), Some(Box::new(copy.proof.clone())));
-            Some(Frame::new(None, &ServerMessage::UTXOStateNotification { key, utxo, state, proof }))
-        };
-        others.filter_map(tell).collect()
-    }
-
-    /// The height from which so many nodes know the history: no few of them make it look longer.
-    fn history_from(&self, needed: usize) -> Option<u32> {
-        let mut known: Vec<u32> = self.heard.values().flatten().copied().collect();
-        known.sort_unstable();
-        known.get(needed.checked_sub(1)?).copied()
-    }
-}
-
-/// Rank of what is final.
-const FINAL: u8 = 120;
-/// Rank of what stands in a block.
-const PLACED: u8 = 122;
-
-fn rank(status: &TransactionStatus) -> u8 {
-    match status {
-        TransactionStatus::Pending => 0,
-        TransactionStatus::Voting { votes, .. } => 1 + u8::try_from(*votes).unwrap_or(100).min(100),
-        TransactionStatus::Approved => 110,
-        TransactionStatus::Signing { .. } => 111,
-        TransactionStatus::Failed { .. }
-        | TransactionStatus::Rejected { .. }
-        | TransactionStatus::AbortedByzantine { .. } => 112,
-        TransactionStatus::Signed { .. } => FINAL,
-        TransactionStatus::Broadcasting { .. } => 121,
-        TransactionStatus::Confirmed { .. } | TransactionStatus::Conflicted { .. } => PLACED,
-    }
+fn notification(key: &SubscriptionKey, utxo: UtxoRecord, proof: Option<FinalityProof>) -> ServerMessage {
+    let (key, state) = (key.clone(), utxo.state());
+    ServerMessage::UTXOStateNotification { key, utxo, state, proof: proof.map(Box::new) }
 }
 
 #[cfg(test)]

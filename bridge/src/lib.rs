@@ -8,6 +8,7 @@ mod allowance;
 mod config;
 mod driver;
 mod events;
+mod facts;
 mod fees;
 mod frame;
 mod hub;

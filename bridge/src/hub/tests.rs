@@ -1,9 +1,10 @@
 use super::*;
-use bitcoin::{Amount, BlockHash, ScriptBuf, hashes::Hash as _};
+use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, hashes::Hash as _};
 use quorate_protocol::{
     Round,
     wire::{BlockRef, ConfirmedSpend, Envelope, Lock, decode},
 };
+use std::collections::BTreeMap;
 
 fn txid(byte: u8) -> Txid {
     Txid::from_byte_array([byte; 32])
@@ -39,17 +40,26 @@ fn next(hub: &mut Hub) -> Option<(Option<u64>, ServerMessage)> {
     Some((id, body))
 }
 
+/// A node's answer: the coin is there and free.
+fn told_free(key: SubscriptionKey) -> KeyResult {
+    let (utxos, proofs) = (vec![utxo(false)], vec![]);
+    KeyResult { key, outcome: KeyOutcome::Snapshot { utxos, proofs, status: None, history_from: Some(0) } }
+}
+
+/// The next message: a snapshot of one key.
+fn snapshot(hub: &mut Hub) -> (Vec<UtxoRecord>, Vec<FinalityProof>) {
+    let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(hub) else { panic!("no answer") };
+    let [KeyResult { outcome: KeyOutcome::Snapshot { utxos, proofs, .. }, .. }] = &results[..] else {
+        panic!("no snapshot")
+    };
+    (utxos.clone(), proofs.clone())
+}
+
 fn subscribe(hub: &mut Hub, key: &SubscriptionKey) {
     let keys = [key.clone()];
     let (refused, new) = hub.subscribe(WalletId(1), &keys);
     for key in new {
-        let outcome = KeyOutcome::Snapshot {
-            utxos: vec![utxo(false)],
-            proofs: vec![],
-            status: None,
-            history_from: Some(0),
-        };
-        hub.take_result(LinkId(1), KeyResult { key, outcome });
+        hub.take_result(LinkId(1), told_free(key));
     }
     hub.answer_subscription(WalletId(1), Some(1), &keys, &refused);
 }
@@ -110,11 +120,7 @@ fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
     let keys = [key.clone()];
     let (refused, _) = hub.subscribe(WalletId(2), &keys);
     hub.answer_subscription(WalletId(2), None, &keys, &refused);
-    let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
-        panic!("no answer")
-    };
-    let KeyOutcome::Snapshot { proofs, .. } = &results[0].outcome else { panic!("no snapshot") };
-    assert_eq!(*proofs, [proof(7)]);
+    assert_eq!(snapshot(&mut hub).1, [proof(7)]);
     let Some((_, ServerMessage::UTXOStateNotification { proof: other, .. })) = next(&mut hub) else {
         panic!("the other copy")
     };
@@ -129,19 +135,10 @@ fn a_change_before_the_snapshot_is_in_the_snapshot() {
     assert_eq!(new, keys);
     assert!(!hub.is_ready(&keys));
     hub.notify(LinkId(2), &key, &utxo(true), None);
-    let outcome = KeyOutcome::Snapshot {
-        utxos: vec![utxo(false)],
-        proofs: vec![],
-        status: None,
-        history_from: Some(0),
-    };
-    hub.take_result(LinkId(1), KeyResult { key: key.clone(), outcome });
+    hub.take_result(LinkId(1), told_free(key.clone()));
     assert!(hub.is_ready(&keys));
     hub.answer_subscription(WalletId(1), None, &keys, &refused);
-    let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
-        panic!("a snapshot")
-    };
-    let KeyOutcome::Snapshot { utxos, .. } = &results[0].outcome else { panic!("accepted") };
+    let (utxos, _) = snapshot(&mut hub);
     assert!(utxos[0].lock.is_some(), "the newer fact of another node is not lost");
 }
 
@@ -154,10 +151,7 @@ fn a_session_that_lost_news_of_a_key_hears_no_more_of_it_until_it_subscribes_ane
     hub.notify(LinkId(1), &key, &utxo(true), None);
     assert!(next(&mut hub).is_none());
     subscribe(&mut hub, &key);
-    let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
-        panic!("a snapshot")
-    };
-    let KeyOutcome::Snapshot { utxos, .. } = &results[0].outcome else { panic!("accepted") };
+    let (utxos, _) = snapshot(&mut hub);
     assert!(utxos[0].lock.is_some(), "the new snapshot has what was lost");
 }
 
@@ -203,18 +197,9 @@ fn who_waits_for_a_snapshot_loses_nothing_when_others_leave() {
     assert_eq!(new, keys);
     hub.subscribe(WalletId(2), &keys);
     assert_eq!(hub.close(WalletId(2)), [], "the other one still wants it");
-    let outcome = KeyOutcome::Snapshot {
-        utxos: vec![utxo(false)],
-        proofs: vec![],
-        status: None,
-        history_from: Some(0),
-    };
-    hub.take_result(LinkId(1), KeyResult { key: key.clone(), outcome });
+    hub.take_result(LinkId(1), told_free(key.clone()));
     hub.answer_subscription(WalletId(1), None, &keys, &refused);
-    let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
-        panic!("no answer")
-    };
-    assert!(matches!(&results[0].outcome, KeyOutcome::Snapshot { utxos, .. } if *utxos == [utxo(false)]));
+    assert_eq!(snapshot(&mut hub).0, [utxo(false)]);
 }
 
 #[test]

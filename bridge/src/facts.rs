@@ -1,0 +1,173 @@
+//! What nodes say of one key, and what of it readers are told.
+//!
+//! Of a coin that is what f + 1 nodes say alike ([`Words`]), of a transaction's place in blocks, too. A proof verifies
+//! itself, but which copy does is the wallet's to see, so the first of each of f + 1 nodes goes out, when it comes.
+
+use crate::{
+    tips::LinkId,
+    words::{Shown, Words},
+};
+use bitcoin::{OutPoint, Txid};
+use quorate_protocol::{
+    finality::FinalityProof,
+    wire::{KeyOutcome, TransactionStatus, UtxoRecord},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is known of one key.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// Nodes that have told of it, with the height from which they know its history.
+    heard: BTreeMap<LinkId, Option<u32>>,
+    utxos: BTreeMap<OutPoint, Words>,
+    /// Copies that differ: one that does not verify must not keep the good one back.
+    proofs: BTreeMap<Txid, Vec<ProofCopy>>,
+    status: Option<TransactionStatus>,
+    /// Where nodes say that a block has it, or contradicts it.
+    placed: BTreeMap<LinkId, TransactionStatus>,
+}
+
+/// A node's copy of a proof, with the coin that it came with. The first one of each node counts, so that among f + 1
+/// there is an honest node's.
+#[derive(Debug)]
+struct ProofCopy {
+    link: LinkId,
+    outpoint: OutPoint,
+    proof: FinalityProof,
+}
+
+impl Facts {
+    /// A node's stream is gone.
+    pub(crate) fn forget(&mut self, link: LinkId) {
+        self.heard.remove(&link);
+        self.placed.remove(&link);
+        self.utxos.values_mut().for_each(|words| words.forget(link));
+    }
+
+    /// A node has told all that it knows at present.
+    pub(crate) fn hear(&mut self, link: LinkId, history_from: Option<u32>) {
+        self.heard.insert(link, history_from);
+    }
+
+    /// How many nodes have.
+    pub(crate) fn heard(&self) -> usize {
+        self.heard.len()
+    }
+
+    /// What readers know.
+    pub(crate) fn snapshot(&self, needed: usize) -> KeyOutcome {
+        let named = self.named();
+        let copies = self.proofs.iter().filter(|(txid, _)| named.contains(*txid));
+        let first = copies.filter_map(|(_, copies)| copies.first());
+        KeyOutcome::Snapshot {
+            utxos: self.told().cloned().collect(),
+            proofs: first.map(|copy| copy.proof.clone()).collect(),
+            status: self.status.clone(),
+            history_from: self.history_from(needed),
+        }
+    }
+
+    /// What has to follow a snapshot, each with its coin: copies of its proofs that differ, and proofs that no coin of
+    /// it names.
+    pub(crate) fn other_copies(&self) -> Vec<(UtxoRecord, FinalityProof)> {
+        let named = self.named();
+        let in_snapshot = |txid: &Txid| usize::from(named.contains(txid));
+        let others = self.proofs.iter().flat_map(|(txid, copies)| copies.iter().skip(in_snapshot(txid)));
+        let with_coin = |copy: &ProofCopy| {
+            let utxo = self.utxos.get(&copy.outpoint)?.told()?;
+            Some((utxo.clone(), copy.proof.clone()))
+        };
+        others.filter_map(with_coin).collect()
+    }
+
+    fn told(&self) -> impl Iterator<Item = &UtxoRecord> {
+        self.utxos.values().filter_map(Words::told)
+    }
+
+    /// Transactions that coins of a snapshot name.
+    fn named(&self) -> BTreeSet<Txid> {
+        let of = |utxo: &UtxoRecord| [Some(utxo.outpoint.txid), utxo.spend.map(|spend| spend.txid)];
+        self.told().flat_map(of).flatten().collect()
+    }
+
+    /// The height from which so many nodes know the history: no few of them make it look longer.
+    fn history_from(&self, needed: usize) -> Option<u32> {
+        let mut known: Vec<u32> = self.heard.values().flatten().copied().collect();
+        known.sort_unstable();
+        known.get(needed.checked_sub(1)?).copied()
+    }
+
+    /// A node's word on a coin. Gives what is to be told, if there is news.
+    pub(crate) fn take_utxo(
+        &mut self,
+        link: LinkId,
+        utxo: &UtxoRecord,
+        proof: Option<FinalityProof>,
+        needed: usize,
+    ) -> Option<(UtxoRecord, Option<FinalityProof>)> {
+        let outpoint = utxo.outpoint;
+        let shown = proof.as_ref().and_then(|proof| Shown::of(proof, &outpoint));
+        let new_proof = proof.filter(|_| shown.is_some()).filter(|proof| {
+            let copies = self.proofs.entry(proof.txid()).or_default();
+            let known = copies.iter().any(|copy| copy.link == link || copy.proof == *proof);
+            let new = copies.len() < needed && !known;
+            copies.extend(new.then(|| ProofCopy { link, outpoint, proof: proof.clone() }));
+            new
+        });
+        let words = self.utxos.entry(outpoint).or_default();
+        let news = words.take(link, utxo, needed, shown.filter(|_| new_proof.is_some()))?;
+        Some((news, new_proof))
+    }
+
+    /// A node's word on a transaction. That a block has it, or contradicts it, has to be said by f + 1 nodes; what
+    /// comes before that is told as it comes. Gives whether it is news.
+    pub(crate) fn take_status(&mut self, link: LinkId, status: &TransactionStatus, needed: usize) -> bool {
+        if rank(status) == PLACED {
+            self.placed.insert(link, status.clone());
+        } else {
+            self.placed.remove(&link);
+        }
+        let said = |what: &TransactionStatus| self.placed.values().filter(|said| *said == what).count();
+        // No few nodes place it, nor undo what enough others say.
+        let placed = |known: &TransactionStatus| rank(known) == PLACED && said(known) >= needed;
+        let too_few = rank(status) == PLACED && !placed(status);
+        if too_few || rank(status) < PLACED && self.status.as_ref().is_some_and(placed) {
+            return false;
+        }
+        // The chain has the last word, and a reorganisation can take it back.
+        let turns = |known: &TransactionStatus| {
+            let is_final = rank(known).min(rank(status)) >= FINAL;
+            is_final && std::mem::discriminant(known) == std::mem::discriminant(status) && known != status
+                || is_final && is_conflict(known) != is_conflict(status)
+        };
+        if self.status.as_ref().is_some_and(|known| rank(known) >= rank(status) && !turns(known)) {
+            return false;
+        }
+        self.status = Some(status.clone());
+        true
+    }
+}
+
+fn is_conflict(status: &TransactionStatus) -> bool {
+    matches!(status, TransactionStatus::Conflicted { .. })
+}
+
+/// Rank of what is final.
+const FINAL: u8 = 120;
+/// Rank of what stands in a block.
+const PLACED: u8 = 122;
+
+fn rank(status: &TransactionStatus) -> u8 {
+    match status {
+        TransactionStatus::Pending => 0,
+        TransactionStatus::Voting { votes, .. } => 1 + u8::try_from(*votes).unwrap_or(100).min(100),
+        TransactionStatus::Approved => 110,
+        TransactionStatus::Signing { .. } => 111,
+        TransactionStatus::Failed { .. }
+        | TransactionStatus::Rejected { .. }
+        | TransactionStatus::AbortedByzantine { .. } => 112,
+        TransactionStatus::Signed { .. } => FINAL,
+        TransactionStatus::Broadcasting { .. } => 121,
+        TransactionStatus::Confirmed { .. } | TransactionStatus::Conflicted { .. } => PLACED,
+    }
+}

@@ -92,7 +92,8 @@ impl Session {
             }
             ServerMessage::Tip { tip } => self.take_tip(tip),
             ServerMessage::Gap { keys } => {
-                self.subscribe_keys(keys);
+                let own = keys.into_iter().filter(|key| self.wants(key)).collect();
+                self.subscribe_keys(own);
             }
             ServerMessage::GoingAway { .. } => self.hang_up(now, "the server is going away"),
             ServerMessage::Error { error } => self.refused(now, id, &error),

@@ -69,7 +69,8 @@ impl Session {
         }
     }
 
-    fn wants(&self, key: &SubscriptionKey) -> bool {
+    /// Whether this wallet has a use for a key that a server names.
+    pub(super) fn wants(&self, key: &SubscriptionKey) -> bool {
         match key {
             SubscriptionKey::Script(script) => self.wallet.owns(script),
             SubscriptionKey::Txid(txid) => self.watched.contains(txid),

@@ -364,6 +364,19 @@ fn keys_that_a_server_cannot_watch_at_present_are_asked_for_again_and_nothing_el
 }
 
 #[test]
+fn after_a_gap_own_keys_are_asked_for_again_and_no_others() {
+    let mut session = live();
+    drain(&mut session);
+    let own = SubscriptionKey::Script(session.wallet().scripts()[0].clone());
+    let foreign = SubscriptionKey::Script(ScriptBuf::from_bytes(vec![0x51]));
+    tell(&mut session, None, &ServerMessage::Gap { keys: vec![foreign.clone(), own.clone()] });
+    let (sent, _) = drain(&mut session);
+    assert!(matches!(&sent[..], [(_, ClientMessage::UTXOSubscribe { keys })] if *keys == [own]), "{sent:?}");
+    tell(&mut session, None, &ServerMessage::Gap { keys: vec![foreign] });
+    assert!(drain(&mut session).0.is_empty());
+}
+
+#[test]
 fn a_silent_server_is_asked_and_then_left() {
     let mut session = live();
     let (sent, _) = drain(&mut session);

@@ -124,10 +124,12 @@ impl AddressAllowance {
 
 fn work(message: &ClientMessage) -> u32 {
     match message {
-        ClientMessage::UTXOSubscribe { keys }
-        | ClientMessage::UTXOUnsubscribe { keys }
-        | ClientMessage::UTXOStateQuery { keys } => {
-            WORK_SMALL.saturating_add(u32::try_from(keys.len() / KEYS_PER_WORK).unwrap_or(u32::MAX))
+        ClientMessage::UTXOSubscribe { keys, accounts, .. } => {
+            let accounts = u32::try_from(accounts.len()).unwrap_or(u32::MAX);
+            work_of_keys(keys.len()).saturating_add(accounts.saturating_mul(WORK_ACCOUNT))
+        }
+        ClientMessage::UTXOUnsubscribe { keys } | ClientMessage::UTXOStateQuery { keys } => {
+            work_of_keys(keys.len())
         }
         ClientMessage::TransactionBroadcast { .. } | ClientMessage::TransactionCancel { .. } => WORK_PAYMENT,
         ClientMessage::AccountRegister { .. } => WORK_ACCOUNT,
@@ -140,6 +142,10 @@ fn work(message: &ClientMessage) -> u32 {
         | ClientMessage::FeeRateQuery
         | ClientMessage::Ping => WORK_SMALL,
     }
+}
+
+fn work_of_keys(keys: usize) -> u32 {
+    WORK_SMALL.saturating_add(u32::try_from(keys / KEYS_PER_WORK).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -169,7 +175,7 @@ mod tests {
         }
         assert_eq!(allowance.take(Duration::ZERO, 1 << 20, None), Duration::from_secs(1));
         let keys = vec![quorate_protocol::wire::SubscriptionKey::Tip; 1_000];
-        assert_eq!(work(&ClientMessage::UTXOSubscribe { keys }), 63);
+        assert_eq!(work(&ClientMessage::subscribe(keys)), 63);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Carries out what the machine wants: no protocol decision is made here.
 
 use crate::{
-    hub::WalletId,
+    interest::WalletId,
     machine::{Machine, Output},
     relays::RelayId,
     upstream::Upstream,

@@ -49,18 +49,23 @@ impl Facts {
         self.heard.insert(link, history_from);
     }
 
+    /// All nodes are asked again.
+    pub(crate) fn hear_anew(&mut self) {
+        self.heard.clear();
+    }
+
     /// How many nodes have.
     pub(crate) fn heard(&self) -> usize {
         self.heard.len()
     }
 
-    /// What readers know.
-    pub(crate) fn snapshot(&self, needed: usize) -> KeyOutcome {
-        let named = self.named();
+    /// What readers know, without coins that blocks below a height spend.
+    pub(crate) fn snapshot(&self, needed: usize, since: u32) -> KeyOutcome {
+        let named = self.named(since);
         let copies = self.proofs.iter().filter(|(txid, _)| named.contains(*txid));
         let first = copies.filter_map(|(_, copies)| copies.first());
         KeyOutcome::Snapshot {
-            utxos: self.told().cloned().collect(),
+            utxos: self.told(since).cloned().collect(),
             proofs: first.map(|copy| copy.proof.clone()).collect(),
             status: self.status.clone(),
             history_from: self.history_from(needed),
@@ -69,25 +74,40 @@ impl Facts {
 
     /// What has to follow a snapshot, each with its coin: copies of its proofs that differ, and proofs that no coin of
     /// it names.
-    pub(crate) fn other_copies(&self) -> Vec<(UtxoRecord, FinalityProof)> {
-        let named = self.named();
+    pub(crate) fn other_copies(&self, since: u32) -> Vec<(UtxoRecord, FinalityProof)> {
+        let named = self.named(since);
         let in_snapshot = |txid: &Txid| usize::from(named.contains(txid));
         let others = self.proofs.iter().flat_map(|(txid, copies)| copies.iter().skip(in_snapshot(txid)));
         let with_coin = |copy: &ProofCopy| {
-            let utxo = self.utxos.get(&copy.outpoint)?.told()?;
+            let utxo = self.utxos.get(&copy.outpoint)?.told().filter(|utxo| !is_spent_below(utxo, since))?;
             Some((utxo.clone(), copy.proof.clone()))
         };
         others.filter_map(with_coin).collect()
     }
 
-    fn told(&self) -> impl Iterator<Item = &UtxoRecord> {
-        self.utxos.values().filter_map(Words::told)
+    fn told(&self, since: u32) -> impl Iterator<Item = &UtxoRecord> {
+        self.utxos.values().filter_map(Words::told).filter(move |utxo| !is_spent_below(utxo, since))
+    }
+
+    /// Forgets coins that blocks below a height spend, with proofs that are of nothing else. `true` if there were any.
+    pub(crate) fn forget_below(&mut self, height: u32) -> bool {
+        let before = self.utxos.len();
+        self.utxos.retain(|_, words| words.told().is_none_or(|utxo| !is_spent_below(utxo, height)));
+        let some = self.utxos.len() < before;
+        if some {
+            let named = self.named(height);
+            let utxos = &self.utxos;
+            self.proofs.retain(|txid, copies| {
+                named.contains(txid) || copies.iter().any(|copy| utxos.contains_key(&copy.outpoint))
+            });
+        }
+        some
     }
 
     /// Transactions that coins of a snapshot name.
-    fn named(&self) -> BTreeSet<Txid> {
+    fn named(&self, since: u32) -> BTreeSet<Txid> {
         let of = |utxo: &UtxoRecord| [Some(utxo.outpoint.txid), utxo.spend.map(|spend| spend.txid)];
-        self.told().flat_map(of).flatten().collect()
+        self.told(since).flat_map(of).flatten().collect()
     }
 
     /// The height from which so many nodes know the history: no few of them make it look longer.
@@ -146,6 +166,10 @@ impl Facts {
         self.status = Some(status.clone());
         true
     }
+}
+
+fn is_spent_below(utxo: &UtxoRecord, height: u32) -> bool {
+    utxo.spent.is_some_and(|spent| spent.block.height < height)
 }
 
 fn is_conflict(status: &TransactionStatus) -> bool {

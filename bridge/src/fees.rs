@@ -2,7 +2,7 @@
 //! make it pay too much, or too little to be mined.
 
 use crate::{
-    hub::WalletId,
+    interest::WalletId,
     tips::{LinkId, faulty_max},
 };
 use quorate_protocol::wire::FeeEstimates;

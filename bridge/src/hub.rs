@@ -1,42 +1,49 @@
 //! The rules of the bridge, without I/O: who is interested in what, what is news, and who is too slow.
 //!
 //! The bridge relays; it never validates. It keeps, per key that somebody is subscribed to, what each node said
-//! ([`Facts`]), and tells readers exactly when what they know changes: of each event one copy goes out, the others do
-//! not. A new subscriber gets what readers know as its snapshot in the same step in which it goes live, once 2f + 1
+//! ([`Interest`]), and tells readers exactly when what they know changes: of each event one copy goes out, the others
+//! do not. A new subscriber gets what readers know as its snapshot in the same step in which it goes live, once 2f + 1
 //! nodes have told of the key (or f + 1, if no more come), so there is no gap.
 
 use crate::{
-    facts::Facts,
     frame::Frame,
+    interest::{Interest, WalletId, since_of},
     refusals::no_node,
     tips::{LinkId, Tips, faulty_max},
 };
 use bitcoin::Txid;
 use quorate_protocol::{
+    AccountId,
+    account::AccountRecord,
     finality::FinalityProof,
     wire::{
-        ChainTip, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey, TransactionStatus,
-        UtxoRecord, WireError, limits, pages,
+        ChainTip, ClientMessage, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
+        TransactionStatus, UtxoRecord, WireError, limits, pages,
     },
 };
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// Keys that nobody wants any more and are followed for some time.
 const IDLE_MAX: usize = 32_768;
 
-/// A wallet's session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WalletId(pub u64);
+/// Blocks that nodes undo at most.
+const UNDO_BLOCKS: u32 = 288;
+/// Blocks after which coins that were spent long ago are looked for.
+const FORGET_EACH: u32 = 36;
 
-#[derive(Debug, Default)]
-struct Interest {
-    /// Sessions that are subscribed to it, those among them that wait for their snapshot.
-    wanted: usize,
-    /// Those that have it.
-    sessions: BTreeSet<WalletId>,
-    /// Enough nodes have told of it for a snapshot.
-    ready: bool,
-    facts: Facts,
+/// What a session subscribes to.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    pub(crate) keys: Vec<SubscriptionKey>,
+    pub(crate) accounts: BTreeMap<AccountId, AccountRecord>,
+    /// It knows what blocks below this height spend.
+    pub(crate) since: u32,
+}
+
+impl Subscription {
+    fn account(&self, key: &SubscriptionKey) -> Option<&AccountRecord> {
+        if let SubscriptionKey::Account(id) = key { self.accounts.get(id) } else { None }
+    }
 }
 
 /// A message for a session: an answer, or news of a key that it is subscribed to.
@@ -58,6 +65,8 @@ pub(crate) struct Hub {
     /// last sweep, and those since the one before.
     idle: [HashSet<SubscriptionKey>; 2],
     tips: Tips,
+    /// The tip when old coins were forgotten last.
+    forgot_at: u32,
     /// Nodes that have to say the same: f + 1, so that one of them is honest.
     needed: usize,
     deliveries: VecDeque<Delivery>,
@@ -73,6 +82,7 @@ impl Hub {
             sessions: HashMap::new(),
             idle: Default::default(),
             tips: Tips::new(nodes),
+            forgot_at: 0,
             needed: faulty_max(nodes) + 1,
             deliveries: VecDeque::new(),
             duplicates: 0,
@@ -130,11 +140,37 @@ impl Hub {
             self.interests.remove(key);
         });
         self.idle = [HashSet::new(), young];
+        self.forget_old();
         over
     }
 
-    pub(crate) fn keys(&self) -> Vec<SubscriptionKey> {
-        self.interests.keys().filter(|key| **key != SubscriptionKey::Tip).cloned().collect()
+    /// Forgets coins that were spent so long ago that nodes undo no block of them. Rarely: it looks at all of them.
+    fn forget_old(&mut self) {
+        let Some(tip) = self.tips.believed().map(|tip| tip.block.height) else { return };
+        if tip >= self.forgot_at.saturating_add(FORGET_EACH) {
+            self.forgot_at = tip;
+            let below = tip.saturating_sub(UNDO_BLOCKS);
+            self.interests.values_mut().for_each(|interest| interest.forget_below(below));
+        }
+    }
+
+    /// What a node whose stream is new is asked: all that is followed.
+    pub(crate) fn questions(&self) -> Vec<ClientMessage> {
+        let followed = self.interests.iter().filter(|(key, _)| **key != SubscriptionKey::Tip);
+        let mut followed: Vec<_> = followed.collect();
+        // Those of which little is kept together.
+        followed.sort_unstable_by_key(|(key, interest)| {
+            (interest.account.is_some(), interest.since, (*key).clone())
+        });
+        let (plain, accounts) =
+            followed.split_at(followed.partition_point(|(_, interest)| interest.account.is_none()));
+        let message = |followed: &[(&SubscriptionKey, &Interest)]| ClientMessage::UTXOSubscribe {
+            keys: followed.iter().map(|(key, _)| (*key).clone()).collect(),
+            accounts: followed.iter().filter_map(|(key, interest)| interest.record(key)).collect(),
+            since: followed.iter().map(|(_, interest)| interest.since).min().filter(|since| *since > 0),
+        };
+        let plain = plain.chunks(limits::KEYS_PER_MESSAGE_MAX).map(message);
+        plain.chain(accounts.chunks(limits::ACCOUNTS_PER_MESSAGE_MAX).map(message)).collect()
     }
 
     /// How many of these somebody wants.
@@ -152,20 +188,19 @@ impl Hub {
     /// A node's stream is gone.
     pub(crate) fn forget_link(&mut self, link: LinkId) {
         self.tips.forget(link);
-        self.interests.values_mut().for_each(|interest| interest.facts.forget(link));
+        self.interests.values_mut().for_each(|interest| interest.forget(link));
     }
 
-    /// Registers interest. Gives, per key over the session's limit, its refusal, and the keys that no node has been
-    /// asked for yet.
+    /// Registers interest. Gives, per key over the session's limit, its refusal, and what the nodes have to be asked.
     pub(crate) fn subscribe(
         &mut self,
         session: WalletId,
-        keys: &[SubscriptionKey],
-    ) -> (HashMap<SubscriptionKey, WireError>, Vec<SubscriptionKey>) {
+        call: &Subscription,
+    ) -> (HashMap<SubscriptionKey, WireError>, Option<ClientMessage>) {
         let mut refused = HashMap::new();
-        let mut new = Vec::new();
-        let Some(open) = self.sessions.get_mut(&session) else { return (refused, new) };
-        for key in keys {
+        let (mut new, mut accounts, mut lowest) = (Vec::new(), BTreeMap::new(), u32::MAX);
+        let Some(open) = self.sessions.get_mut(&session) else { return (refused, None) };
+        for key in &call.keys {
             let limit = limits::KEYS_PER_SESSION_MAX;
             if open.len() >= limit && !open.contains(key) {
                 let error =
@@ -174,15 +209,19 @@ impl Hub {
                 continue;
             }
             // Live from the moment of the snapshot, not before: until then the session gets nothing for this key.
-            let interest = self.interests.entry(key.clone()).or_default();
+            let since = since_of(key, call.since);
+            let interest = self.interests.entry(key.clone()).or_insert_with(|| Interest::new(key, since));
             interest.wanted += usize::from(open.insert(key.clone()));
-            if *key == SubscriptionKey::Tip {
-                interest.ready = true;
-            } else if !interest.ready {
+            if interest.ask(since, call.account(key)) {
                 new.push(key.clone());
+                accounts.extend(interest.record(key));
+                lowest = lowest.min(interest.since);
             }
         }
-        (refused, new)
+        let since = Some(lowest).filter(|since| *since > 0);
+        let question = ClientMessage::UTXOSubscribe { keys: new, accounts, since };
+        let asks = matches!(&question, ClientMessage::UTXOSubscribe { keys, .. } if !keys.is_empty());
+        (refused, asks.then_some(question))
     }
 
     /// Ends subscriptions; gives how many there were and the keys that are followed no more.
@@ -198,14 +237,14 @@ impl Hub {
     }
 
     pub(crate) fn is_ready(&self, keys: &[SubscriptionKey]) -> bool {
-        keys.iter().all(|key| self.interests.get(key).is_none_or(|interest| interest.ready))
+        keys.iter().all(|key| self.interests.get(key).is_none_or(Interest::is_answered))
     }
 
     /// Not all nodes that should have told of these are there: takes what f + 1 have told.
     pub(crate) fn settle_for_less(&mut self, keys: &[SubscriptionKey]) {
         for key in keys {
             if let Some(interest) = self.interests.get_mut(key) {
-                interest.ready |= interest.facts.heard() >= self.needed;
+                interest.settle_for_less(self.needed);
             }
         }
     }
@@ -215,11 +254,12 @@ impl Hub {
         &mut self,
         session: WalletId,
         id: Option<u64>,
-        keys: &[SubscriptionKey],
+        call: &Subscription,
         refused: &HashMap<SubscriptionKey, WireError>,
     ) {
         let open = self.sessions.get(&session);
-        let results = keys
+        let results = call
+            .keys
             .iter()
             .map(|key| {
                 let wanted = open.is_some_and(|open| open.contains(key));
@@ -227,8 +267,7 @@ impl Hub {
                 let outcome = match (refused.get(key), interest) {
                     (Some(error), _) => KeyOutcome::Error(error.clone()),
                     (None, Some(interest)) => {
-                        interest.sessions.insert(session);
-                        interest.facts.snapshot(self.needed)
+                        interest.answer(session, since_of(key, call.since), self.needed)
                     }
                     (None, None) => KeyOutcome::Error(WireError::passing(
                         ErrorCode::NoNodeAvailable,
@@ -247,9 +286,11 @@ impl Hub {
             let more = pages.peek().is_some();
             self.answer(session, id, &ServerMessage::UTXOSubscribed { results, tip, more });
         }
-        for key in keys.iter().filter(|key| !refused.contains_key(key)) {
+        for key in call.keys.iter().filter(|key| !refused.contains_key(key)) {
             let interest = self.interests.get(key).filter(|interest| interest.sessions.contains(&session));
-            for (utxo, proof) in interest.map(|interest| interest.facts.other_copies()).unwrap_or_default() {
+            let since = since_of(key, call.since);
+            let copies = interest.map(|interest| interest.facts.other_copies(since));
+            for (utxo, proof) in copies.unwrap_or_default() {
                 self.answer(session, None, &notification(key, utxo, Some(proof)));
             }
         }
@@ -257,8 +298,16 @@ impl Hub {
 
     /// A node's snapshot or refusal of a key that it was asked for.
     pub(crate) fn take_result(&mut self, link: LinkId, result: KeyResult) {
-        let KeyOutcome::Snapshot { utxos, proofs, status, history_from } = result.outcome else {
-            return;
+        let (utxos, proofs, status, history_from) = match result.outcome {
+            KeyOutcome::Snapshot { utxos, proofs, status, history_from } => {
+                (utxos, proofs, status, history_from)
+            }
+            KeyOutcome::Error(error) => {
+                if let Some(interest) = self.interests.get_mut(&result.key) {
+                    interest.refuse(link, error, self.needed);
+                }
+                return;
+            }
         };
         for utxo in utxos {
             let created = proofs.iter().find(|proof| proof.txid() == utxo.outpoint.txid);
@@ -273,9 +322,7 @@ impl Hub {
             self.take_status(link, *txid, &status);
         }
         if let Some(interest) = self.interests.get_mut(&result.key) {
-            interest.facts.hear(link, history_from);
-            // Whatever f of these say, f + 1 others have told of it.
-            interest.ready |= interest.facts.heard() > 2 * (self.needed - 1);
+            interest.hear(link, history_from, self.needed);
         }
     }
 
@@ -288,6 +335,9 @@ impl Hub {
         proof: Option<FinalityProof>,
     ) {
         let Some(interest) = self.interests.get_mut(key) else { return };
+        if utxo.spent.is_some_and(|spent| spent.block.height < interest.since) {
+            return;
+        }
         match interest.facts.take_utxo(link, utxo, proof, self.needed) {
             Some((utxo, proof)) => self.tell(key, &notification(key, utxo, proof)),
             None => self.duplicates += 1,

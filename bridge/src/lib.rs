@@ -12,6 +12,7 @@ mod facts;
 mod fees;
 mod frame;
 mod hub;
+mod interest;
 mod listener;
 mod machine;
 mod metrics;
@@ -27,7 +28,7 @@ mod words;
 /// The machine, for anybody who drives it without sockets.
 pub mod sans_io {
     pub use crate::{
-        hub::WalletId,
+        interest::WalletId,
         machine::{Counters, Machine, Output},
         relays::{RelayId, ends_submission},
         session::Next,

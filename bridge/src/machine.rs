@@ -7,7 +7,8 @@
 use crate::{
     fees::Estimates,
     frame::Frame,
-    hub::{Delivery, Hub, WalletId},
+    hub::{Delivery, Hub, Subscription},
+    interest::WalletId,
     refusals::{coordinator_lost, no_node},
     relays::{Relay, RelayId, Relays, ends_answer, ends_submission},
     session::{NEWS_MAX, Next, Session},
@@ -75,7 +76,7 @@ pub struct Counters {
 struct Waiting {
     session: WalletId,
     id: Option<u64>,
-    keys: Vec<SubscriptionKey>,
+    call: Subscription,
     refused: HashMap<SubscriptionKey, WireError>,
     /// From then on, f + 1 nodes are enough.
     less_from: Duration,
@@ -260,12 +261,8 @@ impl Machine {
     /// A node's event stream is open; gives what to send on it first.
     pub fn handle_link_opened(&mut self, link: LinkId) -> Vec<ClientMessage> {
         self.links.insert(link, Pages::default());
-        let mut keys = self.hub.keys();
-        keys.sort_unstable();
-        let tip = ClientMessage::UTXOSubscribe { keys: vec![SubscriptionKey::Tip] };
-        let keys = keys.chunks(limits::KEYS_PER_MESSAGE_MAX);
-        let keys = keys.map(|keys| ClientMessage::UTXOSubscribe { keys: keys.to_vec() });
-        [hello(), tip].into_iter().chain(keys).collect()
+        let tip = ClientMessage::subscribe(vec![SubscriptionKey::Tip]);
+        [hello(), tip].into_iter().chain(self.hub.questions()).collect()
     }
 
     /// A node's event stream is gone.
@@ -322,22 +319,22 @@ impl Machine {
     /// Fires expired deadlines of subscriptions and queries; calling early or twice is harmless.
     pub fn handle_timeout(&mut self, now: Duration) {
         for one in self.waiting.iter().filter(|one| now >= one.less_from) {
-            self.hub.settle_for_less(&one.keys);
+            self.hub.settle_for_less(&one.call.keys);
         }
         self.answer_waiting();
         let (expired, waiting) =
             std::mem::take(&mut self.waiting).into_iter().partition(|one| now >= one.until);
         self.waiting = waiting;
         let expired: Vec<Waiting> = expired;
-        for Waiting { session, id, keys, mut refused, .. } in expired {
+        for Waiting { session, id, call, mut refused, .. } in expired {
             // One key that nobody tells of is no reason to leave the others unwatched.
-            let untold = keys.iter().filter(|key| !self.hub.is_ready(std::slice::from_ref(key)));
+            let untold = call.keys.iter().filter(|key| !self.hub.is_ready(std::slice::from_ref(key)));
             let untold: Vec<_> = untold.map(|key| (key.clone(), no_node())).collect();
-            if untold.len() == keys.len() {
+            if untold.len() == call.keys.len() {
                 self.refuse(session, id, no_node());
             } else {
                 refused.extend(untold);
-                self.hub.answer_subscription(session, id, &keys, &refused);
+                self.hub.answer_subscription(session, id, &call, &refused);
             }
         }
         if now >= self.sweep_at {

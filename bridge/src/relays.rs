@@ -1,6 +1,6 @@
 //! Requests that a node answers in the bridge's place.
 
-use crate::hub::WalletId;
+use crate::interest::WalletId;
 use bitcoin::Txid;
 use quorate_protocol::wire::{ClientMessage, ServerMessage, TransactionStatus};
 use std::{

@@ -5,7 +5,7 @@
 use crate::{
     allowance::{AddressAllowance, Allowance},
     driver::Driver,
-    hub::WalletId,
+    interest::WalletId,
     session::Next,
 };
 use axum::{

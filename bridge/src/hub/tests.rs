@@ -55,13 +55,27 @@ fn snapshot(hub: &mut Hub) -> (Vec<UtxoRecord>, Vec<FinalityProof>) {
     (utxos.clone(), proofs.clone())
 }
 
+fn call(keys: &[SubscriptionKey]) -> Subscription {
+    Subscription { keys: keys.to_vec(), accounts: BTreeMap::new(), since: 0 }
+}
+
+/// What nodes are asked for.
+fn asked(question: Option<ClientMessage>) -> Vec<SubscriptionKey> {
+    if let Some(ClientMessage::UTXOSubscribe { keys, .. }) = question { keys } else { Vec::new() }
+}
+
+/// Keys that a node whose stream is new is asked for.
+fn followed(hub: &Hub) -> usize {
+    hub.questions().into_iter().map(|question| asked(Some(question)).len()).sum()
+}
+
 fn subscribe(hub: &mut Hub, key: &SubscriptionKey) {
-    let keys = [key.clone()];
-    let (refused, new) = hub.subscribe(WalletId(1), &keys);
-    for key in new {
+    let call = call(std::slice::from_ref(key));
+    let (refused, question) = hub.subscribe(WalletId(1), &call);
+    for key in asked(question) {
         hub.take_result(LinkId(1), told_free(key));
     }
-    hub.answer_subscription(WalletId(1), Some(1), &keys, &refused);
+    hub.answer_subscription(WalletId(1), Some(1), &call, &refused);
 }
 
 #[test]
@@ -118,8 +132,8 @@ fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
     // Who comes later is given both.
     hub.open(WalletId(2));
     let keys = [key.clone()];
-    let (refused, _) = hub.subscribe(WalletId(2), &keys);
-    hub.answer_subscription(WalletId(2), None, &keys, &refused);
+    let (refused, _) = hub.subscribe(WalletId(2), &call(&keys));
+    hub.answer_subscription(WalletId(2), None, &call(&keys), &refused);
     assert_eq!(snapshot(&mut hub).1, [proof(7)]);
     let Some((_, ServerMessage::UTXOStateNotification { proof: other, .. })) = next(&mut hub) else {
         panic!("the other copy")
@@ -131,13 +145,13 @@ fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
 fn a_change_before_the_snapshot_is_in_the_snapshot() {
     let (mut hub, key) = hub();
     let keys = [key.clone()];
-    let (refused, new) = hub.subscribe(WalletId(1), &keys);
-    assert_eq!(new, keys);
+    let (refused, question) = hub.subscribe(WalletId(1), &call(&keys));
+    assert_eq!(asked(question), keys);
     assert!(!hub.is_ready(&keys));
     hub.notify(LinkId(2), &key, &utxo(true), None);
     hub.take_result(LinkId(1), told_free(key.clone()));
     assert!(hub.is_ready(&keys));
-    hub.answer_subscription(WalletId(1), None, &keys, &refused);
+    hub.answer_subscription(WalletId(1), None, &call(&keys), &refused);
     let (utxos, _) = snapshot(&mut hub);
     assert!(utxos[0].lock.is_some(), "the newer fact of another node is not lost");
 }
@@ -182,10 +196,10 @@ fn the_last_one_to_leave_ends_the_interest() {
     subscribe(&mut hub, &key);
     assert_eq!(hub.unsubscribe(WalletId(1), std::slice::from_ref(&key)), (1, vec![]));
     assert!(hub.close(WalletId(1)).is_empty());
-    assert_eq!((hub.key_count(), hub.keys().len()), (0, 1), "it is followed for some time");
+    assert_eq!((hub.key_count(), followed(&hub)), (0, 1), "it is followed for some time");
     assert!(hub.sweep().is_empty());
     assert_eq!(hub.sweep(), [key]);
-    assert!(hub.keys().is_empty());
+    assert!(hub.questions().is_empty());
 }
 
 #[test]
@@ -193,12 +207,12 @@ fn who_waits_for_a_snapshot_loses_nothing_when_others_leave() {
     let (mut hub, key) = hub();
     hub.open(WalletId(2));
     let keys = [key.clone()];
-    let (refused, new) = hub.subscribe(WalletId(1), &keys);
-    assert_eq!(new, keys);
-    hub.subscribe(WalletId(2), &keys);
+    let (refused, question) = hub.subscribe(WalletId(1), &call(&keys));
+    assert_eq!(asked(question), keys);
+    hub.subscribe(WalletId(2), &call(&keys));
     assert_eq!(hub.close(WalletId(2)), [], "the other one still wants it");
     hub.take_result(LinkId(1), told_free(key.clone()));
-    hub.answer_subscription(WalletId(1), None, &keys, &refused);
+    hub.answer_subscription(WalletId(1), None, &call(&keys), &refused);
     assert_eq!(snapshot(&mut hub).0, [utxo(false)]);
 }
 
@@ -207,10 +221,10 @@ fn who_ends_a_subscription_before_its_snapshot_is_told_nothing_and_leaves_nothin
     let (mut hub, key) = hub();
     hub.open(WalletId(2));
     let keys = [key.clone()];
-    hub.subscribe(WalletId(2), &keys);
-    let (refused, _) = hub.subscribe(WalletId(1), &keys);
+    hub.subscribe(WalletId(2), &call(&keys));
+    let (refused, _) = hub.subscribe(WalletId(1), &call(&keys));
     assert_eq!(hub.unsubscribe(WalletId(1), &keys), (1, vec![]));
-    hub.answer_subscription(WalletId(1), None, &keys, &refused);
+    hub.answer_subscription(WalletId(1), None, &call(&keys), &refused);
     let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
         panic!("no answer")
     };
@@ -231,8 +245,8 @@ fn no_more_than_so_many_keys_are_followed_for_nobody() {
     for round in 0..5 {
         let keys = keys(round * 8_192);
         hub.open(WalletId(7));
-        let (_, new) = hub.subscribe(WalletId(7), &keys);
-        for key in new {
+        let (_, question) = hub.subscribe(WalletId(7), &call(&keys));
+        for key in asked(question) {
             let outcome =
                 KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: None };
             hub.take_result(LinkId(1), KeyResult { key, outcome });
@@ -240,7 +254,7 @@ fn no_more_than_so_many_keys_are_followed_for_nobody() {
         let ended = hub.close(WalletId(7)).len();
         assert_eq!(ended, if round < 4 { 0 } else { 8_192 });
     }
-    assert_eq!(hub.keys().len(), IDLE_MAX);
+    assert_eq!(followed(&hub), IDLE_MAX);
 }
 
 #[test]
@@ -269,4 +283,82 @@ fn what_enough_nodes_say_of_a_block_is_not_undone_by_one() {
     );
     hub.take_status(LinkId(1), txid(1), &conflicted);
     assert!(matches!(next(&mut hub), Some((_, ServerMessage::TransactionStatus { .. }))), "two again");
+}
+
+/// A coin of four nodes' words: created at one height, spent at another.
+fn spent(byte: u8, height: u32) -> UtxoRecord {
+    let block = |height| BlockRef { height, hash: BlockHash::all_zeros() };
+    let spent = Some(ConfirmedSpend { txid: txid(byte + 100), block: block(height) });
+    let outpoint = OutPoint { txid: txid(byte), vout: 0 };
+    UtxoRecord { outpoint, tip_height: height, created: Some(block(1)), spent, ..utxo(false) }
+}
+
+fn tell(hub: &mut Hub, key: &SubscriptionKey, utxos: &[UtxoRecord]) {
+    for link in 1..=3 {
+        let (utxos, proofs, status, history_from) = (utxos.to_vec(), vec![], None, Some(0));
+        let outcome = KeyOutcome::Snapshot { utxos, proofs, status, history_from };
+        hub.take_result(LinkId(link), KeyResult { key: key.clone(), outcome });
+    }
+}
+
+#[test]
+fn what_was_spent_long_ago_is_forgotten_and_asked_for_again_when_somebody_wants_it() {
+    let mut hub = Hub::new(4);
+    let tip = |height| ChainTip { block: BlockRef { height, hash: BlockHash::all_zeros() } };
+    (1..=2).for_each(|link| hub.take_tip(LinkId(link), tip(1_000)));
+    hub.open(WalletId(1));
+    let key = SubscriptionKey::Account(AccountId([7; 32]));
+    let keys = [key.clone()];
+    let whole = call(&keys);
+    assert_eq!(asked(hub.subscribe(WalletId(1), &whole).1), keys);
+    let (old, new) = (spent(1, 700), spent(2, 900));
+    tell(&mut hub, &key, &[old.clone(), new.clone()]);
+    hub.answer_subscription(WalletId(1), None, &whole, &HashMap::new());
+    assert_eq!(snapshot(&mut hub).0, [old.clone(), new.clone()]);
+
+    // Who knows more is told less, and for that nobody is asked.
+    hub.open(WalletId(2));
+    let recent = Subscription { since: 800, ..call(&keys) };
+    assert!(hub.subscribe(WalletId(2), &recent).1.is_none());
+    hub.answer_subscription(WalletId(2), None, &recent, &HashMap::new());
+    assert_eq!(snapshot(&mut hub).0, std::slice::from_ref(&new));
+
+    hub.sweep();
+    assert!(hub.subscribe(WalletId(2), &recent).1.is_none(), "what is left is enough for who knows the rest");
+    let Some(ClientMessage::UTXOSubscribe { since, .. }) = hub.questions().pop() else {
+        panic!("a question")
+    };
+    assert_eq!(since, Some(1_000 - UNDO_BLOCKS), "nor is a node told to say it again");
+    hub.notify(LinkId(1), &key, &old, None);
+    assert!(next(&mut hub).is_none(), "who says it all the same is not heard");
+    let (_, question) = hub.subscribe(WalletId(2), &whole);
+    assert!(matches!(&question, Some(ClientMessage::UTXOSubscribe { since: None, .. })), "{question:?}");
+    assert!(!hub.is_ready(&keys), "the nodes are asked");
+    tell(&mut hub, &key, &[old.clone(), new.clone()]);
+    hub.answer_subscription(WalletId(2), None, &whole, &HashMap::new());
+    let told = std::iter::from_fn(|| next(&mut hub)).find_map(|(_, message)| {
+        let ServerMessage::UTXOSubscribed { results, .. } = message else { return None };
+        results[0].utxos().map(<[UtxoRecord]>::to_vec)
+    });
+    assert_eq!(told, Some(vec![old, new]));
+}
+
+#[test]
+fn nodes_are_given_the_records_of_accounts_when_they_come_back() {
+    let (mut hub, script) = hub();
+    let world = quorate_protocol::testing::federation(4);
+    let (id, record) = (world.account.id(), world.account.record().clone());
+    let key = SubscriptionKey::Account(id);
+    let accounts = BTreeMap::from([(id, record)]);
+    let with_record = Subscription { accounts: accounts.clone(), ..call(&[key.clone(), script.clone()]) };
+    let (_, question) = hub.subscribe(WalletId(1), &with_record);
+    let sent = |message: &ClientMessage| {
+        if let ClientMessage::UTXOSubscribe { accounts, .. } = message { accounts.clone() } else { panic!() }
+    };
+    assert_eq!(sent(&question.expect("a question")), accounts);
+    let questions = hub.questions();
+    let keys: Vec<_> = questions.iter().map(|question| asked(Some(question.clone()))).collect();
+    assert_eq!(keys, [vec![script], vec![key]]);
+    assert!(sent(&questions[0]).is_empty());
+    assert_eq!(sent(&questions[1]), accounts);
 }

@@ -3,7 +3,8 @@
 use super::{AGENT, Machine, Output, Waiting};
 use crate::{
     fees::Question,
-    hub::WalletId,
+    hub::Subscription,
+    interest::WalletId,
     refusals::{coordinator_lost, no_node, too_many_requests},
     relays::{Relay, submitted_by},
 };
@@ -41,9 +42,11 @@ impl Machine {
                 self.answer(session, id, welcome);
             }
             ClientMessage::Ping => self.answer(session, id, ServerMessage::Pong),
-            ClientMessage::UTXOSubscribe { keys } => {
+            ClientMessage::UTXOSubscribe { keys, accounts, since } => {
                 limits::check_keys(keys.len())?;
-                self.subscribe(now, session, id, SubscriptionKey::distinct(keys));
+                limits::check_accounts(accounts.len())?;
+                let (keys, since) = (SubscriptionKey::distinct(keys), since.unwrap_or(0));
+                self.subscribe(now, session, id, Subscription { keys, accounts, since });
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
                 limits::check_keys(keys.len())?;
@@ -76,27 +79,25 @@ impl Machine {
         Ok(ServerMessage::Welcome { protocol, federation: ours, agent, tip })
     }
 
-    fn subscribe(&mut self, now: Duration, session: WalletId, id: Option<u64>, keys: Vec<SubscriptionKey>) {
-        let (refused, new) = self.hub.subscribe(session, &keys);
+    fn subscribe(&mut self, now: Duration, session: WalletId, id: Option<u64>, call: Subscription) {
+        let (refused, question) = self.hub.subscribe(session, &call);
         if let Some(open) = self.sessions.get_mut(&session) {
-            open.forgive(&keys);
+            open.forgive(&call.keys);
         }
-        if !new.is_empty() {
-            self.outputs.push_back(Output::Interest(ClientMessage::UTXOSubscribe { keys: new }));
-        }
+        self.outputs.extend(question.map(Output::Interest));
         let (less_from, until) = (now + WHOLE_TIMEOUT, now + SNAPSHOT_TIMEOUT);
-        self.waiting.push(Waiting { session, id, keys, refused, less_from, until });
+        self.waiting.push(Waiting { session, id, call, refused, less_from, until });
         self.answer_waiting();
     }
 
     /// Answers the subscriptions whose keys some node has told of.
     pub(super) fn answer_waiting(&mut self) {
         let (ready, waiting) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|one| self.hub.is_ready(&one.keys));
+            std::mem::take(&mut self.waiting).into_iter().partition(|one| self.hub.is_ready(&one.call.keys));
         self.waiting = waiting;
         let ready: Vec<Waiting> = ready;
-        for Waiting { session, id, keys, refused, .. } in ready {
-            self.hub.answer_subscription(session, id, &keys, &refused);
+        for Waiting { session, id, call, refused, .. } in ready {
+            self.hub.answer_subscription(session, id, &call, &refused);
         }
     }
 

@@ -151,10 +151,10 @@ fn a_flood_that_nobody_reads_ends_its_own_session_and_no_other() {
 #[test]
 fn a_subscription_waits_for_a_node_and_not_for_ever() {
     let (mut machine, session) = greeted();
-    machine.handle_message(START, session, Some(3), ClientMessage::UTXOSubscribe { keys: vec![key()] });
+    machine.handle_message(START, session, Some(3), ClientMessage::subscribe(vec![key()]));
     let asked = outputs(&mut machine);
     assert!(
-        matches!(&asked[..], [Output::Interest(ClientMessage::UTXOSubscribe { keys })] if *keys == [key()])
+        matches!(&asked[..], [Output::Interest(ClientMessage::UTXOSubscribe { keys, .. })] if *keys == [key()])
     );
     assert!(next(&mut machine, session).is_none());
     machine.handle_timeout(SNAPSHOT_TIMEOUT);
@@ -162,7 +162,7 @@ fn a_subscription_waits_for_a_node_and_not_for_ever() {
     machine.handle_timeout(SNAPSHOT_TIMEOUT * 2);
     assert!(next(&mut machine, session).is_none(), "once");
 
-    machine.handle_message(START, session, Some(4), ClientMessage::UTXOSubscribe { keys: vec![key()] });
+    machine.handle_message(START, session, Some(4), ClientMessage::subscribe(vec![key()]));
     let snapshot =
         KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: Some(1) };
     let results = vec![KeyResult { key: key(), outcome: snapshot }];
@@ -174,7 +174,7 @@ fn a_subscription_waits_for_a_node_and_not_for_ever() {
 #[test]
 fn the_last_one_to_leave_ends_the_interest_at_the_nodes() {
     let (mut machine, session) = greeted();
-    machine.handle_message(START, session, Some(3), ClientMessage::UTXOSubscribe { keys: vec![key()] });
+    machine.handle_message(START, session, Some(3), ClientMessage::subscribe(vec![key()]));
     outputs(&mut machine);
     assert_eq!(machine.keys(), 1);
     machine.handle_closed(session);
@@ -188,7 +188,7 @@ fn the_last_one_to_leave_ends_the_interest_at_the_nodes() {
 #[test]
 fn who_comes_back_soon_is_answered_without_asking_the_nodes() {
     let (mut machine, session) = greeted();
-    let subscribe = || ClientMessage::UTXOSubscribe { keys: vec![key()] };
+    let subscribe = || ClientMessage::subscribe(vec![key()]);
     let snapshot =
         || KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: Some(1) };
     machine.handle_message(START, session, Some(3), subscribe());
@@ -410,7 +410,7 @@ fn a_key_that_no_node_tells_of_leaves_no_other_unwatched() {
     let (mut machine, session) = greeted();
     let unknown = SubscriptionKey::Script(ScriptBuf::from_bytes(vec![1]));
     let keys = vec![key(), unknown.clone()];
-    machine.handle_message(START, session, Some(3), ClientMessage::UTXOSubscribe { keys });
+    machine.handle_message(START, session, Some(3), ClientMessage::subscribe(keys));
     let snapshot =
         KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: Some(1) };
     let results = vec![KeyResult { key: key(), outcome: snapshot }];

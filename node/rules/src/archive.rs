@@ -15,7 +15,7 @@ use bitcoin::{
     hashes::{Hash as _, sha256},
 };
 use quorate_protocol::{
-    Round,
+    AccountId, Round,
     finality::FinalityProof,
     wire::{BlockRef, ConfirmedSpend, TransactionStatus, UtxoRecord},
 };
@@ -32,6 +32,8 @@ pub(crate) const COINS_PER_SCRIPT_MAX: usize = 256;
 pub enum Recall {
     /// The coins of a script.
     Script(ScriptBuf),
+    /// The coins of an account that blocks from a height on spend.
+    Account(AccountId, u32),
     /// A coin.
     Coin(OutPoint),
     /// What became of a transaction.
@@ -77,6 +79,7 @@ impl SettledTransaction {
 pub struct Archived {
     pub(crate) coins: BTreeMap<OutPoint, UtxoRecord>,
     by_script: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
+    cut: Option<u32>,
     pub(crate) transactions: BTreeMap<Txid, SettledTransaction>,
     /// Proofs, as long as one of a transaction's coins is unspent.
     pub(crate) proofs: BTreeMap<Txid, Box<FinalityProof>>,
@@ -86,6 +89,11 @@ impl Archived {
     fn add(&mut self, coin: UtxoRecord) {
         self.by_script.entry(coin.script_pubkey.clone()).or_default().insert(coin.outpoint);
         self.coins.insert(coin.outpoint, coin);
+    }
+
+    /// The height from which all is there, if there was more than one answer holds.
+    pub(crate) fn cut(&self) -> Option<u32> {
+        self.cut
     }
 
     pub(crate) fn of_script(&self, script: &ScriptBuf) -> Vec<&UtxoRecord> {
@@ -106,17 +114,13 @@ pub fn recall<E: From<Unreadable>>(
     for one in wanted {
         match one {
             Recall::Script(script) => {
-                let prefix = script_prefix(script);
                 let most = COINS_PER_SCRIPT_MAX.min(COINS_MAX.saturating_sub(archived.coins.len()));
-                for row in scan(Table::History, &prefix, most)? {
-                    let key = row.key.get(prefix.len() + HEIGHT_BYTES..).unwrap_or_default();
-                    for row in scan(Table::Archive, key, 1)? {
-                        let coin = coin_of(&row)?;
-                        if coin.script_pubkey == *script {
-                            archived.add(coin);
-                        }
-                    }
-                }
+                let is_of = |coin: &UtxoRecord| coin.script_pubkey == *script;
+                recall_coins(&script_prefix(script), 0, most, is_of, &mut archived, &mut scan)?;
+            }
+            Recall::Account(account, since) => {
+                let most = COINS_MAX.saturating_sub(archived.coins.len());
+                recall_coins(account_prefix(account), *since, most, |_| true, &mut archived, &mut scan)?;
             }
             Recall::Coin(outpoint) => {
                 for row in scan(Table::Archive, &encode::serialize(outpoint), 1)? {
@@ -127,6 +131,46 @@ pub fn recall<E: From<Unreadable>>(
         }
     }
     Ok(archived)
+}
+
+/// The latest coins under a prefix, and from which height these are all.
+fn recall_coins<E: From<Unreadable>>(
+    prefix: &[u8],
+    since: u32,
+    most: usize,
+    is_of: impl Fn(&UtxoRecord) -> bool,
+    archived: &mut Archived,
+    scan: &mut impl FnMut(Table, &[u8], usize) -> Result<Vec<Row>, E>,
+) -> Result<(), E> {
+    let rows = scan(Table::History, prefix, most)?;
+    let full = rows.len() >= most;
+    let mut oldest = None;
+    for row in rows {
+        let spent = spent_at(&row)?;
+        oldest = Some(spent);
+        if spent < since {
+            break;
+        }
+        let key = row.key.get(PREFIX_BYTES + HEIGHT_BYTES..).unwrap_or_default();
+        for row in scan(Table::Archive, key, 1)? {
+            let coin = coin_of(&row)?;
+            if is_of(&coin) {
+                archived.add(coin);
+            }
+        }
+    }
+    // Others of the oldest one's block may be missing.
+    if full && let Some(oldest) = oldest.filter(|oldest| *oldest >= since) {
+        archived.cut = archived.cut.max(Some(oldest.saturating_add(1)));
+    }
+    Ok(())
+}
+
+/// The height at which a coin was spent, in a row of the history.
+fn spent_at(row: &Row) -> Result<u32, Unreadable> {
+    let latest_first = row.key.get(PREFIX_BYTES..PREFIX_BYTES + HEIGHT_BYTES);
+    let bytes = latest_first.and_then(|bytes| bytes.try_into().ok()).ok_or(Unreadable::Index)?;
+    Ok(u32::MAX - u32::from_be_bytes(bytes))
 }
 
 fn recall_transaction<E: From<Unreadable>>(
@@ -163,11 +207,7 @@ pub fn is_older(row: &Row, below: u32) -> Result<bool, Unreadable> {
             let coin: IndexedCoin = read(&row.value)?;
             coin.spent.map(|spent| spent.block.height)
         }
-        Table::History => {
-            let latest_first = row.key.get(SCRIPT_BYTES..SCRIPT_BYTES + HEIGHT_BYTES);
-            let bytes = latest_first.and_then(|bytes| bytes.try_into().ok()).ok_or(Unreadable::Index)?;
-            Some(u32::MAX - u32::from_be_bytes(bytes))
-        }
+        Table::History => Some(spent_at(row)?),
         Table::Settled => match serde_json::from_slice(&row.value)? {
             SettledTransaction::Mined { block, until } => Some(block.height.max(until)),
             // Only here is it known that its proof is worth nothing.
@@ -194,13 +234,17 @@ pub fn is_older(row: &Row, below: u32) -> Result<bool, Unreadable> {
     Ok(height.is_some_and(|height| height < below))
 }
 
-/// Bytes of a script's hash in keys. Another script with the same ones is told apart.
-const SCRIPT_BYTES: usize = 16;
+/// Bytes of a script's hash, or of an account's id, in keys. Another script with the same ones is told apart.
+const PREFIX_BYTES: usize = 16;
 const HEIGHT_BYTES: usize = 4;
 
 fn script_prefix(script: &ScriptBuf) -> Vec<u8> {
     let hash = sha256::Hash::hash(script.as_bytes());
-    hash.as_byte_array().get(..SCRIPT_BYTES).unwrap_or_default().to_vec()
+    hash.as_byte_array().get(..PREFIX_BYTES).unwrap_or_default().to_vec()
+}
+
+fn account_prefix(account: &AccountId) -> &[u8] {
+    account.0.get(..PREFIX_BYTES).unwrap_or_default()
 }
 
 fn coin_of(row: &Row) -> Result<UtxoRecord, Unreadable> {
@@ -223,13 +267,21 @@ fn coin_of(row: &Row) -> Result<UtxoRecord, Unreadable> {
 }
 
 impl ChangeSet {
-    /// Keeps a coin that was spent long ago.
-    pub(crate) fn archive_coin(&mut self, outpoint: &OutPoint, coin: &IndexedCoin) {
+    /// Keeps a coin that was spent long ago, to be found by its script and by its account.
+    pub(crate) fn archive_coin(
+        &mut self,
+        outpoint: &OutPoint,
+        coin: &IndexedCoin,
+        account: Option<&AccountId>,
+    ) {
         let spent = coin.spent.map_or(0, |spent| spent.block.height);
         let (key, latest_first) = (encode::serialize(outpoint), (u32::MAX - spent).to_be_bytes());
-        let place = [&script_prefix(&coin.output.script_pubkey)[..], &latest_first, &key].concat();
+        let script = script_prefix(&coin.output.script_pubkey);
+        for prefix in [Some(&script[..]), account.map(account_prefix)].into_iter().flatten() {
+            let place = [prefix, &latest_first, &key].concat();
+            self.put_row(Row { table: Table::History, key: place, value: vec![1] });
+        }
         self.put_row(Row { table: Table::Archive, key, value: written(coin) });
-        self.put_row(Row { table: Table::History, key: place, value: vec![1] });
     }
 
     /// Keeps what became of a transaction.

@@ -167,7 +167,7 @@ impl Context {
         certificate: &AccountCertificate,
     ) -> Result<JointAccount, AccountError> {
         let account = self.accounts.verify(&self.federation, certificate)?;
-        self.ledger.register(account.id(), &account);
+        self.index_account(&account);
         Ok(account)
     }
 
@@ -177,17 +177,11 @@ impl Context {
         if height >= self.swept_at + SWEEP_BLOCKS {
             self.swept_at = height;
             let subscriptions = &self.subscriptions;
-            self.ledger.sweep_scripts(|script| subscriptions.is_heard(&Target::Script(script.clone())));
+            self.ledger.sweep_scripts(
+                |script| subscriptions.is_heard(&Target::Script(script.clone())),
+                |account| subscriptions.is_heard(&Target::Account(*account)),
+            );
             self.ledger.sweep_coins(|outpoint| subscriptions.is_heard(&Target::Outpoint(*outpoint)));
-        }
-    }
-
-    /// Derives more scripts of accounts that have used those they had.
-    pub(crate) fn extend_accounts(&mut self) {
-        for (id, record, used) in self.ledger.take_used() {
-            if let Ok(account) = JointAccount::new(&self.federation, record) {
-                self.ledger.extend(id, &account, used);
-            }
         }
     }
 

@@ -19,6 +19,7 @@ mod conviction;
 mod coordination;
 mod effects;
 mod finality;
+mod followed;
 pub mod index;
 mod ledger;
 mod lookups;

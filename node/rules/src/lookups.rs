@@ -98,6 +98,15 @@ struct Waiting {
     archived: Archived,
 }
 
+/// What a session waits for the archive to tell.
+#[derive(Debug)]
+pub(crate) struct History {
+    pub(crate) session: SessionId,
+    pub(crate) keys: Vec<SubscriptionKey>,
+    /// It knows what blocks below this height spend.
+    pub(crate) since: u32,
+}
+
 /// All that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Lookups {
@@ -105,34 +114,33 @@ pub(crate) struct Lookups {
     parked: BTreeMap<u64, Waiting>,
     counts: HashMap<Source, usize>,
     clients: usize,
-    /// Which session a history is for, and of what.
-    histories: BTreeMap<u64, (SessionId, Vec<SubscriptionKey>)>,
+    histories: BTreeMap<u64, History>,
     histories_of: HashMap<SessionId, usize>,
 }
 
 impl Lookups {
     /// A session waits for the history of what it has subscribed to; nothing if it waits for too many.
-    pub(crate) fn add_history(&mut self, session: SessionId, keys: Vec<SubscriptionKey>) -> Option<u64> {
-        let mine = self.histories_of.entry(session).or_default();
+    pub(crate) fn add_history(&mut self, history: History) -> Option<u64> {
+        let mine = self.histories_of.entry(history.session).or_default();
         if *mine >= HISTORIES_PER_SESSION_MAX {
             return None;
         }
         *mine += 1;
         self.next += 1;
-        self.histories.insert(self.next, (session, keys));
+        self.histories.insert(self.next, history);
         Some(self.next)
     }
 
-    /// The session that a history is for, and its keys.
-    pub(crate) fn take_history(&mut self, ticket: u64) -> Option<(SessionId, Vec<SubscriptionKey>)> {
-        let (session, keys) = self.histories.remove(&ticket)?;
-        if let Some(count) = self.histories_of.get_mut(&session) {
+    /// What a ticket is for.
+    pub(crate) fn take_history(&mut self, ticket: u64) -> Option<History> {
+        let history = self.histories.remove(&ticket)?;
+        if let Some(count) = self.histories_of.get_mut(&history.session) {
             *count -= 1;
             if *count == 0 {
-                self.histories_of.remove(&session);
+                self.histories_of.remove(&history.session);
             }
         }
-        Some((session, keys))
+        Some(history)
     }
 
     /// Has an input wait; gives the ticket that its answer will carry, or the input back if too many wait.

@@ -13,7 +13,6 @@ use crate::{
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
-    proposal::Proposal,
     wire::{
         ChainTip, ConfirmedSpend, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
         TransactionStatus, WireError, limits, pages,
@@ -111,8 +110,15 @@ impl Context {
         })
     }
 
-    /// Subscribes to a key. If the archive could not be asked, no history is known from before what the ledger has.
-    pub(crate) fn subscribe(&mut self, session: SessionId, key: SubscriptionKey, asked: bool) -> KeyResult {
+    /// Subscribes to a key, for who knows what blocks below a height spend. If the archive could not be asked, no
+    /// history is known from before what the ledger has.
+    pub(crate) fn subscribe(
+        &mut self,
+        session: SessionId,
+        key: SubscriptionKey,
+        since: u32,
+        asked: bool,
+    ) -> KeyResult {
         let added = self.target(&key).and_then(|target| {
             if let Target::Script(script) = &target
                 && !self.ledger.want(script)
@@ -126,12 +132,18 @@ impl Context {
                 );
                 return Err(WireError { retry: true, ..error });
             }
+            if let Target::Account(account) = &target
+                && self.ledger.account_since(account).is_none()
+            {
+                let message = "send the account's record along; if that was done, there is no room for it";
+                return Err(WireError::sender(ErrorCode::UnknownAccount, message));
+            }
             self.subscriptions.add(session, key.clone(), target.clone())?;
             Ok(target)
         });
         match added {
             Ok(target) => {
-                let mut outcome = self.snapshot(&target);
+                let mut outcome = self.snapshot(&target, since);
                 if let KeyOutcome::Snapshot { history_from: Some(from), .. } = &mut outcome
                     && !asked
                 {
@@ -143,20 +155,24 @@ impl Context {
         }
     }
 
-    pub(crate) fn query(&self, key: SubscriptionKey) -> KeyResult {
+    /// What is known of a key now, without coins that blocks below a height spend.
+    pub(crate) fn query(&self, key: SubscriptionKey, since: u32) -> KeyResult {
         let outcome = match self.target(&key) {
-            Ok(target) => self.snapshot(&target),
+            Ok(target) => self.snapshot(&target, since),
             Err(error) => KeyOutcome::Error(error),
         };
         KeyResult { key, outcome }
     }
 
-    fn snapshot(&self, target: &Target) -> KeyOutcome {
+    fn snapshot(&self, target: &Target, since: u32) -> KeyOutcome {
         let (outpoints, history_from) = match target {
             Target::Script(script) => (self.ledger.by_script(script), Some(self.ledger.history_of(script))),
+            Target::Account(id) => (self.ledger.by_account(id), self.ledger.account_since(id)),
             Target::Outpoint(outpoint) => (vec![*outpoint], None),
-            Target::Txid(_) | Target::Account(_) | Target::Tip => (Vec::new(), None),
+            Target::Txid(_) | Target::Tip => (Vec::new(), None),
         };
+        // The archive has more than it tells at once.
+        let history_from = history_from.map(|from| from.max(self.recalled.cut().unwrap_or(0)));
         let status = match target {
             Target::Txid(txid) => self.refused(txid).or_else(|| self.status_of(txid)),
             Target::Script(_) | Target::Outpoint(_) | Target::Account(_) | Target::Tip => None,
@@ -164,6 +180,7 @@ impl Context {
         let mut utxos: Vec<_> =
             outpoints.iter().filter_map(|outpoint| self.ledger.current(outpoint)).collect();
         utxos.extend(self.recalled_coins(target));
+        utxos.retain(|utxo| utxo.spent.is_none_or(|spent| spent.block.height >= since));
         let mut txids: BTreeSet<Txid> = utxos.iter().map(|utxo| utxo.outpoint.txid).collect();
         if let (Target::Txid(txid), Some(TransactionStatus::Broadcasting { .. })) = (target, &status) {
             txids.insert(*txid);
@@ -199,6 +216,9 @@ impl Context {
         let Some(utxo) = self.ledger.current(&outpoint) else { return };
         let mut listeners = self.subscriptions.listeners(&Target::Script(utxo.script_pubkey.clone()));
         listeners.extend(self.subscriptions.listeners(&Target::Outpoint(outpoint)));
+        if let Some(account) = self.ledger.account_of(&outpoint) {
+            listeners.extend(self.subscriptions.listeners(&Target::Account(account)));
+        }
         for (session, key) in listeners {
             let state = utxo.state();
             let proof = proof.cloned().map(Box::new);
@@ -208,12 +228,7 @@ impl Context {
     }
 
     pub(crate) fn notify_status(&mut self, txid: Txid, status: &TransactionStatus) {
-        let mut listeners = self.subscriptions.listeners(&Target::Txid(txid));
-        let record = self.ledger.record(&txid).and_then(|record| record.proposal.as_ref());
-        if let Some(Proposal::Joint(joint)) = record {
-            listeners.extend(self.subscriptions.listeners(&Target::Account(joint.account)));
-        }
-        for (session, _) in listeners {
+        for (session, _) in self.subscriptions.listeners(&Target::Txid(txid)) {
             self.send_client(
                 session,
                 None,

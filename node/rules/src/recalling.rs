@@ -41,7 +41,7 @@ impl Context {
             ClientMessage::FinalTransaction { proof } => self.may_be_settled(proof),
             ClientMessage::ProofQuery { txid } => self.unknown_transaction(*txid).into_iter().collect(),
             ClientMessage::UTXOStateQuery { keys } if keys.len() <= limits::KEYS_PER_MESSAGE_MAX => {
-                self.histories_of(keys)
+                self.histories_of(keys, 0)
             }
             ClientMessage::TransactionBroadcast { proposal, .. }
             | ClientMessage::TransactionCancel { proposal, .. } => {
@@ -102,18 +102,22 @@ impl Context {
         self.effects.push_back(Effect::Settled(bound));
     }
 
-    /// What the archive may have of keys, each once.
-    pub(crate) fn histories_of(&self, keys: &[SubscriptionKey]) -> Vec<Recall> {
-        let wanted: BTreeSet<Recall> = keys.iter().filter_map(|key| self.history_of(key)).collect();
+    /// What the archive may have of keys, each once, for who knows what blocks below a height spend.
+    pub(crate) fn histories_of(&self, keys: &[SubscriptionKey], since: u32) -> Vec<Recall> {
+        let wanted: BTreeSet<Recall> = keys.iter().filter_map(|key| self.history_of(key, since)).collect();
         wanted.into_iter().collect()
     }
 
-    fn history_of(&self, key: &SubscriptionKey) -> Option<Recall> {
+    fn history_of(&self, key: &SubscriptionKey, since: u32) -> Option<Recall> {
+        // Coins that were spent above it are here.
+        let is_here = since > self.ledger.undo_floor();
         match self.target(key).ok()? {
+            Target::Script(_) | Target::Account(_) if is_here => None,
             Target::Script(script) => Some(Recall::Script(script)),
+            Target::Account(account) => Some(Recall::Account(account, since)),
             Target::Outpoint(outpoint) if !self.ledger.knows(&outpoint) => Some(Recall::Coin(outpoint)),
             Target::Txid(txid) => self.unknown_transaction(txid),
-            Target::Outpoint(_) | Target::Account(_) | Target::Tip => None,
+            Target::Outpoint(_) | Target::Tip => None,
         }
     }
 
@@ -129,7 +133,11 @@ impl Context {
         let coins = match target {
             Target::Script(script) => self.recalled.of_script(script),
             Target::Outpoint(outpoint) => self.recalled.coins.get(outpoint).into_iter().collect(),
-            Target::Txid(_) | Target::Account(_) | Target::Tip => Vec::new(),
+            Target::Account(account) => {
+                let coins = self.recalled.coins.values();
+                coins.filter(|coin| self.ledger.is_of(&coin.script_pubkey, account)).collect()
+            }
+            Target::Txid(_) | Target::Tip => Vec::new(),
         };
         let unknown = coins.into_iter().filter(|coin| !self.ledger.knows(&coin.outpoint));
         unknown.cloned().map(|coin| UtxoRecord { tip_height: self.ledger.tip().height, ..coin }).collect()
@@ -140,6 +148,7 @@ impl Context {
         &mut self,
         session: SessionId,
         keys: Vec<SubscriptionKey>,
+        since: u32,
         archived: Archived,
     ) {
         if archived.coins.is_empty() && archived.transactions.is_empty() {
@@ -152,7 +161,8 @@ impl Context {
             Target::Script(script) => scripts.contains(script),
             Target::Outpoint(outpoint) => self.recalled.coins.contains_key(outpoint),
             Target::Txid(txid) => self.recalled.transactions.contains_key(txid),
-            Target::Account(_) | Target::Tip => false,
+            Target::Account(account) => scripts.iter().any(|script| self.ledger.is_of(script, account)),
+            Target::Tip => false,
         };
         let told: BTreeSet<SubscriptionKey> = keys
             .into_iter()
@@ -160,7 +170,7 @@ impl Context {
                 self.target(key).is_ok_and(|target| has_news(&target) && self.subscriptions.has(session, key))
             })
             .collect();
-        let results: Vec<KeyResult> = told.into_iter().map(|key| self.query(key)).collect();
+        let results: Vec<KeyResult> = told.into_iter().map(|key| self.query(key, since)).collect();
         self.recalled = Archived::default();
         if !results.is_empty() {
             self.send_pages(session, None, results, |results, tip, more| ServerMessage::UTXOSubscribed {

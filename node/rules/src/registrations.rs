@@ -98,7 +98,7 @@ impl Context {
         let invalid = |error| WireError::sender(ErrorCode::InvalidAccount, error);
         record.check(&self.federation).map_err(invalid)?;
         let account = JointAccount::new(&self.federation, record.clone()).map_err(invalid)?;
-        self.ledger.register(account.id(), &account);
+        self.index_account(&account);
         Ok(VotingReply::AccountResponse { signature: record.accept(&self.federation, &self.key) })
     }
 }

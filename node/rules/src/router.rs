@@ -4,7 +4,7 @@ use crate::{
     Machine, Output, ReplyTo, SessionId, Tag,
     archive::Archived,
     effects::Reason,
-    lookups::{PARKED_PER_SOURCE_MAX, Parked},
+    lookups::{History, PARKED_PER_SOURCE_MAX, Parked},
     release::ReleaseCall,
     vote::{CommitCall, VoteCall},
 };
@@ -289,9 +289,12 @@ impl Machine {
             ClientMessage::Hello { protocol, federation, .. } => {
                 self.cx.greet(session, id, protocol, federation)
             }
-            ClientMessage::UTXOSubscribe { keys } => {
+            ClientMessage::UTXOSubscribe { keys, accounts, since } => {
                 limits::check_keys(keys.len())?;
-                let results = self.subscribe(session, SubscriptionKey::distinct(keys));
+                limits::check_accounts(accounts.len())?;
+                self.cx.take_accounts(&keys, accounts);
+                let since = since.unwrap_or(0);
+                let results = self.subscribe(session, SubscriptionKey::distinct(keys), since);
                 self.cx.send_pages(session, id, results, |results, tip, more| {
                     ServerMessage::UTXOSubscribed { results, tip, more }
                 });
@@ -306,7 +309,7 @@ impl Machine {
             ClientMessage::UTXOStateQuery { keys } => {
                 limits::check_keys(keys.len())?;
                 let keys = SubscriptionKey::distinct(keys).into_iter();
-                let results = keys.map(|key| self.cx.query(key)).collect();
+                let results = keys.map(|key| self.cx.query(key, 0)).collect();
                 self.cx.send_pages(session, id, results, |results, tip, more| {
                     ServerMessage::UTXOStateResponse { results, tip, more }
                 });
@@ -353,17 +356,18 @@ impl Machine {
 
     /// Subscribes, and asks the archive for what it has; its answer is a second snapshot. The first one does not wait
     /// for it, as what would overtake it could be the end of the subscription.
-    fn subscribe(&mut self, session: SessionId, keys: Vec<SubscriptionKey>) -> Vec<KeyResult> {
-        let wanted = self.cx.histories_of(&keys);
+    fn subscribe(&mut self, session: SessionId, keys: Vec<SubscriptionKey>, since: u32) -> Vec<KeyResult> {
+        let wanted = self.cx.histories_of(&keys, since);
+        let history = History { session, keys: keys.clone(), since };
         let asked = wanted.is_empty()
-            || match self.lookups.add_history(session, keys.clone()) {
+            || match self.lookups.add_history(history) {
                 Some(ticket) => {
                     self.cx.outputs.push_back(Output::Recall { ticket, wanted });
                     true
                 }
                 None => false,
             };
-        keys.into_iter().map(|key| self.cx.subscribe(session, key, asked)).collect()
+        keys.into_iter().map(|key| self.cx.subscribe(session, key, since, asked)).collect()
     }
 
     /// A wallet submits a payment; it may have been settled while the wallet was away.
@@ -435,7 +439,7 @@ fn coins_of_message(message: &ClientMessage) -> Vec<OutPoint> {
     match message {
         ClientMessage::TransactionBroadcast { proposal, .. }
         | ClientMessage::TransactionCancel { proposal, .. } => few(proposal.outpoints()),
-        ClientMessage::UTXOSubscribe { keys } | ClientMessage::UTXOStateQuery { keys }
+        ClientMessage::UTXOSubscribe { keys, .. } | ClientMessage::UTXOStateQuery { keys }
             if keys.len() <= limits::KEYS_PER_MESSAGE_MAX =>
         {
             outpoints_of(keys)

@@ -47,6 +47,7 @@ impl Session {
             | ServerMessage::UTXOStateResponse { results, tip, more } => {
                 // Coins and proofs of different pages belong together.
                 let Some(results) = self.take_page(now, id, results, more) else { return };
+                self.compare(id, &results);
                 self.done(id);
                 self.take_snapshots(results);
                 self.take_tip(tip);
@@ -93,7 +94,7 @@ impl Session {
             ServerMessage::Tip { tip } => self.take_tip(tip),
             ServerMessage::Gap { keys } => {
                 let own = keys.into_iter().filter(|key| self.wants(key)).collect();
-                self.subscribe_keys(own);
+                self.follow_again(own);
             }
             ServerMessage::GoingAway { .. } => self.hang_up(now, "the server is going away"),
             ServerMessage::Error { error } => self.refused(now, id, &error),
@@ -140,9 +141,7 @@ impl Session {
             self.register();
         }
         self.subscribe_keys(vec![SubscriptionKey::Tip]);
-        let _new = self.wallet.take_unwatched();
-        let scripts = self.wallet.scripts();
-        self.subscribe(scripts);
+        self.follow_all();
         self.request(Pending::FeeRate, &ClientMessage::FeeRateQuery);
         self.take_tip(tip);
         self.watch_waiting();
@@ -154,22 +153,22 @@ impl Session {
     /// Coins first, then the proofs about them, parents before children: a proof marks the coins that it spends.
     fn take_snapshots(&mut self, results: Vec<KeyResult>) {
         let mut proofs = BTreeMap::new();
-        let (mut told, mut unwatched) = (Vec::new(), Vec::new());
+        let (mut records, mut told, mut unwatched) = (Vec::new(), Vec::new(), Vec::new());
         for KeyResult { key, outcome } in results {
             match outcome {
                 KeyOutcome::Snapshot { utxos, proofs: more, status, .. } => {
                     if let SubscriptionKey::Txid(txid) = key {
                         told.push((txid, status));
                     }
-                    for utxo in &utxos {
-                        self.take_record(utxo);
-                    }
+                    records.extend(utxos);
                     proofs.extend(more.into_iter().map(|proof| (proof.txid(), proof)));
                 }
                 KeyOutcome::Error(error) if error.retry => unwatched.push(key),
+                KeyOutcome::Error(error) if self.follow_scripts(&key, &error) => {}
                 KeyOutcome::Error(error) => self.event(Event::Refused { error }),
             }
         }
+        self.take_records(records);
         if !unwatched.is_empty() {
             self.subscribe_later(self.now, unwatched);
         }
@@ -186,18 +185,18 @@ impl Session {
         for (txid, status) in told {
             self.take_word(txid, status);
         }
-        self.subscribe_new();
+        self.follow_new();
     }
 
     fn take_notification(&mut self, proof: Option<&FinalityProof>, utxo: &UtxoRecord) {
-        self.take_record(utxo);
+        self.take_records(vec![utxo.clone()]);
         if let Some(proof) = proof {
             self.take_proof(proof);
         }
-        self.subscribe_new();
+        self.follow_new();
     }
 
-    fn take_record(&mut self, record: &UtxoRecord) {
+    pub(super) fn take_record(&mut self, record: &UtxoRecord) {
         self.revive(self.now, record);
         match self.wallet.apply_record(record) {
             Ok(unproven) => self.ask_proofs(unproven),
@@ -230,7 +229,7 @@ impl Session {
         for proof in std::mem::take(&mut self.unjudged).into_values() {
             self.take_proof(&proof);
         }
-        self.subscribe_new();
+        self.follow_new();
     }
 
     fn judge_proof(&mut self, proof: &FinalityProof) {
@@ -459,7 +458,7 @@ impl Session {
             }
             Err(error) => self.misbehaved(&error),
         }
-        self.subscribe_new();
+        self.follow_new();
     }
 
     fn take_conflict(&mut self, txid: Txid, proof: &ConflictProof) {

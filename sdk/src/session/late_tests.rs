@@ -48,7 +48,7 @@ fn paid_session() -> (Session, FinalityProof) {
 
 fn watched(sent: &[ClientMessage]) -> Vec<(bool, SubscriptionKey)> {
     let keys = sent.iter().flat_map(|message| {
-        let (starts, keys) = if let ClientMessage::UTXOSubscribe { keys } = message {
+        let (starts, keys) = if let ClientMessage::UTXOSubscribe { keys, .. } = message {
             (true, keys.as_slice())
         } else if let ClientMessage::UTXOUnsubscribe { keys } = message {
             (false, keys.as_slice())

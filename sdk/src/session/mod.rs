@@ -1,6 +1,6 @@
 //! The wallet's session with a server: a sans-IO machine around a [`Wallet`].
 //!
-//! It greets, registers the account, subscribes to every script, verifies what comes, asks for the headers and Merkle
+//! It greets, registers the account, subscribes to it, verifies what comes, asks for the headers and Merkle
 //! proofs that are missing, takes part in signing, and submits again (which is idempotent) after a lost connection or
 //! coordinator. It has no socket and no clock: a driver tells it what happened and does what [`Session::poll_output`]
 //! says. `now` is any monotonic time; only differences count.
@@ -12,6 +12,7 @@ mod aging;
 mod backoff;
 mod epoch;
 mod events;
+mod following;
 mod freshness;
 mod handle;
 mod payments;
@@ -109,6 +110,7 @@ pub struct Session {
     unmined: BTreeMap<Txid, u32>,
     looked_at: u32,
     watched: BTreeSet<Txid>,
+    following: following::Following,
     /// Watched transactions that the server did not know to be final.
     unknown: BTreeSet<Txid>,
     /// What the server says that the Bitcoin network has against final transactions of this wallet.
@@ -173,6 +175,7 @@ impl Session {
             unmined: BTreeMap::new(),
             looked_at: 0,
             watched: BTreeSet::new(),
+            following: following::Following::default(),
             unknown: BTreeSet::new(),
             refusals: BTreeMap::new(),
             waiting_proofs: BTreeSet::new(),
@@ -205,7 +208,7 @@ impl Session {
     /// All addresses have been given out.
     pub fn next_address(&mut self) -> Result<bitcoin::Address, WalletError> {
         let address = self.wallet.next_address()?;
-        self.subscribe_new();
+        self.follow_new();
         Ok(address.to_address(self.wallet.federation().network()))
     }
 
@@ -215,7 +218,7 @@ impl Session {
     /// All addresses have been given out.
     pub fn unused_address(&mut self) -> Result<bitcoin::Address, WalletError> {
         let address = self.wallet.unused_address()?;
-        self.subscribe_new();
+        self.follow_new();
         Ok(address.to_address(self.wallet.federation().network()))
     }
 
@@ -333,6 +336,7 @@ impl Session {
         self.ask_queued_proofs();
         if !self.told_synced && self.is_synced() {
             self.told_synced = true;
+            self.note_synced();
             self.event(Event::Synced);
         }
         self.plan_chase(now);

@@ -49,7 +49,7 @@ impl Session {
             return Err(WalletError::NotCertified);
         }
         let proposal = self.wallet.propose(psbt)?;
-        self.subscribe_new();
+        self.follow_new();
         self.balance_event();
         Ok(self.submit(now, proposal))
     }

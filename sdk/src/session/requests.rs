@@ -34,13 +34,6 @@ impl Session {
         self.request(Pending::Register, &ClientMessage::AccountRegister { record });
     }
 
-    pub(super) fn subscribe_new(&mut self) {
-        if self.is_live() {
-            let scripts = self.wallet.take_unwatched();
-            self.subscribe(scripts);
-        }
-    }
-
     pub(super) fn subscribe(&mut self, scripts: Vec<ScriptBuf>) {
         let keys: Vec<_> = scripts.into_iter().map(SubscriptionKey::Script).collect();
         self.subscribe_keys(keys);
@@ -48,7 +41,7 @@ impl Session {
 
     pub(super) fn subscribe_keys(&mut self, keys: Vec<SubscriptionKey>) {
         for keys in keys.chunks(limits::KEYS_PER_MESSAGE_MAX) {
-            let message = ClientMessage::UTXOSubscribe { keys: keys.to_vec() };
+            let message = self.subscription(keys);
             self.request(Pending::Subscribe { keys: keys.iter().cloned().collect() }, &message);
         }
     }
@@ -72,10 +65,10 @@ impl Session {
     /// Whether this wallet has a use for a key that a server names.
     pub(super) fn wants(&self, key: &SubscriptionKey) -> bool {
         match key {
-            SubscriptionKey::Script(script) => self.wallet.owns(script),
             SubscriptionKey::Txid(txid) => self.watched.contains(txid),
             SubscriptionKey::Tip => true,
-            SubscriptionKey::Address(_) | SubscriptionKey::Outpoint(_) | SubscriptionKey::Account(_) => false,
+            SubscriptionKey::Script(_) | SubscriptionKey::Account(_) => self.follows(key),
+            SubscriptionKey::Address(_) | SubscriptionKey::Outpoint(_) => false,
         }
     }
 
@@ -217,6 +210,7 @@ impl Session {
             }
             // Nobody would watch them.
             Some(Pending::Subscribe { keys }) if error.retry => self.subscribe_later(now, keys),
+            Some(Pending::Subscribe { keys }) if keys.iter().any(|key| self.follow_scripts(key, error)) => {}
             Some(_) | None => self.event(Event::Refused { error: error.clone() }),
         }
     }

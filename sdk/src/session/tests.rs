@@ -69,21 +69,17 @@ fn transaction() -> Transaction {
 
 fn subscribed(sent: &[(Option<u64>, ClientMessage)]) -> usize {
     let keys = |message: &ClientMessage| {
-        if let ClientMessage::UTXOSubscribe { keys } = message { keys.len() } else { 0 }
+        if let ClientMessage::UTXOSubscribe { keys, .. } = message { keys.len() } else { 0 }
     };
     sent.iter().map(|(_, message)| keys(message)).sum()
 }
 
 #[test]
-fn greeting_registers_and_subscribes_every_script() {
+fn greeting_registers_and_subscribes_the_account() {
     let mut session = live();
     let (sent, _) = drain(&mut session);
     assert!(sent.iter().any(|(_, message)| matches!(message, ClientMessage::AccountRegister { .. })));
-    assert_eq!(
-        subscribed(&sent),
-        1 + 2 * usize::try_from(crate::wallet::GAP_LIMIT).expect("small"),
-        "tip and two keychains"
-    );
+    assert_eq!(subscribed(&sent), 2, "tip and account");
 }
 
 #[test]
@@ -128,7 +124,7 @@ fn a_wider_gap_is_subscribed() {
     let message = welcome(&session);
     tell(&mut session, sent[0].0, &message);
     let (sent, _) = drain(&mut session);
-    assert_eq!(subscribed(&sent), 1 + 2 * 50);
+    assert_eq!(subscribed(&sent), 2 + 2 * 30, "what is beyond the account's own gap");
 }
 
 #[test]
@@ -329,9 +325,10 @@ fn a_registration_that_failed_for_a_passing_reason_is_made_again() {
 fn keys_that_a_server_cannot_watch_at_present_are_asked_for_again_and_nothing_else() {
     let mut session = live();
     let (sent, _) = drain(&mut session);
+    let account = SubscriptionKey::Account(session.wallet().account().id());
     let subscription = |message: &ClientMessage| {
-        let ClientMessage::UTXOSubscribe { keys } = message else { return None };
-        (keys.len() > 1).then(|| keys.clone())
+        let ClientMessage::UTXOSubscribe { keys, .. } = message else { return None };
+        keys.contains(&account).then(|| keys.clone())
     };
     let (id, keys) =
         sent.iter().find_map(|(id, message)| Some((*id, subscription(message)?))).expect("asked");
@@ -367,11 +364,14 @@ fn keys_that_a_server_cannot_watch_at_present_are_asked_for_again_and_nothing_el
 fn after_a_gap_own_keys_are_asked_for_again_and_no_others() {
     let mut session = live();
     drain(&mut session);
-    let own = SubscriptionKey::Script(session.wallet().scripts()[0].clone());
+    let own = SubscriptionKey::Account(session.wallet().account().id());
     let foreign = SubscriptionKey::Script(ScriptBuf::from_bytes(vec![0x51]));
     tell(&mut session, None, &ServerMessage::Gap { keys: vec![foreign.clone(), own.clone()] });
     let (sent, _) = drain(&mut session);
-    assert!(matches!(&sent[..], [(_, ClientMessage::UTXOSubscribe { keys })] if *keys == [own]), "{sent:?}");
+    assert!(
+        matches!(&sent[..], [(_, ClientMessage::UTXOSubscribe { keys, .. })] if *keys == [own]),
+        "{sent:?}"
+    );
     tell(&mut session, None, &ServerMessage::Gap { keys: vec![foreign] });
     assert!(drain(&mut session).0.is_empty());
 }
@@ -572,8 +572,12 @@ fn who_waits_for_an_answer_hears_of_it_even_if_it_brings_no_news() {
     };
     assert_eq!(answer(&mut session), 1);
     assert!(session.is_synced());
-    session.next_address().expect("the first");
-    assert!(!session.is_synced(), "a new script is being subscribed");
+    for _ in 0..crate::account::ACCOUNT_GAP {
+        session.next_address().expect("an address");
+        assert!(session.is_synced(), "it is among those that nodes follow with the account");
+    }
+    session.next_address().expect("an address");
+    assert!(!session.is_synced(), "a script beyond them is being subscribed");
     assert_eq!(answer(&mut session), 1);
 }
 

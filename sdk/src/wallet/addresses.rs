@@ -1,8 +1,9 @@
 //! Which addresses a wallet gives out, and which it watches.
 
 use super::{GAP_LIMIT_MAX, Wallet, WalletError};
-use crate::account::{Address, Keychain, KeychainIndex};
+use crate::account::{ACCOUNT_GAP, Address, Keychain, KeychainIndex};
 use bitcoin::ScriptBuf;
+use std::collections::BTreeSet;
 
 impl Wallet {
     /// Gives out the next receive address.
@@ -54,6 +55,37 @@ impl Wallet {
     /// All scripts of the wallet.
     pub fn scripts(&self) -> Vec<ScriptBuf> {
         self.addresses.keys().cloned().collect()
+    }
+
+    /// Scripts of addresses further ahead than nodes follow the account: beyond [`ACCOUNT_GAP`] after the last one that
+    /// was paid to. There are some if many addresses in a row were given out and none was used, or if a wider gap is
+    /// looked across ([`Wallet::set_gap_limit`]).
+    pub(crate) fn beyond_account(&mut self) -> BTreeSet<ScriptBuf> {
+        let mut beyond = BTreeSet::new();
+        for keychain in [Keychain::Receive, Keychain::Change] {
+            let Some(state) = self.keychains.get(&keychain) else { continue };
+            let far = |paid: u32| state.next.max(paid.saturating_add(self.gap_limit));
+            if far(state.paid) <= state.paid.saturating_add(ACCOUNT_GAP) {
+                continue;
+            }
+            let paid = self.paid(keychain).max(state.paid);
+            let indexes = [paid.saturating_add(ACCOUNT_GAP), far(paid)];
+            let [from, to] = indexes.map(|index| usize::try_from(index).unwrap_or(usize::MAX));
+            let scripts = state.derived.iter().take(to).skip(from);
+            beyond.extend(scripts.map(|address| address.script_pubkey.clone()));
+            if let Some(state) = self.keychains.get_mut(&keychain) {
+                state.paid = paid;
+            }
+        }
+        beyond
+    }
+
+    /// The index after the last address of a keychain that somebody paid to, by a verified proof.
+    fn paid(&self, keychain: Keychain) -> u32 {
+        let verified = self.book.coins().filter(|coin| coin.is_verified(&self.chain));
+        let positions = verified.filter_map(|coin| Some(self.addresses.get(&coin.script_pubkey)?.position));
+        let used = positions.filter(|position| position.keychain == keychain);
+        used.map(|position| position.index + 1).max().unwrap_or(0)
     }
 
     /// Whether a script is the wallet's.

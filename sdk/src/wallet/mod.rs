@@ -17,6 +17,7 @@ mod keys;
 mod lifting;
 mod paying;
 mod saving;
+mod settled;
 mod state;
 
 pub use aging::EXPIRY_NOTICE;
@@ -26,6 +27,7 @@ pub use destination::Destination;
 pub use error::WalletError;
 pub(crate) use keys::recovery_key;
 pub use keys::{AccountOptions, SecretWords};
+pub(crate) use settled::SettledUntil;
 pub use state::{SavedState, StateChange, StateError, apply_change};
 pub(crate) use state::{read as read_state, under as under_state, value as state_value};
 
@@ -41,7 +43,7 @@ use bitcoin::{OutPoint, ScriptBuf, Txid};
 use book::CoinBook;
 use coins::Demands;
 use keys::WalletKeys;
-use state::Touched;
+use state::{Settled, Touched};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Unused addresses that are watched beyond the last used one, per keychain (BIP44's gap limit).
@@ -79,6 +81,7 @@ pub struct Wallet {
     gap_limit: u32,
     /// Index of the receive address that is shown until somebody pays to it.
     shown: Option<u32>,
+    settled: Option<Settled>,
     touched: Touched,
     saved_before: bool,
 }
@@ -88,6 +91,8 @@ struct KeychainState {
     derived: Vec<Address>,
     /// Index after the last one that was given out or used.
     next: u32,
+    /// Index after the last one that had a coin by a verified proof, as far as that was looked for.
+    paid: u32,
 }
 
 impl Wallet {
@@ -164,6 +169,7 @@ impl Wallet {
             crowded: (None, BTreeSet::new()),
             gap_limit: GAP_LIMIT,
             shown: None,
+            settled: None,
             touched: Touched::default(),
             saved_before: false,
         };

@@ -47,6 +47,9 @@ impl Wallet {
             };
             change.insert("keychains".to_owned(), value(&keychains));
         }
+        if touched.settled {
+            change.insert("settled".to_owned(), self.settled.as_ref().and_then(value));
+        }
         for outpoint in coins {
             let coin = self.book.coin(&outpoint);
             change.insert(format!("coin/{outpoint}"), coin.and_then(value));
@@ -111,6 +114,9 @@ impl Wallet {
                 self.keychains.entry(keychain).or_default().next = next;
             }
             self.derive_ahead().map_err(|error| StateError::damaged("keychains", error))?;
+        }
+        if let Some(settled) = state.get("settled") {
+            self.settled = Some(read("settled", settled)?);
         }
         self.restore_headers(state)?;
         for (key, _, value) in under(state, "coin/") {

@@ -12,6 +12,7 @@
 //! | `keychains` | next index of each, and the address that is shown |
 //! | `coin/OUTPOINT` | a coin |
 //! | `history/N` | the N-th transaction of the history |
+//! | `settled` | up to which height the wallet was told everything |
 //! | `proof/TXID` | a verified proof of finality |
 //! | `headers/N` | the N-th 256 headers above the checkpoint, in hex |
 
@@ -94,6 +95,16 @@ pub(super) struct Touched {
     pub(super) federation: bool,
     pub(super) certificate: bool,
     pub(super) keychains: bool,
+    pub(super) settled: bool,
+}
+
+/// When a wallet was told everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Settled {
+    /// The tip then.
+    pub(super) tip: u32,
+    /// The tip when it was told so from the beginning on, and not only what was new.
+    pub(super) whole: u32,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -191,7 +191,7 @@ impl World {
                     subscriber.bridge = Some(number);
                 }
                 self.bridge_hears(number, None, hello());
-                self.bridge_hears(number, None, ClientMessage::UTXOSubscribe { keys });
+                self.bridge_hears(number, None, ClientMessage::subscribe(keys));
             }
         }
     }
@@ -212,7 +212,7 @@ impl World {
             }
             ServerMessage::Gap { keys } => {
                 if let Some(number) = subscriber.bridge {
-                    self.bridge_hears(number, None, ClientMessage::UTXOSubscribe { keys });
+                    self.bridge_hears(number, None, ClientMessage::subscribe(keys));
                 }
                 return;
             }

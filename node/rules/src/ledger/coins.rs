@@ -3,7 +3,7 @@
 use crate::index::IndexedCoin;
 use bitcoin::{OutPoint, ScriptBuf, TxOut, Txid};
 use quorate_protocol::{
-    Round,
+    AccountId, Round,
     wire::{ConfirmedSpend, FinalSpend, UtxoRecord},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub(super) struct Coin {
     pub(super) record: UtxoRecord,
     pub(super) coinbase: bool,
+    /// Whose it is, if its account is indexed.
+    account: Option<AccountId>,
 }
 
 /// A coin that has left memory and is to leave the index.
@@ -20,6 +22,7 @@ pub(super) struct Coin {
 pub(super) struct Leaving {
     pub(super) outpoint: OutPoint,
     pub(super) coin: Option<IndexedCoin>,
+    pub(super) account: Option<AccountId>,
     /// What a block spends it with, if this node does not know the coin.
     pub(super) spent: Option<ConfirmedSpend>,
 }
@@ -37,6 +40,7 @@ impl Leaving {
 pub(super) struct Coins {
     coins: BTreeMap<OutPoint, Coin>,
     scripts: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
+    accounts: HashMap<AccountId, BTreeSet<OutPoint>>,
 }
 
 impl Coins {
@@ -64,12 +68,33 @@ impl Coins {
 
     pub(super) fn remove(&mut self, outpoint: &OutPoint) {
         let Some(coin) = self.coins.remove(outpoint) else { return };
-        if let Some(others) = self.scripts.get_mut(&coin.record.script_pubkey) {
-            others.remove(outpoint);
-            if others.is_empty() {
-                self.scripts.remove(&coin.record.script_pubkey);
-            }
+        unlist(&mut self.scripts, &coin.record.script_pubkey, outpoint);
+        if let Some(account) = &coin.account {
+            unlist(&mut self.accounts, account, outpoint);
         }
+    }
+
+    /// The coins of an account.
+    pub(super) fn by_account(&self, account: &AccountId) -> Vec<OutPoint> {
+        self.accounts.get(account).map(|set| set.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// The account that a coin is of.
+    pub(super) fn account(&self, outpoint: &OutPoint) -> Option<AccountId> {
+        self.coins.get(outpoint)?.account
+    }
+
+    /// A script is of an account: its coins are, too. Gives those of which this is news.
+    pub(super) fn assign(&mut self, script: &ScriptBuf, account: AccountId) -> Vec<OutPoint> {
+        let mut news = self.by_script(script);
+        news.retain(|outpoint| {
+            let coin = self.coins.get_mut(outpoint).filter(|coin| coin.account.is_none());
+            coin.map(|coin| coin.account = Some(account)).is_some()
+        });
+        if !news.is_empty() {
+            self.accounts.entry(account).or_default().extend(&news);
+        }
+        news
     }
 
     pub(super) fn by_script(&self, script: &ScriptBuf) -> Vec<OutPoint> {
@@ -84,9 +109,15 @@ impl Coins {
         coinbase: bool,
         round: Round,
         spend: Option<FinalSpend>,
+        account: Option<AccountId>,
     ) -> &mut Coin {
         let TxOut { value, script_pubkey } = output.clone();
-        self.scripts.entry(script_pubkey.clone()).or_default().insert(outpoint);
+        if !self.coins.contains_key(&outpoint) {
+            self.scripts.entry(script_pubkey.clone()).or_default().insert(outpoint);
+            if let Some(account) = account {
+                self.accounts.entry(account).or_default().insert(outpoint);
+            }
+        }
         self.coins.entry(outpoint).or_insert_with(|| Coin {
             record: UtxoRecord {
                 outpoint,
@@ -103,6 +134,16 @@ impl Coins {
                 spent: None,
             },
             coinbase,
+            account,
         })
+    }
+}
+
+fn unlist<K: Eq + std::hash::Hash>(all: &mut HashMap<K, BTreeSet<OutPoint>>, of: &K, outpoint: &OutPoint) {
+    if let Some(others) = all.get_mut(of) {
+        others.remove(outpoint);
+        if others.is_empty() {
+            all.remove(of);
+        }
     }
 }

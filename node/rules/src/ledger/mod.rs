@@ -242,9 +242,30 @@ impl Ledger {
         self.scripts.want(script, self.blocks.tip().height)
     }
 
-    /// Has the scripts of an account indexed from now on.
-    pub(crate) fn register(&mut self, id: AccountId, account: &JointAccount) {
-        self.scripts.register(id, account, self.blocks.tip().height);
+    /// Has the scripts of an account indexed from now on. Gives the coins that are known and were not known to be its.
+    pub(crate) fn register(&mut self, id: AccountId, account: &JointAccount) -> Vec<OutPoint> {
+        let scripts = self.scripts.register(id, account, self.blocks.tip().height);
+        scripts.iter().flat_map(|script| self.coins.assign(script, id)).collect()
+    }
+
+    /// The coins of an account.
+    pub(crate) fn by_account(&self, id: &AccountId) -> Vec<OutPoint> {
+        self.coins.by_account(id)
+    }
+
+    /// The account that a coin is of, if that is indexed.
+    pub(crate) fn account_of(&self, outpoint: &OutPoint) -> Option<AccountId> {
+        self.coins.account(outpoint)
+    }
+
+    /// Whether a script is of an account.
+    pub(crate) fn is_of(&self, script: &ScriptBuf, id: &AccountId) -> bool {
+        self.scripts.get(script).and_then(|entry| entry.of).is_some_and(|(of, _)| of == *id)
+    }
+
+    /// Whether an account's scripts are indexed, and from which height its history is known then.
+    pub(crate) fn account_since(&self, id: &AccountId) -> Option<u32> {
+        self.scripts.account(id).map(|entry| entry.since + 1)
     }
 
     /// Positions in accounts that have a coin now, beyond those that had one before, with the accounts' records.
@@ -254,14 +275,25 @@ impl Ledger {
         used.into_iter().filter_map(with_record).collect()
     }
 
-    /// Has more scripts of an account indexed, up to a gap after the position that has a coin.
-    pub(crate) fn extend(&mut self, id: AccountId, account: &JointAccount, used: KeychainIndex) {
-        self.scripts.extend(id, account, used, self.blocks.tip().height);
+    /// Has more scripts of an account indexed, up to a gap after the position that has a coin. Gives the coins that are
+    /// known and were not known to be its.
+    pub(crate) fn extend(
+        &mut self,
+        id: AccountId,
+        account: &JointAccount,
+        used: KeychainIndex,
+    ) -> Vec<OutPoint> {
+        let scripts = self.scripts.extend(id, account, used, self.blocks.tip().height);
+        scripts.iter().flat_map(|script| self.coins.assign(script, id)).collect()
     }
 
     /// Forgets accounts and scripts that nobody uses.
-    pub(crate) fn sweep_scripts(&mut self, listened: impl Fn(&ScriptBuf) -> bool) {
-        self.scripts.sweep(self.blocks.tip().height, listened);
+    pub(crate) fn sweep_scripts(
+        &mut self,
+        listened: impl Fn(&ScriptBuf) -> bool,
+        followed: impl Fn(&AccountId) -> bool,
+    ) {
+        self.scripts.sweep(self.blocks.tip().height, listened, followed);
     }
 
     /// The height from which a script's history in blocks is known: what no index was asked for is known from the
@@ -394,11 +426,12 @@ impl Ledger {
     fn add(&mut self, outpoint: OutPoint, output: &TxOut, coinbase: bool) -> &mut Coin {
         let is_new = !self.knows(&outpoint) && self.rounds.contains(&outpoint);
         let (round, spend) = (self.rounds.first(), self.transactions.final_spend(&outpoint));
+        let account = self.scripts.get(&output.script_pubkey).and_then(|entry| entry.of).map(|(id, _)| id);
         if is_new {
-            self.coins.insert(outpoint, output, coinbase, round, spend);
+            self.coins.insert(outpoint, output, coinbase, round, spend, account);
             self.show_round(&outpoint);
         }
-        self.coins.insert(outpoint, output, coinbase, round, spend)
+        self.coins.insert(outpoint, output, coinbase, round, spend, account)
     }
 
     /// A coin that the backend looked up.

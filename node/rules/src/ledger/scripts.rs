@@ -8,12 +8,10 @@ use crate::index::{AccountEntry, IndexedAccount, ScriptEntry};
 use bitcoin::ScriptBuf;
 use quorate_protocol::{
     AccountId,
-    account::{AccountRecord, JointAccount, Keychain, KeychainIndex},
+    account::{ACCOUNT_GAP, AccountRecord, JointAccount, Keychain, KeychainIndex},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Scripts after the last one that was used, as wallets have it by default.
-pub(crate) const ACCOUNT_GAP: u32 = 20;
 /// Scripts that are indexed at most because somebody subscribed to them. Those of accounts have their own room.
 pub(crate) const LEASES_MAX: usize = 1_000_000;
 /// Accounts that are indexed at most. One that finds no room is served by its wallet's subscriptions, and is indexed
@@ -99,19 +97,19 @@ impl Scripts {
         }
     }
 
-    /// An account registers, at a tip of this height. The scripts that are known already keep their history.
-    pub(super) fn register(&mut self, id: AccountId, account: &JointAccount, tip: u32) {
+    /// An account registers, at a tip of this height. The scripts that are known already keep their history. Gives its
+    /// scripts.
+    pub(super) fn register(&mut self, id: AccountId, account: &JointAccount, tip: u32) -> Vec<ScriptBuf> {
         let room = self.accounts.len() < ACCOUNTS_MAX && self.unused.len() < UNUSED_ACCOUNTS_MAX;
         if self.accounts.contains_key(&id) || !room {
-            return;
+            return Vec::new();
         }
         let entry = AccountEntry { record: account.record().clone(), since: tip, next: [0; 2] };
         self.unused.insert((tip, id));
         self.accounts.insert(id, entry);
         self.stale_accounts.insert(id);
-        for keychain in [Keychain::Receive, Keychain::Change] {
-            self.derive(id, account, keychain, 0..ACCOUNT_GAP, tip);
-        }
+        let derive = |keychain| self.derive(id, account, keychain, 0..ACCOUNT_GAP, tip);
+        [Keychain::Receive, Keychain::Change].into_iter().flat_map(derive).collect()
     }
 
     fn derive(
@@ -121,16 +119,19 @@ impl Scripts {
         keychain: Keychain,
         indexes: std::ops::Range<u32>,
         tip: u32,
-    ) {
+    ) -> Vec<ScriptBuf> {
+        let mut scripts = Vec::new();
         for index in indexes {
             let position = KeychainIndex { keychain, index };
             // An index beyond 2^31 has no address, and nobody comes so far.
-            let Ok(address) = account.address(position) else { return };
+            let Ok(address) = account.address(position) else { break };
             let script = address.script_pubkey;
             let known = self.scripts.get(&script).copied();
             let fresh = ScriptEntry { from: tip + 1, wanted_at: tip, of: None };
-            self.put(script, ScriptEntry { of: Some((id, position)), ..known.unwrap_or(fresh) });
+            self.put(script.clone(), ScriptEntry { of: Some((id, position)), ..known.unwrap_or(fresh) });
+            scripts.push(script);
         }
+        scripts
     }
 
     /// Which position of which account a script is, if it is beyond those that had a coin before.
@@ -140,9 +141,15 @@ impl Scripts {
         (position.index >= entry.next_of(position.keychain)).then_some((id, position))
     }
 
-    /// Derives scripts up to a gap after the one that was used.
-    pub(super) fn extend(&mut self, id: AccountId, account: &JointAccount, used: KeychainIndex, tip: u32) {
-        let Some(entry) = self.accounts.get_mut(&id) else { return };
+    /// Derives scripts up to a gap after the one that was used; gives these.
+    pub(super) fn extend(
+        &mut self,
+        id: AccountId,
+        account: &JointAccount,
+        used: KeychainIndex,
+        tip: u32,
+    ) -> Vec<ScriptBuf> {
+        let Some(entry) = self.accounts.get_mut(&id) else { return Vec::new() };
         if !entry.is_used() {
             self.unused.remove(&(entry.since, id));
         }
@@ -151,12 +158,18 @@ impl Scripts {
         entry.set_next(used.keychain, next);
         self.stale_accounts.insert(id);
         let (from, to) = (before.saturating_add(ACCOUNT_GAP), next.saturating_add(ACCOUNT_GAP));
-        self.derive(id, account, used.keychain, from..to, tip);
+        self.derive(id, account, used.keychain, from..to, tip)
     }
 
     /// Forgets accounts that never had a coin, and scripts that nobody wants to hear of any more.
-    pub(super) fn sweep(&mut self, tip: u32, listened: impl Fn(&ScriptBuf) -> bool) {
-        let mut heard = BTreeSet::new();
+    pub(super) fn sweep(
+        &mut self,
+        tip: u32,
+        listened: impl Fn(&ScriptBuf) -> bool,
+        followed: impl Fn(&AccountId) -> bool,
+    ) {
+        let unused = self.unused.iter().map(|(_, id)| *id);
+        let mut heard: BTreeSet<AccountId> = unused.filter(followed).collect();
         for (script, entry) in &mut self.scripts {
             if listened(script) {
                 entry.wanted_at = tip;
@@ -205,6 +218,10 @@ mod tests {
         false
     }
 
+    fn nobody(_: &AccountId) -> bool {
+        false
+    }
+
     #[test]
     fn an_account_is_indexed_a_gap_ahead_of_what_it_used() {
         let world = testing::federation(4);
@@ -225,7 +242,7 @@ mod tests {
         assert_eq!(from(&scripts, ACCOUNT_GAP + 8), None);
         assert!(scripts.get(&script(account, Keychain::Change, ACCOUNT_GAP)).is_none());
         // One that has had a coin is kept.
-        scripts.sweep(1_000_000, none);
+        scripts.sweep(1_000_000, none, nobody);
         assert_eq!(scripts.len(), (2 * 20 + 8, 1));
     }
 
@@ -234,14 +251,15 @@ mod tests {
         let world = testing::federation(4);
         let mut scripts = Scripts::default();
         scripts.register(world.account.id(), &world.account, 100);
-        scripts.sweep(100 + UNUSED_BLOCKS, none);
+        scripts.sweep(100 + UNUSED_BLOCKS, none, nobody);
         assert_eq!(scripts.len(), (40, 1));
         let heard = script(&world.account, Keychain::Receive, 0);
-        scripts.sweep(101 + UNUSED_BLOCKS, |one| *one == heard);
+        scripts.sweep(101 + UNUSED_BLOCKS, |one| *one == heard, nobody);
         assert_eq!(scripts.len(), (40, 1), "its owner listens: its time begins anew");
-        scripts.sweep(101 + 2 * UNUSED_BLOCKS, none);
-        assert_eq!(scripts.len(), (40, 1));
-        scripts.sweep(102 + 2 * UNUSED_BLOCKS, none);
+        scripts.sweep(101 + 2 * UNUSED_BLOCKS, none, |id| *id == world.account.id());
+        scripts.sweep(101 + 3 * UNUSED_BLOCKS, none, nobody);
+        assert_eq!(scripts.len(), (40, 1), "to one script, or to all of them by the account");
+        scripts.sweep(102 + 3 * UNUSED_BLOCKS, none, nobody);
         assert_eq!(scripts.len(), (0, 0));
     }
 
@@ -250,10 +268,10 @@ mod tests {
         let mut scripts = Scripts::default();
         let other = ScriptBuf::from_bytes(vec![0x51]);
         assert!(scripts.want(&other, 100));
-        scripts.sweep(500, |_| true);
-        scripts.sweep(500 + LEASE_BLOCKS, none);
+        scripts.sweep(500, |_| true, nobody);
+        scripts.sweep(500 + LEASE_BLOCKS, none, nobody);
         assert_eq!((scripts.len(), scripts.leases), ((1, 0), 1));
-        scripts.sweep(501 + LEASE_BLOCKS, none);
+        scripts.sweep(501 + LEASE_BLOCKS, none, nobody);
         assert_eq!((scripts.len(), scripts.leases), ((0, 0), 0));
     }
 
@@ -286,7 +304,7 @@ mod tests {
         scripts.register(world.account.id(), &world.account, 5_000);
         assert_eq!(scripts.len(), (0, before), "no room");
         assert!(scripts.account(&id(0)).is_some() && scripts.account(&id(1)).is_some());
-        scripts.sweep(2 + UNUSED_BLOCKS, none);
+        scripts.sweep(2 + UNUSED_BLOCKS, none, nobody);
         scripts.register(world.account.id(), &world.account, 5_000);
         assert_eq!(scripts.len(), (40, before), "one has gone by its time");
     }

@@ -225,8 +225,9 @@ impl Ledger {
             self.transactions.forget_final_spend(outpoint);
             self.resting.remove(outpoint);
             let (coin, spent) = (self.indexed_coin(outpoint), self.unknown_spent.remove(outpoint));
+            let account = self.coins.account(outpoint);
             self.coins.remove(outpoint);
-            self.leaving.push(Leaving { outpoint: *outpoint, coin, spent });
+            self.leaving.push(Leaving { outpoint: *outpoint, coin, account, spent });
         }
     }
 
@@ -234,10 +235,10 @@ impl Ledger {
     pub(crate) fn drop_settled(&mut self) {
         let leaving = std::mem::take(&mut self.leaving);
         self.forget_proofs(leaving.iter().map(|one| one.outpoint.txid).collect());
-        for Leaving { outpoint, coin, spent } in leaving {
+        for Leaving { outpoint, coin, account, spent } in leaving {
             self.stale.insert(outpoint);
             if let Some(coin) = &coin {
-                self.archive.archive_coin(&outpoint, coin);
+                self.archive.archive_coin(&outpoint, coin, account.as_ref());
             }
             let spent = coin.and_then(|coin| coin.spent).or(spent);
             if let Some(spent) = spent.filter(|spent| self.archived.insert(spent.txid)) {

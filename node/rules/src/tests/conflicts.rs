@@ -29,7 +29,7 @@ fn subscribe(kit: &mut Kit, txid: Txid) {
         agent: String::new(),
     });
     let outpoint = SubscriptionKey::Outpoint(OutPoint { txid, vout: 0 });
-    kit.say(ClientMessage::UTXOSubscribe { keys: vec![SubscriptionKey::Txid(txid), outpoint] });
+    kit.say(ClientMessage::subscribe(vec![SubscriptionKey::Txid(txid), outpoint]));
     kit.told();
 }
 

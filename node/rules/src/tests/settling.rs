@@ -20,7 +20,7 @@ use quorate_protocol::{
         TransactionStatus, UtxoRecord, VotingReply, VotingRequest, limits,
     },
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 fn hello(kit: &mut Kit) {
     kit.say(ClientMessage::Hello {
@@ -73,8 +73,8 @@ fn a_payment_below_the_reach_of_reorganisations_leaves_memory_store_and_index() 
     assert!(kit.machine.utxo(&OutPoint { txid: proof.txid(), vout: 0 }).is_some());
     let left = [Table::Transactions, Table::Rounds, Table::Answers, Table::Coins].map(|one| count(&kit, one));
     assert_eq!(left, [0, 0, 0, 1]);
-    // The coin, its place among those of its script, what became of the payment, and its proof.
-    assert_eq!(Table::ARCHIVE.map(|table| count(&kit, table)), [1, 1, 1, 1]);
+    // The coin, its place among those of its script and its account, what became of the payment, and its proof.
+    assert_eq!(Table::ARCHIVE.map(|table| count(&kit, table)), [1, 2, 1, 1]);
     assert!(kit.machine.unconfirmed().is_empty());
 }
 
@@ -94,9 +94,10 @@ fn who_comes_back_after_weeks_hears_of_coins_that_were_spent_and_where_they_went
         "{status:?}"
     );
 
-    // A subscriber hears it in a second snapshot, and who asks for the coin itself.
-    let keys = vec![script, SubscriptionKey::Outpoint(coin)];
-    kit.say(ClientMessage::UTXOSubscribe { keys: keys.clone() });
+    // A subscriber hears it in a second snapshot, by script or account, and who asks for the coin itself.
+    let account = SubscriptionKey::Account(kit.world.account.id());
+    let keys = vec![script, account.clone(), SubscriptionKey::Outpoint(coin)];
+    kit.say(ClientMessage::subscribe(keys.clone()));
     let told = kit.told();
     let [ServerMessage::UTXOSubscribed { .. }, ServerMessage::UTXOSubscribed { results, .. }] = &told[..]
     else {
@@ -107,9 +108,19 @@ fn who_comes_back_after_weeks_hears_of_coins_that_were_spent_and_where_they_went
         let news = utxos.iter().find(|utxo| utxo.outpoint == coin).and_then(|utxo| utxo.spent);
         assert_eq!(news.map(|spent| spent.txid), Some(txid), "{result:?}");
     }
-    assert_eq!(results.len(), 2);
+    assert_eq!(results.len(), 3);
     kit.say(ClientMessage::UTXOUnsubscribe { keys });
     kit.told();
+
+    // Who knows it already is not told again.
+    for (since, snapshots) in [(spent.spent.map(|spent| spent.block.height), 2), (Some(spent.tip_height), 1)]
+    {
+        let keys = vec![account.clone()];
+        kit.say(ClientMessage::UTXOSubscribe { keys: keys.clone(), accounts: BTreeMap::new(), since });
+        assert_eq!(kit.told().len(), snapshots);
+        kit.say(ClientMessage::UTXOUnsubscribe { keys });
+        kit.told();
+    }
 
     // Its place in the chain, also of what created a coin that is gone.
     for asked in [txid, coin.txid] {

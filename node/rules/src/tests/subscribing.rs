@@ -1,9 +1,13 @@
 //! What subscribers and owners hear, at the node that coordinates and at another one.
 
 use crate::cluster::{Cluster, WALLET};
-use bitcoin::{Address, Network, OutPoint};
+use bitcoin::{
+    Address, Amount, Network, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Txid, absolute::LockTime,
+    hashes::Hash as _, transaction::Version,
+};
 use quorate_protocol::{
-    NodeId,
+    AccountId, NodeId,
+    account::{Keychain, KeychainIndex},
     proposal::Proposal,
     release::SignedCancel,
     wire::{
@@ -11,7 +15,7 @@ use quorate_protocol::{
         UtxoState, limits,
     },
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 const AT: NodeId = NodeId(2);
 
@@ -63,10 +67,9 @@ fn a_subscriber_of_another_node_hears_of_lock_finality_and_block() {
         SubscriptionKey::Script(script.clone()),
         SubscriptionKey::Outpoint(outpoint),
         SubscriptionKey::Txid(txid),
-        SubscriptionKey::Account(cluster.world.account.id()),
         SubscriptionKey::Tip,
     ];
-    let results = ask(&mut cluster, ClientMessage::UTXOSubscribe { keys: keys.clone() });
+    let results = ask(&mut cluster, ClientMessage::subscribe(keys.clone()));
     assert_eq!(results.iter().map(|one| one.key.clone()).collect::<Vec<_>>(), keys, "in the order asked");
     pay(&mut cluster);
     let news = heard(&mut cluster);
@@ -85,10 +88,10 @@ fn a_subscriber_of_another_node_hears_of_lock_finality_and_block() {
         matches!(message, ServerMessage::UTXOStateNotification { proof: Some(proof), .. } if proof.txid() == txid)
     });
     assert!(proofs.count() >= 1, "the proof comes with the news");
-    let by_txid_and_account = news.iter().filter(|message| {
+    let by_txid = news.iter().filter(|message| {
         matches!(message, ServerMessage::TransactionStatus { status: TransactionStatus::Signed { .. }, .. })
     });
-    assert_eq!(by_txid_and_account.count(), 2);
+    assert_eq!(by_txid.count(), 1);
     let transaction = cluster.get(2).machine.proof(&txid).expect("final").transaction().clone();
     cluster.mine(vec![transaction]);
     let news = heard(&mut cluster);
@@ -109,6 +112,106 @@ fn a_subscriber_of_another_node_hears_of_lock_finality_and_block() {
     assert_eq!(proofs.len(), 1);
 }
 
+/// A payment to a script from somewhere.
+fn paying(script: &ScriptBuf, salt: u8) -> Transaction {
+    let from = OutPoint { txid: Txid::from_byte_array([salt; 32]), vout: 7 };
+    let output = TxOut { value: Amount::from_sat(1_000), script_pubkey: script.clone() };
+    Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: vec![TxIn { previous_output: from, ..TxIn::default() }],
+        output: vec![output],
+    }
+}
+
+/// Subscribes to the account; gives what is told of it.
+fn follow(cluster: &mut Cluster, with_record: bool) -> KeyOutcome {
+    let id = cluster.world.account.id();
+    let record = (id, cluster.world.account.record().clone());
+    let accounts = with_record.then_some(record).into_iter().collect();
+    let keys = vec![SubscriptionKey::Account(id)];
+    let mut results = ask(cluster, ClientMessage::UTXOSubscribe { keys, accounts, since: None });
+    results.pop().expect("one answer").outcome
+}
+
+#[test]
+fn one_key_is_enough_for_all_addresses_of_an_account() {
+    let mut cluster = Cluster::voting();
+    let refused = follow(&mut cluster, false);
+    assert!(matches!(&refused, KeyOutcome::Error(error) if error.code == ErrorCode::UnknownAccount));
+    let KeyOutcome::Snapshot { utxos, .. } = follow(&mut cluster, true) else { panic!("its record is good") };
+    assert!(utxos.is_empty());
+    // Addresses further and further ahead, each within the gap after the one before.
+    for index in [0, 19, 38, 57] {
+        let position = KeychainIndex { keychain: Keychain::Change, index };
+        let script = cluster.world.account.address(position).expect("an address").script_pubkey;
+        let coin = paying(&script, u8::try_from(index).expect("small"));
+        cluster.mine(vec![coin]);
+        let told = heard(&mut cluster).into_iter().find_map(|message| match message {
+            ServerMessage::UTXOStateNotification { key, utxo, .. } => Some((key, utxo.script_pubkey)),
+            _ => None,
+        });
+        let key = SubscriptionKey::Account(cluster.world.account.id());
+        assert_eq!(told, Some((key, script)), "{index}");
+    }
+    let KeyOutcome::Snapshot { utxos, .. } = follow(&mut cluster, false) else { panic!("it is known now") };
+    assert_eq!(utxos.len(), 4);
+}
+
+#[test]
+fn coins_of_a_script_become_the_accounts_when_it_reaches_so_far() {
+    let mut cluster = Cluster::voting();
+    follow(&mut cluster, true);
+    let script = |cluster: &Cluster, index| {
+        let position = KeychainIndex { keychain: Keychain::Receive, index };
+        cluster.world.account.address(position).expect("an address").script_pubkey
+    };
+    let far = script(&cluster, 25);
+    ask(&mut cluster, ClientMessage::subscribe(vec![SubscriptionKey::Script(far.clone())]));
+    cluster.mine(vec![paying(&far, 1)]);
+    let by_account = |cluster: &mut Cluster| -> Vec<ScriptBuf> {
+        let told = heard(cluster).into_iter().filter_map(|message| match message {
+            ServerMessage::UTXOStateNotification { key: SubscriptionKey::Account(_), utxo, .. } => {
+                Some(utxo.script_pubkey)
+            }
+            _ => None,
+        });
+        told.collect()
+    };
+    assert!(by_account(&mut cluster).is_empty(), "the account does not reach so far yet");
+    let near = script(&cluster, 10);
+    cluster.mine(vec![paying(&near, 2)]);
+    let mut told = by_account(&mut cluster);
+    told.sort();
+    let mut both = vec![near, far];
+    both.sort();
+    assert_eq!(told, both);
+}
+
+#[test]
+fn records_that_are_not_of_the_accounts_named_or_not_good_are_not_followed() {
+    let mut cluster = Cluster::voting();
+    let (id, record) = (cluster.world.account.id(), cluster.world.account.record().clone());
+    let mut forged = record.clone();
+    forged.recovery_delay += 1;
+    let other = AccountId([9; 32]);
+    for (named, record) in [(other, record.clone()), (id, forged.clone())] {
+        let keys = vec![SubscriptionKey::Account(named)];
+        let accounts = BTreeMap::from([(named, record)]);
+        let results = ask(&mut cluster, ClientMessage::UTXOSubscribe { keys, accounts, since: None });
+        assert!(
+            matches!(&results[0].outcome, KeyOutcome::Error(error) if error.code == ErrorCode::UnknownAccount)
+        );
+    }
+    // Its id is right, and its owner has not signed it.
+    let id = forged.id(&cluster.world.federation);
+    let keys = vec![SubscriptionKey::Account(id)];
+    let accounts = BTreeMap::from([(id, forged)]);
+    let results = ask(&mut cluster, ClientMessage::UTXOSubscribe { keys, accounts, since: None });
+    assert!(matches!(&results[0].outcome, KeyOutcome::Error(_)));
+    assert_eq!(cluster.get(2).machine.sizes().accounts, 0);
+}
+
 #[test]
 fn keys_that_cannot_be_served_are_refused_one_by_one_and_messages_that_are_too_large_whole() {
     let mut cluster = Cluster::voting();
@@ -116,14 +219,13 @@ fn keys_that_cannot_be_served_are_refused_one_by_one_and_messages_that_are_too_l
     let address = Address::from_script(&cluster.world.script(), Network::Bitcoin).expect("an address");
     let foreign = SubscriptionKey::Address(address.into_unchecked());
     let keys = vec![foreign, good.clone()];
-    let results = ask(&mut cluster, ClientMessage::UTXOSubscribe { keys });
+    let results = ask(&mut cluster, ClientMessage::subscribe(keys));
     assert!(matches!(&results[0].outcome, KeyOutcome::Error(error) if error.code == ErrorCode::InvalidKey));
     assert!(
         matches!(&results[1].outcome, KeyOutcome::Snapshot { utxos, .. } if utxos.is_empty()),
         "nothing found"
     );
-    cluster
-        .say(AT, ClientMessage::UTXOSubscribe { keys: vec![good.clone(); limits::KEYS_PER_MESSAGE_MAX + 1] });
+    cluster.say(AT, ClientMessage::subscribe(vec![good.clone(); limits::KEYS_PER_MESSAGE_MAX + 1]));
     let [ServerMessage::Error { error }] = &heard(&mut cluster)[..] else { panic!("an error") };
     assert_eq!(error.code, ErrorCode::LimitExceeded);
     let keys = vec![good.clone(), SubscriptionKey::Tip];
@@ -136,7 +238,7 @@ fn keys_that_cannot_be_served_are_refused_one_by_one_and_messages_that_are_too_l
 fn pay_unheard(cluster: &mut Cluster) {
     cluster.coins();
     let key = SubscriptionKey::Outpoint(coin(cluster));
-    ask(cluster, ClientMessage::UTXOSubscribe { keys: vec![key] });
+    ask(cluster, ClientMessage::subscribe(vec![key]));
     cluster.get(2).machine.handle_session_closed(WALLET);
     pay(cluster);
     assert!(heard(cluster).is_empty());

@@ -361,7 +361,7 @@ fn what_the_backend_says_against_a_transaction_is_told_once_and_kept_until_it_is
         agent: String::new(),
     };
     kit.say(hello);
-    kit.say(ClientMessage::UTXOSubscribe { keys: vec![SubscriptionKey::Txid(txid)] });
+    kit.say(ClientMessage::subscribe(vec![SubscriptionKey::Txid(txid)]));
     kit.told();
     let told = |kit: &mut Kit, refusal: Option<&str>| {
         kit.machine.handle_broadcast(txid, refusal.map(str::to_owned));

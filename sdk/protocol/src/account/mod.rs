@@ -11,6 +11,10 @@ mod checksum;
 mod derive;
 mod descriptor;
 
+/// Addresses after the last one that had a coin, per keychain, that nodes follow with an account (the gap limit of
+/// BIP44).
+pub const ACCOUNT_GAP: u32 = 20;
+
 pub use address::{Address, Keychain, KeychainIndex};
 pub use checksum::checksum;
 pub use derive::{CHAIN_CODE_TEXT, JointAccount};

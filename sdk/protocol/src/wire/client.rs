@@ -32,7 +32,7 @@ pub enum SubscriptionKey {
     Outpoint(OutPoint),
     /// One transaction's status.
     Txid(Txid),
-    /// The status of all transactions that an account pays.
+    /// All outputs of an account's addresses: up to 20 after the last one on each keychain that had a coin.
     Account(AccountId),
     /// The tip of the chain.
     Tip,
@@ -110,6 +110,21 @@ pub struct KeyResult {
     pub outcome: KeyOutcome,
 }
 
+impl KeyResult {
+    /// The outputs that it tells of; nothing if the key was refused.
+    ///
+    /// ```
+    /// use quorate_protocol::wire::{ErrorCode, KeyOutcome, KeyResult, SubscriptionKey, WireError};
+    ///
+    /// let error = WireError::sender(ErrorCode::InvalidKey, "an address of another network");
+    /// let result = KeyResult { key: SubscriptionKey::Tip, outcome: KeyOutcome::Error(error) };
+    /// assert_eq!(result.utxos(), None);
+    /// ```
+    pub fn utxos(&self) -> Option<&[UtxoRecord]> {
+        if let KeyOutcome::Snapshot { utxos, .. } = &self.outcome { Some(utxos) } else { None }
+    }
+}
+
 impl<'de> Deserialize<'de> for KeyResult {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -136,7 +151,7 @@ impl<'de> Deserialize<'de> for KeyResult {
 pub enum KeyOutcome {
     /// The key's state at this moment.
     Snapshot {
-        /// Records of outputs, for scripts and outpoints.
+        /// Records of outputs, for scripts, outpoints and accounts.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         utxos: Vec<UtxoRecord>,
         /// Proofs of the final transactions that created or spent them.
@@ -145,12 +160,26 @@ pub enum KeyOutcome {
         /// Status, for a txid.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         status: Option<TransactionStatus>,
-        /// Height from which this script's history in blocks is known.
+        /// Height from which this script's or account's history in blocks is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         history_from: Option<u32>,
     },
     /// The key is refused.
     Error(WireError),
+}
+
+impl ClientMessage {
+    /// A subscription to keys with all that is known of them, and without records of accounts.
+    ///
+    /// ```
+    /// use quorate_protocol::wire::{ClientMessage, SubscriptionKey};
+    ///
+    /// let message = ClientMessage::subscribe(vec![SubscriptionKey::Tip]);
+    /// assert!(matches!(message, ClientMessage::UTXOSubscribe { since: None, .. }));
+    /// ```
+    pub fn subscribe(keys: Vec<SubscriptionKey>) -> Self {
+        Self::UTXOSubscribe { keys, accounts: BTreeMap::new(), since: None }
+    }
 }
 
 /// Messages from a wallet.
@@ -172,6 +201,13 @@ pub enum ClientMessage {
     UTXOSubscribe {
         /// Up to [`super::limits::KEYS_PER_MESSAGE_MAX`].
         keys: Vec<SubscriptionKey>,
+        /// Records of accounts among the keys, for nodes that do not know them. Up to
+        /// [`super::limits::ACCOUNTS_PER_MESSAGE_MAX`].
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        accounts: BTreeMap<AccountId, AccountRecord>,
+        /// What the wallet knows already is left out: coins that blocks below this height spend.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u32>,
     },
     /// End subscriptions.
     UTXOUnsubscribe {
@@ -317,7 +353,7 @@ pub enum ServerMessage {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         proof: Option<Box<FinalityProof>>,
     },
-    /// A transaction moved on; answers `TransactionBroadcast` and follows subscriptions by txid or account.
+    /// A transaction moved on; answers `TransactionBroadcast` and follows subscriptions by txid.
     #[serde(deserialize_with = "read_status")]
     TransactionStatus {
         /// The transaction.

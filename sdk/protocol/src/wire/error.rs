@@ -38,6 +38,9 @@ pub enum ErrorCode {
     InvalidSignature,
     /// The transaction is not known here.
     UnknownTransaction,
+    /// The account is not known here, or there is no room to watch it: send its record along, or subscribe to its
+    /// scripts.
+    UnknownAccount,
     /// An input has left the round that the message is about; vote again in the present one.
     RoundOver,
     /// The transaction's deadline has passed and no block has it (rule V10): propose it with a later one if the horizon

@@ -19,6 +19,8 @@ pub const PEER_FRAME_BYTES_MAX: usize = 16 << 20;
 pub const PROPOSAL_BYTES_MAX: usize = 96 * 1024;
 /// Most keys in one subscribe, unsubscribe or query message.
 pub const KEYS_PER_MESSAGE_MAX: usize = 1_000;
+/// Most records of accounts in one subscription.
+pub const ACCOUNTS_PER_MESSAGE_MAX: usize = 100;
 /// Most keys that one session may be subscribed to.
 pub const KEYS_PER_SESSION_MAX: usize = 10_000;
 /// Most headers in one answer, as in the Bitcoin peer-to-peer protocol.
@@ -42,8 +44,27 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// assert!(limits::check_keys(limits::KEYS_PER_MESSAGE_MAX + 1).is_err());
 /// ```
 pub fn check_keys(found: usize) -> Result<(), WireError> {
-    if found <= KEYS_PER_MESSAGE_MAX {
+    check("keys in a message", KEYS_PER_MESSAGE_MAX, found)
+}
+
+/// Refuses a subscription with more records of accounts than one may have.
+///
+/// # Errors
+/// The limit, and what was found.
+///
+/// ```
+/// use quorate_protocol::wire::limits;
+///
+/// assert!(limits::check_accounts(limits::ACCOUNTS_PER_MESSAGE_MAX).is_ok());
+/// assert!(limits::check_accounts(limits::ACCOUNTS_PER_MESSAGE_MAX + 1).is_err());
+/// ```
+pub fn check_accounts(found: usize) -> Result<(), WireError> {
+    check("records of accounts in a message", ACCOUNTS_PER_MESSAGE_MAX, found)
+}
+
+fn check(what: &str, limit: usize, found: usize) -> Result<(), WireError> {
+    if found <= limit {
         return Ok(());
     }
-    Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a message", KEYS_PER_MESSAGE_MAX, found))
+    Err(WireError::limit(ErrorCode::LimitExceeded, what, limit, found))
 }

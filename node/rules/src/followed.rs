@@ -1,0 +1,61 @@
+//! Accounts whose scripts are indexed, for who follows them with one key.
+
+use crate::{context::Context, subscriptions::Target};
+use bitcoin::OutPoint;
+use quorate_protocol::{
+    AccountId,
+    account::{AccountRecord, JointAccount},
+    wire::{ServerMessage, SubscriptionKey},
+};
+use std::collections::BTreeMap;
+
+impl Context {
+    /// Records that came with a subscription, of accounts that are among its keys: a node that does not know one of
+    /// them has its scripts indexed from now on. One that is not good changes nothing.
+    pub(crate) fn take_accounts(
+        &mut self,
+        keys: &[SubscriptionKey],
+        accounts: BTreeMap<AccountId, AccountRecord>,
+    ) {
+        for (id, record) in accounts {
+            let named = keys.contains(&SubscriptionKey::Account(id)) && record.id(&self.federation) == id;
+            let is_news = named && self.ledger.account_since(&id).is_none();
+            if is_news
+                && record.check(&self.federation).is_ok()
+                && let Ok(account) = JointAccount::new(&self.federation, record)
+            {
+                self.index_account(&account);
+            }
+        }
+    }
+
+    /// Derives more scripts of accounts that have used those they had.
+    pub(crate) fn extend_accounts(&mut self) {
+        for (id, record, used) in self.ledger.take_used() {
+            if let Ok(account) = JointAccount::new(&self.federation, record) {
+                let news = self.ledger.extend(id, &account, used);
+                self.tell_of_account(id, news);
+            }
+        }
+    }
+
+    /// Has the scripts of an account indexed from now on.
+    pub(crate) fn index_account(&mut self, account: &JointAccount) {
+        let news = self.ledger.register(account.id(), account);
+        self.tell_of_account(account.id(), news);
+    }
+
+    /// Coins turned out to be an account's: its addresses were not all known before.
+    pub(crate) fn tell_of_account(&mut self, account: AccountId, coins: Vec<OutPoint>) {
+        let listeners = self.subscriptions.listeners(&Target::Account(account));
+        let known: Vec<_> = coins.iter().filter_map(|outpoint| self.ledger.current(outpoint)).collect();
+        for utxo in known {
+            for (session, key) in &listeners {
+                let (key, state) = (key.clone(), utxo.state());
+                let message =
+                    ServerMessage::UTXOStateNotification { key, utxo: utxo.clone(), state, proof: None };
+                self.send_client(*session, None, message);
+            }
+        }
+    }
+}

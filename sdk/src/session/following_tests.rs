@@ -1,0 +1,197 @@
+use super::*;
+use crate::{
+    account::{ACCOUNT_GAP, Keychain, KeychainIndex},
+    session::{
+        Event, Output,
+        tests::{drain, live, tell},
+    },
+    testing,
+    wallet::tests::{extend, paid},
+    wire::{ChainTip, ErrorCode, KeyOutcome, ServerMessage},
+};
+use bitcoin::{Amount, Txid, hashes::Hash as _};
+
+type Asked = (Option<u64>, Vec<SubscriptionKey>, Option<u32>);
+
+/// Subscriptions among what was sent since the last look.
+fn subscriptions(session: &mut Session) -> Vec<Asked> {
+    let (sent, _) = drain(session);
+    let subscription = |(id, message)| {
+        let ClientMessage::UTXOSubscribe { keys, since, .. } = message else { return None };
+        Some((id, keys, since))
+    };
+    sent.into_iter().filter_map(subscription).collect()
+}
+
+fn account(session: &Session) -> SubscriptionKey {
+    SubscriptionKey::Account(session.wallet().account().id())
+}
+
+fn script(session: &Session, keychain: Keychain, index: u32) -> ScriptBuf {
+    session.wallet().account().address(KeychainIndex { keychain, index }).expect("an address").script_pubkey
+}
+
+fn answer(session: &mut Session, id: Option<u64>, key: SubscriptionKey, outcome: KeyOutcome) {
+    let tip = ChainTip { block: session.wallet().chain().tip() };
+    let results = vec![KeyResult { key, outcome }];
+    tell(session, id, &ServerMessage::UTXOSubscribed { results, tip, more: false });
+}
+
+fn snapshot(utxos: Vec<UtxoRecord>) -> KeyOutcome {
+    KeyOutcome::Snapshot { utxos, proofs: Vec::new(), status: None, history_from: None }
+}
+
+/// A session that has asked for its account, and under which number.
+fn asking() -> (Session, Option<u64>) {
+    let mut session = live();
+    let key = account(&session);
+    let asked = subscriptions(&mut session).into_iter().find(|(_, keys, _)| *keys == [key.clone()]);
+    let (id, _, since) = asked.expect("the account");
+    assert_eq!(since, None, "a wallet that knows nothing asks for everything");
+    (session, id)
+}
+
+fn coin(script: ScriptBuf, vout: u32) -> UtxoRecord {
+    let outpoint = OutPoint { txid: Txid::all_zeros(), vout };
+    testing::utxo_record(outpoint, Amount::from_sat(1_000), script)
+}
+
+#[test]
+fn a_server_without_room_for_the_account_is_asked_for_every_script() {
+    let (mut session, id) = asking();
+    let error = WireError::sender(ErrorCode::UnknownAccount, "no room");
+    let key = account(&session);
+    answer(&mut session, id, key.clone(), KeyOutcome::Error(error.clone()));
+    let asked = subscriptions(&mut session);
+    assert_eq!(asked.iter().map(|(_, keys, _)| keys.len()).sum::<usize>(), session.wallet().scripts().len());
+    assert!(asked.iter().all(|(_, _, since)| since.is_none()));
+    answer(&mut session, None, key.clone(), KeyOutcome::Error(error));
+    assert!(subscriptions(&mut session).is_empty(), "once");
+    session.next_address().expect("an address");
+    let further = script(&session, Keychain::Receive, ACCOUNT_GAP);
+    assert!(
+        matches!(&subscriptions(&mut session)[..], [(_, keys, _)] if *keys == [SubscriptionKey::Script(further)])
+    );
+    tell(&mut session, None, &ServerMessage::Gap { keys: vec![key] });
+    assert!(subscriptions(&mut session).is_empty(), "it is not subscribed to the account");
+}
+
+#[test]
+fn addresses_given_out_beyond_the_gap_are_watched_one_by_one_until_one_of_them_is_paid() {
+    let (mut session, _) = asking();
+    for _ in 0..ACCOUNT_GAP {
+        session.next_address().expect("an address");
+    }
+    assert!(subscriptions(&mut session).is_empty(), "nodes look so far with the account");
+    session.next_address().expect("an address");
+    let beyond = SubscriptionKey::Script(script(&session, Keychain::Receive, ACCOUNT_GAP));
+    assert!(matches!(&subscriptions(&mut session)[..], [(_, keys, None)] if *keys == [beyond.clone()]));
+    assert!(session.wants(&beyond));
+    // Somebody pays to the first one, with a proof: nodes look further now.
+    let proof = paid(&mut session.wallet);
+    session.take_proof(&proof);
+    session.follow_new();
+    let (sent, _) = drain(&mut session);
+    let over = |message: &ClientMessage| matches!(message, ClientMessage::UTXOUnsubscribe { keys } if *keys == [beyond.clone()]);
+    assert!(sent.iter().any(|(_, message)| over(message)), "{sent:?}");
+    assert!(!session.wants(&beyond));
+}
+
+#[test]
+fn coins_of_an_account_are_found_in_whatever_order_they_are_told() {
+    let (mut session, id) = asking();
+    // Each address is known by the one before.
+    let indexes = [0, 19, 38, 57, 76, 95];
+    let coins: Vec<_> =
+        indexes.iter().map(|index| coin(script(&session, Keychain::Receive, *index), *index)).rev().collect();
+    let key = account(&session);
+    answer(&mut session, id, key.clone(), snapshot(coins));
+    let known = |session: &Session, index| {
+        let script = script(session, Keychain::Receive, index);
+        session.wallet().coins_at(&script).count()
+    };
+    assert!(indexes.iter().all(|index| known(&session, *index) == 1));
+    // News of one can overtake news of the one that leads to it.
+    for index in [133, 114] {
+        let utxo = coin(script(&session, Keychain::Receive, index), index);
+        let (key, state) = (key.clone(), utxo.state());
+        tell(&mut session, None, &ServerMessage::UTXOStateNotification { key, utxo, state, proof: None });
+        assert_eq!(known(&session, index), usize::from(index == 114));
+    }
+    assert_eq!(known(&session, 133), 1);
+    let stranger = coin(ScriptBuf::from_bytes(vec![0x51]), 9);
+    let many: Vec<_> = (0..2_000)
+        .map(|vout| UtxoRecord { outpoint: OutPoint { txid: Txid::all_zeros(), vout }, ..stranger.clone() })
+        .collect();
+    answer(&mut session, None, key, snapshot(many));
+    assert_eq!(session.following.early.len(), EARLY_MAX, "what is nobody's is not kept without bound");
+}
+
+/// A session that was told everything, at a height.
+fn synced(session: &mut Session, id: Option<u64>, blocks: u32, utxos: Vec<UtxoRecord>) {
+    for _ in 0..blocks {
+        extend(&mut session.wallet, |_| {});
+    }
+    let key = account(session);
+    answer(session, id, key, snapshot(utxos));
+    let open: Vec<u64> = session.pending.keys().copied().collect();
+    for id in open {
+        tell(session, Some(id), &ServerMessage::Pong);
+    }
+    let (_, others) = drain(session);
+    assert!(others.contains(&Output::Event(Event::Synced)), "{others:?}");
+}
+
+fn connected_again(session: &mut Session) -> Asked {
+    session.handle_disconnected(session.now, "test");
+    session.handle_connected(session.now);
+    let (sent, _) = drain(session);
+    let tip = ChainTip { block: session.wallet().chain().tip() };
+    let welcome = ServerMessage::Welcome {
+        protocol: limits::PROTOCOL_VERSION,
+        federation: session.wallet().federation().id(),
+        agent: String::new(),
+        tip,
+    };
+    tell(session, sent.last().expect("a greeting").0, &welcome);
+    let key = account(session);
+    let asked = subscriptions(session).into_iter().find(|(_, keys, _)| *keys == [key.clone()]);
+    asked.expect("the account")
+}
+
+#[test]
+fn a_wallet_that_comes_back_asks_for_what_is_new_and_now_and_then_for_everything() {
+    let (mut session, id) = asking();
+    synced(&mut session, id, 400, Vec::new());
+    let tip = session.wallet().chain().tip().height;
+    let (id, _, since) = connected_again(&mut session);
+    assert_eq!(since, Some(tip - 288), "blocks above can still be undone");
+    // Without an answer it knows no more than before.
+    extend(&mut session.wallet, |_| {});
+    let (again, _, since) = connected_again(&mut session);
+    assert_ne!(again, id);
+    assert_eq!(since, Some(tip - 288));
+    synced(&mut session, again, 9, Vec::new());
+    let (id, _, since) = connected_again(&mut session);
+    assert_eq!(since, Some(tip + 10 - 288));
+    synced(&mut session, id, 4_320, Vec::new());
+    assert_eq!(connected_again(&mut session).2, None, "a month later");
+}
+
+#[test]
+fn who_misses_a_coin_among_what_is_told_asks_for_everything() {
+    let (mut session, id) = asking();
+    synced(&mut session, id, 400, Vec::new());
+    let proof = paid(&mut session.wallet);
+    session.take_proof(&proof);
+    session.wallet.put_in_block(proof.transaction(), session.wallet.chain().tip());
+    let (id, _, since) = connected_again(&mut session);
+    assert!(since.is_some());
+    // Another device spent it, and no server told: it is among what this wallet says that it knows.
+    let key = account(&session);
+    answer(&mut session, id, key.clone(), snapshot(Vec::new()));
+    let asked = subscriptions(&mut session);
+    assert!(matches!(&asked[..], [(_, keys, None)] if *keys == [key.clone()]), "{asked:?}");
+    answer(&mut session, asked[0].0, key, snapshot(Vec::new()));
+    assert!(subscriptions(&mut session).is_empty(), "once");
+}

@@ -23,6 +23,10 @@ const KEYS_PER_WORK: usize = 16;
 const WORK_PROOF: u32 = 4;
 /// A payment: signatures at all nodes.
 const WORK_PAYMENT: u32 = 20;
+/// Each of its inputs: a script that all nodes run.
+const WORK_INPUT: u32 = 2;
+/// Outputs that are as much work as a small question.
+const OUTPUTS_PER_WORK: usize = 16;
 /// An account: forty addresses are derived at all nodes.
 const WORK_ACCOUNT: u32 = 100;
 
@@ -131,7 +135,13 @@ fn work(message: &ClientMessage) -> u32 {
         ClientMessage::UTXOUnsubscribe { keys } | ClientMessage::UTXOStateQuery { keys } => {
             work_of_keys(keys.len())
         }
-        ClientMessage::TransactionBroadcast { .. } | ClientMessage::TransactionCancel { .. } => WORK_PAYMENT,
+        ClientMessage::TransactionBroadcast { proposal, .. }
+        | ClientMessage::TransactionCancel { proposal, .. } => {
+            let transaction = proposal.transaction();
+            let inputs = u32::try_from(transaction.input.len()).unwrap_or(u32::MAX);
+            let outputs = u32::try_from(transaction.output.len() / OUTPUTS_PER_WORK).unwrap_or(u32::MAX);
+            WORK_PAYMENT.saturating_add(inputs.saturating_mul(WORK_INPUT)).saturating_add(outputs)
+        }
         ClientMessage::AccountRegister { .. } => WORK_ACCOUNT,
         ClientMessage::ProofQuery { .. }
         | ClientMessage::FinalTransaction { .. }
@@ -151,6 +161,8 @@ fn work_of_keys(keys: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bitcoin::Transaction;
+    use quorate_protocol::{proposal::Proposal, testing};
 
     #[test]
     fn what_came_at_once_is_free_and_then_the_rate_holds() {
@@ -176,6 +188,15 @@ mod tests {
         assert_eq!(allowance.take(Duration::ZERO, 1 << 20, None), Duration::from_secs(1));
         let keys = vec![quorate_protocol::wire::SubscriptionKey::Tip; 1_000];
         assert_eq!(work(&ClientMessage::subscribe(keys)), 63);
+        let mut psbt = testing::federation(4).proposal().psbt;
+        let of = |transaction: &Transaction| {
+            let proposal = Proposal::Sole { transaction: transaction.clone() };
+            work(&ClientMessage::TransactionBroadcast { proposal, account: None })
+        };
+        let small = of(&psbt.unsigned_tx);
+        let input = psbt.unsigned_tx.input[0].clone();
+        psbt.unsigned_tx.input.extend(vec![input; 63]);
+        assert_eq!(of(&psbt.unsigned_tx), small + 63 * WORK_INPUT, "each script is run");
     }
 
     #[test]

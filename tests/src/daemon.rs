@@ -88,15 +88,14 @@ impl Daemon {
     /// It is not running.
     pub async fn kill(&mut self) -> Result<()> {
         let height = self.height().await?;
-        let mut kept = 0;
-        for ((known, _), number) in self.blocks.iter().zip(1_u32..=height) {
-            if *known != self.call::<String>("getblockhash", json!([number])).await? {
+        self.blocks.truncate(usize::try_from(height)?);
+        while let Some((known, _)) = self.blocks.last() {
+            if *known == self.call::<String>("getblockhash", json!([self.blocks.len()])).await? {
                 break;
             }
-            kept += 1;
+            self.blocks.pop();
         }
-        self.blocks.truncate(kept);
-        for number in u32::try_from(kept)? + 1..=height {
+        for number in u32::try_from(self.blocks.len())? + 1..=height {
             let hash: String = self.call("getblockhash", json!([number])).await?;
             let block = self.call("getblock", json!([hash, 0])).await?;
             self.blocks.push((hash, block));

@@ -13,7 +13,11 @@ use quorate_tests::{
     bitcoind,
     daemon::{COOKIE, Daemon},
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 /// What anybody can spend.
 fn open() -> ScriptBuf {
@@ -147,8 +151,8 @@ async fn served(answer: impl Fn(&str) -> (&'static str, String) + Send + 'static
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut request = String::new();
-            // The body is the last thing that comes, in braces.
-            while !request.trim_end().ends_with('}') {
+            // The body is the last thing that comes, in braces or brackets.
+            while !request.trim_end().ends_with(['}', ']']) {
                 let mut part = [0; 4_096];
                 let Ok(count @ 1..) = socket.read(&mut part).await else { break };
                 request.push_str(&String::from_utf8_lossy(part.get(..count).unwrap_or_default()));
@@ -186,4 +190,60 @@ async fn a_daemon_that_cannot_be_told_the_known_tip_is_asked_without() -> Result
     .await?;
     ensure!(Bitcoind::new(&url, "", "").wait_for_tip(tip).await? == tip);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_questions_are_few_requests_and_each_has_its_own_answer() -> Result<()> {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = requests.clone();
+    // Of each request the last one is answered first; the mempool has those whose id is even.
+    let url = served(move |request| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let body = request.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let calls: Vec<Value> = serde_json::from_str(body).unwrap_or_default();
+        let absent = json!({"code": -5, "message": "Transaction not in mempool"});
+        let reply = |call: &Value| {
+            let id = call["id"].as_u64().unwrap_or_default();
+            let error = if id.is_multiple_of(2) { Value::Null } else { absent.clone() };
+            json!({"result": {}, "error": error, "id": id})
+        };
+        ("200 OK", Value::Array(calls.iter().rev().map(reply).collect()).to_string())
+    })
+    .await?;
+    let txids: Vec<Txid> = (0..120).map(|byte| Txid::from_byte_array([byte; 32])).collect();
+    let missing = Bitcoind::new(&url, "", "").missing(txids.clone()).await?;
+    ensure!(missing == txids.into_iter().skip(1).step_by(2).collect(), "{missing:?}");
+    ensure!(requests.load(Ordering::Relaxed) == 3);
+
+    let reply = json!([{"result": {}, "error": null, "id": 8}]).to_string();
+    let url = served(move |_| ("200 OK", reply.clone())).await?;
+    let refused = Bitcoind::new(&url, "", "").missing(vec![Txid::all_zeros()]).await;
+    ensure!(refused.is_err_and(|error| error.to_string().contains("nobody asked for")));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_on_a_connection_that_is_closed_in_that_moment_is_made_again() -> Result<()> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let answer = json!({"result": BlockHash::all_zeros(), "error": null, "id": 1}).to_string();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+    // One answer on each connection, which is then kept until something more is asked on it.
+    let server = tokio::spawn(async move {
+        for _ in 0..2 {
+            let (mut socket, _) = listener.accept().await?;
+            let mut request = [0; 4_096];
+            ensure!(socket.read(&mut request).await? > 0);
+            socket.write_all(answer.as_bytes()).await?;
+            ensure!(socket.read(&mut request).await.is_ok());
+        }
+        Ok(())
+    });
+    let daemon = Bitcoind::new(&url, "", "");
+    for _ in 0..2 {
+        ensure!(daemon.tip().await? == BlockHash::all_zeros());
+    }
+    drop(daemon);
+    server.await?
 }

@@ -120,7 +120,12 @@ async fn coins_and_transactions(chain: &dyn Chain, miner: &Miner) -> Result<()> 
     ensure!(chain.missing(txids).await?.is_empty());
     let mut broken = other.clone();
     broken.input.iter_mut().for_each(|input| input.witness.clear());
-    ensure!(chain.broadcast(broken).await.is_err());
+    ensure!(chain.broadcast(broken.clone()).await.is_err());
+    let answers = chain.broadcast_all(vec![broken, child.clone()]).await?;
+    ensure!(
+        matches!(&answers[..], [Err(refused), Ok(())] if refused.is_refusal()),
+        "each has its own answer: {answers:?}"
+    );
 
     miner.mine(1).await?;
     let tip = chain.tip().await?;

@@ -31,14 +31,34 @@ struct Request {
     params: Vec<Value>,
 }
 
-async fn answer(State(chain): State<Arc<DevnetChain>>, Json(request): Json<Request>) -> Json<Value> {
-    let reply = match call(&chain, &request).await {
+/// One call, or some that are answered in order.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Calls {
+    One(Request),
+    Some(Vec<Request>),
+}
+
+async fn answer(State(chain): State<Arc<DevnetChain>>, Json(calls): Json<Calls>) -> Json<Value> {
+    match calls {
+        Calls::One(request) => Json(reply(&chain, &request).await),
+        Calls::Some(requests) => {
+            let mut replies = Vec::with_capacity(requests.len());
+            for request in &requests {
+                replies.push(reply(&chain, request).await);
+            }
+            Json(Value::Array(replies))
+        }
+    }
+}
+
+async fn reply(chain: &DevnetChain, request: &Request) -> Value {
+    match call(chain, request).await {
         Ok(result) => json!({"result": result, "error": null, "id": request.id}),
         Err((code, message)) => {
             json!({"result": null, "error": {"code": code, "message": message}, "id": request.id})
         }
-    };
-    Json(reply)
+    }
 }
 
 type Failure = (i32, String);

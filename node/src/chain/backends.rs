@@ -211,6 +211,10 @@ impl Chain for Backends {
         self.chain().broadcast(transaction)
     }
 
+    fn broadcast_all(&self, transactions: Vec<Transaction>) -> Answer<'_, Vec<Result<(), ChainError>>> {
+        self.chain().broadcast_all(transactions)
+    }
+
     fn doubt(&self) -> Answer<'_, Option<String>> {
         Box::pin(async {
             let doubt = match self.chain().doubt().await? {

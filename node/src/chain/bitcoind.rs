@@ -1,6 +1,10 @@
 //! Bitcoin Core over JSON-RPC. Also speaks to an embedded chain that another process serves (`quorate-devnet chain`).
 
-use super::{Answer, Chain, ChainError, DaemonError, Fees, doubt::BEHIND_MAX};
+use super::{
+    Answer, Chain, ChainError, DaemonError, Fees,
+    doubt::BEHIND_MAX,
+    rpc::{CallError, Rpc},
+};
 use crate::config::ChainConfig;
 use bitcoin::{
     Amount, Block, BlockHash, FeeRate, OutPoint, ScriptBuf, Transaction, TxOut, Txid,
@@ -9,16 +13,9 @@ use bitcoin::{
 };
 use quorate_protocol::relay_policy::FEE_RATE_MIN;
 use quorate_rules::ChainCoin;
-use reqwest::StatusCode;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeSet,
-    fmt,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::collections::BTreeSet;
 
 /// How long one wait for a new tip lasts, in milliseconds.
 const WAIT_MS: u32 = 20_000;
@@ -29,99 +26,28 @@ const OUT_OF_RANGE: i64 = -8;
 /// RPC codes with which Bitcoin Core says that it has the transaction already.
 const ALREADY_KNOWN: [i64; 2] = [-27, -26];
 
-/// How long a connection waits for the next call: less than until the daemon closes it (`-rpcservertimeout`, 30 s), so
-/// that no call is sent on one that is being closed.
-const IDLE_MAX: Duration = Duration::from_secs(10);
+/// RPC code with which Bitcoin Core says that it has just been started.
+const WARMING_UP: i64 = -28;
 
 /// How long one lasts with a daemon that cannot be told which tip is known.
 const SHORT_WAIT_MS: u32 = 1_000;
 /// RPC code with which Bitcoin Core answers a call with parameters that it does not know.
 const MISUSED: i64 = -1;
-/// Bytes of an answer that is no JSON which are told.
-const BODY_MAX: usize = 200;
-
-/// A daemon's RPC endpoint.
-#[derive(Clone)]
-pub struct Bitcoind {
-    client: reqwest::Client,
-    url: String,
-    /// User and password as they are set, or as the cookie file had them last.
-    access: Arc<Mutex<(String, String)>>,
-    cookie: Option<PathBuf>,
-}
-
-impl fmt::Debug for Bitcoind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bitcoind").field("url", &self.url).finish_non_exhaustive()
-    }
-}
-
-#[derive(Deserialize)]
-struct RpcReply {
-    result: Value,
-    error: Option<RpcError>,
-}
-
-#[derive(Deserialize)]
-struct RpcError {
-    code: i64,
-    message: String,
-}
-
-enum CallError {
-    Transport(reqwest::Error),
-    Malformed(serde_json::Error),
-    Http { status: String, body: String },
-    Unauthorized(String),
-    Refused(DaemonError),
-}
-
-impl From<CallError> for ChainError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Transport(error) => Self::Backend(error.into()),
-            CallError::Malformed(error) => Self::Backend(error.into()),
-            CallError::Http { status, body } => Self::Http { status, body },
-            CallError::Unauthorized(what) => Self::Unauthorized(what),
-            CallError::Refused(error) => Self::Daemon(error),
-        }
-    }
-}
+/// Bitcoin Core, or what speaks like it.
+#[derive(Clone, Debug)]
+pub struct Bitcoind(Rpc);
 
 impl Bitcoind {
     /// An endpoint such as `http://127.0.0.1:8332` with its user and password.
     pub fn new(url: &str, user: &str, password: &str) -> Self {
-        let client = reqwest::Client::builder().pool_idle_timeout(IDLE_MAX).build();
-        Self {
-            // None of these settings can fail.
-            client: client.unwrap_or_default(),
-            url: url.to_owned(),
-            access: Arc::new(Mutex::new((user.to_owned(), password.to_owned()))),
-            cookie: None,
-        }
+        Self(Rpc::new(url, user, password))
     }
 
     /// An endpoint as it is configured. A cookie file is read when it is needed: the daemon writes another one at each
     /// of its starts.
     pub fn open(config: &ChainConfig) -> Self {
-        Self { cookie: config.cookie.clone(), ..Self::new(&config.url, &config.user, &config.password) }
-    }
-
-    fn access(&self) -> (String, String) {
-        self.access.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Reads the cookie file. `false` if there is none, or it says what is known already.
-    fn read_cookie(&self) -> Result<bool, CallError> {
-        let Some(path) = &self.cookie else { return Ok(false) };
-        let unreadable = |why: &str| CallError::Unauthorized(format!("{}: {why}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error.to_string()))?;
-        let (user, password) = text.trim().split_once(':').ok_or_else(|| unreadable("is no cookie file"))?;
-        let read = (user.to_owned(), password.to_owned());
-        let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = *access != read;
-        *access = read;
-        Ok(news)
+        let rpc = Rpc::new(&config.url, &config.user, &config.password);
+        Self(rpc.with_cookie(config.cookie.clone()))
     }
 
     /// Calls any method; for tests and operators' tools.
@@ -133,43 +59,7 @@ impl Bitcoind {
     }
 
     async fn call<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T, CallError> {
-        let body = json!({"jsonrpc": "1.0", "id": "quorate", "method": method, "params": params});
-        let mut answer = self.post(&body).await?;
-        if answer.0 == StatusCode::UNAUTHORIZED {
-            if !self.read_cookie()? {
-                let user = self.access().0;
-                return Err(CallError::Unauthorized(match &self.cookie {
-                    Some(path) => format!("what {} says", path.display()),
-                    None => format!("the password of user \"{user}\""),
-                }));
-            }
-            answer = self.post(&body).await?;
-        }
-        let (status, text) = answer;
-        let reply: RpcReply = match serde_json::from_str(&text) {
-            Ok(reply) => reply,
-            Err(error) if status.is_success() => return Err(CallError::Malformed(error)),
-            // A work queue that is full, a proxy, another service.
-            Err(_) => {
-                let body = text.trim().chars().filter(|one| !one.is_control()).take(BODY_MAX).collect();
-                return Err(CallError::Http { status: status.to_string(), body });
-            }
-        };
-        match reply.error {
-            Some(RpcError { code, message }) => Err(CallError::Refused(DaemonError { code, message })),
-            None => serde_json::from_value(reply.result).map_err(CallError::Malformed),
-        }
-    }
-}
-
-impl Bitcoind {
-    async fn post(&self, body: &Value) -> Result<(StatusCode, String), CallError> {
-        let (user, password) = self.access();
-        let request = self.client.post(&self.url).basic_auth(user, Some(password)).json(body);
-        let request = request.timeout(Duration::from_millis(u64::from(WAIT_MS)) * 3);
-        let answer = request.send().await.map_err(CallError::Transport)?;
-        let status = answer.status();
-        Ok((status, answer.text().await.map_err(CallError::Transport)?))
+        self.0.call(method, params).await
     }
 }
 
@@ -304,16 +194,20 @@ impl Chain for Bitcoind {
 
     fn broadcast(&self, transaction: Transaction) -> Answer<'_, ()> {
         Box::pin(async move {
-            match self.call::<Value>("sendrawtransaction", json!([serialize_hex(&transaction)])).await {
+            let sent = self.call::<Value>("sendrawtransaction", json!([serialize_hex(&transaction)])).await;
+            match sent {
                 Ok(_) => Ok(()),
-                Err(CallError::Refused(error))
-                    if ALREADY_KNOWN.contains(&error.code) && error.message.contains("already") =>
-                {
-                    Ok(())
-                }
-                Err(CallError::Refused(error)) => Err(ChainError::Refused(error)),
+                Err(CallError::Refused(error)) => taken(error),
                 Err(error) => Err(error.into()),
             }
+        })
+    }
+
+    fn broadcast_all(&self, transactions: Vec<Transaction>) -> Answer<'_, Vec<Result<(), ChainError>>> {
+        Box::pin(async move {
+            let raw = transactions.iter().map(|one| json!([serialize_hex(one)])).collect();
+            let answers = self.0.call_each("sendrawtransaction", raw).await?;
+            Ok(answers.into_iter().map(|answer| answer.map_or_else(taken, |_| Ok(()))).collect())
         })
     }
 
@@ -333,11 +227,13 @@ impl Chain for Bitcoind {
 
     fn missing(&self, txids: Vec<Txid>) -> Answer<'_, BTreeSet<Txid>> {
         Box::pin(async move {
+            let asked = txids.iter().map(|txid| json!([txid])).collect();
+            let answers = self.0.call_each("getmempoolentry", asked).await?;
             let mut missing = BTreeSet::new();
-            for txid in txids {
-                match self.call::<Value>("getmempoolentry", json!([txid])).await {
+            for (txid, answer) in txids.into_iter().zip(answers) {
+                match answer {
                     Ok(_) => {}
-                    Err(CallError::Refused(error)) if error.code == NOT_FOUND => {
+                    Err(error) if error.code == NOT_FOUND => {
                         missing.insert(txid);
                     }
                     Err(error) => return Err(error.into()),
@@ -363,6 +259,15 @@ impl Chain for Bitcoind {
             })
         })
     }
+}
+
+/// What the daemon says against a transaction; that it has it already is nothing against it.
+fn taken(error: DaemonError) -> Result<(), ChainError> {
+    if error.code == WARMING_UP {
+        return Err(error.into());
+    }
+    let known = ALREADY_KNOWN.contains(&error.code) && error.message.contains("already");
+    if known { Ok(()) } else { Err(ChainError::Refused(error)) }
 }
 
 /// A rate in BTC per 1,000 virtual bytes, rounded up.

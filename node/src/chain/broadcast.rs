@@ -1,4 +1,4 @@
-//! The one queue through which transactions go to the Bitcoin network: parents first, one at a time, only what the
+//! The one queue through which transactions go to the Bitcoin network: parents first, some at a time, only what the
 //! mempool lacks; with a child that pays for it where a parent's own fee is too low by now.
 
 use super::{Chain, ChainError};
@@ -11,6 +11,8 @@ use std::{
 };
 use tokio::sync::{Notify, mpsc};
 
+/// Transactions that are handed in at a time.
+const AT_A_TIME: usize = 25;
 /// Most children that are tried as the one that pays for its parent.
 const CHILDREN_MAX: usize = 24;
 
@@ -50,31 +52,55 @@ impl Queue {
                     continue;
                 }
             };
-            for transaction in parents_first(&batch) {
-                let txid = transaction.compute_txid();
-                let refusal = if missing.contains(&txid) {
-                    match send(&*chain, transaction, &batch, &missing).await {
-                        Ok(()) => {
-                            missing.remove(&txid);
-                            None
-                        }
-                        Err(error) if !error.is_refusal() => {
-                            tracing::warn!(%error, "the chain backend does not take transactions");
-                            break;
-                        }
-                        Err(error) => Some(
-                            error.to_string().chars().take(limits::REFUSAL_CHARS_MAX).collect::<String>(),
-                        ),
+            for some in parents_first(&batch).chunks(AT_A_TIME) {
+                let told = match hand_in(&*chain, some, &batch, &mut missing).await {
+                    Ok(told) => told,
+                    Err(error) => {
+                        tracing::warn!(%error, "the chain backend does not take transactions");
+                        break;
                     }
-                } else {
-                    None
                 };
-                if inputs.send(Input::Broadcast { txid, refusal }).await.is_err() {
-                    return;
+                for (txid, refusal) in told {
+                    if inputs.send(Input::Broadcast { txid, refusal }).await.is_err() {
+                        return;
+                    }
                 }
             }
         }
     }
+}
+
+/// Hands in those of some transactions that the mempool lacks, and gives what it says against each.
+async fn hand_in(
+    chain: &dyn Chain,
+    some: &[&Transaction],
+    batch: &BTreeMap<Txid, Transaction>,
+    missing: &mut BTreeSet<Txid>,
+) -> Result<Vec<(Txid, Option<String>)>, ChainError> {
+    let with_txid = some.iter().map(|transaction| (transaction.compute_txid(), *transaction));
+    let (lacking, known): (Vec<_>, Vec<_>) = with_txid.partition(|(txid, _)| missing.contains(txid));
+    let mut told: Vec<_> = known.into_iter().map(|(txid, _)| (txid, None)).collect();
+    if lacking.is_empty() {
+        return Ok(told);
+    }
+    let all = lacking.iter().map(|(_, transaction)| (*transaction).clone()).collect();
+    for ((txid, transaction), answer) in lacking.into_iter().zip(chain.broadcast_all(all).await?) {
+        // One that was refused may be rescued by a child, and have kept others of these back until then.
+        let answer = match answer {
+            Err(error) if error.is_refusal() => send(chain, transaction, batch, missing).await,
+            answer => answer,
+        };
+        let refusal = match answer {
+            Ok(()) => {
+                missing.remove(&txid);
+                None
+            }
+            Err(error) if !error.is_refusal() => return Err(error),
+            Err(error) => Some(error.to_string().chars().take(limits::REFUSAL_CHARS_MAX).collect()),
+        };
+        told.push((txid, refusal));
+    }
+    Ok(told)
 }
 
 /// Sends one; if its own fee is too low, together with one that spends it, and with what that one spends besides and

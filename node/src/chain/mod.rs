@@ -8,6 +8,7 @@ pub(crate) mod broadcast;
 mod doubt;
 mod esplora;
 pub(crate) mod follower;
+mod rpc;
 
 pub use backends::Backends;
 pub use birthday::birthday;
@@ -49,6 +50,20 @@ pub trait Chain: Send + Sync + 'static {
     fn coin(&self, outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>>;
     /// Hands a transaction to the network; already known is success.
     fn broadcast(&self, transaction: Transaction) -> Answer<'_, ()>;
+    /// Hands transactions to the network in this order, each as [`Chain::broadcast`]. An error of the whole says that
+    /// the backend is in trouble, and how far it came is not known.
+    fn broadcast_all(&self, transactions: Vec<Transaction>) -> Answer<'_, Vec<Result<(), ChainError>>> {
+        Box::pin(async move {
+            let mut taken = Vec::with_capacity(transactions.len());
+            for transaction in transactions {
+                match self.broadcast(transaction).await {
+                    Err(error) if !error.is_refusal() => return Err(error),
+                    answer => taken.push(answer),
+                }
+            }
+            Ok(taken)
+        })
+    }
     /// Why the backend may not be at the tip of its chain, as far as it knows that itself.
     fn doubt(&self) -> Answer<'_, Option<String>>;
     /// Fee rate for the next blocks.

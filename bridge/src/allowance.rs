@@ -2,7 +2,7 @@
 //!
 //! Who asks for more is not refused but read from more slowly; the network then stops what it sends.
 
-use quorate_protocol::wire::ClientMessage;
+use quorate_protocol::wire::{ClientMessage, SubscriptionKey};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -27,6 +27,10 @@ const WORK_PAYMENT: u32 = 20;
 const WORK_INPUT: u32 = 2;
 /// Outputs that are as much work as a small question.
 const OUTPUTS_PER_WORK: usize = 16;
+/// The coins of an account.
+const WORK_FOLLOWED: u32 = 10;
+/// Bytes that are written for one that may be read.
+const WRITTEN_PER_READ: usize = 16;
 /// An account: forty addresses are derived at all nodes.
 const WORK_ACCOUNT: u32 = 100;
 
@@ -93,11 +97,20 @@ impl Allowance {
         })
     }
 
+    /// So many bytes count as read; gives the time for which nothing more is.
+    pub(crate) fn take_bytes(&mut self, now: Duration, bytes: usize) -> Duration {
+        self.bytes.take(now, u32::try_from(bytes).unwrap_or(u32::MAX))
+    }
+
     /// A frame came; gives the time for which nothing more is read.
     pub(crate) fn take(&mut self, now: Duration, bytes: usize, message: Option<&ClientMessage>) -> Duration {
-        let bytes = self.bytes.take(now, u32::try_from(bytes).unwrap_or(u32::MAX));
-        bytes.max(self.work.take(now, message.map_or(WORK_SMALL, work)))
+        self.take_bytes(now, bytes).max(self.work.take(now, message.map_or(WORK_SMALL, work)))
     }
+}
+
+/// What answers count for among what is read: who asks for much gets much written.
+pub(crate) fn read_for(written: usize) -> usize {
+    written / WRITTEN_PER_READ
 }
 
 /// The part of all sessions of one address; a clone is the same part.
@@ -119,6 +132,12 @@ impl AddressAllowance {
         left.is_whole(self.started.elapsed())
     }
 
+    /// As [`Allowance::take_bytes`].
+    pub(crate) fn take_bytes(&self, bytes: usize) -> Duration {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.take_bytes(self.started.elapsed(), bytes)
+    }
+
     /// As [`Allowance::take`].
     pub(crate) fn take(&self, bytes: usize, message: Option<&ClientMessage>) -> Duration {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,10 +149,10 @@ fn work(message: &ClientMessage) -> u32 {
     match message {
         ClientMessage::UTXOSubscribe { keys, accounts, .. } => {
             let accounts = u32::try_from(accounts.len()).unwrap_or(u32::MAX);
-            work_of_keys(keys.len()).saturating_add(accounts.saturating_mul(WORK_ACCOUNT))
+            work_of_keys(keys).saturating_add(accounts.saturating_mul(WORK_ACCOUNT))
         }
         ClientMessage::UTXOUnsubscribe { keys } | ClientMessage::UTXOStateQuery { keys } => {
-            work_of_keys(keys.len())
+            work_of_keys(keys)
         }
         ClientMessage::TransactionBroadcast { proposal, .. }
         | ClientMessage::TransactionCancel { proposal, .. } => {
@@ -154,8 +173,11 @@ fn work(message: &ClientMessage) -> u32 {
     }
 }
 
-fn work_of_keys(keys: usize) -> u32 {
-    WORK_SMALL.saturating_add(u32::try_from(keys / KEYS_PER_WORK).unwrap_or(u32::MAX))
+fn work_of_keys(keys: &[SubscriptionKey]) -> u32 {
+    let accounts = keys.iter().filter(|key| matches!(key, SubscriptionKey::Account(_))).count();
+    let [keys, accounts] =
+        [keys.len() / KEYS_PER_WORK, accounts].map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+    WORK_SMALL.saturating_add(keys).saturating_add(accounts.saturating_mul(WORK_FOLLOWED))
 }
 
 #[cfg(test)]
@@ -186,7 +208,7 @@ mod tests {
             assert_eq!(allowance.take(Duration::ZERO, 1 << 20, None), Duration::ZERO);
         }
         assert_eq!(allowance.take(Duration::ZERO, 1 << 20, None), Duration::from_secs(1));
-        let keys = vec![quorate_protocol::wire::SubscriptionKey::Tip; 1_000];
+        let keys = vec![SubscriptionKey::Tip; 1_000];
         assert_eq!(work(&ClientMessage::subscribe(keys)), 63);
         let mut psbt = testing::federation(4).proposal().psbt;
         let of = |transaction: &Transaction| {

@@ -10,21 +10,30 @@ use crate::{
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
-    wire::{KeyOutcome, TransactionStatus, UtxoRecord},
+    wire::{Followed, KeyOutcome, TransactionStatus, UtxoRecord},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of one key.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    /// Nodes that have told of it, with the height from which they know its history.
-    heard: BTreeMap<LinkId, Option<u32>>,
+    /// Nodes that have told of it.
+    heard: BTreeMap<LinkId, Heard>,
     utxos: BTreeMap<OutPoint, Words>,
     /// Copies that differ: one that does not verify must not keep the good one back.
     proofs: BTreeMap<Txid, Vec<ProofCopy>>,
     status: Option<TransactionStatus>,
     /// Where nodes say that a block has it, or contradicts it.
     placed: BTreeMap<LinkId, TransactionStatus>,
+}
+
+/// How much a node knows of a key.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Heard {
+    /// The height from which it knows its history.
+    pub(crate) history_from: Option<u32>,
+    /// The addresses that it follows, of an account.
+    pub(crate) followed: Option<Followed>,
 }
 
 /// A node's copy of a proof, with the coin that it came with. The first one of each node counts, so that among f + 1
@@ -45,8 +54,32 @@ impl Facts {
     }
 
     /// A node has told all that it knows at present.
-    pub(crate) fn hear(&mut self, link: LinkId, history_from: Option<u32>) {
-        self.heard.insert(link, history_from);
+    pub(crate) fn hear(&mut self, link: LinkId, heard: Heard) {
+        self.heard.insert(link, heard);
+    }
+
+    /// A node follows more addresses than before.
+    pub(crate) fn follow(&mut self, link: LinkId, followed: Followed) {
+        if let Some(heard) = self.heard.get_mut(&link) {
+            heard.followed = Some(followed);
+        }
+    }
+
+    /// The addresses that 2f + 1 nodes follow, or all that have told: f + 1 honest ones among them tell of each coin.
+    pub(crate) fn followed(&self, needed: usize) -> Option<Followed> {
+        let known: Vec<Followed> = self.heard.values().filter_map(|heard| heard.followed).collect();
+        let enough = (2 * (needed - 1) + 1).min(known.len()).checked_sub(1)?;
+        let reach = |of: fn(&Followed) -> u32| {
+            let mut reach: Vec<u32> = known.iter().map(of).collect();
+            reach.sort_unstable_by(|one, other| other.cmp(one));
+            reach.get(enough).copied()
+        };
+        Some(Followed { receive: reach(|one| one.receive)?, change: reach(|one| one.change)? })
+    }
+
+    /// Whether something was said of a coin.
+    pub(crate) fn knows(&self, outpoint: &OutPoint) -> bool {
+        self.utxos.contains_key(outpoint)
     }
 
     /// All nodes are asked again.
@@ -69,6 +102,7 @@ impl Facts {
             proofs: first.map(|copy| copy.proof.clone()).collect(),
             status: self.status.clone(),
             history_from: self.history_from(needed),
+            followed: self.followed(needed),
         }
     }
 
@@ -89,10 +123,14 @@ impl Facts {
         self.utxos.values().filter_map(Words::told).filter(move |utxo| !is_spent_below(utxo, since))
     }
 
-    /// Forgets coins that blocks below a height spend, with proofs that are of nothing else. `true` if there were any.
+    /// Forgets coins that blocks below a height spend, those that too few nodes speak of since this was last called,
+    /// and proofs that are of nothing else. `true` if there were any.
     pub(crate) fn forget_below(&mut self, height: u32) -> bool {
         let before = self.utxos.len();
-        self.utxos.retain(|_, words| words.told().is_none_or(|utxo| !is_spent_below(utxo, height)));
+        self.utxos.retain(|_, words| match words.told() {
+            Some(utxo) => !is_spent_below(utxo, height),
+            None => !words.is_old_news(),
+        });
         let some = self.utxos.len() < before;
         if some {
             let named = self.named(height);
@@ -112,7 +150,7 @@ impl Facts {
 
     /// The height from which so many nodes know the history: no few of them make it look longer.
     fn history_from(&self, needed: usize) -> Option<u32> {
-        let mut known: Vec<u32> = self.heard.values().flatten().copied().collect();
+        let mut known: Vec<u32> = self.heard.values().filter_map(|heard| heard.history_from).collect();
         known.sort_unstable();
         known.get(needed.checked_sub(1)?).copied()
     }

@@ -6,6 +6,7 @@
 //! nodes have told of the key (or f + 1, if no more come), so there is no gap.
 
 use crate::{
+    facts::Heard,
     frame::Frame,
     interest::{Interest, WalletId, since_of},
     refusals::no_node,
@@ -17,7 +18,7 @@ use quorate_protocol::{
     account::AccountRecord,
     finality::FinalityProof,
     wire::{
-        ChainTip, ClientMessage, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
+        ChainTip, ClientMessage, ErrorCode, Followed, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
         TransactionStatus, UtxoRecord, WireError, limits, pages,
     },
 };
@@ -156,21 +157,7 @@ impl Hub {
 
     /// What a node whose stream is new is asked: all that is followed.
     pub(crate) fn questions(&self) -> Vec<ClientMessage> {
-        let followed = self.interests.iter().filter(|(key, _)| **key != SubscriptionKey::Tip);
-        let mut followed: Vec<_> = followed.collect();
-        // Those of which little is kept together.
-        followed.sort_unstable_by_key(|(key, interest)| {
-            (interest.account.is_some(), interest.since, (*key).clone())
-        });
-        let (plain, accounts) =
-            followed.split_at(followed.partition_point(|(_, interest)| interest.account.is_none()));
-        let message = |followed: &[(&SubscriptionKey, &Interest)]| ClientMessage::UTXOSubscribe {
-            keys: followed.iter().map(|(key, _)| (*key).clone()).collect(),
-            accounts: followed.iter().filter_map(|(key, interest)| interest.record(key)).collect(),
-            since: followed.iter().map(|(_, interest)| interest.since).min().filter(|since| *since > 0),
-        };
-        let plain = plain.chunks(limits::KEYS_PER_MESSAGE_MAX).map(message);
-        plain.chain(accounts.chunks(limits::ACCOUNTS_PER_MESSAGE_MAX).map(message)).collect()
+        questions(self.interests.iter().filter(|(key, _)| **key != SubscriptionKey::Tip).collect())
     }
 
     /// How many of these somebody wants.
@@ -196,10 +183,9 @@ impl Hub {
         &mut self,
         session: WalletId,
         call: &Subscription,
-    ) -> (HashMap<SubscriptionKey, WireError>, Option<ClientMessage>) {
-        let mut refused = HashMap::new();
-        let (mut new, mut accounts, mut lowest) = (Vec::new(), BTreeMap::new(), u32::MAX);
-        let Some(open) = self.sessions.get_mut(&session) else { return (refused, None) };
+    ) -> (HashMap<SubscriptionKey, WireError>, Vec<ClientMessage>) {
+        let (mut refused, mut new) = (HashMap::new(), Vec::new());
+        let Some(open) = self.sessions.get_mut(&session) else { return (refused, Vec::new()) };
         for key in &call.keys {
             let limit = limits::KEYS_PER_SESSION_MAX;
             if open.len() >= limit && !open.contains(key) {
@@ -213,15 +199,11 @@ impl Hub {
             let interest = self.interests.entry(key.clone()).or_insert_with(|| Interest::new(key, since));
             interest.wanted += usize::from(open.insert(key.clone()));
             if interest.ask(since, call.account(key)) {
-                new.push(key.clone());
-                accounts.extend(interest.record(key));
-                lowest = lowest.min(interest.since);
+                new.push(key);
             }
         }
-        let since = Some(lowest).filter(|since| *since > 0);
-        let question = ClientMessage::UTXOSubscribe { keys: new, accounts, since };
-        let asks = matches!(&question, ClientMessage::UTXOSubscribe { keys, .. } if !keys.is_empty());
-        (refused, asks.then_some(question))
+        let new = new.into_iter().filter_map(|key| Some((key, self.interests.get(key)?)));
+        (refused, questions(new.collect()))
     }
 
     /// Ends subscriptions; gives how many there were and the keys that are followed no more.
@@ -281,26 +263,27 @@ impl Hub {
         let Some(tip) = self.tips.believed() else {
             return self.answer(session, id, &ServerMessage::Error { error: no_node() });
         };
+        let since = Some(call.since).filter(|since| *since > 0);
         let mut pages = pages(results).into_iter().peekable();
         while let Some(results) = pages.next() {
             let more = pages.peek().is_some();
-            self.answer(session, id, &ServerMessage::UTXOSubscribed { results, tip, more });
+            self.answer(session, id, &ServerMessage::UTXOSubscribed { results, tip, more, since });
         }
         for key in call.keys.iter().filter(|key| !refused.contains_key(key)) {
             let interest = self.interests.get(key).filter(|interest| interest.sessions.contains(&session));
             let since = since_of(key, call.since);
             let copies = interest.map(|interest| interest.facts.other_copies(since));
             for (utxo, proof) in copies.unwrap_or_default() {
-                self.answer(session, None, &notification(key, utxo, Some(proof)));
+                self.answer(session, None, &notification(key, utxo, Some(proof), None));
             }
         }
     }
 
-    /// A node's snapshot or refusal of a key that it was asked for.
-    pub(crate) fn take_result(&mut self, link: LinkId, result: KeyResult) {
-        let (utxos, proofs, status, history_from) = match result.outcome {
-            KeyOutcome::Snapshot { utxos, proofs, status, history_from } => {
-                (utxos, proofs, status, history_from)
+    /// A node's snapshot or refusal of a key that it was asked for, without what blocks below a height spend.
+    pub(crate) fn take_result(&mut self, link: LinkId, since: u32, result: KeyResult) {
+        let (utxos, proofs, status, heard) = match result.outcome {
+            KeyOutcome::Snapshot { utxos, proofs, status, history_from, followed } => {
+                (utxos, proofs, status, Heard { history_from, followed })
             }
             KeyOutcome::Error(error) => {
                 if let Some(interest) = self.interests.get_mut(&result.key) {
@@ -322,7 +305,14 @@ impl Hub {
             self.take_status(link, *txid, &status);
         }
         if let Some(interest) = self.interests.get_mut(&result.key) {
-            interest.hear(link, history_from, self.needed);
+            interest.hear(link, since, heard, self.needed);
+        }
+    }
+
+    /// A node follows more addresses of an account than before.
+    pub(crate) fn follow(&mut self, link: LinkId, key: &SubscriptionKey, followed: Followed) {
+        if let Some(interest) = self.interests.get_mut(key) {
+            interest.facts.follow(link, followed);
         }
     }
 
@@ -335,11 +325,15 @@ impl Hub {
         proof: Option<FinalityProof>,
     ) {
         let Some(interest) = self.interests.get_mut(key) else { return };
-        if utxo.spent.is_some_and(|spent| spent.block.height < interest.since) {
+        let is_over = utxo.spent.is_some_and(|spent| spent.block.height < interest.since);
+        if is_over && !interest.facts.knows(&utxo.outpoint) {
             return;
         }
         match interest.facts.take_utxo(link, utxo, proof, self.needed) {
-            Some((utxo, proof)) => self.tell(key, &notification(key, utxo, proof)),
+            Some((utxo, proof)) => {
+                let followed = interest.facts.followed(self.needed);
+                self.tell(key, &notification(key, utxo, proof, followed));
+            }
             None => self.duplicates += 1,
         }
     }
@@ -376,9 +370,28 @@ impl Hub {
     }
 }
 
-fn notification(key: &SubscriptionKey, utxo: UtxoRecord, proof: Option<FinalityProof>) -> ServerMessage {
+/// Asks nodes for keys, with the records of accounts, in as few messages as a node takes.
+fn questions(mut keys: Vec<(&SubscriptionKey, &Interest)>) -> Vec<ClientMessage> {
+    // Those of which little is kept together.
+    keys.sort_unstable_by_key(|(key, interest)| (interest.account.is_some(), interest.since, *key));
+    let (plain, accounts) = keys.split_at(keys.partition_point(|(_, interest)| interest.account.is_none()));
+    let message = |keys: &[(&SubscriptionKey, &Interest)]| ClientMessage::UTXOSubscribe {
+        keys: keys.iter().map(|(key, _)| (*key).clone()).collect(),
+        accounts: keys.iter().filter_map(|(key, interest)| interest.record(key)).collect(),
+        since: keys.iter().map(|(_, interest)| interest.since).min().filter(|since| *since > 0),
+    };
+    let plain = plain.chunks(limits::KEYS_PER_MESSAGE_MAX).map(message);
+    plain.chain(accounts.chunks(limits::ACCOUNTS_PER_MESSAGE_MAX).map(message)).collect()
+}
+
+fn notification(
+    key: &SubscriptionKey,
+    utxo: UtxoRecord,
+    proof: Option<FinalityProof>,
+    followed: Option<Followed>,
+) -> ServerMessage {
     let (key, state) = (key.clone(), utxo.state());
-    ServerMessage::UTXOStateNotification { key, utxo, state, proof: proof.map(Box::new) }
+    ServerMessage::UTXOStateNotification { key, utxo, state, proof: proof.map(Box::new), followed }
 }
 
 #[cfg(test)]

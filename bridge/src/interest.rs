@@ -1,6 +1,10 @@
 //! What is kept of one key that somebody is interested in.
 
-use crate::{facts::Facts, tips::LinkId};
+use crate::{
+    facts::{Facts, Heard},
+    refusals::no_node,
+    tips::LinkId,
+};
 use quorate_protocol::{
     AccountId,
     account::AccountRecord,
@@ -41,7 +45,9 @@ impl Interest {
     /// Somebody subscribes who knows what blocks below a height spend, and may have the account's record. `true` if the
     /// nodes have to be asked.
     pub(crate) fn ask(&mut self, since: u32, account: Option<&AccountRecord>) -> bool {
-        let unknown = account.filter(|account| self.account.as_deref() != Some(*account));
+        // A record that the nodes took is the right one, whatever somebody else sends.
+        let taken = self.account.is_some() && self.ready && self.refused.is_empty();
+        let unknown = account.filter(|account| !taken && self.account.as_deref() != Some(*account));
         if let Some(account) = unknown {
             self.account = Some(Box::new(account.clone()));
         }
@@ -50,11 +56,12 @@ impl Interest {
             self.ready = false;
             self.facts.hear_anew();
         }
-        if !self.ready {
+        let asks = !self.ready || unknown.is_some() && !self.refused.is_empty();
+        if asks {
             self.refused.clear();
             self.refusal = None;
         }
-        !self.ready || unknown.is_some()
+        asks
     }
 
     /// The record that goes with its key.
@@ -69,9 +76,14 @@ impl Interest {
         self.refused.remove(&link);
     }
 
-    /// A node has told all that it knows at present. Whatever f of 2f + 1 nodes say, f + 1 others have told of it.
-    pub(crate) fn hear(&mut self, link: LinkId, history_from: Option<u32>, needed: usize) {
-        self.facts.hear(link, history_from);
+    /// A node has told all that it knows at present of what was spent from a height on. Whatever f of 2f + 1 nodes say,
+    /// f + 1 others have told of it.
+    pub(crate) fn hear(&mut self, link: LinkId, since: u32, heard: Heard, needed: usize) {
+        // The answer to an earlier question, of which somebody wants more by now.
+        if since > self.since {
+            return;
+        }
+        self.facts.hear(link, heard);
         self.refused.remove(&link);
         self.ready |= self.facts.heard() > 2 * (needed - 1);
     }
@@ -80,20 +92,30 @@ impl Interest {
     pub(crate) fn refuse(&mut self, link: LinkId, error: WireError, needed: usize) {
         self.refused.insert(link, error);
         if self.refused.len() > 2 * (needed - 1) {
-            self.give_up();
+            self.give_up(needed);
         }
     }
 
-    /// Not all nodes that should have told of it are there: takes what f + 1 have told.
+    /// Not all nodes that should have told of it are there: takes what f + 1 have told. If as many refuse it, a faulty
+    /// one among the others could hide all news.
     pub(crate) fn settle_for_less(&mut self, needed: usize) {
-        self.ready |= self.facts.heard() >= needed;
         if self.refused.len() >= needed {
-            self.give_up();
+            self.give_up(needed);
+        } else {
+            self.ready |= self.facts.heard() >= needed;
         }
     }
 
-    fn give_up(&mut self) {
-        self.refusal = self.refused.values().next().cloned().filter(|_| !self.ready);
+    /// Refuses it for the reason that f + 1 nodes give, if they agree on one.
+    fn give_up(&mut self, needed: usize) {
+        if self.ready {
+            return;
+        }
+        let given = |error: &&WireError| {
+            let alike = |other: &&WireError| (other.code, other.retry) == (error.code, error.retry);
+            self.refused.values().filter(alike).count() >= needed
+        };
+        self.refusal = Some(self.refused.values().find(given).cloned().unwrap_or_else(no_node));
     }
 
     /// Whether there is an answer for who waits.
@@ -132,7 +154,7 @@ mod tests {
     use super::*;
     use quorate_protocol::{
         testing,
-        wire::{ErrorCode, KeyOutcome},
+        wire::{ErrorCode, Followed},
     };
 
     const NEEDED: usize = 2;
@@ -141,57 +163,94 @@ mod tests {
         Interest::new(&SubscriptionKey::Script(vec![0x51].into()), since)
     }
 
-    fn no() -> WireError {
-        WireError::sender(ErrorCode::UnknownAccount, "no")
+    fn hear(interest: &mut Interest, links: std::ops::Range<u64>, since: u32) {
+        links.for_each(|link| interest.hear(LinkId(link), since, Heard::default(), NEEDED));
+    }
+
+    fn no(code: ErrorCode) -> WireError {
+        WireError::sender(code, "no")
+    }
+
+    fn refuse(interest: &mut Interest, link: u64, code: ErrorCode) {
+        interest.refuse(LinkId(link), no(code), NEEDED);
     }
 
     #[test]
     fn who_knows_less_than_what_is_kept_has_the_nodes_asked_again() {
         let mut interest = interest(100);
         assert!(interest.ask(100, None), "nobody has told of it");
-        for link in 0..3 {
-            interest.hear(LinkId(link), None, NEEDED);
-        }
+        hear(&mut interest, 0..3, 100);
         assert!(!interest.ask(150, None) && !interest.ask(100, None));
         assert!(interest.ask(0, None));
-        assert!(!interest.is_answered(), "until 2f + 1 have told more");
-    }
-
-    #[test]
-    fn nodes_are_asked_again_with_a_record_that_they_may_not_have() {
-        let world = testing::federation(4);
-        let mut interest = interest(0);
-        for link in 0..3 {
-            interest.hear(LinkId(link), None, NEEDED);
-        }
-        assert!(interest.ask(0, Some(world.account.record())));
-        assert!(interest.is_answered(), "without a wait for those who wait already");
-        assert!(!interest.ask(0, Some(world.account.record())));
-        assert!(!interest.ask(0, None) && interest.account.is_some());
-    }
-
-    #[test]
-    fn a_key_that_too_many_nodes_refuse_is_refused_without_a_wait() {
-        let mut interest = interest(0);
-        interest.refuse(LinkId(1), no(), NEEDED);
-        interest.refuse(LinkId(2), no(), NEEDED);
-        assert!(!interest.is_answered(), "two others may know it");
-        interest.refuse(LinkId(3), no(), NEEDED);
+        hear(&mut interest, 0..4, 100);
+        assert!(!interest.is_answered(), "these are answers to the first question");
+        hear(&mut interest, 0..3, 0);
         assert!(interest.is_answered());
-        assert_eq!(interest.answer(WalletId(1), 0, NEEDED), KeyOutcome::Error(no()));
+    }
+
+    #[test]
+    fn a_record_that_nodes_took_is_kept_and_one_that_they_did_not_is_replaced() {
+        let world = testing::federation(4);
+        let good = world.account.record().clone();
+        let mut bad = good.clone();
+        bad.recovery_delay += 1;
+        let mut interest = interest(0);
+        assert!(interest.ask(0, Some(&bad)));
+        (0..3).for_each(|link| refuse(&mut interest, link, ErrorCode::UnknownAccount));
+        assert!(interest.is_answered(), "it is refused");
+        assert!(interest.ask(0, Some(&good)));
+        assert_eq!(interest.account.as_deref(), Some(&good));
+        hear(&mut interest, 0..3, 0);
+        assert!(!interest.ask(0, Some(&bad)) && !interest.ask(0, Some(&good)) && !interest.ask(0, None));
+        assert_eq!(interest.account.as_deref(), Some(&good), "nobody else's word changes it");
+        // Some node did not know the account, and nobody had sent its record.
+        interest.account = None;
+        refuse(&mut interest, 3, ErrorCode::UnknownAccount);
+        assert!(
+            interest.ask(0, Some(&good)) && interest.is_answered(),
+            "without a wait for who waits already"
+        );
+    }
+
+    #[test]
+    fn a_key_that_too_many_nodes_refuse_is_refused_without_a_wait_and_for_their_reason() {
+        let mut interest = interest(0);
+        refuse(&mut interest, 1, ErrorCode::Internal);
+        refuse(&mut interest, 2, ErrorCode::UnknownAccount);
+        assert!(!interest.is_answered(), "two others may know it");
+        refuse(&mut interest, 3, ErrorCode::UnknownAccount);
+        assert!(interest.is_answered());
+        let outcome = interest.answer(WalletId(1), 0, NEEDED);
+        assert_eq!(outcome, KeyOutcome::Error(no(ErrorCode::UnknownAccount)), "not that of one node");
         assert!(interest.ask(0, None), "asking again is no use of an old refusal");
         assert!(!interest.is_answered());
     }
 
     #[test]
-    fn some_refusals_do_not_outweigh_those_who_tell() {
-        let mut interest = interest(0);
-        for link in [1, 2] {
-            interest.refuse(LinkId(link), no(), NEEDED);
+    fn what_only_some_nodes_follow_is_refused_rather_than_half_known() {
+        for refusing in [1, 2] {
+            let mut interest = interest(0);
+            (0..refusing).for_each(|link| refuse(&mut interest, link, ErrorCode::UnknownAccount));
+            hear(&mut interest, 2..4, 0);
+            interest.settle_for_less(NEEDED);
+            let told = matches!(interest.answer(WalletId(1), 0, NEEDED), KeyOutcome::Snapshot { .. });
+            assert_eq!(told, refusing == 1);
         }
-        interest.hear(LinkId(3), None, NEEDED);
-        interest.hear(LinkId(4), None, NEEDED);
-        interest.settle_for_less(NEEDED);
-        assert!(matches!(interest.answer(WalletId(1), 0, NEEDED), KeyOutcome::Snapshot { .. }));
+    }
+
+    #[test]
+    fn addresses_count_as_followed_if_enough_nodes_follow_them() {
+        let mut interest = interest(0);
+        let followed = |receive| Followed { receive, change: 20 };
+        for (link, receive) in [(1, 500), (2, 40), (3, 90), (4, 70)] {
+            let heard = Heard { history_from: None, followed: Some(followed(receive)) };
+            interest.hear(LinkId(link), 0, heard, NEEDED);
+        }
+        assert_eq!(interest.facts.followed(NEEDED), Some(followed(70)), "two honest nodes among three");
+        interest.facts.follow(LinkId(4), followed(91));
+        assert_eq!(interest.facts.followed(NEEDED), Some(followed(90)));
+        interest.forget(LinkId(1));
+        interest.forget(LinkId(3));
+        assert_eq!(interest.facts.followed(NEEDED), Some(followed(40)), "all that there are");
     }
 }

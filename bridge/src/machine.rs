@@ -282,14 +282,17 @@ impl Machine {
     pub fn handle_event(&mut self, link: LinkId, message: ServerMessage) -> Result<(), WireError> {
         let Some(pages) = self.links.get_mut(&link) else { return Ok(()) };
         match message {
-            ServerMessage::UTXOStateNotification { key, utxo, proof, .. } => {
+            ServerMessage::UTXOStateNotification { key, utxo, proof, followed, .. } => {
+                if let Some(followed) = followed {
+                    self.hub.follow(link, &key, followed);
+                }
                 self.hub.notify(link, &key, &utxo, proof.map(|proof| *proof));
             }
-            ServerMessage::UTXOSubscribed { results, tip, more } => {
+            ServerMessage::UTXOSubscribed { results, tip, more, since } => {
                 let whole = pages.take(results, more);
                 self.hub.take_tip(link, tip);
                 for result in whole.into_iter().flatten() {
-                    self.hub.take_result(link, result);
+                    self.hub.take_result(link, since.unwrap_or(0), result);
                 }
                 self.answer_waiting();
             }

@@ -3,7 +3,7 @@
 //! Nothing here waits for the wallet without an end: not a frame that it does not read, nor its part of closing.
 
 use crate::{
-    allowance::{AddressAllowance, Allowance},
+    allowance::{AddressAllowance, Allowance, read_for},
     driver::Driver,
     interest::WalletId,
     session::Next,
@@ -96,6 +96,7 @@ async fn converse(
             // One at a time, so that a wallet that reads slowly is still listened to.
             () = writer.notified() => match driver.with(|machine, _| machine.poll_message(session)) {
                 Next::Frame(text) => {
+                    reads_at = reads_at.max(Instant::now() + ear.told(started.elapsed(), text.as_str().len()));
                     if !send(socket, Message::Text(text)).await {
                         return End::Stuck;
                     }
@@ -159,6 +160,13 @@ impl Ear<'_> {
             }
             Message::Close(_) => None,
         }
+    }
+
+    /// A frame is written; gives the time for which nothing more is read.
+    fn told(&mut self, now: Duration, written: usize) -> Duration {
+        let bytes = read_for(written);
+        let shared = self.address.as_ref().map_or(Duration::ZERO, |address| address.take_bytes(bytes));
+        self.allowance.take_bytes(now, bytes).max(shared)
     }
 
     fn wait(&mut self, now: Duration, bytes: usize, message: Option<&ClientMessage>) -> Duration {

@@ -28,12 +28,19 @@ pub(crate) struct Words {
     believed: Option<UtxoRecord>,
     /// What readers were told, if that is something else.
     told: Option<Box<UtxoRecord>>,
+    /// It was looked through once while nobody had been told of it.
+    looked_through: bool,
 }
 
 impl Words {
     /// What readers know.
     pub(crate) fn told(&self) -> Option<&UtxoRecord> {
         self.told.as_deref().or(self.believed.as_ref())
+    }
+
+    /// Whether this has been asked before: of a coin that too few nodes speak of.
+    pub(crate) fn is_old_news(&mut self) -> bool {
+        std::mem::replace(&mut self.looked_through, true)
     }
 
     /// A node's stream is gone: it may come back as another one, and must not count twice.

@@ -43,7 +43,10 @@ fn next(hub: &mut Hub) -> Option<(Option<u64>, ServerMessage)> {
 /// A node's answer: the coin is there and free.
 fn told_free(key: SubscriptionKey) -> KeyResult {
     let (utxos, proofs) = (vec![utxo(false)], vec![]);
-    KeyResult { key, outcome: KeyOutcome::Snapshot { utxos, proofs, status: None, history_from: Some(0) } }
+    KeyResult {
+        key,
+        outcome: KeyOutcome::Snapshot { utxos, proofs, status: None, history_from: Some(0), followed: None },
+    }
 }
 
 /// The next message: a snapshot of one key.
@@ -60,20 +63,24 @@ fn call(keys: &[SubscriptionKey]) -> Subscription {
 }
 
 /// What nodes are asked for.
-fn asked(question: Option<ClientMessage>) -> Vec<SubscriptionKey> {
-    if let Some(ClientMessage::UTXOSubscribe { keys, .. }) = question { keys } else { Vec::new() }
+fn asked(questions: Vec<ClientMessage>) -> Vec<SubscriptionKey> {
+    let keys = |question| {
+        let ClientMessage::UTXOSubscribe { keys, .. } = question else { panic!("another question") };
+        keys
+    };
+    questions.into_iter().flat_map(keys).collect()
 }
 
 /// Keys that a node whose stream is new is asked for.
 fn followed(hub: &Hub) -> usize {
-    hub.questions().into_iter().map(|question| asked(Some(question)).len()).sum()
+    asked(hub.questions()).len()
 }
 
 fn subscribe(hub: &mut Hub, key: &SubscriptionKey) {
     let call = call(std::slice::from_ref(key));
     let (refused, question) = hub.subscribe(WalletId(1), &call);
     for key in asked(question) {
-        hub.take_result(LinkId(1), told_free(key));
+        hub.take_result(LinkId(1), 0, told_free(key));
     }
     hub.answer_subscription(WalletId(1), Some(1), &call, &refused);
 }
@@ -149,7 +156,7 @@ fn a_change_before_the_snapshot_is_in_the_snapshot() {
     assert_eq!(asked(question), keys);
     assert!(!hub.is_ready(&keys));
     hub.notify(LinkId(2), &key, &utxo(true), None);
-    hub.take_result(LinkId(1), told_free(key.clone()));
+    hub.take_result(LinkId(1), 0, told_free(key.clone()));
     assert!(hub.is_ready(&keys));
     hub.answer_subscription(WalletId(1), None, &call(&keys), &refused);
     let (utxos, _) = snapshot(&mut hub);
@@ -211,7 +218,7 @@ fn who_waits_for_a_snapshot_loses_nothing_when_others_leave() {
     assert_eq!(asked(question), keys);
     hub.subscribe(WalletId(2), &call(&keys));
     assert_eq!(hub.close(WalletId(2)), [], "the other one still wants it");
-    hub.take_result(LinkId(1), told_free(key.clone()));
+    hub.take_result(LinkId(1), 0, told_free(key.clone()));
     hub.answer_subscription(WalletId(1), None, &call(&keys), &refused);
     assert_eq!(snapshot(&mut hub).0, [utxo(false)]);
 }
@@ -247,9 +254,14 @@ fn no_more_than_so_many_keys_are_followed_for_nobody() {
         hub.open(WalletId(7));
         let (_, question) = hub.subscribe(WalletId(7), &call(&keys));
         for key in asked(question) {
-            let outcome =
-                KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: None };
-            hub.take_result(LinkId(1), KeyResult { key, outcome });
+            let outcome = KeyOutcome::Snapshot {
+                utxos: vec![],
+                proofs: vec![],
+                status: None,
+                history_from: None,
+                followed: None,
+            };
+            hub.take_result(LinkId(1), 0, KeyResult { key, outcome });
         }
         let ended = hub.close(WalletId(7)).len();
         assert_eq!(ended, if round < 4 { 0 } else { 8_192 });
@@ -296,8 +308,8 @@ fn spent(byte: u8, height: u32) -> UtxoRecord {
 fn tell(hub: &mut Hub, key: &SubscriptionKey, utxos: &[UtxoRecord]) {
     for link in 1..=3 {
         let (utxos, proofs, status, history_from) = (utxos.to_vec(), vec![], None, Some(0));
-        let outcome = KeyOutcome::Snapshot { utxos, proofs, status, history_from };
-        hub.take_result(LinkId(link), KeyResult { key: key.clone(), outcome });
+        let outcome = KeyOutcome::Snapshot { utxos, proofs, status, history_from, followed: None };
+        hub.take_result(LinkId(link), 0, KeyResult { key: key.clone(), outcome });
     }
 }
 
@@ -319,20 +331,23 @@ fn what_was_spent_long_ago_is_forgotten_and_asked_for_again_when_somebody_wants_
     // Who knows more is told less, and for that nobody is asked.
     hub.open(WalletId(2));
     let recent = Subscription { since: 800, ..call(&keys) };
-    assert!(hub.subscribe(WalletId(2), &recent).1.is_none());
+    assert!(hub.subscribe(WalletId(2), &recent).1.is_empty());
     hub.answer_subscription(WalletId(2), None, &recent, &HashMap::new());
     assert_eq!(snapshot(&mut hub).0, std::slice::from_ref(&new));
 
     hub.sweep();
-    assert!(hub.subscribe(WalletId(2), &recent).1.is_none(), "what is left is enough for who knows the rest");
+    assert!(
+        hub.subscribe(WalletId(2), &recent).1.is_empty(),
+        "what is left is enough for who knows the rest"
+    );
     let Some(ClientMessage::UTXOSubscribe { since, .. }) = hub.questions().pop() else {
         panic!("a question")
     };
     assert_eq!(since, Some(1_000 - UNDO_BLOCKS), "nor is a node told to say it again");
     hub.notify(LinkId(1), &key, &old, None);
     assert!(next(&mut hub).is_none(), "who says it all the same is not heard");
-    let (_, question) = hub.subscribe(WalletId(2), &whole);
-    assert!(matches!(&question, Some(ClientMessage::UTXOSubscribe { since: None, .. })), "{question:?}");
+    let (_, questions) = hub.subscribe(WalletId(2), &whole);
+    assert!(matches!(&questions[..], [ClientMessage::UTXOSubscribe { since: None, .. }]), "{questions:?}");
     assert!(!hub.is_ready(&keys), "the nodes are asked");
     tell(&mut hub, &key, &[old.clone(), new.clone()]);
     hub.answer_subscription(WalletId(2), None, &whole, &HashMap::new());
@@ -351,14 +366,24 @@ fn nodes_are_given_the_records_of_accounts_when_they_come_back() {
     let key = SubscriptionKey::Account(id);
     let accounts = BTreeMap::from([(id, record)]);
     let with_record = Subscription { accounts: accounts.clone(), ..call(&[key.clone(), script.clone()]) };
-    let (_, question) = hub.subscribe(WalletId(1), &with_record);
+    let (_, asked_now) = hub.subscribe(WalletId(1), &with_record);
     let sent = |message: &ClientMessage| {
         if let ClientMessage::UTXOSubscribe { accounts, .. } = message { accounts.clone() } else { panic!() }
     };
-    assert_eq!(sent(&question.expect("a question")), accounts);
-    let questions = hub.questions();
-    let keys: Vec<_> = questions.iter().map(|question| asked(Some(question.clone()))).collect();
-    assert_eq!(keys, [vec![script], vec![key]]);
-    assert!(sent(&questions[0]).is_empty());
-    assert_eq!(sent(&questions[1]), accounts);
+    for questions in [asked_now, hub.questions()] {
+        let keys: Vec<_> = questions.iter().map(|question| asked(vec![question.clone()])).collect();
+        assert_eq!(keys, [vec![script.clone()], vec![key.clone()]]);
+        assert!(sent(&questions[0]).is_empty());
+        assert_eq!(sent(&questions[1]), accounts);
+    }
+    // However many there are, no node is asked for more than it takes.
+    let record = accounts[&id].clone();
+    let many: BTreeMap<_, _> = (0..250).map(|byte| (AccountId([byte; 32]), record.clone())).collect();
+    let keys: Vec<_> = many.keys().copied().map(SubscriptionKey::Account).collect();
+    for (id, record) in &many {
+        let accounts = BTreeMap::from([(*id, record.clone())]);
+        hub.subscribe(WalletId(1), &Subscription { accounts, ..call(&[SubscriptionKey::Account(*id)]) });
+    }
+    let (_, questions) = hub.subscribe(WalletId(1), &call(&keys));
+    assert_eq!(questions.iter().map(|question| sent(question).len()).collect::<Vec<_>>(), [100, 100, 50]);
 }

@@ -80,11 +80,11 @@ impl Machine {
     }
 
     fn subscribe(&mut self, now: Duration, session: WalletId, id: Option<u64>, call: Subscription) {
-        let (refused, question) = self.hub.subscribe(session, &call);
+        let (refused, questions) = self.hub.subscribe(session, &call);
         if let Some(open) = self.sessions.get_mut(&session) {
             open.forgive(&call.keys);
         }
-        self.outputs.extend(question.map(Output::Interest));
+        self.outputs.extend(questions.into_iter().map(Output::Interest));
         let (less_from, until) = (now + WHOLE_TIMEOUT, now + SNAPSHOT_TIMEOUT);
         self.waiting.push(Waiting { session, id, call, refused, less_from, until });
         self.answer_waiting();

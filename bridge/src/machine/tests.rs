@@ -163,10 +163,15 @@ fn a_subscription_waits_for_a_node_and_not_for_ever() {
     assert!(next(&mut machine, session).is_none(), "once");
 
     machine.handle_message(START, session, Some(4), ClientMessage::subscribe(vec![key()]));
-    let snapshot =
-        KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: Some(1) };
+    let snapshot = KeyOutcome::Snapshot {
+        utxos: vec![],
+        proofs: vec![],
+        status: None,
+        history_from: Some(1),
+        followed: None,
+    };
     let results = vec![KeyResult { key: key(), outcome: snapshot }];
-    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false };
+    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false, since: None };
     machine.handle_event(LINK, told).expect("no refusal");
     assert!(matches!(next(&mut machine, session), Some(ServerMessage::UTXOSubscribed { .. })));
 }
@@ -189,11 +194,16 @@ fn the_last_one_to_leave_ends_the_interest_at_the_nodes() {
 fn who_comes_back_soon_is_answered_without_asking_the_nodes() {
     let (mut machine, session) = greeted();
     let subscribe = || ClientMessage::subscribe(vec![key()]);
-    let snapshot =
-        || KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: Some(1) };
+    let snapshot = || KeyOutcome::Snapshot {
+        utxos: vec![],
+        proofs: vec![],
+        status: None,
+        history_from: Some(1),
+        followed: None,
+    };
     machine.handle_message(START, session, Some(3), subscribe());
     let results = vec![KeyResult { key: key(), outcome: snapshot() }];
-    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false };
+    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false, since: None };
     machine.handle_event(LINK, told).expect("no refusal");
     machine.handle_closed(session);
     machine.handle_timeout(LINGER);
@@ -411,10 +421,15 @@ fn a_key_that_no_node_tells_of_leaves_no_other_unwatched() {
     let unknown = SubscriptionKey::Script(ScriptBuf::from_bytes(vec![1]));
     let keys = vec![key(), unknown.clone()];
     machine.handle_message(START, session, Some(3), ClientMessage::subscribe(keys));
-    let snapshot =
-        KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: Some(1) };
+    let snapshot = KeyOutcome::Snapshot {
+        utxos: vec![],
+        proofs: vec![],
+        status: None,
+        history_from: Some(1),
+        followed: None,
+    };
     let results = vec![KeyResult { key: key(), outcome: snapshot }];
-    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false };
+    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false, since: None };
     machine.handle_event(LINK, told).expect("no refusal");
     assert!(next(&mut machine, session).is_none());
     machine.handle_timeout(SNAPSHOT_TIMEOUT);

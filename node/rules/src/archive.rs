@@ -26,6 +26,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub(crate) const COINS_MAX: usize = 4_096;
 /// Of these, coins of one script: an address that is used for years.
 pub(crate) const COINS_PER_SCRIPT_MAX: usize = 256;
+/// Rows that are read first.
+const FIRST_ROWS: usize = 64;
 
 /// What the archive is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,7 +144,18 @@ fn recall_coins<E: From<Unreadable>>(
     archived: &mut Archived,
     scan: &mut impl FnMut(Table, &[u8], usize) -> Result<Vec<Row>, E>,
 ) -> Result<(), E> {
-    let rows = scan(Table::History, prefix, most)?;
+    if most == 0 {
+        // Others have used up the room: nothing is known of this one.
+        archived.cut = Some(u32::MAX);
+        return Ok(());
+    }
+    // Most who ask have been away for a short time: no more is read than that takes.
+    let mut first = FIRST_ROWS.min(most);
+    let mut rows = scan(Table::History, prefix, first)?;
+    while rows.len() >= first && first < most && spent_in(rows.last())? >= Some(since) {
+        first = first.saturating_mul(8).min(most);
+        rows = scan(Table::History, prefix, first)?;
+    }
     let full = rows.len() >= most;
     let mut oldest = None;
     for row in rows {
@@ -164,6 +177,10 @@ fn recall_coins<E: From<Unreadable>>(
         archived.cut = archived.cut.max(Some(oldest.saturating_add(1)));
     }
     Ok(())
+}
+
+fn spent_in(row: Option<&Row>) -> Result<Option<u32>, Unreadable> {
+    row.map(spent_at).transpose()
 }
 
 /// The height at which a coin was spent, in a row of the history.

@@ -5,7 +5,7 @@ use bitcoin::OutPoint;
 use quorate_protocol::{
     AccountId,
     account::{AccountRecord, JointAccount},
-    wire::{ServerMessage, SubscriptionKey},
+    wire::SubscriptionKey,
 };
 use std::collections::BTreeMap;
 
@@ -31,10 +31,16 @@ impl Context {
 
     /// Derives more scripts of accounts that have used those they had.
     pub(crate) fn extend_accounts(&mut self) {
-        for (id, record, used) in self.ledger.take_used() {
-            if let Ok(account) = JointAccount::new(&self.federation, record) {
-                let news = self.ledger.extend(id, &account, used);
-                self.tell_of_account(id, news);
+        loop {
+            let used = self.ledger.take_used();
+            if used.is_empty() {
+                return;
+            }
+            for (id, record, used) in used {
+                if let Ok(account) = JointAccount::new(&self.federation, record) {
+                    let news = self.ledger.extend(id, &account, used);
+                    self.tell_of_account(id, &news);
+                }
             }
         }
     }
@@ -42,20 +48,15 @@ impl Context {
     /// Has the scripts of an account indexed from now on.
     pub(crate) fn index_account(&mut self, account: &JointAccount) {
         let news = self.ledger.register(account.id(), account);
-        self.tell_of_account(account.id(), news);
+        self.tell_of_account(account.id(), &news);
+        self.extend_accounts();
     }
 
     /// Coins turned out to be an account's: its addresses were not all known before.
-    pub(crate) fn tell_of_account(&mut self, account: AccountId, coins: Vec<OutPoint>) {
+    pub(crate) fn tell_of_account(&mut self, account: AccountId, coins: &[OutPoint]) {
         let listeners = self.subscriptions.listeners(&Target::Account(account));
-        let known: Vec<_> = coins.iter().filter_map(|outpoint| self.ledger.current(outpoint)).collect();
-        for utxo in known {
-            for (session, key) in &listeners {
-                let (key, state) = (key.clone(), utxo.state());
-                let message =
-                    ServerMessage::UTXOStateNotification { key, utxo: utxo.clone(), state, proof: None };
-                self.send_client(*session, None, message);
-            }
+        if !listeners.is_empty() {
+            coins.iter().for_each(|outpoint| self.notify(&listeners, outpoint, None));
         }
     }
 }

@@ -98,11 +98,13 @@ struct Waiting {
     archived: Archived,
 }
 
-/// What a session waits for the archive to tell.
+/// A subscription that is answered once the archive has told what it has.
 #[derive(Debug)]
 pub(crate) struct History {
     pub(crate) session: SessionId,
+    pub(crate) id: Option<u64>,
     pub(crate) keys: Vec<SubscriptionKey>,
+    pub(crate) refused: HashMap<SubscriptionKey, WireError>,
     /// It knows what blocks below this height spend.
     pub(crate) since: u32,
 }
@@ -119,16 +121,16 @@ pub(crate) struct Lookups {
 }
 
 impl Lookups {
-    /// A session waits for the history of what it has subscribed to; nothing if it waits for too many.
-    pub(crate) fn add_history(&mut self, history: History) -> Option<u64> {
+    /// A session waits for the history of what it has subscribed to; given back if it waits for too many.
+    pub(crate) fn add_history(&mut self, history: History) -> Result<u64, Box<History>> {
         let mine = self.histories_of.entry(history.session).or_default();
         if *mine >= HISTORIES_PER_SESSION_MAX {
-            return None;
+            return Err(Box::new(history));
         }
         *mine += 1;
         self.next += 1;
         self.histories.insert(self.next, history);
-        Some(self.next)
+        Ok(self.next)
     }
 
     /// What a ticket is for.

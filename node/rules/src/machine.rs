@@ -9,7 +9,7 @@ use crate::{
     context::{Context, Identity},
     coordination::Coordination,
     effects::Effect,
-    lookups::{History, Lookups, Parked, no_archive, no_backend},
+    lookups::{Lookups, Parked, no_archive, no_backend},
     records::ChangeSet,
     registrations::Registrations,
     release::Releases,
@@ -260,11 +260,8 @@ impl Machine {
 
     /// What the archive says to an [`Output::Recall`]; nothing if it cannot be read.
     pub fn handle_recalled(&mut self, ticket: u64, archived: Option<Archived>) {
-        if let Some(History { session, keys, since }) = self.lookups.take_history(ticket) {
-            if let Some(archived) = archived {
-                self.cx.tell_history(session, keys, since, archived);
-            }
-            return;
+        if let Some(history) = self.lookups.take_history(ticket) {
+            return self.cx.answer_subscription(history, archived);
         }
         match (self.lookups.take(ticket), archived) {
             (Some((_, input, _)), Some(archived)) => self.arrive(input, archived),

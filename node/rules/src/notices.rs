@@ -110,49 +110,24 @@ impl Context {
         })
     }
 
-    /// Subscribes to a key, for who knows what blocks below a height spend. If the archive could not be asked, no
-    /// history is known from before what the ledger has.
-    pub(crate) fn subscribe(
-        &mut self,
-        session: SessionId,
-        key: SubscriptionKey,
-        since: u32,
-        asked: bool,
-    ) -> KeyResult {
-        let added = self.target(&key).and_then(|target| {
-            if let Target::Script(script) = &target
-                && !self.ledger.want(script)
-            {
-                let limit = LEASES_MAX;
-                let error = WireError::limit(
-                    ErrorCode::LimitExceeded,
-                    "scripts that a node watches",
-                    limit,
-                    limit + 1,
-                );
-                return Err(WireError { retry: true, ..error });
-            }
-            if let Target::Account(account) = &target
-                && self.ledger.account_since(account).is_none()
-            {
-                let message = "send the account's record along; if that was done, there is no room for it";
-                return Err(WireError::sender(ErrorCode::UnknownAccount, message));
-            }
-            self.subscriptions.add(session, key.clone(), target.clone())?;
-            Ok(target)
-        });
-        match added {
-            Ok(target) => {
-                let mut outcome = self.snapshot(&target, since);
-                if let KeyOutcome::Snapshot { history_from: Some(from), .. } = &mut outcome
-                    && !asked
-                {
-                    *from = (*from).max(self.ledger.undo_floor());
-                }
-                KeyResult { key, outcome }
-            }
-            Err(error) => KeyResult { key, outcome: KeyOutcome::Error(error) },
+    /// Subscribes to a key.
+    pub(crate) fn subscribe(&mut self, session: SessionId, key: &SubscriptionKey) -> Result<(), WireError> {
+        let target = self.target(key)?;
+        if let Target::Script(script) = &target
+            && !self.ledger.want(script)
+        {
+            let limit = LEASES_MAX;
+            let error =
+                WireError::limit(ErrorCode::LimitExceeded, "scripts that a node watches", limit, limit + 1);
+            return Err(WireError { retry: true, ..error });
         }
+        if let Target::Account(account) = &target
+            && self.ledger.account_since(account).is_none()
+        {
+            let message = "send the account's record along; if that was done, there is no room for it";
+            return Err(WireError::sender(ErrorCode::UnknownAccount, message));
+        }
+        self.subscriptions.add(session, key.clone(), target)
     }
 
     /// What is known of a key now, without coins that blocks below a height spend.
@@ -191,7 +166,8 @@ impl Context {
             .filter_map(|txid| self.ledger.record(txid))
             .filter_map(|one| one.proof.clone())
             .collect();
-        KeyOutcome::Snapshot { utxos, proofs, status, history_from }
+        let followed = if let Target::Account(id) = target { self.ledger.followed(id) } else { None };
+        KeyOutcome::Snapshot { utxos, proofs, status, history_from, followed }
     }
 
     fn status_of(&self, txid: &Txid) -> Option<TransactionStatus> {
@@ -213,17 +189,30 @@ impl Context {
     }
 
     pub(crate) fn notify_outpoint(&mut self, outpoint: OutPoint, proof: Option<&FinalityProof>) {
-        let Some(utxo) = self.ledger.current(&outpoint) else { return };
-        let mut listeners = self.subscriptions.listeners(&Target::Script(utxo.script_pubkey.clone()));
+        let Some(coin) = self.ledger.coin(&outpoint) else { return };
+        let mut listeners = self.subscriptions.listeners(&Target::Script(coin.script_pubkey.clone()));
         listeners.extend(self.subscriptions.listeners(&Target::Outpoint(outpoint)));
         if let Some(account) = self.ledger.account_of(&outpoint) {
             listeners.extend(self.subscriptions.listeners(&Target::Account(account)));
         }
+        self.notify(&listeners, &outpoint, proof);
+    }
+
+    /// Tells listeners of a coin as it is now.
+    pub(crate) fn notify(
+        &mut self,
+        listeners: &[(SessionId, SubscriptionKey)],
+        outpoint: &OutPoint,
+        proof: Option<&FinalityProof>,
+    ) {
+        let Some(utxo) = self.ledger.current(outpoint) else { return };
         for (session, key) in listeners {
-            let state = utxo.state();
-            let proof = proof.cloned().map(Box::new);
-            let message = ServerMessage::UTXOStateNotification { key, utxo: utxo.clone(), state, proof };
-            self.send_client(session, None, message);
+            let (key, state) = (key.clone(), utxo.state());
+            let followed =
+                if let SubscriptionKey::Account(id) = &key { self.ledger.followed(id) } else { None };
+            let (utxo, proof) = (utxo.clone(), proof.cloned().map(Box::new));
+            let message = ServerMessage::UTXOStateNotification { key, utxo, state, proof, followed };
+            self.send_client(*session, None, message);
         }
     }
 

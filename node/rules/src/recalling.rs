@@ -1,20 +1,19 @@
 //! What is wanted of the archive, and what is told of it.
 
 use crate::{
-    SessionId,
     archive::{Archived, Recall},
     context::Context,
     effects::Effect,
-    lookups::Parked,
+    lookups::{History, Parked},
     records::ChangeSet,
     subscriptions::Target,
 };
-use bitcoin::{OutPoint, ScriptBuf, Txid};
+use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
     wire::{
-        ClientMessage, KeyResult, ServerMessage, SubscriptionKey, TransactionStatus, UtxoRecord,
-        VotingRequest, limits,
+        ClientMessage, ErrorCode, Fault, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
+        TransactionStatus, UtxoRecord, VotingRequest, WireError, limits,
     },
 };
 use std::collections::BTreeSet;
@@ -109,7 +108,7 @@ impl Context {
     }
 
     fn history_of(&self, key: &SubscriptionKey, since: u32) -> Option<Recall> {
-        // Coins that were spent above it are here.
+        // Coins that blocks above it spend are here.
         let is_here = since > self.ledger.undo_floor();
         match self.target(key).ok()? {
             Target::Script(_) | Target::Account(_) if is_here => None,
@@ -143,41 +142,38 @@ impl Context {
         unknown.cloned().map(|coin| UtxoRecord { tip_height: self.ledger.tip().height, ..coin }).collect()
     }
 
-    /// Tells a session what the archive has of keys that it has subscribed to: a second snapshot of these.
-    pub(crate) fn tell_history(
-        &mut self,
-        session: SessionId,
-        keys: Vec<SubscriptionKey>,
-        since: u32,
-        archived: Archived,
-    ) {
-        if archived.coins.is_empty() && archived.transactions.is_empty() {
-            return;
-        }
-        self.recalled = archived;
-        let scripts: BTreeSet<&ScriptBuf> =
-            self.recalled.coins.values().map(|coin| &coin.script_pubkey).collect();
-        let has_news = |target: &Target| match target {
-            Target::Script(script) => scripts.contains(script),
-            Target::Outpoint(outpoint) => self.recalled.coins.contains_key(outpoint),
-            Target::Txid(txid) => self.recalled.transactions.contains_key(txid),
-            Target::Account(account) => scripts.iter().any(|script| self.ledger.is_of(script, account)),
-            Target::Tip => false,
+    /// Answers a subscription, knowing what the archive has; nothing if it could not be asked, and no history is known
+    /// then from before what the ledger has. What was ended meanwhile is not told.
+    pub(crate) fn answer_subscription(&mut self, history: History, archived: Option<Archived>) {
+        let History { session, id, keys, since, refused } = history;
+        let asked = archived.is_some();
+        self.recalled = archived.unwrap_or_default();
+        let floor = self.ledger.undo_floor();
+        let answer = |key: SubscriptionKey| {
+            if let Some(error) = refused.get(&key) {
+                return KeyResult { key, outcome: KeyOutcome::Error(error.clone()) };
+            }
+            if !self.subscriptions.has(session, &key) {
+                let message = "the subscription was ended meanwhile";
+                let error = WireError::passing(ErrorCode::NotReady, Fault::Sender, message);
+                return KeyResult { key, outcome: KeyOutcome::Error(error) };
+            }
+            let mut result = self.query(key, since);
+            if let KeyOutcome::Snapshot { history_from: Some(from), .. } = &mut result.outcome
+                && !asked
+            {
+                *from = (*from).max(floor);
+            }
+            result
         };
-        let told: BTreeSet<SubscriptionKey> = keys
-            .into_iter()
-            .filter(|key| {
-                self.target(key).is_ok_and(|target| has_news(&target) && self.subscriptions.has(session, key))
-            })
-            .collect();
-        let results: Vec<KeyResult> = told.into_iter().map(|key| self.query(key, since)).collect();
+        let results: Vec<KeyResult> = keys.into_iter().map(answer).collect();
         self.recalled = Archived::default();
-        if !results.is_empty() {
-            self.send_pages(session, None, results, |results, tip, more| ServerMessage::UTXOSubscribed {
-                results,
-                tip,
-                more,
-            });
-        }
+        let since = Some(since).filter(|since| *since > 0);
+        self.send_pages(session, id, results, |results, tip, more| ServerMessage::UTXOSubscribed {
+            results,
+            tip,
+            more,
+            since,
+        });
     }
 }

@@ -17,7 +17,7 @@ use quorate_protocol::{
     proposal::Proposal,
     relay_policy,
     wire::{
-        Cancellation, ClientMessage, ErrorCode, Fault, Header, KeyResult, ServerMessage, SubscriptionKey,
+        Cancellation, ClientMessage, ErrorCode, Fault, Header, ServerMessage, SubscriptionKey,
         TransactionStatus, VotingReply, VotingRequest, WireError, limits, outpoints_of,
     },
 };
@@ -293,11 +293,7 @@ impl Machine {
                 limits::check_keys(keys.len())?;
                 limits::check_accounts(accounts.len())?;
                 self.cx.take_accounts(&keys, accounts);
-                let since = since.unwrap_or(0);
-                let results = self.subscribe(session, SubscriptionKey::distinct(keys), since);
-                self.cx.send_pages(session, id, results, |results, tip, more| {
-                    ServerMessage::UTXOSubscribed { results, tip, more }
-                });
+                self.subscribe(session, id, SubscriptionKey::distinct(keys), since.unwrap_or(0));
                 Ok(())
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
@@ -354,20 +350,25 @@ impl Machine {
         }
     }
 
-    /// Subscribes, and asks the archive for what it has; its answer is a second snapshot. The first one does not wait
-    /// for it, as what would overtake it could be the end of the subscription.
-    fn subscribe(&mut self, session: SessionId, keys: Vec<SubscriptionKey>, since: u32) -> Vec<KeyResult> {
-        let wanted = self.cx.histories_of(&keys, since);
-        let history = History { session, keys: keys.clone(), since };
-        let asked = wanted.is_empty()
-            || match self.lookups.add_history(history) {
-                Some(ticket) => {
-                    self.cx.outputs.push_back(Output::Recall { ticket, wanted });
-                    true
-                }
-                None => false,
-            };
-        keys.into_iter().map(|key| self.cx.subscribe(session, key, since, asked)).collect()
+    /// Subscribes at once, and answers when the archive has told what it has: news may come before the answer, so that
+    /// nothing between the two is missed.
+    fn subscribe(&mut self, session: SessionId, id: Option<u64>, keys: Vec<SubscriptionKey>, since: u32) {
+        let cx = &mut self.cx;
+        let wanted = cx.histories_of(&keys, since);
+        let refuse = |key: &SubscriptionKey| Some((key.clone(), cx.subscribe(session, key).err()?));
+        let refused = keys.iter().filter_map(refuse).collect();
+        let history = History { session, id, keys, refused, since };
+        if wanted.is_empty() {
+            return self.cx.answer_subscription(history, Some(Archived::default()));
+        }
+        match self.lookups.add_history(history) {
+            Ok(ticket) => {
+                // The archive answers when it has written what came before the question.
+                self.cx.outputs.extend(self.cx.ledger.take_index().map(Output::Index));
+                self.cx.outputs.push_back(Output::Recall { ticket, wanted });
+            }
+            Err(history) => self.cx.answer_subscription(*history, None),
+        }
     }
 
     /// A wallet submits a payment; it may have been settled while the wallet was away.

@@ -6,37 +6,45 @@
 
 use super::{Session, pending::Pending};
 use crate::{
+    finality::FinalityProof,
     wallet::SettledUntil,
-    wire::{ClientMessage, KeyResult, SubscriptionKey, UtxoRecord, WireError, limits},
+    wire::{ClientMessage, Followed, KeyOutcome, KeyResult, SubscriptionKey, UtxoRecord, WireError, limits},
 };
 use bitcoin::{OutPoint, ScriptBuf};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Records that wait for their address.
+const EARLY_MAX: usize = 1_000;
 
 /// What a session is subscribed to.
 #[derive(Debug, Default)]
 pub(super) struct Following {
     /// The server does not follow this account.
     by_script: bool,
-    /// Scripts beyond those that nodes follow with the account.
+    /// Addresses that it follows with the account, once it has said so.
+    followed: Option<Followed>,
+    /// Scripts beyond them.
     single: BTreeSet<ScriptBuf>,
-    /// What it asked for.
-    asked: Option<SettledUntil>,
+    /// What was asked for last.
+    asked: SettledUntil,
+    /// Whether what was told is everything, once something was.
+    whole: Option<bool>,
+    /// Something that should be watched is not.
+    refused: bool,
+    /// Coins that an answer to the question for everything did not name.
+    absent: BTreeSet<OutPoint>,
     /// Addresses that were derived meanwhile.
     derived: Vec<ScriptBuf>,
     /// What was told of scripts that this wallet does not know yet: news of one address can overtake those of another
     /// one before it.
-    early: BTreeMap<OutPoint, UtxoRecord>,
+    early: BTreeMap<OutPoint, (UtxoRecord, Option<FinalityProof>)>,
 }
-
-/// Records that wait for their address.
-const EARLY_MAX: usize = 1_000;
 
 impl Session {
     /// After a connect: subscribes to everything.
     pub(super) fn follow_all(&mut self) {
         self.following = Following::default();
         self.follow_account(self.wallet.settled_until());
-        self.follow_new();
     }
 
     fn account_key(&self) -> SubscriptionKey {
@@ -44,18 +52,25 @@ impl Session {
     }
 
     fn follow_account(&mut self, known: SettledUntil) {
-        self.following.asked = Some(known);
+        self.following.asked = known;
         self.subscribe_keys(vec![self.account_key()]);
     }
 
-    /// After a gap: subscribes again, to what has changed since all was known.
+    /// After a gap: subscribes again, to what has changed since the same time as before.
     pub(super) fn follow_again(&mut self, mut keys: Vec<SubscriptionKey>) {
         let account = self.account_key();
         if keys.contains(&account) {
             keys.retain(|key| *key != account);
-            self.follow_account(self.wallet.settled_until());
+            self.follow_account(self.following.asked);
         }
         self.subscribe_keys(keys);
+    }
+
+    /// Addresses that the server follows with the account.
+    pub(super) fn take_followed(&mut self, key: &SubscriptionKey, followed: Option<Followed>) {
+        if *key == self.account_key() && followed.is_some() {
+            self.following.followed = followed;
+        }
     }
 
     /// Subscribes to scripts that were not subscribed to before, and ends subscriptions that the account's is in the
@@ -69,7 +84,9 @@ impl Session {
         if self.following.by_script {
             return self.subscribe(new);
         }
-        let wanted = self.wallet.beyond_account();
+        // Before the server has said how far it looks there is nothing to add.
+        let Some(followed) = self.following.followed else { return };
+        let wanted = self.wallet.beyond(followed);
         let more: Vec<ScriptBuf> = wanted.difference(&self.following.single).cloned().collect();
         let over: Vec<ScriptBuf> = self.following.single.difference(&wanted).cloned().collect();
         self.following.single = wanted;
@@ -93,21 +110,20 @@ impl Session {
         }
     }
 
-    /// A subscription to some keys.
-    pub(super) fn subscription(&self, keys: &[SubscriptionKey]) -> ClientMessage {
+    /// A subscription to some keys, and since when news of them is wanted.
+    pub(super) fn subscription(&self, keys: &[SubscriptionKey]) -> (ClientMessage, Option<u32>) {
         let record = || (self.wallet.account().id(), self.wallet.account().record().clone());
         let account = keys.contains(&self.account_key());
-        ClientMessage::UTXOSubscribe {
-            keys: keys.to_vec(),
-            accounts: account.then(record).into_iter().collect::<BTreeMap<_, _>>(),
-            since: self.following.asked.filter(|_| account).and_then(|known| known.height()),
-        }
+        let since = self.following.asked.height().filter(|_| account);
+        let accounts = account.then(record).into_iter().collect();
+        (ClientMessage::UTXOSubscribe { keys: keys.to_vec(), accounts, since }, since)
     }
 
-    /// The server refuses a key for good. Of the account: its scripts are subscribed to one by one. `false` if it was
-    /// another key.
+    /// The server refuses a key for good. If that is the account, its scripts are subscribed to one by one. `false` if
+    /// it was another key.
     pub(super) fn follow_scripts(&mut self, key: &SubscriptionKey, error: &WireError) -> bool {
         if *key != self.account_key() || error.retry {
+            self.following.refused = true;
             return false;
         }
         if !self.following.by_script {
@@ -118,45 +134,84 @@ impl Session {
         true
     }
 
-    /// Takes in what was told of outputs. One may lead to the address of the next: they come in any order.
-    pub(super) fn take_records(&mut self, records: Vec<UtxoRecord>) {
+    /// Takes in what was told of outputs, with proofs. One may lead to the address of the next: they come in any order.
+    pub(super) fn take_records(&mut self, records: Vec<(UtxoRecord, Option<FinalityProof>)>) {
         let early = std::mem::take(&mut self.following.early).into_values();
-        let mut by_script: HashMap<ScriptBuf, Vec<UtxoRecord>> = HashMap::new();
+        let mut by_script: BTreeMap<ScriptBuf, Vec<_>> = BTreeMap::new();
         for record in early.chain(records) {
-            by_script.entry(record.script_pubkey.clone()).or_default().push(record);
+            by_script.entry(record.0.script_pubkey.clone()).or_default().push(record);
         }
         let mut known: Vec<ScriptBuf> =
             by_script.keys().filter(|script| self.wallet.owns(script)).cloned().collect();
-        while let Some(script) = known.pop() {
-            let records = by_script.remove(&script).unwrap_or_default();
-            records.iter().for_each(|record| self.take_record(record));
-            let new = self.wallet.take_unwatched();
-            known.extend(new.iter().filter(|script| by_script.contains_key(*script)).cloned());
-            self.following.derived.extend(new);
+        loop {
+            while let Some(script) = known.pop() {
+                for (record, proof) in by_script.remove(&script).unwrap_or_default() {
+                    self.take_record(&record);
+                    if let Some(proof) = proof {
+                        self.take_proof(&proof);
+                    }
+                }
+                known.extend(self.take_derived(|script| by_script.contains_key(script)));
+            }
+            let unknown = !by_script.is_empty() && !self.following.by_script;
+            let found = unknown
+                && self.wallet.look_ahead(|script| by_script.contains_key(script)).unwrap_or_else(|error| {
+                    self.misbehaved(&error);
+                    false
+                });
+            if !found {
+                break;
+            }
+            known.extend(self.take_derived(|script| by_script.contains_key(script)));
         }
         let early = by_script.into_values().flatten().take(EARLY_MAX);
-        self.following.early = early.map(|record| (record.outpoint, record)).collect();
+        self.following.early = early.map(|(record, proof)| (record.outpoint, (record, proof))).collect();
+    }
+
+    /// Those of some scripts whose addresses have just been derived.
+    fn take_derived(&mut self, is_wanted: impl Fn(&ScriptBuf) -> bool) -> Vec<ScriptBuf> {
+        let new = self.wallet.take_unwatched();
+        let wanted = new.iter().filter(|script| is_wanted(script)).cloned().collect();
+        self.following.derived.extend(new);
+        wanted
     }
 
     /// An answer has come, if it was asked for. Coins of this wallet that it should name and does not have been spent,
     /// and this wallet was not told.
     pub(super) fn compare(&mut self, id: Option<u64>, results: &[KeyResult]) {
-        let account = self.account_key();
-        let asked = id.is_some_and(|id| self.pending.contains_key(&id));
-        let answer = results.iter().find(|result| asked && result.key == account);
-        let Some(utxos) = answer.and_then(KeyResult::utxos) else { return };
-        let named: BTreeSet<OutPoint> = utxos.iter().map(|utxo: &UtxoRecord| utxo.outpoint).collect();
-        let asked_for_less = self.following.asked.is_some_and(|known| known.height().is_some());
-        if asked_for_less && self.wallet.confirmed_coins().any(|outpoint| !named.contains(&outpoint)) {
-            self.follow_account(SettledUntil::default());
+        let pending = id.and_then(|id| self.pending.get(&id));
+        let Some(Pending::Subscribe { since, .. }) = pending else { return };
+        let (whole, account) = (since.is_none(), self.account_key());
+        let mut named = BTreeSet::new();
+        let mut answered = false;
+        for result in results.iter().filter(|result| result.key == account) {
+            let KeyOutcome::Snapshot { utxos, followed, .. } = &result.outcome else { return };
+            answered = true;
+            named.extend(utxos.iter().map(|utxo| utxo.outpoint));
+            self.take_followed(&account, *followed);
         }
+        if !answered {
+            return;
+        }
+        let single = &self.following.single;
+        let coins = self.wallet.confirmed_coins().filter(|(_, script)| !single.contains(*script));
+        let missing: BTreeSet<OutPoint> =
+            coins.map(|(outpoint, _)| outpoint).filter(|outpoint| !named.contains(outpoint)).collect();
+        if whole {
+            self.following.absent = missing;
+        } else if !missing.is_subset(&self.following.absent) {
+            return self.follow_account(SettledUntil::default());
+        }
+        self.following.whole = Some(self.following.whole == Some(true) || whole);
     }
 
     /// Everything that was asked for has been answered.
     pub(super) fn note_synced(&mut self) {
-        let whole =
-            self.following.by_script || self.following.asked.is_some_and(|known| known.height().is_none());
-        self.wallet.settle_until_now(whole);
+        let Following { by_script, whole, refused, early, .. } = &self.following;
+        // What is not watched, or not understood, has to be asked for again.
+        if let Some(whole) = whole.filter(|_| !by_script && !refused && early.is_empty()) {
+            self.wallet.settle_until_now(whole);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
     },
     testing,
     wallet::tests::{extend, paid},
-    wire::{ChainTip, ErrorCode, KeyOutcome, ServerMessage},
+    wire::{ChainTip, ErrorCode, ServerMessage},
 };
 use bitcoin::{Amount, Txid, hashes::Hash as _};
 
@@ -34,11 +34,17 @@ fn script(session: &Session, keychain: Keychain, index: u32) -> ScriptBuf {
 fn answer(session: &mut Session, id: Option<u64>, key: SubscriptionKey, outcome: KeyOutcome) {
     let tip = ChainTip { block: session.wallet().chain().tip() };
     let results = vec![KeyResult { key, outcome }];
-    tell(session, id, &ServerMessage::UTXOSubscribed { results, tip, more: false });
+    tell(session, id, &ServerMessage::UTXOSubscribed { results, tip, more: false, since: None });
+}
+
+/// A snapshot of a server that follows so many addresses to be paid at.
+fn following(utxos: Vec<UtxoRecord>, receive: u32) -> KeyOutcome {
+    let followed = Some(Followed { receive, change: ACCOUNT_GAP });
+    KeyOutcome::Snapshot { utxos, proofs: Vec::new(), status: None, history_from: None, followed }
 }
 
 fn snapshot(utxos: Vec<UtxoRecord>) -> KeyOutcome {
-    KeyOutcome::Snapshot { utxos, proofs: Vec::new(), status: None, history_from: None }
+    following(utxos, ACCOUNT_GAP)
 }
 
 /// A session that has asked for its account, and under which number.
@@ -77,24 +83,42 @@ fn a_server_without_room_for_the_account_is_asked_for_every_script() {
 }
 
 #[test]
-fn addresses_given_out_beyond_the_gap_are_watched_one_by_one_until_one_of_them_is_paid() {
-    let (mut session, _) = asking();
-    for _ in 0..ACCOUNT_GAP {
+fn addresses_given_out_beyond_those_that_a_server_follows_are_watched_one_by_one() {
+    let (mut session, id) = asking();
+    for _ in 0..=ACCOUNT_GAP {
         session.next_address().expect("an address");
     }
-    assert!(subscriptions(&mut session).is_empty(), "nodes look so far with the account");
+    assert!(subscriptions(&mut session).is_empty(), "it has not said yet how far it looks");
+    let key = account(&session);
+    answer(&mut session, id, key.clone(), snapshot(Vec::new()));
+    let single =
+        |session: &Session, index| SubscriptionKey::Script(script(session, Keychain::Receive, index));
+    let first = single(&session, ACCOUNT_GAP);
+    assert!(matches!(&subscriptions(&mut session)[..], [(_, keys, None)] if *keys == [first.clone()]));
     session.next_address().expect("an address");
-    let beyond = SubscriptionKey::Script(script(&session, Keychain::Receive, ACCOUNT_GAP));
-    assert!(matches!(&subscriptions(&mut session)[..], [(_, keys, None)] if *keys == [beyond.clone()]));
-    assert!(session.wants(&beyond));
-    // Somebody pays to the first one, with a proof: nodes look further now.
+    let second = single(&session, ACCOUNT_GAP + 1);
+    assert!(matches!(&subscriptions(&mut session)[..], [(_, keys, None)] if *keys == [second.clone()]));
+    // That one is paid first, with a proof: the server looks no further for it, and says so.
     let proof = paid(&mut session.wallet);
     session.take_proof(&proof);
     session.follow_new();
+    drain(&mut session);
+    assert!(session.wants(&first) && session.wants(&second));
+    // One within the gap is paid.
+    let utxo = coin(script(&session, Keychain::Receive, 1), 1);
+    let (state, followed) = (utxo.state(), Some(Followed { receive: ACCOUNT_GAP + 2, change: ACCOUNT_GAP }));
+    tell(
+        &mut session,
+        None,
+        &ServerMessage::UTXOStateNotification { key, utxo, state, proof: None, followed },
+    );
     let (sent, _) = drain(&mut session);
-    let over = |message: &ClientMessage| matches!(message, ClientMessage::UTXOUnsubscribe { keys } if *keys == [beyond.clone()]);
+    let over = |message: &ClientMessage| {
+        let ClientMessage::UTXOUnsubscribe { keys } = message else { return false };
+        BTreeSet::from_iter(keys) == BTreeSet::from([&first, &second])
+    };
     assert!(sent.iter().any(|(_, message)| over(message)), "{sent:?}");
-    assert!(!session.wants(&beyond));
+    assert!(!session.wants(&first) && !session.wants(&second));
 }
 
 #[test]
@@ -115,16 +139,27 @@ fn coins_of_an_account_are_found_in_whatever_order_they_are_told() {
     for index in [133, 114] {
         let utxo = coin(script(&session, Keychain::Receive, index), index);
         let (key, state) = (key.clone(), utxo.state());
-        tell(&mut session, None, &ServerMessage::UTXOStateNotification { key, utxo, state, proof: None });
-        assert_eq!(known(&session, index), usize::from(index == 114));
+        tell(
+            &mut session,
+            None,
+            &ServerMessage::UTXOStateNotification { key, utxo, state, proof: None, followed: None },
+        );
+        assert_eq!(known(&session, index), 1, "{index}");
     }
-    assert_eq!(known(&session, 133), 1);
+    // A server that looked further than this wallet has derived tells of a coin far ahead.
+    let far = coin(script(&session, Keychain::Change, 900), 900);
+    answer(&mut session, None, key.clone(), snapshot(vec![far.clone()]));
+    assert_eq!(session.wallet().coins_at(&far.script_pubkey).count(), 1);
+    let next = session.next_address().expect("an address").script_pubkey();
+    assert_eq!(next, script(&session, Keychain::Receive, 0), "its words give out nothing differently");
     let stranger = coin(ScriptBuf::from_bytes(vec![0x51]), 9);
     let many: Vec<_> = (0..2_000)
         .map(|vout| UtxoRecord { outpoint: OutPoint { txid: Txid::all_zeros(), vout }, ..stranger.clone() })
         .collect();
     answer(&mut session, None, key, snapshot(many));
     assert_eq!(session.following.early.len(), EARLY_MAX, "what is nobody's is not kept without bound");
+    session.note_synced();
+    assert_eq!(session.wallet.settled_until().height(), None);
 }
 
 /// A session that was told everything, at a height.
@@ -192,6 +227,30 @@ fn who_misses_a_coin_among_what_is_told_asks_for_everything() {
     answer(&mut session, id, key.clone(), snapshot(Vec::new()));
     let asked = subscriptions(&mut session);
     assert!(matches!(&asked[..], [(_, keys, None)] if *keys == [key.clone()]), "{asked:?}");
-    answer(&mut session, asked[0].0, key, snapshot(Vec::new()));
+    answer(&mut session, asked[0].0, key.clone(), snapshot(Vec::new()));
     assert!(subscriptions(&mut session).is_empty(), "once");
+    // After a gap it asks for the same again, and compares with the same.
+    tell(&mut session, None, &ServerMessage::Gap { keys: vec![key.clone()] });
+    let asked = subscriptions(&mut session);
+    assert!(matches!(&asked[..], [(_, keys, None)] if *keys == [key]), "{asked:?}");
+}
+
+#[test]
+fn pages_of_an_answer_are_compared_as_one() {
+    let (mut session, id) = asking();
+    synced(&mut session, id, 400, Vec::new());
+    let proof = paid(&mut session.wallet);
+    session.take_proof(&proof);
+    session.wallet.put_in_block(proof.transaction(), session.wallet.chain().tip());
+    let (id, _, since) = connected_again(&mut session);
+    assert!(since.is_some());
+    let own = script(&session, Keychain::Receive, 0);
+    let outpoint = OutPoint { txid: proof.txid(), vout: 0 };
+    let named = testing::utxo_record(outpoint, Amount::from_sat(90_000), own);
+    let (tip, key) = (ChainTip { block: session.wallet().chain().tip() }, account(&session));
+    for (utxos, more) in [(vec![], true), (vec![named], false)] {
+        let results = vec![KeyResult { key: key.clone(), outcome: snapshot(utxos) }];
+        tell(&mut session, id, &ServerMessage::UTXOSubscribed { results, tip, more, since });
+    }
+    assert!(subscriptions(&mut session).is_empty(), "nothing is missing");
 }

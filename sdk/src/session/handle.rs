@@ -43,7 +43,7 @@ impl Session {
                     self.greeted(now, id, tip);
                 }
             }
-            ServerMessage::UTXOSubscribed { results, tip, more }
+            ServerMessage::UTXOSubscribed { results, tip, more, .. }
             | ServerMessage::UTXOStateResponse { results, tip, more } => {
                 // Coins and proofs of different pages belong together.
                 let Some(results) = self.take_page(now, id, results, more) else { return };
@@ -52,8 +52,10 @@ impl Session {
                 self.take_snapshots(results);
                 self.take_tip(tip);
             }
-            ServerMessage::UTXOStateNotification { utxo, proof, .. } => {
-                self.take_notification(proof.as_deref(), &utxo);
+            ServerMessage::UTXOStateNotification { key, utxo, proof, followed, .. } => {
+                self.take_followed(&key, followed);
+                self.take_records(vec![(utxo, proof.map(|proof| *proof))]);
+                self.follow_new();
             }
             ServerMessage::TransactionStatus { txid, status } => {
                 let handed_in = id.filter(|id| self.pending.get(id) == Some(&Pending::HandIn));
@@ -160,7 +162,7 @@ impl Session {
                     if let SubscriptionKey::Txid(txid) = key {
                         told.push((txid, status));
                     }
-                    records.extend(utxos);
+                    records.extend(utxos.into_iter().map(|utxo| (utxo, None)));
                     proofs.extend(more.into_iter().map(|proof| (proof.txid(), proof)));
                 }
                 KeyOutcome::Error(error) if error.retry => unwatched.push(key),
@@ -184,14 +186,6 @@ impl Session {
         }
         for (txid, status) in told {
             self.take_word(txid, status);
-        }
-        self.follow_new();
-    }
-
-    fn take_notification(&mut self, proof: Option<&FinalityProof>, utxo: &UtxoRecord) {
-        self.take_records(vec![utxo.clone()]);
-        if let Some(proof) = proof {
-            self.take_proof(proof);
         }
         self.follow_new();
     }

@@ -39,7 +39,8 @@ fn paid_session() -> (Session, FinalityProof) {
     );
     let key = SubscriptionKey::Script(output.script_pubkey.clone());
     let (state, proof_sent) = (utxo.state(), Some(Box::new(proof.clone())));
-    let message = ServerMessage::UTXOStateNotification { key, utxo, state, proof: proof_sent };
+    let message =
+        ServerMessage::UTXOStateNotification { key, utxo, state, proof: proof_sent, followed: None };
     tell(&mut session, None, &message);
     let (_, events) = heard(&mut session);
     assert!(events.iter().any(|event| matches!(event, Event::Received { .. })), "{events:?}");
@@ -70,10 +71,11 @@ fn what_waits_for_more_than_a_block_is_watched_for_what_the_network_has_against_
     let why = Some("min relay fee not met".to_owned());
     let status = Some(TransactionStatus::Broadcasting { refusal: why.clone() });
     let proofs = vec![proof.clone()];
-    let outcome = KeyOutcome::Snapshot { utxos: Vec::new(), proofs, status, history_from: None };
+    let outcome =
+        KeyOutcome::Snapshot { utxos: Vec::new(), proofs, status, history_from: None, followed: None };
     let results = vec![KeyResult { key: SubscriptionKey::Txid(txid), outcome }];
     let tip = crate::wire::ChainTip { block: session.wallet.chain().tip() };
-    tell(&mut session, None, &ServerMessage::UTXOSubscribed { results, tip, more: false });
+    tell(&mut session, None, &ServerMessage::UTXOSubscribed { results, tip, more: false, since: None });
     let told = |refusal| Event::Broadcasting { txid, refusal };
     assert!(heard(&mut session).1.contains(&told(why.clone())));
     assert_eq!(session.refusal(txid), why.as_deref());
@@ -129,11 +131,16 @@ fn a_payee_hands_in_what_its_server_does_not_know_to_be_final() {
     block(&mut session);
     block(&mut session);
     let told = |session: &mut Session, status| {
-        let outcome =
-            KeyOutcome::Snapshot { utxos: Vec::new(), proofs: Vec::new(), status, history_from: None };
+        let outcome = KeyOutcome::Snapshot {
+            utxos: Vec::new(),
+            proofs: Vec::new(),
+            status,
+            history_from: None,
+            followed: None,
+        };
         let results = vec![KeyResult { key: SubscriptionKey::Txid(txid), outcome }];
         let tip = crate::wire::ChainTip { block: session.wallet.chain().tip() };
-        tell(session, None, &ServerMessage::UTXOSubscribed { results, tip, more: false });
+        tell(session, None, &ServerMessage::UTXOSubscribed { results, tip, more: false, since: None });
     };
     let handed_in = |session: &mut Session| {
         let (sent, _) = drain(session);

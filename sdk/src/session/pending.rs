@@ -22,7 +22,7 @@ pub type Now = Duration;
 pub(super) enum Pending {
     Hello,
     Register,
-    Subscribe { keys: BTreeSet<SubscriptionKey> },
+    Subscribe { keys: BTreeSet<SubscriptionKey>, since: Option<u32> },
     Unsubscribe,
     Federation,
     Headers { step: u32 },

@@ -41,8 +41,8 @@ impl Session {
 
     pub(super) fn subscribe_keys(&mut self, keys: Vec<SubscriptionKey>) {
         for keys in keys.chunks(limits::KEYS_PER_MESSAGE_MAX) {
-            let message = self.subscription(keys);
-            self.request(Pending::Subscribe { keys: keys.iter().cloned().collect() }, &message);
+            let (message, since) = self.subscription(keys);
+            self.request(Pending::Subscribe { keys: keys.iter().cloned().collect(), since }, &message);
         }
     }
 
@@ -52,13 +52,13 @@ impl Session {
     pub(super) fn subscribe_later(&mut self, now: Now, keys: impl IntoIterator<Item = SubscriptionKey>) {
         let mut wanted: BTreeSet<SubscriptionKey> = keys.into_iter().filter(|key| self.wants(key)).collect();
         let mut waiting = self.redo.iter_mut().filter_map(|(_, pending)| {
-            if let Pending::Subscribe { keys } = pending { Some(keys) } else { None }
+            if let Pending::Subscribe { keys, .. } = pending { Some(keys) } else { None }
         });
         if let Some(waiting) = waiting.next() {
             waiting.append(&mut wanted);
         } else if !wanted.is_empty() {
             let wait = self.watch_again.next(&mut *self.rng);
-            self.redo.push((now + wait, Pending::Subscribe { keys: wanted }));
+            self.redo.push((now + wait, Pending::Subscribe { keys: wanted, since: None }));
         }
     }
 
@@ -183,7 +183,7 @@ impl Session {
                 self.register();
             } else if pending == Pending::FeeRate {
                 self.request(pending, &ClientMessage::FeeRateQuery);
-            } else if let Pending::Subscribe { keys } = pending {
+            } else if let Pending::Subscribe { keys, .. } = pending {
                 // Some may not be wanted any more.
                 self.subscribe_keys(keys.into_iter().filter(|key| self.wants(key)).collect());
             } else {
@@ -209,8 +209,9 @@ impl Session {
                 self.redo.push((now + wait, pending));
             }
             // Nobody would watch them.
-            Some(Pending::Subscribe { keys }) if error.retry => self.subscribe_later(now, keys),
-            Some(Pending::Subscribe { keys }) if keys.iter().any(|key| self.follow_scripts(key, error)) => {}
+            Some(Pending::Subscribe { keys, .. }) if error.retry => self.subscribe_later(now, keys),
+            Some(Pending::Subscribe { keys, .. })
+                if keys.iter().any(|key| self.follow_scripts(key, error)) => {}
             Some(_) | None => self.event(Event::Refused { error: error.clone() }),
         }
     }

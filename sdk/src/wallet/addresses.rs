@@ -1,9 +1,17 @@
 //! Which addresses a wallet gives out, and which it watches.
 
-use super::{GAP_LIMIT_MAX, Wallet, WalletError};
-use crate::account::{ACCOUNT_GAP, Address, Keychain, KeychainIndex};
+use super::{GAP_LIMIT_MAX, KeychainState, Wallet, WalletError};
+use crate::{
+    account::{ACCOUNT_GAP, Address, Keychain, KeychainIndex},
+    wire::Followed,
+};
 use bitcoin::ScriptBuf;
 use std::collections::BTreeSet;
+
+/// Addresses after the last one known that are looked through for a script which a server names.
+const LOOK_AHEAD: u32 = 1_000;
+/// How far ahead of what was given out or paid to a server's words lead at most.
+const CLAIMED_MAX: u32 = 20_000;
 
 impl Wallet {
     /// Gives out the next receive address.
@@ -57,35 +65,61 @@ impl Wallet {
         self.addresses.keys().cloned().collect()
     }
 
-    /// Scripts of addresses further ahead than nodes follow the account: beyond [`ACCOUNT_GAP`] after the last one that
-    /// was paid to. There are some if many addresses in a row were given out and none was used, or if a wider gap is
-    /// looked across ([`Wallet::set_gap_limit`]).
-    pub(crate) fn beyond_account(&mut self) -> BTreeSet<ScriptBuf> {
-        let mut beyond = BTreeSet::new();
-        for keychain in [Keychain::Receive, Keychain::Change] {
-            let Some(state) = self.keychains.get(&keychain) else { continue };
-            let far = |paid: u32| state.next.max(paid.saturating_add(self.gap_limit));
-            if far(state.paid) <= state.paid.saturating_add(ACCOUNT_GAP) {
-                continue;
-            }
-            let paid = self.paid(keychain).max(state.paid);
-            let indexes = [paid.saturating_add(ACCOUNT_GAP), far(paid)];
+    /// Scripts to watch beyond those that nodes follow with the account: of addresses that were given out further
+    /// ahead, or of a wider gap ([`Wallet::set_gap_limit`]).
+    pub(crate) fn beyond(&self, followed: Followed) -> BTreeSet<ScriptBuf> {
+        let wider = if self.gap_limit > ACCOUNT_GAP { self.gap_limit } else { 0 };
+        let of = |(keychain, state): (&Keychain, &KeychainState)| {
+            let indexes = [followed.of(*keychain), state.next.saturating_add(wider)];
             let [from, to] = indexes.map(|index| usize::try_from(index).unwrap_or(usize::MAX));
-            let scripts = state.derived.iter().take(to).skip(from);
-            beyond.extend(scripts.map(|address| address.script_pubkey.clone()));
-            if let Some(state) = self.keychains.get_mut(&keychain) {
-                state.paid = paid;
-            }
-        }
-        beyond
+            let scripts: Vec<ScriptBuf> = state
+                .derived
+                .iter()
+                .take(to)
+                .skip(from)
+                .map(|address| address.script_pubkey.clone())
+                .collect();
+            scripts
+        };
+        self.keychains.iter().flat_map(of).collect()
     }
 
-    /// The index after the last address of a keychain that somebody paid to, by a verified proof.
-    fn paid(&self, keychain: Keychain) -> u32 {
-        let verified = self.book.coins().filter(|coin| coin.is_verified(&self.chain));
-        let positions = verified.filter_map(|coin| Some(self.addresses.get(&coin.script_pubkey)?.position));
-        let used = positions.filter(|position| position.keychain == keychain);
-        used.map(|position| position.index + 1).max().unwrap_or(0)
+    /// Looks for the addresses of some scripts further ahead than this wallet has derived. `true` if it found one.
+    pub(crate) fn look_ahead(&mut self, is_wanted: impl Fn(&ScriptBuf) -> bool) -> Result<bool, WalletError> {
+        let mut found = false;
+        for keychain in [Keychain::Receive, Keychain::Change] {
+            let state = self.keychains.entry(keychain).or_default();
+            let from = state.derived.len();
+            let reach = state.next.max(state.claimed).saturating_add(LOOK_AHEAD);
+            self.derive(keychain, reach.min(self.claims_max(keychain)))?;
+            let derived =
+                self.keychains.get(&keychain).map(|state| state.derived.as_slice()).unwrap_or_default();
+            let new = derived.get(from..).unwrap_or_default();
+            let wanted: Vec<KeychainIndex> =
+                new.iter().filter(|one| is_wanted(&one.script_pubkey)).map(|one| one.position).collect();
+            found |= !wanted.is_empty();
+            wanted.into_iter().try_for_each(|position| self.claim(position))?;
+        }
+        Ok(found)
+    }
+
+    /// A server says that an address has a coin: those after it are derived. Nothing is saved of it, and nothing given
+    /// out differently.
+    pub(super) fn claim(&mut self, position: KeychainIndex) -> Result<(), WalletError> {
+        let KeychainIndex { keychain, index } = position;
+        let most = self.claims_max(keychain);
+        let state = self.keychains.entry(keychain).or_default();
+        let claimed = index.saturating_add(1).min(most);
+        if claimed > state.claimed.max(state.next) {
+            state.claimed = claimed;
+            self.derive_ahead()?;
+        }
+        Ok(())
+    }
+
+    /// How far claims lead at most.
+    fn claims_max(&self, keychain: Keychain) -> u32 {
+        self.keychains.get(&keychain).map_or(0, |state| state.next).saturating_add(CLAIMED_MAX)
     }
 
     /// Whether a script is the wallet's.
@@ -121,14 +155,20 @@ impl Wallet {
     pub(super) fn derive_ahead(&mut self) -> Result<(), WalletError> {
         for keychain in [Keychain::Receive, Keychain::Change] {
             let state = self.keychains.entry(keychain).or_default();
-            let until = state.next.saturating_add(self.gap_limit);
-            let from = u32::try_from(state.derived.len()).map_err(|_| WalletError::Derivation)?;
-            for index in from..until {
-                let address = self.account.address(KeychainIndex { keychain, index })?;
-                self.unwatched.push(address.script_pubkey.clone());
-                self.addresses.insert(address.script_pubkey.clone(), address.clone());
-                state.derived.push(address);
-            }
+            let until = state.next.max(state.claimed).saturating_add(self.gap_limit);
+            self.derive(keychain, until)?;
+        }
+        Ok(())
+    }
+
+    fn derive(&mut self, keychain: Keychain, until: u32) -> Result<(), WalletError> {
+        let state = self.keychains.entry(keychain).or_default();
+        let from = u32::try_from(state.derived.len()).map_err(|_| WalletError::Derivation)?;
+        for index in from..until {
+            let address = self.account.address(KeychainIndex { keychain, index })?;
+            self.unwatched.push(address.script_pubkey.clone());
+            self.addresses.insert(address.script_pubkey.clone(), address.clone());
+            state.derived.push(address);
         }
         Ok(())
     }

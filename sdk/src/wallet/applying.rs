@@ -22,7 +22,7 @@ impl Wallet {
     pub fn apply_record(&mut self, record: &UtxoRecord) -> Result<Vec<Txid>, WalletError> {
         let Some(address) = self.addresses.get(&record.script_pubkey) else { return Ok(Vec::new()) };
         let position = address.position;
-        self.mark_used(&record.script_pubkey)?;
+        self.claim(position)?;
         Ok(self.book.apply_record(record, position, &self.chain))
     }
 

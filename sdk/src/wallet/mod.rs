@@ -91,8 +91,8 @@ struct KeychainState {
     derived: Vec<Address>,
     /// Index after the last one that was given out or used.
     next: u32,
-    /// Index after the last one that had a coin by a verified proof, as far as that was looked for.
-    paid: u32,
+    /// Index after the last one of which a server says that it has a coin: so far is derived, and not given out.
+    claimed: u32,
 }
 
 impl Wallet {

@@ -1,7 +1,7 @@
 //! Up to where a wallet knows what became of its coins.
 
 use super::{Wallet, state::Settled};
-use bitcoin::OutPoint;
+use bitcoin::{OutPoint, ScriptBuf};
 
 /// Blocks that nodes undo at most: what was told of deeper ones is not told otherwise later.
 const UNDO_BLOCKS: u32 = 288;
@@ -40,10 +40,10 @@ impl Wallet {
     }
 
     /// Coins in blocks that nothing spends, as far as this wallet knows.
-    pub(crate) fn confirmed_coins(&self) -> impl Iterator<Item = OutPoint> + '_ {
+    pub(crate) fn confirmed_coins(&self) -> impl Iterator<Item = (OutPoint, &ScriptBuf)> + '_ {
         let in_block = |coin: &&super::Coin| coin.block.is_some_and(|block| self.chain.contains(&block));
         let coins = self.book.coins().filter(|coin| coin.spent_by.is_none() && coin.conflicted.is_none());
-        coins.filter(in_block).map(|coin| coin.outpoint)
+        coins.filter(in_block).map(|coin| (coin.outpoint, &coin.script_pubkey))
     }
 }
 

@@ -335,14 +335,24 @@ impl Evil {
                 counters.add(Fault::FalseCoin);
                 falsify(&mut utxo, dice);
                 let state = utxo.state();
-                Some(ServerMessage::UTXOStateNotification { key, utxo, state, proof })
+                Some(ServerMessage::UTXOStateNotification { key, utxo, state, proof, followed: None })
             }
-            ServerMessage::UTXOStateNotification { key, utxo, state, proof: Some(mut proof) }
-                if dice.chance(self.lie) =>
-            {
+            ServerMessage::UTXOStateNotification {
+                key,
+                utxo,
+                state,
+                proof: Some(mut proof),
+                followed: None,
+            } if dice.chance(self.lie) => {
                 counters.add(Fault::BrokenProof);
                 spoil(&mut proof);
-                Some(ServerMessage::UTXOStateNotification { key, utxo, state, proof: Some(proof) })
+                Some(ServerMessage::UTXOStateNotification {
+                    key,
+                    utxo,
+                    state,
+                    proof: Some(proof),
+                    followed: None,
+                })
             }
             ServerMessage::UTXOStateNotification { .. } | ServerMessage::SignRequest { .. }
                 if dice.chance(self.withhold) =>

@@ -221,7 +221,7 @@ impl World {
         };
         let connection = self.wallets.first().filter(fresh).map(|wallet| wallet.connection);
         if let Some(connection) = connection {
-            let message = ServerMessage::UTXOStateNotification { key, utxo, state, proof };
+            let message = ServerMessage::UTXOStateNotification { key, utxo, state, proof, followed: None };
             self.party_hears(Party::Wallet(0, connection), None, message);
         }
     }

@@ -25,12 +25,12 @@ use blocks::Blocks;
 use coins::{Coin, Coins, Leaving};
 use quorate_protocol::{
     AccountId, Epoch, Round,
-    account::{AccountRecord, JointAccount, KeychainIndex},
+    account::{ACCOUNT_GAP, AccountRecord, JointAccount, Keychain, KeychainIndex},
     finality::FinalityProof,
     headers::Checkpoint,
     release::ReleaseCertificate,
     vote::{ApprovalCertificate, VoteTarget},
-    wire::{BlockRef, ConfirmedSpend, FinalSpend, Lock, UtxoRecord},
+    wire::{BlockRef, ConfirmedSpend, FinalSpend, Followed, Lock, UtxoRecord},
 };
 use rounds::Rounds;
 pub(crate) use scripts::LEASES_MAX;
@@ -245,7 +245,27 @@ impl Ledger {
     /// Has the scripts of an account indexed from now on. Gives the coins that are known and were not known to be its.
     pub(crate) fn register(&mut self, id: AccountId, account: &JointAccount) -> Vec<OutPoint> {
         let scripts = self.scripts.register(id, account, self.blocks.tip().height);
-        scripts.iter().flat_map(|script| self.coins.assign(script, id)).collect()
+        self.assign(&scripts, id)
+    }
+
+    /// Coins of scripts are an account's. It reaches further than they do.
+    fn assign(&mut self, scripts: &[ScriptBuf], id: AccountId) -> Vec<OutPoint> {
+        let mut news = Vec::new();
+        for script in scripts {
+            let coins = self.coins.assign(script, id);
+            if !coins.is_empty() {
+                self.used.extend(self.scripts.used(script));
+            }
+            news.extend(coins);
+        }
+        news
+    }
+
+    /// How many addresses of an account are indexed.
+    pub(crate) fn followed(&self, id: &AccountId) -> Option<Followed> {
+        let entry = self.scripts.account(id)?;
+        let reach = |keychain| entry.next_of(keychain).saturating_add(ACCOUNT_GAP);
+        Some(Followed { receive: reach(Keychain::Receive), change: reach(Keychain::Change) })
     }
 
     /// The coins of an account.
@@ -284,7 +304,7 @@ impl Ledger {
         used: KeychainIndex,
     ) -> Vec<OutPoint> {
         let scripts = self.scripts.extend(id, account, used, self.blocks.tip().height);
-        scripts.iter().flat_map(|script| self.coins.assign(script, id)).collect()
+        self.assign(&scripts, id)
     }
 
     /// Forgets accounts and scripts that nobody uses.

@@ -11,8 +11,8 @@ use quorate_protocol::{
     proposal::Proposal,
     release::SignedCancel,
     wire::{
-        ClientMessage, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey, TransactionStatus,
-        UtxoState, limits,
+        ClientMessage, ErrorCode, Followed, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
+        TransactionStatus, UtxoState, limits,
     },
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -148,14 +148,20 @@ fn one_key_is_enough_for_all_addresses_of_an_account() {
         let coin = paying(&script, u8::try_from(index).expect("small"));
         cluster.mine(vec![coin]);
         let told = heard(&mut cluster).into_iter().find_map(|message| match message {
-            ServerMessage::UTXOStateNotification { key, utxo, .. } => Some((key, utxo.script_pubkey)),
+            ServerMessage::UTXOStateNotification { key, utxo, followed, .. } => {
+                assert!(followed.is_some_and(|followed| followed.change > index));
+                Some((key, utxo.script_pubkey))
+            }
             _ => None,
         });
         let key = SubscriptionKey::Account(cluster.world.account.id());
         assert_eq!(told, Some((key, script)), "{index}");
     }
-    let KeyOutcome::Snapshot { utxos, .. } = follow(&mut cluster, false) else { panic!("it is known now") };
+    let KeyOutcome::Snapshot { utxos, followed, .. } = follow(&mut cluster, false) else {
+        panic!("it is known now")
+    };
     assert_eq!(utxos.len(), 4);
+    assert_eq!(followed, Some(Followed { receive: 20, change: 78 }));
 }
 
 #[test]
@@ -186,6 +192,17 @@ fn coins_of_a_script_become_the_accounts_when_it_reaches_so_far() {
     let mut both = vec![near, far];
     both.sort();
     assert_eq!(told, both);
+    let KeyOutcome::Snapshot { followed, .. } = follow(&mut cluster, false) else { panic!("it is known") };
+    assert_eq!(followed.map(|followed| followed.receive), Some(46), "from there it reaches further");
+    // A node that hears of an account when its coins are there already.
+    let mut late = Cluster::voting();
+    for index in [0, 15, 30] {
+        let script = script(&late, index);
+        ask(&mut late, ClientMessage::subscribe(vec![SubscriptionKey::Script(script.clone())]));
+        late.mine(vec![paying(&script, u8::try_from(index).expect("small"))]);
+    }
+    let KeyOutcome::Snapshot { utxos, followed, .. } = follow(&mut late, true) else { panic!("it is good") };
+    assert_eq!((utxos.len(), followed.map(|followed| followed.receive)), (3, Some(51)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     AccountId, FederationDocument, FederationId, NodeId,
-    account::{AccountCertificate, AccountRecord},
+    account::{AccountCertificate, AccountRecord, Keychain},
     finality::FinalityProof,
     frost::{NodeCommitments, WalletSignature},
     proposal::Proposal,
@@ -100,6 +100,31 @@ impl Default for FeeEstimates {
     }
 }
 
+/// How many addresses of an account are followed with its key, from the first one on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Followed {
+    /// To be paid at.
+    pub receive: u32,
+    /// For change.
+    pub change: u32,
+}
+
+impl Followed {
+    /// Those of one keychain.
+    ///
+    /// ```
+    /// use quorate_protocol::{account::Keychain, wire::Followed};
+    ///
+    /// assert_eq!(Followed { receive: 25, change: 20 }.of(Keychain::Receive), 25);
+    /// ```
+    pub fn of(self, keychain: Keychain) -> u32 {
+        match keychain {
+            Keychain::Receive => self.receive,
+            Keychain::Change => self.change,
+        }
+    }
+}
+
 /// What became of one key of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyResult {
@@ -163,6 +188,9 @@ pub enum KeyOutcome {
         /// Height from which this script's or account's history in blocks is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         history_from: Option<u32>,
+        /// Addresses that are followed, for an account. What it gives out beyond them is to be subscribed to by script.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        followed: Option<Followed>,
     },
     /// The key is refused.
     Error(WireError),
@@ -311,8 +339,7 @@ pub enum ServerMessage {
         /// Tip of the chain.
         tip: ChainTip,
     },
-    /// Answer to `UTXOSubscribe`, per key in the order asked. Without an id: what a node's archive has of keys that are
-    /// subscribed to, coins that were spent long ago; it follows soon after the answer if there is any.
+    /// Answer to `UTXOSubscribe`, per key in the order asked. News of the keys can come before it.
     UTXOSubscribed {
         /// One per key, or more of a key that comes in several pages.
         results: Vec<KeyResult>,
@@ -322,6 +349,9 @@ pub enum ServerMessage {
         /// several.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         more: bool,
+        /// What was asked for: coins that blocks below this height spend are left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<u32>,
     },
     /// Answer to `UTXOUnsubscribe`.
     UTXOUnsubscribed {
@@ -352,6 +382,9 @@ pub enum ServerMessage {
         /// Proof of the final transaction that created or spent it, if that is the news.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         proof: Option<Box<FinalityProof>>,
+        /// Addresses that are followed, if the key is an account.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        followed: Option<Followed>,
     },
     /// A transaction moved on; answers `TransactionBroadcast` and follows subscriptions by txid.
     #[serde(deserialize_with = "read_status")]
@@ -436,7 +469,7 @@ pub enum ServerMessage {
 }
 tagged!("type": ServerMessage);
 
-type Notification = (SubscriptionKey, UtxoRecord, UtxoState, Option<Box<FinalityProof>>);
+type Notification = (SubscriptionKey, UtxoRecord, UtxoState, Option<Box<FinalityProof>>, Option<Followed>);
 
 fn read_notification<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Notification, D::Error> {
     #[derive(Deserialize)]
@@ -444,8 +477,10 @@ fn read_notification<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Notif
         key: SubscriptionKey,
         utxo: UtxoRecord,
         proof: Option<Box<FinalityProof>>,
+        followed: Option<Followed>,
     }
-    tagged::both(deserializer).map(|(News { key, utxo, proof }, state)| (key, utxo, state, proof))
+    let news = tagged::both(deserializer);
+    news.map(|(News { key, utxo, proof, followed }, state)| (key, utxo, state, proof, followed))
 }
 
 fn read_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(Txid, TransactionStatus), D::Error> {

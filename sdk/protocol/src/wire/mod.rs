@@ -16,8 +16,8 @@ mod place;
 mod state;
 
 pub use client::{
-    ChainTip, ClientMessage, FeeEstimates, Header, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
-    outpoints_of,
+    ChainTip, ClientMessage, FeeEstimates, Followed, Header, KeyOutcome, KeyResult, ServerMessage,
+    SubscriptionKey, outpoints_of,
 };
 pub use error::{ErrorCode, Fault, WireError};
 pub use frame::{Envelope, FrameBuffer, Message, decode, encode_frame, encode_text};

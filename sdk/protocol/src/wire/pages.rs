@@ -38,7 +38,8 @@ pub fn encoded_len<T: Serialize>(value: &T) -> usize {
 ///
 /// ```
 /// use quorate::wire::{KeyOutcome, KeyResult, SubscriptionKey, pages};
-/// let outcome = KeyOutcome::Snapshot { utxos: vec![], proofs: vec![], status: None, history_from: None };
+/// let (utxos, proofs) = (vec![], vec![]);
+/// let outcome = KeyOutcome::Snapshot { utxos, proofs, status: None, history_from: None, followed: None };
 /// let results = vec![KeyResult { key: SubscriptionKey::Tip, outcome }];
 /// assert_eq!(pages(results.clone()), [results]);
 /// ```
@@ -61,7 +62,7 @@ struct Cut {
 impl Cut {
     fn add(&mut self, result: KeyResult) {
         let KeyResult { key, outcome } = result;
-        let KeyOutcome::Snapshot { utxos, proofs, status, history_from } = outcome else {
+        let KeyOutcome::Snapshot { utxos, proofs, status, history_from, followed } = outcome else {
             let result = KeyResult { key, outcome };
             self.bytes += encoded_len(&result);
             return self.push(result);
@@ -85,6 +86,7 @@ impl Cut {
                     proofs: mem::take(&mut shown).into_values().collect(),
                     status: None,
                     history_from,
+                    followed,
                 };
                 self.push(KeyResult { key: key.clone(), outcome });
             }
@@ -92,7 +94,7 @@ impl Cut {
         let proofs = shown.into_values().collect();
         self.push(KeyResult {
             key,
-            outcome: KeyOutcome::Snapshot { utxos: records, proofs, status, history_from },
+            outcome: KeyOutcome::Snapshot { utxos: records, proofs, status, history_from, followed },
         });
     }
 
@@ -161,6 +163,7 @@ mod tests {
                         proofs: vec![],
                         status: None,
                         history_from: Some(0),
+                        followed: None,
                     },
                 }
             })

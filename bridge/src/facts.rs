@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Facts {
     /// Nodes that have told of it.
     heard: BTreeMap<LinkId, Heard>,
+    /// Addresses that enough of them followed when there were enough.
+    followed: Option<Followed>,
     utxos: BTreeMap<OutPoint, Words>,
     /// Copies that differ: one that does not verify must not keep the good one back.
     proofs: BTreeMap<Txid, Vec<ProofCopy>>,
@@ -54,27 +56,37 @@ impl Facts {
     }
 
     /// A node has told all that it knows at present.
-    pub(crate) fn hear(&mut self, link: LinkId, heard: Heard) {
+    pub(crate) fn hear(&mut self, link: LinkId, heard: Heard, needed: usize) {
         self.heard.insert(link, heard);
+        self.count_followed(needed);
     }
 
     /// A node follows more addresses than before.
-    pub(crate) fn follow(&mut self, link: LinkId, followed: Followed) {
+    pub(crate) fn follow(&mut self, link: LinkId, followed: Followed, needed: usize) {
         if let Some(heard) = self.heard.get_mut(&link) {
             heard.followed = Some(followed);
+            self.count_followed(needed);
         }
     }
 
     /// The addresses that 2f + 1 nodes follow, or all that have told: f + 1 honest ones among them tell of each coin.
-    pub(crate) fn followed(&self, needed: usize) -> Option<Followed> {
+    pub(crate) fn followed(&self) -> Option<Followed> {
+        self.followed
+    }
+
+    /// While fewer than f + 1 have told, what is known stays: one of them alone has no say.
+    fn count_followed(&mut self, needed: usize) {
         let known: Vec<Followed> = self.heard.values().filter_map(|heard| heard.followed).collect();
-        let enough = (2 * (needed - 1) + 1).min(known.len()).checked_sub(1)?;
         let reach = |of: fn(&Followed) -> u32| {
             let mut reach: Vec<u32> = known.iter().map(of).collect();
             reach.sort_unstable_by(|one, other| other.cmp(one));
-            reach.get(enough).copied()
+            reach.get((2 * (needed - 1)).min(known.len().saturating_sub(1))).copied()
         };
-        Some(Followed { receive: reach(|one| one.receive)?, change: reach(|one| one.change)? })
+        if known.len() >= needed
+            && let (Some(receive), Some(change)) = (reach(|one| one.receive), reach(|one| one.change))
+        {
+            self.followed = Some(Followed { receive, change });
+        }
     }
 
     /// Whether something was said of a coin.
@@ -102,7 +114,7 @@ impl Facts {
             proofs: first.map(|copy| copy.proof.clone()).collect(),
             status: self.status.clone(),
             history_from: self.history_from(needed),
-            followed: self.followed(needed),
+            followed: self.followed,
         }
     }
 

@@ -292,11 +292,11 @@ impl Hub {
                 return;
             }
         };
+        let proofs: HashMap<Txid, FinalityProof> =
+            proofs.into_iter().map(|proof| (proof.txid(), proof)).collect();
         for utxo in utxos {
-            let created = proofs.iter().find(|proof| proof.txid() == utxo.outpoint.txid);
-            let spent =
-                proofs.iter().find(|proof| utxo.spend.is_some_and(|spend| spend.txid == proof.txid()));
-            for proof in created.into_iter().chain(spent) {
+            let of = [Some(utxo.outpoint.txid), utxo.spend.map(|spend| spend.txid)];
+            for proof in of.into_iter().flatten().filter_map(|txid| proofs.get(&txid)) {
                 self.notify(link, &result.key, &utxo, Some(proof.clone()));
             }
             self.notify(link, &result.key, &utxo, None);
@@ -312,7 +312,7 @@ impl Hub {
     /// A node follows more addresses of an account than before.
     pub(crate) fn follow(&mut self, link: LinkId, key: &SubscriptionKey, followed: Followed) {
         if let Some(interest) = self.interests.get_mut(key) {
-            interest.facts.follow(link, followed);
+            interest.facts.follow(link, followed, self.needed);
         }
     }
 
@@ -331,7 +331,7 @@ impl Hub {
         }
         match interest.facts.take_utxo(link, utxo, proof, self.needed) {
             Some((utxo, proof)) => {
-                let followed = interest.facts.followed(self.needed);
+                let followed = interest.facts.followed();
                 self.tell(key, &notification(key, utxo, proof, followed));
             }
             None => self.duplicates += 1,

@@ -8,7 +8,7 @@ use crate::{
 use quorate_protocol::{
     AccountId,
     account::AccountRecord,
-    wire::{KeyOutcome, SubscriptionKey, WireError},
+    wire::{ErrorCode, KeyOutcome, SubscriptionKey, WireError},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,7 +83,7 @@ impl Interest {
         if since > self.since {
             return;
         }
-        self.facts.hear(link, heard);
+        self.facts.hear(link, heard, needed);
         self.refused.remove(&link);
         self.ready |= self.facts.heard() > 2 * (needed - 1);
     }
@@ -115,7 +115,14 @@ impl Interest {
             let alike = |other: &&WireError| (other.code, other.retry) == (error.code, error.retry);
             self.refused.values().filter(alike).count() >= needed
         };
-        self.refusal = Some(self.refused.values().find(given).cloned().unwrap_or_else(no_node));
+        let reason = self.refused.values().find(given).cloned();
+        // Of an account its scripts are left, which other nodes may watch.
+        let scripts = || {
+            let message = "too few nodes follow the account: subscribe to its scripts";
+            WireError::sender(ErrorCode::UnknownAccount, message)
+        };
+        let otherwise = || if self.account.is_some() { scripts() } else { no_node() };
+        self.refusal = Some(reason.unwrap_or_else(otherwise));
     }
 
     /// Whether there is an answer for who waits.
@@ -132,8 +139,12 @@ impl Interest {
         self.facts.snapshot(needed, since)
     }
 
-    /// Forgets coins that blocks below a height spend: nobody can change that any more.
+    /// Forgets coins that blocks below a height spend: nobody can change that any more. Not while somebody waits for
+    /// them.
     pub(crate) fn forget_below(&mut self, height: u32) {
+        if !self.ready || self.wanted > self.sessions.len() {
+            return;
+        }
         if self.facts.forget_below(height) {
             self.since = self.since.max(height);
         }
@@ -152,10 +163,7 @@ pub(crate) fn since_of(key: &SubscriptionKey, since: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_protocol::{
-        testing,
-        wire::{ErrorCode, Followed},
-    };
+    use quorate_protocol::{testing, wire::Followed};
 
     const NEEDED: usize = 2;
 
@@ -239,6 +247,19 @@ mod tests {
     }
 
     #[test]
+    fn an_account_that_nodes_refuse_for_different_reasons_is_left_to_its_scripts() {
+        let mut interest = interest(0);
+        interest.ask(0, Some(testing::federation(4).account.record()));
+        refuse(&mut interest, 0, ErrorCode::UnknownAccount);
+        interest.refuse(LinkId(1), WireError { retry: true, ..no(ErrorCode::Internal) }, NEEDED);
+        hear(&mut interest, 2..4, 0);
+        interest.settle_for_less(NEEDED);
+        let outcome = interest.answer(WalletId(1), 0, NEEDED);
+        let for_good = |error: &WireError| error.code == ErrorCode::UnknownAccount && !error.retry;
+        assert!(matches!(&outcome, KeyOutcome::Error(error) if for_good(error)), "{outcome:?}");
+    }
+
+    #[test]
     fn addresses_count_as_followed_if_enough_nodes_follow_them() {
         let mut interest = interest(0);
         let followed = |receive| Followed { receive, change: 20 };
@@ -246,11 +267,15 @@ mod tests {
             let heard = Heard { history_from: None, followed: Some(followed(receive)) };
             interest.hear(LinkId(link), 0, heard, NEEDED);
         }
-        assert_eq!(interest.facts.followed(NEEDED), Some(followed(70)), "two honest nodes among three");
-        interest.facts.follow(LinkId(4), followed(91));
-        assert_eq!(interest.facts.followed(NEEDED), Some(followed(90)));
-        interest.forget(LinkId(1));
+        assert_eq!(interest.facts.followed(), Some(followed(70)), "two honest nodes among three");
+        interest.facts.follow(LinkId(4), followed(91), NEEDED);
+        assert_eq!(interest.facts.followed(), Some(followed(90)));
         interest.forget(LinkId(3));
-        assert_eq!(interest.facts.followed(NEEDED), Some(followed(40)), "all that there are");
+        interest.facts.follow(LinkId(4), followed(92), NEEDED);
+        assert_eq!(interest.facts.followed(), Some(followed(40)), "all that there are");
+        interest.forget(LinkId(1));
+        interest.forget(LinkId(2));
+        interest.facts.follow(LinkId(4), followed(u32::MAX), NEEDED);
+        assert_eq!(interest.facts.followed(), Some(followed(40)), "one alone has no say");
     }
 }

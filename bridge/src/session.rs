@@ -31,6 +31,13 @@ pub enum Next {
     Closed,
 }
 
+/// A frame in the queue.
+#[derive(Debug)]
+struct Waiting {
+    frame: Frame,
+    is_news: bool,
+}
+
 /// A session.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -39,9 +46,11 @@ pub(crate) struct Session {
     pub(crate) relays: BTreeSet<RelayId>,
     opened: Duration,
     heard: Duration,
-    queue: VecDeque<Frame>,
+    queue: VecDeque<Waiting>,
     /// Bytes of the queue.
     queued: usize,
+    /// News in it, and their bytes.
+    news: (usize, usize),
     gap: BTreeSet<SubscriptionKey>,
     closed: bool,
 }
@@ -55,6 +64,7 @@ impl Session {
             heard: now,
             queue: VecDeque::new(),
             queued: 0,
+            news: (0, 0),
             gap: BTreeSet::new(),
             closed: false,
         }
@@ -77,28 +87,35 @@ impl Session {
             self.close();
         }
         if !self.closed {
-            self.push(frame);
+            self.push(frame, false);
         }
     }
 
     /// Queues news of a key; `false` if there is no room, and the key is in the gap. A session that is over takes none.
+    /// A large answer before them takes no room of theirs: a key with many coins would be told of one gap after the
+    /// other.
     pub(crate) fn news(&mut self, key: &SubscriptionKey, frame: Frame, most: usize, room: usize) -> bool {
         if self.closed {
             return true;
         }
-        let room = room.min(NEWS_BYTES_MAX.saturating_sub(self.queued));
-        let fits = self.queue.len() < most && frame.0.len() <= room && !self.gap.contains(key);
+        let (count, bytes) = self.news;
+        let room = room.min(NEWS_BYTES_MAX.saturating_sub(bytes));
+        let fits = count < most && frame.0.len() <= room && !self.gap.contains(key);
         if fits {
-            self.push(frame);
+            self.push(frame, true);
         } else {
             self.gap.insert(key.clone());
         }
         fits
     }
 
-    fn push(&mut self, frame: Frame) {
-        self.queued += frame.0.len();
-        self.queue.push_back(frame);
+    fn push(&mut self, frame: Frame, is_news: bool) {
+        let bytes = frame.0.len();
+        self.queued += bytes;
+        if is_news {
+            self.news = (self.news.0 + 1, self.news.1 + bytes);
+        }
+        self.queue.push_back(Waiting { frame, is_news });
     }
 
     /// The session subscribes to keys anew: its next snapshot has what was lost.
@@ -110,8 +127,11 @@ impl Session {
 
     /// What is there to write.
     pub(crate) fn next(&mut self) -> Next {
-        if let Some(Frame(text)) = self.queue.pop_front() {
+        if let Some(Waiting { frame: Frame(text), is_news }) = self.queue.pop_front() {
             self.queued -= text.len();
+            if is_news {
+                self.news = (self.news.0 - 1, self.news.1 - text.len());
+            }
             return Next::Frame(text);
         }
         if !self.gap.is_empty() {
@@ -124,7 +144,7 @@ impl Session {
     /// It is over; what waits is not written any more.
     pub(crate) fn close(&mut self) {
         self.closed = true;
-        (self.queue, self.queued) = (VecDeque::new(), 0);
+        (self.queue, self.queued, self.news) = (VecDeque::new(), 0, (0, 0));
         self.gap.clear();
     }
 
@@ -202,6 +222,9 @@ mod tests {
         assert!(!session.news(&key(), large(), NEWS_MAX, usize::MAX), "the next one is in the gap");
         (0..60).for_each(|_| session.answer(large(), usize::MAX));
         assert_eq!(session.queued(), 64 << 20);
+        let mut busy = Session::new(Duration::ZERO);
+        (0..10).for_each(|_| busy.answer(large(), usize::MAX));
+        assert!(news(&mut busy, NEWS_MAX), "an answer takes no room of news");
         session.answer(large(), usize::MAX);
         assert_eq!(session.queued(), 0);
         assert!(matches!(session.next(), Next::Closed));

@@ -1,7 +1,7 @@
 //! Accounts whose scripts are indexed, for who follows them with one key.
 
 use crate::{context::Context, subscriptions::Target};
-use bitcoin::OutPoint;
+use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     AccountId,
     account::{AccountRecord, JointAccount},
@@ -56,7 +56,15 @@ impl Context {
     pub(crate) fn tell_of_account(&mut self, account: AccountId, coins: &[OutPoint]) {
         let listeners = self.subscriptions.listeners(&Target::Account(account));
         if !listeners.is_empty() {
-            coins.iter().for_each(|outpoint| self.notify(&listeners, outpoint, None));
+            for outpoint in coins {
+                let spend = self.ledger.coin(outpoint).and_then(|coin| coin.spend);
+                let proof = |txid: Txid| self.ledger.proof(&txid).cloned();
+                let proofs = [proof(outpoint.txid), spend.and_then(|spend| proof(spend.txid))];
+                self.notify(&listeners, outpoint, None);
+                for proof in proofs.iter().flatten() {
+                    self.notify(&listeners, outpoint, Some(proof));
+                }
+            }
         }
     }
 }

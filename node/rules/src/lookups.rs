@@ -10,7 +10,7 @@ use quorate_protocol::{
     finality::FinalityProof,
     wire::{BlockRef, ClientMessage, ErrorCode, Fault, SubscriptionKey, VotingRequest, WireError},
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Inputs of one peer or session that may wait at a time. What nobody waits for any more counts until the chain has
 /// answered: a backend that hangs must not fill the memory, and nobody's questions push out another's.
@@ -179,6 +179,22 @@ impl Lookups {
         Some((tip, input?, archived))
     }
 
+    /// A session ends subscriptions: those among what waits are not begun any more.
+    pub(crate) fn remove_keys(&mut self, session: SessionId, ended: &[SubscriptionKey]) {
+        let source = Source::Session(session);
+        if !self.counts.contains_key(&source) {
+            return;
+        }
+        let ended: HashSet<&SubscriptionKey> = ended.iter().collect();
+        for waiting in self.parked.values_mut().filter(|waiting| waiting.source == source) {
+            if let Some(Parked::Client { message: ClientMessage::UTXOSubscribe { keys, .. }, .. }) =
+                &mut waiting.input
+            {
+                keys.retain(|key| !ended.contains(key));
+            }
+        }
+    }
+
     /// Nobody waits for the answers of a session that is gone.
     pub(crate) fn remove_session(&mut self, session: SessionId) {
         let gone = Source::Session(session);
@@ -221,6 +237,24 @@ mod tests {
         lookups.remove_session(SessionId(1));
         assert!(lookups.take(gone).is_none());
         assert!(lookups.take(stays).is_some());
+    }
+
+    #[test]
+    fn a_subscription_that_was_ended_before_it_began_does_not_begin() {
+        let mut lookups = Lookups::default();
+        let key = |vout| SubscriptionKey::Outpoint(OutPoint { vout, ..OutPoint::null() });
+        let subscribe = |session: u64| {
+            let message = ClientMessage::subscribe((0..3).map(key).collect());
+            Parked::Client { session: SessionId(session), id: None, message }
+        };
+        let tickets =
+            [1, 2].map(|session| lookups.park(tip(), subscribe(session), Archived::default()).expect("room"));
+        lookups.remove_keys(SessionId(1), &[key(0), key(2)]);
+        let left = tickets.map(|ticket| match lookups.take(ticket) {
+            Some((_, Parked::Client { message: ClientMessage::UTXOSubscribe { keys, .. }, .. }, _)) => keys,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(left, [vec![key(1)], vec![key(0), key(1), key(2)]]);
     }
 
     #[test]

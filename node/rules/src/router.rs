@@ -298,6 +298,7 @@ impl Machine {
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
                 limits::check_keys(keys.len())?;
+                self.lookups.remove_keys(session, &keys);
                 let count = keys.iter().filter(|key| self.cx.unsubscribe(session, key)).count();
                 self.cx.send_client(session, id, ServerMessage::UTXOUnsubscribed { count });
                 Ok(())

@@ -23,7 +23,7 @@ pub(super) struct Following {
     by_script: bool,
     /// Addresses that it follows with the account, once it has said so.
     followed: Option<Followed>,
-    /// Scripts beyond them.
+    /// Scripts beyond them, or all.
     single: BTreeSet<ScriptBuf>,
     /// What was asked for last.
     asked: SettledUntil,
@@ -31,10 +31,8 @@ pub(super) struct Following {
     whole: Option<bool>,
     /// Something that should be watched is not.
     refused: bool,
-    /// Coins that an answer to the question for everything did not name.
+    /// Coins that an answer to the question for everything did not name. Each is asked for by itself.
     absent: BTreeSet<OutPoint>,
-    /// Addresses that were derived meanwhile.
-    derived: Vec<ScriptBuf>,
     /// What was told of scripts that this wallet does not know yet: news of one address can overtake those of another
     /// one before it.
     early: BTreeMap<OutPoint, (UtxoRecord, Option<FinalityProof>)>,
@@ -66,10 +64,13 @@ impl Session {
         self.subscribe_keys(keys);
     }
 
-    /// Addresses that the server follows with the account.
+    /// Addresses that the server follows with the account: more than it said before.
     pub(super) fn take_followed(&mut self, key: &SubscriptionKey, followed: Option<Followed>) {
-        if *key == self.account_key() && followed.is_some() {
-            self.following.followed = followed;
+        if let (Some(known), Some(followed)) = (&mut self.following.followed, followed)
+            && *key == SubscriptionKey::Account(self.wallet.account().id())
+        {
+            known.receive = known.receive.max(followed.receive);
+            known.change = known.change.max(followed.change);
         }
     }
 
@@ -79,9 +80,10 @@ impl Session {
         if !self.is_live() {
             return;
         }
-        let mut new = std::mem::take(&mut self.following.derived);
-        new.extend(self.wallet.take_unwatched());
+        let _known_by_their_place = self.wallet.take_unwatched();
         if self.following.by_script {
+            let mut new = self.wallet.scripts_in_order();
+            new.retain(|script| self.following.single.insert(script.clone()));
             return self.subscribe(new);
         }
         // Before the server has said how far it looks there is nothing to add.
@@ -100,13 +102,13 @@ impl Session {
 
     /// Whether this session has a use for an account or a script that a server names.
     pub(super) fn follows(&self, key: &SubscriptionKey) -> bool {
-        let SubscriptionKey::Script(script) = key else {
-            return !self.following.by_script && *key == self.account_key();
-        };
-        if self.following.by_script {
-            self.wallet.owns(script)
-        } else {
-            self.following.single.contains(script)
+        match key {
+            SubscriptionKey::Script(script) => self.following.single.contains(script),
+            SubscriptionKey::Account(id) => !self.following.by_script && *id == self.wallet.account().id(),
+            SubscriptionKey::Address(_)
+            | SubscriptionKey::Outpoint(_)
+            | SubscriptionKey::Txid(_)
+            | SubscriptionKey::Tip => false,
         }
     }
 
@@ -128,8 +130,7 @@ impl Session {
         }
         if !self.following.by_script {
             self.following = Following { by_script: true, ..Following::default() };
-            let _among_all = self.wallet.take_unwatched();
-            self.subscribe(self.wallet.scripts());
+            self.follow_new();
         }
         true
     }
@@ -151,7 +152,8 @@ impl Session {
                         self.take_proof(&proof);
                     }
                 }
-                known.extend(self.take_derived(|script| by_script.contains_key(script)));
+                let new = self.wallet.take_unwatched().into_iter();
+                known.extend(new.filter(|script| by_script.contains_key(script)));
             }
             let unknown = !by_script.is_empty() && !self.following.by_script;
             let found = unknown
@@ -162,18 +164,11 @@ impl Session {
             if !found {
                 break;
             }
-            known.extend(self.take_derived(|script| by_script.contains_key(script)));
+            let new = self.wallet.take_unwatched().into_iter();
+            known.extend(new.filter(|script| by_script.contains_key(script)));
         }
         let early = by_script.into_values().flatten().take(EARLY_MAX);
         self.following.early = early.map(|(record, proof)| (record.outpoint, (record, proof))).collect();
-    }
-
-    /// Those of some scripts whose addresses have just been derived.
-    fn take_derived(&mut self, is_wanted: impl Fn(&ScriptBuf) -> bool) -> Vec<ScriptBuf> {
-        let new = self.wallet.take_unwatched();
-        let wanted = new.iter().filter(|script| is_wanted(script)).cloned().collect();
-        self.following.derived.extend(new);
-        wanted
     }
 
     /// An answer has come, if it was asked for. Coins of this wallet that it should name and does not have been spent,
@@ -183,26 +178,38 @@ impl Session {
         let Some(Pending::Subscribe { since, .. }) = pending else { return };
         let (whole, account) = (since.is_none(), self.account_key());
         let mut named = BTreeSet::new();
-        let mut answered = false;
+        let mut answer = None;
         for result in results.iter().filter(|result| result.key == account) {
             let KeyOutcome::Snapshot { utxos, followed, .. } = &result.outcome else { return };
-            answered = true;
             named.extend(utxos.iter().map(|utxo| utxo.outpoint));
-            self.take_followed(&account, *followed);
+            answer = Some(*followed);
         }
-        if !answered {
-            return;
-        }
-        let single = &self.following.single;
+        let Some(followed) = answer else { return };
+        // Without a word on it nothing is followed that was given out, and nothing is known for sure.
+        self.following.refused |= followed.is_none();
+        let followed = followed.unwrap_or_default();
+        self.following.followed = Some(followed);
+        let single = self.wallet.beyond(followed);
         let coins = self.wallet.confirmed_coins().filter(|(_, script)| !single.contains(*script));
         let missing: BTreeSet<OutPoint> =
             coins.map(|(outpoint, _)| outpoint).filter(|outpoint| !named.contains(outpoint)).collect();
-        if whole {
-            self.following.absent = missing;
-        } else if !missing.is_subset(&self.following.absent) {
-            return self.follow_account(SettledUntil::default());
+        if !missing.is_subset(&self.following.absent) {
+            if !whole {
+                return self.follow_account(SettledUntil::default());
+            }
+            self.ask_coins(&missing);
         }
+        self.following.absent = missing;
         self.following.whole = Some(self.following.whole == Some(true) || whole);
+    }
+
+    /// Asks what became of coins that are not where they should be: of one by itself more is known than of all that an
+    /// account ever had.
+    fn ask_coins(&mut self, coins: &BTreeSet<OutPoint>) {
+        let keys: Vec<_> = coins.iter().copied().map(SubscriptionKey::Outpoint).collect();
+        for keys in keys.chunks(limits::KEYS_PER_MESSAGE_MAX) {
+            self.request(Pending::Query, &ClientMessage::UTXOStateQuery { keys: keys.to_vec() });
+        }
     }
 
     /// Everything that was asked for has been answered.

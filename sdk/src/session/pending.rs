@@ -24,6 +24,7 @@ pub(super) enum Pending {
     Register,
     Subscribe { keys: BTreeSet<SubscriptionKey>, since: Option<u32> },
     Unsubscribe,
+    Query,
     Federation,
     Headers { step: u32 },
     Proof { txid: Txid },

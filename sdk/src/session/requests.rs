@@ -40,6 +40,14 @@ impl Session {
     }
 
     pub(super) fn subscribe_keys(&mut self, keys: Vec<SubscriptionKey>) {
+        // The account by itself: it may be asked for less than everything.
+        let (accounts, others): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|key| matches!(key, SubscriptionKey::Account(_)));
+        self.subscribe_some(&accounts);
+        self.subscribe_some(&others);
+    }
+
+    fn subscribe_some(&mut self, keys: &[SubscriptionKey]) {
         for keys in keys.chunks(limits::KEYS_PER_MESSAGE_MAX) {
             let (message, since) = self.subscription(keys);
             self.request(Pending::Subscribe { keys: keys.iter().cloned().collect(), since }, &message);

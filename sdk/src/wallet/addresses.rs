@@ -122,6 +122,24 @@ impl Wallet {
         self.keychains.get(&keychain).map_or(0, |state| state.next).saturating_add(CLAIMED_MAX)
     }
 
+    /// Scripts to watch: those that were given out, with a gap, before those that a server's word leads to.
+    pub(crate) fn scripts_in_order(&self) -> Vec<ScriptBuf> {
+        let reach = |index: u32| usize::try_from(index.saturating_add(self.gap_limit)).unwrap_or(usize::MAX);
+        let part = |from: usize, to: usize, state: &KeychainState| {
+            let scripts =
+                state.derived.iter().take(to).skip(from).map(|address| address.script_pubkey.clone());
+            scripts.collect::<Vec<_>>()
+        };
+        let own = self.keychains.values().flat_map(|state| part(0, reach(state.next), state));
+        let claimed = self.keychains.values();
+        own.chain(claimed.flat_map(|state| part(reach(state.next), reach(state.claimed), state))).collect()
+    }
+
+    /// A server is gone, and its word with it.
+    pub(super) fn forget_claimed(&mut self) {
+        self.keychains.values_mut().for_each(|state| state.claimed = 0);
+    }
+
     /// Whether a script is the wallet's.
     pub fn owns(&self, script: &ScriptBuf) -> bool {
         self.addresses.contains_key(script)

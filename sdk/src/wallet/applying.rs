@@ -13,6 +13,7 @@ impl Wallet {
     /// Forgets which coins are held by the word of a server that is gone; the next one says it anew.
     pub fn forget_claims(&mut self) {
         self.book.forget_claims();
+        self.forget_claimed();
     }
 
     /// Takes in what a server says about an output. Gives transactions whose place in the chain has to be proven.

@@ -87,6 +87,14 @@ impl Daemon {
     /// # Errors
     /// It is not running.
     pub async fn kill(&mut self) -> Result<()> {
+        self.keep_blocks().await?;
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Takes a copy of the blocks that are new, as its peers have it.
+    async fn keep_blocks(&mut self) -> Result<()> {
         let height = self.height().await?;
         self.blocks.truncate(usize::try_from(height)?);
         while let Some((known, _)) = self.blocks.last() {
@@ -100,8 +108,6 @@ impl Daemon {
             let block = self.call("getblock", json!([hash, 0])).await?;
             self.blocks.push((hash, block));
         }
-        self.child.kill()?;
-        self.child.wait()?;
         Ok(())
     }
 
@@ -109,7 +115,8 @@ impl Daemon {
     ///
     /// # Errors
     /// It does not answer.
-    pub async fn flush(&self) -> Result<()> {
+    pub async fn flush(&mut self) -> Result<()> {
+        self.keep_blocks().await?;
         self.call::<Value>("gettxoutsetinfo", json!(["none"])).await?;
         Ok(())
     }

@@ -32,8 +32,6 @@ const COIN: Amount = Amount::from_sat(1_000_000);
 const PRICE: Amount = Amount::from_sat(20_000);
 /// Pause of a wallet that cannot pay at the moment.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Addresses of an account that are looked for on the chain.
-const ADDRESSES: u32 = 3_000;
 
 /// What a load has done so far.
 #[derive(Debug, Default)]
@@ -180,7 +178,7 @@ impl Drill {
     pub async fn check_books(&self, done: &Done) -> Result<()> {
         let mut known = BTreeSet::new();
         for wallet in &self.wallets {
-            let (descriptor, balance, history) = wallet
+            let (descriptor, addresses, balance, history) = wallet
                 .inspect(|session| {
                     let wallet = session.wallet();
                     let mined: Vec<Txid> = wallet
@@ -189,11 +187,13 @@ impl Drill {
                         .filter(|entry| entry.block.is_some() && entry.conflicted.is_none())
                         .map(|entry| entry.txid)
                         .collect();
-                    (wallet.descriptor().to_string(), wallet.balance().spendable, mined)
+                    // More than either keychain has.
+                    let addresses = wallet.scripts().len();
+                    (wallet.descriptor().to_string(), addresses, wallet.balance().spendable, mined)
                 })
                 .await?;
             known.extend(history);
-            let scan = json!(["start", [{"desc": descriptor, "range": ADDRESSES}]]);
+            let scan = json!(["start", [{"desc": descriptor, "range": addresses}]]);
             let found = self.cluster.chain.rpc.call_raw("scantxoutset", scan).await?;
             let total = found.get("total_amount").and_then(Value::as_f64).context("an amount")?;
             let total = Amount::from_btc(total)?;

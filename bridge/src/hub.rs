@@ -9,20 +9,19 @@ use crate::{
     facts::Heard,
     frame::Frame,
     interest::{Interest, WalletId, since_of},
+    questions::{Subscription, questions},
     refusals::no_node,
     tips::{LinkId, Tips, faulty_max},
 };
 use bitcoin::Txid;
 use quorate_protocol::{
-    AccountId,
-    account::AccountRecord,
     finality::FinalityProof,
     wire::{
         ChainTip, ClientMessage, ErrorCode, Followed, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
         TransactionStatus, UtxoRecord, WireError, limits, pages,
     },
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 /// Keys that nobody wants any more and are followed for some time.
 const IDLE_MAX: usize = 32_768;
@@ -31,21 +30,6 @@ const IDLE_MAX: usize = 32_768;
 const UNDO_BLOCKS: u32 = 288;
 /// Blocks after which coins that were spent long ago are looked for.
 const FORGET_EACH: u32 = 36;
-
-/// What a session subscribes to.
-#[derive(Debug)]
-pub(crate) struct Subscription {
-    pub(crate) keys: Vec<SubscriptionKey>,
-    pub(crate) accounts: BTreeMap<AccountId, AccountRecord>,
-    /// It knows what blocks below this height spend.
-    pub(crate) since: u32,
-}
-
-impl Subscription {
-    fn account(&self, key: &SubscriptionKey) -> Option<&AccountRecord> {
-        if let SubscriptionKey::Account(id) = key { self.accounts.get(id) } else { None }
-    }
-}
 
 /// A message for a session: an answer, or news of a key that it is subscribed to.
 #[derive(Debug)]
@@ -368,20 +352,6 @@ impl Hub {
     fn answer(&mut self, session: WalletId, id: Option<u64>, message: &ServerMessage) {
         self.deliveries.push_back(Delivery { session, key: None, frame: Frame::new(id, message) });
     }
-}
-
-/// Asks nodes for keys, with the records of accounts, in as few messages as a node takes.
-fn questions(mut keys: Vec<(&SubscriptionKey, &Interest)>) -> Vec<ClientMessage> {
-    // Those of which little is kept together.
-    keys.sort_unstable_by_key(|(key, interest)| (interest.account.is_some(), interest.since, *key));
-    let (plain, accounts) = keys.split_at(keys.partition_point(|(_, interest)| interest.account.is_none()));
-    let message = |keys: &[(&SubscriptionKey, &Interest)]| ClientMessage::UTXOSubscribe {
-        keys: keys.iter().map(|(key, _)| (*key).clone()).collect(),
-        accounts: keys.iter().filter_map(|(key, interest)| interest.record(key)).collect(),
-        since: keys.iter().map(|(_, interest)| interest.since).min().filter(|since| *since > 0),
-    };
-    let plain = plain.chunks(limits::KEYS_PER_MESSAGE_MAX).map(message);
-    plain.chain(accounts.chunks(limits::ACCOUNTS_PER_MESSAGE_MAX).map(message)).collect()
 }
 
 fn notification(

@@ -16,6 +16,7 @@ mod interest;
 mod listener;
 mod machine;
 mod metrics;
+mod questions;
 mod refusals;
 mod relays;
 mod session;

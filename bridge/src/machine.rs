@@ -7,8 +7,9 @@
 use crate::{
     fees::Estimates,
     frame::Frame,
-    hub::{Delivery, Hub, Subscription},
+    hub::{Delivery, Hub},
     interest::WalletId,
+    questions::Subscription,
     refusals::{coordinator_lost, no_node},
     relays::{Relay, RelayId, Relays, ends_answer, ends_submission},
     session::{NEWS_MAX, Next, Session},

@@ -1,7 +1,7 @@
 use super::*;
 use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, hashes::Hash as _};
 use quorate_protocol::{
-    Round,
+    AccountId, Round,
     wire::{BlockRef, ConfirmedSpend, Envelope, Lock, decode},
 };
 use std::collections::BTreeMap;

@@ -3,8 +3,8 @@
 use super::{AGENT, Machine, Output, Waiting};
 use crate::{
     fees::Question,
-    hub::Subscription,
     interest::WalletId,
+    questions::Subscription,
     refusals::{coordinator_lost, no_node, too_many_requests},
     relays::{Relay, submitted_by},
 };

@@ -96,6 +96,15 @@ fn submit(machine: &mut Machine, session: WalletId) -> RelayId {
     open.expect("a relay")
 }
 
+/// The node answers that there is nothing of the key.
+fn tell_nothing(machine: &mut Machine) {
+    let (utxos, proofs, history_from) = (vec![], vec![], Some(1));
+    let outcome = KeyOutcome::Snapshot { utxos, proofs, status: None, history_from, followed: None };
+    let results = vec![KeyResult { key: key(), outcome }];
+    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false, since: None };
+    machine.handle_event(LINK, told).expect("no refusal");
+}
+
 #[test]
 fn every_wrong_greeting_has_its_own_refusal() {
     let version = limits::PROTOCOL_VERSION;
@@ -163,16 +172,7 @@ fn a_subscription_waits_for_a_node_and_not_for_ever() {
     assert!(next(&mut machine, session).is_none(), "once");
 
     machine.handle_message(START, session, Some(4), ClientMessage::subscribe(vec![key()]));
-    let snapshot = KeyOutcome::Snapshot {
-        utxos: vec![],
-        proofs: vec![],
-        status: None,
-        history_from: Some(1),
-        followed: None,
-    };
-    let results = vec![KeyResult { key: key(), outcome: snapshot }];
-    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false, since: None };
-    machine.handle_event(LINK, told).expect("no refusal");
+    tell_nothing(&mut machine);
     assert!(matches!(next(&mut machine, session), Some(ServerMessage::UTXOSubscribed { .. })));
 }
 
@@ -194,17 +194,8 @@ fn the_last_one_to_leave_ends_the_interest_at_the_nodes() {
 fn who_comes_back_soon_is_answered_without_asking_the_nodes() {
     let (mut machine, session) = greeted();
     let subscribe = || ClientMessage::subscribe(vec![key()]);
-    let snapshot = || KeyOutcome::Snapshot {
-        utxos: vec![],
-        proofs: vec![],
-        status: None,
-        history_from: Some(1),
-        followed: None,
-    };
     machine.handle_message(START, session, Some(3), subscribe());
-    let results = vec![KeyResult { key: key(), outcome: snapshot() }];
-    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false, since: None };
-    machine.handle_event(LINK, told).expect("no refusal");
+    tell_nothing(&mut machine);
     machine.handle_closed(session);
     machine.handle_timeout(LINGER);
     assert_eq!(machine.keys(), 0);
@@ -421,16 +412,7 @@ fn a_key_that_no_node_tells_of_leaves_no_other_unwatched() {
     let unknown = SubscriptionKey::Script(ScriptBuf::from_bytes(vec![1]));
     let keys = vec![key(), unknown.clone()];
     machine.handle_message(START, session, Some(3), ClientMessage::subscribe(keys));
-    let snapshot = KeyOutcome::Snapshot {
-        utxos: vec![],
-        proofs: vec![],
-        status: None,
-        history_from: Some(1),
-        followed: None,
-    };
-    let results = vec![KeyResult { key: key(), outcome: snapshot }];
-    let told = ServerMessage::UTXOSubscribed { results, tip: tip(), more: false, since: None };
-    machine.handle_event(LINK, told).expect("no refusal");
+    tell_nothing(&mut machine);
     assert!(next(&mut machine, session).is_none());
     machine.handle_timeout(SNAPSHOT_TIMEOUT);
     let Some(ServerMessage::UTXOSubscribed { results, .. }) = next(&mut machine, session) else {

@@ -314,3 +314,98 @@ impl ChangeSet {
         self.put_row(Row { table: Table::Proofs, key: txid.as_byte_array().to_vec(), value });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::{Amount, BlockHash, TxOut};
+
+    const OURS: AccountId = AccountId([7; 32]);
+    const OTHERS: AccountId = AccountId([9; 32]);
+
+    fn script(number: u32) -> ScriptBuf {
+        ScriptBuf::from_bytes(number.to_be_bytes().to_vec())
+    }
+
+    /// Coins of an account, each of an address of its own, one spent in each block from 1 on.
+    fn archive(coins: u32) -> BTreeMap<(Table, Vec<u8>), Vec<u8>> {
+        let mut change = ChangeSet::default();
+        for height in 1..=coins {
+            let block = BlockRef { height, hash: BlockHash::all_zeros() };
+            let outpoint = OutPoint { txid: Txid::all_zeros(), vout: height };
+            let output = TxOut { value: Amount::ONE_SAT, script_pubkey: script(height) };
+            let spent = Some(ConfirmedSpend { txid: Txid::all_zeros(), block });
+            let coin = IndexedCoin { output, coinbase: false, created: None, spent };
+            change.archive_coin(&outpoint, &coin, Some(&OURS));
+        }
+        change.rows().iter().map(|row| ((row.table, row.key.clone()), row.value.clone())).collect()
+    }
+
+    /// What the archive answers, and how many rows were read for it.
+    fn ask(rows: &BTreeMap<(Table, Vec<u8>), Vec<u8>>, wanted: &[Recall]) -> (Archived, usize) {
+        let mut read = 0;
+        let archived = recall(wanted, |table, prefix, most| {
+            let from = rows.range((table, prefix.to_vec())..);
+            let found = from.take_while(|((of, key), _)| *of == table && key.starts_with(prefix)).take(most);
+            let row = |((table, key), value): (&(Table, Vec<u8>), &Vec<u8>)| Row {
+                table: *table,
+                key: key.clone(),
+                value: value.clone(),
+            };
+            let found: Vec<Row> = found.map(row).collect();
+            read += found.len();
+            Ok::<_, Unreadable>(found)
+        });
+        (archived.expect("what a machine wrote"), read)
+    }
+
+    #[test]
+    fn coins_of_an_account_are_found_by_it_and_by_their_script() {
+        let rows = archive(100);
+        let (all, _) = ask(&rows, &[Recall::Account(OURS, 0)]);
+        assert_eq!((all.coins.len(), all.cut()), (100, None));
+        assert!(ask(&rows, &[Recall::Account(OTHERS, 0)]).0.coins.is_empty());
+        assert_eq!(ask(&rows, &[Recall::Script(script(5))]).0.of_script(&script(5)).len(), 1);
+    }
+
+    #[test]
+    fn who_was_away_for_a_short_time_costs_little_however_long_the_history_is() {
+        let rows = archive(3_000);
+        let (recent, read) = ask(&rows, &[Recall::Account(OURS, 2_990)]);
+        let spent: BTreeSet<u32> =
+            recent.coins.values().filter_map(|coin| coin.spent).map(|spent| spent.block.height).collect();
+        assert_eq!(spent, (2_990..=3_000).collect());
+        assert_eq!(recent.cut(), None, "nothing is missing");
+        assert!(read <= 2 * FIRST_ROWS, "{read} rows");
+    }
+
+    #[test]
+    fn an_answer_is_bounded_and_says_from_when_on_it_is_whole() {
+        let rows = archive(5_000);
+        let (latest, _) = ask(&rows, &[Recall::Account(OURS, 0)]);
+        assert_eq!((latest.coins.len(), latest.cut()), (COINS_MAX, Some(5_000 - 4_096 + 2)));
+        assert_eq!(ask(&rows, &[Recall::Account(OURS, 1_000)]).0.cut(), None, "all of these fit");
+        let both = [Recall::Account(OURS, 0), Recall::Account(OTHERS, 0)];
+        assert_eq!(ask(&rows, &both).0.cut(), Some(u32::MAX), "there was no room for the second one");
+    }
+
+    #[test]
+    fn an_address_that_is_used_for_years_is_told_of_its_latest_coins() {
+        let mut change = ChangeSet::default();
+        for height in 1..=300 {
+            let block = BlockRef { height, hash: BlockHash::all_zeros() };
+            let outpoint = OutPoint { txid: Txid::all_zeros(), vout: height };
+            let output = TxOut { value: Amount::ONE_SAT, script_pubkey: script(1) };
+            let spent = Some(ConfirmedSpend { txid: Txid::all_zeros(), block });
+            change.archive_coin(
+                &outpoint,
+                &IndexedCoin { output, coinbase: false, created: None, spent },
+                None,
+            );
+        }
+        let rows =
+            change.rows().iter().map(|row| ((row.table, row.key.clone()), row.value.clone())).collect();
+        let (latest, _) = ask(&rows, &[Recall::Script(script(1))]);
+        assert_eq!((latest.coins.len(), latest.cut()), (COINS_PER_SCRIPT_MAX, Some(300 - 256 + 2)));
+    }
+}

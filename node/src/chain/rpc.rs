@@ -151,13 +151,12 @@ impl Rpc {
                 bytes += params.to_string().len();
                 calls.push(json!({"jsonrpc": "1.0", "id": id, "method": method, "params": params}));
             }
-            let first = answers.len();
-            let mut replies: Vec<Reply> = self.ask(&Value::Array(calls.clone())).await?;
+            let asked = answers.len()..answers.len() + calls.len();
+            let mut replies: Vec<Reply> = self.ask(&Value::Array(calls)).await?;
             // A server may answer them in any order.
             replies.sort_by_key(|reply| reply.id.as_u64());
             let ids = replies.iter().map(|reply| reply.id.as_u64());
-            let asked = (first..first + calls.len()).map(|id| u64::try_from(id).ok());
-            if !ids.eq(asked) {
+            if !ids.eq(asked.map(|id| u64::try_from(id).ok())) {
                 return Err(CallError::Unmatched);
             }
             answers.extend(replies.into_iter().map(Reply::answer));

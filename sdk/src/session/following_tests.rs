@@ -213,15 +213,21 @@ fn a_wallet_that_comes_back_asks_for_what_is_new_and_now_and_then_for_everything
     assert_eq!(connected_again(&mut session).2, None, "a month later");
 }
 
-#[test]
-fn who_misses_a_coin_among_what_is_told_asks_for_everything() {
+/// A session that was told everything and has been paid since, and its question when it comes back.
+fn back_with_a_coin() -> (Session, FinalityProof, Asked) {
     let (mut session, id) = asking();
     synced(&mut session, id, 400, Vec::new());
     let proof = paid(&mut session.wallet);
     session.take_proof(&proof);
     session.wallet.put_in_block(proof.transaction(), session.wallet.chain().tip());
-    let (id, _, since) = connected_again(&mut session);
-    assert!(since.is_some());
+    let asked = connected_again(&mut session);
+    assert!(asked.2.is_some());
+    (session, proof, asked)
+}
+
+#[test]
+fn who_misses_a_coin_among_what_is_told_asks_for_everything() {
+    let (mut session, proof, (id, _, _)) = back_with_a_coin();
     // Another device spent it, and no server told: it is among what this wallet says that it knows.
     let key = account(&session);
     answer(&mut session, id, key.clone(), snapshot(Vec::new()));
@@ -242,13 +248,7 @@ fn who_misses_a_coin_among_what_is_told_asks_for_everything() {
 
 #[test]
 fn pages_of_an_answer_are_compared_as_one() {
-    let (mut session, id) = asking();
-    synced(&mut session, id, 400, Vec::new());
-    let proof = paid(&mut session.wallet);
-    session.take_proof(&proof);
-    session.wallet.put_in_block(proof.transaction(), session.wallet.chain().tip());
-    let (id, _, since) = connected_again(&mut session);
-    assert!(since.is_some());
+    let (mut session, proof, (id, _, since)) = back_with_a_coin();
     let own = script(&session, Keychain::Receive, 0);
     let outpoint = OutPoint { txid: proof.txid(), vout: 0 };
     let named = testing::utxo_record(outpoint, Amount::from_sat(90_000), own);

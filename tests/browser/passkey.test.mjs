@@ -1,14 +1,14 @@
 // A wallet that a passkey unlocks, with an authenticator of the browser's own.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { PATIENCE_MS, servePackage, startBrowser, startDevnet } from "./support.mjs";
+import { PATIENCE_MS, servePackage, startAll, startBrowser, startDevnet } from "./support.mjs";
 
 const AUTHENTICATOR = { protocol: "ctap2", ctap2Version: "ctap2_1", transport: "internal", hasResidentKey: true, hasUserVerification: true, isUserVerified: true };
 
 test("a passkey unlocks the wallet, and nothing else does", { timeout: 3 * PATIENCE_MS }, async () => {
   let devnet, browser, server;
   try {
-    [devnet, browser, server] = await Promise.all([startDevnet(), startBrowser(), servePackage()]);
+    [devnet, browser, server] = await startAll(startDevnet(), startBrowser(), servePackage());
     const page = await browser.context.newPage();
     await page.goto(server.url);
     const cdp = await browser.context.newCDPSession(page);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { Wallet } from "quorate";
-import { PATIENCE_MS, askChain, openPage, serveEsplora, shot, startBrowser, startDevnet, taprootScript } from "./support.mjs";
+import { PATIENCE_MS, askChain, openPage, serveEsplora, shot, startAll, startBrowser, startDevnet, taprootScript } from "./support.mjs";
 
 const DELAY = 289;
 const ELSEWHERE = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080";
@@ -11,7 +11,7 @@ let devnet, server, browser;
 
 before(async () => {
   devnet = await startDevnet();
-  [server, browser] = await Promise.all([serveEsplora(devnet.rpc, taprootScript), startBrowser()]);
+  [server, browser] = await startAll(serveEsplora(devnet.rpc, taprootScript), startBrowser());
 });
 after(async () => {
   await browser?.stop();

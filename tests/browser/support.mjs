@@ -144,6 +144,17 @@ export async function startBrowser({ extension } = {}) {
   };
 }
 
+/** Waits until all have started. If one cannot, the others are stopped: a process that stays would keep the tests from ending. */
+export async function startAll(...starting) {
+  const settled = await Promise.allSettled(starting);
+  const failed = settled.find(({ status }) => status === "rejected");
+  if (failed !== undefined) {
+    await Promise.allSettled(settled.map(({ value }) => value?.stop()));
+    throw failed.reason;
+  }
+  return settled.map(({ value }) => value);
+}
+
 const TYPES = { js: "text/javascript", wasm: "application/wasm" };
 
 /** The package as it is built, for a page without a bundler; `files` are others by their path. */

@@ -4,7 +4,7 @@ import { after, before, test } from "node:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { PATIENCE_MS, openPage, shot, startBrowser, startDevnet } from "./support.mjs";
+import { PATIENCE_MS, openPage, shot, startAll, startBrowser, startDevnet } from "./support.mjs";
 
 const PASSWORD = "correct horse battery";
 let directory, devnet, browser;
@@ -12,7 +12,7 @@ const problems = [];
 
 before(async () => {
   directory = mkdtempSync(join(tmpdir(), "quorate-devnet-"));
-  [devnet, browser] = await Promise.all([startDevnet({ directory }), startBrowser()]);
+  [devnet, browser] = await startAll(startDevnet({ directory }), startBrowser());
 });
 after(async () => {
   await browser?.stop();

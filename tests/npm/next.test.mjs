@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { PATIENCE_MS, freePort, startBrowser, startDevnet } from "../browser/support.mjs";
+import { PATIENCE_MS, freePort, startAll, startBrowser, startDevnet } from "../browser/support.mjs";
 import { emptyProject, pageThatPays, readmeCode } from "./support.mjs";
 
 const LAYOUT = 'export default function Layout({ children }) { return <html lang="en"><body>{children}</body></html>; }';
@@ -25,7 +25,7 @@ test("a payment in Next", { timeout: 6 * PATIENCE_MS }, async () => {
   const env = { ...process.env, NEXT_TELEMETRY_DISABLED: "1" };
   let devnet, browser, server;
   try {
-    [devnet, browser] = await Promise.all([startDevnet(), startBrowser()]);
+    [devnet, browser] = await startAll(startDevnet(), startBrowser());
     emptyProject(directory, "next@16", "react@19", "react-dom@19");
     mkdirSync(join(directory, "app"));
     writeFileSync(join(directory, "app/layout.js"), LAYOUT);

@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
-import { PATIENCE_MS, freePort, startBrowser, startDevnet } from "../browser/support.mjs";
+import { PATIENCE_MS, freePort, startAll, startBrowser, startDevnet } from "../browser/support.mjs";
 import { emptyProject, pageThatPays, readmeCode } from "./support.mjs";
 
 const VITE = resolve("node_modules/vite/bin/vite.js");
@@ -14,7 +14,7 @@ let directory, devnet, browser;
 
 before(async () => {
   directory = mkdtempSync(join(tmpdir(), "quorate-vite-"));
-  [devnet, browser] = await Promise.all([startDevnet(), startBrowser()]);
+  [devnet, browser] = await startAll(startDevnet(), startBrowser());
   emptyProject(directory);
   mkdirSync(join(directory, "src"));
   writeFileSync(join(directory, "index.html"), PAGE);

@@ -5,7 +5,7 @@ import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { PATIENCE_MS, startBrowser, startDevnet } from "../browser/support.mjs";
+import { PATIENCE_MS, startAll, startBrowser, startDevnet } from "../browser/support.mjs";
 import { emptyProject, pageThatPays, readmeCode } from "./support.mjs";
 
 const BUILD = `
@@ -30,7 +30,7 @@ test("a payment through webpack 5", { timeout: 4 * PATIENCE_MS }, async () => {
   });
   let devnet, browser;
   try {
-    [devnet, browser] = await Promise.all([startDevnet(), startBrowser()]);
+    [devnet, browser] = await startAll(startDevnet(), startBrowser());
     emptyProject(directory, "webpack@5");
     writeFileSync(join(directory, "main.js"), readmeCode(devnet));
     writeFileSync(join(directory, "build.js"), BUILD);

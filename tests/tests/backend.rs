@@ -247,3 +247,43 @@ async fn a_call_on_a_connection_that_is_closed_in_that_moment_is_made_again() ->
     drop(daemon);
     server.await?
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_has_few_requests_at_a_time_and_is_asked_again_when_it_has_no_room() -> Result<()> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    const AT_A_TIME: usize = 4;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let body = json!({"result": BlockHash::all_zeros(), "error": null, "id": 1}).to_string();
+    let answer =
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let busy = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 5\r\n\r\nbusy!";
+    let (requests, open, most) =
+        (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    // Answers go out when so many requests are there; the first of them say that there is no room.
+    let all_there = Arc::new(tokio::sync::Barrier::new(AT_A_TIME));
+    let (counted, reached) = (requests.clone(), most.clone());
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let (counted, open, reached) = (counted.clone(), open.clone(), reached.clone());
+            let (all_there, answer) = (all_there.clone(), answer.clone());
+            tokio::spawn(async move {
+                let mut request = [0; 4_096];
+                let _client_gone = socket.read(&mut request).await;
+                let number = counted.fetch_add(1, Ordering::SeqCst);
+                reached.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                all_there.wait().await;
+                open.fetch_sub(1, Ordering::SeqCst);
+                let answer = if number < AT_A_TIME { busy } else { &answer };
+                let _client_gone = socket.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    let daemon = Bitcoind::new(&url, "", "");
+    for tip in futures_util::future::join_all((0..3 * AT_A_TIME).map(|_| daemon.tip())).await {
+        ensure!(tip? == BlockHash::all_zeros());
+    }
+    ensure!(requests.load(Ordering::SeqCst) == 4 * AT_A_TIME);
+    ensure!(most.load(Ordering::SeqCst) == AT_A_TIME);
+    Ok(())
+}

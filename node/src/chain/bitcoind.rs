@@ -124,11 +124,11 @@ impl Chain for Bitcoind {
 
     fn wait_for_tip(&self, known: BlockHash) -> Answer<'_, BlockHash> {
         Box::pin(async move {
-            let tip: TipReply = match self.call("waitfornewblock", json!([WAIT_MS, known])).await {
+            let tip: TipReply = match self.0.wait("waitfornewblock", json!([WAIT_MS, known])).await {
                 // Bitcoin Core before version 30 knows no second parameter: a block that came before the call is seen
                 // when the wait is over.
                 Err(CallError::Refused(error)) if error.code == MISUSED => {
-                    self.call("waitfornewblock", json!([SHORT_WAIT_MS])).await?
+                    self.0.wait("waitfornewblock", json!([SHORT_WAIT_MS])).await?
                 }
                 answer => answer?,
             };

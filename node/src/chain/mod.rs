@@ -7,21 +7,23 @@ mod bitcoind;
 pub(crate) mod broadcast;
 mod doubt;
 mod esplora;
+#[cfg(test)]
+mod fake;
 pub(crate) mod follower;
+pub(crate) mod proofs;
 mod rpc;
 
 pub use backends::Backends;
 pub use birthday::birthday;
 pub use bitcoind::Bitcoind;
 pub use esplora::Esplora;
+pub use proofs::{ProvingBlock, answer_proof};
 
-use bitcoin::{
-    Amount, Block, BlockHash, FeeRate, MerkleBlock, Network, OutPoint, Transaction, Txid, block::Header,
-};
+use bitcoin::{Amount, Block, BlockHash, FeeRate, Network, OutPoint, Transaction, Txid, block::Header};
 use quorate_protocol::{
     headers::{Checkpoint, HeaderError},
     relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN},
-    wire::{Bare, BlockRef, ConfirmedSpend, ConflictProof, FeeEstimates, RawTransactionProof, ServerMessage},
+    wire::FeeEstimates,
 };
 use quorate_rules::{ChainCoin, index::UNDO_BLOCKS, scripts::ScriptError};
 use std::{collections::BTreeSet, future::Future, pin::Pin};
@@ -241,28 +243,3 @@ impl Fees {
 
 /// Fee rate told while there is no estimate.
 const FEE_RATE_FALLBACK: FeeRate = FeeRate::from_sat_per_vb_u32(2);
-
-/// The answer to a wallet's question about a transaction, from the block that has it or what contradicts it.
-pub fn answer_proof(
-    block: Option<&Block>,
-    txid: Txid,
-    of: ConfirmedSpend,
-    path: Vec<Transaction>,
-) -> ServerMessage {
-    let place = block.and_then(|block| prove(block, of.txid, of.block));
-    match place {
-        Some(spender) if of.txid != txid => {
-            let path = path.into_iter().map(Bare::from).collect();
-            let conflict = Some(Box::new(ConflictProof { path, spender }));
-            ServerMessage::Proof { txid, proof: None, conflict }
-        }
-        proof => ServerMessage::Proof { txid, proof, conflict: None },
-    }
-}
-
-/// A transaction's place in a block, for a wallet to verify; `None` if the block does not have it.
-pub fn prove(block: &Block, txid: Txid, at: BlockRef) -> Option<RawTransactionProof> {
-    let transaction = block.txdata.iter().find(|one| one.compute_txid() == txid)?.clone();
-    let merkle_block = MerkleBlock::from_block_with_predicate(block, |other| *other == txid);
-    Some(RawTransactionProof { block: at, merkle_block, transaction })
-}

@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tokio::sync::Semaphore;
 
 /// How long an answer may take; a wait for a block takes up to 20 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -19,6 +20,17 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes of an answer that is no JSON which are told.
 const BODY_MAX: usize = 200;
+
+/// Requests that a daemon has at a time, besides a wait for a block. Its work queue is bounded, and shared with others:
+/// Bitcoin Core before version 30 has 4 threads and 16 places.
+const AT_A_TIME: usize = 4;
+/// Waits after each of which a daemon is asked again that has no room in its queue.
+const BUSY: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
 
 /// Calls in one request.
 const BATCH_MAX: usize = 50;
@@ -33,6 +45,7 @@ pub(super) struct Rpc {
     /// User and password as they are set, or as the cookie file had them last.
     access: Arc<Mutex<(String, String)>>,
     cookie: Option<PathBuf>,
+    turns: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Rpc {
@@ -97,6 +110,7 @@ impl Rpc {
             url: url.to_owned(),
             access: Arc::new(Mutex::new((user.to_owned(), password.to_owned()))),
             cookie: None,
+            turns: Arc::new(Semaphore::new(AT_A_TIME)),
         }
     }
 
@@ -122,8 +136,19 @@ impl Rpc {
         Ok(news)
     }
 
-    /// Calls a method.
+    /// Calls a method, when there is a turn.
     pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: Value,
+    ) -> Result<T, CallError> {
+        // Never closed.
+        let _turn = self.turns.acquire().await;
+        self.wait(method, params).await
+    }
+
+    /// Calls a method that answers when something has happened, which takes no turn from others.
+    pub(super) async fn wait<T: DeserializeOwned>(
         &self,
         method: &str,
         params: Value,
@@ -152,7 +177,9 @@ impl Rpc {
                 calls.push(json!({"jsonrpc": "1.0", "id": id, "method": method, "params": params}));
             }
             let asked = answers.len()..answers.len() + calls.len();
+            let turn = self.turns.acquire().await;
             let mut replies: Vec<Reply> = self.ask(&Value::Array(calls)).await?;
+            drop(turn);
             // A server may answer them in any order.
             replies.sort_by_key(|reply| reply.id.as_u64());
             let ids = replies.iter().map(|reply| reply.id.as_u64());
@@ -166,6 +193,13 @@ impl Rpc {
 
     async fn ask<T: DeserializeOwned>(&self, body: &Value) -> Result<T, CallError> {
         let mut answer = self.post(body).await?;
+        for wait in BUSY {
+            if answer.0 != StatusCode::SERVICE_UNAVAILABLE {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+            answer = self.post(body).await?;
+        }
         if answer.0 == StatusCode::UNAUTHORIZED {
             if !self.read_cookie()? {
                 let user = self.access().0;
@@ -180,7 +214,7 @@ impl Rpc {
         match serde_json::from_str(&text) {
             Ok(reply) => Ok(reply),
             Err(error) if status.is_success() => Err(CallError::Malformed(error)),
-            // A work queue that is full, a proxy, another service.
+            // A work queue that stays full, a proxy, another service.
             Err(_) => {
                 let body = text.trim().chars().filter(|one| !one.is_control()).take(BODY_MAX).collect();
                 Err(CallError::Http { status: status.to_string(), body })

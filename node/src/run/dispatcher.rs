@@ -2,7 +2,7 @@
 
 use super::input::Input;
 use crate::{
-    chain::{Chain, answer_proof, broadcast::Queue},
+    chain::{Chain, broadcast::Queue, proofs::Proofs},
     crash,
     net::peers::Peers,
     store::Index,
@@ -42,6 +42,7 @@ pub(crate) struct Dispatcher {
     sessions: HashMap<SessionId, mpsc::Sender<Vec<u8>>>,
     /// Questions to the chain about coins, of which there are some at a time.
     lookups: Arc<Semaphore>,
+    proofs: Arc<Proofs>,
     index: Index,
 }
 
@@ -56,8 +57,9 @@ impl Dispatcher {
         let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
         let queue = Arc::new(Queue::default());
         tokio::spawn(queue.clone().run(chain.clone(), inputs.clone()));
+        let proofs = Arc::new(Proofs::new(chain.clone()));
         let (replies, sessions) = (HashMap::new(), HashMap::new());
-        Self { me, inputs, peers, chain, queue, replies, sessions, lookups, index }
+        Self { me, inputs, peers, chain, queue, replies, sessions, lookups, proofs, index }
     }
 
     pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Work>) {
@@ -139,11 +141,8 @@ impl Dispatcher {
                 self.queue.push(transactions);
             }
             Output::Prove { session, id, txid, of, path } => {
-                let chain = self.chain.clone();
-                self.answer_later(session, id, async move {
-                    let block = chain.block(of.block.hash).await.ok();
-                    answer_proof(block.as_ref(), txid, of, path)
-                });
+                let proofs = self.proofs.clone();
+                self.answer_later(session, id, async move { proofs.answer(txid, of, path).await });
             }
         }
     }

@@ -243,7 +243,7 @@ impl World {
                 }
             }
             Output::Prove { session, id: request, txid, of, path } => {
-                let block = self.chain.find(of.block.hash).map(|(block, _)| block);
+                let block = self.chain.find(of.block.hash).map(|(block, _)| block.into());
                 let message = quorate_node::chain::answer_proof(block.as_ref(), txid, of, path);
                 self.tell_client(id, session, request, message);
             }

@@ -246,7 +246,8 @@ pub fn is_older(row: &Row, below: u32) -> Result<bool, Unreadable> {
         | Table::Coins
         | Table::Spends
         | Table::Scripts
-        | Table::Accounts => return Err(Unreadable::Index),
+        | Table::Accounts
+        | Table::Addresses => return Err(Unreadable::Index),
     };
     Ok(height.is_some_and(|height| height < below))
 }

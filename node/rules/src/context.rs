@@ -177,10 +177,9 @@ impl Context {
         if height >= self.swept_at + SWEEP_BLOCKS {
             self.swept_at = height;
             let subscriptions = &self.subscriptions;
-            self.ledger.sweep_scripts(
-                |script| subscriptions.is_heard(&Target::Script(script.clone())),
-                |account| subscriptions.is_heard(&Target::Account(*account)),
-            );
+            self.ledger.sweep_scripts(subscriptions.scripts(), |account| {
+                subscriptions.is_heard(&Target::Account(*account))
+            });
             self.ledger.sweep_coins(|outpoint| subscriptions.is_heard(&Target::Outpoint(*outpoint)));
         }
     }

@@ -117,10 +117,12 @@ pub enum Table {
     Coins,
     /// What blocks spend coins with that this node does not know, by outpoint.
     Spends,
-    /// Scripts whose outputs are indexed.
+    /// Scripts whose outputs are indexed because somebody subscribed to them.
     Scripts,
-    /// Registered accounts, whose scripts are among them, by id.
+    /// Registered accounts, by id.
     Accounts,
+    /// Their addresses, by account, keychain and first index.
+    Addresses,
     /// Coins that were spent long ago, by outpoint.
     Archive,
     /// Where in the archive a script's coins are, the latest first.
@@ -136,8 +138,15 @@ impl Table {
     pub const STORE: [Self; 6] =
         [Self::Transactions, Self::Rounds, Self::Answers, Self::Evidence, Self::Log, Self::Peers];
     /// Those of the index: what can be read from the chain again.
-    pub const INDEX: [Self; 6] =
-        [Self::Headers, Self::Effects, Self::Coins, Self::Spends, Self::Scripts, Self::Accounts];
+    pub const INDEX: [Self; 7] = [
+        Self::Headers,
+        Self::Effects,
+        Self::Coins,
+        Self::Spends,
+        Self::Scripts,
+        Self::Accounts,
+        Self::Addresses,
+    ];
     /// Those of the archive, beside the index: what nobody can change any more. It is looked up and never held in
     /// memory.
     pub const ARCHIVE: [Self; 4] = [Self::Archive, Self::History, Self::Settled, Self::Proofs];
@@ -157,6 +166,7 @@ impl Table {
             Self::Spends => "spends",
             Self::Scripts => "scripts",
             Self::Accounts => "accounts",
+            Self::Addresses => "addresses",
             Self::Archive => "archive",
             Self::History => "history",
             Self::Settled => "settled",

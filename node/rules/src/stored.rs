@@ -44,6 +44,7 @@ impl Stored {
             | Table::Spends
             | Table::Scripts
             | Table::Accounts
+            | Table::Addresses
             | Table::Archive
             | Table::History
             | Table::Settled

@@ -85,6 +85,13 @@ impl Subscriptions {
         self.by_key.contains_key(target)
     }
 
+    /// Scripts that somebody is subscribed to.
+    pub(crate) fn scripts(&self) -> impl Iterator<Item = &ScriptBuf> {
+        self.by_key
+            .keys()
+            .filter_map(|target| if let Target::Script(script) = target { Some(script) } else { None })
+    }
+
     /// Whether a session is subscribed to a key.
     pub(crate) fn has(&self, session: SessionId, key: &SubscriptionKey) -> bool {
         self.by_session.get(&session).is_some_and(|keys| keys.contains_key(key))

@@ -112,7 +112,7 @@ fn anew(path: &Path, base: Checkpoint, why: &str) -> Result<Redb, StoreError> {
     let mut store = Redb::open_index(&fresh)?;
     // What is there may be no file of this kind at all.
     if let Ok(old) = Redb::open_index(path) {
-        for table in [Table::Accounts, Table::Scripts].into_iter().chain(Table::ARCHIVE) {
+        for table in [Table::Accounts, Table::Addresses, Table::Scripts].into_iter().chain(Table::ARCHIVE) {
             let kept = keep(&old, &mut store, table, base.height)?;
             tracing::info!(table = table.name(), kept, "rows are kept");
         }
@@ -222,7 +222,7 @@ mod tests {
     }
 
     fn script(byte: u8) -> ChangeSet {
-        ChangeSet::of_rows([Row { table: Table::Scripts, key: vec![byte], value: vec![byte, 0, 0] }])
+        ChangeSet::of_rows([Row { table: Table::Scripts, key: vec![byte], value: vec![byte, 0] }])
     }
 
     /// Waits until the thread that had the file has let it go.
@@ -255,10 +255,10 @@ mod tests {
             key: vec![7],
             value: Vec::new()
         }])));
-        assert_eq!(index.load().await.expect("reads").scripts(), 99);
+        assert_eq!(index.load().await.expect("reads").leases(), 99);
         assert!(Index::open(&path, genesis()).is_err(), "one process at a time");
         drop(index);
-        assert_eq!(reopened(&path, genesis()).await.load().await.expect("reads").scripts(), 99);
+        assert_eq!(reopened(&path, genesis()).await.load().await.expect("reads").leases(), 99);
     }
 
     #[tokio::test]
@@ -277,7 +277,7 @@ mod tests {
         assert!(index.write(ChangeSet::of_rows([wrong])));
         index.load().await.expect_err("unreadable");
         drop(index);
-        assert_eq!(write(script(2)).await.scripts(), 2, "scripts are kept");
+        assert_eq!(write(script(2)).await.leases(), 2, "scripts are kept");
         closed(&path).await;
         rebuild(&path, genesis()).expect("nobody has it");
         for left in 0..9 {
@@ -285,7 +285,7 @@ mod tests {
             let mut bytes = std::fs::read(&path).expect("reads");
             bytes.truncate(bytes.len() * left / 10);
             std::fs::write(&path, bytes).expect("writes");
-            let found = write(script(3)).await.scripts();
+            let found = write(script(3)).await.leases();
             assert!(found <= 3, "cut off: what is left is whole, or nothing is");
         }
         closed(&path).await;

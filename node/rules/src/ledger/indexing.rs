@@ -55,12 +55,7 @@ impl Ledger {
             change.put_coin(&outpoint, self.indexed_coin(&outpoint).as_ref());
             change.put_spend(&outpoint, self.unknown_spent.get(&outpoint));
         }
-        for script in std::mem::take(&mut self.scripts.stale) {
-            change.put_script(&script, self.scripts.get(&script));
-        }
-        for account in std::mem::take(&mut self.scripts.stale_accounts) {
-            change.put_account(&account, self.scripts.account(&account));
-        }
+        change.merge(self.scripts.take_index());
         change.merge(std::mem::take(&mut self.archive));
         (!change.is_empty()).then_some(change)
     }

@@ -4,6 +4,7 @@
 //! outputs of registered accounts and of scripts that somebody asked for; other coins are looked up when a proposal
 //! names them. Each kind of fact has its own part; here stands what concerns several of them.
 
+mod addresses;
 mod ancestry;
 mod binding;
 mod blocks;
@@ -91,14 +92,14 @@ impl Ledger {
         rounds: Vec<RoundRecord>,
         index: Indexed,
     ) -> Self {
-        let Indexed { headers, effects, coins, spends, scripts, accounts } = index;
+        let Indexed { headers, effects, coins, spends, leases, accounts, addresses } = index;
         let mut ledger = Self {
             coins: Coins::default(),
             rounds: Rounds::restore(epoch.first_round(), rounds),
             transactions: Transactions::default(),
             blocks: Blocks::restore(birthday, headers, effects),
             unknown_spent: BTreeMap::new(),
-            scripts: Scripts::restore(scripts, accounts),
+            scripts: Scripts::restore(leases, accounts, addresses),
             used: BTreeSet::new(),
             stale: BTreeSet::new(),
             resting: BTreeSet::new(),
@@ -280,7 +281,7 @@ impl Ledger {
 
     /// Whether a script is of an account.
     pub(crate) fn is_of(&self, script: &ScriptBuf, id: &AccountId) -> bool {
-        self.scripts.get(script).and_then(|entry| entry.of).is_some_and(|(of, _)| of == *id)
+        self.scripts.account_of(script) == Some(*id)
     }
 
     /// Whether an account's scripts are indexed, and from which height its history is known then.
@@ -291,7 +292,7 @@ impl Ledger {
     /// Positions in accounts that have a coin now, beyond those that had one before, with the accounts' records.
     pub(crate) fn take_used(&mut self) -> Vec<(AccountId, AccountRecord, KeychainIndex)> {
         let used = std::mem::take(&mut self.used);
-        let with_record = |(id, position)| Some((id, self.scripts.record(&id)?.clone(), position));
+        let with_record = |(id, position)| Some((id, self.scripts.account(&id)?.record()?, position));
         used.into_iter().filter_map(with_record).collect()
     }
 
@@ -308,9 +309,9 @@ impl Ledger {
     }
 
     /// Forgets accounts and scripts that nobody uses.
-    pub(crate) fn sweep_scripts(
+    pub(crate) fn sweep_scripts<'a>(
         &mut self,
-        listened: impl Fn(&ScriptBuf) -> bool,
+        listened: impl Iterator<Item = &'a ScriptBuf>,
         followed: impl Fn(&AccountId) -> bool,
     ) {
         self.scripts.sweep(self.blocks.tip().height, listened, followed);
@@ -319,7 +320,7 @@ impl Ledger {
     /// The height from which a script's history in blocks is known: what no index was asked for is known from the
     /// next block on at best.
     pub(crate) fn history_of(&self, script: &ScriptBuf) -> u32 {
-        self.scripts.get(script).map_or_else(|| self.tip().height + 1, |entry| entry.from)
+        self.scripts.history_of(script).unwrap_or_else(|| self.tip().height + 1)
     }
 
     /// A record as of the present tip.
@@ -446,7 +447,7 @@ impl Ledger {
     fn add(&mut self, outpoint: OutPoint, output: &TxOut, coinbase: bool) -> &mut Coin {
         let is_new = !self.knows(&outpoint) && self.rounds.contains(&outpoint);
         let (round, spend) = (self.rounds.first(), self.transactions.final_spend(&outpoint));
-        let account = self.scripts.get(&output.script_pubkey).and_then(|entry| entry.of).map(|(id, _)| id);
+        let account = self.scripts.account_of(&output.script_pubkey);
         if is_new {
             self.coins.insert(outpoint, output, coinbase, round, spend, account);
             self.show_round(&outpoint);
@@ -493,7 +494,7 @@ impl Ledger {
             for (output, vout) in transaction.output.iter().zip(0..) {
                 let outpoint = OutPoint { txid, vout };
                 let script = &output.script_pubkey;
-                if self.scripts.get(script).is_some() || self.knows(&outpoint) {
+                if self.scripts.has(script) || self.knows(&outpoint) {
                     let coin = self.add(outpoint, output, transaction.is_coinbase());
                     coin.coinbase = transaction.is_coinbase();
                     coin.record.created = Some(at);

@@ -4,13 +4,20 @@
 //! Nothing else is: a chain has more outputs than a node has memory. Coins of other scripts are looked up when somebody
 //! names them.
 
-use crate::index::{AccountEntry, IndexedAccount, ScriptEntry};
+use super::addresses::Addresses;
+use crate::{
+    index::{AccountEntry, AddressRow, Lease, Place, ShortKey},
+    records::ChangeSet,
+};
 use bitcoin::ScriptBuf;
 use quorate_protocol::{
     AccountId,
-    account::{ACCOUNT_GAP, AccountRecord, JointAccount, Keychain, KeychainIndex},
+    account::{ACCOUNT_GAP, JointAccount, Keychain, KeychainIndex},
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Range,
+};
 
 /// Scripts that are indexed at most because somebody subscribed to them. Those of accounts have their own room.
 pub(crate) const LEASES_MAX: usize = 1_000_000;
@@ -21,75 +28,141 @@ const ACCOUNTS_MAX: usize = 200_000;
 const UNUSED_ACCOUNTS_MAX: usize = 65_536;
 /// Blocks after which an account that never had a coin is forgotten: 30 days.
 const UNUSED_BLOCKS: u32 = 4_320;
+/// Where an account's addresses begin.
+const FIRST: [KeychainIndex; 2] = [
+    KeychainIndex { keychain: Keychain::Receive, index: 0 },
+    KeychainIndex { keychain: Keychain::Change, index: 0 },
+];
 /// Blocks for which a script is indexed after the last subscription to it: a week.
 const LEASE_BLOCKS: u32 = 1_008;
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Scripts {
-    scripts: HashMap<ScriptBuf, ScriptEntry>,
-    accounts: BTreeMap<AccountId, AccountEntry>,
+    /// Those that are of no account.
+    leases: HashMap<ScriptBuf, Lease>,
+    accounts: BTreeMap<AccountId, Account>,
+    addresses: Addresses,
     /// Accounts that never had a coin, by the height at which they registered or their owners were there last.
     unused: BTreeSet<(u32, AccountId)>,
-    /// Scripts that are of no account.
-    leases: usize,
     /// What the index has otherwise.
-    pub(super) stale: BTreeSet<ScriptBuf>,
-    pub(super) stale_accounts: BTreeSet<AccountId>,
+    stale: BTreeSet<ScriptBuf>,
+    stale_accounts: BTreeSet<AccountId>,
+    /// Rows that the index lacks; it has to lose those without addresses.
+    stale_addresses: BTreeMap<AddressRow, Vec<ShortKey>>,
+}
+
+/// An account with the number that its addresses refer to it by.
+#[derive(Debug)]
+struct Account {
+    slot: u32,
+    entry: AccountEntry,
 }
 
 impl Scripts {
-    pub(super) fn restore(scripts: Vec<(ScriptBuf, ScriptEntry)>, accounts: Vec<IndexedAccount>) -> Self {
-        let accounts: BTreeMap<_, _> = accounts.into_iter().map(|one| (one.id, one.entry)).collect();
-        let unused = accounts.iter().filter(|(_, entry)| !entry.is_used());
-        let unused = unused.map(|(id, entry)| (entry.since, *id)).collect();
-        let leases = scripts.iter().filter(|(_, entry)| entry.of.is_none()).count();
-        Self { scripts: scripts.into_iter().collect(), accounts, unused, leases, ..Self::default() }
+    /// As the index has it. An account whose addresses are not all there is forgotten: its wallet comes again.
+    pub(super) fn restore(
+        leases: Vec<(ScriptBuf, Lease)>,
+        accounts: Vec<(AccountId, AccountEntry)>,
+        addresses: Vec<(ShortKey, Place)>,
+    ) -> Self {
+        let mut found = vec![0_u64; accounts.len()];
+        for (_, place) in &addresses {
+            if let Some(count) = found.get_mut(place.slot()) {
+                *count += 1;
+            }
+        }
+        let since: Vec<(AccountId, u32)> = accounts.iter().map(|(id, entry)| (*id, entry.since)).collect();
+        let mut restored = Self {
+            leases: leases.into_iter().collect(),
+            addresses: Addresses::restore(&since, addresses),
+            ..Self::default()
+        };
+        for ((slot, (id, entry)), found) in (0..).zip(accounts).zip(found) {
+            if found < entry.addresses() {
+                tracing::warn!(account = %id, "addresses of an account are missing in the index; it has to come again");
+                restored.addresses.close(slot);
+                restored.stale_accounts.insert(id);
+                continue;
+            }
+            if !entry.is_used() {
+                restored.unused.insert((entry.since, id));
+            }
+            restored.accounts.insert(id, Account { slot, entry });
+        }
+        restored
     }
 
-    pub(super) fn get(&self, script: &ScriptBuf) -> Option<&ScriptEntry> {
-        self.scripts.get(script)
+    /// What has changed since this was last asked for.
+    pub(super) fn take_index(&mut self) -> ChangeSet {
+        let mut change = ChangeSet::default();
+        for script in std::mem::take(&mut self.stale) {
+            change.put_lease(&script, self.leases.get(&script));
+        }
+        for id in std::mem::take(&mut self.stale_accounts) {
+            change.put_account(&id, self.account(&id));
+        }
+        for (row, keys) in std::mem::take(&mut self.stale_addresses) {
+            change.put_addresses(&row, &keys);
+        }
+        change
+    }
+
+    /// Whether outputs of a script are indexed.
+    pub(super) fn has(&self, script: &ScriptBuf) -> bool {
+        self.addresses.get(script).is_some() || self.leases.contains_key(script)
+    }
+
+    /// The account that a script is of.
+    pub(super) fn account_of(&self, script: &ScriptBuf) -> Option<AccountId> {
+        self.addresses.get(script).map(|(id, _)| id)
+    }
+
+    /// The height from which a script's history is known, at least; none if it is not indexed.
+    pub(super) fn history_of(&self, script: &ScriptBuf) -> Option<u32> {
+        let of_account = || {
+            let (id, position) = self.addresses.get(script)?;
+            Some(self.account(&id)?.history_of(position))
+        };
+        of_account().or_else(|| self.leases.get(script).map(|lease| lease.from))
     }
 
     pub(super) fn account(&self, id: &AccountId) -> Option<&AccountEntry> {
-        self.accounts.get(id)
+        self.accounts.get(id).map(|account| &account.entry)
     }
 
     /// How many there are: scripts and accounts.
     pub(super) fn len(&self) -> (usize, usize) {
-        (self.scripts.len(), self.accounts.len())
+        (self.leases.len() + self.addresses.len(), self.accounts.len())
     }
 
     /// Somebody wants to hear of a script, at a tip of this height. `false` if there is no room.
     pub(super) fn want(&mut self, script: &ScriptBuf, tip: u32) -> bool {
-        if let Some(entry) = self.scripts.get_mut(script) {
-            if entry.wanted_at != tip {
-                entry.wanted_at = tip;
+        if let Some(id) = self.account_of(script) {
+            self.still_wanted(id, tip);
+            return true;
+        }
+        let room = self.leases.len() < LEASES_MAX;
+        if let Some(lease) = self.leases.get_mut(script) {
+            if lease.wanted_at != tip {
+                lease.wanted_at = tip;
                 self.stale.insert(script.clone());
-            }
-            if let Some((id, _)) = entry.of {
-                self.still_wanted(id, tip);
             }
             return true;
         }
-        let room = self.leases < LEASES_MAX;
         if room {
-            self.put(script.clone(), ScriptEntry { from: tip + 1, wanted_at: tip, of: None });
+            self.leases.insert(script.clone(), Lease { from: tip + 1, wanted_at: tip });
+            self.stale.insert(script.clone());
         }
         room
     }
 
-    fn put(&mut self, script: ScriptBuf, entry: ScriptEntry) {
-        self.stale.insert(script.clone());
-        let is_lease = entry.of.is_none();
-        let was_lease = self.scripts.insert(script, entry).map(|before| before.of.is_none());
-        self.leases += usize::from(is_lease && was_lease != Some(true));
-        self.leases -= usize::from(!is_lease && was_lease == Some(true));
-    }
-
     /// The owner of an account that never had a coin is there: its time begins anew.
     fn still_wanted(&mut self, id: AccountId, tip: u32) {
-        let Some(entry) = self.accounts.get_mut(&id).filter(|entry| !entry.is_used()) else { return };
+        let Some(Account { entry, .. }) = self.accounts.get_mut(&id).filter(|one| !one.entry.is_used())
+        else {
+            return;
+        };
         if entry.since < tip && self.unused.remove(&(entry.since, id)) {
             entry.since = tip;
             self.unused.insert((tip, id));
@@ -97,48 +170,50 @@ impl Scripts {
         }
     }
 
-    /// An account registers, at a tip of this height. The scripts that are known already keep their history. Gives its
-    /// scripts.
+    /// An account registers, at a tip of this height. Gives its scripts.
     pub(super) fn register(&mut self, id: AccountId, account: &JointAccount, tip: u32) -> Vec<ScriptBuf> {
         let room = self.accounts.len() < ACCOUNTS_MAX && self.unused.len() < UNUSED_ACCOUNTS_MAX;
         if self.accounts.contains_key(&id) || !room {
             return Vec::new();
         }
-        let entry = AccountEntry { record: account.record().clone(), since: tip, next: [0; 2] };
+        let (slot, entry) = (self.addresses.open(id), AccountEntry::new(account.record(), tip));
         self.unused.insert((tip, id));
-        self.accounts.insert(id, entry);
+        self.accounts.insert(id, Account { slot, entry });
         self.stale_accounts.insert(id);
-        let derive = |keychain| self.derive(id, account, keychain, 0..ACCOUNT_GAP, tip);
-        [Keychain::Receive, Keychain::Change].into_iter().flat_map(derive).collect()
+        let derive = |first: KeychainIndex| self.derive(slot, account, first.keychain, 0..ACCOUNT_GAP);
+        FIRST.into_iter().flat_map(derive).collect()
     }
 
     fn derive(
         &mut self,
-        id: AccountId,
+        slot: u32,
         account: &JointAccount,
         keychain: Keychain,
-        indexes: std::ops::Range<u32>,
-        tip: u32,
+        indexes: Range<u32>,
     ) -> Vec<ScriptBuf> {
-        let mut scripts = Vec::new();
+        let row = AddressRow::new(account.id(), KeychainIndex { keychain, index: indexes.start });
+        let (mut scripts, mut keys) = (Vec::new(), Vec::new());
         for index in indexes {
             let position = KeychainIndex { keychain, index };
             // An index beyond 2^31 has no address, and nobody comes so far.
             let Ok(address) = account.address(position) else { break };
             let script = address.script_pubkey;
-            let known = self.scripts.get(&script).copied();
-            let fresh = ScriptEntry { from: tip + 1, wanted_at: tip, of: None };
-            self.put(script.clone(), ScriptEntry { of: Some((id, position)), ..known.unwrap_or(fresh) });
+            keys.extend(self.addresses.put(slot, position, &script));
+            if self.leases.remove(&script).is_some() {
+                self.stale.insert(script.clone());
+            }
             scripts.push(script);
+        }
+        if !keys.is_empty() {
+            self.stale_addresses.insert(row, keys);
         }
         scripts
     }
 
     /// Which position of which account a script is, if it is beyond those that had a coin before.
     pub(super) fn used(&self, script: &ScriptBuf) -> Option<(AccountId, KeychainIndex)> {
-        let (id, position) = self.scripts.get(script)?.of?;
-        let entry = self.accounts.get(&id)?;
-        (position.index >= entry.next_of(position.keychain)).then_some((id, position))
+        let (id, position) = self.addresses.get(script)?;
+        (position.index >= self.account(&id)?.next_of(position.keychain)).then_some((id, position))
     }
 
     /// Derives scripts up to a gap after the one that was used; gives these.
@@ -149,73 +224,72 @@ impl Scripts {
         used: KeychainIndex,
         tip: u32,
     ) -> Vec<ScriptBuf> {
-        let Some(entry) = self.accounts.get_mut(&id) else { return Vec::new() };
+        let Some(Account { slot, entry }) = self.accounts.get_mut(&id) else { return Vec::new() };
         if !entry.is_used() {
             self.unused.remove(&(entry.since, id));
         }
         let before = entry.next_of(used.keychain);
         let next = used.index.saturating_add(1).max(before);
-        entry.set_next(used.keychain, next);
+        entry.extend(used.keychain, next, tip);
         self.stale_accounts.insert(id);
         let (from, to) = (before.saturating_add(ACCOUNT_GAP), next.saturating_add(ACCOUNT_GAP));
-        self.derive(id, account, used.keychain, from..to, tip)
+        let slot = *slot;
+        self.derive(slot, account, used.keychain, from..to)
     }
 
     /// Forgets accounts that never had a coin, and scripts that nobody wants to hear of any more.
-    pub(super) fn sweep(
+    pub(super) fn sweep<'a>(
         &mut self,
         tip: u32,
-        listened: impl Fn(&ScriptBuf) -> bool,
+        listened: impl Iterator<Item = &'a ScriptBuf>,
         followed: impl Fn(&AccountId) -> bool,
     ) {
         let unused = self.unused.iter().map(|(_, id)| *id);
         let mut heard: BTreeSet<AccountId> = unused.filter(followed).collect();
-        for (script, entry) in &mut self.scripts {
-            if listened(script) {
-                entry.wanted_at = tip;
-                heard.extend(entry.of.map(|(id, _)| id));
+        for script in listened {
+            if let Some(lease) = self.leases.get_mut(script) {
+                lease.wanted_at = tip;
                 self.stale.insert(script.clone());
             }
+            heard.extend(self.account_of(script));
         }
         heard.into_iter().for_each(|id| self.still_wanted(id, tip));
         while let Some((since, id)) =
             self.unused.first().copied().filter(|(since, _)| since + UNUSED_BLOCKS < tip)
         {
-            // Its scripts are taken away below, unless a subscription keeps them.
             self.unused.remove(&(since, id));
-            self.accounts.remove(&id);
+            if let Some(account) = self.accounts.remove(&id) {
+                self.addresses.close(account.slot);
+            }
             self.stale_accounts.insert(id);
+            self.stale_addresses.extend(FIRST.map(|first| (AddressRow::new(id, first), Vec::new())));
         }
-        let is_of_account = |(id, _): (AccountId, _)| self.accounts.contains_key(&id);
-        let over = |entry: &ScriptEntry| {
-            !entry.of.is_some_and(is_of_account) && entry.wanted_at + LEASE_BLOCKS < tip
-        };
-        let ended: Vec<ScriptBuf> =
-            self.scripts.iter().filter(|(_, entry)| over(entry)).map(|(script, _)| script.clone()).collect();
-        for script in ended {
-            let was = self.scripts.remove(&script);
-            self.leases -= usize::from(was.is_some_and(|entry| entry.of.is_none()));
-            self.stale.insert(script);
-        }
-    }
-
-    /// The record that more scripts of an account are derived from.
-    pub(super) fn record(&self, id: &AccountId) -> Option<&AccountRecord> {
-        self.accounts.get(id).map(|entry| &entry.record)
+        let stale = &mut self.stale;
+        self.leases.retain(|script, lease| {
+            let wanted = lease.wanted_at + LEASE_BLOCKS >= tip;
+            if !wanted {
+                stale.insert(script.clone());
+            }
+            wanted
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        index::Indexed,
+        records::{Row, Table},
+    };
     use quorate_protocol::testing;
 
     fn script(account: &JointAccount, keychain: Keychain, index: u32) -> ScriptBuf {
         account.address(KeychainIndex { keychain, index }).expect("an address").script_pubkey
     }
 
-    fn none(_: &ScriptBuf) -> bool {
-        false
+    fn none() -> std::iter::Empty<&'static ScriptBuf> {
+        std::iter::empty()
     }
 
     fn nobody(_: &AccountId) -> bool {
@@ -229,9 +303,7 @@ mod tests {
         let mut scripts = Scripts::default();
         scripts.register(id, account, 100);
         scripts.register(id, account, 200);
-        let from = |scripts: &Scripts, index| {
-            scripts.get(&script(account, Keychain::Receive, index)).map(|entry| entry.from)
-        };
+        let from = |scripts: &Scripts, index| scripts.history_of(&script(account, Keychain::Receive, index));
         assert_eq!(from(&scripts, ACCOUNT_GAP - 1), Some(101), "from when it registered first");
         assert_eq!(from(&scripts, ACCOUNT_GAP), None);
         let (_, used) = scripts.used(&script(account, Keychain::Receive, 7)).expect("news");
@@ -240,9 +312,9 @@ mod tests {
         assert_eq!(scripts.used(&script(account, Keychain::Receive, 3)), None, "nor what is before it");
         assert_eq!(from(&scripts, ACCOUNT_GAP + 7), Some(301));
         assert_eq!(from(&scripts, ACCOUNT_GAP + 8), None);
-        assert!(scripts.get(&script(account, Keychain::Change, ACCOUNT_GAP)).is_none());
+        assert!(!scripts.has(&script(account, Keychain::Change, ACCOUNT_GAP)));
         // One that has had a coin is kept.
-        scripts.sweep(1_000_000, none, nobody);
+        scripts.sweep(1_000_000, none(), nobody);
         assert_eq!(scripts.len(), (2 * 20 + 8, 1));
     }
 
@@ -251,15 +323,15 @@ mod tests {
         let world = testing::federation(4);
         let mut scripts = Scripts::default();
         scripts.register(world.account.id(), &world.account, 100);
-        scripts.sweep(100 + UNUSED_BLOCKS, none, nobody);
+        scripts.sweep(100 + UNUSED_BLOCKS, none(), nobody);
         assert_eq!(scripts.len(), (40, 1));
         let heard = script(&world.account, Keychain::Receive, 0);
-        scripts.sweep(101 + UNUSED_BLOCKS, |one| *one == heard, nobody);
+        scripts.sweep(101 + UNUSED_BLOCKS, std::iter::once(&heard), nobody);
         assert_eq!(scripts.len(), (40, 1), "its owner listens: its time begins anew");
-        scripts.sweep(101 + 2 * UNUSED_BLOCKS, none, |id| *id == world.account.id());
-        scripts.sweep(101 + 3 * UNUSED_BLOCKS, none, nobody);
+        scripts.sweep(101 + 2 * UNUSED_BLOCKS, none(), |id| *id == world.account.id());
+        scripts.sweep(101 + 3 * UNUSED_BLOCKS, none(), nobody);
         assert_eq!(scripts.len(), (40, 1), "to one script, or to all of them by the account");
-        scripts.sweep(102 + 3 * UNUSED_BLOCKS, none, nobody);
+        scripts.sweep(102 + 3 * UNUSED_BLOCKS, none(), nobody);
         assert_eq!(scripts.len(), (0, 0));
     }
 
@@ -268,20 +340,23 @@ mod tests {
         let mut scripts = Scripts::default();
         let other = ScriptBuf::from_bytes(vec![0x51]);
         assert!(scripts.want(&other, 100));
-        scripts.sweep(500, |_| true, nobody);
-        scripts.sweep(500 + LEASE_BLOCKS, none, nobody);
-        assert_eq!((scripts.len(), scripts.leases), ((1, 0), 1));
-        scripts.sweep(501 + LEASE_BLOCKS, none, nobody);
-        assert_eq!((scripts.len(), scripts.leases), ((0, 0), 0));
+        scripts.sweep(500, std::iter::once(&other), nobody);
+        scripts.sweep(500 + LEASE_BLOCKS, none(), nobody);
+        assert_eq!(scripts.len(), (1, 0));
+        scripts.sweep(501 + LEASE_BLOCKS, none(), nobody);
+        assert_eq!(scripts.len(), (0, 0));
     }
 
     #[test]
     fn subscriptions_take_no_room_from_accounts() {
         let world = testing::federation(4);
-        let mut scripts = Scripts { leases: LEASES_MAX, ..Scripts::default() };
+        let mut scripts = Scripts::default();
+        for number in 0..LEASES_MAX {
+            assert!(scripts.want(&ScriptBuf::from_bytes(number.to_be_bytes().to_vec()), 1));
+        }
         assert!(!scripts.want(&ScriptBuf::from_bytes(vec![0x51]), 1), "no room, and it is said");
         scripts.register(world.account.id(), &world.account, 1);
-        assert_eq!(scripts.len(), (40, 1));
+        assert_eq!(scripts.len(), (LEASES_MAX + 40, 1));
         assert!(scripts.want(&script(&world.account, Keychain::Receive, 0), 2), "it is indexed already");
     }
 
@@ -294,18 +369,74 @@ mod tests {
             id[..4].copy_from_slice(&number.to_be_bytes());
             AccountId(id)
         };
-        let entry = |since, next| AccountEntry { record: world.account.record().clone(), since, next };
-        scripts.accounts.insert(id(0), entry(1, [1, 0]));
+        let entry = AccountEntry::new(world.account.record(), 1);
+        let mut used = entry.clone();
+        used.extend(Keychain::Receive, 1, 1);
+        scripts.accounts.insert(id(0), Account { slot: scripts.addresses.open(id(0)), entry: used });
         for number in 1..=u32::try_from(UNUSED_ACCOUNTS_MAX).expect("fits") {
-            scripts.accounts.insert(id(number), entry(number, [0; 2]));
+            let mut entry = entry.clone();
+            entry.since = number;
+            let slot = scripts.addresses.open(id(number));
+            scripts.accounts.insert(id(number), Account { slot, entry });
             scripts.unused.insert((number, id(number)));
         }
         let before = scripts.accounts.len();
         scripts.register(world.account.id(), &world.account, 5_000);
         assert_eq!(scripts.len(), (0, before), "no room");
         assert!(scripts.account(&id(0)).is_some() && scripts.account(&id(1)).is_some());
-        scripts.sweep(2 + UNUSED_BLOCKS, none, nobody);
+        scripts.sweep(2 + UNUSED_BLOCKS, none(), nobody);
         scripts.register(world.account.id(), &world.account, 5_000);
         assert_eq!(scripts.len(), (40, before), "one has gone by its time");
+    }
+
+    /// The scripts as a node has them that starts with what the index was given.
+    fn started(rows: &[Row]) -> Scripts {
+        let stored: BTreeMap<_, _> = rows.iter().map(|row| ((row.table, &row.key), row)).collect();
+        let mut index = Indexed::default();
+        for row in stored.values().filter(|row| !row.value.is_empty()) {
+            index.take(row).expect("what was written");
+        }
+        Scripts::restore(index.leases, index.accounts, index.addresses)
+    }
+
+    #[test]
+    fn a_start_finds_what_there_was_and_forgets_an_account_whose_addresses_are_lost() {
+        let world = testing::federation(4);
+        let (account, id) = (&world.account, world.account.id());
+        let mut scripts = Scripts::default();
+        let mut rows = Vec::new();
+        let mut write = |scripts: &mut Scripts| {
+            rows.extend(scripts.take_index().rows().to_vec());
+            rows.clone()
+        };
+        assert!(scripts.want(&ScriptBuf::from_bytes(vec![0x51]), 3));
+        assert!(scripts.want(&script(account, Keychain::Receive, 4), 3));
+        scripts.register(id, account, 5);
+        let unused = started(&write(&mut scripts));
+        assert_eq!((unused.len(), unused.unused.len()), ((41, 1), 1));
+        let (_, used) = scripts.used(&script(account, Keychain::Change, 9)).expect("news");
+        scripts.extend(id, account, used, 8);
+        let rows = write(&mut scripts);
+        let mut found = started(&rows);
+        assert_eq!((found.len(), found.unused.len()), ((51, 1), 0));
+        for (keychain, index, from) in
+            [(Keychain::Receive, 19, 6), (Keychain::Change, 0, 6), (Keychain::Change, 29, 9)]
+        {
+            let script = script(account, keychain, index);
+            assert_eq!((found.account_of(&script), found.history_of(&script)), (Some(id), Some(from)));
+        }
+        assert!(!found.has(&script(account, Keychain::Receive, 20)));
+        let record = found.account(&id).and_then(AccountEntry::record);
+        assert_eq!(record.as_ref(), Some(account.record()));
+        assert!(found.take_index().is_empty());
+
+        let is_first = |row: &Row| row.table == Table::Addresses && row.value.len() == 20 * 12;
+        let lost = rows.iter().position(is_first).expect("a row");
+        let rows = [&rows[..lost], &rows[lost + 1..]].concat();
+        let mut found = started(&rows);
+        assert_eq!(found.len(), (1, 0));
+        assert!(!found.has(&script(account, Keychain::Change, 0)));
+        found.register(id, account, 20);
+        assert_eq!(found.len(), (41, 1), "it comes again");
     }
 }

@@ -214,7 +214,7 @@ impl Ledger {
     fn has_unspent(&self, txid: &Txid) -> bool {
         self.coins.of_transaction(txid).any(|(_, coin)| {
             let record = &coin.record;
-            record.spent.is_none() && self.scripts.get(&record.script_pubkey).is_some()
+            record.spent.is_none() && self.scripts.has(&record.script_pubkey)
         })
     }
 
@@ -322,7 +322,7 @@ impl Ledger {
         let said = self.rounds.contains(outpoint)
             || self.transactions.final_spend(outpoint).is_some()
             || named.contains(outpoint);
-        let indexed = self.scripts.get(&coin.script_pubkey).is_some();
+        let indexed = self.scripts.has(&coin.script_pubkey);
         !said && !indexed && coin.spent.is_none() && self.record(&outpoint.txid).is_none()
     }
 

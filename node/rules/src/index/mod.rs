@@ -5,11 +5,14 @@
 //! changes is kept whole or not at all, and never without those before it: after a loss of power the index is that
 //! of an earlier tip.
 
+mod accounts;
+
+pub(crate) use accounts::{AccountEntry, AddressRow, Place, ShortKey, short_key};
+
 use crate::records::{ChangeSet, Row, Table, Unreadable};
 use bitcoin::{OutPoint, ScriptBuf, TxOut, Txid, block::Header, consensus::encode, hashes::Hash as _};
 use quorate_protocol::{
     AccountId,
-    account::{AccountRecord, Keychain, KeychainIndex},
     headers::Checkpoint,
     wire::{BlockRef, ConfirmedSpend},
 };
@@ -49,54 +52,13 @@ pub(crate) struct IndexedCoin {
     pub(crate) spent: Option<ConfirmedSpend>,
 }
 
-/// A script whose outputs are indexed.
+/// A script whose outputs are indexed because somebody subscribed to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ScriptEntry {
+pub(crate) struct Lease {
     /// The height from which its history is known.
     pub(crate) from: u32,
     /// The tip when somebody wanted to hear of it last.
     pub(crate) wanted_at: u32,
-    /// The account that it is of, and where it stands there.
-    pub(crate) of: Option<(AccountId, KeychainIndex)>,
-}
-
-/// A registered account.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct AccountEntry {
-    pub(crate) record: AccountRecord,
-    /// The tip when it registered.
-    pub(crate) since: u32,
-    /// The index after the last one that had a coin, by keychain.
-    pub(crate) next: [u32; 2],
-}
-
-impl AccountEntry {
-    pub(crate) fn is_used(&self) -> bool {
-        self.next != [0; 2]
-    }
-
-    pub(crate) fn next_of(&self, keychain: Keychain) -> u32 {
-        let [receive, change] = self.next;
-        match keychain {
-            Keychain::Receive => receive,
-            Keychain::Change => change,
-        }
-    }
-
-    pub(crate) fn set_next(&mut self, keychain: Keychain, next: u32) {
-        let [receive, change] = &mut self.next;
-        match keychain {
-            Keychain::Receive => *receive = next,
-            Keychain::Change => *change = next,
-        }
-    }
-}
-
-/// A registered account as the index has it.
-#[derive(Debug)]
-pub(crate) struct IndexedAccount {
-    pub(crate) id: AccountId,
-    pub(crate) entry: AccountEntry,
 }
 
 /// The index as it is found at a start.
@@ -106,8 +68,10 @@ pub struct Indexed {
     pub(crate) effects: BTreeMap<u32, BlockEffect>,
     pub(crate) coins: Vec<(OutPoint, IndexedCoin)>,
     pub(crate) spends: Vec<(OutPoint, ConfirmedSpend)>,
-    pub(crate) scripts: Vec<(ScriptBuf, ScriptEntry)>,
-    pub(crate) accounts: Vec<IndexedAccount>,
+    pub(crate) leases: Vec<(ScriptBuf, Lease)>,
+    /// In the order of their ids; a place's slot is its account's position here.
+    pub(crate) accounts: Vec<(AccountId, AccountEntry)>,
+    pub(crate) addresses: Vec<(ShortKey, Place)>,
 }
 
 impl Indexed {
@@ -126,12 +90,9 @@ impl Indexed {
             }
             Table::Coins => self.coins.push((outpoint(&row.key)?, read(&row.value)?)),
             Table::Spends => self.spends.push((outpoint(&row.key)?, read(&row.value)?)),
-            Table::Scripts => self.scripts.push((ScriptBuf::from(row.key.clone()), read(&row.value)?)),
-            Table::Accounts => {
-                let id = row.key.as_slice().try_into().map_err(|_| Unreadable::Index)?;
-                let entry = serde_json::from_slice(&row.value)?;
-                self.accounts.push(IndexedAccount { id: AccountId(id), entry });
-            }
+            Table::Scripts => self.leases.push((ScriptBuf::from(row.key.clone()), read(&row.value)?)),
+            Table::Accounts => self.take_account(row)?,
+            Table::Addresses => self.take_addresses(row)?,
             Table::Transactions
             | Table::Rounds
             | Table::Answers
@@ -146,9 +107,9 @@ impl Indexed {
         Ok(())
     }
 
-    /// How many scripts are indexed.
-    pub fn scripts(&self) -> usize {
-        self.scripts.len()
+    /// How many scripts are indexed that are of no account.
+    pub fn leases(&self) -> usize {
+        self.leases.len()
     }
 
     /// Whether it is an index of a chain on this block, without a gap: each header builds on the one before, and blocks
@@ -175,10 +136,15 @@ impl Indexed {
 /// is then known from there. `None` for every other row.
 pub fn for_another_reading(row: Row, from: u32) -> Option<Row> {
     match row.table {
-        Table::Accounts | Table::Archive | Table::History | Table::Settled | Table::Proofs => Some(row),
+        Table::Accounts
+        | Table::Addresses
+        | Table::Archive
+        | Table::History
+        | Table::Settled
+        | Table::Proofs => Some(row),
         Table::Scripts => {
-            let entry: ScriptEntry = read(&row.value).ok()?;
-            Some(Row { value: written(&ScriptEntry { from, ..entry }), ..row })
+            let lease: Lease = read(&row.value).ok()?;
+            Some(Row { value: written(&Lease { from, ..lease }), ..row })
         }
         Table::Headers
         | Table::Effects
@@ -231,15 +197,8 @@ impl ChangeSet {
         self.put_row(Row { table: Table::Spends, key: encode::serialize(outpoint), value });
     }
 
-    pub(crate) fn put_script(&mut self, script: &ScriptBuf, entry: Option<&ScriptEntry>) {
-        let value = entry.map(written).unwrap_or_default();
+    pub(crate) fn put_lease(&mut self, script: &ScriptBuf, lease: Option<&Lease>) {
+        let value = lease.map(written).unwrap_or_default();
         self.put_row(Row { table: Table::Scripts, key: script.to_bytes(), value });
-    }
-
-    pub(crate) fn put_account(&mut self, id: &AccountId, entry: Option<&AccountEntry>) {
-        // Records of accounts leave out what is not set, which a format without names cannot tell.
-        let json = |entry| serde_json::to_vec(entry).expect("an account has string keys only");
-        let value = entry.map(json).unwrap_or_default();
-        self.put_row(Row { table: Table::Accounts, key: id.0.to_vec(), value });
     }
 }

@@ -1,11 +1,15 @@
 //! `npm run bench -- growth`: what a node holds after so many payments: memory, disk, start-up time, CPU time of a
-//! payment. Nodes are processes of their own; the chain is the embedded one.
+//! payment; or after so many accounts. Nodes are processes of their own; the chain is the embedded one.
 
 #![expect(clippy::print_stdout, reason = "the figures")]
+
+mod accounts;
+mod process;
 
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::Amount;
 use clap::Parser;
+use process::{cpu, memory};
 use quorate::{
     client::{Client, WebSocket},
     wallet::SecretWords,
@@ -45,6 +49,9 @@ struct Arguments {
     /// Where to stop and measure: payments since the start, in whole rounds of 64
     #[arg(long, value_delimiter = ',', default_values_t = [128, 1_024, 10_048])]
     payments: Vec<usize>,
+    /// Measure a node after it got to know so many accounts, each with a coin, in place of payments
+    #[arg(long)]
+    accounts: Option<u32>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -55,15 +62,18 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let node = std::env::current_exe()?.with_file_name("test-node");
     let mut cluster = Cluster::start(node, NODES).await?;
+    if let Some(count) = arguments.accounts {
+        return accounts::measure(cluster, count, arguments.json).await;
+    }
     let payers = payers(&cluster).await?;
     let (mut rows, mut paid) = (Vec::new(), 0);
     rows.push(measure(&mut cluster, 0, None).await?);
     for wanted in arguments.payments {
         let wanted = wanted.next_multiple_of(WALLETS * PER_BLOCK);
         ensure!(wanted > paid, "in ascending order");
-        let (before, count) = (cpu(&cluster)?, wanted - paid);
+        let (before, count) = (mean_cpu(&cluster)?, wanted - paid);
         pay(&cluster, &payers, count).await?;
-        let spent = (cpu(&cluster)? - before).as_secs_f64() * 1e6 / f64::from(u32::try_from(count)?);
+        let spent = (mean_cpu(&cluster)? - before).as_secs_f64() * 1e6 / f64::from(u32::try_from(count)?);
         paid = wanted;
         rows.push(measure(&mut cluster, paid, Some(spent)).await?);
     }
@@ -185,28 +195,11 @@ fn archived(home: &Path) -> Result<u64> {
     Ok(bytes.sum())
 }
 
-/// Resident memory of a process.
-fn memory(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("its memory")?;
-    let kilobytes: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
-    Ok(kilobytes * 1_024)
-}
-
 /// CPU time of a node, the mean of all.
-fn cpu(cluster: &Cluster) -> Result<Duration> {
-    let ticks_per_second = rustix::param::clock_ticks_per_second();
-    let mut ticks = 0;
+fn mean_cpu(cluster: &Cluster) -> Result<Duration> {
+    let mut sum = Duration::ZERO;
     for number in 1..=usize::from(NODES) {
-        let pid = cluster.pid(number).context("it runs")?;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // After the name, which may have spaces: state, then eleven others, then user and system time.
-        let fields: Vec<&str> = stat.rsplit(')').next().context("fields")?.split_whitespace().collect();
-        for field in [11, 12] {
-            ticks += fields.get(field).context("a field")?.parse::<u64>()?;
-        }
+        sum += cpu(cluster.pid(number).context("it runs")?)?;
     }
-    Ok(Duration::from_secs_f64(
-        f64::from(u32::try_from(ticks)?) / f64::from(u32::try_from(ticks_per_second)?) / f64::from(NODES),
-    ))
+    Ok(sum / u32::from(NODES))
 }

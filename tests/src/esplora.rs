@@ -9,6 +9,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use bitcoin::{
+    Block,
+    consensus::encode::deserialize_hex,
+    hashes::{Hash as _, sha256},
+};
 use quorate_node::chain::{Bitcoind, ChainError};
 use serde_json::{Value, json};
 use std::{
@@ -172,6 +177,32 @@ async fn outspend(State(served): State<Served>, Path((txid, vout)): Path<(String
     Ok(Json(json!({"spent": with_mempool.is_null(), "status": status})).into_response())
 }
 
+/// Looks through all blocks for what a script with this hash has.
+async fn utxos(State(served): State<Served>, Path(hash): Path<String>) -> Answered {
+    let mut found = Vec::new();
+    for height in 0..=served.height().await? {
+        let block_hash = served.call("getblockhash", json!([height])).await?;
+        let raw = served.call("getblock", json!([block_hash, 0])).await?;
+        let block: Result<Block, _> = deserialize_hex(raw.as_str().unwrap_or_default());
+        let block = block.map_err(|error| no(StatusCode::BAD_GATEWAY, error.to_string()))?;
+        for transaction in &block.txdata {
+            let txid = transaction.compute_txid();
+            for (output, vout) in transaction.output.iter().zip(0..) {
+                if sha256::Hash::hash(output.script_pubkey.as_bytes()).to_string() != hash {
+                    continue;
+                }
+                let coin: Value = served.call("gettxout", json!([txid, vout, false])).await?;
+                if !coin.is_null() {
+                    let status = json!({"confirmed": true, "block_height": height, "block_hash": block_hash});
+                    let value = output.value.to_sat();
+                    found.push(json!({"txid": txid, "vout": vout, "value": value, "status": status}));
+                }
+            }
+        }
+    }
+    Ok(Json(found).into_response())
+}
+
 async fn fee_estimates(State(served): State<Served>) -> Answered {
     served.height().await?;
     Ok(Json(BTreeMap::from([("1", 3.0), ("6", 2.0), ("144", 1.0)])).into_response())
@@ -203,6 +234,7 @@ impl EsploraServer {
             .route("/tx/{txid}/status", get(transaction_status))
             .route("/tx/{txid}/merkleblock-proof", get(proof))
             .route("/tx/{txid}/outspend/{vout}", get(outspend))
+            .route("/scripthash/{hash}/utxo", get(utxos))
             .route("/fee-estimates", get(fee_estimates))
             .route("/tx", post(send))
             .route("/txs/package", post(send_package))

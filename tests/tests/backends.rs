@@ -24,7 +24,7 @@ const NODE: &str = env!("CARGO_BIN_EXE_test-node");
 /// Who makes blocks and money behind a backend.
 enum Miner {
     Devnet(Arc<DevnetChain>),
-    Core(Daemon),
+    Core(Box<Daemon>),
 }
 
 impl Miner {
@@ -101,6 +101,12 @@ async fn coins_and_transactions(chain: &dyn Chain, miner: &Miner) -> Result<()> 
     ensure!(chain.coin(OutPoint { vout: 7, ..reward_coin }).await?.is_none(), "no such output");
     ensure!(chain.coin(OutPoint { txid: hash_as_txid(hash), vout: 0 }).await?.is_none(), "no transaction");
 
+    let output = reward.output.first().context("an output")?.clone();
+    let other_script = bitcoin::ScriptBuf::new_p2wsh(&output.script_pubkey.wscript_hash());
+    ensure!(chain.unspent(vec![other_script.clone()]).await?.is_empty());
+    let found = chain.unspent(vec![other_script, output.script_pubkey.clone()]).await?;
+    ensure!(found.contains(&reward_coin) && found.len() > 100, "{} are found", found.len());
+
     let paid = miner.pay_out().await?;
     let txid = paid.compute_txid();
     ensure!(chain.coin(reward_coin).await?.is_some(), "a mempool spends no coin");
@@ -132,6 +138,7 @@ async fn coins_and_transactions(chain: &dyn Chain, miner: &Miner) -> Result<()> 
     let made = chain.coin(OutPoint { txid: child.compute_txid(), vout: 0 }).await?.context("a coin")?;
     ensure!(made.hash == tip && !made.coinbase && Some(&made.output) == child.output.first());
     ensure!(chain.coin(reward_coin).await?.is_none(), "it is spent");
+    ensure!(!chain.unspent(vec![output.script_pubkey]).await?.contains(&reward_coin));
     chain.broadcast(child).await.context("what is in a block is known already")?;
     let refused = chain.broadcast(other).await.expect_err("its coin is spent");
     ensure!(
@@ -170,7 +177,7 @@ async fn the_embedded_chain_is_a_backend() -> Result<()> {
 async fn bitcoin_core_is_a_backend() -> Result<()> {
     let Some(daemon) = core(&[]).await? else { return Ok(()) };
     let rpc = daemon.rpc.clone();
-    suite(&rpc, &Miner::Core(daemon)).await
+    suite(&rpc, &Miner::Core(daemon.into())).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,7 +185,7 @@ async fn an_esplora_is_a_backend_and_shows_its_coins() -> Result<()> {
     let Some(daemon) = core(&TXINDEX).await? else { return Ok(()) };
     let server = EsploraServer::start(&daemon).await?;
     let chain = Esplora::new(server.url())?;
-    let miner = Miner::Core(daemon);
+    let miner = Miner::Core(daemon.into());
     suite(&chain, &miner).await?;
 
     let hash = chain.hash_at(2).await?.context("a block")?;

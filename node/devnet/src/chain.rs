@@ -539,6 +539,11 @@ impl Chain for DevnetChain {
         Box::pin(async move { Ok(self.block_hash(height)) })
     }
 
+    fn unspent(&self, scripts: Vec<ScriptBuf>) -> Answer<'_, Vec<OutPoint>> {
+        let found = self.coins_with(&scripts.into_iter().collect());
+        Box::pin(async { Ok(found.into_iter().map(|(outpoint, _)| outpoint).collect()) })
+    }
+
     fn coin(&self, outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
         Box::pin(async move { Ok(self.lock().coins.get(&outpoint).cloned()) })
     }

@@ -1,26 +1,28 @@
 //! Accounts whose certificates have been verified, each once.
 
+use crate::recent::Recent;
 use quorate_protocol::{
     AccountId, Federation,
     account::{AccountCertificate, AccountError, JointAccount},
 };
-use std::collections::{BTreeMap, VecDeque};
 
 /// Verified accounts kept, 2 KB each; one that was dropped is verified again from its certificate.
 const ACCOUNTS_MAX: usize = 16_384;
 
 /// Accounts whose certificates have been verified.
-#[derive(Debug, Default)]
-pub(crate) struct Accounts {
-    known: BTreeMap<AccountId, (JointAccount, AccountCertificate)>,
-    /// The same, the oldest first.
-    order: VecDeque<AccountId>,
+#[derive(Debug)]
+pub(crate) struct Accounts(Recent<AccountId, (JointAccount, AccountCertificate)>);
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self(Recent::new(ACCOUNTS_MAX))
+    }
 }
 
 impl Accounts {
     /// The certificate of an account, if one has been verified.
     pub(crate) fn certificate(&self, id: &AccountId) -> Option<&AccountCertificate> {
-        self.known.get(id).map(|(_, certificate)| certificate)
+        self.0.get(id).map(|(_, certificate)| certificate)
     }
 
     /// The account of a certificate; verified if this very certificate has not been.
@@ -30,20 +32,13 @@ impl Accounts {
         certificate: &AccountCertificate,
     ) -> Result<JointAccount, AccountError> {
         let id = certificate.record.id(federation);
-        if let Some((account, known)) = self.known.get(&id)
+        if let Some((account, known)) = self.0.get(&id)
             && known == certificate
         {
             return Ok(account.clone());
         }
         let account = certificate.verify(federation)?;
-        if self.known.insert(id, (account.clone(), certificate.clone())).is_none() {
-            self.order.push_back(id);
-            if self.order.len() > ACCOUNTS_MAX
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.known.remove(&oldest);
-            }
-        }
+        self.0.insert(id, (account.clone(), certificate.clone()), 1);
         Ok(account)
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     stored::Stored,
     testkit::{block_on, open_script},
 };
-use bitcoin::{Amount, OutPoint, TxOut, Txid, hashes::Hash as _};
+use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid, hashes::Hash as _};
 use quorate_protocol::{
     Federation, NodeId,
     digest::IdentityKey,
@@ -152,11 +152,16 @@ impl Cluster {
         let open = OutPoint { txid: Txid::from_byte_array([3; 32]), vout: 0 };
         let scripts = [(joint, self.world.script(), 90_500), (open, open_script().to_p2wsh(), 100_000)];
         for (outpoint, script_pubkey, sat) in scripts {
-            let output = TxOut { value: Amount::from_sat(sat), script_pubkey };
-            let hash = self.get(1).machine.block_at(5).expect("read");
-            self.coins.insert(outpoint, ChainCoin { output, height: 5, hash, coinbase: false });
+            self.put_coin(outpoint, script_pubkey, sat);
         }
         open
+    }
+
+    /// A coin that block 5 has, which nobody heard of when it came.
+    pub(crate) fn put_coin(&mut self, outpoint: OutPoint, script_pubkey: ScriptBuf, sat: u64) {
+        let output = TxOut { value: Amount::from_sat(sat), script_pubkey };
+        let hash = self.get(1).machine.block_at(5).expect("read");
+        self.coins.insert(outpoint, ChainCoin { output, height: 5, hash, coinbase: false });
     }
 
     /// The wallet says something to a node.
@@ -293,6 +298,18 @@ impl Cluster {
                 let found = found.filter_map(|one| Some((one, self.coins.get(&one)?.clone()))).collect();
                 let node = self.nodes.get_mut(&id).expect("a node");
                 node.machine.at(self.now, 0).handle_coins(ticket, Some(found));
+            }
+            Output::Search { ticket, search } => {
+                let scripts = search.scripts();
+                let is_its =
+                    |(_, coin): &(&OutPoint, &ChainCoin)| scripts.contains(&coin.output.script_pubkey);
+                let found = self.coins.iter().filter(is_its).map(|(outpoint, _)| *outpoint).collect();
+                let node = self.nodes.get_mut(&id).expect("a node");
+                node.machine.at(self.now, 0).handle_found(ticket, Some(found));
+            }
+            Output::Check { ticket, check, .. } => {
+                let node = self.nodes.get_mut(&id).expect("a node");
+                node.machine.at(self.now, 0).handle_checked(ticket, check.run());
             }
             Output::Recall { ticket, .. } => {
                 let node = self.nodes.get_mut(&id).expect("a node");

@@ -8,6 +8,7 @@ use crate::{
     accounts::Accounts,
     archive::Archived,
     bugs::Sabotage,
+    checks::Checks,
     effects::{Effect, Reason},
     ledger::Ledger,
     standing::Log,
@@ -25,6 +26,7 @@ use quorate_protocol::{
 use rand_chacha::{ChaCha20Rng, rand_core::RngCore as _};
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -39,7 +41,7 @@ const PATIENCE_STEP: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) me: NodeId,
-    pub(crate) federation: Federation,
+    pub(crate) federation: Arc<Federation>,
     pub(crate) key: IdentityKey,
     pub(crate) settings: Settings,
     /// Monotonic time of the input being handled.
@@ -49,6 +51,7 @@ pub(crate) struct Context {
     pub(crate) rng: ChaCha20Rng,
     pub(crate) ledger: Ledger,
     pub(crate) accounts: Accounts,
+    pub(crate) checks: Checks,
     pub(crate) log: Log,
     pub(crate) watch: Watch,
     pub(crate) subscriptions: Subscriptions,
@@ -98,6 +101,8 @@ impl Context {
         let index = std::mem::take(&mut stored.index);
         let transactions = std::mem::take(&mut stored.transactions);
         let rounds = std::mem::take(&mut stored.rounds);
+        let mut ledger = Ledger::restore(birthday, epoch, transactions, rounds, index);
+        ledger.derive_again(&federation);
         let peers = std::mem::take(&mut stored.peers);
         Self {
             me,
@@ -106,8 +111,9 @@ impl Context {
             now: Duration::ZERO,
             wall_ms: 0,
             rng,
-            ledger: Ledger::restore(birthday, epoch, transactions, rounds, index),
+            ledger,
             accounts: Accounts::default(),
+            checks: Checks::default(),
             log: Log::restore(std::mem::take(&mut stored.log), peers, boot),
             watch: Watch::restore(std::mem::take(&mut stored.evidence), epoch),
             subscriptions: Subscriptions::default(),
@@ -124,7 +130,7 @@ impl Context {
             effects: VecDeque::new(),
             outputs: VecDeque::new(),
             sabotage: Sabotage::new(settings.bug),
-            federation,
+            federation: Arc::new(federation),
         }
     }
 

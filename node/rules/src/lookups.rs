@@ -1,12 +1,13 @@
 //! Inputs that wait for what the chain says of a coin.
 //!
 //! A rule that needs a coin which the ledger does not have emits [`Output::LookUp`](crate::Output::LookUp), one that
-//! has to know what the archive has emits [`Output::Recall`](crate::Output::Recall), and its input waits here.
+//! has to know what the archive has emits [`Output::Recall`](crate::Output::Recall), one that needs what takes long to
+//! find out emits [`Output::Check`](crate::Output::Check), and its input waits here.
 
-use crate::{ReplyTo, SessionId, archive::Archived};
+use crate::{ReplyTo, SessionId, Source, archive::Archived};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
-    NodeId,
+    AccountId, NodeId,
     finality::FinalityProof,
     wire::{BlockRef, ClientMessage, ErrorCode, Fault, SubscriptionKey, VotingRequest, WireError},
 };
@@ -38,6 +39,12 @@ pub(crate) enum Parked {
         from: NodeId,
         proof: Box<FinalityProof>,
     },
+    /// Coins that a search of accounts found, as far as their addresses reached.
+    Found {
+        me: NodeId,
+        outpoints: Vec<OutPoint>,
+        accounts: Vec<(AccountId, [u32; 2])>,
+    },
     /// What is to be forgotten, until the archive has it.
     Settling {
         me: NodeId,
@@ -60,10 +67,13 @@ impl Parked {
         matches!(self, Self::Client { message: ClientMessage::UTXOSubscribe { .. }, .. })
     }
 
-    fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         match self {
             Self::Request { from, .. } | Self::Shown { from, .. } => Source::Peer(*from),
-            Self::Left { me, .. } | Self::Settling { me } | Self::Bound { me, .. } => Source::Peer(*me),
+            Self::Left { me, .. }
+            | Self::Settling { me }
+            | Self::Bound { me, .. }
+            | Self::Found { me, .. } => Source::Peer(*me),
             Self::Client { session, .. } => Source::Session(*session),
         }
     }
@@ -79,12 +89,6 @@ pub(crate) fn no_archive() -> WireError {
 pub(crate) fn no_backend() -> WireError {
     let message = "this node's chain backend does not answer; its log says why";
     WireError::passing(ErrorCode::NotReady, Fault::Receiver, message)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Source {
-    Peer(NodeId),
-    Session(SessionId),
 }
 
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //! What answers which message is in `router`.
 
 use crate::{
-    ChainCoin, EvidenceFile, Hold, Kept, Output, SessionId, Settings, Sizes, Status,
+    ChainCoin, Checked, EvidenceFile, Hold, Kept, Output, SessionId, Settings, Sizes, Status,
     announcements::Announcements,
     archive::Archived,
     context::{Context, Identity},
@@ -13,6 +13,7 @@ use crate::{
     records::ChangeSet,
     registrations::Registrations,
     release::Releases,
+    searching::Searching,
     stored::Stored,
     succession::Sealing,
     vote::Voter,
@@ -46,6 +47,7 @@ pub struct Machine {
     pub(crate) announcements: Announcements,
     pub(crate) sealing: Sealing,
     pub(crate) lookups: Lookups,
+    searching: Searching,
     /// Outpoints about whose certificates the archive could not be asked yet.
     pub(crate) unanswered: Vec<OutPoint>,
 }
@@ -75,6 +77,7 @@ impl Machine {
             announcements,
             sealing: Sealing::default(),
             lookups: Lookups::default(),
+            searching: Searching::default(),
             unanswered: Vec::new(),
             cx,
         };
@@ -114,6 +117,25 @@ impl Machine {
         self.coordination.take_over(&mut self.cx);
         self.run_effects();
         self.free_by_timer();
+        self.search();
+    }
+
+    /// Begins to look for what accounts were paid before they were known here.
+    fn search(&mut self) {
+        if self.cx.caught_up && !self.cx.over {
+            let found = self.searching.begin(&self.cx.federation, &self.cx.ledger, self.cx.now);
+            self.cx.outputs.extend(found.map(|(ticket, search)| Output::Search { ticket, search }));
+        }
+    }
+
+    /// What an [`Output::Search`] found; nothing if the backend does not say.
+    pub fn handle_found(&mut self, ticket: u64, found: Option<Vec<OutPoint>>) {
+        if let Some((outpoints, accounts)) = self.searching.end(ticket, found, self.cx.now) {
+            // Those that are known already need no place in line.
+            let ledger = &self.cx.ledger;
+            let outpoints = outpoints.into_iter().filter(|outpoint| !ledger.knows_origin(outpoint)).collect();
+            self.begin(Parked::Found { me: self.cx.me, outpoints, accounts });
+        }
     }
 
     /// When [`Self::handle_timeout`] is next due.
@@ -123,6 +145,7 @@ impl Machine {
             self.releases.next_push(),
             self.announcements.next_event(&self.cx),
             Some(self.cx.log.next_beat()),
+            self.searching.next_event(&self.cx.ledger).filter(|_| self.cx.caught_up && !self.cx.over),
         ];
         due.into_iter().flatten().min()
     }
@@ -284,9 +307,18 @@ impl Machine {
         let overtaken = tip != self.cx.ledger.tip() && self.cx.caught_up;
         if !overtaken {
             self.cx.take_coins(coins);
-            return self.resume(input, archived);
+            return self.examine(input, archived);
         }
         self.begin(input);
+    }
+
+    /// What an [`Output::Check`] has found out.
+    pub fn handle_checked(&mut self, ticket: u64, checked: Checked) {
+        self.cx.checks.remember(checked);
+        // What the chain has may have changed meanwhile.
+        if let Some((_, input, _)) = self.lookups.take(ticket) {
+            self.begin(input);
+        }
     }
 
     /// The operator has approved a plan for the next epoch: this node ends its epoch for no other.

@@ -1,6 +1,6 @@
 //! What the machine asks of its driver.
 
-use crate::{archive::Recall, records::ChangeSet};
+use crate::{archive::Recall, checks::Check, records::ChangeSet, searching::Search};
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{
     NodeId, Round,
@@ -10,6 +10,15 @@ use quorate_protocol::{
 /// A session of a wallet or bridge, by the driver's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
+
+/// Whom an input came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// A node; it may be this one itself.
+    Peer(NodeId),
+    /// A wallet or bridge.
+    Session(SessionId),
+}
 
 /// Whom a reply goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +107,25 @@ pub enum Output {
         ticket: u64,
         /// The coins.
         outpoints: Vec<OutPoint>,
+    },
+    /// Run a check aside, so that other inputs need not wait for it, and hand in with
+    /// [`Machine::handle_checked`](crate::Machine::handle_checked) what it finds. Who asks for many delays nobody
+    /// else's.
+    Check {
+        /// To be handed in with what it finds.
+        ticket: u64,
+        /// Whose input needs it.
+        source: Source,
+        /// What is to be found out.
+        check: Box<Check>,
+    },
+    /// Ask the chain for all unspent outputs of some accounts, and hand in with
+    /// [`Machine::handle_found`](crate::Machine::handle_found) what it says; it may take minutes.
+    Search {
+        /// To be handed in with the answer.
+        ticket: u64,
+        /// Which.
+        search: Search,
     },
     /// Read the archive after everything that was put into the index before, and hand in with
     /// [`Machine::handle_recalled`](crate::Machine::handle_recalled) what it says.

@@ -17,12 +17,7 @@
 //! spent another way on the chain at any time, and no promise about a coin is better than the weakest promise that it
 //! rests on.
 
-use crate::{
-    Bug,
-    context::Context,
-    ledger::Ancestry,
-    scripts::{ScriptError, check_scripts},
-};
+use crate::{Bug, context::Context, ledger::Ancestry, scripts::ScriptError};
 use bitcoin::{Amount, FeeRate, OutPoint, Transaction, TxOut, Txid, Weight, constants::COINBASE_MATURITY};
 use quorate_protocol::{
     account::{AccountCertificate, JointAccount},
@@ -79,7 +74,7 @@ impl Context {
             Proposal::Joint(joint) => {
                 let certificate = account.ok_or_else(|| invalid(&"the account certificate is missing"))?;
                 let account = self.verified_account(certificate).map_err(|error| invalid(&error))?;
-                let checked = joint.check(&self.federation, &account).map_err(|error| invalid(&error))?;
+                let checked = self.check_joint(joint, &account).map_err(|error| invalid(&error))?;
                 let spent = self.spendable(&checked.transaction, Some((&account, &checked)))?;
                 for ((input, claimed), actual) in
                     checked.transaction.input.iter().zip(&checked.spent).zip(&spent)
@@ -89,21 +84,26 @@ impl Context {
                     }
                 }
                 self.check_floor(checked.fee, checked.weight)?;
-                Ok((Some(checked.plan), spent))
+                Ok((Some(checked.plan.clone()), spent))
             }
             Proposal::Sole { transaction } => {
-                relay_policy::check_shape(transaction).map_err(|error| invalid(&error))?;
-                let spent = self.spendable(transaction, None)?;
-                let weight =
-                    relay_policy::check_inputs(transaction, &spent).map_err(|error| invalid(&error))?;
-                let fee =
-                    relay_policy::check_fee(transaction, &spent, weight).map_err(|error| invalid(&error))?;
-                self.check_floor(fee, weight)?;
-                check_scripts(transaction, &spent)
+                let spent = self.sole_spends(transaction)?;
+                self.check_scripts(transaction, &spent)
                     .map_err(|ScriptError { index }| RejectReason::Script { index })?;
                 Ok((None, spent))
             }
         }
+    }
+
+    /// What a transaction in sole custody spends, if nothing but its scripts is left to check.
+    pub(crate) fn sole_spends(&self, transaction: &Transaction) -> Result<Vec<TxOut>, RejectReason> {
+        let invalid = |error: &dyn std::fmt::Display| RejectReason::Invalid { message: error.to_string() };
+        relay_policy::check_shape(transaction).map_err(|error| invalid(&error))?;
+        let spent = self.spendable(transaction, None)?;
+        let weight = relay_policy::check_inputs(transaction, &spent).map_err(|error| invalid(&error))?;
+        let fee = relay_policy::check_fee(transaction, &spent, weight).map_err(|error| invalid(&error))?;
+        self.check_floor(fee, weight)?;
+        Ok(spent)
     }
 
     /// What is final has to be mined: nothing below the floor is voted for.

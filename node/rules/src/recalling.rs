@@ -31,7 +31,7 @@ impl Context {
                 self.ledger.unknown_of_bound(outpoints).into_iter().map(Recall::Coin).collect()
             }
             Parked::Client { message, .. } => self.wanted_of_message(message),
-            Parked::Request { .. } | Parked::Settling { .. } => Vec::new(),
+            Parked::Request { .. } | Parked::Settling { .. } | Parked::Found { .. } => Vec::new(),
         }
     }
 

@@ -424,7 +424,7 @@ impl Context {
     ) -> bool {
         let (Proposal::Joint(joint), Some(certificate)) = (proposal, account) else { return false };
         let Ok(account) = self.verified_account(certificate) else { return false };
-        let Ok(checked) = joint.check(&self.federation, &account) else { return false };
+        let Ok(checked) = self.check_joint(joint, &account) else { return false };
         let coins = checked.transaction.input.iter().zip(&checked.spent).all(|(input, claimed)| {
             self.ledger
                 .coin(&input.previous_output)

@@ -65,6 +65,7 @@ impl Machine {
         let wanted = match &input {
             Parked::Request { request, .. } => coins_of_request(request),
             Parked::Client { message, .. } => coins_of_message(message),
+            Parked::Found { outpoints, .. } => outpoints.clone(),
             Parked::Shown { .. } | Parked::Left { .. } | Parked::Bound { .. } | Parked::Settling { .. } => {
                 Vec::new()
             }
@@ -72,7 +73,17 @@ impl Machine {
         let below = self.cx.ledger.unknown_below(&wanted);
         let wanted = [wanted, below].concat();
         if let Some((input, archived)) = self.look_up(wanted, input, archived) {
-            self.resume(input, archived);
+            self.examine(input, archived);
+        }
+    }
+
+    /// Goes on with an input, knowing what archive and chain have: what takes long is found out next.
+    pub(crate) fn examine(&mut self, input: Parked, archived: Archived) {
+        let Some(check) = self.cx.wanted_check(&input) else { return self.resume(input, archived) };
+        let (source, check) = (input.source(), Box::new(check));
+        match self.lookups.park(self.cx.ledger.tip(), input, archived) {
+            Ok(ticket) => self.cx.outputs.push_back(Output::Check { ticket, source, check }),
+            Err(input) => self.refuse(*input, &too_many_lookups()),
         }
     }
 
@@ -115,7 +126,7 @@ impl Machine {
                 self.cx.send_client(session, id, ServerMessage::Error { error });
             }
             // It comes again when this node asks again, or starts.
-            Parked::Shown { .. } | Parked::Left { .. } => {}
+            Parked::Shown { .. } | Parked::Left { .. } | Parked::Found { .. } => {}
             Parked::Bound { outpoints, .. } => self.unanswered.extend(outpoints),
             // At the next block.
             Parked::Settling { .. } => self.cx.ledger.forget_prepared(),
@@ -149,6 +160,11 @@ impl Machine {
             }
             Parked::Left { txids, .. } => self.cx.forget_settled(&txids),
             Parked::Settling { .. } => self.forget(),
+            Parked::Found { accounts, .. } => {
+                self.cx.extend_accounts();
+                self.cx.ledger.mark_searched(&accounts);
+                self.run_effects();
+            }
             Parked::Bound { outpoints, .. } => {
                 self.cx.note_forgotten(outpoints);
                 self.run_effects();

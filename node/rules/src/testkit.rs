@@ -183,6 +183,17 @@ impl Kit {
                     let archived = archived.ok().filter(|_| !self.archive_fails);
                     self.machine.at(self.now, 0).handle_recalled(ticket, archived);
                 }
+                Output::Search { ticket, search } => {
+                    let scripts = search.scripts();
+                    let is_its =
+                        |(_, coin): &(&OutPoint, &ChainCoin)| scripts.contains(&coin.output.script_pubkey);
+                    let found = self.coins.iter().filter(is_its).map(|(outpoint, _)| *outpoint).collect();
+                    let found = (!self.backend_fails).then_some(found);
+                    self.machine.at(self.now, 0).handle_found(ticket, found);
+                }
+                Output::Check { ticket, check, .. } => {
+                    self.machine.at(self.now, 0).handle_checked(ticket, check.run());
+                }
                 Output::Settled if self.settles => self.machine.at(self.now, 0).handle_settled(),
                 other => {
                     if let Output::Persist(change) | Output::Index(change) = &other {

@@ -9,7 +9,7 @@ use super::{
     doubt::{BEHIND_MAX, doubt, tip_of},
 };
 use crate::config::{ChainConfig, ChainKind};
-use bitcoin::{Block, BlockHash, Network, OutPoint, Transaction, Txid, block::Header};
+use bitcoin::{Block, BlockHash, Network, OutPoint, ScriptBuf, Transaction, Txid, block::Header};
 use futures_util::future::join_all;
 use quorate_protocol::headers::Checkpoint;
 use quorate_rules::ChainCoin;
@@ -205,6 +205,10 @@ impl Chain for Backends {
 
     fn coin(&self, outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
         self.chain().coin(outpoint)
+    }
+
+    fn unspent(&self, scripts: Vec<ScriptBuf>) -> Answer<'_, Vec<OutPoint>> {
+        self.chain().unspent(scripts)
     }
 
     fn broadcast(&self, transaction: Transaction) -> Answer<'_, ()> {

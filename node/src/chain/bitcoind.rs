@@ -98,6 +98,17 @@ struct ScriptReply {
 }
 
 #[derive(Deserialize)]
+struct ScanReply {
+    unspents: Vec<UnspentReply>,
+}
+
+#[derive(Deserialize)]
+struct UnspentReply {
+    txid: Txid,
+    vout: u32,
+}
+
+#[derive(Deserialize)]
 struct FeeReply {
     feerate: Option<f64>,
 }
@@ -124,11 +135,11 @@ impl Chain for Bitcoind {
 
     fn wait_for_tip(&self, known: BlockHash) -> Answer<'_, BlockHash> {
         Box::pin(async move {
-            let tip: TipReply = match self.0.wait("waitfornewblock", json!([WAIT_MS, known])).await {
+            let tip: TipReply = match self.call("waitfornewblock", json!([WAIT_MS, known])).await {
                 // Bitcoin Core before version 30 knows no second parameter: a block that came before the call is seen
                 // when the wait is over.
                 Err(CallError::Refused(error)) if error.code == MISUSED => {
-                    self.0.wait("waitfornewblock", json!([SHORT_WAIT_MS])).await?
+                    self.call("waitfornewblock", json!([SHORT_WAIT_MS])).await?
                 }
                 answer => answer?,
             };
@@ -171,7 +182,7 @@ impl Chain for Bitcoind {
 
     fn block(&self, hash: BlockHash) -> Answer<'_, Block> {
         Box::pin(async move {
-            let raw: String = self.call("getblock", json!([hash, 0])).await?;
+            let raw: String = self.0.call_in_turn("getblock", json!([hash, 0])).await?;
             deserialize_hex(&raw).map_err(malformed)
         })
     }
@@ -179,7 +190,7 @@ impl Chain for Bitcoind {
     fn coin(&self, outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
         Box::pin(async move {
             let reply: Option<CoinReply> =
-                self.call("gettxout", json!([outpoint.txid, outpoint.vout, false])).await?;
+                self.0.call_in_turn("gettxout", json!([outpoint.txid, outpoint.vout, false])).await?;
             let Some(coin) = reply else { return Ok(None) };
             let (_, tip) = self.header(coin.bestblock).await?;
             let height = (tip + 1).saturating_sub(coin.confirmations);
@@ -192,9 +203,22 @@ impl Chain for Bitcoind {
         })
     }
 
+    fn unspent(&self, scripts: Vec<ScriptBuf>) -> Answer<'_, Vec<OutPoint>> {
+        Box::pin(async move {
+            let wanted: Vec<String> =
+                scripts.iter().map(|script| format!("raw({})", script.to_hex_string())).collect();
+            let found: ScanReply = self.0.call_long("scantxoutset", json!(["start", wanted])).await?;
+            let outpoint = |found: UnspentReply| OutPoint { txid: found.txid, vout: found.vout };
+            Ok(found.unspents.into_iter().map(outpoint).collect())
+        })
+    }
+
     fn broadcast(&self, transaction: Transaction) -> Answer<'_, ()> {
         Box::pin(async move {
-            let sent = self.call::<Value>("sendrawtransaction", json!([serialize_hex(&transaction)])).await;
+            let sent = self
+                .0
+                .call_in_turn::<Value>("sendrawtransaction", json!([serialize_hex(&transaction)]))
+                .await;
             match sent {
                 Ok(_) => Ok(()),
                 Err(CallError::Refused(error)) => taken(error),
@@ -214,7 +238,7 @@ impl Chain for Bitcoind {
     fn broadcast_package(&self, package: Vec<Transaction>) -> Answer<'_, ()> {
         Box::pin(async move {
             let package: Vec<String> = package.iter().map(serialize_hex).collect();
-            match self.call::<PackageReply>("submitpackage", json!([package])).await {
+            match self.0.call_in_turn::<PackageReply>("submitpackage", json!([package])).await {
                 Ok(reply) if reply.package_msg == "success" => Ok(()),
                 Ok(PackageReply { package_msg: message }) => {
                     Err(ChainError::Refused(DaemonError { code: 0, message }))

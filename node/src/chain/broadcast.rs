@@ -155,8 +155,8 @@ mod tests {
     use super::*;
     use crate::chain::{Answer, Fees};
     use bitcoin::{
-        Amount, Block, BlockHash, OutPoint, TxIn, absolute::LockTime, block::Header, hashes::Hash as _,
-        transaction::Version,
+        Amount, Block, BlockHash, OutPoint, ScriptBuf, TxIn, absolute::LockTime, block::Header,
+        hashes::Hash as _, transaction::Version,
     };
     use quorate_rules::ChainCoin;
 
@@ -224,6 +224,10 @@ mod tests {
 
         fn coin(&self, _outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
             unreachable!("nor for coins")
+        }
+
+        fn unspent(&self, _scripts: Vec<ScriptBuf>) -> Answer<'_, Vec<OutPoint>> {
+            unreachable!("of no script")
         }
 
         fn fees(&self) -> Answer<'_, Fees> {

@@ -6,7 +6,9 @@
 //! what the mempool has and what fees are is only what the server says, as is a signet's signature (BIP325).
 
 use super::{Answer, Chain, ChainError, DaemonError, Fees};
-use bitcoin::{Block, BlockHash, FeeRate, MerkleBlock, Network, OutPoint, Transaction, Txid, block::Header};
+use bitcoin::{
+    Block, BlockHash, FeeRate, MerkleBlock, Network, OutPoint, ScriptBuf, Transaction, Txid, block::Header,
+};
 use esplora_client::{AsyncClient, Builder, Error, OutputStatus};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use quorate_protocol::{headers::Checkpoint, relay_policy::FEE_RATE_MIN};
@@ -217,6 +219,18 @@ impl Chain for Esplora {
             let output = usize::try_from(outpoint.vout).ok().and_then(|at| whole.output.get(at)).cloned();
             let coinbase = whole.is_coinbase();
             Ok(output.map(|output| ChainCoin { output, height, hash, coinbase }))
+        })
+    }
+
+    fn unspent(&self, scripts: Vec<ScriptBuf>) -> Answer<'_, Vec<OutPoint>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            for script in scripts {
+                let confirmed = self.client.get_scripthash_utxos(&script).await?;
+                let confirmed = confirmed.into_iter().filter(|utxo| utxo.status.confirmed);
+                found.extend(confirmed.map(|utxo| OutPoint { txid: utxo.txid, vout: utxo.vout }));
+            }
+            Ok(found)
         })
     }
 

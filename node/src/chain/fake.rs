@@ -2,7 +2,7 @@
 
 use super::{Answer, Chain, ChainError, Fees};
 use bitcoin::{
-    Block, BlockHash, CompactTarget, Network, OutPoint, Transaction, TxIn, TxMerkleNode, Txid,
+    Block, BlockHash, CompactTarget, Network, OutPoint, ScriptBuf, Transaction, TxIn, TxMerkleNode, Txid,
     absolute::LockTime,
     block::{Header, Version},
     hashes::Hash as _,
@@ -111,6 +111,10 @@ impl Chain for Backend {
 
     fn coin(&self, _outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
         unreachable!("a follower asks for no coins")
+    }
+
+    fn unspent(&self, _scripts: Vec<ScriptBuf>) -> Answer<'_, Vec<OutPoint>> {
+        unreachable!("nor for those of scripts")
     }
 
     fn broadcast(&self, _transaction: Transaction) -> Answer<'_, ()> {

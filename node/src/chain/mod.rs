@@ -19,7 +19,9 @@ pub use bitcoind::Bitcoind;
 pub use esplora::Esplora;
 pub use proofs::{ProvingBlock, answer_proof};
 
-use bitcoin::{Amount, Block, BlockHash, FeeRate, Network, OutPoint, Transaction, Txid, block::Header};
+use bitcoin::{
+    Amount, Block, BlockHash, FeeRate, Network, OutPoint, ScriptBuf, Transaction, Txid, block::Header,
+};
 use quorate_protocol::{
     headers::{Checkpoint, HeaderError},
     relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN},
@@ -50,6 +52,8 @@ pub trait Chain: Send + Sync + 'static {
     fn block(&self, hash: BlockHash) -> Answer<'_, Block>;
     /// The confirmed, unspent output at an outpoint.
     fn coin(&self, outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>>;
+    /// The confirmed, unspent outputs with one of these scripts, as far as the backend says; may take minutes.
+    fn unspent(&self, scripts: Vec<ScriptBuf>) -> Answer<'_, Vec<OutPoint>>;
     /// Hands a transaction to the network; already known is success.
     fn broadcast(&self, transaction: Transaction) -> Answer<'_, ()>;
     /// Hands transactions to the network in this order, each as [`Chain::broadcast`]. An error of the whole says that

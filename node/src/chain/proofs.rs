@@ -3,17 +3,23 @@
 
 use super::{Chain, ChainError};
 use bitcoin::{Block, BlockHash, MerkleBlock, Transaction, Txid};
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use quorate_protocol::wire::{
     Bare, BlockRef, ConfirmedSpend, ConflictProof, RawTransactionProof, ServerMessage,
 };
 use std::{
-    collections::VecDeque,
-    sync::{Arc, PoisonError, RwLock},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
 
 /// Blocks that are kept; each takes some 10 MB at most.
 const KEPT_BLOCKS: usize = 4;
+/// Blocks that are read at a time.
+const AT_A_TIME: usize = 2;
 
 /// A block with its transactions' ids, which are its greatest cost to who proves several of them.
 #[derive(Clone, Debug)]
@@ -23,17 +29,34 @@ pub struct ProvingBlock {
     txids: Vec<Txid>,
 }
 
-/// Blocks that were read last.
+/// A block that is being read, or was; or why it was not.
+type Reading = Shared<BoxFuture<'static, Result<Arc<ProvingBlock>, Arc<ChainError>>>>;
+
+/// Blocks that are read, and those that were needed last.
 pub(crate) struct Proofs {
     chain: Arc<dyn Chain>,
-    known: RwLock<VecDeque<Arc<ProvingBlock>>>,
-    /// One block is read at a time: who waits for it may find that it was read for another.
-    turn: Mutex<()>,
+    readings: Mutex<Readings>,
+    turns: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Readings {
+    under_way: HashMap<BlockHash, Reading>,
+    /// The one that was needed last comes first.
+    kept: VecDeque<Arc<ProvingBlock>>,
+}
+
+impl Readings {
+    fn keep(&mut self, block: Arc<ProvingBlock>) {
+        self.kept.retain(|kept| kept.hash != block.hash);
+        self.kept.push_front(block);
+        self.kept.truncate(KEPT_BLOCKS);
+    }
 }
 
 impl Proofs {
     pub(crate) fn new(chain: Arc<dyn Chain>) -> Self {
-        Self { chain, known: RwLock::default(), turn: Mutex::default() }
+        Self { chain, readings: Mutex::default(), turns: Arc::new(Semaphore::new(AT_A_TIME)) }
     }
 
     /// The answer to a wallet's question about a transaction, from the block that has it or what contradicts it.
@@ -50,24 +73,41 @@ impl Proofs {
         answer_proof(block.ok().as_deref(), txid, of, path)
     }
 
-    async fn block(&self, hash: BlockHash) -> Result<Arc<ProvingBlock>, ChainError> {
-        if let Some(known) = self.known(hash) {
-            return Ok(known);
+    /// Who asks for a block that is being read gets the same answer.
+    async fn block(&self, hash: BlockHash) -> Result<Arc<ProvingBlock>, Arc<ChainError>> {
+        let reading = {
+            let mut readings = self.readings();
+            let kept = readings.kept.iter().find(|kept| kept.hash == hash).cloned();
+            if let Some(block) = kept {
+                readings.keep(block.clone());
+                return Ok(block);
+            }
+            readings.under_way.entry(hash).or_insert_with(|| self.read(hash)).clone()
+        };
+        let read = reading.await;
+        let mut readings = self.readings();
+        // The first to hear of it.
+        if readings.under_way.remove(&hash).is_some()
+            && let Ok(block) = &read
+        {
+            readings.keep(block.clone());
         }
-        let _turn = self.turn.lock().await;
-        if let Some(known) = self.known(hash) {
-            return Ok(known);
-        }
-        let read = Arc::new(ProvingBlock::from(self.chain.block(hash).await?));
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.truncate(KEPT_BLOCKS - 1);
-        known.push_front(read.clone());
-        Ok(read)
+        read
     }
 
-    fn known(&self, hash: BlockHash) -> Option<Arc<ProvingBlock>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().find(|known| known.hash == hash).cloned()
+    fn read(&self, hash: BlockHash) -> Reading {
+        let (chain, turns) = (self.chain.clone(), self.turns.clone());
+        let read = async move {
+            // Never closed.
+            let _turn = turns.acquire().await;
+            let block = chain.block(hash).await.map_err(Arc::new)?;
+            Ok(Arc::new(ProvingBlock::from(block)))
+        };
+        read.boxed().shared()
+    }
+
+    fn readings(&self) -> MutexGuard<'_, Readings> {
+        self.readings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,12 +150,13 @@ pub fn answer_proof(
 mod tests {
     use super::*;
     use crate::chain::fake::Backend;
-    use futures_util::future::join_all;
+    use futures_util::future::{join, join_all};
 
     #[tokio::test]
     async fn a_block_is_read_once_for_all_who_ask_and_few_are_kept() {
-        let backend = Arc::new(Backend::mined(6));
+        let backend = Arc::new(Backend::mined(10));
         let proofs = Proofs::new(backend.clone());
+        let read = || backend.with(|(_, read)| *read);
         let ask = async |height: u32| {
             let hash = backend.hash(height).expect("mined");
             let txid = backend.with(|(blocks, _)| {
@@ -126,12 +167,29 @@ mod tests {
             let answer = proofs.answer(txid, of, Vec::new()).await;
             assert!(matches!(answer, ServerMessage::Proof { proof: Some(_), .. }), "{answer:?}");
         };
-        join_all((0..100).map(|number| ask(number % 2 + 1))).await;
-        assert_eq!(backend.with(|(_, read)| *read), 2);
-        for height in 1..=6 {
-            ask(height).await;
-        }
-        assert_eq!(backend.with(|(_, read)| *read), 6);
-        assert_eq!(proofs.known.read().expect("one thread").len(), KEPT_BLOCKS);
+        // All of them ask before the first block is read.
+        let held = proofs.turns.acquire_many(2).await.expect("never closed");
+        join(join_all((0..100).map(|number| ask(number % 10 + 1))), async { drop(held) }).await;
+        assert_eq!(read(), 10, "more blocks than are kept, each once");
+        let kept = || proofs.readings().kept.iter().map(|block| block.hash).collect::<Vec<_>>();
+        assert_eq!((kept().len(), proofs.readings().under_way.len()), (KEPT_BLOCKS, 0));
+        let oldest = kept()[KEPT_BLOCKS - 1];
+        let height = (1..=10).find(|height| backend.hash(*height) == Some(oldest)).expect("one of them");
+        ask(height).await;
+        assert_eq!((read(), kept()[0]), (10, oldest), "what is needed stays");
+    }
+
+    #[tokio::test]
+    async fn a_block_that_the_backend_does_not_give_is_asked_for_again_later() {
+        let backend = Arc::new(Backend::mined(1));
+        let proofs = Proofs::new(backend.clone());
+        let hash = backend.hash(1).expect("mined");
+        let block = backend.with(|(blocks, _)| blocks.pop()).expect("mined");
+        let held = proofs.turns.acquire_many(2).await.expect("never closed");
+        let (read, ()) = join(join_all([proofs.block(hash), proofs.block(hash)]), async { drop(held) }).await;
+        assert!(read.iter().all(Result::is_err));
+        assert_eq!(backend.with(|(_, read)| *read), 1, "one failure for both");
+        backend.with(|(blocks, _)| blocks.push(block));
+        assert!(proofs.block(hash).await.is_ok());
     }
 }

@@ -10,10 +10,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long an answer may take; a wait for a block takes up to 20 s.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long one to a question about all unspent outputs may take: minutes on a spinning disk.
+const LONG_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// How long a connection waits for the next call: less than until the daemon closes it (`-rpcservertimeout`, 30 s), so
 /// that no call is sent on one that is being closed.
 const IDLE_MAX: Duration = Duration::from_secs(10);
@@ -21,8 +23,8 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Bytes of an answer that is no JSON which are told.
 const BODY_MAX: usize = 200;
 
-/// Requests that a daemon has at a time, besides a wait for a block. Its work queue is bounded, and shared with others:
-/// Bitcoin Core before version 30 has 4 threads and 16 places.
+/// Requests that a daemon has at a time, besides those of the one who follows its chain, who never waits for others.
+/// Its work queue is bounded, and shared with others: Bitcoin Core before version 30 has 4 threads and 16 places.
 const AT_A_TIME: usize = 4;
 /// Waits after each of which a daemon is asked again that has no room in its queue.
 const BUSY: [Duration; 4] = [
@@ -46,6 +48,7 @@ pub(super) struct Rpc {
     access: Arc<Mutex<(String, String)>>,
     cookie: Option<PathBuf>,
     turns: Arc<Semaphore>,
+    timeout: Duration,
 }
 
 impl fmt::Debug for Rpc {
@@ -82,6 +85,7 @@ pub(super) enum CallError {
     Transport(reqwest::Error),
     Malformed(serde_json::Error),
     Unmatched,
+    Busy,
     Http { status: String, body: String },
     Unauthorized(String),
     Refused(DaemonError),
@@ -92,6 +96,7 @@ impl From<CallError> for ChainError {
         match error {
             CallError::Transport(error) => Self::Backend(error.into()),
             CallError::Malformed(error) => Self::Backend(error.into()),
+            CallError::Busy => Self::Backend("is busy with other questions of this node".into()),
             CallError::Unmatched => Self::Backend("answers that nobody asked for".into()),
             CallError::Http { status, body } => Self::Http { status, body },
             CallError::Unauthorized(what) => Self::Unauthorized(what),
@@ -111,6 +116,7 @@ impl Rpc {
             access: Arc::new(Mutex::new((user.to_owned(), password.to_owned()))),
             cookie: None,
             turns: Arc::new(Semaphore::new(AT_A_TIME)),
+            timeout: ANSWER_TIMEOUT,
         }
     }
 
@@ -136,19 +142,8 @@ impl Rpc {
         Ok(news)
     }
 
-    /// Calls a method, when there is a turn.
+    /// Calls a method.
     pub(super) async fn call<T: DeserializeOwned>(
-        &self,
-        method: &str,
-        params: Value,
-    ) -> Result<T, CallError> {
-        // Never closed.
-        let _turn = self.turns.acquire().await;
-        self.wait(method, params).await
-    }
-
-    /// Calls a method that answers when something has happened, which takes no turn from others.
-    pub(super) async fn wait<T: DeserializeOwned>(
         &self,
         method: &str,
         params: Value,
@@ -157,6 +152,31 @@ impl Rpc {
         let reply: Reply = self.ask(&body).await?;
         let result = reply.answer().map_err(CallError::Refused)?;
         serde_json::from_value(result).map_err(CallError::Malformed)
+    }
+
+    /// Calls a method that may take minutes, of which nobody calls several at a time.
+    pub(super) async fn call_long<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: Value,
+    ) -> Result<T, CallError> {
+        Self { timeout: LONG_TIMEOUT, ..self.clone() }.call(method, params).await
+    }
+
+    /// Calls a method that many may want to call at a time, when there is a turn.
+    pub(super) async fn call_in_turn<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: Value,
+    ) -> Result<T, CallError> {
+        let _turn = self.turn().await?;
+        self.call(method, params).await
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, CallError> {
+        let turn = tokio::time::timeout(ANSWER_TIMEOUT, self.turns.acquire()).await;
+        // Never closed.
+        turn.ok().and_then(Result::ok).ok_or(CallError::Busy)
     }
 
     /// Calls a method with each of these parameters, in order and one after the other, many in one request: a daemon
@@ -177,7 +197,7 @@ impl Rpc {
                 calls.push(json!({"jsonrpc": "1.0", "id": id, "method": method, "params": params}));
             }
             let asked = answers.len()..answers.len() + calls.len();
-            let turn = self.turns.acquire().await;
+            let turn = self.turn().await?;
             let mut replies: Vec<Reply> = self.ask(&Value::Array(calls)).await?;
             drop(turn);
             // A server may answer them in any order.
@@ -192,14 +212,7 @@ impl Rpc {
     }
 
     async fn ask<T: DeserializeOwned>(&self, body: &Value) -> Result<T, CallError> {
-        let mut answer = self.post(body).await?;
-        for wait in BUSY {
-            if answer.0 != StatusCode::SERVICE_UNAVAILABLE {
-                break;
-            }
-            tokio::time::sleep(wait).await;
-            answer = self.post(body).await?;
-        }
+        let mut answer = self.post_patiently(body).await?;
         if answer.0 == StatusCode::UNAUTHORIZED {
             if !self.read_cookie()? {
                 let user = self.access().0;
@@ -208,7 +221,7 @@ impl Rpc {
                     None => format!("the password of user \"{user}\""),
                 }));
             }
-            answer = self.post(body).await?;
+            answer = self.post_patiently(body).await?;
         }
         let (status, text) = answer;
         match serde_json::from_str(&text) {
@@ -220,6 +233,18 @@ impl Rpc {
                 Err(CallError::Http { status: status.to_string(), body })
             }
         }
+    }
+
+    /// Sends a request, again after a while if there is no room in the work queue.
+    async fn post_patiently(&self, body: &Value) -> Result<(StatusCode, String), CallError> {
+        for wait in BUSY {
+            let answer = self.post(body).await?;
+            if answer.0 != StatusCode::SERVICE_UNAVAILABLE {
+                return Ok(answer);
+            }
+            tokio::time::sleep(wait).await;
+        }
+        self.post(body).await
     }
 
     /// Sends a request; once more if its connection was closed at that moment. To have it twice does a daemon no harm:
@@ -237,7 +262,7 @@ impl Rpc {
     async fn send(&self, body: &Value) -> Result<(StatusCode, String), reqwest::Error> {
         let (user, password) = self.access();
         let request = self.client.post(&self.url).basic_auth(user, Some(password)).json(body);
-        let answer = request.timeout(ANSWER_TIMEOUT).send().await?;
+        let answer = request.timeout(self.timeout).send().await?;
         let status = answer.status();
         Ok((status, answer.text().await?))
     }

@@ -26,11 +26,13 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Frames that may wait for a slow session before it is closed.
 const SESSION_FRAMES_MAX: usize = 8_192;
 
+/// Messages of a session that may stand in line for the machine.
+const SESSION_INPUTS_MAX: usize = 4;
 /// Time between two looks at whether the certificate of a connection still holds.
 const VALIDITY_CHECK: Duration = Duration::from_secs(3_600);
 
@@ -187,10 +189,13 @@ async fn read_session(
     local: &mpsc::WeakSender<Vec<u8>>,
 ) -> Result<()> {
     let mut frames = FrameReader::of::<ClientMessage>(receive);
+    let turns = Arc::new(Semaphore::new(SESSION_INPUTS_MAX));
     while let Some(json) = frames.next().await? {
         match decode(&json) {
             Ok(envelope) => {
-                inputs.send(Input::Client { session, id: envelope.id, message: envelope.body }).await?;
+                let turn = turns.clone().acquire_owned().await?;
+                let (id, message) = (envelope.id, envelope.body);
+                inputs.send(Input::Client { session, id, message, turn }).await?;
             }
             Err((id, error)) => {
                 let error = if decode::<PeerRequest>(&json).is_ok() {

@@ -1,23 +1,29 @@
 //! Carries out what a node's machine has put out, in order, once the store has released it.
 
-use super::input::Input;
+use super::{checking::Checking, input::Input};
 use crate::{
     chain::{Chain, broadcast::Queue, proofs::Proofs},
     crash,
     net::peers::Peers,
     store::Index,
 };
-use bitcoin::{OutPoint, Transaction};
+use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{
     NodeId,
-    wire::{PeerReply, ServerMessage, VotingReply, VotingRequest, encode_frame},
+    wire::{
+        ConfirmedSpend, ErrorCode, Fault, PeerReply, ServerMessage, VotingReply, VotingRequest, WireError,
+        encode_frame,
+    },
 };
-use quorate_rules::{Output, ReplyTo, SessionId, Tag};
+use quorate_rules::{Output, ReplyTo, Search, SessionId, Source, Tag};
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Lookups that the chain is asked for at a time; others wait for their turn.
 const LOOKUPS_MAX: usize = 32;
+
+/// Questions of wallets that wait for a block.
+const PROOFS_MAX: usize = 4_096;
 
 /// What the dispatcher carries out.
 #[derive(Debug)]
@@ -43,6 +49,9 @@ pub(crate) struct Dispatcher {
     /// Questions to the chain about coins, of which there are some at a time.
     lookups: Arc<Semaphore>,
     proofs: Arc<Proofs>,
+    /// Room for questions that wait for a block.
+    proving: Arc<Semaphore>,
+    checking: Checking,
     index: Index,
 }
 
@@ -58,8 +67,10 @@ impl Dispatcher {
         let queue = Arc::new(Queue::default());
         tokio::spawn(queue.clone().run(chain.clone(), inputs.clone()));
         let proofs = Arc::new(Proofs::new(chain.clone()));
+        let proving = Arc::new(Semaphore::new(PROOFS_MAX));
+        let checking = Checking::new(inputs.clone());
         let (replies, sessions) = (HashMap::new(), HashMap::new());
-        Self { me, inputs, peers, chain, queue, replies, sessions, lookups, proofs, index }
+        Self { me, inputs, peers, chain, queue, replies, sessions, lookups, proofs, proving, checking, index }
     }
 
     pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Work>) {
@@ -75,6 +86,7 @@ impl Dispatcher {
                 }
                 Work::Closed(session) => {
                     self.sessions.remove(&session);
+                    self.checking.forget(Source::Session(session));
                 }
                 Work::Output(output) => self.carry_out(*output).await,
             }
@@ -113,6 +125,10 @@ impl Dispatcher {
                     outpoints,
                 ));
             }
+            Output::Search { ticket, search } => {
+                tokio::spawn(look_for(self.chain.clone(), self.inputs.clone(), ticket, search));
+            }
+            Output::Check { ticket, source, check } => self.checking.start(ticket, source, *check),
             Output::Recall { ticket, wanted } => {
                 let (index, inputs) = (self.index.clone(), self.inputs.clone());
                 tokio::spawn(async move {
@@ -140,11 +156,31 @@ impl Dispatcher {
                 crash::point("coordinator.before_broadcast");
                 self.queue.push(transactions);
             }
-            Output::Prove { session, id, txid, of, path } => {
-                let proofs = self.proofs.clone();
-                self.answer_later(session, id, async move { proofs.answer(txid, of, path).await });
-            }
+            Output::Prove { session, id, txid, of, path } => self.prove(session, id, txid, of, path),
         }
+    }
+
+    /// Answers a session from the block that has a transaction, once that is read.
+    fn prove(
+        &mut self,
+        session: SessionId,
+        id: Option<u64>,
+        txid: Txid,
+        of: ConfirmedSpend,
+        path: Vec<Transaction>,
+    ) {
+        let Ok(room) = self.proving.clone().try_acquire_owned() else {
+            let message = "this node has many transactions to find in blocks at the moment";
+            let error = WireError::passing(ErrorCode::LimitExceeded, Fault::Receiver, message);
+            return self.send(session, id, &ServerMessage::Error { error });
+        };
+        let Some(frames) = self.sessions.get(&session).cloned() else { return };
+        let proofs = self.proofs.clone();
+        tokio::spawn(async move {
+            let frame = encode_frame(id, &proofs.answer(txid, of, path).await);
+            let _session_gone = frames.send(frame).await;
+            drop(room);
+        });
     }
 
     fn ask(&self, to: NodeId, tag: Tag, request: VotingRequest) {
@@ -163,20 +199,6 @@ impl Dispatcher {
                 tracing::debug!(%to, error = format!("{error:#}"), "a peer did not answer");
             }
             let _node_ended = inputs.send(Input::Reply { from: to, tag, reply: reply.ok() }).await;
-        });
-    }
-
-    /// Answers a session with what the chain has to say.
-    fn answer_later(
-        &self,
-        session: SessionId,
-        id: Option<u64>,
-        answer: impl Future<Output = ServerMessage> + Send + 'static,
-    ) {
-        let Some(frames) = self.sessions.get(&session).cloned() else { return };
-        tokio::spawn(async move {
-            let frame = encode_frame(id, &answer.await);
-            let _session_gone = frames.send(frame).await;
         });
     }
 
@@ -216,6 +238,19 @@ async fn look_up(
         }
     }
     let _node_ended = inputs.send(Input::Coins { ticket, coins }).await;
+}
+
+/// Asks the chain for the coins of accounts.
+async fn look_for(chain: Arc<dyn Chain>, inputs: mpsc::Sender<Input>, ticket: u64, search: Search) {
+    let scripts = tokio::task::spawn_blocking(move || search.scripts()).await.unwrap_or_default();
+    let found = match chain.unspent(scripts).await {
+        Ok(found) => Some(found),
+        Err(error) => {
+            tracing::warn!(%error, "the chain backend did not say what accounts had before they were known here");
+            None
+        }
+    };
+    let _node_ended = inputs.send(Input::Found { ticket, found }).await;
 }
 
 /// The place just before an answer leaves, for tests that stop the node there.

@@ -116,7 +116,10 @@ impl Driver {
             }
             Input::Own { tag, request } => machine.handle_request(self.me, ReplyTo::Myself(tag), request),
             Input::Reply { from, tag, reply } => machine.handle_reply(from, tag, reply),
-            Input::Client { session, id, message } => machine.handle_client(session, id, message),
+            Input::Client { session, id, message, turn } => {
+                machine.handle_client(session, id, message);
+                drop(turn);
+            }
             Input::Opened { session, frames } => {
                 self.release(ChangeSet::default(), Work::Opened(session, frames))
             }
@@ -139,6 +142,8 @@ impl Driver {
             }
             Input::Coins { ticket, coins } => machine.handle_coins(ticket, coins),
             Input::Recalled { ticket, archived } => machine.handle_recalled(ticket, archived),
+            Input::Checked { ticket, checked } => machine.handle_checked(ticket, checked),
+            Input::Found { ticket, found } => machine.handle_found(ticket, found),
             Input::Settled => machine.handle_settled(),
             Input::Doubt(reason) => machine.handle_doubt(reason),
             Input::Fees(fees) => machine.handle_fees(fees),

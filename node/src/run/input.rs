@@ -7,8 +7,8 @@ use quorate_protocol::{
     federation::{Succession, SuccessionPlan},
     wire::{ClientMessage, FeeEstimates, PeerReply, VotingReply, VotingRequest},
 };
-use quorate_rules::{ChainCoin, EvidenceFile, Kept, SessionId, Status, Tag, archive::Archived};
-use tokio::sync::{mpsc, oneshot};
+use quorate_rules::{ChainCoin, Checked, EvidenceFile, Kept, SessionId, Status, Tag, archive::Archived};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// How far a machine has read the chain.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +48,8 @@ pub(crate) enum Input {
         session: SessionId,
         id: Option<u64>,
         message: ClientMessage,
+        /// Given back when the machine has taken the message: a session that sends many delays others by a few.
+        turn: OwnedSemaphorePermit,
     },
     Opened {
         session: SessionId,
@@ -79,6 +81,16 @@ pub(crate) enum Input {
     Recalled {
         ticket: u64,
         archived: Option<Archived>,
+    },
+    /// What a check that the machine asked for has found out.
+    Checked {
+        ticket: u64,
+        checked: Checked,
+    },
+    /// What a search of accounts found; nothing if the backend does not say.
+    Found {
+        ticket: u64,
+        found: Option<Vec<OutPoint>>,
     },
     /// What was settled is durable.
     Settled,

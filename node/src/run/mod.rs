@@ -1,6 +1,7 @@
 //! One node from start to end: the first key generation, and then epoch after epoch.
 
-pub(crate) mod dispatcher;
+pub(crate) mod checking;
+mod dispatcher;
 pub(crate) mod driver;
 pub(crate) mod input;
 pub(crate) mod live;

@@ -6,7 +6,7 @@ use quorate::{
     wire::{ClientMessage, PeerReply, PeerRequest, ServerMessage},
 };
 use quorate_bridge::sans_io::RelayId;
-use quorate_rules::{ChainCoin, SessionId, archive::Archived};
+use quorate_rules::{ChainCoin, Checked, SessionId, archive::Archived};
 
 /// Whose session at a node it is.
 #[expect(missing_docs, reason = "one number")]
@@ -65,6 +65,8 @@ pub enum Event {
     Timer { node: NodeId, incarnation: u32 },
     Coins { node: NodeId, incarnation: u32, ticket: u64, height: u32, coins: Vec<(OutPoint, ChainCoin)> },
     Recalled { node: NodeId, incarnation: u32, ticket: u64, archived: Box<Archived> },
+    Checked { node: NodeId, incarnation: u32, ticket: u64, checked: Box<Checked> },
+    Found { node: NodeId, incarnation: u32, ticket: u64, found: Vec<OutPoint> },
     Settled { node: NodeId, incarnation: u32 },
     Sweep { node: NodeId },
     Start { node: NodeId },
@@ -114,6 +116,8 @@ pub(crate) fn target(event: &Event) -> Option<NodeId> {
         | Event::Timer { node, .. }
         | Event::Coins { node, .. }
         | Event::Recalled { node, .. }
+        | Event::Checked { node, .. }
+        | Event::Found { node, .. }
         | Event::Settled { node, .. }
         | Event::Sweep { node }
         | Event::Plan { node }
@@ -138,6 +142,8 @@ pub(crate) fn describe(event: &Event) -> String {
         }
         Event::Coins { node, ticket, coins, .. } => format!("coins->{node} {ticket} {}", coins.len()),
         Event::Recalled { node, ticket, .. } => format!("recalled->{node} {ticket}"),
+        Event::Found { node, ticket, found, .. } => format!("found->{node} {ticket} {}", found.len()),
+        Event::Checked { node, ticket, .. } => format!("checked->{node} {ticket}"),
         other => format!("{other:?}"),
     }
 }
@@ -169,6 +175,8 @@ pub(crate) fn run_of(event: &Event) -> Option<(NodeId, u32)> {
         | Event::Timer { node, incarnation }
         | Event::Coins { node, incarnation, .. }
         | Event::Recalled { node, incarnation, .. }
+        | Event::Checked { node, incarnation, .. }
+        | Event::Found { node, incarnation, .. }
         | Event::Settled { node, incarnation } => Some((*node, *incarnation)),
         _of_any => None,
     }

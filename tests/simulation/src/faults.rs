@@ -137,6 +137,8 @@ pub enum Fault {
     GarbageRepair,
     /// A block comes while the chain is asked for coins.
     OvertakenLookup,
+    /// Other inputs come while a node has a large proposal checked.
+    Checked,
     /// A node forgets what is settled.
     Settled,
     /// A node learns the seals of others from one that is in the next epoch already.
@@ -145,7 +147,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 66] = [
         Self::Crash,
         Self::CrashWhileWriting,
         Self::CrashInRecovery,
@@ -204,6 +206,7 @@ impl Fault {
         Self::LyingSeal,
         Self::LateSeals,
         Self::OvertakenLookup,
+        Self::Checked,
         Self::Settled,
         Self::LostShare,
         Self::RepairedShare,

@@ -19,12 +19,12 @@ use quorate::{
 };
 use quorate_node::store::{BATCH_MAX, Redb, Store as _};
 use quorate_rules::{
-    ChainCoin, Machine, Output, ReplyTo, SessionId, Settings, Tag,
+    ChainCoin, Checked, Machine, Output, ReplyTo, SessionId, Settings, Tag,
     archive::{Recall, recall},
     records::{self, ChangeSet},
 };
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 impl World {
     /// Starts a node from its disk. `false` if the disk failed again while it was read.
@@ -227,6 +227,20 @@ impl World {
             Output::Reply { to: ReplyTo::Myself(_), .. } => {}
             Output::Reply { to: ReplyTo::Peer(number), reply } => self.answer(id, number, reply),
             Output::LookUp { ticket, outpoints } => self.look_up(id, ticket, outpoints),
+            Output::Search { ticket, search } => {
+                let incarnation = self.nodes.get(&id).map_or(0, |node| node.incarnation);
+                let coins = self.chain.coins_with(&search.scripts().into_iter().collect());
+                let found: BTreeSet<OutPoint> = coins.into_iter().map(|(outpoint, _)| outpoint).collect();
+                let found = found.into_iter().collect();
+                let wait = self.dice.between(1_000, 2_000_000);
+                self.schedule(wait, Event::Found { node: id, incarnation, ticket, found });
+            }
+            Output::Check { ticket, check, .. } => {
+                let incarnation = self.nodes.get(&id).map_or(0, |node| node.incarnation);
+                let wait = self.dice.between(10, 20_000);
+                let checked = Box::new(check.run());
+                self.schedule(wait, Event::Checked { node: id, incarnation, ticket, checked });
+            }
             Output::Recall { ticket, wanted } => self.recall(id, ticket, &wanted),
             Output::Settled => {
                 let incarnation = self.nodes.get(&id).map_or(0, |node| node.incarnation);
@@ -351,6 +365,17 @@ impl World {
         let archived = Box::new(archived.expect("what a machine wrote"));
         let wait = self.dice.between(50, 5_000);
         self.schedule(wait, Event::Recalled { node: id, incarnation, ticket, archived });
+    }
+
+    /// A check that was run aside is done.
+    pub(crate) fn checked(&mut self, id: NodeId, ticket: u64, checked: Checked) {
+        self.counters.add(Fault::Checked);
+        self.step(id, |machine| machine.handle_checked(ticket, checked));
+    }
+
+    /// The chain says what accounts have.
+    pub(crate) fn found(&mut self, id: NodeId, ticket: u64, found: Vec<OutPoint>) {
+        self.step(id, |machine| machine.handle_found(ticket, Some(found)));
     }
 
     /// The chain's answer arrives.

@@ -371,6 +371,8 @@ impl World {
             Event::Recalled { node, ticket, archived, .. } => {
                 self.step(node, |machine| machine.handle_recalled(ticket, Some(*archived)));
             }
+            Event::Checked { node, ticket, checked, .. } => self.checked(node, ticket, *checked),
+            Event::Found { node, ticket, found, .. } => self.found(node, ticket, found),
             Event::Settled { node, .. } => {
                 self.counters.add(Fault::Settled);
                 self.step(node, |machine| machine.handle_settled());

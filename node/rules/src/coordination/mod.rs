@@ -28,6 +28,7 @@ use quorate_protocol::{
 use run::{ASK_AGAIN_MIN, Attempt, Run};
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -193,7 +194,7 @@ impl Coordination {
         cx: &mut Context,
         proposal: &Proposal,
         account: Option<&AccountCertificate>,
-    ) -> Result<Option<CheckedProposal>, WireError> {
+    ) -> Result<Option<Arc<CheckedProposal>>, WireError> {
         let Proposal::Joint(joint) = proposal else { return Ok(None) };
         let certificate = account.ok_or_else(|| {
             WireError::sender(ErrorCode::InvalidAccount, "a joint proposal needs its account certificate")
@@ -201,8 +202,9 @@ impl Coordination {
         let account = cx
             .verified_account(certificate)
             .map_err(|error| WireError::sender(ErrorCode::InvalidAccount, error))?;
-        let checked = joint.check(&cx.federation, &account);
-        checked.map(Some).map_err(|error| WireError::sender(ErrorCode::InvalidProposal, error))
+        cx.check_joint(joint, &account)
+            .map(Some)
+            .map_err(|error| WireError::sender(ErrorCode::InvalidProposal, error))
     }
 
     /// Goes on with a transaction for which something is due.

@@ -12,6 +12,7 @@ use quorate_protocol::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ pub(crate) struct Run {
     pub(crate) submitters: Vec<(SessionId, Option<u64>)>,
     pub(crate) proposal: Proposal,
     pub(crate) account: Option<AccountCertificate>,
-    pub(crate) checked: Option<CheckedProposal>,
+    pub(crate) checked: Option<Arc<CheckedProposal>>,
     pub(crate) target: VoteTarget,
     pub(crate) approvals: BTreeMap<NodeId, schnorr::Signature>,
     pub(crate) rejects: BTreeMap<NodeId, (SignedVote, RejectReason)>,

@@ -1,7 +1,7 @@
 //! Registered accounts and their addresses, as short as a node that has many of them needs it.
 
-use super::{Indexed, read, written};
-use crate::records::{ChangeSet, Row, Table, Unreadable};
+use super::values::{read_whole, written};
+use crate::records::{ChangeSet, Row, Table};
 use bitcoin::{
     Amount, Script, XOnlyPublicKey,
     bip32::Xpub,
@@ -14,7 +14,8 @@ use quorate_protocol::{
 use serde::{Deserialize, Serialize};
 
 /// The first bytes of an address's key (BIP341). To make a key with the same ones as one of four million others takes
-/// some 2^74 steps, and gains that a node tells an account of a coin that is not its own, which its wallet drops.
+/// some 2^74 steps. Who could would have a node tell an account of a coin that is not its own, which its wallet drops,
+/// or keep it from telling of one that is. No rule of voting asks whose a coin is.
 pub(crate) type ShortKey = [u8; 12];
 const SHORT_KEY_BYTES: usize = 12;
 
@@ -57,17 +58,48 @@ impl Place {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AccountEntry {
     record: PackedRecord,
-    /// The tip when it registered, or when its owner was there last if it never had a coin.
-    pub(crate) since: u32,
+    /// The tip when it registered.
+    registered: u32,
+    /// The tip when its owner was there last, if it never had a coin.
+    pub(crate) wanted_at: u32,
     /// The index after the last one that had a coin, by keychain.
     next: [u32; 2],
     /// The tip when addresses were added to the first ones, by keychain.
     extended: [u32; 2],
+    /// What it was paid before has been searched for.
+    pub(crate) searched: bool,
+}
+
+/// As it was written before addresses were kept with it.
+#[derive(Deserialize)]
+struct Before {
+    record: AccountRecord,
+    since: u32,
+    next: [u32; 2],
 }
 
 impl AccountEntry {
     pub(crate) fn new(record: &AccountRecord, tip: u32) -> Self {
-        Self { record: PackedRecord::from(record), since: tip, next: [0; 2], extended: [0; 2] }
+        let record = PackedRecord::from(record);
+        Self { record, registered: tip, wanted_at: tip, next: [0; 2], extended: [0; 2], searched: false }
+    }
+
+    pub(crate) fn read(value: &[u8]) -> Option<Self> {
+        if value.first() == Some(&b'{') {
+            let Before { record, since, next } = serde_json::from_slice(value).ok()?;
+            return Some(Self { next, extended: [since; 2], ..Self::new(&record, since) });
+        }
+        read_whole(value)
+    }
+
+    /// The same, of a chain that is read again from a height on.
+    pub(super) fn for_another_reading(value: &[u8], from: u32) -> Option<Vec<u8>> {
+        let mut entry = Self::read(value)?;
+        entry.registered = entry.registered.min(from);
+        entry.extended = entry.extended.map(|extended| extended.min(from));
+        // What was found is not kept.
+        entry.searched = false;
+        Some(written(&entry))
     }
 
     /// What its addresses are derived from.
@@ -79,9 +111,20 @@ impl AccountEntry {
         self.next != [0; 2]
     }
 
-    /// How many addresses are indexed.
-    pub(crate) fn addresses(&self) -> u64 {
-        self.next.iter().map(|next| u64::from(*next) + u64::from(ACCOUNT_GAP)).sum()
+    /// The height from which its history is known.
+    pub(crate) fn history_from(&self) -> u32 {
+        self.registered.saturating_add(1)
+    }
+
+    /// How many addresses of a keychain are indexed.
+    pub(crate) fn reach(&self, keychain: Keychain) -> u32 {
+        self.next_of(keychain).saturating_add(ACCOUNT_GAP)
+    }
+
+    /// Of two accounts with the same addresses, which differ in what is enforced for them, the greater one has the
+    /// coins.
+    pub(crate) fn rank(&self) -> (bool, u32) {
+        (self.is_used(), self.registered)
     }
 
     pub(crate) fn next_of(&self, keychain: Keychain) -> u32 {
@@ -105,7 +148,7 @@ impl AccountEntry {
             Keychain::Receive => self.extended[0],
             Keychain::Change => self.extended[1],
         };
-        if position.index < ACCOUNT_GAP { self.since + 1 } else { later + 1 }
+        if position.index < ACCOUNT_GAP { self.history_from() } else { later.saturating_add(1) }
     }
 }
 
@@ -162,7 +205,7 @@ impl PackedRecord {
 /// Addresses of an account that follow on each other on a keychain: where they begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct AddressRow {
-    account: AccountId,
+    pub(crate) account: AccountId,
     first: u32,
 }
 
@@ -171,7 +214,12 @@ impl AddressRow {
         Self { account, first: Place::new(0, first).position }
     }
 
-    fn key(&self) -> Vec<u8> {
+    /// Where its addresses stand, of the account in a slot.
+    pub(crate) fn places(self, slot: u32) -> impl Iterator<Item = Place> {
+        (self.first..=u32::MAX).map(move |position| Place { slot, position })
+    }
+
+    pub(crate) fn key(&self) -> Vec<u8> {
         [&self.account.0[..], &self.first.to_be_bytes()].concat()
     }
 
@@ -181,37 +229,10 @@ impl AddressRow {
     }
 }
 
-impl Indexed {
-    pub(super) fn take_account(&mut self, row: &Row) -> Result<(), Unreadable> {
-        let id = AccountId(row.key.as_slice().try_into().map_err(|_| Unreadable::Index)?);
-        if row.value.first() == Some(&b'{') {
-            // As it was written before addresses were kept with it. Its wallet brings its record along.
-            return Ok(());
-        }
-        if self.accounts.last().is_some_and(|(last, _)| *last >= id) {
-            return Err(Unreadable::Index);
-        }
-        self.accounts.push((id, read(&row.value)?));
-        Ok(())
-    }
-
-    /// Comes after the accounts.
-    pub(super) fn take_addresses(&mut self, row: &Row) -> Result<(), Unreadable> {
-        let AddressRow { account, first } = AddressRow::read(&row.key).ok_or(Unreadable::Index)?;
-        let (keys, rest) = row.value.as_chunks::<SHORT_KEY_BYTES>();
-        if !rest.is_empty() {
-            return Err(Unreadable::Index);
-        }
-        // What is of no account was left when the account's row was lost.
-        if let Ok(slot) = self.accounts.binary_search_by_key(&account, |(id, _)| *id) {
-            let slot = u32::try_from(slot).map_err(|_| Unreadable::Index)?;
-            let place = |(offset, key): (u32, &ShortKey)| {
-                (*key, Place { slot, position: first.saturating_add(offset) })
-            };
-            self.addresses.extend((0..).zip(keys).map(place));
-        }
-        Ok(())
-    }
+/// The addresses of a row, with where they begin.
+pub(crate) fn address_row(row: &Row) -> Option<(AddressRow, &[ShortKey])> {
+    let (keys, rest) = row.value.as_chunks::<SHORT_KEY_BYTES>();
+    rest.is_empty().then_some((AddressRow::read(&row.key)?, keys))
 }
 
 impl ChangeSet {
@@ -223,45 +244,5 @@ impl ChangeSet {
     /// None takes the row away.
     pub(crate) fn put_addresses(&mut self, row: &AddressRow, keys: &[ShortKey]) {
         self.put_row(Row { table: Table::Addresses, key: row.key(), value: keys.concat() });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use quorate_protocol::testing;
-
-    #[test]
-    fn a_record_is_packed_and_unpacked() {
-        let mut record = testing::federation(4).account.record().clone();
-        for payment_max in [None, Some(Amount::ZERO), Some(Amount::MAX_MONEY)] {
-            record.policy.payment_max = payment_max;
-            let packed = PackedRecord::from(&record);
-            assert_eq!(packed.unpack().as_ref(), Some(&record));
-            for cut in 0..packed.0.len() {
-                assert_eq!(PackedRecord(packed.0[..cut].into()).unpack(), None);
-            }
-        }
-    }
-
-    #[test]
-    fn rows_read_back_and_what_is_of_no_account_is_left_out() {
-        let record = testing::federation(4).account.record().clone();
-        let mut entry = AccountEntry::new(&record, 7);
-        entry.extend(Keychain::Change, 3, 9);
-        let (known, other) = (AccountId([1; 32]), AccountId([2; 32]));
-        let at = |index| KeychainIndex { keychain: Keychain::Change, index };
-        let mut written = ChangeSet::default();
-        written.put_account(&known, Some(&entry));
-        written.put_addresses(&AddressRow::new(known, at(20)), &[[5; 12], [6; 12]]);
-        written.put_addresses(&AddressRow::new(other, at(0)), &[[7; 12]]);
-        let mut indexed = Indexed::default();
-        written.rows().iter().for_each(|row| indexed.take(row).expect("what was written"));
-        assert_eq!(indexed.accounts, [(known, entry)]);
-        assert_eq!(indexed.addresses, [([5; 12], Place::new(0, at(20))), ([6; 12], Place::new(0, at(21)))]);
-        assert_eq!(indexed.addresses[1].1.position(), at(21));
-        let mut cut = written.rows()[1].clone();
-        cut.value.pop();
-        indexed.take(&cut).expect_err("no whole key at its end");
     }
 }

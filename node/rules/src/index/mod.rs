@@ -6,8 +6,12 @@
 //! of an earlier tip.
 
 mod accounts;
+mod values;
 
+use accounts::address_row;
 pub(crate) use accounts::{AccountEntry, AddressRow, Place, ShortKey, short_key};
+use values::read_whole;
+pub(crate) use values::{read, written};
 
 use crate::records::{ChangeSet, Row, Table, Unreadable};
 use bitcoin::{OutPoint, ScriptBuf, TxOut, Txid, block::Header, consensus::encode, hashes::Hash as _};
@@ -16,7 +20,7 @@ use quorate_protocol::{
     headers::Checkpoint,
     wire::{BlockRef, ConfirmedSpend},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Blocks whose effects are kept: no reorganisation is followed that goes deeper.
@@ -72,6 +76,10 @@ pub struct Indexed {
     /// In the order of their ids; a place's slot is its account's position here.
     pub(crate) accounts: Vec<(AccountId, AccountEntry)>,
     pub(crate) addresses: Vec<(ShortKey, Place)>,
+    /// The rows that these are from, by the place of the first one, with how many follow on it.
+    pub(crate) rows: Vec<(Place, usize)>,
+    /// Keys of rows that say nothing any more.
+    pub(crate) useless: Vec<(Table, Vec<u8>)>,
 }
 
 impl Indexed {
@@ -90,7 +98,11 @@ impl Indexed {
             }
             Table::Coins => self.coins.push((outpoint(&row.key)?, read(&row.value)?)),
             Table::Spends => self.spends.push((outpoint(&row.key)?, read(&row.value)?)),
-            Table::Scripts => self.leases.push((ScriptBuf::from(row.key.clone()), read(&row.value)?)),
+            Table::Scripts => match read_whole(&row.value) {
+                Some(lease) => self.leases.push((ScriptBuf::from(row.key.clone()), lease)),
+                // As it was written when accounts' scripts were among them.
+                None => self.useless.push((row.table, row.key.clone())),
+            },
             Table::Accounts => self.take_account(row)?,
             Table::Addresses => self.take_addresses(row)?,
             Table::Transactions
@@ -104,6 +116,29 @@ impl Indexed {
             | Table::Settled
             | Table::Proofs => return Err(Unreadable::Index),
         }
+        Ok(())
+    }
+
+    fn take_account(&mut self, row: &Row) -> Result<(), Unreadable> {
+        let id = AccountId(row.key.as_slice().try_into().map_err(|_| Unreadable::Index)?);
+        if self.accounts.last().is_some_and(|(last, _)| *last >= id) {
+            return Err(Unreadable::Index);
+        }
+        self.accounts.push((id, AccountEntry::read(&row.value).ok_or(Unreadable::Index)?));
+        Ok(())
+    }
+
+    /// Comes after the accounts.
+    fn take_addresses(&mut self, row: &Row) -> Result<(), Unreadable> {
+        let (start, keys) = address_row(row).ok_or(Unreadable::Index)?;
+        let Ok(slot) = self.accounts.binary_search_by_key(&start.account, |(id, _)| *id) else {
+            // Left when the account's row was lost.
+            self.useless.push((row.table, row.key.clone()));
+            return Ok(());
+        };
+        let slot = u32::try_from(slot).map_err(|_| Unreadable::Index)?;
+        self.rows.extend(start.places(slot).take(1).map(|place| (place, keys.len())));
+        self.addresses.extend(keys.iter().copied().zip(start.places(slot)));
         Ok(())
     }
 
@@ -136,14 +171,11 @@ impl Indexed {
 /// is then known from there. `None` for every other row.
 pub fn for_another_reading(row: Row, from: u32) -> Option<Row> {
     match row.table {
-        Table::Accounts
-        | Table::Addresses
-        | Table::Archive
-        | Table::History
-        | Table::Settled
-        | Table::Proofs => Some(row),
+        Table::Archive | Table::History | Table::Settled | Table::Proofs => Some(row),
+        Table::Accounts => Some(Row { value: AccountEntry::for_another_reading(&row.value, from)?, ..row }),
+        Table::Addresses => address_row(&row).is_some().then_some(row),
         Table::Scripts => {
-            let lease: Lease = read(&row.value).ok()?;
+            let lease: Lease = read_whole(&row.value)?;
             Some(Row { value: written(&Lease { from, ..lease }), ..row })
         }
         Table::Headers
@@ -165,14 +197,6 @@ fn height(key: &[u8]) -> Result<u32, Unreadable> {
 
 pub(crate) fn outpoint(key: &[u8]) -> Result<OutPoint, Unreadable> {
     encode::deserialize(key).map_err(|_| Unreadable::Index)
-}
-
-pub(crate) fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Unreadable> {
-    postcard::from_bytes(value).map_err(|_| Unreadable::Index)
-}
-
-pub(crate) fn written(value: &impl Serialize) -> Vec<u8> {
-    postcard::to_allocvec(value).expect("no record has a part without a length")
 }
 
 /// Rows of the index; what is absent is taken away.
@@ -200,5 +224,69 @@ impl ChangeSet {
     pub(crate) fn put_lease(&mut self, script: &ScriptBuf, lease: Option<&Lease>) {
         let value = lease.map(written).unwrap_or_default();
         self.put_row(Row { table: Table::Scripts, key: script.to_bytes(), value });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::Amount;
+    use quorate_protocol::account::{Keychain, KeychainIndex};
+    use quorate_protocol::testing;
+
+    #[test]
+    fn a_record_is_packed_and_unpacked() {
+        let mut record = testing::federation(4).account.record().clone();
+        for payment_max in [None, Some(Amount::ZERO), Some(Amount::MAX_MONEY)] {
+            record.policy.payment_max = payment_max;
+            let entry = AccountEntry::new(&record, 7);
+            assert_eq!(entry.record().as_ref(), Some(&record));
+        }
+    }
+
+    #[test]
+    fn rows_read_back_and_what_is_of_no_account_is_left_out() {
+        let record = testing::federation(4).account.record().clone();
+        let mut entry = AccountEntry::new(&record, 7);
+        entry.extend(Keychain::Change, 3, 9);
+        let (known, other) = (AccountId([1; 32]), AccountId([2; 32]));
+        let at = |index| KeychainIndex { keychain: Keychain::Change, index };
+        let mut written = ChangeSet::default();
+        written.put_account(&known, Some(&entry));
+        written.put_addresses(&AddressRow::new(known, at(20)), &[[5; 12], [6; 12]]);
+        written.put_addresses(&AddressRow::new(other, at(0)), &[[7; 12]]);
+        let mut indexed = Indexed::default();
+        written.rows().iter().for_each(|row| indexed.take(row).expect("what was written"));
+        assert_eq!(indexed.accounts, [(known, entry)]);
+        assert_eq!(indexed.addresses, [([5; 12], Place::new(0, at(20))), ([6; 12], Place::new(0, at(21)))]);
+        assert_eq!(indexed.addresses[1].1.position(), at(21));
+        assert_eq!(indexed.rows, [(Place::new(0, at(20)), 2)]);
+        assert_eq!(indexed.useless, [(Table::Addresses, AddressRow::new(other, at(0)).key())]);
+        let mut cut = written.rows()[1].clone();
+        cut.value.pop();
+        indexed.take(&cut).expect_err("no whole key at its end");
+        assert_eq!(for_another_reading(cut, 0), None, "and none that is kept");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_kept_and_what_is_kept_is_known_from_the_new_start() {
+        let record = testing::federation(4).account.record().clone();
+        let mut entry = AccountEntry::new(&record, 70);
+        entry.extend(Keychain::Receive, 3, 90);
+        let kept = |entry: &AccountEntry, from| {
+            let mut set = ChangeSet::default();
+            set.put_account(&AccountId([1; 32]), Some(entry));
+            let row = for_another_reading(set.rows()[0].clone(), from)?;
+            AccountEntry::read(&row.value)
+        };
+        let at = |index| KeychainIndex { keychain: Keychain::Receive, index };
+        let known = |entry: AccountEntry| (entry.history_from(), entry.history_of(at(22)));
+        assert_eq!(kept(&entry, 10).map(known), Some((11, 11)));
+        assert_eq!(kept(&entry, 80).map(known), Some((71, 81)));
+        let damaged = Row { table: Table::Accounts, key: vec![1; 32], value: vec![0xff; 9] };
+        assert_eq!(for_another_reading(damaged, 10), None);
+        let json = serde_json::json!({"record": record, "since": 5, "next": [0, 3]});
+        let before = AccountEntry::read(json.to_string().as_bytes()).expect("it was written like this");
+        assert_eq!((before.history_from(), before.next_of(Keychain::Change)), (6, 3));
     }
 }

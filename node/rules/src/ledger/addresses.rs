@@ -29,11 +29,13 @@ struct Slot {
 }
 
 impl Addresses {
-    /// Accounts in the order of their slots, with the height since which each is known; of two that have an address,
-    /// it is the later one's.
-    pub(super) fn restore(accounts: &[(AccountId, u32)], mut found: Vec<(ShortKey, Place)>) -> Self {
-        let since = |place: &Place| accounts.get(place.slot()).map(|(_, since)| *since);
-        found.sort_unstable_by_key(|(key, place)| (*key, since(place), *place));
+    /// Accounts in the order of their slots, with their ranks; of two that have an address, it is the greater one's.
+    pub(super) fn restore<R: Ord + Copy>(
+        accounts: &[(AccountId, R)],
+        mut found: Vec<(ShortKey, Place)>,
+    ) -> Self {
+        let rank = |place: &Place| accounts.get(place.slot()).map(|(_, rank)| *rank);
+        found.sort_unstable_by_key(|(key, place)| (*key, rank(place), *place));
         found.dedup_by(|later, earlier| {
             let same = later.0 == earlier.0;
             if same {
@@ -75,9 +77,8 @@ impl Addresses {
         u32::try_from(self.slots.len() - 1).expect("accounts are bounded")
     }
 
-    /// Adds one. Gives its short key, or nothing if it is no address.
-    pub(super) fn put(&mut self, slot: u32, position: KeychainIndex, script: &Script) -> Option<ShortKey> {
-        let key = short_key(script)?;
+    /// Adds one.
+    pub(super) fn put(&mut self, slot: u32, position: KeychainIndex, key: ShortKey) {
         if let Some(before) = self.places.insert(key, Place::new(slot, position))
             && let Some(owner) = self.slots.get_mut(before.slot())
         {
@@ -87,7 +88,6 @@ impl Addresses {
         if let Some(owner) = self.slots.get_mut(index(slot)) {
             owner.addresses += 1;
         }
-        Some(key)
     }
 
     /// An account is gone. Its addresses are not found any more, and are taken out when there are many such.
@@ -127,6 +127,10 @@ mod tests {
         ScriptBuf::from(bytes)
     }
 
+    fn key(number: u32) -> ShortKey {
+        short_key(&script(number)).expect("an address")
+    }
+
     fn at(index: u32) -> KeychainIndex {
         KeychainIndex { keychain: Keychain::Change, index }
     }
@@ -137,7 +141,7 @@ mod tests {
         let accounts: Vec<u32> = (0..20).map(|number| addresses.open(AccountId([number; 32]))).collect();
         for (number, slot) in (0..).zip(&accounts) {
             for index in 0..10 {
-                addresses.put(*slot, at(index), &script(number * 10 + index)).expect("an address");
+                addresses.put(*slot, at(index), key(number * 10 + index));
             }
         }
         assert_eq!(addresses.get(&script(57)), Some((AccountId([5; 32]), at(7))));
@@ -149,7 +153,7 @@ mod tests {
         // The account comes back before its old addresses were taken out.
         let again = addresses.open(AccountId([5; 32]));
         for index in 0..10 {
-            addresses.put(again, at(index), &script(50 + index)).expect("an address");
+            addresses.put(again, at(index), key(50 + index));
         }
         assert_eq!((addresses.len(), addresses.places.len(), addresses.gone), (200, 200, 0));
         for slot in &accounts[..3] {

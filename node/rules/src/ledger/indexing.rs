@@ -90,11 +90,13 @@ impl Ledger {
         self.stale.insert(*outpoint);
     }
 
-    /// A coin that was looked up is kept if something was said about it: nobody else can make the index grow.
+    /// A coin that was looked up is kept if something was said about it, or its script is indexed: nobody else can make
+    /// the index grow.
     pub(super) fn note_in_block(&mut self, outpoint: &OutPoint) {
-        let created = self.coin(outpoint).is_some_and(|coin| coin.created.is_some());
+        let Some(coin) = self.coin(outpoint) else { return };
+        let (created, indexed) = (coin.created.is_some(), self.scripts.has(&coin.script_pubkey));
         let spoken_of = self.rounds.contains(outpoint) || self.transactions.final_spend(outpoint).is_some();
-        if created && spoken_of {
+        if created && (spoken_of || indexed) {
             self.stale.insert(*outpoint);
         }
     }

@@ -17,7 +17,7 @@ mod settling;
 mod transactions;
 
 use crate::{
-    index::{BlockEffect, Indexed, short},
+    index::{AccountEntry, BlockEffect, Indexed, short},
     records::{ChangeSet, RoundRecord, TxRecord},
 };
 pub(crate) use ancestry::{Ancestry, Conflict};
@@ -25,8 +25,8 @@ use bitcoin::{Block, BlockHash, OutPoint, ScriptBuf, Transaction, TxOut, Txid, b
 use blocks::Blocks;
 use coins::{Coin, Coins, Leaving};
 use quorate_protocol::{
-    AccountId, Epoch, Round,
-    account::{ACCOUNT_GAP, AccountRecord, JointAccount, Keychain, KeychainIndex},
+    AccountId, Epoch, Federation, Round,
+    account::{AccountRecord, JointAccount, Keychain, KeychainIndex},
     finality::FinalityProof,
     headers::Checkpoint,
     release::ReleaseCertificate,
@@ -92,14 +92,14 @@ impl Ledger {
         rounds: Vec<RoundRecord>,
         index: Indexed,
     ) -> Self {
-        let Indexed { headers, effects, coins, spends, leases, accounts, addresses } = index;
+        let Indexed { headers, effects, coins, spends, leases, accounts, addresses, rows, useless } = index;
         let mut ledger = Self {
             coins: Coins::default(),
             rounds: Rounds::restore(epoch.first_round(), rounds),
             transactions: Transactions::default(),
             blocks: Blocks::restore(birthday, headers, effects),
             unknown_spent: BTreeMap::new(),
-            scripts: Scripts::restore(leases, accounts, addresses),
+            scripts: Scripts::restore(leases, accounts, addresses, &rows, useless),
             used: BTreeSet::new(),
             stale: BTreeSet::new(),
             resting: BTreeSet::new(),
@@ -243,6 +243,42 @@ impl Ledger {
         self.scripts.want(script, self.blocks.tip().height)
     }
 
+    /// Derives addresses that the index should have had and had not.
+    pub(crate) fn derive_again(&mut self, federation: &Federation) {
+        let broken = self.scripts.take_broken();
+        if !broken.is_empty() {
+            tracing::warn!(
+                accounts = broken.len(),
+                "addresses are missing in the index, and are derived again"
+            );
+        }
+        for id in broken {
+            let record = self.scripts.account(&id).and_then(AccountEntry::record);
+            let account = record.and_then(|record| JointAccount::new(federation, record).ok());
+            let scripts =
+                self.scripts.derive_again(id, account.as_ref().filter(|account| account.id() == id));
+            self.assign(&scripts, id);
+        }
+    }
+
+    pub(crate) fn has_unsearched(&self) -> bool {
+        !self.scripts.unsearched().is_empty()
+    }
+
+    /// Accounts whose coins of before they were known have not been searched for, with the addresses that they reach.
+    pub(crate) fn unsearched(&self, most: usize) -> Vec<(AccountId, AccountRecord, [u32; 2])> {
+        let with_record = |id: &AccountId| {
+            let entry = self.scripts.account(id)?;
+            let reach = [Keychain::Receive, Keychain::Change].map(|keychain| entry.reach(keychain));
+            Some((*id, entry.record()?, reach))
+        };
+        self.scripts.unsearched().iter().filter_map(with_record).take(most).collect()
+    }
+
+    pub(crate) fn mark_searched(&mut self, accounts: &[(AccountId, [u32; 2])]) {
+        self.scripts.mark_searched(accounts);
+    }
+
     /// Has the scripts of an account indexed from now on. Gives the coins that are known and were not known to be its.
     pub(crate) fn register(&mut self, id: AccountId, account: &JointAccount) -> Vec<OutPoint> {
         let scripts = self.scripts.register(id, account, self.blocks.tip().height);
@@ -265,8 +301,7 @@ impl Ledger {
     /// How many addresses of an account are indexed.
     pub(crate) fn followed(&self, id: &AccountId) -> Option<Followed> {
         let entry = self.scripts.account(id)?;
-        let reach = |keychain| entry.next_of(keychain).saturating_add(ACCOUNT_GAP);
-        Some(Followed { receive: reach(Keychain::Receive), change: reach(Keychain::Change) })
+        Some(Followed { receive: entry.reach(Keychain::Receive), change: entry.reach(Keychain::Change) })
     }
 
     /// The coins of an account.
@@ -286,7 +321,7 @@ impl Ledger {
 
     /// Whether an account's scripts are indexed, and from which height its history is known then.
     pub(crate) fn account_since(&self, id: &AccountId) -> Option<u32> {
-        self.scripts.account(id).map(|entry| entry.since + 1)
+        self.scripts.account(id).map(AccountEntry::history_from)
     }
 
     /// Positions in accounts that have a coin now, beyond those that had one before, with the accounts' records.

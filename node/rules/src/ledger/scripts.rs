@@ -6,8 +6,8 @@
 
 use super::addresses::Addresses;
 use crate::{
-    index::{AccountEntry, AddressRow, Lease, Place, ShortKey},
-    records::ChangeSet,
+    index::{AccountEntry, AddressRow, Lease, Place, ShortKey, short_key},
+    records::{ChangeSet, Row, Table},
 };
 use bitcoin::ScriptBuf;
 use quorate_protocol::{
@@ -45,11 +45,17 @@ pub(super) struct Scripts {
     addresses: Addresses,
     /// Accounts that never had a coin, by the height at which they registered or their owners were there last.
     unused: BTreeSet<(u32, AccountId)>,
+    /// Accounts that have not been searched for.
+    unsearched: BTreeSet<AccountId>,
     /// What the index has otherwise.
     stale: BTreeSet<ScriptBuf>,
     stale_accounts: BTreeSet<AccountId>,
     /// Rows that the index lacks; it has to lose those without addresses.
     stale_addresses: BTreeMap<AddressRow, Vec<ShortKey>>,
+    /// Rows that the index has for nothing.
+    useless: Vec<(Table, Vec<u8>)>,
+    /// Accounts some of whose addresses the index did not have.
+    broken: Vec<AccountId>,
 }
 
 /// An account with the number that its addresses refer to it by.
@@ -60,42 +66,77 @@ struct Account {
 }
 
 impl Scripts {
-    /// As the index has it. An account whose addresses are not all there is forgotten: its wallet comes again.
+    /// As the index has it. The addresses of an account of which some are missing there are left out: they have to be
+    /// derived again.
     pub(super) fn restore(
         leases: Vec<(ScriptBuf, Lease)>,
         accounts: Vec<(AccountId, AccountEntry)>,
-        addresses: Vec<(ShortKey, Place)>,
+        mut addresses: Vec<(ShortKey, Place)>,
+        rows: &[(Place, usize)],
+        useless: Vec<(Table, Vec<u8>)>,
     ) -> Self {
-        let mut found = vec![0_u64; accounts.len()];
-        for (_, place) in &addresses {
-            if let Some(count) = found.get_mut(place.slot()) {
-                *count += 1;
-            }
-        }
-        let since: Vec<(AccountId, u32)> = accounts.iter().map(|(id, entry)| (*id, entry.since)).collect();
+        let broken = broken(&accounts, rows);
+        let is_whole = |place: &Place| broken.get(place.slot()) == Some(&false);
+        addresses.retain(|(_, place)| is_whole(place));
+        let ranks: Vec<_> = accounts.iter().map(|(id, entry)| (*id, entry.rank())).collect();
         let mut restored = Self {
             leases: leases.into_iter().collect(),
-            addresses: Addresses::restore(&since, addresses),
+            addresses: Addresses::restore(&ranks, addresses),
+            useless,
             ..Self::default()
         };
-        for ((slot, (id, entry)), found) in (0..).zip(accounts).zip(found) {
-            if found < entry.addresses() {
-                tracing::warn!(account = %id, "addresses of an account are missing in the index; it has to come again");
-                restored.addresses.close(slot);
-                restored.stale_accounts.insert(id);
-                continue;
+        for (place, _) in rows.iter().filter(|(place, _)| !is_whole(place)) {
+            if let Some((id, _)) = accounts.get(place.slot()) {
+                let row = AddressRow::new(*id, place.position());
+                restored.stale_addresses.insert(row, Vec::new());
             }
+        }
+        for ((slot, (id, entry)), broken) in (0..).zip(accounts).zip(broken) {
             if !entry.is_used() {
-                restored.unused.insert((entry.since, id));
+                restored.unused.insert((entry.wanted_at, id));
+            }
+            if !entry.searched {
+                restored.unsearched.insert(id);
             }
             restored.accounts.insert(id, Account { slot, entry });
+            restored.broken.extend(broken.then_some(id));
         }
         restored
+    }
+
+    /// Accounts whose addresses have to be derived again.
+    pub(super) fn take_broken(&mut self) -> Vec<AccountId> {
+        std::mem::take(&mut self.broken)
+    }
+
+    /// Derives all addresses of an account again, which is nothing if its record cannot be read; gives its scripts.
+    pub(super) fn derive_again(&mut self, id: AccountId, account: Option<&JointAccount>) -> Vec<ScriptBuf> {
+        self.stale_accounts.insert(id);
+        let Some(account) = account else {
+            self.forget(id);
+            return Vec::new();
+        };
+        let Some(Account { slot, entry }) = self.accounts.get(&id) else { return Vec::new() };
+        let (slot, reaches) = (*slot, FIRST.map(|first| (first.keychain, entry.reach(first.keychain))));
+        let derive = |(keychain, reach)| self.derive(slot, account, keychain, 0..reach);
+        reaches.into_iter().flat_map(derive).collect()
+    }
+
+    fn forget(&mut self, id: AccountId) {
+        if let Some(Account { slot, entry }) = self.accounts.remove(&id) {
+            self.unused.remove(&(entry.wanted_at, id));
+            self.unsearched.remove(&id);
+            self.addresses.close(slot);
+        }
+        self.stale_accounts.insert(id);
     }
 
     /// What has changed since this was last asked for.
     pub(super) fn take_index(&mut self) -> ChangeSet {
         let mut change = ChangeSet::default();
+        for (table, key) in std::mem::take(&mut self.useless) {
+            change.put_row(Row { table, key, value: Vec::new() });
+        }
         for script in std::mem::take(&mut self.stale) {
             change.put_lease(&script, self.leases.get(&script));
         }
@@ -163,8 +204,8 @@ impl Scripts {
         else {
             return;
         };
-        if entry.since < tip && self.unused.remove(&(entry.since, id)) {
-            entry.since = tip;
+        if entry.wanted_at < tip && self.unused.remove(&(entry.wanted_at, id)) {
+            entry.wanted_at = tip;
             self.unused.insert((tip, id));
             self.stale_accounts.insert(id);
         }
@@ -178,6 +219,7 @@ impl Scripts {
         }
         let (slot, entry) = (self.addresses.open(id), AccountEntry::new(account.record(), tip));
         self.unused.insert((tip, id));
+        self.unsearched.insert(id);
         self.accounts.insert(id, Account { slot, entry });
         self.stale_accounts.insert(id);
         let derive = |first: KeychainIndex| self.derive(slot, account, first.keychain, 0..ACCOUNT_GAP);
@@ -198,7 +240,11 @@ impl Scripts {
             // An index beyond 2^31 has no address, and nobody comes so far.
             let Ok(address) = account.address(position) else { break };
             let script = address.script_pubkey;
-            keys.extend(self.addresses.put(slot, position, &script));
+            let Some(key) = short_key(&script) else { break };
+            keys.push(key);
+            if !self.is_kept_by_another(account.id(), &script) {
+                self.addresses.put(slot, position, key);
+            }
             if self.leases.remove(&script).is_some() {
                 self.stale.insert(script.clone());
             }
@@ -208,6 +254,12 @@ impl Scripts {
             self.stale_addresses.insert(row, keys);
         }
         scripts
+    }
+
+    /// Whether another account has the same address, and has had coins.
+    fn is_kept_by_another(&self, id: AccountId, script: &ScriptBuf) -> bool {
+        let other = self.account_of(script).filter(|other| *other != id);
+        other.and_then(|other| self.account(&other)).is_some_and(AccountEntry::is_used)
     }
 
     /// Which position of which account a script is, if it is beyond those that had a coin before.
@@ -226,15 +278,35 @@ impl Scripts {
     ) -> Vec<ScriptBuf> {
         let Some(Account { slot, entry }) = self.accounts.get_mut(&id) else { return Vec::new() };
         if !entry.is_used() {
-            self.unused.remove(&(entry.since, id));
+            self.unused.remove(&(entry.wanted_at, id));
         }
         let before = entry.next_of(used.keychain);
         let next = used.index.saturating_add(1).max(before);
+        if next == before {
+            return Vec::new();
+        }
         entry.extend(used.keychain, next, tip);
         self.stale_accounts.insert(id);
         let (from, to) = (before.saturating_add(ACCOUNT_GAP), next.saturating_add(ACCOUNT_GAP));
         let slot = *slot;
         self.derive(slot, account, used.keychain, from..to)
+    }
+
+    /// Accounts that have not been searched for.
+    pub(super) fn unsearched(&self) -> &BTreeSet<AccountId> {
+        &self.unsearched
+    }
+
+    /// Accounts have been searched for, with as many addresses; one that has more by now is searched for again.
+    pub(super) fn mark_searched(&mut self, accounts: &[(AccountId, [u32; 2])]) {
+        for (id, reach) in accounts {
+            let Some(Account { entry, .. }) = self.accounts.get_mut(id) else { continue };
+            if FIRST.map(|first| entry.reach(first.keychain)) == *reach {
+                entry.searched = true;
+                self.unsearched.remove(id);
+                self.stale_accounts.insert(*id);
+            }
+        }
     }
 
     /// Forgets accounts that never had a coin, and scripts that nobody wants to hear of any more.
@@ -258,10 +330,7 @@ impl Scripts {
             self.unused.first().copied().filter(|(since, _)| since + UNUSED_BLOCKS < tip)
         {
             self.unused.remove(&(since, id));
-            if let Some(account) = self.accounts.remove(&id) {
-                self.addresses.close(account.slot);
-            }
-            self.stale_accounts.insert(id);
+            self.forget(id);
             self.stale_addresses.extend(FIRST.map(|first| (AddressRow::new(id, first), Vec::new())));
         }
         let stale = &mut self.stale;
@@ -275,13 +344,28 @@ impl Scripts {
     }
 }
 
+/// By slot, the accounts whose rows are not just those of their addresses: one is lost, or left from before it was.
+fn broken(accounts: &[(AccountId, AccountEntry)], rows: &[(Place, usize)]) -> Vec<bool> {
+    // How far the rows reach without a gap; they come in order.
+    let mut reached = vec![[Some(0_usize); 2]; accounts.len()];
+    for (place, count) in rows {
+        let KeychainIndex { keychain, index } = place.position();
+        let Some([receive, change]) = reached.get_mut(place.slot()) else { continue };
+        let reached = match keychain {
+            Keychain::Receive => receive,
+            Keychain::Change => change,
+        };
+        let follows = *reached == usize::try_from(index).ok();
+        *reached = reached.filter(|_| follows).and_then(|reached| reached.checked_add(*count));
+    }
+    let whole = |entry: &AccountEntry| FIRST.map(|first| usize::try_from(entry.reach(first.keychain)).ok());
+    accounts.iter().zip(reached).map(|((_, entry), reached)| whole(entry) != reached).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        index::Indexed,
-        records::{Row, Table},
-    };
+    use crate::index::Indexed;
     use quorate_protocol::testing;
 
     fn script(account: &JointAccount, keychain: Keychain, index: u32) -> ScriptBuf {
@@ -375,7 +459,7 @@ mod tests {
         scripts.accounts.insert(id(0), Account { slot: scripts.addresses.open(id(0)), entry: used });
         for number in 1..=u32::try_from(UNUSED_ACCOUNTS_MAX).expect("fits") {
             let mut entry = entry.clone();
-            entry.since = number;
+            entry.wanted_at = number;
             let slot = scripts.addresses.open(id(number));
             scripts.accounts.insert(id(number), Account { slot, entry });
             scripts.unused.insert((number, id(number)));
@@ -396,11 +480,11 @@ mod tests {
         for row in stored.values().filter(|row| !row.value.is_empty()) {
             index.take(row).expect("what was written");
         }
-        Scripts::restore(index.leases, index.accounts, index.addresses)
+        Scripts::restore(index.leases, index.accounts, index.addresses, &index.rows, index.useless)
     }
 
     #[test]
-    fn a_start_finds_what_there_was_and_forgets_an_account_whose_addresses_are_lost() {
+    fn a_start_finds_what_there_was_and_derives_again_what_is_lost() {
         let world = testing::federation(4);
         let (account, id) = (&world.account, world.account.id());
         let mut scripts = Scripts::default();
@@ -430,13 +514,77 @@ mod tests {
         assert_eq!(record.as_ref(), Some(account.record()));
         assert!(found.take_index().is_empty());
 
-        let is_first = |row: &Row| row.table == Table::Addresses && row.value.len() == 20 * 12;
-        let lost = rows.iter().position(is_first).expect("a row");
-        let rows = [&rows[..lost], &rows[lost + 1..]].concat();
+        // Whichever row of addresses is lost, they are derived again, and the rows are as before.
+        let is_address = |row: &Row| row.table == Table::Addresses && !row.value.is_empty();
+        let whole: BTreeMap<_, _> =
+            rows.iter().map(|row| ((row.table, row.key.clone()), row.clone())).collect();
+        for lost in whole.values().filter(|row| is_address(row)) {
+            let mut rows = whole.clone();
+            rows.remove(&(lost.table, lost.key.clone()));
+            let mut found = started(&rows.values().cloned().collect::<Vec<_>>());
+            assert_eq!(found.take_broken(), [id]);
+            found.derive_again(id, Some(account));
+            assert_eq!(found.len(), (51, 1));
+            for row in found.take_index().rows() {
+                rows.insert((row.table, row.key.clone()), row.clone());
+            }
+            let mut again = started(&rows.into_values().collect::<Vec<_>>());
+            assert_eq!((again.len(), again.take_broken()), ((51, 1), vec![]));
+            assert!(again.take_index().is_empty());
+        }
+    }
+
+    #[test]
+    fn an_account_whose_record_is_lost_begins_anew_without_the_rows_of_before() {
+        let world = testing::federation(4);
+        let (account, id) = (&world.account, world.account.id());
+        let mut scripts = Scripts::default();
+        scripts.register(id, account, 5);
+        let (_, used) = scripts.used(&script(account, Keychain::Change, 9)).expect("news");
+        scripts.extend(id, account, used, 8);
+        let mut rows = scripts.take_index().rows().to_vec();
+        rows.retain(|row| row.table != Table::Accounts);
         let mut found = started(&rows);
-        assert_eq!(found.len(), (1, 0));
-        assert!(!found.has(&script(account, Keychain::Change, 0)));
+        assert_eq!(found.len(), (0, 0));
         found.register(id, account, 20);
-        assert_eq!(found.len(), (41, 1), "it comes again");
+        rows.extend(found.take_index().rows().to_vec());
+        let mut again = started(&rows);
+        assert_eq!((again.len(), again.take_broken()), ((40, 1), vec![]));
+        assert_eq!(again.history_of(&script(account, Keychain::Change, 0)), Some(21));
+        // One whose record cannot be read goes.
+        again.derive_again(id, None);
+        assert_eq!((again.len(), again.unused.len()), ((0, 0), 0));
+    }
+
+    #[test]
+    fn of_two_accounts_with_the_same_addresses_the_one_that_had_coins_keeps_them() {
+        let world = testing::federation(4);
+        let account = &world.account;
+        let mut limited = account.record().clone();
+        limited.policy.payment_max = Some(bitcoin::Amount::ONE_BTC);
+        let limited = JointAccount::new(&world.federation, limited).expect("an account");
+        let first = script(account, Keychain::Receive, 0);
+        assert_eq!(first, script(&limited, Keychain::Receive, 0));
+        for (before, after) in [(account, &limited), (&limited, account)] {
+            let mut scripts = Scripts::default();
+            scripts.register(before.id(), before, 5);
+            scripts.register(after.id(), after, 6);
+            assert_eq!(
+                scripts.account_of(&first),
+                Some(after.id()),
+                "the later one, as long as neither has any"
+            );
+            let (_, used) = scripts.used(&first).expect("news");
+            scripts.extend(after.id(), after, used, 7);
+            let mut rows = scripts.take_index().rows().to_vec();
+            // The other one's owner is there again.
+            scripts.still_wanted(before.id(), 50);
+            rows.extend(scripts.take_index().rows().to_vec());
+            let mut found = started(&rows);
+            assert_eq!(found.account_of(&first), Some(after.id()), "after a start, too");
+            found.forget(before.id());
+            found.register(before.id(), before, 60);
+            assert_eq!(found.account_of(&first), Some(after.id()));
+        }
     }
 }

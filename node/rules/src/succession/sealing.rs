@@ -2,7 +2,7 @@
 
 use crate::{context::Context, records::ChangeSet};
 use quorate_protocol::{
-    NodeId,
+    Federation, NodeId,
     federation::{Succession, SuccessionPlan},
     seal::{Seal, SealedTransaction},
     wire::{ErrorCode, Fault, SuccessionReply, WireError, limits},
@@ -68,7 +68,7 @@ impl Sealing {
             let message = "this node's operator has approved another plan";
             return Err(WireError::passing(ErrorCode::NotReady, Fault::Receiver, message));
         }
-        let next = cx.federation.clone().succeed(succession.clone());
+        let next = Federation::clone(&cx.federation).succeed(succession.clone());
         next.map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
         tracing::info!(node = %cx.me, epoch = cx.federation.epoch().0, "this node ends its epoch");
         if !stays {

@@ -206,6 +206,30 @@ fn coins_of_a_script_become_the_accounts_when_it_reaches_so_far() {
 }
 
 #[test]
+fn what_an_account_was_paid_before_it_was_known_is_searched_for_and_leads_further() {
+    let mut cluster = Cluster::voting();
+    for (vout, index) in [(0, 15), (1, 30), (2, 80)] {
+        let position = KeychainIndex { keychain: Keychain::Receive, index };
+        let script = cluster.world.account.address(position).expect("an address").script_pubkey;
+        let outpoint = OutPoint { txid: Txid::from_byte_array([7; 32]), vout };
+        cluster.put_coin(outpoint, script, 1_000);
+    }
+    let KeyOutcome::Snapshot { utxos, .. } = follow(&mut cluster, true) else { panic!("its record is good") };
+    assert!(utxos.is_empty());
+    for (news, known) in [(1, 1), (1, 2), (0, 2), (0, 2)] {
+        cluster.wait(Duration::from_secs(2));
+        let told = heard(&mut cluster);
+        let told = told.iter().filter(|message| {
+            matches!(message, ServerMessage::UTXOStateNotification { key: SubscriptionKey::Account(_), .. })
+        });
+        assert_eq!(told.count(), news, "its wallet hears of it");
+        let KeyOutcome::Snapshot { utxos, .. } = follow(&mut cluster, false) else { panic!("it is known") };
+        assert_eq!(utxos.len(), known, "one leads to the next, and the last one is too far ahead");
+        assert!(utxos.iter().all(|utxo| utxo.created.is_some()));
+    }
+}
+
+#[test]
 fn records_that_are_not_of_the_accounts_named_or_not_good_are_not_followed() {
     let mut cluster = Cluster::voting();
     let (id, record) = (cluster.world.account.id(), cluster.world.account.record().clone());

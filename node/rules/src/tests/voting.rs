@@ -1,11 +1,13 @@
 //! Votes and commits: V1, V2, V4, V9.
 
 use crate::{
-    Output, ReplyTo, Standing,
+    Output, ReplyTo, Source, Standing,
     records::Table,
     testkit::{Kit, OTHER, sole, spend, target},
 };
-use bitcoin::{Amount, OutPoint, ScriptBuf, TxOut, Txid, absolute::LockTime, hashes::Hash as _};
+use bitcoin::{
+    Amount, OutPoint, ScriptBuf, Transaction, TxOut, Txid, Witness, absolute::LockTime, hashes::Hash as _,
+};
 use quorate_protocol::{
     NodeId,
     account::{Keychain, KeychainIndex},
@@ -158,7 +160,7 @@ fn a_sole_transaction_is_checked_like_a_node_of_the_network_would() {
     let mut unsigned = spend(&[coin], 99_000);
     unsigned.input[0].witness.clear();
     assert!(matches!(kit.vote(sole(&unsigned)), Err(RejectReason::Invalid { .. })), "no script to run");
-    unsigned.input[0].witness = bitcoin::Witness::from_slice(&[[0x6a]]);
+    unsigned.input[0].witness = Witness::from_slice(&[[0x6a]]);
     assert_eq!(kit.vote(sole(&unsigned)), Err(RejectReason::Script { index: 0 }));
     let mut later = spend(&[coin], 99_000);
     later.lock_time = LockTime::from_consensus(11);
@@ -419,4 +421,69 @@ fn while_the_backend_may_be_behind_a_node_does_not_vote_and_says_why_and_since_w
     kit.machine.handle_doubt(None);
     assert_eq!(kit.machine.standing(), Standing::Voting);
     kit.ask(NodeId(2), request).expect("a vote");
+}
+
+/// Hands in a request for a vote on what spends three coins, and gives the check that is to be run aside.
+fn large_request(kit: &mut Kit, transaction: &Transaction) -> (u64, Box<crate::Check>) {
+    let request = kit.vote_request(sole(transaction));
+    kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), request);
+    let Some(Output::LookUp { ticket, .. }) = kit.machine.poll_output() else { panic!("it asks the chain") };
+    let found = kit.coins.clone().into_iter().collect();
+    kit.machine.at(kit.now, 0).handle_coins(ticket, Some(found));
+    let Some(Output::Check { ticket, source, check }) = kit.machine.poll_output() else {
+        panic!("it has the scripts run")
+    };
+    assert_eq!(source, Source::Peer(OTHER));
+    (ticket, check)
+}
+
+fn large_answer(kit: &mut Kit) -> Option<(Verdict, Option<RejectReason>)> {
+    kit.drain();
+    kit.out.iter().find_map(|output| match output {
+        Output::Reply {
+            to: ReplyTo::Peer(77),
+            reply: PeerReply::Voting(VotingReply::VoteResponse { vote, reason, .. }),
+        } => Some((vote.verdict, reason.clone())),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_large_proposal_is_checked_aside_while_others_are_answered() {
+    let mut kit = Kit::voting();
+    let coins = [0, 1, 2].map(|vout| kit.open_coin(vout));
+    let transaction = spend(&coins, 290_000);
+    let (ticket, check) = large_request(&mut kit, &transaction);
+    let head = kit.head(OTHER);
+    kit.ask(OTHER, VotingRequest::Heartbeat { head, height: 0 }).expect("an answer meanwhile");
+    assert!(large_answer(&mut kit).is_none());
+    kit.machine.at(kit.now, 0).handle_checked(ticket, check.run());
+    assert_eq!(large_answer(&mut kit), Some((Verdict::Approve, None)));
+    kit.out.clear();
+    // It comes again, and is known.
+    let request = kit.vote_request(sole(&transaction));
+    kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), request);
+    assert!(!matches!(kit.machine.poll_output(), Some(Output::Check { .. })));
+}
+
+#[test]
+fn what_is_wrong_with_a_large_proposal_is_found_and_what_a_block_did_meanwhile_counts() {
+    let mut kit = Kit::voting();
+    let coins = [0, 1, 2].map(|vout| kit.open_coin(vout));
+    let mut broken = spend(&coins, 280_000);
+    // Its script leaves two elements, where consensus wants one.
+    let script = broken.input[1].witness.last().expect("a script").to_vec();
+    broken.input[1].witness = Witness::from_slice(&[vec![1], script]);
+    assert_eq!(kit.vote(sole(&broken)), Err(RejectReason::Script { index: 1 }));
+
+    let mut kit = Kit::voting();
+    let coins = [0, 1, 2].map(|vout| kit.open_coin(vout));
+    let good = spend(&coins, 290_000);
+    let (ticket, check) = large_request(&mut kit, &good);
+    let found = check.run();
+    kit.mine_with(vec![spend(&coins[..1], 50_000)]);
+    kit.machine.at(kit.now, 0).handle_checked(ticket, found);
+    let (verdict, reason) = large_answer(&mut kit).expect("an answer");
+    assert_eq!(verdict, Verdict::Reject);
+    assert!(matches!(reason, Some(RejectReason::Spent { .. })), "{reason:?}");
 }

@@ -139,12 +139,12 @@ impl Voter {
             return None;
         }
         let known = cx.verified_account(account.as_ref()?).ok()?;
-        let checked = joint.check(&cx.federation, &known).ok()?;
+        let checked = cx.check_joint(joint, &known).ok()?;
         if cx.ledger.record(&target.txid()).is_none_or(|known| known.proposal.is_none()) {
-            let record = cx.fresh_record(target, proposal, account, checked.spent);
+            let record = cx.fresh_record(target, proposal, account, checked.spent.clone());
             cx.persist_record(record, None);
         }
-        Some(checked.plan)
+        Some(checked.plan.clone())
     }
 
     fn fresh_commitments(
@@ -178,8 +178,8 @@ impl Voter {
         match (proposal, account) {
             (Some(Proposal::Joint(joint)), Some(certificate)) => {
                 let account = cx.verified_account(certificate).map_err(|error| invalid(&error))?;
-                let checked = joint.check(&cx.federation, &account).map_err(|error| invalid(&error))?;
-                Ok(Some(checked.plan))
+                let checked = cx.check_joint(joint, &account).map_err(|error| invalid(&error))?;
+                Ok(Some(checked.plan.clone()))
             }
             (Some(Proposal::Sole { .. }), _) => Ok(None),
             (Some(Proposal::Joint(_)), None) | (None, _) => Err(WireError::passing(

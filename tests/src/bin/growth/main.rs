@@ -4,7 +4,9 @@
 #![expect(clippy::print_stdout, reason = "the figures")]
 
 mod accounts;
+mod blocks;
 mod process;
+mod sessions;
 
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::Amount;
@@ -52,6 +54,18 @@ struct Arguments {
     /// Measure a node after it got to know so many accounts, each with a coin, in place of payments
     #[arg(long)]
     accounts: Option<u32>,
+    /// Measure a node that has so many full blocks to read, in place of payments
+    #[arg(long)]
+    blocks: Option<u32>,
+    /// Measure a bridge with so many idle sessions, in place of payments
+    #[arg(long)]
+    sessions: Option<usize>,
+    /// Open these sessions at a bridge and keep them, which the measuring process does
+    #[arg(long, hide = true, requires = "federation")]
+    dial: Option<String>,
+    /// The federation of that bridge
+    #[arg(long, hide = true)]
+    federation: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -60,10 +74,19 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let (Some(url), Some(federation)) = (&arguments.dial, &arguments.federation) {
+        return sessions::keep(url, federation, arguments.sessions.unwrap_or_default()).await;
+    }
     let node = std::env::current_exe()?.with_file_name("test-node");
     let mut cluster = Cluster::start(node, NODES).await?;
     if let Some(count) = arguments.accounts {
         return accounts::measure(cluster, count, arguments.json).await;
+    }
+    if let Some(count) = arguments.blocks {
+        return blocks::measure(cluster, count, arguments.json).await;
+    }
+    if let Some(count) = arguments.sessions {
+        return sessions::measure(&cluster, count, arguments.json).await;
     }
     let payers = payers(&cluster).await?;
     let (mut rows, mut paid) = (Vec::new(), 0);

@@ -67,6 +67,8 @@ use std::{
 use tokio::{net::TcpListener, sync::watch, time::timeout};
 use upstream::Upstream;
 
+/// Bytes that are read from a WebSocket at a time; a longer frame is put together from several.
+const READ_BUFFER_BYTES: usize = 4 << 10;
 /// For sessions to say goodbye when the bridge stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a node to answer with the federation's document.
@@ -192,6 +194,8 @@ async fn upgrade(
         .protocols([limits::PROTOCOL])
         .max_message_size(limits::FRAME_BYTES_MAX)
         .max_frame_size(limits::FRAME_BYTES_MAX)
+        // Held by each session for as long as it lasts: most say little.
+        .read_buffer_size(READ_BUFFER_BYTES)
         .on_upgrade(async move |socket| {
             websocket::serve(socket, bridge.driver.clone(), allowance, bridge.stopping.subscribe()).await;
             drop(seat);

@@ -1,4 +1,4 @@
-//! What can be found out about a proposal without the ledger, once for all rules that ask, and aside if it takes long.
+//! What can be found out about a proposal without the ledger, aside if it takes long, and once if it holds.
 //!
 //! Which are left aside and when is in `examining`.
 
@@ -6,23 +6,26 @@ use crate::{
     recent::Recent,
     scripts::{ScriptError, check_scripts},
 };
-use bitcoin::{Transaction, TxOut, Txid, Wtxid};
+use bitcoin::{Transaction, TxOut, Txid};
 use quorate_protocol::{
-    Federation,
+    AccountId, Federation,
     account::JointAccount,
     proposal::{CheckedProposal, JointProposal, ProposalError},
 };
 use std::sync::Arc;
 
-/// Inputs and outputs of proposals that are remembered, some 200 bytes each.
-const REMEMBERED_MAX: usize = 16_384;
+/// Bytes of the proposals that are remembered, as they are on the wire; some ten times as much in memory.
+const REMEMBERED_BYTES_MAX: usize = 1 << 20;
+
+/// What comes of the checks of a joint proposal.
+pub(crate) type JointResult = Result<Arc<CheckedProposal>, ProposalError>;
 
 /// Something to find out that takes long.
 #[derive(Debug)]
-pub struct Check(pub(crate) Work);
+pub struct Check(Work);
 
 #[derive(Debug)]
-pub(crate) enum Work {
+enum Work {
     Joint { federation: Arc<Federation>, account: Box<JointAccount>, proposal: Box<JointProposal> },
     Scripts { transaction: Box<Transaction>, spent: Vec<TxOut> },
 }
@@ -33,75 +36,86 @@ pub struct Checked(Found);
 
 #[derive(Clone, Debug)]
 enum Found {
-    Joint(Box<JointProposal>, Result<Arc<CheckedProposal>, ProposalError>),
-    Scripts(Box<Transaction>, Vec<TxOut>, Result<(), ScriptError>),
+    Joint { proposal: Box<JointProposal>, account: AccountId, result: JointResult },
+    Scripts { transaction: Box<Transaction>, spent: Vec<TxOut>, result: Result<(), ScriptError> },
 }
 
 impl Check {
+    pub(crate) fn of_joint(
+        federation: Arc<Federation>,
+        account: JointAccount,
+        proposal: JointProposal,
+    ) -> Self {
+        Self(Work::Joint { federation, account: Box::new(account), proposal: Box::new(proposal) })
+    }
+
+    pub(crate) fn of_scripts(transaction: Transaction, spent: Vec<TxOut>) -> Self {
+        Self(Work::Scripts { transaction: Box::new(transaction), spent })
+    }
+
+    /// The account that it is for, if any.
+    pub fn account(&self) -> Option<AccountId> {
+        match &self.0 {
+            Work::Joint { account, .. } => Some(account.id()),
+            Work::Scripts { .. } => None,
+        }
+    }
+
     /// Finds it out: computing time, up to some tenths of a second, and nothing else.
     pub fn run(self) -> Checked {
         Checked(match self.0 {
             Work::Joint { federation, account, proposal } => {
                 let result = proposal.check(&federation, &account).map(Arc::new);
-                Found::Joint(proposal, result)
+                Found::Joint { proposal, account: account.id(), result }
             }
             Work::Scripts { transaction, spent } => {
                 let result = check_scripts(&transaction, &spent);
-                Found::Scripts(transaction, spent, result)
+                Found::Scripts { transaction, spent, result }
             }
         })
     }
 }
 
-/// What was found out last.
-#[derive(Debug)]
-pub(crate) struct Checks {
-    joint: Recent<Txid, (JointProposal, Result<Arc<CheckedProposal>, ProposalError>)>,
-    scripts: Recent<Wtxid, (Vec<TxOut>, Result<(), ScriptError>)>,
+impl Checked {
+    pub(crate) fn joint(&self, wanted: &JointProposal, of: AccountId) -> Option<&JointResult> {
+        match &self.0 {
+            Found::Joint { proposal, account, result } if **proposal == *wanted && *account == of => {
+                Some(result)
+            }
+            Found::Joint { .. } | Found::Scripts { .. } => None,
+        }
+    }
+
+    pub(crate) fn scripts(&self, wanted: &Transaction, of: &[TxOut]) -> Option<Result<(), ScriptError>> {
+        match &self.0 {
+            Found::Scripts { transaction, spent, result } if **transaction == *wanted && *spent == of => {
+                Some(*result)
+            }
+            Found::Joint { .. } | Found::Scripts { .. } => None,
+        }
+    }
 }
+
+/// Joint proposals that were found good, the last ones.
+#[derive(Debug)]
+pub(crate) struct Checks(Recent<Txid, (JointProposal, Arc<CheckedProposal>)>);
 
 impl Default for Checks {
     fn default() -> Self {
-        Self { joint: Recent::new(REMEMBERED_MAX), scripts: Recent::new(REMEMBERED_MAX) }
+        Self(Recent::new(REMEMBERED_BYTES_MAX))
     }
 }
 
 impl Checks {
-    pub(crate) fn joint(
-        &self,
-        proposal: &JointProposal,
-    ) -> Option<&Result<Arc<CheckedProposal>, ProposalError>> {
-        let (known, result) = self.joint.get(&proposal.psbt.unsigned_tx.compute_txid())?;
-        (known == proposal).then_some(result)
+    /// The very same proposal, which names its account.
+    pub(crate) fn get(&self, proposal: &JointProposal) -> Option<&Arc<CheckedProposal>> {
+        let (known, checked) = self.0.get(&proposal.psbt.unsigned_tx.compute_txid())?;
+        (known == proposal).then_some(checked)
     }
 
-    pub(crate) fn scripts(
-        &self,
-        transaction: &Transaction,
-        spent: &[TxOut],
-    ) -> Option<Result<(), ScriptError>> {
-        let (known, result) = self.scripts.get(&transaction.compute_wtxid())?;
-        (known == spent).then_some(*result)
-    }
-
-    pub(crate) fn remember_joint(
-        &mut self,
-        proposal: JointProposal,
-        result: Result<Arc<CheckedProposal>, ProposalError>,
-    ) {
-        let transaction = &proposal.psbt.unsigned_tx;
-        let (txid, cost) = (transaction.compute_txid(), transaction.input.len() + transaction.output.len());
-        self.joint.insert(txid, (proposal, result), cost);
-    }
-
-    /// Remembers what was found out aside.
-    pub(crate) fn remember(&mut self, Checked(found): Checked) {
-        match found {
-            Found::Joint(proposal, result) => self.remember_joint(*proposal, result),
-            Found::Scripts(transaction, spent, result) => {
-                let cost = spent.len();
-                self.scripts.insert(transaction.compute_wtxid(), (spent, result), cost);
-            }
-        }
+    /// Remembers one that is good: nobody can fill this with others, which may be of any size.
+    pub(crate) fn remember(&mut self, proposal: &JointProposal, checked: &Arc<CheckedProposal>) {
+        let bytes = proposal.psbt.serialize().len();
+        self.0.insert(checked.plan.txid, (proposal.clone(), checked.clone()), bytes);
     }
 }

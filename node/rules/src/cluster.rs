@@ -309,7 +309,7 @@ impl Cluster {
             }
             Output::Check { ticket, check, .. } => {
                 let node = self.nodes.get_mut(&id).expect("a node");
-                node.machine.at(self.now, 0).handle_checked(ticket, check.run());
+                node.machine.at(self.now, 0).handle_checked(ticket, Some(check.run()));
             }
             Output::Recall { ticket, .. } => {
                 let node = self.nodes.get_mut(&id).expect("a node");

@@ -2,21 +2,21 @@
 //!
 //! A payment with 64 inputs, or 512 outputs that its wallet describes as its own, has an address derived for each, and
 //! scripts of sole custody are run one by one. The machine has these checked by the driver
-//! ([`Output::Check`](crate::Output::Check)) and takes other inputs meanwhile; then the input that needs one begins
-//! anew and finds it done. Small ones are done on the way.
+//! ([`Output::Check`](crate::Output::Check)) and takes other inputs meanwhile; then it goes on with the one that needs
+//! the check, with what the chain has by then. Small ones are done on the way.
 
 use crate::{
-    checks::{Check, Work},
+    checks::{Check, JointResult},
     context::Context,
     lookups::Parked,
-    records::TxRecord,
     scripts::{ScriptError, check_scripts},
 };
 use bitcoin::{Transaction, TxOut};
 use quorate_protocol::{
     account::{AccountCertificate, JointAccount},
-    proposal::{CheckedProposal, JointProposal, Proposal, ProposalError},
-    wire::{ClientMessage, VotingRequest},
+    proposal::{JointProposal, Proposal},
+    relay_policy,
+    wire::{ClientMessage, RejectReason, VotingRequest},
 };
 use std::sync::Arc;
 
@@ -27,18 +27,17 @@ const INPUTS_MAX: usize = 2;
 const WEIGHT_MAX: u64 = 4_000;
 impl Context {
     /// All checks of a joint proposal that need no chain. The account is that of its verified certificate.
-    pub(crate) fn check_joint(
-        &mut self,
-        proposal: &JointProposal,
-        account: &JointAccount,
-    ) -> Result<Arc<CheckedProposal>, ProposalError> {
+    pub(crate) fn check_joint(&mut self, proposal: &JointProposal, account: &JointAccount) -> JointResult {
         if proposal.account == account.id()
-            && let Some(known) = self.checks.joint(proposal)
+            && let Some(known) = self.checks.get(proposal)
         {
-            return known.clone();
+            return Ok(known.clone());
         }
-        let result = proposal.check(&self.federation, account).map(Arc::new);
-        self.checks.remember_joint(proposal.clone(), result.clone());
+        let aside = self.checked.as_ref().and_then(|checked| checked.joint(proposal, account.id()).cloned());
+        let result = aside.unwrap_or_else(|| proposal.check(&self.federation, account).map(Arc::new));
+        if let Ok(checked) = &result {
+            self.checks.remember(proposal, checked);
+        }
         result
     }
 
@@ -48,7 +47,20 @@ impl Context {
         transaction: &Transaction,
         spent: &[TxOut],
     ) -> Result<(), ScriptError> {
-        self.checks.scripts(transaction, spent).unwrap_or_else(|| check_scripts(transaction, spent))
+        let aside = self.checked.as_ref().and_then(|checked| checked.scripts(transaction, spent));
+        aside.unwrap_or_else(|| check_scripts(transaction, spent))
+    }
+
+    /// What is refused for less than the checks of a joint proposal take.
+    pub(crate) fn glance(&self, proposal: &JointProposal) -> Result<(), RejectReason> {
+        let transaction = &proposal.psbt.unsigned_tx;
+        relay_policy::check_shape(transaction)
+            .map_err(|error| RejectReason::Invalid { message: error.to_string() })?;
+        let mut inputs = transaction.input.iter().map(|input| input.previous_output);
+        match inputs.find(|outpoint| self.ledger.coin(outpoint).is_none()) {
+            Some(outpoint) => Err(RejectReason::UnknownCoin { outpoint }),
+            None => Ok(()),
+        }
     }
 
     /// What takes long of what an input needs, and is not known.
@@ -73,7 +85,7 @@ impl Context {
             Proposal::Joint(joint) => self.wanted_of_joint(joint, account.as_ref()?),
             // A coordinator leaves it to the voters, of which it is one.
             Proposal::Sole { transaction } if matches!(input, Parked::Request { .. }) => {
-                self.wanted_of_scripts(transaction)
+                self.wanted_of_scripts(proposal, transaction)
             }
             Proposal::Sole { .. } => None,
         }
@@ -81,29 +93,24 @@ impl Context {
 
     fn wanted_of_joint(&mut self, proposal: &JointProposal, account: &AccountCertificate) -> Option<Check> {
         let described = proposal.psbt.outputs.iter().filter(|output| output.tap_internal_key.is_some());
-        if proposal.psbt.inputs.len() + described.count() <= ADDRESSES_MAX
-            || self.checks.joint(proposal).is_some()
-        {
+        let few = proposal.psbt.inputs.len() + described.count() <= ADDRESSES_MAX;
+        if few || self.glance(proposal).is_err() || self.checks.get(proposal).is_some() {
             return None;
         }
-        // What is refused for less is refused on the way.
-        let account = Box::new(self.verified_account(account).ok()?);
-        let (federation, proposal) = (self.federation.clone(), Box::new(proposal.clone()));
-        Some(Check(Work::Joint { federation, account, proposal }))
+        let account = self.verified_account(account).ok()?;
+        (account.id() == proposal.account)
+            .then(|| Check::of_joint(self.federation.clone(), account, proposal.clone()))
     }
 
-    fn wanted_of_scripts(&self, transaction: &Transaction) -> Option<Check> {
+    fn wanted_of_scripts(&self, proposal: &Proposal, transaction: &Transaction) -> Option<Check> {
         if transaction.input.len() <= INPUTS_MAX && transaction.weight().to_wu() <= WEIGHT_MAX {
             return None;
         }
-        let voted = |record: &TxRecord| record.vote.is_some();
-        if self.ledger.record(&transaction.compute_txid()).is_some_and(voted) {
+        let vote = self.ledger.record(&transaction.compute_txid()).and_then(|record| record.vote.as_ref());
+        if vote.is_some_and(|vote| vote.target == self.present_target(proposal)) {
             return None;
         }
         let spent = self.sole_spends(transaction).ok()?;
-        if self.checks.scripts(transaction, &spent).is_some() {
-            return None;
-        }
-        Some(Check(Work::Scripts { transaction: Box::new(transaction.clone()), spent }))
+        Some(Check::of_scripts(transaction.clone(), spent))
     }
 }

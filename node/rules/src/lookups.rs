@@ -7,7 +7,7 @@
 use crate::{ReplyTo, SessionId, Source, archive::Archived};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
-    AccountId, NodeId,
+    NodeId,
     finality::FinalityProof,
     wire::{BlockRef, ClientMessage, ErrorCode, Fault, SubscriptionKey, VotingRequest, WireError},
 };
@@ -39,11 +39,10 @@ pub(crate) enum Parked {
         from: NodeId,
         proof: Box<FinalityProof>,
     },
-    /// Coins that a search of accounts found, as far as their addresses reached.
+    /// Coins that a search of accounts found.
     Found {
         me: NodeId,
         outpoints: Vec<OutPoint>,
-        accounts: Vec<(AccountId, [u32; 2])>,
     },
     /// What is to be forgotten, until the archive has it.
     Settling {
@@ -83,6 +82,11 @@ impl Parked {
 pub(crate) fn no_archive() -> WireError {
     let message = "this node cannot read its archive; its log says why";
     WireError::passing(ErrorCode::NotReady, Fault::Receiver, message)
+}
+
+/// A check ended without a result.
+pub(crate) fn not_checked() -> WireError {
+    WireError::passing(ErrorCode::Internal, Fault::Receiver, "a check failed on this node; its log says why")
 }
 
 /// The backend does not say whether there is a coin: nothing is known of what spends it.

@@ -9,7 +9,7 @@ use crate::{
     context::{Context, Identity},
     coordination::Coordination,
     effects::Effect,
-    lookups::{Lookups, Parked, no_archive, no_backend},
+    lookups::{Lookups, Parked, no_archive, no_backend, not_checked},
     records::ChangeSet,
     registrations::Registrations,
     release::Releases,
@@ -123,19 +123,32 @@ impl Machine {
     /// Begins to look for what accounts were paid before they were known here.
     fn search(&mut self) {
         if self.cx.caught_up && !self.cx.over {
-            let found = self.searching.begin(&self.cx.federation, &self.cx.ledger, self.cx.now);
+            let found = self.searching.begin(&self.cx.federation, &mut self.cx.ledger, self.cx.now);
             self.cx.outputs.extend(found.map(|(ticket, search)| Output::Search { ticket, search }));
         }
     }
 
     /// What an [`Output::Search`] found; nothing if the backend does not say.
     pub fn handle_found(&mut self, ticket: u64, found: Option<Vec<OutPoint>>) {
-        if let Some((outpoints, accounts)) = self.searching.end(ticket, found, self.cx.now) {
-            // Those that are known already need no place in line.
-            let ledger = &self.cx.ledger;
-            let outpoints = outpoints.into_iter().filter(|outpoint| !ledger.knows_origin(outpoint)).collect();
-            self.begin(Parked::Found { me: self.cx.me, outpoints, accounts });
+        let Some(found) = found else {
+            return self.searching.fail(Some(ticket), &mut self.cx.ledger, self.cx.now);
+        };
+        if self.searching.take_found(ticket, found, &self.cx.ledger) {
+            self.look_up_found();
         }
+    }
+
+    /// Looks up the next of what a search found, or ends the search.
+    pub(crate) fn look_up_found(&mut self) {
+        match self.searching.next_piece(&self.cx.ledger) {
+            Some(outpoints) => self.begin(Parked::Found { me: self.cx.me, outpoints }),
+            None => self.searching.end(&mut self.cx.ledger, self.cx.now),
+        }
+    }
+
+    /// What a search found cannot be looked up now.
+    pub(crate) fn search_failed(&mut self) {
+        self.searching.fail(None, &mut self.cx.ledger, self.cx.now);
     }
 
     /// When [`Self::handle_timeout`] is next due.
@@ -312,13 +325,14 @@ impl Machine {
         self.begin(input);
     }
 
-    /// What an [`Output::Check`] has found out.
-    pub fn handle_checked(&mut self, ticket: u64, checked: Checked) {
-        self.cx.checks.remember(checked);
-        // What the chain has may have changed meanwhile.
-        if let Some((_, input, _)) = self.lookups.take(ticket) {
-            self.begin(input);
-        }
+    /// What an [`Output::Check`] has found out; nothing if it could not be run.
+    pub fn handle_checked(&mut self, ticket: u64, checked: Option<Checked>) {
+        let Some((_, input, archived)) = self.lookups.take(ticket) else { return };
+        let Some(checked) = checked else { return self.refuse(input, &not_checked()) };
+        // What the chain has by now is in the ledger.
+        self.cx.checked = Some(checked);
+        self.resume(input, archived);
+        self.cx.checked = None;
     }
 
     /// The operator has approved a plan for the next epoch: this node ends its epoch for no other.

@@ -72,6 +72,7 @@ impl Context {
         let invalid = |error: &dyn std::fmt::Display| RejectReason::Invalid { message: error.to_string() };
         match proposal {
             Proposal::Joint(joint) => {
+                self.glance(joint)?;
                 let certificate = account.ok_or_else(|| invalid(&"the account certificate is missing"))?;
                 let account = self.verified_account(certificate).map_err(|error| invalid(&error))?;
                 let checked = self.check_joint(joint, &account).map_err(|error| invalid(&error))?;

@@ -424,13 +424,16 @@ impl Context {
     ) -> bool {
         let (Proposal::Joint(joint), Some(certificate)) = (proposal, account) else { return false };
         let Ok(account) = self.verified_account(certificate) else { return false };
+        if !cancel.verify(&self.federation, account.record()) {
+            return false;
+        }
         let Ok(checked) = self.check_joint(joint, &account) else { return false };
         let coins = checked.transaction.input.iter().zip(&checked.spent).all(|(input, claimed)| {
             self.ledger
                 .coin(&input.previous_output)
                 .is_some_and(|coin| coin.script_pubkey == claimed.script_pubkey)
         });
-        coins && cancel.txid == checked.plan.txid && cancel.verify(&self.federation, account.record())
+        coins && cancel.txid == checked.plan.txid
     }
 
     pub(crate) fn put_round(&mut self, record: RoundRecord, durable: bool) {

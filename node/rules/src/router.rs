@@ -126,7 +126,8 @@ impl Machine {
                 self.cx.send_client(session, id, ServerMessage::Error { error });
             }
             // It comes again when this node asks again, or starts.
-            Parked::Shown { .. } | Parked::Left { .. } | Parked::Found { .. } => {}
+            Parked::Shown { .. } | Parked::Left { .. } => {}
+            Parked::Found { .. } => self.search_failed(),
             Parked::Bound { outpoints, .. } => self.unanswered.extend(outpoints),
             // At the next block.
             Parked::Settling { .. } => self.cx.ledger.forget_prepared(),
@@ -160,10 +161,10 @@ impl Machine {
             }
             Parked::Left { txids, .. } => self.cx.forget_settled(&txids),
             Parked::Settling { .. } => self.forget(),
-            Parked::Found { accounts, .. } => {
+            Parked::Found { .. } => {
                 self.cx.extend_accounts();
-                self.cx.ledger.mark_searched(&accounts);
                 self.run_effects();
+                self.look_up_found();
             }
             Parked::Bound { outpoints, .. } => {
                 self.cx.note_forgotten(outpoints);

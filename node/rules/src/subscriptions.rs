@@ -6,7 +6,7 @@ use quorate_protocol::{
     AccountId,
     wire::{ErrorCode, SubscriptionKey, WireError},
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Most keys that one session may be subscribed to here: a bridge has those of all its wallets on one.
 const KEYS_PER_SESSION_MAX: usize = 1_000_000;
@@ -14,12 +14,13 @@ const KEYS_PER_SESSION_MAX: usize = 1_000_000;
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     pub(crate) greeted: HashSet<SessionId>,
-    by_key: HashMap<Target, BTreeSet<(SessionId, SubscriptionKey)>>,
+    /// A session may have two keys that mean the same.
+    by_target: BTreeMap<(Target, SessionId), Vec<SubscriptionKey>>,
     by_session: HashMap<SessionId, BTreeMap<SubscriptionKey, Target>>,
 }
 
 /// What a key means; an address and its script mean the same.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Target {
     Script(ScriptBuf),
     Outpoint(OutPoint),
@@ -41,8 +42,11 @@ impl Subscriptions {
             let limit = KEYS_PER_SESSION_MAX;
             return Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a session", limit, found));
         }
-        keys.insert(key.clone(), target.clone());
-        self.by_key.entry(target).or_default().insert((session, key));
+        if keys.insert(key.clone(), target.clone()).is_none() {
+            // Nearly always the only one.
+            let same = self.by_target.entry((target, session)).or_insert_with(|| Vec::with_capacity(1));
+            same.push(key);
+        }
         Ok(())
     }
 
@@ -63,10 +67,11 @@ impl Subscriptions {
     }
 
     fn unlist(&mut self, session: SessionId, key: &SubscriptionKey, target: &Target) {
-        if let Some(sessions) = self.by_key.get_mut(target) {
-            sessions.remove(&(session, key.clone()));
-            if sessions.is_empty() {
-                self.by_key.remove(target);
+        let at = (target.clone(), session);
+        if let Some(keys) = self.by_target.get_mut(&at) {
+            keys.retain(|one| one != key);
+            if keys.is_empty() {
+                self.by_target.remove(&at);
             }
         }
     }
@@ -82,14 +87,13 @@ impl Subscriptions {
     }
 
     pub(crate) fn is_heard(&self, target: &Target) -> bool {
-        self.by_key.contains_key(target)
+        self.sessions_of(target).next().is_some()
     }
 
     /// Scripts that somebody is subscribed to.
     pub(crate) fn scripts(&self) -> impl Iterator<Item = &ScriptBuf> {
-        self.by_key
-            .keys()
-            .filter_map(|target| if let Target::Script(script) = target { Some(script) } else { None })
+        let targets = self.by_target.keys().map(|(target, _)| target);
+        targets.filter_map(|target| if let Target::Script(script) = target { Some(script) } else { None })
     }
 
     /// Whether a session is subscribed to a key.
@@ -98,6 +102,15 @@ impl Subscriptions {
     }
 
     pub(crate) fn listeners(&self, target: &Target) -> Vec<(SessionId, SubscriptionKey)> {
-        self.by_key.get(target).map(|set| set.iter().cloned().collect()).unwrap_or_default()
+        let each = |(session, keys): (SessionId, &Vec<SubscriptionKey>)| {
+            let keys = keys.clone().into_iter();
+            keys.map(move |key| (session, key)).collect::<Vec<_>>()
+        };
+        self.sessions_of(target).flat_map(each).collect()
+    }
+
+    fn sessions_of(&self, target: &Target) -> impl Iterator<Item = (SessionId, &Vec<SubscriptionKey>)> {
+        let all = (target.clone(), SessionId(u64::MIN))..=(target.clone(), SessionId(u64::MAX));
+        self.by_target.range(all).map(|((_, session), keys)| (*session, keys))
     }
 }

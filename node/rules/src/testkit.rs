@@ -192,7 +192,7 @@ impl Kit {
                     self.machine.at(self.now, 0).handle_found(ticket, found);
                 }
                 Output::Check { ticket, check, .. } => {
-                    self.machine.at(self.now, 0).handle_checked(ticket, check.run());
+                    self.machine.at(self.now, 0).handle_checked(ticket, Some(check.run()));
                 }
                 Output::Settled if self.settles => self.machine.at(self.now, 0).handle_settled(),
                 other => {

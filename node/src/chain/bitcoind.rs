@@ -182,15 +182,17 @@ impl Chain for Bitcoind {
 
     fn block(&self, hash: BlockHash) -> Answer<'_, Block> {
         Box::pin(async move {
-            let raw: String = self.0.call_in_turn("getblock", json!([hash, 0])).await?;
+            let raw: String = self.call("getblock", json!([hash, 0])).await?;
             deserialize_hex(&raw).map_err(malformed)
         })
     }
 
     fn coin(&self, outpoint: OutPoint) -> Answer<'_, Option<ChainCoin>> {
         Box::pin(async move {
+            // For all that it takes to know one.
+            let _turn = self.0.turn().await?;
             let reply: Option<CoinReply> =
-                self.0.call_in_turn("gettxout", json!([outpoint.txid, outpoint.vout, false])).await?;
+                self.call("gettxout", json!([outpoint.txid, outpoint.vout, false])).await?;
             let Some(coin) = reply else { return Ok(None) };
             let (_, tip) = self.header(coin.bestblock).await?;
             let height = (tip + 1).saturating_sub(coin.confirmations);

@@ -84,13 +84,14 @@ impl Proofs {
             }
             readings.under_way.entry(hash).or_insert_with(|| self.read(hash)).clone()
         };
-        let read = reading.await;
+        let read = reading.clone().await;
         let mut readings = self.readings();
-        // The first to hear of it.
-        if readings.under_way.remove(&hash).is_some()
-            && let Ok(block) = &read
-        {
-            readings.keep(block.clone());
+        // The first to hear of it; who comes later may find another one.
+        if readings.under_way.get(&hash).is_some_and(|other| other.ptr_eq(&reading)) {
+            readings.under_way.remove(&hash);
+            if let Ok(block) = &read {
+                readings.keep(block.clone());
+            }
         }
         read
     }

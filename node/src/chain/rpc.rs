@@ -23,8 +23,9 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Bytes of an answer that is no JSON which are told.
 const BODY_MAX: usize = 200;
 
-/// Requests that a daemon has at a time, besides those of the one who follows its chain, who never waits for others.
-/// Its work queue is bounded, and shared with others: Bitcoin Core before version 30 has 4 threads and 16 places.
+/// Questions about coins and transactions that a daemon has at a time. Blocks and what the follower asks, who never
+/// waits for others, are a few besides. Its work queue is bounded, and shared with others: Bitcoin Core before version
+/// 30 has 4 threads and 16 places.
 const AT_A_TIME: usize = 4;
 /// Waits after each of which a daemon is asked again that has no room in its queue.
 const BUSY: [Duration; 4] = [
@@ -129,17 +130,15 @@ impl Rpc {
         self.access.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the cookie file. `false` if there is none, or it says what is known already.
-    fn read_cookie(&self) -> Result<bool, CallError> {
-        let Some(path) = &self.cookie else { return Ok(false) };
+    /// Reads the cookie file, if there is one.
+    fn read_cookie(&self) -> Result<(), CallError> {
+        let Some(path) = &self.cookie else { return Ok(()) };
         let unreadable = |why: &str| CallError::Unauthorized(format!("{}: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error.to_string()))?;
         let (user, password) = text.trim().split_once(':').ok_or_else(|| unreadable("is no cookie file"))?;
         let read = (user.to_owned(), password.to_owned());
-        let mut access = self.access.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = *access != read;
-        *access = read;
-        Ok(news)
+        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = read;
+        Ok(())
     }
 
     /// Calls a method.
@@ -173,7 +172,7 @@ impl Rpc {
         self.call(method, params).await
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, CallError> {
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, CallError> {
         let turn = tokio::time::timeout(ANSWER_TIMEOUT, self.turns.acquire()).await;
         // Never closed.
         turn.ok().and_then(Result::ok).ok_or(CallError::Busy)
@@ -212,9 +211,12 @@ impl Rpc {
     }
 
     async fn ask<T: DeserializeOwned>(&self, body: &Value) -> Result<T, CallError> {
+        let used = self.access();
         let mut answer = self.post_patiently(body).await?;
         if answer.0 == StatusCode::UNAUTHORIZED {
-            if !self.read_cookie()? {
+            self.read_cookie()?;
+            // Another call may have read it before this one.
+            if self.access() == used {
                 let user = self.access().0;
                 return Err(CallError::Unauthorized(match &self.cookie {
                     Some(path) => format!("what {} says", path.display()),

@@ -1,7 +1,8 @@
-//! Runs checks that take long aside, as many at a time as there are processors but one. Of each source one is under
-//! way, and sources take turns: who asks for many waits for its own.
+//! Runs checks that take long aside, as many at a time as there are processors but one. Of each account, from each
+//! source, one is under way, and they take turns: who asks for many waits for its own.
 
 use super::input::Input;
+use quorate_protocol::AccountId;
 use quorate_rules::{Check, Source};
 use std::{collections::HashMap, sync::Arc};
 use tokio::{
@@ -24,42 +25,46 @@ impl Checking {
 
     /// Hands in what is found out.
     pub(crate) fn start(&mut self, ticket: u64, source: Source, check: Check) {
-        let (done, inputs) = (self.turns.run(source, || check.run()), self.inputs.clone());
+        let lane = (source, check.account());
+        let (done, inputs) = (self.turns.run(lane, || check.run()), self.inputs.clone());
         tokio::spawn(async move {
-            match done.await {
-                Ok(checked) => {
-                    let _node_ended = inputs.send(Input::Checked { ticket, checked }).await;
-                }
-                Err(error) => tracing::error!(%error, "a check ended without a result"),
+            let checked = done.await;
+            if let Err(error) = &checked {
+                tracing::error!(%error, "a check ended without a result");
             }
+            let _node_ended = inputs.send(Input::Checked { ticket, checked: checked.ok() }).await;
         });
-    }
-
-    /// A session is gone.
-    pub(crate) fn forget(&mut self, source: Source) {
-        self.turns.sources.remove(&source);
     }
 }
 
 #[derive(Debug)]
 struct Turns {
-    /// First come, first served; each source is there once.
+    /// First come, first served; each lane is there once.
     workers: Arc<Semaphore>,
-    sources: HashMap<Source, Arc<Mutex<()>>>,
+    lanes: HashMap<Lane, Arc<Mutex<()>>>,
 }
+
+/// Whom a check is for, and whose account it is about.
+type Lane = (Source, Option<AccountId>);
+
+/// Lanes from which on those are forgotten in which nobody waits.
+const LANES_MANY: usize = 1_024;
 
 impl Turns {
     fn new(workers: usize) -> Self {
-        Self { workers: Arc::new(Semaphore::new(workers)), sources: HashMap::new() }
+        Self { workers: Arc::new(Semaphore::new(workers)), lanes: HashMap::new() }
     }
 
     /// Computes something on a thread of its own, when it is its turn.
     fn run<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
         &mut self,
-        source: Source,
+        lane: Lane,
         work: W,
     ) -> impl Future<Output = Result<T, JoinError>> + use<T, W> {
-        let (turn, workers) = (self.sources.entry(source).or_default().clone(), self.workers.clone());
+        if self.lanes.len() >= LANES_MANY {
+            self.lanes.retain(|_, turn| Arc::strong_count(turn) > 1);
+        }
+        let (turn, workers) = (self.lanes.entry(lane).or_default().clone(), self.workers.clone());
         async move {
             let _turn = turn.lock_owned().await;
             // Never closed.
@@ -78,7 +83,8 @@ mod tests {
     #[tokio::test]
     async fn who_asks_for_many_waits_for_its_own() {
         let mut turns = Turns::new(1);
-        let (greedy, modest) = (Source::Session(SessionId(1)), Source::Session(SessionId(2)));
+        let lane = |session| (Source::Session(SessionId(session)), None);
+        let (greedy, modest) = (lane(1), lane(2));
         let (started, order) = blocking::channel();
         let (go, wait) = blocking::channel();
         let note = |name: &'static str| {

@@ -15,7 +15,7 @@ use quorate_protocol::{
         encode_frame,
     },
 };
-use quorate_rules::{Output, ReplyTo, Search, SessionId, Source, Tag};
+use quorate_rules::{Output, ReplyTo, Search, SessionId, Tag};
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -86,7 +86,6 @@ impl Dispatcher {
                 }
                 Work::Closed(session) => {
                     self.sessions.remove(&session);
-                    self.checking.forget(Source::Session(session));
                 }
                 Work::Output(output) => self.carry_out(*output).await,
             }
@@ -174,12 +173,13 @@ impl Dispatcher {
             let error = WireError::passing(ErrorCode::LimitExceeded, Fault::Receiver, message);
             return self.send(session, id, &ServerMessage::Error { error });
         };
-        let Some(frames) = self.sessions.get(&session).cloned() else { return };
+        let Some(frames) = self.sessions.get(&session).map(mpsc::Sender::downgrade) else { return };
         let proofs = self.proofs.clone();
         tokio::spawn(async move {
             let frame = encode_frame(id, &proofs.answer(txid, of, path).await);
-            let _session_gone = frames.send(frame).await;
             drop(room);
+            // One that does not read is closed with the next message to it.
+            let _gone_or_full = frames.upgrade().map(|frames| frames.try_send(frame));
         });
     }
 
@@ -242,11 +242,18 @@ async fn look_up(
 
 /// Asks the chain for the coins of accounts.
 async fn look_for(chain: Arc<dyn Chain>, inputs: mpsc::Sender<Input>, ticket: u64, search: Search) {
-    let scripts = tokio::task::spawn_blocking(move || search.scripts()).await.unwrap_or_default();
-    let found = match chain.unspent(scripts).await {
+    let found = async {
+        let scripts = tokio::task::spawn_blocking(move || search.scripts()).await?;
+        Ok::<_, anyhow::Error>(chain.unspent(scripts).await?)
+    };
+    let found = match found.await {
         Ok(found) => Some(found),
         Err(error) => {
-            tracing::warn!(%error, "the chain backend did not say what accounts had before they were known here");
+            let error = format!("{error:#}");
+            tracing::warn!(
+                error,
+                "the chain backend did not say what accounts had before they were known here"
+            );
             None
         }
     };

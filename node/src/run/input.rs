@@ -82,10 +82,10 @@ pub(crate) enum Input {
         ticket: u64,
         archived: Option<Archived>,
     },
-    /// What a check that the machine asked for has found out.
+    /// What a check that the machine asked for has found out; nothing if it failed.
     Checked {
         ticket: u64,
-        checked: Checked,
+        checked: Option<Checked>,
     },
     /// What a search of accounts found; nothing if the backend does not say.
     Found {

@@ -370,7 +370,7 @@ impl World {
     /// A check that was run aside is done.
     pub(crate) fn checked(&mut self, id: NodeId, ticket: u64, checked: Checked) {
         self.counters.add(Fault::Checked);
-        self.step(id, |machine| machine.handle_checked(ticket, checked));
+        self.step(id, |machine| machine.handle_checked(ticket, Some(checked)));
     }
 
     /// The chain says what accounts have.

@@ -1,12 +1,12 @@
 //! Coins as this node knows them, found by outpoint and by script.
 
 use crate::index::IndexedCoin;
-use bitcoin::{OutPoint, ScriptBuf, TxOut, Txid};
+use bitcoin::{OutPoint, ScriptBuf, TxOut, Txid, hashes::Hash as _};
 use quorate_protocol::{
     AccountId, Round,
     wire::{ConfirmedSpend, FinalSpend, UtxoRecord},
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A coin with its facts, as subscribers are told them.
 #[derive(Debug)]
@@ -35,12 +35,17 @@ impl Leaving {
     }
 }
 
-/// All coins.
+/// The least outpoint.
+fn first() -> OutPoint {
+    OutPoint { txid: Txid::all_zeros(), vout: 0 }
+}
+
+/// All coins. Most scripts and accounts have few, so that a set for each would take more room than its coins.
 #[derive(Debug, Default)]
 pub(super) struct Coins {
     coins: BTreeMap<OutPoint, Coin>,
-    scripts: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
-    accounts: HashMap<AccountId, BTreeSet<OutPoint>>,
+    scripts: BTreeSet<(ScriptBuf, OutPoint)>,
+    accounts: BTreeSet<(AccountId, OutPoint)>,
 }
 
 impl Coins {
@@ -68,15 +73,16 @@ impl Coins {
 
     pub(super) fn remove(&mut self, outpoint: &OutPoint) {
         let Some(coin) = self.coins.remove(outpoint) else { return };
-        unlist(&mut self.scripts, &coin.record.script_pubkey, outpoint);
-        if let Some(account) = &coin.account {
-            unlist(&mut self.accounts, account, outpoint);
+        self.scripts.remove(&(coin.record.script_pubkey, *outpoint));
+        if let Some(account) = coin.account {
+            self.accounts.remove(&(account, *outpoint));
         }
     }
 
     /// The coins of an account.
     pub(super) fn by_account(&self, account: &AccountId) -> Vec<OutPoint> {
-        self.accounts.get(account).map(|set| set.iter().copied().collect()).unwrap_or_default()
+        let own = self.accounts.range((*account, first())..);
+        own.take_while(|(of, _)| of == account).map(|(_, outpoint)| *outpoint).collect()
     }
 
     /// The account that a coin is of.
@@ -91,14 +97,13 @@ impl Coins {
             let coin = self.coins.get_mut(outpoint).filter(|coin| coin.account.is_none());
             coin.map(|coin| coin.account = Some(account)).is_some()
         });
-        if !news.is_empty() {
-            self.accounts.entry(account).or_default().extend(&news);
-        }
+        self.accounts.extend(news.iter().map(|outpoint| (account, *outpoint)));
         news
     }
 
     pub(super) fn by_script(&self, script: &ScriptBuf) -> Vec<OutPoint> {
-        self.scripts.get(script).map(|set| set.iter().copied().collect()).unwrap_or_default()
+        let own = self.scripts.range((script.clone(), first())..);
+        own.take_while(|(of, _)| of == script).map(|(_, outpoint)| *outpoint).collect()
     }
 
     /// Adds a coin, or gives the one that is there.
@@ -113,10 +118,8 @@ impl Coins {
     ) -> &mut Coin {
         let TxOut { value, script_pubkey } = output.clone();
         if !self.coins.contains_key(&outpoint) {
-            self.scripts.entry(script_pubkey.clone()).or_default().insert(outpoint);
-            if let Some(account) = account {
-                self.accounts.entry(account).or_default().insert(outpoint);
-            }
+            self.scripts.insert((script_pubkey.clone(), outpoint));
+            self.accounts.extend(account.map(|account| (account, outpoint)));
         }
         self.coins.entry(outpoint).or_insert_with(|| Coin {
             record: UtxoRecord {
@@ -136,14 +139,5 @@ impl Coins {
             coinbase,
             account,
         })
-    }
-}
-
-fn unlist<K: Eq + std::hash::Hash>(all: &mut HashMap<K, BTreeSet<OutPoint>>, of: &K, outpoint: &OutPoint) {
-    if let Some(others) = all.get_mut(of) {
-        others.remove(outpoint);
-        if others.is_empty() {
-            all.remove(of);
-        }
     }
 }

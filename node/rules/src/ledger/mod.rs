@@ -262,17 +262,18 @@ impl Ledger {
     }
 
     pub(crate) fn has_unsearched(&self) -> bool {
-        !self.scripts.unsearched().is_empty()
+        self.scripts.has_unsearched()
     }
 
-    /// Accounts whose coins of before they were known have not been searched for, with the addresses that they reach.
-    pub(crate) fn unsearched(&self, most: usize) -> Vec<(AccountId, AccountRecord, [u32; 2])> {
-        let with_record = |id: &AccountId| {
-            let entry = self.scripts.account(id)?;
-            let reach = [Keychain::Receive, Keychain::Change].map(|keychain| entry.reach(keychain));
-            Some((*id, entry.record()?, reach))
-        };
-        self.scripts.unsearched().iter().filter_map(with_record).take(most).collect()
+    /// Takes accounts whose coins of before they were known have not been searched for, with the addresses that they
+    /// reach: those that have waited longest.
+    pub(crate) fn take_unsearched(&mut self, most: usize) -> Vec<(AccountId, AccountRecord, [u32; 2])> {
+        self.scripts.take_unsearched(most)
+    }
+
+    /// Puts those of them back that are still to be searched for.
+    pub(crate) fn put_unsearched(&mut self, accounts: &[(AccountId, [u32; 2])]) {
+        self.scripts.put_unsearched(accounts);
     }
 
     pub(crate) fn mark_searched(&mut self, accounts: &[(AccountId, [u32; 2])]) {

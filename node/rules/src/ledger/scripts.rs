@@ -12,10 +12,10 @@ use crate::{
 use bitcoin::ScriptBuf;
 use quorate_protocol::{
     AccountId,
-    account::{ACCOUNT_GAP, JointAccount, Keychain, KeychainIndex},
+    account::{ACCOUNT_GAP, AccountRecord, JointAccount, Keychain, KeychainIndex},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     ops::Range,
 };
 
@@ -46,7 +46,7 @@ pub(super) struct Scripts {
     /// Accounts that never had a coin, by the height at which they registered or their owners were there last.
     unused: BTreeSet<(u32, AccountId)>,
     /// Accounts that have not been searched for.
-    unsearched: BTreeSet<AccountId>,
+    unsearched: VecDeque<AccountId>,
     /// What the index has otherwise.
     stale: BTreeSet<ScriptBuf>,
     stale_accounts: BTreeSet<AccountId>,
@@ -91,16 +91,20 @@ impl Scripts {
                 restored.stale_addresses.insert(row, Vec::new());
             }
         }
+        let mut unsearched = Vec::new();
         for ((slot, (id, entry)), broken) in (0..).zip(accounts).zip(broken) {
             if !entry.is_used() {
                 restored.unused.insert((entry.wanted_at, id));
             }
             if !entry.searched {
-                restored.unsearched.insert(id);
+                unsearched.push((entry.rank(), id));
             }
             restored.accounts.insert(id, Account { slot, entry });
             restored.broken.extend(broken.then_some(id));
         }
+        // Accounts that have had coins first.
+        unsearched.sort_unstable_by_key(|((used, since), id)| (!used, *since, *id));
+        restored.unsearched = unsearched.into_iter().map(|(_, id)| id).collect();
         restored
     }
 
@@ -125,7 +129,6 @@ impl Scripts {
     fn forget(&mut self, id: AccountId) {
         if let Some(Account { slot, entry }) = self.accounts.remove(&id) {
             self.unused.remove(&(entry.wanted_at, id));
-            self.unsearched.remove(&id);
             self.addresses.close(slot);
         }
         self.stale_accounts.insert(id);
@@ -219,7 +222,7 @@ impl Scripts {
         }
         let (slot, entry) = (self.addresses.open(id), AccountEntry::new(account.record(), tip));
         self.unused.insert((tip, id));
-        self.unsearched.insert(id);
+        self.unsearched.push_back(id);
         self.accounts.insert(id, Account { slot, entry });
         self.stale_accounts.insert(id);
         let derive = |first: KeychainIndex| self.derive(slot, account, first.keychain, 0..ACCOUNT_GAP);
@@ -292,9 +295,29 @@ impl Scripts {
         self.derive(slot, account, used.keychain, from..to)
     }
 
-    /// Accounts that have not been searched for.
-    pub(super) fn unsearched(&self) -> &BTreeSet<AccountId> {
-        &self.unsearched
+    pub(super) fn has_unsearched(&self) -> bool {
+        !self.unsearched.is_empty()
+    }
+
+    /// Takes accounts that are to be searched for, those that have waited longest, with the addresses that they reach.
+    pub(super) fn take_unsearched(&mut self, most: usize) -> Vec<(AccountId, AccountRecord, [u32; 2])> {
+        let mut taken = Vec::new();
+        while taken.len() < most
+            && let Some(id) = self.unsearched.pop_front()
+        {
+            let Some(entry) = self.account(&id).filter(|entry| !entry.searched) else { continue };
+            // One whose record cannot be read has no addresses, either.
+            let Some(record) = entry.record() else { continue };
+            taken.push((id, record, FIRST.map(|first| entry.reach(first.keychain))));
+        }
+        taken
+    }
+
+    /// Puts those of them back that are still to be searched for.
+    pub(super) fn put_unsearched(&mut self, accounts: &[(AccountId, [u32; 2])]) {
+        let left = |id: &AccountId| self.account(id).is_some_and(|entry| !entry.searched);
+        let left: Vec<AccountId> = accounts.iter().map(|(id, _)| *id).filter(left).collect();
+        self.unsearched.extend(left);
     }
 
     /// Accounts have been searched for, with as many addresses; one that has more by now is searched for again.
@@ -303,7 +326,6 @@ impl Scripts {
             let Some(Account { entry, .. }) = self.accounts.get_mut(id) else { continue };
             if FIRST.map(|first| entry.reach(first.keychain)) == *reach {
                 entry.searched = true;
-                self.unsearched.remove(id);
                 self.stale_accounts.insert(*id);
             }
         }

@@ -1,6 +1,9 @@
 //! What subscribers and owners hear, at the node that coordinates and at another one.
 
-use crate::cluster::{Cluster, WALLET};
+use crate::{
+    Output,
+    cluster::{Cluster, WALLET},
+};
 use bitcoin::{
     Address, Amount, Network, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Txid, absolute::LockTime,
     hashes::Hash as _, transaction::Version,
@@ -227,6 +230,29 @@ fn what_an_account_was_paid_before_it_was_known_is_searched_for_and_leads_furthe
         assert_eq!(utxos.len(), known, "one leads to the next, and the last one is too far ahead");
         assert!(utxos.iter().all(|utxo| utxo.created.is_some()));
     }
+}
+
+#[test]
+fn many_coins_that_blocks_bring_while_they_are_searched_for_are_not_looked_up() {
+    let mut cluster = Cluster::voting();
+    let KeyOutcome::Snapshot { .. } = follow(&mut cluster, true) else { panic!("its record is good") };
+    let mut payment = paying(&cluster.world.script(), 1);
+    payment.output = vec![payment.output[0].clone(); 5_000];
+    let txid = payment.compute_txid();
+    let now = Duration::from_secs(5);
+    let machine = &mut cluster.get(2).machine;
+    machine.at(now, 0).handle_timeout();
+    let mut outputs = std::iter::from_fn(|| machine.poll_output());
+    let ticket = outputs.find_map(|output| match output {
+        Output::Search { ticket, .. } => Some(ticket),
+        _ => None,
+    });
+    cluster.mine(vec![payment]);
+    let found = (0..5_000).map(|vout| OutPoint { txid, vout }).collect();
+    let machine = &mut cluster.get(2).machine;
+    machine.at(now, 0).handle_found(ticket.expect("a search"), Some(found));
+    let mut outputs = std::iter::from_fn(|| machine.poll_output());
+    assert!(!outputs.any(|output| matches!(output, Output::LookUp { .. })));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use quorate_protocol::{
     account::{Keychain, KeychainIndex},
     log_head::{LogHead, SignedHead},
     proposal::{Proposal, describe_output},
+    testing,
     vote::{NOT_BEFORE_ITS_BLOCK, Verdict},
     wire::{
         ClientMessage, CommitReply, ErrorCode, PeerReply, RejectReason, ServerMessage, SubscriptionKey,
@@ -457,7 +458,7 @@ fn a_large_proposal_is_checked_aside_while_others_are_answered() {
     let head = kit.head(OTHER);
     kit.ask(OTHER, VotingRequest::Heartbeat { head, height: 0 }).expect("an answer meanwhile");
     assert!(large_answer(&mut kit).is_none());
-    kit.machine.at(kit.now, 0).handle_checked(ticket, check.run());
+    kit.machine.at(kit.now, 0).handle_checked(ticket, Some(check.run()));
     assert_eq!(large_answer(&mut kit), Some((Verdict::Approve, None)));
     kit.out.clear();
     // It comes again, and is known.
@@ -482,8 +483,108 @@ fn what_is_wrong_with_a_large_proposal_is_found_and_what_a_block_did_meanwhile_c
     let (ticket, check) = large_request(&mut kit, &good);
     let found = check.run();
     kit.mine_with(vec![spend(&coins[..1], 50_000)]);
-    kit.machine.at(kit.now, 0).handle_checked(ticket, found);
+    kit.machine.at(kit.now, 0).handle_checked(ticket, Some(found));
     let (verdict, reason) = large_answer(&mut kit).expect("an answer");
     assert_eq!(verdict, Verdict::Reject);
     assert!(matches!(reason, Some(RejectReason::Spent { .. })), "{reason:?}");
+}
+
+/// A payment of the account's coin to itself, in as many parts, each described.
+fn in_parts(kit: &Kit, parts: u32) -> Proposal {
+    let mut psbt = kit.world.proposal().psbt;
+    psbt.unsigned_tx.output.clear();
+    psbt.outputs.clear();
+    for index in 0..parts {
+        let position = KeychainIndex { keychain: Keychain::Change, index };
+        let address = kit.world.account.address(position).expect("derives");
+        let mut output = bitcoin::psbt::Output::default();
+        describe_output(&kit.world.account, &address, &mut output);
+        psbt.outputs.push(output);
+        let value = Amount::from_sat(80_000 / u64::from(parts));
+        psbt.unsigned_tx.output.push(TxOut { value, script_pubkey: address.script_pubkey });
+    }
+    let deadline = kit.world.proposal().deadline;
+    Proposal::Joint(Box::new(kit.world.authorise(psbt, deadline)))
+}
+
+#[test]
+fn a_payment_with_many_addresses_is_checked_aside_once() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let proposal = in_parts(&kit, 20);
+    let request = kit.vote_request(proposal.clone());
+    kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), request);
+    let Some(Output::LookUp { ticket, .. }) = kit.machine.poll_output() else { panic!("it asks the chain") };
+    let found = kit.coins.clone().into_iter().collect();
+    kit.machine.at(kit.now, 0).handle_coins(ticket, Some(found));
+    let Some(Output::Check { ticket, check, .. }) = kit.machine.poll_output() else { panic!("it is large") };
+    assert_eq!(check.account(), Some(kit.world.account.id()));
+    kit.machine.at(kit.now, 0).handle_checked(ticket, Some(check.run()));
+    assert_eq!(large_answer(&mut kit), Some((Verdict::Approve, None)));
+    let request = kit.vote_request(proposal);
+    kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(78), request);
+    assert!(!matches!(kit.machine.poll_output(), Some(Output::Check { .. })), "it is known");
+    // One that could not be checked is refused, and may come again.
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let request = kit.vote_request(in_parts(&kit, 20));
+    kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), request.clone());
+    let Some(Output::LookUp { ticket, .. }) = kit.machine.poll_output() else { panic!("it asks the chain") };
+    let found = kit.coins.clone().into_iter().collect();
+    kit.machine.at(kit.now, 0).handle_coins(ticket, Some(found));
+    let Some(Output::Check { ticket, .. }) = kit.machine.poll_output() else { panic!("it is large") };
+    kit.machine.at(kit.now, 0).handle_checked(ticket, None);
+    kit.ask(OTHER, request).expect("it votes");
+}
+
+#[test]
+fn what_is_refused_for_less_is_not_checked_aside() {
+    let mut kit = Kit::voting();
+    // Its coin does not exist.
+    let unknown = kit.vote(in_parts(&kit, 20)).expect_err("there is no such coin");
+    assert!(matches!(unknown, RejectReason::UnknownCoin { .. }), "{unknown:?}");
+    kit.joint_coin(90_500, 5, false);
+    // More outputs than any transaction may have.
+    let large = kit.vote_request(in_parts(&kit, 600));
+    kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), large);
+    let mut outputs = Vec::new();
+    while let Some(output) = kit.machine.poll_output() {
+        if let Output::LookUp { ticket, .. } = output {
+            let found = kit.coins.clone().into_iter().collect();
+            kit.machine.at(kit.now, 0).handle_coins(ticket, Some(found));
+        } else {
+            outputs.push(output);
+        }
+    }
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Check { .. })), "{outputs:?}");
+    kit.out.extend(outputs);
+    let (verdict, reason) = large_answer(&mut kit).expect("an answer");
+    assert_eq!(verdict, Verdict::Reject);
+    assert!(matches!(reason, Some(RejectReason::Invalid { .. })), "{reason:?}");
+}
+
+#[test]
+fn anothers_certificate_spoils_no_payment() {
+    let delay = testing::federation(4).account.record().recovery_delay + 1;
+    for parts in [1, 20] {
+        let mut kit = Kit::voting();
+        kit.joint_coin(90_500, 5, false);
+        let other = kit.world.with_delay(delay).certificate();
+        let proposal = in_parts(&kit, parts);
+        let wrong = |kit: &Kit| VotingRequest::VoteRequest {
+            proposal: in_parts(kit, parts),
+            account: Some(other.clone()),
+            certificate: None,
+            releases: vec![],
+        };
+        let request = wrong(&kit);
+        let VotingReply::VoteResponse { reason: Some(_), .. } = kit.ask(OTHER, request).expect("a vote")
+        else {
+            panic!("it is of another account")
+        };
+        assert_eq!(kit.vote(proposal.clone()), Ok(()), "{parts} parts");
+        let request = wrong(&kit);
+        kit.ask(OTHER, request).expect("an answer");
+        assert_eq!(kit.vote(proposal), Ok(()), "nor what is known of it afterwards");
+    }
 }

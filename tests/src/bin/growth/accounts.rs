@@ -17,7 +17,7 @@ use quorate::{
 };
 use quorate_tests::{
     Cluster, PATIENCE,
-    operator::{status, status_where},
+    operator::status_where,
     wallets::{federation, nobody, pay_out},
 };
 use rand_chacha::{
@@ -74,7 +74,7 @@ pub(crate) async fn measure(mut cluster: Cluster, count: u32, as_json: bool) -> 
     let index = fs::metadata(home.join("index.redb"))?.len();
     let started = Instant::now();
     cluster.start_node(1, None)?;
-    status(&home, "following").await?;
+    status_where(&home, "up", |status| status.pointer("/tip/height").is_some()).await?;
     let start = started.elapsed();
     let again = memory(cluster.pid(1).context("it runs")?)?;
     // The block that was indexed last may have to be read again. Each account has 20 addresses on each keychain, and

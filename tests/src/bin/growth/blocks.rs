@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use bitcoin::{Amount, OutPoint, Transaction, TxOut};
 use quorate_tests::{
     Cluster,
-    operator::{status, status_where},
+    operator::status_where,
     wallets::{nobody, nobodys_spend},
 };
 use serde_json::json;
@@ -33,7 +33,7 @@ pub(crate) async fn measure(mut cluster: Cluster, count: u32, as_json: bool) -> 
     cluster.kill(1)?;
     let started = Instant::now();
     cluster.start_node(1, None)?;
-    status(&home, "following").await?;
+    status_where(&home, "up", |status| status.pointer("/tip/height").is_some()).await?;
     let start = started.elapsed();
     let (rate, each) = (f64::from(count) / read, spent * 1e3 / f64::from(count));
     if as_json {

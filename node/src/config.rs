@@ -19,6 +19,9 @@ use std::{
     time::Duration,
 };
 
+/// Inputs and described outputs of a payment that a node checks without handing it to another thread: two inputs and
+/// the change, some 200 us.
+const SMALL_PROPOSAL: usize = 3;
 /// What a chain backend speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -192,6 +195,7 @@ impl NodeConfig {
             min_confirmations: confirmations,
             voting_timeout: Duration::from_secs(self.voting_timeout_s),
             signing_timeout: Duration::from_millis(self.signing_timeout_ms),
+            small_proposal: SMALL_PROPOSAL,
             bug: None,
         })
     }

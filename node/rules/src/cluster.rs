@@ -110,6 +110,7 @@ impl Cluster {
             min_confirmations: 1,
             voting_timeout: Duration::from_secs(30),
             signing_timeout: Duration::from_secs(2),
+            small_proposal: 2,
             bug: None,
         };
         let (federation, key) = (self.world.federation.clone(), self.world.keys[index].clone());

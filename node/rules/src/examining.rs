@@ -20,10 +20,7 @@ use quorate_protocol::{
 };
 use std::sync::Arc;
 
-/// Addresses that are derived on the way.
-const ADDRESSES_MAX: usize = 3;
-/// Inputs whose scripts are run on the way, if the whole transaction is no heavier than this.
-const INPUTS_MAX: usize = 2;
+/// Weight of a transaction whose scripts are run on the way.
 const WEIGHT_MAX: u64 = 4_000;
 impl Context {
     /// All checks of a joint proposal that need no chain. The account is that of its verified certificate.
@@ -93,7 +90,7 @@ impl Context {
 
     fn wanted_of_joint(&mut self, proposal: &JointProposal, account: &AccountCertificate) -> Option<Check> {
         let described = proposal.psbt.outputs.iter().filter(|output| output.tap_internal_key.is_some());
-        let few = proposal.psbt.inputs.len() + described.count() <= ADDRESSES_MAX;
+        let few = proposal.psbt.inputs.len() + described.count() <= self.settings.small_proposal;
         if few || self.glance(proposal).is_err() || self.checks.get(proposal).is_some() {
             return None;
         }
@@ -103,7 +100,8 @@ impl Context {
     }
 
     fn wanted_of_scripts(&self, proposal: &Proposal, transaction: &Transaction) -> Option<Check> {
-        if transaction.input.len() <= INPUTS_MAX && transaction.weight().to_wu() <= WEIGHT_MAX {
+        let few = transaction.input.len() <= self.settings.small_proposal;
+        if few && transaction.weight().to_wu() <= WEIGHT_MAX {
             return None;
         }
         let vote = self.ledger.record(&transaction.compute_txid()).and_then(|record| record.vote.as_ref());

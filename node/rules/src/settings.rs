@@ -12,6 +12,9 @@ pub struct Settings {
     pub voting_timeout: Duration,
     /// Time for the shares of one signing attempt.
     pub signing_timeout: Duration,
+    /// Inputs, and outputs that its wallet describes, of a proposal that is checked on the way; larger ones are checked
+    /// aside.
+    pub small_proposal: usize,
     /// A rule to break, in the simulation only.
     pub bug: Option<Bug>,
 }

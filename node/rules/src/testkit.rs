@@ -62,6 +62,7 @@ fn settings() -> Settings {
         min_confirmations: 1,
         voting_timeout: Duration::from_secs(30),
         signing_timeout: Duration::from_secs(2),
+        small_proposal: 2,
         bug: None,
     }
 }

@@ -204,6 +204,7 @@ fn registered(world: &testing::World, accounts: Vec<AccountRecord>) -> Mirror {
         min_confirmations: 1,
         voting_timeout: Duration::from_secs(1),
         signing_timeout: Duration::from_secs(1),
+        small_proposal: 0,
         bug: None,
     };
     let (federation, rng) = (world.federation.clone(), testing::rng(0));

@@ -114,6 +114,7 @@ impl World {
             min_confirmations: 1,
             voting_timeout: self.voting_timeout,
             signing_timeout: Duration::from_millis(300),
+            small_proposal: 0,
             bug: self.bug,
         }
     }

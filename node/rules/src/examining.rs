@@ -53,11 +53,17 @@ impl Context {
         let transaction = &proposal.psbt.unsigned_tx;
         relay_policy::check_shape(transaction)
             .map_err(|error| RejectReason::Invalid { message: error.to_string() })?;
-        let mut inputs = transaction.input.iter().map(|input| input.previous_output);
-        match inputs.find(|outpoint| self.ledger.coin(outpoint).is_none()) {
-            Some(outpoint) => Err(RejectReason::UnknownCoin { outpoint }),
-            None => Ok(()),
+        for (input, described) in transaction.input.iter().zip(&proposal.psbt.inputs) {
+            let outpoint = input.previous_output;
+            let coin = self.ledger.coin(&outpoint).ok_or(RejectReason::UnknownCoin { outpoint })?;
+            let is_it =
+                |claimed: &TxOut| claimed.value == coin.value && claimed.script_pubkey == coin.script_pubkey;
+            // What is not described at all is refused by the check, at once.
+            if !described.witness_utxo.as_ref().is_none_or(is_it) {
+                return Err(RejectReason::WrongCoin { outpoint });
+            }
         }
+        Ok(())
     }
 
     /// What takes long of what an input needs, and is not known.
@@ -78,12 +84,13 @@ impl Context {
             | Parked::Bound { .. }
             | Parked::Found { .. } => return None,
         };
+        let is_vote = matches!(input, Parked::Request { .. });
         match proposal {
+            // A coordinator looks at no coins.
+            Proposal::Joint(joint) if is_vote && self.glance(joint).is_err() => None,
             Proposal::Joint(joint) => self.wanted_of_joint(joint, account.as_ref()?),
-            // A coordinator leaves it to the voters, of which it is one.
-            Proposal::Sole { transaction } if matches!(input, Parked::Request { .. }) => {
-                self.wanted_of_scripts(proposal, transaction)
-            }
+            // It leaves scripts to the voters, of which it is one.
+            Proposal::Sole { transaction } if is_vote => self.wanted_of_scripts(proposal, transaction),
             Proposal::Sole { .. } => None,
         }
     }
@@ -91,7 +98,8 @@ impl Context {
     fn wanted_of_joint(&mut self, proposal: &JointProposal, account: &AccountCertificate) -> Option<Check> {
         let described = proposal.psbt.outputs.iter().filter(|output| output.tap_internal_key.is_some());
         let few = proposal.psbt.inputs.len() + described.count() <= self.settings.small_proposal;
-        if few || self.glance(proposal).is_err() || self.checks.get(proposal).is_some() {
+        let is_refused = relay_policy::check_shape(&proposal.psbt.unsigned_tx).is_err();
+        if few || is_refused || self.checks.get(proposal).is_some() {
             return None;
         }
         let account = self.verified_account(account).ok()?;

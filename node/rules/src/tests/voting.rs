@@ -564,6 +564,47 @@ fn what_is_refused_for_less_is_not_checked_aside() {
 }
 
 #[test]
+fn a_coordinator_has_it_checked_aside_too_and_who_names_anothers_coin_costs_voters_nothing() {
+    let mut kit = Kit::voting();
+    let session = crate::SessionId(9);
+    let hello = ClientMessage::Hello {
+        protocol: quorate_protocol::wire::limits::PROTOCOL_VERSION,
+        federation: None,
+        agent: String::new(),
+    };
+    kit.machine.at(kit.now, 0).handle_client(session, Some(1), hello);
+    kit.drain();
+    let (proposal, account) = (in_parts(&kit, 20), Some(kit.world.certificate()));
+    let message = ClientMessage::TransactionBroadcast { proposal: proposal.clone(), account };
+    kit.machine.at(kit.now, 0).handle_client(session, Some(2), message);
+    let mut aside = false;
+    while let Some(output) = kit.machine.poll_output() {
+        match output {
+            Output::LookUp { ticket, .. } => {
+                kit.machine.at(kit.now, 0).handle_coins(ticket, Some(Vec::new()));
+            }
+            Output::Recall { ticket, .. } => {
+                kit.machine.at(kit.now, 0).handle_recalled(ticket, Some(crate::archive::Archived::default()));
+            }
+            Output::Check { source, .. } => aside = source == Source::Session(session),
+            _ => {}
+        }
+    }
+    assert!(aside, "its coin does not exist, which a coordinator does not look at");
+    // The coin is another one than the proposal says.
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_501, 5, false);
+    let request = kit.vote_request(proposal);
+    kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), request);
+    let Some(Output::LookUp { ticket, .. }) = kit.machine.poll_output() else { panic!("it asks the chain") };
+    let found = kit.coins.clone().into_iter().collect();
+    kit.machine.at(kit.now, 0).handle_coins(ticket, Some(found));
+    let (verdict, reason) = large_answer(&mut kit).expect("an answer");
+    assert_eq!(verdict, Verdict::Reject);
+    assert!(matches!(reason, Some(RejectReason::WrongCoin { .. })), "{reason:?}");
+}
+
+#[test]
 fn anothers_certificate_spoils_no_payment() {
     let delay = testing::federation(4).account.record().recovery_delay + 1;
     for parts in [1, 20] {

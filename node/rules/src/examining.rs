@@ -68,31 +68,65 @@ impl Context {
 
     /// What takes long of what an input needs, and is not known.
     pub(crate) fn wanted_check(&mut self, input: &Parked) -> Option<Check> {
-        let (proposal, account) = match input {
-            Parked::Request { request: VotingRequest::VoteRequest { proposal, account, .. }, .. } => {
-                (proposal, account)
-            }
+        match input {
+            Parked::Request { request, .. } => self.wanted_of_request(request),
             Parked::Client { message: ClientMessage::TransactionBroadcast { proposal, account }, .. }
             | Parked::Client {
                 message: ClientMessage::TransactionCancel { proposal, account, .. }, ..
-            } => (proposal, account),
-            Parked::Request { .. }
-            | Parked::Client { .. }
+            } => self.wanted_of_proposal(proposal, account.as_ref()),
+            Parked::Client { .. }
             | Parked::Shown { .. }
             | Parked::Left { .. }
             | Parked::Settling { .. }
             | Parked::Bound { .. }
-            | Parked::Found { .. } => return None,
-        };
-        let is_vote = matches!(input, Parked::Request { .. });
-        match proposal {
-            // A coordinator looks at no coins.
-            Proposal::Joint(joint) if is_vote && self.glance(joint).is_err() => None,
-            Proposal::Joint(joint) => self.wanted_of_joint(joint, account.as_ref()?),
-            // It leaves scripts to the voters, of which it is one.
-            Proposal::Sole { transaction } if is_vote => self.wanted_of_scripts(proposal, transaction),
-            Proposal::Sole { .. } => None,
+            | Parked::Found { .. } => None,
         }
+    }
+
+    fn wanted_of_request(&mut self, request: &VotingRequest) -> Option<Check> {
+        match request {
+            VotingRequest::VoteRequest { proposal, account, .. } => {
+                // The vote of before is repeated for what it was given for.
+                if let Some((voted, account)) = self.voted_for(proposal) {
+                    return self.wanted_of_proposal(&voted, account.as_ref());
+                }
+                match proposal {
+                    Proposal::Joint(joint) if self.glance(joint).is_err() => None,
+                    Proposal::Joint(_) => self.wanted_of_proposal(proposal, account.as_ref()),
+                    Proposal::Sole { transaction } => self.wanted_of_scripts(transaction),
+                }
+            }
+            VotingRequest::CommitRequest { certificate, .. } => {
+                let record = self.ledger.record(&certificate.target.txid())?;
+                let (proposal, account) = (record.proposal.clone()?, record.account.clone());
+                self.wanted_of_proposal(&proposal, account.as_ref())
+            }
+            VotingRequest::ReleaseRequest { cancel: Some(cancel), .. } => {
+                self.wanted_of_proposal(&cancel.proposal, cancel.account.as_ref())
+            }
+            VotingRequest::ReleaseRequest { cancel: None, .. }
+            | VotingRequest::Released { .. }
+            | VotingRequest::Heartbeat { .. }
+            | VotingRequest::FinalTransaction { .. }
+            | VotingRequest::AccountRequest { .. } => None,
+        }
+    }
+
+    /// What this node has approved of a proposal as it stands now, if it has.
+    fn voted_for(&self, proposal: &Proposal) -> Option<(Proposal, Option<AccountCertificate>)> {
+        let record = self.ledger.record(&proposal.txid())?;
+        let is_it = record.vote.as_ref().is_some_and(|vote| vote.target == self.present_target(proposal));
+        is_it.then(|| Some((record.proposal.clone()?, record.account.clone())))?
+    }
+
+    /// A joint proposal. Nobody but its voters runs scripts of sole custody.
+    fn wanted_of_proposal(
+        &mut self,
+        proposal: &Proposal,
+        account: Option<&AccountCertificate>,
+    ) -> Option<Check> {
+        let Proposal::Joint(joint) = proposal else { return None };
+        self.wanted_of_joint(joint, account?)
     }
 
     fn wanted_of_joint(&mut self, proposal: &JointProposal, account: &AccountCertificate) -> Option<Check> {
@@ -107,13 +141,9 @@ impl Context {
             .then(|| Check::of_joint(self.federation.clone(), account, proposal.clone()))
     }
 
-    fn wanted_of_scripts(&self, proposal: &Proposal, transaction: &Transaction) -> Option<Check> {
+    fn wanted_of_scripts(&self, transaction: &Transaction) -> Option<Check> {
         let few = transaction.input.len() <= self.settings.small_proposal;
         if few && transaction.weight().to_wu() <= WEIGHT_MAX {
-            return None;
-        }
-        let vote = self.ledger.record(&transaction.compute_txid()).and_then(|record| record.vote.as_ref());
-        if vote.is_some_and(|vote| vote.target == self.present_target(proposal)) {
             return None;
         }
         let spent = self.sole_spends(transaction).ok()?;

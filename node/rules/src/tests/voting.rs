@@ -629,3 +629,28 @@ fn anothers_certificate_spoils_no_payment() {
         assert_eq!(kit.vote(proposal), Ok(()), "nor what is known of it afterwards");
     }
 }
+
+#[test]
+fn what_was_checked_long_ago_is_checked_aside_again() {
+    let mut kit = Kit::voting();
+    kit.joint_coin(90_500, 5, false);
+    let proposal = in_parts(&kit, 20);
+    assert_eq!(kit.vote(proposal.clone()), Ok(()));
+    let Proposal::Joint(joint) = &proposal else { panic!("a joint one") };
+    let about = kit.world.target_of(joint);
+    let commit = kit.commit_request(&about, &[2, 3, 4]);
+    for request in [commit, kit.vote_request(proposal)] {
+        kit.machine.cx.checks = crate::checks::Checks::default();
+        kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), request);
+        let check = std::iter::from_fn(|| kit.machine.poll_output()).find_map(|output| match output {
+            Output::Check { ticket, check, .. } => Some((ticket, check)),
+            _ => None,
+        });
+        let (ticket, check) = check.expect("it is large");
+        kit.machine.at(kit.now, 0).handle_checked(ticket, Some(check.run()));
+        kit.drain();
+        let answered = |output: &Output| matches!(output, Output::Reply { to: ReplyTo::Peer(77), .. });
+        assert!(kit.out.iter().any(answered));
+        kit.out.clear();
+    }
+}

@@ -4,6 +4,7 @@
 //! itself, but which copy does is the wallet's to see, so the first of each of f + 1 nodes goes out, when it comes.
 
 use crate::{
+    alone::Alone,
     tips::LinkId,
     words::{Shown, Words},
 };
@@ -12,7 +13,7 @@ use quorate_protocol::{
     finality::FinalityProof,
     wire::{Followed, KeyOutcome, TransactionStatus, UtxoRecord},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 /// What is known of one key.
 #[derive(Debug, Default)]
@@ -52,7 +53,28 @@ impl Facts {
     pub(crate) fn forget(&mut self, link: LinkId) {
         self.heard.remove(&link);
         self.placed.remove(&link);
-        self.utxos.values_mut().for_each(|words| words.forget(link));
+        self.forget_coins(|words| words.forget(link));
+        let utxos = &self.utxos;
+        self.proofs.retain(|txid, copies| {
+            let believed =
+                |copy: &ProofCopy| utxos.get(&copy.outpoint).is_some_and(|words| words.is_final(txid));
+            copies.retain(|copy| copy.link != link || believed(copy));
+            !copies.is_empty()
+        });
+    }
+
+    /// Forgets all coins but these, and proofs that came with none of them. Gives whether there were any.
+    fn forget_coins(&mut self, mut stays: impl FnMut(&mut Words) -> bool) -> bool {
+        let before = self.utxos.len();
+        self.utxos.retain(|_, words| stays(words));
+        let some = self.utxos.len() < before;
+        if some {
+            let (named, utxos) = (self.named(0), &self.utxos);
+            self.proofs.retain(|txid, copies| {
+                named.contains(txid) || copies.iter().any(|copy| utxos.contains_key(&copy.outpoint))
+            });
+        }
+        some
     }
 
     /// A node has told all that it knows at present.
@@ -92,6 +114,18 @@ impl Facts {
     /// Whether something was said of a coin.
     pub(crate) fn knows(&self, outpoint: &OutPoint) -> bool {
         self.utxos.contains_key(outpoint)
+    }
+
+    /// How many coins something is said of.
+    #[cfg(test)]
+    pub(crate) fn coins(&self) -> usize {
+        self.utxos.len()
+    }
+
+    /// And how many copies of proofs there are.
+    #[cfg(test)]
+    pub(crate) fn proofs(&self) -> usize {
+        self.proofs.values().map(Vec::len).sum()
     }
 
     /// All nodes are asked again.
@@ -138,20 +172,10 @@ impl Facts {
     /// Forgets coins that blocks below a height spend, those that too few nodes speak of since this was last called,
     /// and proofs that are of nothing else. `true` if there were any.
     pub(crate) fn forget_below(&mut self, height: u32) -> bool {
-        let before = self.utxos.len();
-        self.utxos.retain(|_, words| match words.told() {
-            Some(utxo) => !is_spent_below(utxo, height),
-            None => !words.is_old_news(),
-        });
-        let some = self.utxos.len() < before;
-        if some {
-            let named = self.named(height);
-            let utxos = &self.utxos;
-            self.proofs.retain(|txid, copies| {
-                named.contains(txid) || copies.iter().any(|copy| utxos.contains_key(&copy.outpoint))
-            });
-        }
-        some
+        self.forget_coins(|words| match words.told() {
+            Some(utxo) if is_spent_below(utxo, height) => false,
+            _ => words.is_believed() || !words.is_old_news(),
+        })
     }
 
     /// Transactions that coins of a snapshot name.
@@ -167,24 +191,32 @@ impl Facts {
         known.get(needed.checked_sub(1)?).copied()
     }
 
-    /// A node's word on a coin. Gives what is to be told, if there is news.
+    /// A node's word on a coin. Gives what is to be told, if there is news. A word on a coin that no other one speaks
+    /// of is lost if the node has said too much of that kind.
     pub(crate) fn take_utxo(
         &mut self,
         link: LinkId,
         utxo: &UtxoRecord,
         proof: Option<FinalityProof>,
         needed: usize,
+        alone: &mut Alone,
     ) -> Option<(UtxoRecord, Option<FinalityProof>)> {
         let outpoint = utxo.outpoint;
         let shown = proof.as_ref().and_then(|proof| Shown::of(proof, &outpoint));
+        let words = match self.utxos.entry(outpoint) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Words::claimed(alone.claim(link)?)),
+        };
         let new_proof = proof.filter(|_| shown.is_some()).filter(|proof| {
-            let copies = self.proofs.entry(proof.txid()).or_default();
-            let known = copies.iter().any(|copy| copy.link == link || copy.proof == *proof);
-            let new = copies.len() < needed && !known;
-            copies.extend(new.then(|| ProofCopy { link, outpoint, proof: proof.clone() }));
+            let of = self.proofs.get(&proof.txid()).map_or(&[][..], Vec::as_slice);
+            let known = of.iter().any(|copy| copy.link == link || copy.proof == *proof);
+            let new = of.len() < needed && !known && words.shows(link);
+            if new {
+                let copy = ProofCopy { link, outpoint, proof: proof.clone() };
+                self.proofs.entry(proof.txid()).or_default().push(copy);
+            }
             new
         });
-        let words = self.utxos.entry(outpoint).or_default();
         let news = words.take(link, utxo, needed, shown.filter(|_| new_proof.is_some()))?;
         Some((news, new_proof))
     }

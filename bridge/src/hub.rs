@@ -6,6 +6,7 @@
 //! nodes have told of the key (or f + 1, if no more come), so there is no gap.
 
 use crate::{
+    alone::Alone,
     facts::Heard,
     frame::Frame,
     interest::{Interest, WalletId, since_of},
@@ -50,6 +51,7 @@ pub(crate) struct Hub {
     /// last sweep, and those since the one before.
     idle: [HashSet<SubscriptionKey>; 2],
     tips: Tips,
+    alone: Alone,
     /// The tip when old coins were forgotten last.
     forgot_at: u32,
     /// Nodes that have to say the same: f + 1, so that one of them is honest.
@@ -67,6 +69,7 @@ impl Hub {
             sessions: HashMap::new(),
             idle: Default::default(),
             tips: Tips::new(nodes),
+            alone: Alone::default(),
             forgot_at: 0,
             needed: faulty_max(nodes) + 1,
             deliveries: VecDeque::new(),
@@ -159,6 +162,7 @@ impl Hub {
     /// A node's stream is gone.
     pub(crate) fn forget_link(&mut self, link: LinkId) {
         self.tips.forget(link);
+        self.alone.forget(link);
         self.interests.values_mut().for_each(|interest| interest.forget(link));
     }
 
@@ -313,7 +317,7 @@ impl Hub {
         if is_over && !interest.facts.knows(&utxo.outpoint) {
             return;
         }
-        match interest.facts.take_utxo(link, utxo, proof, self.needed) {
+        match interest.facts.take_utxo(link, utxo, proof, self.needed, &mut self.alone) {
             Some((utxo, proof)) => {
                 let followed = interest.facts.followed();
                 self.tell(key, &notification(key, utxo, proof, followed));

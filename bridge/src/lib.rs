@@ -5,6 +5,7 @@
 
 mod admission;
 mod allowance;
+mod alone;
 mod config;
 mod driver;
 mod events;

@@ -4,7 +4,7 @@
 //! What a proof shows goes out with the first copy, beside the proof. It is told and not believed: whoever verifies the
 //! proof knows it, and for others f + 1 nodes have to say so.
 
-use crate::tips::LinkId;
+use crate::{alone::Claim, tips::LinkId};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     Round,
@@ -12,6 +12,10 @@ use quorate_protocol::{
     wire::{FinalSpend, Lock, UtxoRecord},
 };
 use std::{cmp::Reverse, collections::BTreeMap};
+
+/// Proofs of one node about one coin: of what created it, and of what spends it. There are more if a block contradicts
+/// one and another one takes its place.
+const PROOFS_MAX: usize = 4;
 
 /// A node's word.
 #[derive(Clone, Debug)]
@@ -28,24 +32,55 @@ pub(crate) struct Words {
     believed: Option<UtxoRecord>,
     /// What readers were told, if that is something else.
     told: Option<Box<UtxoRecord>>,
-    /// It was looked through once while nobody had been told of it.
+    /// It was looked through once while it was not believed.
     looked_through: bool,
+    /// The room that it takes until it is believed.
+    claim: Option<Claim>,
+    /// Nodes whose proofs were told, each as often as there were.
+    shown: Vec<LinkId>,
 }
 
 impl Words {
+    /// Of a coin that nobody has spoken of.
+    pub(crate) fn claimed(claim: Claim) -> Self {
+        Self { claim: Some(claim), ..Self::default() }
+    }
+
+    pub(crate) fn is_believed(&self) -> bool {
+        self.believed.is_some()
+    }
+
+    /// Whether it is believed that a transaction is final which created the coin or spends it.
+    pub(crate) fn is_final(&self, txid: &Txid) -> bool {
+        self.believed.as_ref().is_some_and(|coin| {
+            coin.spend.is_some_and(|spend| spend.txid == *txid)
+                || coin.final_parent.is_some() && coin.outpoint.txid == *txid
+        })
+    }
+
+    /// Whether one more proof of a node may be told.
+    pub(crate) fn shows(&mut self, link: LinkId) -> bool {
+        let room = self.shown.iter().filter(|shown| **shown == link).count() < PROOFS_MAX;
+        self.shown.extend(room.then_some(link));
+        room
+    }
+
     /// What readers know.
     pub(crate) fn told(&self) -> Option<&UtxoRecord> {
         self.told.as_deref().or(self.believed.as_ref())
     }
 
-    /// Whether this has been asked before: of a coin that too few nodes speak of.
+    /// Whether this has been asked before, of a coin that too few nodes speak of.
     pub(crate) fn is_old_news(&mut self) -> bool {
         std::mem::replace(&mut self.looked_through, true)
     }
 
-    /// A node's stream is gone: it may come back as another one, and must not count twice.
-    pub(crate) fn forget(&mut self, link: LinkId) {
+    /// A node's stream is gone: it may come back as another one, and must not count twice. `false` if it was the first
+    /// to speak of a coin that is not believed.
+    pub(crate) fn forget(&mut self, link: LinkId) -> bool {
         self.said.remove(&link);
+        self.shown.retain(|shown| *shown != link);
+        self.claim.as_ref().is_none_or(|claim| claim.link() != link)
     }
 
     /// Takes a node's word, which comes with a proof that a transaction is final or without. Gives what is to be told
@@ -68,6 +103,9 @@ impl Words {
         self.believed = believed(&all, needed, self.believed.as_ref()).or(self.believed.take());
         let as_said = self.believed.as_ref();
         self.said = words.into_iter().map(|(link, said)| (link, Word::of(said, as_said))).collect();
+        if self.is_believed() {
+            self.claim = None;
+        }
         let news = overlaid(self.believed.as_ref(), word, shown)?;
         let same = before.is_some_and(|told| is_same(&told, &news));
         if same && shown.is_none() {

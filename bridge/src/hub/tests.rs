@@ -1,8 +1,9 @@
 use super::*;
+use crate::alone::ALONE_MAX;
 use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, hashes::Hash as _};
 use quorate_protocol::{
     AccountId, Round,
-    wire::{BlockRef, ConfirmedSpend, Envelope, Lock, decode},
+    wire::{BlockRef, ConfirmedSpend, Envelope, FinalSpend, Lock, decode},
 };
 use std::collections::BTreeMap;
 
@@ -356,6 +357,72 @@ fn what_was_spent_long_ago_is_forgotten_and_asked_for_again_when_somebody_wants_
         results[0].utxos().map(<[UtxoRecord]>::to_vec)
     });
     assert_eq!(told, Some(vec![old, new]));
+}
+
+#[test]
+fn what_one_node_alone_says_is_bounded_and_goes_with_its_stream() {
+    let mut hub = Hub::new(4);
+    hub.open(WalletId(1));
+    let key = SubscriptionKey::Account(AccountId([7; 32]));
+    hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
+    let coin = |vout: usize| {
+        let vout = u32::try_from(vout).expect("few");
+        UtxoRecord { outpoint: OutPoint { txid: txid(9), vout }, ..utxo(false) }
+    };
+    let held = |hub: &Hub| hub.interests[&key].facts.coins();
+    for vout in 0..ALONE_MAX + 10 {
+        hub.notify(LinkId(1), &key, &coin(vout), None);
+    }
+    assert_eq!(held(&hub), ALONE_MAX);
+    // What others say is heard all the same, and room that is not needed any more is free again.
+    let last = coin(ALONE_MAX + 5);
+    hub.notify(LinkId(2), &key, &last, None);
+    hub.notify(LinkId(1), &key, &last, None);
+    hub.notify(LinkId(3), &key, &coin(0), None);
+    hub.notify(LinkId(1), &key, &coin(ALONE_MAX + 6), None);
+    hub.notify(LinkId(1), &key, &coin(ALONE_MAX + 7), None);
+    assert_eq!(held(&hub), ALONE_MAX + 2);
+    hub.forget_link(LinkId(1));
+    assert_eq!(held(&hub), 2, "those that two spoke of");
+}
+
+#[test]
+fn a_node_shows_few_proofs_of_one_coin() {
+    let mut hub = Hub::new(4);
+    hub.open(WalletId(1));
+    let key = SubscriptionKey::Script(ScriptBuf::new());
+    hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
+    let spend = |number: u32| FinalityProof::Attested {
+        transaction: bitcoin::Transaction {
+            version: bitcoin::transaction::Version::TWO,
+            lock_time: bitcoin::absolute::LockTime::from_consensus(number),
+            input: vec![bitcoin::TxIn { previous_output: utxo(false).outpoint, ..Default::default() }],
+            output: Vec::new(),
+        },
+        rounds: vec![Round(0)],
+        commits: BTreeMap::new(),
+    };
+    for link in [1, 2] {
+        for number in 0..10 {
+            hub.notify(
+                LinkId(link),
+                &key,
+                &utxo(false),
+                Some(spend(100 * u32::try_from(link).unwrap() + number)),
+            );
+        }
+    }
+    assert_eq!(hub.interests[&key].facts.proofs(), 2 * 4, "four of each");
+    // One that comes back does not show more than that, and what was believed stays.
+    let spent = |number| {
+        let (txid, kind) = (spend(number).txid(), spend(number).kind());
+        UtxoRecord { spend: Some(FinalSpend { txid, kind }), ..utxo(false) }
+    };
+    for link in [2, 3] {
+        hub.notify(LinkId(link), &key, &spent(200), None);
+    }
+    hub.forget_link(LinkId(2));
+    assert_eq!(hub.interests[&key].facts.proofs(), 4 + 1);
 }
 
 #[test]

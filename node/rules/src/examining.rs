@@ -57,7 +57,7 @@ impl Context {
             let outpoint = input.previous_output;
             let coin = self.ledger.coin(&outpoint).ok_or(RejectReason::UnknownCoin { outpoint })?;
             let is_it =
-                |claimed: &TxOut| claimed.value == coin.value && claimed.script_pubkey == coin.script_pubkey;
+                |claimed: &TxOut| claimed.value == coin.value && *claimed.script_pubkey == *coin.script;
             // What is not described at all is refused by the check, at once.
             if !described.witness_utxo.as_ref().is_none_or(is_it) {
                 return Err(RejectReason::WrongCoin { outpoint });

@@ -1,6 +1,6 @@
 //! Accounts whose scripts are indexed, for who follows them with one key.
 
-use crate::{context::Context, subscriptions::Target};
+use crate::{context::Context, ledger::Coin, subscriptions::Target};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     AccountId,
@@ -57,7 +57,7 @@ impl Context {
         let listeners = self.subscriptions.listeners(&Target::Account(account));
         if !listeners.is_empty() {
             for outpoint in coins {
-                let spend = self.ledger.coin(outpoint).and_then(|coin| coin.spend);
+                let spend = self.ledger.coin(outpoint).and_then(Coin::spend);
                 let proof = |txid: Txid| self.ledger.proof(&txid).cloned();
                 let proofs = [proof(outpoint.txid), spend.and_then(|spend| proof(spend.txid))];
                 self.notify(&listeners, outpoint, None);

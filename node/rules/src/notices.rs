@@ -10,7 +10,7 @@ use crate::{
     ledger::{Conflict, LEASES_MAX},
     subscriptions::Target,
 };
-use bitcoin::{OutPoint, Transaction, Txid};
+use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
     wire::{
@@ -190,7 +190,7 @@ impl Context {
 
     pub(crate) fn notify_outpoint(&mut self, outpoint: OutPoint, proof: Option<&FinalityProof>) {
         let Some(coin) = self.ledger.coin(&outpoint) else { return };
-        let mut listeners = self.subscriptions.listeners(&Target::Script(coin.script_pubkey.clone()));
+        let mut listeners = self.subscriptions.listeners(&Target::Script(ScriptBuf::from(&*coin.script)));
         listeners.extend(self.subscriptions.listeners(&Target::Outpoint(outpoint)));
         if let Some(account) = self.ledger.account_of(&outpoint) {
             listeners.extend(self.subscriptions.listeners(&Target::Account(account)));

@@ -17,14 +17,19 @@
 //! spent another way on the chain at any time, and no promise about a coin is better than the weakest promise that it
 //! rests on.
 
-use crate::{Bug, context::Context, ledger::Ancestry, scripts::ScriptError};
+use crate::{
+    Bug,
+    context::Context,
+    ledger::{Ancestry, Coin},
+    scripts::ScriptError,
+};
 use bitcoin::{Amount, FeeRate, OutPoint, Transaction, TxOut, Txid, Weight, constants::COINBASE_MATURITY};
 use quorate_protocol::{
     account::{AccountCertificate, JointAccount},
     proposal::{CheckedProposal, Proposal, SpendPlan},
     relay_policy::{self, CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX},
     vote::{Custody, NOT_BEFORE_ITS_BLOCK, VoteTarget},
-    wire::{ErrorCode, Fault, RejectReason, UtxoRecord, WireError},
+    wire::{ErrorCode, Fault, RejectReason, WireError},
 };
 
 /// How long what a coin rests on holds.
@@ -148,7 +153,7 @@ impl Context {
             }
             let delay = joint.map(|(account, _)| account.record().recovery_delay);
             bound.lower(self.support(outpoint, coin, delay, home)?);
-            spent.push(TxOut { value: coin.value, script_pubkey: coin.script_pubkey.clone() });
+            spent.push(coin.output());
         }
         if let Some((_, checked)) = joint.filter(|_| !home && !self.planted(Bug::IgnoreDeadline)) {
             bound.check(checked.custody.deadline().unwrap_or(NOT_BEFORE_ITS_BLOCK), tip)?;
@@ -168,7 +173,7 @@ impl Context {
     fn support(
         &self,
         outpoint: OutPoint,
-        coin: &UtxoRecord,
+        coin: &Coin,
         delay: Option<u16>,
         home: bool,
     ) -> Result<Support, RejectReason> {

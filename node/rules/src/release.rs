@@ -431,7 +431,7 @@ impl Context {
         let coins = checked.transaction.input.iter().zip(&checked.spent).all(|(input, claimed)| {
             self.ledger
                 .coin(&input.previous_output)
-                .is_some_and(|coin| coin.script_pubkey == claimed.script_pubkey)
+                .is_some_and(|coin| *coin.script == *claimed.script_pubkey)
         });
         coins && cancel.txid == checked.plan.txid
     }

@@ -44,6 +44,16 @@ impl Place {
         Self { slot, position }
     }
 
+    /// The slot and the position, each with the highest byte first.
+    pub(crate) fn to_bytes(self) -> [u8; 8] {
+        (u64::from(self.slot) << u32::BITS | u64::from(self.position)).to_be_bytes()
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; 8]) -> Self {
+        let [a, b, c, d, position @ ..] = bytes;
+        Self { slot: u32::from_be_bytes([a, b, c, d]), position: u32::from_be_bytes(position) }
+    }
+
     pub(crate) fn slot(self) -> usize {
         usize::try_from(self.slot).unwrap_or(usize::MAX)
     }

@@ -6,10 +6,12 @@
 //! of an earlier tip.
 
 mod accounts;
+mod addresses;
 mod values;
 
 use accounts::address_row;
 pub(crate) use accounts::{AccountEntry, AddressRow, Place, ShortKey, short_key};
+pub(crate) use addresses::Addresses;
 use values::read_whole;
 pub(crate) use values::{read, written};
 
@@ -75,7 +77,7 @@ pub struct Indexed {
     pub(crate) leases: Vec<(ScriptBuf, Lease)>,
     /// In the order of their ids; a place's slot is its account's position here.
     pub(crate) accounts: Vec<(AccountId, AccountEntry)>,
-    pub(crate) addresses: Vec<(ShortKey, Place)>,
+    pub(crate) addresses: Addresses,
     /// The rows that these are from, by the place of the first one, with how many follow on it.
     pub(crate) rows: Vec<(Place, usize)>,
     /// Keys of rows that say nothing any more.
@@ -125,6 +127,7 @@ impl Indexed {
             return Err(Unreadable::Index);
         }
         self.accounts.push((id, AccountEntry::read(&row.value).ok_or(Unreadable::Index)?));
+        self.addresses.open(id);
         Ok(())
     }
 
@@ -138,7 +141,10 @@ impl Indexed {
         };
         let slot = u32::try_from(slot).map_err(|_| Unreadable::Index)?;
         self.rows.extend(start.places(slot).take(1).map(|place| (place, keys.len())));
-        self.addresses.extend(keys.iter().copied().zip(start.places(slot)));
+        let rank = |place: Place| (self.accounts.get(place.slot()).map(|(_, entry)| entry.rank()), place);
+        for (key, place) in keys.iter().zip(start.places(slot)) {
+            self.addresses.put(*key, place, |other| rank(other) <= rank(place));
+        }
         Ok(())
     }
 
@@ -258,8 +264,10 @@ mod tests {
         let mut indexed = Indexed::default();
         written.rows().iter().for_each(|row| indexed.take(row).expect("what was written"));
         assert_eq!(indexed.accounts, [(known, entry)]);
-        assert_eq!(indexed.addresses, [([5; 12], Place::new(0, at(20))), ([6; 12], Place::new(0, at(21)))]);
-        assert_eq!(indexed.addresses[1].1.position(), at(21));
+        let address = |byte: u8| ScriptBuf::from([&[0x51, 0x20][..], &[byte; 32]].concat());
+        let found = [5, 6, 7].map(|byte| indexed.addresses.get(&address(byte)));
+        assert_eq!(found, [Some((known, at(20))), Some((known, at(21))), None]);
+        assert_eq!(indexed.addresses.len(), 2);
         assert_eq!(indexed.rows, [(Place::new(0, at(20)), 2)]);
         assert_eq!(indexed.useless, [(Table::Addresses, AddressRow::new(other, at(0)).key())]);
         let mut cut = written.rows()[1].clone();

@@ -1,6 +1,6 @@
 //! What an unconfirmed final transaction rests on. The chain has the last word (design, section 4).
 
-use super::Ledger;
+use super::{Coin, Ledger};
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{vote::NOT_BEFORE_ITS_BLOCK, wire::ConfirmedSpend};
 use std::collections::{BTreeSet, VecDeque};
@@ -32,7 +32,7 @@ impl Ledger {
     /// What a block spends an outpoint with. That of a coin which this node does not know is known if something final
     /// spends it.
     fn chain_spend(&self, outpoint: &OutPoint) -> Option<ConfirmedSpend> {
-        let of_coin = self.coin(outpoint).and_then(|coin| coin.spent);
+        let of_coin = self.coin(outpoint).and_then(Coin::spent);
         of_coin.or_else(|| self.unknown_spent.get(outpoint).copied())
     }
 

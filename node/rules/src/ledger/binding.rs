@@ -1,6 +1,6 @@
 //! What an outpoint is left to: by releases, by the epoch before, by the chain (V5, V6), and what an epoch ends with.
 
-use super::{Ledger, coins::Leaving};
+use super::{Coin, Ledger, coins::Leaving};
 use crate::records::TxRecord;
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
@@ -127,14 +127,14 @@ impl Ledger {
 
     /// The final or confirmed transaction that spends an outpoint.
     pub(crate) fn spent_by(&self, outpoint: &OutPoint) -> Option<Txid> {
-        let confirmed = self.coin(outpoint).and_then(|coin| coin.spent).map(|spent| spent.txid);
+        let confirmed = self.coin(outpoint).and_then(Coin::spent).map(|spent| spent.txid);
         confirmed.or_else(|| self.final_spend(outpoint))
     }
 
     /// The transaction that spends an outpoint and stays, whatever happens to the last blocks: final, or deep in the
     /// chain.
     pub(crate) fn spent_for_good(&self, outpoint: &OutPoint) -> Option<Txid> {
-        let deep = || self.coin(outpoint)?.spent.filter(|spent| self.blocks.is_buried(spent.block));
+        let deep = || self.coin(outpoint)?.spent().filter(|spent| self.blocks.is_buried(spent.block));
         let forgotten = || self.forgotten.get(outpoint).copied();
         self.final_spend(outpoint).or_else(|| deep().map(|spent| spent.txid)).or_else(forgotten)
     }
@@ -157,8 +157,8 @@ impl Ledger {
     /// Forgets final spends and what they locked; no rule does.
     pub(crate) fn forget_spends(&mut self, outpoints: &[OutPoint]) {
         for outpoint in outpoints {
-            if let Some(coin) = self.coins.get_mut(outpoint) {
-                coin.record.spend = None;
+            if let Some(said) = self.coins.said_mut(outpoint) {
+                said.spend = None;
             }
             self.rounds.forget(outpoint);
             self.transactions.forget_final_spend(outpoint);

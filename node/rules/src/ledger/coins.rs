@@ -1,20 +1,64 @@
-//! Coins as this node knows them, found by outpoint and by script.
+//! Coins as this node knows them, found by outpoint and by script. A node that has been paid for years has many that
+//! rest: of these it holds what a block said, and the rest only of those that somebody said something about.
 
-use crate::index::IndexedCoin;
-use bitcoin::{OutPoint, ScriptBuf, TxOut, Txid, hashes::Hash as _};
+use crate::index::{IndexedCoin, short_key};
+use bitcoin::{Amount, OutPoint, Script, ScriptBuf, TxOut, Txid, hashes::Hash as _};
 use quorate_protocol::{
     AccountId, Round,
-    wire::{ConfirmedSpend, FinalSpend, UtxoRecord},
+    finality::FinalityKind,
+    wire::{BlockRef, ConfirmedSpend, FinalSpend, Lock, UtxoRecord},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A coin with its facts, as subscribers are told them.
+/// A coin with its facts.
 #[derive(Debug)]
-pub(super) struct Coin {
-    pub(super) record: UtxoRecord,
-    pub(super) coinbase: bool,
+pub(crate) struct Coin {
+    pub(crate) value: Amount,
+    pub(crate) script: Box<Script>,
+    /// The block that created it.
+    pub(crate) created: Option<BlockRef>,
+    pub(crate) coinbase: bool,
     /// Whose it is, if its account is indexed.
     account: Option<AccountId>,
+    said: Option<Box<Said>>,
+}
+
+/// What was said about a coin, or spends it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Said {
+    pub(super) final_parent: Option<FinalityKind>,
+    pub(super) round: Round,
+    pub(super) lock: Option<Lock>,
+    pub(super) votes: u16,
+    pub(super) spend: Option<FinalSpend>,
+    pub(super) spent: Option<ConfirmedSpend>,
+}
+
+impl Said {
+    fn nothing(round: Round) -> Self {
+        Self { final_parent: None, round, lock: None, votes: 0, spend: None, spent: None }
+    }
+}
+
+impl Coin {
+    pub(crate) fn output(&self) -> TxOut {
+        TxOut { value: self.value, script_pubkey: self.script.to_owned() }
+    }
+
+    /// What a block spends it with.
+    pub(crate) fn spent(&self) -> Option<ConfirmedSpend> {
+        self.said.as_ref()?.spent
+    }
+
+    /// What spends it that is final.
+    pub(crate) fn spend(&self) -> Option<FinalSpend> {
+        self.said.as_ref()?.spend
+    }
+
+    /// Whether a block has created or spent it.
+    pub(crate) fn is_in_chain(&self) -> bool {
+        self.created.is_some() || self.spent().is_some()
+    }
 }
 
 /// A coin that has left memory and is to leave the index.
@@ -40,21 +84,67 @@ fn first() -> OutPoint {
     OutPoint { txid: Txid::all_zeros(), vout: 0 }
 }
 
+/// A script's hash or key, which others may share: each coin has its script.
+type ShortScript = [u8; 12];
+
+fn short(script: &Script) -> ShortScript {
+    short_key(script).unwrap_or_else(|| {
+        let mut short = [0; 12];
+        short.copy_from_slice(script.script_hash().as_byte_array().get(..12).unwrap_or_default());
+        short
+    })
+}
+
 /// All coins. Most scripts and accounts have few, so that a set for each would take more room than its coins.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Coins {
+    /// The round of a coin that nothing was said about.
+    first: Round,
     coins: BTreeMap<OutPoint, Coin>,
-    scripts: BTreeSet<(ScriptBuf, OutPoint)>,
+    scripts: BTreeSet<(ShortScript, OutPoint)>,
     accounts: BTreeSet<(AccountId, OutPoint)>,
 }
 
 impl Coins {
+    pub(super) fn new(first: Round) -> Self {
+        let (coins, scripts, accounts) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { first, coins, scripts, accounts }
+    }
+
     pub(super) fn get(&self, outpoint: &OutPoint) -> Option<&Coin> {
         self.coins.get(outpoint)
     }
 
     pub(super) fn get_mut(&mut self, outpoint: &OutPoint) -> Option<&mut Coin> {
         self.coins.get_mut(outpoint)
+    }
+
+    /// To say something about a coin, or to take it back.
+    pub(super) fn said_mut(&mut self, outpoint: &OutPoint) -> Option<&mut Said> {
+        let coin = self.coins.get_mut(outpoint)?;
+        Some(coin.said.get_or_insert_with(|| Box::new(Said::nothing(self.first))))
+    }
+
+    /// What subscribers are told of a coin, of blocks up to a height.
+    pub(super) fn record(&self, outpoint: &OutPoint, tip_height: u32) -> Option<UtxoRecord> {
+        let coin = self.coins.get(outpoint)?;
+        let nothing = Said::nothing(self.first);
+        let Said { final_parent, round, lock, votes, spend, spent } =
+            coin.said.as_ref().map_or(nothing, |said| **said);
+        Some(UtxoRecord {
+            outpoint: *outpoint,
+            value: coin.value,
+            script_pubkey: ScriptBuf::from(&*coin.script),
+            tip_height,
+            created: coin.created,
+            conflicted: None,
+            final_parent,
+            round,
+            lock,
+            votes,
+            spend,
+            spent,
+        })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&OutPoint, &Coin)> {
@@ -73,7 +163,7 @@ impl Coins {
 
     pub(super) fn remove(&mut self, outpoint: &OutPoint) {
         let Some(coin) = self.coins.remove(outpoint) else { return };
-        self.scripts.remove(&(coin.record.script_pubkey, *outpoint));
+        self.scripts.remove(&(short(&coin.script), *outpoint));
         if let Some(account) = coin.account {
             self.accounts.remove(&(account, *outpoint));
         }
@@ -91,7 +181,7 @@ impl Coins {
     }
 
     /// A script is of an account: its coins are, too. Gives those of which this is news.
-    pub(super) fn assign(&mut self, script: &ScriptBuf, account: AccountId) -> Vec<OutPoint> {
+    pub(super) fn assign(&mut self, script: &Script, account: AccountId) -> Vec<OutPoint> {
         let mut news = self.by_script(script);
         news.retain(|outpoint| {
             let coin = self.coins.get_mut(outpoint).filter(|coin| coin.account.is_none());
@@ -101,43 +191,33 @@ impl Coins {
         news
     }
 
-    pub(super) fn by_script(&self, script: &ScriptBuf) -> Vec<OutPoint> {
-        let own = self.scripts.range((script.clone(), first())..);
-        own.take_while(|(of, _)| of == script).map(|(_, outpoint)| *outpoint).collect()
+    pub(super) fn by_script(&self, script: &Script) -> Vec<OutPoint> {
+        let short = short(script);
+        let alike = self.scripts.range((short, first())..).take_while(|(of, _)| *of == short);
+        let is_its = |outpoint: &OutPoint| self.get(outpoint).is_some_and(|coin| *coin.script == *script);
+        alike.map(|(_, outpoint)| *outpoint).filter(is_its).collect()
     }
 
-    /// Adds a coin, or gives the one that is there.
+    /// Adds a coin unless it is there.
     pub(super) fn insert(
         &mut self,
         outpoint: OutPoint,
         output: &TxOut,
         coinbase: bool,
-        round: Round,
         spend: Option<FinalSpend>,
         account: Option<AccountId>,
-    ) -> &mut Coin {
-        let TxOut { value, script_pubkey } = output.clone();
-        if !self.coins.contains_key(&outpoint) {
-            self.scripts.insert((script_pubkey.clone(), outpoint));
-            self.accounts.extend(account.map(|account| (account, outpoint)));
+    ) {
+        if self.coins.contains_key(&outpoint) {
+            return;
         }
-        self.coins.entry(outpoint).or_insert_with(|| Coin {
-            record: UtxoRecord {
-                outpoint,
-                value,
-                script_pubkey,
-                tip_height: 0,
-                created: None,
-                conflicted: None,
-                final_parent: None,
-                round,
-                lock: None,
-                votes: 0,
-                spend,
-                spent: None,
-            },
-            coinbase,
-            account,
-        })
+        self.scripts.insert((short(&output.script_pubkey), outpoint));
+        self.accounts.extend(account.map(|account| (account, outpoint)));
+        let (value, script) = (output.value, output.script_pubkey.clone().into_boxed_script());
+        self.coins.insert(outpoint, Coin { value, script, created: None, coinbase, account, said: None });
+        if spend.is_some()
+            && let Some(said) = self.said_mut(&outpoint)
+        {
+            said.spend = spend;
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! What the ledger has of the chain, to and from the index.
 
-use super::Ledger;
+use super::{Coin, Ledger};
 use crate::{index::IndexedCoin, records::ChangeSet};
-use bitcoin::{OutPoint, TxOut};
-use quorate_protocol::wire::{ConfirmedSpend, UtxoRecord};
+use bitcoin::OutPoint;
+use quorate_protocol::wire::ConfirmedSpend;
 
 impl Ledger {
     /// Takes over what blocks did to coins, as the index has it.
@@ -13,8 +13,12 @@ impl Ledger {
         spends: Vec<(OutPoint, ConfirmedSpend)>,
     ) {
         for (outpoint, IndexedCoin { output, coinbase, created, spent }) in coins {
-            let coin = self.add(outpoint, &output, coinbase);
-            (coin.record.created, coin.record.spent) = (created, spent);
+            self.add_created(outpoint, &output, coinbase, created);
+            if spent.is_some()
+                && let Some(said) = self.coins.said_mut(&outpoint)
+            {
+                said.spent = spent;
+            }
             if let Some(block) = created {
                 self.blocks.note_transaction(outpoint.txid, block.height);
             }
@@ -34,9 +38,8 @@ impl Ledger {
         let unmined = self.transactions.all().filter(|(txid, _)| self.block_of(txid).is_none());
         let targets = unmined.map(|(_, record)| &record.target);
         targets.flat_map(|target| target.inputs().keys()).any(|input| {
-            let in_chain = |coin: &UtxoRecord| coin.created.is_some() || coin.spent.is_some();
             let unmined_parent = self.proof(&input.txid).is_some() && self.block_of(&input.txid).is_none();
-            !self.coin(input).is_some_and(in_chain)
+            !self.coin(input).is_some_and(Coin::is_in_chain)
                 && !self.unknown_spent.contains_key(input)
                 && !unmined_parent
         })
@@ -62,21 +65,15 @@ impl Ledger {
 
     /// A coin that a block created or spent.
     pub(super) fn indexed_coin(&self, outpoint: &OutPoint) -> Option<IndexedCoin> {
-        let coin = self.coins.get(outpoint)?;
-        let record = &coin.record;
-        let in_chain = record.created.is_some() || record.spent.is_some();
-        in_chain.then(|| IndexedCoin {
-            output: TxOut { value: record.value, script_pubkey: record.script_pubkey.clone() },
-            coinbase: coin.coinbase,
-            created: record.created,
-            spent: record.spent,
-        })
+        let coin = self.coins.get(outpoint).filter(|coin| coin.is_in_chain())?;
+        let (output, spent) = (coin.output(), coin.spent());
+        Some(IndexedCoin { output, coinbase: coin.coinbase, created: coin.created, spent })
     }
 
     /// A final transaction whose block was read before it was known to be final.
     pub(super) fn note_spent(&mut self, outpoint: &OutPoint, spent: ConfirmedSpend) {
-        match self.coins.get_mut(outpoint) {
-            Some(coin) if coin.record.spent.is_none() => coin.record.spent = Some(spent),
+        match self.coins.said_mut(outpoint) {
+            Some(said) if said.spent.is_none() => said.spent = Some(spent),
             Some(_) => return,
             None => {
                 self.unknown_spent.insert(*outpoint, spent);
@@ -94,7 +91,7 @@ impl Ledger {
     /// the index grow.
     pub(super) fn note_in_block(&mut self, outpoint: &OutPoint) {
         let Some(coin) = self.coin(outpoint) else { return };
-        let (created, indexed) = (coin.created.is_some(), self.scripts.has(&coin.script_pubkey));
+        let (created, indexed) = (coin.created.is_some(), self.scripts.has(&coin.script));
         let spoken_of = self.rounds.contains(outpoint) || self.transactions.final_spend(outpoint).is_some();
         if created && (spoken_of || indexed) {
             self.stale.insert(*outpoint);

@@ -4,7 +4,6 @@
 //! outputs of registered accounts and of scripts that somebody asked for; other coins are looked up when a proposal
 //! names them. Each kind of fact has its own part; here stands what concerns several of them.
 
-mod addresses;
 mod ancestry;
 mod binding;
 mod blocks;
@@ -23,7 +22,8 @@ use crate::{
 pub(crate) use ancestry::{Ancestry, Conflict};
 use bitcoin::{Block, BlockHash, OutPoint, ScriptBuf, Transaction, TxOut, Txid, block::Header};
 use blocks::Blocks;
-use coins::{Coin, Coins, Leaving};
+pub(crate) use coins::Coin;
+use coins::{Coins, Leaving};
 use quorate_protocol::{
     AccountId, Epoch, Federation, Round,
     account::{AccountRecord, JointAccount, Keychain, KeychainIndex},
@@ -94,7 +94,7 @@ impl Ledger {
     ) -> Self {
         let Indexed { headers, effects, coins, spends, leases, accounts, addresses, rows, useless } = index;
         let mut ledger = Self {
-            coins: Coins::default(),
+            coins: Coins::new(epoch.first_round()),
             rounds: Rounds::restore(epoch.first_round(), rounds),
             transactions: Transactions::default(),
             blocks: Blocks::restore(birthday, headers, effects),
@@ -133,9 +133,8 @@ impl Ledger {
     /// Whether it is known where a coin comes from or went: a block has created or spent it, or what creates it is
     /// final and in no block.
     pub(crate) fn knows_origin(&self, outpoint: &OutPoint) -> bool {
-        let in_chain = |coin: &UtxoRecord| coin.created.is_some() || coin.spent.is_some();
         let unmined = || self.proof(&outpoint.txid).is_some() && self.block_of(&outpoint.txid).is_none();
-        self.coin(outpoint).is_some_and(|coin| in_chain(coin) || unmined())
+        self.coin(outpoint).is_some_and(|coin| coin.is_in_chain() || unmined())
     }
 
     pub(crate) fn record(&self, txid: &Txid) -> Option<&TxRecord> {
@@ -147,8 +146,8 @@ impl Ledger {
         self.transactions.get(txid)?.proof.as_ref()
     }
 
-    pub(crate) fn coin(&self, outpoint: &OutPoint) -> Option<&UtxoRecord> {
-        self.coins.get(outpoint).map(|coin| &coin.record)
+    pub(crate) fn coin(&self, outpoint: &OutPoint) -> Option<&Coin> {
+        self.coins.get(outpoint)
     }
 
     pub(crate) fn is_coinbase(&self, outpoint: &OutPoint) -> bool {
@@ -212,7 +211,7 @@ impl Ledger {
     /// The block that has a transaction, as far as this node can tell: it is one of the last, or a coin of the
     /// transaction is known.
     pub(crate) fn block_of(&self, txid: &Txid) -> Option<BlockRef> {
-        let of_coin = || self.coins.of_transaction(txid).find_map(|(_, coin)| coin.record.created);
+        let of_coin = || self.coins.of_transaction(txid).find_map(|(_, coin)| coin.created);
         self.blocks.of(txid).or_else(of_coin)
     }
 
@@ -361,8 +360,7 @@ impl Ledger {
 
     /// A record as of the present tip.
     pub(crate) fn current(&self, outpoint: &OutPoint) -> Option<UtxoRecord> {
-        let mut record = self.coin(outpoint)?.clone();
-        record.tip_height = self.tip().height;
+        let mut record = self.coins.record(outpoint, self.tip().height)?;
         if record.final_parent.is_some() && record.created.is_none() {
             record.conflicted = self.conflict(outpoint.txid).map(|conflict| conflict.by);
         }
@@ -400,12 +398,12 @@ impl Ledger {
             (None, Some(txid)) => (self.rounds.first(), Some(txid)),
             (None, None) => return,
         };
-        if let Some(coin) = self.coins.get_mut(outpoint)
-            && (coin.record.round < round || (coin.record.round == round && coin.record.lock.is_none()))
+        if let Some(said) = self.coins.said_mut(outpoint)
+            && (said.round < round || (said.round == round && said.lock.is_none()))
         {
-            coin.record.round = round;
-            coin.record.lock = forced.map(|txid| Lock { txid, round, locked_at: 0 });
-            coin.record.votes = 0;
+            said.round = round;
+            said.lock = forced.map(|txid| Lock { txid, round, locked_at: 0 });
+            said.votes = 0;
         }
     }
 
@@ -433,21 +431,21 @@ impl Ledger {
                 self.note_spent(outpoint, ConfirmedSpend { txid, block });
             }
             self.note_in_block(outpoint);
-            let Some(coin) = self.coins.get_mut(outpoint) else { continue };
+            let Some(said) = self.coins.said_mut(outpoint) else { continue };
             let round_of = |target: &VoteTarget| target.inputs().get(outpoint).copied();
             if let Some(round) = record.vote.as_ref().and_then(|vote| round_of(&vote.target))
-                && round >= coin.record.round
+                && round >= said.round
             {
-                coin.record.round = round;
-                coin.record.lock = Some(Lock { txid, round, locked_at: record.locked_at });
+                said.round = round;
+                said.lock = Some(Lock { txid, round, locked_at: record.locked_at });
             }
             if let Some(certificate) = &record.certificate
-                && round_of(&certificate.target) == Some(coin.record.round)
+                && round_of(&certificate.target) == Some(said.round)
             {
-                coin.record.votes = u16::try_from(certificate.approvals.len()).unwrap_or(u16::MAX);
+                said.votes = u16::try_from(certificate.approvals.len()).unwrap_or(u16::MAX);
             }
             if let Some(proof) = &record.proof {
-                coin.record.spend = Some(FinalSpend { txid, kind: proof.kind() });
+                said.spend = Some(FinalSpend { txid, kind: proof.kind() });
             }
             changed.push(*outpoint);
         }
@@ -460,8 +458,8 @@ impl Ledger {
                 if block.is_none() {
                     self.add(outpoint, output, false);
                 }
-                if let Some(coin) = self.coins.get_mut(&outpoint) {
-                    coin.record.final_parent = Some(kind);
+                if let Some(said) = self.coins.said_mut(&outpoint) {
+                    said.final_parent = Some(kind);
                     changed.push(outpoint);
                 }
             }
@@ -480,15 +478,25 @@ impl Ledger {
         }
     }
 
-    fn add(&mut self, outpoint: OutPoint, output: &TxOut, coinbase: bool) -> &mut Coin {
-        let is_new = !self.knows(&outpoint) && self.rounds.contains(&outpoint);
-        let (round, spend) = (self.rounds.first(), self.transactions.final_spend(&outpoint));
+    /// Adds a coin unless it is there.
+    fn add(&mut self, outpoint: OutPoint, output: &TxOut, coinbase: bool) {
+        if self.knows(&outpoint) {
+            return;
+        }
+        let spend = self.transactions.final_spend(&outpoint);
         let account = self.scripts.account_of(&output.script_pubkey);
-        if is_new {
-            self.coins.insert(outpoint, output, coinbase, round, spend, account);
+        self.coins.insert(outpoint, output, coinbase, spend, account);
+        if self.rounds.contains(&outpoint) {
             self.show_round(&outpoint);
         }
-        self.coins.insert(outpoint, output, coinbase, round, spend, account)
+    }
+
+    /// A coin that a block created.
+    fn add_created(&mut self, outpoint: OutPoint, output: &TxOut, coinbase: bool, at: Option<BlockRef>) {
+        self.add(outpoint, output, coinbase);
+        if let Some(coin) = self.coins.get_mut(&outpoint) {
+            (coin.coinbase, coin.created) = (coinbase, at);
+        }
     }
 
     /// A coin that the backend looked up.
@@ -496,14 +504,11 @@ impl Ledger {
         // A block before the birthday is never read.
         let before = (found.height < self.blocks.base()).then_some(found.hash);
         let hash = self.block_hash(found.height).or(before);
-        let tip = self.tip().height;
         if !self.knows(&outpoint) {
             self.looked_up.push_back(outpoint);
         }
-        let coin = self.add(outpoint, &found.output, found.coinbase);
-        coin.coinbase = found.coinbase;
-        coin.record.tip_height = tip;
-        coin.record.created = hash.map(|hash| BlockRef { height: found.height, hash });
+        let at = hash.map(|hash| BlockRef { height: found.height, hash });
+        self.add_created(outpoint, &found.output, found.coinbase, at);
         // Its block may be undone.
         self.blocks.note_created(found.height, outpoint);
         self.blocks.note_transaction(outpoint.txid, found.height);
@@ -519,8 +524,8 @@ impl Ledger {
             effect.txids.push(short(&txid));
             let known = effect.created.len() + effect.spent.len();
             for input in &transaction.input {
-                if let Some(coin) = self.coins.get_mut(&input.previous_output) {
-                    coin.record.spent = Some(ConfirmedSpend { txid, block: at });
+                if let Some(said) = self.coins.said_mut(&input.previous_output) {
+                    said.spent = Some(ConfirmedSpend { txid, block: at });
                     effect.spent.push(input.previous_output);
                 } else if self.transactions.final_spend(&input.previous_output).is_some() {
                     self.unknown_spent.insert(input.previous_output, ConfirmedSpend { txid, block: at });
@@ -531,9 +536,7 @@ impl Ledger {
                 let outpoint = OutPoint { txid, vout };
                 let script = &output.script_pubkey;
                 if self.scripts.has(script) || self.knows(&outpoint) {
-                    let coin = self.add(outpoint, output, transaction.is_coinbase());
-                    coin.coinbase = transaction.is_coinbase();
-                    coin.record.created = Some(at);
+                    self.add_created(outpoint, output, transaction.is_coinbase(), Some(at));
                     effect.created.push(outpoint);
                     self.used.extend(self.scripts.used(script));
                 }
@@ -560,13 +563,13 @@ impl Ledger {
         let Some(effect) = self.blocks.pop() else { return Vec::new() };
         for outpoint in &effect.spent {
             self.unknown_spent.remove(outpoint);
-            if let Some(coin) = self.coins.get_mut(outpoint) {
-                coin.record.spent = None;
+            if let Some(said) = self.coins.said_mut(outpoint) {
+                said.spent = None;
             }
         }
         for outpoint in &effect.created {
             if let Some(coin) = self.coins.get_mut(outpoint) {
-                coin.record.created = None;
+                coin.created = None;
             }
         }
         let changed: Vec<OutPoint> = effect.created.into_iter().chain(effect.spent).collect();

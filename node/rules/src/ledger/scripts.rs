@@ -4,12 +4,11 @@
 //! Nothing else is: a chain has more outputs than a node has memory. Coins of other scripts are looked up when somebody
 //! names them.
 
-use super::addresses::Addresses;
 use crate::{
-    index::{AccountEntry, AddressRow, Lease, Place, ShortKey, short_key},
+    index::{AccountEntry, AddressRow, Addresses, Lease, Place, ShortKey, short_key},
     records::{ChangeSet, Row, Table},
 };
-use bitcoin::ScriptBuf;
+use bitcoin::{Script, ScriptBuf};
 use quorate_protocol::{
     AccountId,
     account::{ACCOUNT_GAP, AccountRecord, JointAccount, Keychain, KeychainIndex},
@@ -66,25 +65,18 @@ struct Account {
 }
 
 impl Scripts {
-    /// As the index has it. The addresses of an account of which some are missing there are left out: they have to be
-    /// derived again.
+    /// As the index has it. The addresses of an account of which some are missing there have to be derived again.
     pub(super) fn restore(
         leases: Vec<(ScriptBuf, Lease)>,
         accounts: Vec<(AccountId, AccountEntry)>,
-        mut addresses: Vec<(ShortKey, Place)>,
+        addresses: Addresses,
         rows: &[(Place, usize)],
         useless: Vec<(Table, Vec<u8>)>,
     ) -> Self {
         let broken = broken(&accounts, rows);
         let is_whole = |place: &Place| broken.get(place.slot()) == Some(&false);
-        addresses.retain(|(_, place)| is_whole(place));
-        let ranks: Vec<_> = accounts.iter().map(|(id, entry)| (*id, entry.rank())).collect();
-        let mut restored = Self {
-            leases: leases.into_iter().collect(),
-            addresses: Addresses::restore(&ranks, addresses),
-            useless,
-            ..Self::default()
-        };
+        let leases = leases.into_iter().collect();
+        let mut restored = Self { leases, addresses, useless, ..Self::default() };
         for (place, _) in rows.iter().filter(|(place, _)| !is_whole(place)) {
             if let Some((id, _)) = accounts.get(place.slot()) {
                 let row = AddressRow::new(*id, place.position());
@@ -153,12 +145,12 @@ impl Scripts {
     }
 
     /// Whether outputs of a script are indexed.
-    pub(super) fn has(&self, script: &ScriptBuf) -> bool {
+    pub(super) fn has(&self, script: &Script) -> bool {
         self.addresses.get(script).is_some() || self.leases.contains_key(script)
     }
 
     /// The account that a script is of.
-    pub(super) fn account_of(&self, script: &ScriptBuf) -> Option<AccountId> {
+    pub(super) fn account_of(&self, script: &Script) -> Option<AccountId> {
         self.addresses.get(script).map(|(id, _)| id)
     }
 
@@ -246,7 +238,7 @@ impl Scripts {
             let Some(key) = short_key(&script) else { break };
             keys.push(key);
             if !self.is_kept_by_another(account.id(), &script) {
-                self.addresses.put(slot, position, key);
+                self.addresses.put(key, Place::new(slot, position), |_| true);
             }
             if self.leases.remove(&script).is_some() {
                 self.stale.insert(script.clone());

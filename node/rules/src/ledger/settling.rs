@@ -16,7 +16,7 @@
 //! is ([`Ledger::drop_settled`]) do coins leave the index, with the rows that the archive has instead of them. A crash
 //! in between leaves coins in the index that nobody names, and they go at the start.
 
-use super::{Conflict, Ledger, coins::Leaving};
+use super::{Coin, Conflict, Ledger, coins::Leaving};
 use crate::{archive::SettledTransaction, index::UNDO_BLOCKS, records::TxRecord};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{Round, wire::BlockRef};
@@ -42,7 +42,7 @@ impl Ledger {
     /// After a start: coins that were spent long ago. Those that nothing names go at once; the store had forgotten
     /// them when the node stopped.
     pub(super) fn restore_resting(&mut self) {
-        let spent = self.coins.iter().filter_map(|(outpoint, coin)| Some((*outpoint, coin.record.spent?)));
+        let spent = self.coins.iter().filter_map(|(outpoint, coin)| Some((*outpoint, coin.spent()?)));
         let unknown = self.unknown_spent.iter().map(|(outpoint, spent)| (*outpoint, *spent));
         let resting = spent.chain(unknown).filter(|(_, spent)| self.is_out_of_reach(spent.block));
         self.resting = resting.map(|(outpoint, _)| outpoint).collect();
@@ -59,7 +59,7 @@ impl Ledger {
     /// Whether a coin is spent for good and this node knows of nothing that it said about it, which it may have
     /// forgotten.
     pub(crate) fn is_forgotten(&self, outpoint: &OutPoint) -> bool {
-        let spent = self.coin(outpoint).and_then(|coin| coin.spent);
+        let spent = self.coin(outpoint).and_then(Coin::spent);
         spent.is_some_and(|spent| self.blocks.is_buried(spent.block)) && !self.rounds.contains(outpoint)
     }
 
@@ -212,10 +212,8 @@ impl Ledger {
 
     /// Whether somebody may want to know where an unspent coin of a transaction comes from.
     fn has_unspent(&self, txid: &Txid) -> bool {
-        self.coins.of_transaction(txid).any(|(_, coin)| {
-            let record = &coin.record;
-            record.spent.is_none() && self.scripts.has(&record.script_pubkey)
-        })
+        let mut coins = self.coins.of_transaction(txid);
+        coins.any(|(_, coin)| coin.spent().is_none() && self.scripts.has(&coin.script))
     }
 
     /// Forgets outpoints, and holds what the index and the archive have to hear of them.
@@ -265,7 +263,7 @@ impl Ledger {
         let idle: Vec<OutPoint> = self
             .coins
             .iter()
-            .filter(|(_, coin)| coin.record.created.is_none_or(|block| self.is_out_of_reach(block)))
+            .filter(|(_, coin)| coin.created.is_none_or(|block| self.is_out_of_reach(block)))
             .map(|(outpoint, _)| *outpoint)
             .filter(|outpoint| self.is_idle(outpoint, &named) && !is_heard(outpoint))
             .collect();
@@ -276,8 +274,7 @@ impl Ledger {
     /// block: they may have been settled long ago.
     pub(crate) fn unplaced(&self) -> Vec<Txid> {
         let said = |record: &TxRecord| record.vote.is_some();
-        let in_chain =
-            |input| self.coin(input).is_some_and(|one| one.created.is_some() || one.spent.is_some());
+        let in_chain = |input| self.coin(input).is_some_and(Coin::is_in_chain);
         let left = self.transactions.all().filter(|(txid, record)| {
             let inputs = &mut record.target.inputs().keys();
             let young = self.block_of(txid).is_some_and(|block| !self.is_out_of_reach(block));
@@ -295,10 +292,10 @@ impl Ledger {
             self.rounds.forget(outpoint);
         }
         for outpoint in outputs.iter().chain(record.target.inputs().keys()) {
-            if self.coin(outpoint).is_some_and(|coin| coin.created.is_none() && coin.spent.is_none()) {
+            if self.coin(outpoint).is_some_and(|coin| !coin.is_in_chain()) {
                 self.coins.remove(outpoint);
-            } else if let Some(coin) = self.coins.get_mut(outpoint) {
-                (coin.record.spend, coin.record.final_parent) = (None, None);
+            } else if let Some(said) = self.coins.said_mut(outpoint) {
+                (said.spend, said.final_parent) = (None, None);
             }
         }
     }
@@ -322,8 +319,8 @@ impl Ledger {
         let said = self.rounds.contains(outpoint)
             || self.transactions.final_spend(outpoint).is_some()
             || named.contains(outpoint);
-        let indexed = self.scripts.has(&coin.script_pubkey);
-        !said && !indexed && coin.spent.is_none() && self.record(&outpoint.txid).is_none()
+        let indexed = self.scripts.has(&coin.script);
+        !said && !indexed && coin.spent().is_none() && self.record(&outpoint.txid).is_none()
     }
 
     fn forget_coins(&mut self, outpoints: &[OutPoint]) {

@@ -177,8 +177,8 @@ fn the_index_gives_back_what_blocks_did_and_what_undoing_them_needs() {
             assert_eq!((again.tip(), again.undo_floor()), (ledger.tip(), ledger.undo_floor()));
             assert_eq!(again.headers(0, usize::MAX), ledger.headers(0, usize::MAX));
             for outpoint in &coins {
-                let in_chain = |coin: &&UtxoRecord| coin.created.is_some() || coin.spent.is_some();
-                assert_eq!(again.coin(outpoint), ledger.coin(outpoint).filter(in_chain));
+                let in_chain = |coin: &UtxoRecord| coin.created.is_some() || coin.spent.is_some();
+                assert_eq!(again.current(outpoint), ledger.current(outpoint).filter(in_chain));
                 assert_eq!(again.block_of(&outpoint.txid), ledger.block_of(&outpoint.txid));
             }
             // Undoing goes on from there.
@@ -253,9 +253,9 @@ fn a_transaction_that_is_known_to_be_final_after_its_block_is_in_it_and_its_outp
     };
     ledger.put(record, Duration::ZERO);
     assert_eq!(ledger.unconfirmed(), Vec::<Transaction>::new());
-    assert_eq!(ledger.coin(&funding).and_then(|coin| coin.spent).map(|spent| spent.block), Some(block));
+    assert_eq!(ledger.coin(&funding).and_then(Coin::spent).map(|spent| spent.block), Some(block));
     assert!(!ledger.knows(&OutPoint { txid, vout: 0 }), "a later block may have spent it: it is looked up");
     ledger.disconnect();
     assert_eq!(ledger.unconfirmed(), vec![made]);
-    assert_eq!(ledger.coin(&funding).and_then(|coin| coin.spent), None);
+    assert_eq!(ledger.coin(&funding).and_then(Coin::spent), None);
 }

@@ -6,6 +6,7 @@
 mod accounts;
 mod blocks;
 mod process;
+mod records;
 mod sessions;
 
 use anyhow::{Context as _, Result, ensure};
@@ -57,6 +58,9 @@ struct Arguments {
     /// Measure a node that has so many full blocks to read, in place of payments
     #[arg(long)]
     blocks: Option<u32>,
+    /// Measure a node whose archive has so many settled payments, in place of paying them
+    #[arg(long)]
+    records: Option<usize>,
     /// Measure a bridge with so many idle sessions, in place of payments
     #[arg(long)]
     sessions: Option<usize>,
@@ -84,6 +88,9 @@ async fn main() -> Result<()> {
     }
     if let Some(count) = arguments.blocks {
         return blocks::measure(cluster, count, arguments.json).await;
+    }
+    if let Some(count) = arguments.records {
+        return records::measure_with(cluster, count, arguments.json).await;
     }
     if let Some(count) = arguments.sessions {
         return sessions::measure(&cluster, count, arguments.json).await;

@@ -13,7 +13,7 @@ use crate::{
     relay_policy::{FEE_RATE_MAX, FEE_RATE_MIN, bounded_sum},
     release::ReleaseCertificate,
     vote::{ApprovalCertificate, NOT_BEFORE_ITS_BLOCK},
-    wallet::HistoryEntry,
+    wallet::{Early, HistoryEntry},
     wire::{
         ChainTip, ClientMessage, ConflictProof, Header, KeyOutcome, KeyResult, ServerMessage,
         SubscriptionKey, TransactionStatus, UtxoRecord, encode_text, limits,
@@ -229,7 +229,10 @@ impl Session {
     fn judge_proof(&mut self, proof: &FinalityProof) {
         let txid = proof.txid();
         match self.wallet.apply_proof(proof) {
-            Ok(true) => self.announce_final(txid, proof),
+            Ok(true) => {
+                self.announce_final(txid, proof);
+                self.take_early(txid);
+            }
             Ok(false) => {}
             Err(error) => self.misbehaved(&error),
         }
@@ -237,6 +240,16 @@ impl Session {
         if self.payments.contains_key(&txid) && self.wallet_knows_final(txid) {
             let proof = Box::new(proof.clone());
             self.finish(txid, PaymentState::Final { kind: proof.kind(), proof });
+        }
+    }
+
+    /// Takes in spends that were shown before the coins of a transaction.
+    fn take_early(&mut self, parent: Txid) {
+        for early in self.wallet.take_early(parent) {
+            match early {
+                Early::Final(proof) => self.judge_proof(&proof),
+                Early::Mined(txid, proof) => self.take_inclusion(txid, &proof),
+            }
         }
     }
 
@@ -444,6 +457,7 @@ impl Session {
                 self.unplaced.remove(&txid);
                 self.event(Event::Confirmed { txid, block: proof.block });
                 self.tell_conflicts();
+                self.take_early(txid);
             }
             Ok(false) => {}
             Err(ProofError::UnknownBlock { .. }) => {

@@ -1,6 +1,6 @@
 //! What a wallet takes in of what a server says: claims as claims, proofs once they are checked.
 
-use super::{Wallet, WalletError};
+use super::{Early, Wallet, WalletError};
 use crate::{
     conflict::ConflictError,
     finality::{FinalityError, FinalityProof},
@@ -13,6 +13,7 @@ impl Wallet {
     /// Forgets which coins are held by the word of a server that is gone; the next one says it anew.
     pub fn forget_claims(&mut self) {
         self.book.forget_claims();
+        self.early.clear();
         self.forget_claimed();
     }
 
@@ -42,6 +43,7 @@ impl Wallet {
         proof.verify(&self.federation)?;
         let (txid, transaction) = (proof.txid(), proof.transaction());
         if !proof.holds_at(self.chain.tip().height) && !self.is_own_payment(proof) {
+            self.keep_early(Early::Final(Box::new(proof.clone())));
             return Ok(false);
         }
         for output in &proof.transaction().output {
@@ -54,6 +56,8 @@ impl Wallet {
         if news {
             self.proofs.insert(txid, proof.clone());
             self.touched.proofs.insert(txid);
+        } else {
+            self.keep_early(Early::Final(Box::new(proof.clone())));
         }
         Ok(news)
     }
@@ -67,7 +71,11 @@ impl Wallet {
         for output in &transaction.output {
             let _beyond_limit = self.mark_used(&output.script_pubkey);
         }
-        Ok(self.book.apply_block(&transaction, proof.block, &self.addresses))
+        let news = self.book.apply_block(&transaction, proof.block, &self.addresses);
+        if !news && !self.knows(txid) {
+            self.keep_early(Early::Mined(txid, Box::new(proof.clone())));
+        }
+        Ok(news)
     }
 
     /// Checks a proof that a transaction can be in no block any more, and takes it in with all that descends from it in

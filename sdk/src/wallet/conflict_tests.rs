@@ -7,7 +7,7 @@ use crate::{
     wire::{Bare, BlockRef, ConfirmedSpend, ConflictProof, RawTransactionProof},
 };
 use bitcoin::{
-    Amount, FeeRate, MerkleBlock, Transaction,
+    Amount, FeeRate, MerkleBlock, Transaction, TxIn, TxOut,
     block::{Block, Header},
 };
 
@@ -92,6 +92,37 @@ fn a_claim_of_a_conflict_changes_nothing_and_asks_for_its_proof() {
         Some(ConfirmedSpend { txid: Txid::from_raw_hash(bitcoin::hashes::Hash::all_zeros()), block });
     assert_eq!(wallet.apply_record(&claim), Ok(vec![proof.txid()]));
     assert_eq!(wallet.balance().spendable, Amount::from_sat(90_000));
+}
+
+/// The same words on another device spend what this one has only heard of.
+#[test]
+fn a_spend_that_is_shown_before_its_coin_counts_once_the_coin_does() {
+    let mut wallet = wallet();
+    mine(&mut wallet, 3);
+    let script = wallet.next_address().expect("an address").script_pubkey;
+    let transaction = |previous_output, script_pubkey| Transaction {
+        version: bitcoin::transaction::Version::TWO,
+        lock_time: bitcoin::absolute::LockTime::ZERO,
+        input: vec![TxIn { previous_output, ..TxIn::default() }],
+        output: vec![TxOut { value: Amount::from_sat(50_000), script_pubkey }],
+    };
+    let theirs = testing::federation(4).script();
+    let paying = transaction(OutPoint { txid: paid(&mut wallet).txid(), vout: 5 }, script.clone());
+    let coin = OutPoint { txid: paying.compute_txid(), vout: 0 };
+    let spending = transaction(coin, theirs);
+    let (place, spent) = (mine_with(&mut wallet, &paying), mine_with(&mut wallet, &spending));
+    let spend = spending.compute_txid();
+    assert_eq!(wallet.apply_inclusion(spend, &spent), Ok(false));
+    assert!(wallet.take_early(coin.txid).is_empty(), "no coin of this wallet, as far as anybody says");
+    wallet.apply_record(&testing::utxo_record(coin, paying.output[0].value, script)).expect("a claim");
+    for _ in 0..2 {
+        assert_eq!(wallet.apply_inclusion(spend, &spent), Ok(false));
+    }
+    assert!(wallet.history().is_empty(), "what is claimed counts for nothing");
+    assert_eq!(wallet.apply_inclusion(coin.txid, &place), Ok(true));
+    let [Early::Mined(txid, place)] = &wallet.take_early(coin.txid)[..] else { panic!("the spend, once") };
+    assert_eq!(wallet.apply_inclusion(*txid, place), Ok(true));
+    assert_eq!((wallet.spender(&coin), wallet.balance()), (Some(spend), Balance::default()));
 }
 
 /// The same words on another device, or their owner's recovery.

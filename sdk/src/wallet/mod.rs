@@ -12,6 +12,7 @@ mod build;
 mod clusters;
 mod coins;
 mod destination;
+mod early;
 mod error;
 mod keys;
 mod lifting;
@@ -42,6 +43,7 @@ use crate::{
 use bitcoin::{OutPoint, ScriptBuf, Txid};
 use book::CoinBook;
 use coins::Demands;
+pub(crate) use early::Early;
 use keys::WalletKeys;
 use state::{Settled, Touched};
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,6 +80,7 @@ pub struct Wallet {
     proofs: BTreeMap<Txid, FinalityProof>,
     /// Coins whose clusters nodes found too large, at this tip. A server's word: it changes an order of choice alone.
     crowded: (Option<crate::wire::BlockRef>, BTreeSet<OutPoint>),
+    early: Vec<Early>,
     gap_limit: u32,
     /// Index of the receive address that is shown until somebody pays to it.
     shown: Option<u32>,
@@ -167,6 +170,7 @@ impl Wallet {
             proposals: BTreeMap::new(),
             proofs: BTreeMap::new(),
             crowded: (None, BTreeSet::new()),
+            early: Vec::new(),
             gap_limit: GAP_LIMIT,
             shown: None,
             settled: None,

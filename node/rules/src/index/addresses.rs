@@ -8,8 +8,9 @@ use quorate_protocol::{AccountId, account::KeychainIndex};
 const GONE_PART: usize = 8;
 /// Of this part of itself does a shelf grow.
 const GROWTH_PART: usize = 16;
-/// One for each beginning of a key.
-const SHELVES: usize = 1 << 16;
+/// One for each beginning of a key, of 12 bits: few enough that all their ends stay in a processor's cache while a
+/// start fills them.
+const SHELVES: usize = 1 << 12;
 
 /// Addresses of all accounts.
 #[derive(Debug)]
@@ -25,10 +26,10 @@ pub(crate) struct Addresses {
     gone: usize,
 }
 
-/// What follows on the beginning of a key, and whose it is, without a byte between them.
+/// A key without its first byte, and whose it is, without a byte between them.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    rest: [u8; 10],
+    rest: [u8; 11],
     place: [u8; 8],
 }
 
@@ -49,9 +50,64 @@ impl Default for Addresses {
 }
 
 /// On which shelf a key is, and as what.
-fn split(key: &ShortKey) -> (usize, [u8; 10]) {
-    let [first, second, rest @ ..] = *key;
-    (usize::from(u16::from_be_bytes([first, second])), rest)
+fn split(key: &ShortKey) -> (usize, [u8; 11]) {
+    let [first, rest @ ..] = *key;
+    (usize::from(u16::from_be_bytes([first, rest[0]]) >> 4), rest)
+}
+
+/// Addresses as a start reads them, in no order.
+#[derive(Debug, Default)]
+pub(crate) struct Found(Addresses);
+
+impl Found {
+    /// The next account; its number is how many there were before.
+    pub(crate) fn open(&mut self, id: AccountId) {
+        self.0.open(id);
+    }
+
+    pub(crate) fn push(&mut self, key: &ShortKey, place: Place) {
+        let (shelf, rest) = split(key);
+        let Some(shelf) = self.0.shelves.get_mut(shelf) else { return };
+        reserve(shelf);
+        shelf.push(Entry { rest, place: place.to_bytes() });
+        self.0.count += 1;
+        if let Some(owner) = self.0.slots.get_mut(place.slot()) {
+            owner.addresses += 1;
+        }
+    }
+
+    /// In order. Of two accounts that have an address, it is the one's that has the higher rank.
+    pub(crate) fn sorted<R: Ord>(self, rank: impl Fn(Place) -> R) -> Addresses {
+        let Addresses { mut shelves, mut count, mut slots, free, gone } = self.0;
+        let rank = |entry: &Entry| {
+            let place = Place::from_bytes(entry.place);
+            (rank(place), place)
+        };
+        for shelf in &mut shelves {
+            shelf.sort_unstable_by(|one, other| {
+                one.rest.cmp(&other.rest).then_with(|| rank(one).cmp(&rank(other)))
+            });
+            shelf.dedup_by(|later, kept| {
+                let same = later.rest == kept.rest;
+                if same {
+                    let lost = std::mem::replace(kept, *later);
+                    count -= 1;
+                    if let Some(owner) = slots.get_mut(Place::from_bytes(lost.place).slot()) {
+                        owner.addresses -= 1;
+                    }
+                }
+                same
+            });
+        }
+        Addresses { shelves, count, slots, free, gone }
+    }
+}
+
+/// Makes room for one more, and not for twice as many.
+fn reserve(shelf: &mut Vec<Entry>) {
+    if shelf.len() == shelf.capacity() {
+        shelf.reserve_exact(shelf.len() / GROWTH_PART + 1);
+    }
 }
 
 impl Addresses {
@@ -86,18 +142,15 @@ impl Addresses {
         u32::try_from(self.slots.len() - 1).expect("accounts are bounded")
     }
 
-    /// Adds one. Of two accounts that have it, it is the one's that this prefers to the other.
-    pub(crate) fn put(&mut self, key: ShortKey, place: Place, is_preferred: impl FnOnce(Place) -> bool) {
-        let (shelf, rest) = split(&key);
+    /// Adds one, or gives it to another account.
+    pub(crate) fn put(&mut self, key: &ShortKey, place: Place) {
+        let (shelf, rest) = split(key);
         let Some(shelf) = self.shelves.get_mut(shelf) else { return };
         let entry = Entry { rest, place: place.to_bytes() };
         match shelf.binary_search_by_key(&rest, |entry| entry.rest) {
             Ok(found) => {
                 let Some(found) = shelf.get_mut(found) else { return };
                 let before = Place::from_bytes(found.place);
-                if !is_preferred(before) {
-                    return;
-                }
                 *found = entry;
                 if let Some(owner) = self.slots.get_mut(before.slot()) {
                     owner.addresses -= 1;
@@ -105,9 +158,7 @@ impl Addresses {
                 }
             }
             Err(next) => {
-                if shelf.len() == shelf.capacity() {
-                    shelf.reserve_exact(shelf.len() / GROWTH_PART + 1);
-                }
+                reserve(shelf);
                 shelf.insert(next, entry);
                 self.count += 1;
             }
@@ -176,7 +227,7 @@ mod tests {
         let accounts: Vec<u32> = (0..20).map(|number| addresses.open(AccountId([number; 32]))).collect();
         for (number, slot) in (0..).zip(&accounts) {
             for index in 0..10 {
-                addresses.put(key(number * 10 + index), Place::new(*slot, at(index)), |_| true);
+                addresses.put(&key(number * 10 + index), Place::new(*slot, at(index)));
             }
         }
         assert_eq!(addresses.get(&script(57)), Some((AccountId([5; 32]), at(7))));
@@ -188,7 +239,7 @@ mod tests {
         // The account comes back before its old addresses were taken out.
         let again = addresses.open(AccountId([5; 32]));
         for index in 0..10 {
-            addresses.put(key(50 + index), Place::new(again, at(index)), |_| true);
+            addresses.put(&key(50 + index), Place::new(again, at(index)));
         }
         assert_eq!((addresses.len(), addresses.count, addresses.gone), (200, 200, 0));
         for slot in &accounts[..3] {

@@ -11,7 +11,7 @@ mod values;
 
 use accounts::address_row;
 pub(crate) use accounts::{AccountEntry, AddressRow, Place, ShortKey, short_key};
-pub(crate) use addresses::Addresses;
+pub(crate) use addresses::{Addresses, Found as FoundAddresses};
 use values::read_whole;
 pub(crate) use values::{read, written};
 
@@ -77,7 +77,7 @@ pub struct Indexed {
     pub(crate) leases: Vec<(ScriptBuf, Lease)>,
     /// In the order of their ids; a place's slot is its account's position here.
     pub(crate) accounts: Vec<(AccountId, AccountEntry)>,
-    pub(crate) addresses: Addresses,
+    pub(crate) addresses: FoundAddresses,
     /// The rows that these are from, by the place of the first one, with how many follow on it.
     pub(crate) rows: Vec<(Place, usize)>,
     /// Keys of rows that say nothing any more.
@@ -141,9 +141,8 @@ impl Indexed {
         };
         let slot = u32::try_from(slot).map_err(|_| Unreadable::Index)?;
         self.rows.extend(start.places(slot).take(1).map(|place| (place, keys.len())));
-        let rank = |place: Place| (self.accounts.get(place.slot()).map(|(_, entry)| entry.rank()), place);
         for (key, place) in keys.iter().zip(start.places(slot)) {
-            self.addresses.put(*key, place, |other| rank(other) <= rank(place));
+            self.addresses.push(key, place);
         }
         Ok(())
     }
@@ -265,11 +264,12 @@ mod tests {
         written.rows().iter().for_each(|row| indexed.take(row).expect("what was written"));
         assert_eq!(indexed.accounts, [(known, entry)]);
         let address = |byte: u8| ScriptBuf::from([&[0x51, 0x20][..], &[byte; 32]].concat());
-        let found = [5, 6, 7].map(|byte| indexed.addresses.get(&address(byte)));
-        assert_eq!(found, [Some((known, at(20))), Some((known, at(21))), None]);
-        assert_eq!(indexed.addresses.len(), 2);
         assert_eq!(indexed.rows, [(Place::new(0, at(20)), 2)]);
         assert_eq!(indexed.useless, [(Table::Addresses, AddressRow::new(other, at(0)).key())]);
+        let addresses = std::mem::take(&mut indexed.addresses).sorted(|place| place);
+        let found = [5, 6, 7].map(|byte| addresses.get(&address(byte)));
+        assert_eq!(found, [Some((known, at(20))), Some((known, at(21))), None]);
+        assert_eq!(addresses.len(), 2);
         let mut cut = written.rows()[1].clone();
         cut.value.pop();
         indexed.take(&cut).expect_err("no whole key at its end");

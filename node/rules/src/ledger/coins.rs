@@ -111,6 +111,24 @@ impl Coins {
         Self { first, coins, scripts, accounts }
     }
 
+    /// Coins as the index has them, in trees without room to spare.
+    pub(super) fn restore(
+        first: Round,
+        coins: Vec<(OutPoint, IndexedCoin)>,
+        account_of: impl Fn(&Script) -> Option<AccountId>,
+    ) -> Self {
+        let coin = |(outpoint, IndexedCoin { output, coinbase, created, spent }): (OutPoint, IndexedCoin)| {
+            let account = account_of(&output.script_pubkey);
+            let said = spent.map(|_| Box::new(Said { spent, ..Said::nothing(first) }));
+            let (value, script) = (output.value, output.script_pubkey.into_boxed_script());
+            (outpoint, Coin { value, script, created, coinbase, account, said })
+        };
+        let coins: BTreeMap<OutPoint, Coin> = coins.into_iter().map(coin).collect();
+        let scripts = coins.iter().map(|(outpoint, coin)| (short(&coin.script), *outpoint)).collect();
+        let accounts = coins.iter().filter_map(|(outpoint, coin)| Some((coin.account?, *outpoint))).collect();
+        Self { first, coins, scripts, accounts }
+    }
+
     pub(super) fn get(&self, outpoint: &OutPoint) -> Option<&Coin> {
         self.coins.get(outpoint)
     }

@@ -1,6 +1,6 @@
 //! What the ledger has of the chain, to and from the index.
 
-use super::{Coin, Ledger};
+use super::{Coin, Ledger, coins::Coins};
 use crate::{index::IndexedCoin, records::ChangeSet};
 use bitcoin::OutPoint;
 use quorate_protocol::wire::ConfirmedSpend;
@@ -12,19 +12,17 @@ impl Ledger {
         coins: Vec<(OutPoint, IndexedCoin)>,
         spends: Vec<(OutPoint, ConfirmedSpend)>,
     ) {
-        for (outpoint, IndexedCoin { output, coinbase, created, spent }) in coins {
-            self.add_created(outpoint, &output, coinbase, created);
-            if spent.is_some()
-                && let Some(said) = self.coins.said_mut(&outpoint)
-            {
-                said.spent = spent;
-            }
+        for (outpoint, IndexedCoin { created, spent, .. }) in &coins {
             if let Some(block) = created {
                 self.blocks.note_transaction(outpoint.txid, block.height);
             }
             if let Some(spent) = spent {
                 self.blocks.note_transaction(spent.txid, spent.block.height);
             }
+        }
+        self.coins = Coins::restore(self.rounds.first(), coins, |script| self.scripts.account_of(script));
+        for outpoint in self.rounds.bound() {
+            self.show_round(&outpoint);
         }
         for (outpoint, spent) in spends {
             self.blocks.note_transaction(spent.txid, spent.block.height);

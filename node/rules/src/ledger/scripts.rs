@@ -5,7 +5,7 @@
 //! names them.
 
 use crate::{
-    index::{AccountEntry, AddressRow, Addresses, Lease, Place, ShortKey, short_key},
+    index::{AccountEntry, AddressRow, Addresses, FoundAddresses, Lease, Place, ShortKey, short_key},
     records::{ChangeSet, Row, Table},
 };
 use bitcoin::{Script, ScriptBuf};
@@ -69,13 +69,15 @@ impl Scripts {
     pub(super) fn restore(
         leases: Vec<(ScriptBuf, Lease)>,
         accounts: Vec<(AccountId, AccountEntry)>,
-        addresses: Addresses,
+        addresses: FoundAddresses,
         rows: &[(Place, usize)],
         useless: Vec<(Table, Vec<u8>)>,
     ) -> Self {
         let broken = broken(&accounts, rows);
         let is_whole = |place: &Place| broken.get(place.slot()) == Some(&false);
         let leases = leases.into_iter().collect();
+        let rank = |place: Place| accounts.get(place.slot()).map(|(_, entry)| entry.rank());
+        let addresses = addresses.sorted(rank);
         let mut restored = Self { leases, addresses, useless, ..Self::default() };
         for (place, _) in rows.iter().filter(|(place, _)| !is_whole(place)) {
             if let Some((id, _)) = accounts.get(place.slot()) {
@@ -84,16 +86,18 @@ impl Scripts {
             }
         }
         let mut unsearched = Vec::new();
-        for ((slot, (id, entry)), broken) in (0..).zip(accounts).zip(broken) {
+        for ((id, entry), broken) in accounts.iter().zip(broken) {
             if !entry.is_used() {
-                restored.unused.insert((entry.wanted_at, id));
+                restored.unused.insert((entry.wanted_at, *id));
             }
             if !entry.searched {
-                unsearched.push((entry.rank(), id));
+                unsearched.push((entry.rank(), *id));
             }
-            restored.accounts.insert(id, Account { slot, entry });
-            restored.broken.extend(broken.then_some(id));
+            restored.broken.extend(broken.then_some(*id));
         }
+        // A tree that is made at once has no room to spare, which takes half of one that grows.
+        let numbered = (0..).zip(accounts).map(|(slot, (id, entry))| (id, Account { slot, entry }));
+        restored.accounts = numbered.collect();
         // Accounts that have had coins first.
         unsearched.sort_unstable_by_key(|((used, since), id)| (!used, *since, *id));
         restored.unsearched = unsearched.into_iter().map(|(_, id)| id).collect();
@@ -238,7 +242,7 @@ impl Scripts {
             let Some(key) = short_key(&script) else { break };
             keys.push(key);
             if !self.is_kept_by_another(account.id(), &script) {
-                self.addresses.put(key, Place::new(slot, position), |_| true);
+                self.addresses.put(&key, Place::new(slot, position));
             }
             if self.leases.remove(&script).is_some() {
                 self.stale.insert(script.clone());

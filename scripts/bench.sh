@@ -5,11 +5,11 @@ setup_native
 suite=${1:-all}
 case $suite in
   faults | npm) ;;
-  # What a node holds after 100, 1,000 and 10,000 payments; takes some minutes.
-  growth)
-    cargo build --release --locked -p quorate-tests --bin growth --bin test-node
+  # What a node holds after 100, 1,000 and 10,000 payments; what a payment takes. Some minutes each.
+  growth | load)
+    cargo build --release --locked -p quorate-tests --bin "$suite" --bin test-node
     shift
-    "$CARGO_TARGET_DIR/release/growth" "$@"
+    "$CARGO_TARGET_DIR/release/$suite" "$@"
     ;;
   *)
     cargo build --release --locked -p quorate-tests --bin bench

@@ -4,6 +4,7 @@ pub mod daemon;
 pub mod drill;
 pub mod esplora;
 pub mod operator;
+pub mod process;
 pub mod wallets;
 
 use crate::daemon::Daemon;

@@ -1,10 +1,13 @@
-//! What the system says of a process.
+//! What the system says of a process, for benchmarks.
 
 use anyhow::{Context as _, Result};
 use std::{fs, time::Duration};
 
 /// Resident memory.
-pub(crate) fn memory(pid: u32) -> Result<u64> {
+///
+/// # Errors
+/// There is no such process.
+pub fn memory(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("its memory")?;
     let kilobytes: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
@@ -12,7 +15,10 @@ pub(crate) fn memory(pid: u32) -> Result<u64> {
 }
 
 /// CPU time.
-pub(crate) fn cpu(pid: u32) -> Result<Duration> {
+///
+/// # Errors
+/// There is no such process.
+pub fn cpu(pid: u32) -> Result<Duration> {
     let ticks_per_second = u32::try_from(rustix::param::clock_ticks_per_second())?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // After the name, which may have spaces: state, then eleven others, then user and system time.

@@ -7,7 +7,7 @@ use bitcoin::{
     transaction::Version,
 };
 use quorate::{
-    Federation,
+    Federation, FederationId,
     client::{Client, Saving, Store, Transport, WebSocket, fetch_federation},
     wallet::{
         AccountOptions, Destination, PaymentRequest, SavedState, SecretWords, StateChange, Wallet,
@@ -61,9 +61,17 @@ pub fn sole_spend(coin: OutPoint, value: Amount, to: &Address) -> Transaction {
 /// # Errors
 /// The bridge does not answer, or with another federation.
 pub async fn federation<C>(cluster: &Cluster<C>) -> Result<Federation> {
-    let mut transport = WebSocket::new(cluster.url());
+    federation_at(&cluster.url(), cluster.id()).await
+}
+
+/// The same, of a bridge in another process.
+///
+/// # Errors
+/// The bridge does not answer, or with another federation.
+pub async fn federation_at(url: &str, id: FederationId) -> Result<Federation> {
+    let mut transport = WebSocket::new(url.to_owned());
     let document = timeout(PATIENCE, fetch_federation(&mut transport)).await??;
-    Ok(document.verify(cluster.id())?)
+    Ok(document.verify(id)?)
 }
 
 /// A wallet of these words over any transport, certified.

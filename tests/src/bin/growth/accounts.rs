@@ -1,7 +1,6 @@
 //! `npm run bench -- growth --accounts N`: what a node holds that knows so many accounts, each with a coin. It gets to
 //! know them as it does from a bridge, and is alone meanwhile: the others would do the same.
 
-use crate::process::{cpu, memory};
 use anyhow::{Context as _, Result, bail, ensure};
 use bitcoin::{
     Amount, Network, TxOut,
@@ -18,6 +17,7 @@ use quorate::{
 use quorate_tests::{
     Cluster, PATIENCE,
     operator::status_where,
+    process::{cpu, memory},
     wallets::{federation, nobody, pay_out},
 };
 use rand_chacha::{

@@ -1,12 +1,12 @@
 //! `npm run bench -- growth --blocks N`: how fast a node that was away reads so many full blocks, and how long it takes
 //! to start on a chain with them.
 
-use crate::process::cpu;
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::{Amount, OutPoint, Transaction, TxOut};
 use quorate_tests::{
     Cluster,
     operator::status_where,
+    process::cpu,
     wallets::{nobody, nobodys_spend},
 };
 use serde_json::json;

@@ -5,14 +5,12 @@
 
 mod accounts;
 mod blocks;
-mod process;
 mod records;
 mod sessions;
 
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::Amount;
 use clap::Parser;
-use process::{cpu, memory};
 use quorate::{
     client::{Client, WebSocket},
     wallet::SecretWords,
@@ -20,6 +18,7 @@ use quorate::{
 use quorate_tests::{
     Cluster, eventually,
     operator::{status, status_where},
+    process::{cpu, memory},
     wallets::{federation, fund, nobody, open_wallet, request, wait_spendable},
 };
 use serde_json::{Value, json};

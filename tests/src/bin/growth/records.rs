@@ -2,14 +2,15 @@
 //! next ones cost it beside nodes whose archives are short. The rows are those of real payments, as often as it takes
 //! and each time under other transactions' ids, straight into its index.
 
-use crate::{
-    mean_cpu, measure, pay, payers,
-    process::{cpu, memory},
-};
+use crate::{mean_cpu, measure, pay, payers};
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::hashes::{Hash as _, sha256};
 use quorate_rules::records::{CHECKSUM_BYTES, Row, Table};
-use quorate_tests::{Cluster, operator::status};
+use quorate_tests::{
+    Cluster,
+    operator::status,
+    process::{cpu, memory},
+};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde_json::{Value, json};
 use std::{fs, path::Path, time::Instant};

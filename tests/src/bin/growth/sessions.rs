@@ -1,11 +1,14 @@
 //! `npm run bench -- growth --sessions N`: what idle sessions cost a bridge, with its limits as they are by default.
 //! The bridge is in this process, the clients are in another one.
 
-use crate::process::{cpu, memory};
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
 use quorate::wire::{ClientMessage, encode_text, limits};
-use quorate_tests::{Cluster, wallets::federation};
+use quorate_tests::{
+    Cluster,
+    process::{cpu, memory},
+    wallets::federation,
+};
 use serde_json::json;
 use std::{process::Stdio, time::Duration};
 use tokio::{

@@ -1,0 +1,201 @@
+//! `npm run bench -- load`: what a payment takes, in CPU time of each process and in latency. Every node is a process,
+//! bridge and chain are this one, and the wallets are another: a driver that sends at the times that it was given,
+//! whether or not the payments before are done, and counts from these times.
+
+#![expect(clippy::print_stdout, reason = "the figures")]
+
+mod driver;
+
+use anyhow::{Context as _, Result};
+use bitcoin::{Amount, Txid};
+use clap::{Parser, ValueEnum};
+use driver::{Driver, Order, Told};
+use quorate_tests::{
+    Cluster,
+    operator::status_where,
+    process::cpu,
+    wallets::{fund, nobody, pay_out},
+};
+use serde::Serialize;
+use std::{path::PathBuf, time::Duration};
+
+/// Payments that are not counted: connections are made, caches are filled, and what is checked once is checked.
+const WARM_UP: usize = 64;
+/// What a wallet's coins have, and what is paid of one.
+const COIN: Amount = Amount::from_sat(100_000);
+const PAID: Amount = Amount::from_sat(60_000);
+/// A coin in sole custody.
+const SOLE: Amount = Amount::from_sat(10_000);
+
+/// What a payment takes.
+#[derive(Parser)]
+struct Arguments {
+    /// Sizes of the federation
+    #[arg(long, value_delimiter = ',', default_values_t = [4, 7])]
+    nodes: Vec<u16>,
+    /// Kinds of payments
+    #[arg(long, value_delimiter = ',', default_values_t = [Kind::Joint, Kind::Attested])]
+    kinds: Vec<Kind>,
+    /// Payments of each measurement
+    #[arg(long, default_value_t = 300)]
+    payments: usize,
+    /// Payments a second; 0 is one after the other
+    #[arg(long, value_delimiter = ',', default_values_t = [0.0, 20.0])]
+    rates: Vec<f64>,
+    /// The program of the nodes, in place of the one beside this
+    #[arg(long)]
+    node: Option<PathBuf>,
+    /// Print JSON, one object per line
+    #[arg(long)]
+    json: bool,
+    /// Be the wallets at this bridge
+    #[arg(long, hide = true, requires = "federation")]
+    drive: Option<String>,
+    /// The federation of that bridge
+    #[arg(long, hide = true)]
+    federation: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// From a joint account
+    Joint,
+    /// Of a coin in its owner's sole custody
+    Attested,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(if *self == Self::Joint { "joint" } else { "attested" })
+    }
+}
+
+/// CPU time in microseconds per payment, latency in milliseconds.
+#[derive(Serialize)]
+struct Row {
+    nodes: u16,
+    kind: Kind,
+    /// Payments a second; 0 is one after the other.
+    rate: f64,
+    payments: usize,
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    max: f64,
+    cpu_nodes: f64,
+    cpu_bridge: f64,
+    cpu_wallets: f64,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if let (Some(url), Some(federation)) = (&arguments.drive, &arguments.federation) {
+        return driver::run(url, federation).await;
+    }
+    let beside = std::env::current_exe()?.with_file_name("test-node");
+    let node = arguments.node.clone().unwrap_or(beside);
+    if !arguments.json {
+        println!("                                  latency in ms                    CPU per payment in us");
+        println!(
+            "nodes  kind      rate  payments    p50    p90    p99    max    all  nodes  bridge  wallets"
+        );
+    }
+    for nodes in &arguments.nodes {
+        let cluster = Cluster::start(&node, *nodes).await?;
+        let mut driver = Driver::start(&cluster).await?;
+        for kind in &arguments.kinds {
+            for rate in &arguments.rates {
+                let row = measure(&cluster, &mut driver, *kind, *rate, arguments.payments).await?;
+                print(&row, arguments.json)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print(row: &Row, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(row)?);
+        return Ok(());
+    }
+    let Row { nodes, kind, rate, payments, p50, p90, p99, max, cpu_nodes, cpu_bridge, cpu_wallets } = row;
+    let rate = if *rate > 0.0 { format!("{rate}/s") } else { "alone".to_owned() };
+    let all = cpu_nodes + cpu_bridge + cpu_wallets;
+    println!(
+        "{nodes:>5}  {:<8}  {rate:>5}  {payments:>7}  {p50:>6.1} {p90:>6.1} {p99:>6.1} {max:>6.1}  {all:>5.0}  {cpu_nodes:>5.0}  {cpu_bridge:>5.0}  {cpu_wallets:>5.0}",
+        kind.to_string(),
+    );
+    Ok(())
+}
+
+async fn measure(
+    cluster: &Cluster,
+    driver: &mut Driver,
+    kind: Kind,
+    rate: f64,
+    payments: usize,
+) -> Result<Row> {
+    let count = WARM_UP + payments;
+    let coins = match kind {
+        Kind::Joint => {
+            fund(&cluster.chain, driver.addresses(), count.div_ceil(driver.addresses().len()), COIN)?;
+            None
+        }
+        Kind::Attested => Some(sole_coins(cluster, count)?),
+    };
+    let height = cluster.chain.height();
+    for home in &cluster.files.nodes {
+        status_where(home, "at the tip", |status| status.pointer("/tip/height") == Some(&height.into()))
+            .await?;
+    }
+    let order = |payments, from| Order { payments, rate, coins, from };
+    driver.drive(&order(WARM_UP, 0)).await?;
+    let before = Spent::now(cluster, driver)?;
+    let Told { p50, p90, p99, max } = driver.drive(&order(payments, WARM_UP)).await?;
+    let spent = Spent::now(cluster, driver)?;
+    let each = |after: Duration, before: Duration| {
+        (after - before).as_secs_f64() * 1e6 / f64::from(u32::try_from(payments).unwrap_or(u32::MAX))
+    };
+    Ok(Row {
+        nodes: u16::try_from(cluster.files.nodes.len())?,
+        kind,
+        rate,
+        payments,
+        p50,
+        p90,
+        p99,
+        max,
+        cpu_nodes: each(spent.nodes, before.nodes),
+        cpu_bridge: each(spent.bridge, before.bridge),
+        cpu_wallets: each(spent.wallets, before.wallets),
+    })
+}
+
+/// So many coins that anybody can spend, outputs of one transaction, confirmed.
+fn sole_coins(cluster: &Cluster, count: usize) -> Result<Txid> {
+    let first = cluster.chain.height() + 1;
+    cluster.chain.mine(101, &nobody())?;
+    let output = bitcoin::TxOut { value: SOLE, script_pubkey: nobody() };
+    let parent = pay_out(&cluster.chain, first, vec![output; count])?;
+    cluster.chain.mine(1, &nobody())?;
+    Ok(parent.compute_txid())
+}
+
+/// CPU time so far.
+struct Spent {
+    nodes: Duration,
+    bridge: Duration,
+    wallets: Duration,
+}
+
+impl Spent {
+    fn now(cluster: &Cluster, driver: &Driver) -> Result<Self> {
+        let mut nodes = Duration::ZERO;
+        for number in 1..=cluster.files.nodes.len() {
+            nodes += cpu(cluster.pid(number).context("it runs")?)?;
+        }
+        Ok(Self { nodes, bridge: cpu(std::process::id())?, wallets: cpu(driver.pid()?)? })
+    }
+}

@@ -1,29 +1,43 @@
-//! How much a node may say that no other one says: coins that are not believed take room, and one faulty node could
-//! think of any number of them.
+//! How much memory what a node says may take that no other one says: one faulty node could think of any number of coins
+//! and proofs.
 
 use crate::tips::LinkId;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-/// Coins that a node was the first to speak of and that are not believed yet. Of an honest node these are what others
-/// have not told of so far, for a moment.
-pub(crate) const ALONE_MAX: usize = 65_536;
+/// Bytes of what a node says and too few others do. Of an honest node that is what others have not told of so far: for
+/// a moment, and some 1 KB for each coin.
+pub(crate) const ALONE_BYTES_MAX: usize = 256 << 20;
+/// Of a coin or proof, beside its scripts and witnesses.
+pub(crate) const OVERHEAD_BYTES: usize = 1_024;
 
-/// Coins that each node alone speaks of.
+/// What each node takes.
 #[derive(Debug, Default)]
-pub(crate) struct Alone(BTreeMap<LinkId, Arc<()>>);
+pub(crate) struct Alone(BTreeMap<LinkId, Arc<AtomicUsize>>);
 
-/// The room of one coin, which is free again when this is dropped.
+/// Room for something that a node says, which is free again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    link: LinkId,
-    _room: Arc<()>,
+    bytes: usize,
+    taken: Arc<AtomicUsize>,
 }
 
 impl Alone {
-    /// Room for a coin that a node is the first to speak of; none if it has used up its own.
-    pub(crate) fn claim(&mut self, link: LinkId) -> Option<Claim> {
-        let rooms = self.0.entry(link).or_default();
-        (Arc::strong_count(rooms) <= ALONE_MAX).then(|| Claim { link, _room: Arc::clone(rooms) })
+    /// None if the node has used up its room.
+    pub(crate) fn claim(&mut self, link: LinkId, bytes: usize) -> Option<Claim> {
+        let bytes = bytes.saturating_add(OVERHEAD_BYTES);
+        let taken = self.0.entry(link).or_default();
+        // Who holds the hub claims, and nobody else; what is dropped meanwhile only makes room.
+        let fits = taken.load(Ordering::Relaxed).saturating_add(bytes) <= ALONE_BYTES_MAX;
+        fits.then(|| {
+            taken.fetch_add(bytes, Ordering::Relaxed);
+            Claim { bytes, taken: Arc::clone(taken) }
+        })
     }
 
     /// A node's stream is gone, and with it what it alone said.
@@ -32,10 +46,9 @@ impl Alone {
     }
 }
 
-impl Claim {
-    /// Who was the first to speak of the coin.
-    pub(crate) fn link(&self) -> LinkId {
-        self.link
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -46,11 +59,13 @@ mod tests {
     #[test]
     fn each_node_has_its_own_room_and_gets_it_back() {
         let mut alone = Alone::default();
-        let mut claims: Vec<Claim> = (0..ALONE_MAX).filter_map(|_| alone.claim(LinkId(1))).collect();
-        assert_eq!(claims.len(), ALONE_MAX);
-        assert!(alone.claim(LinkId(1)).is_none());
-        assert!(alone.claim(LinkId(2)).is_some());
-        claims.pop();
-        assert!(alone.claim(LinkId(1)).is_some());
+        let half = ALONE_BYTES_MAX / 2 - OVERHEAD_BYTES;
+        let first = alone.claim(LinkId(1), half).expect("room");
+        let _second = alone.claim(LinkId(1), half).expect("room");
+        assert!(alone.claim(LinkId(1), 0).is_none());
+        assert!(alone.claim(LinkId(2), half).is_some());
+        drop(first);
+        assert!(alone.claim(LinkId(1), half).is_some());
+        assert!(alone.claim(LinkId(1), usize::MAX).is_none());
     }
 }

@@ -4,7 +4,7 @@
 //! itself, but which copy does is the wallet's to see, so the first of each of f + 1 nodes goes out, when it comes.
 
 use crate::{
-    alone::Alone,
+    alone::{Alone, Claim},
     tips::LinkId,
     words::{Shown, Words},
 };
@@ -13,7 +13,7 @@ use quorate_protocol::{
     finality::FinalityProof,
     wire::{Followed, KeyOutcome, TransactionStatus, UtxoRecord},
 };
-use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of one key.
 #[derive(Debug, Default)]
@@ -46,6 +46,19 @@ struct ProofCopy {
     link: LinkId,
     outpoint: OutPoint,
     proof: FinalityProof,
+    /// The room that it takes until it is believed.
+    claim: Option<Claim>,
+}
+
+/// What a node's word comes to.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// It is to be told.
+    News(Box<UtxoRecord>, Option<FinalityProof>),
+    /// Readers know it, or too few nodes say so.
+    Nothing,
+    /// There is no room: the node says too much that no other one does.
+    Refused,
 }
 
 impl Facts {
@@ -191,8 +204,7 @@ impl Facts {
         known.get(needed.checked_sub(1)?).copied()
     }
 
-    /// A node's word on a coin. Gives what is to be told, if there is news. A word on a coin that no other one speaks
-    /// of is lost if the node has said too much of that kind.
+    /// A node's word on a coin.
     pub(crate) fn take_utxo(
         &mut self,
         link: LinkId,
@@ -200,25 +212,37 @@ impl Facts {
         proof: Option<FinalityProof>,
         needed: usize,
         alone: &mut Alone,
-    ) -> Option<(UtxoRecord, Option<FinalityProof>)> {
+    ) -> Taken {
         let outpoint = utxo.outpoint;
+        let Some(claim) = alone.claim(link, utxo.script_pubkey.len()) else { return Taken::Refused };
         let shown = proof.as_ref().and_then(|proof| Shown::of(proof, &outpoint));
-        let words = match self.utxos.entry(outpoint) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Words::claimed(alone.claim(link)?)),
-        };
+        let words = self.utxos.entry(outpoint).or_default();
+        let mut refused = false;
         let new_proof = proof.filter(|_| shown.is_some()).filter(|proof| {
             let of = self.proofs.get(&proof.txid()).map_or(&[][..], Vec::as_slice);
             let known = of.iter().any(|copy| copy.link == link || copy.proof == *proof);
-            let new = of.len() < needed && !known && words.shows(link);
-            if new {
-                let copy = ProofCopy { link, outpoint, proof: proof.clone() };
-                self.proofs.entry(proof.txid()).or_default().push(copy);
+            if of.len() >= needed || known || !words.shows(link) {
+                return false;
             }
-            new
+            let Some(claim) = alone.claim(link, proof.transaction().total_size()) else {
+                refused = true;
+                return false;
+            };
+            let copy = ProofCopy { link, outpoint, proof: proof.clone(), claim: Some(claim) };
+            self.proofs.entry(proof.txid()).or_default().push(copy);
+            true
         });
-        let news = words.take(link, utxo, needed, shown.filter(|_| new_proof.is_some()))?;
-        Some((news, new_proof))
+        let news = words.take(link, utxo, claim, needed, shown.filter(|_| new_proof.is_some()));
+        let named = [Some(outpoint.txid), utxo.spend.map(|spend| spend.txid)];
+        for txid in named.into_iter().flatten().filter(|txid| words.is_final(txid)) {
+            let copies = self.proofs.get_mut(&txid).into_iter().flatten();
+            copies.for_each(|copy| copy.claim = None);
+        }
+        match news {
+            _ if refused => Taken::Refused,
+            Some(news) => Taken::News(Box::new(news), new_proof),
+            None => Taken::Nothing,
+        }
     }
 
     /// A node's word on a transaction. That a block has it, or contradicts it, has to be said by f + 1 nodes; what

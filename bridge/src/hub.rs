@@ -7,7 +7,7 @@
 
 use crate::{
     alone::Alone,
-    facts::Heard,
+    facts::{Heard, Taken},
     frame::Frame,
     interest::{Interest, WalletId, since_of},
     questions::{Subscription, questions},
@@ -282,17 +282,19 @@ impl Hub {
         };
         let proofs: HashMap<Txid, FinalityProof> =
             proofs.into_iter().map(|proof| (proof.txid(), proof)).collect();
+        let mut refused = false;
         for utxo in utxos {
             let of = [Some(utxo.outpoint.txid), utxo.spend.map(|spend| spend.txid)];
             for proof in of.into_iter().flatten().filter_map(|txid| proofs.get(&txid)) {
-                self.notify(link, &result.key, &utxo, Some(proof.clone()));
+                refused |= !self.notify(link, &result.key, &utxo, Some(proof.clone()));
             }
-            self.notify(link, &result.key, &utxo, None);
+            refused |= !self.notify(link, &result.key, &utxo, None);
         }
         if let (SubscriptionKey::Txid(txid), Some(status)) = (&result.key, status) {
             self.take_status(link, *txid, &status);
         }
-        if let Some(interest) = self.interests.get_mut(&result.key) {
+        // Who was not heard to the end has not told of it.
+        if let Some(interest) = self.interests.get_mut(&result.key).filter(|_| !refused) {
             interest.hear(link, since, heard, self.needed);
         }
     }
@@ -304,26 +306,28 @@ impl Hub {
         }
     }
 
-    /// A notification of a node.
+    /// A notification of a node. `false` if there is no room for it.
     pub(crate) fn notify(
         &mut self,
         link: LinkId,
         key: &SubscriptionKey,
         utxo: &UtxoRecord,
         proof: Option<FinalityProof>,
-    ) {
-        let Some(interest) = self.interests.get_mut(key) else { return };
+    ) -> bool {
+        let Some(interest) = self.interests.get_mut(key) else { return true };
         let is_over = utxo.spent.is_some_and(|spent| spent.block.height < interest.since);
         if is_over && !interest.facts.knows(&utxo.outpoint) {
-            return;
+            return true;
         }
         match interest.facts.take_utxo(link, utxo, proof, self.needed, &mut self.alone) {
-            Some((utxo, proof)) => {
+            Taken::News(utxo, proof) => {
                 let followed = interest.facts.followed();
-                self.tell(key, &notification(key, utxo, proof, followed));
+                self.tell(key, &notification(key, *utxo, proof, followed));
             }
-            None => self.duplicates += 1,
+            Taken::Nothing => self.duplicates += 1,
+            Taken::Refused => return false,
         }
+        true
     }
 
     /// A node's word on a transaction.

@@ -28,24 +28,17 @@ enum Word {
 /// All words on one coin.
 #[derive(Debug, Default)]
 pub(crate) struct Words {
-    said: BTreeMap<LinkId, Word>,
+    said: BTreeMap<LinkId, (Word, Option<Claim>)>,
     believed: Option<UtxoRecord>,
     /// What readers were told, if that is something else.
     told: Option<Box<UtxoRecord>>,
     /// It was looked through once while it was not believed.
     looked_through: bool,
-    /// The room that it takes until it is believed.
-    claim: Option<Claim>,
     /// Nodes whose proofs were told, each as often as there were.
     shown: Vec<LinkId>,
 }
 
 impl Words {
-    /// Of a coin that nobody has spoken of.
-    pub(crate) fn claimed(claim: Claim) -> Self {
-        Self { claim: Some(claim), ..Self::default() }
-    }
-
     pub(crate) fn is_believed(&self) -> bool {
         self.believed.is_some()
     }
@@ -75,37 +68,39 @@ impl Words {
         std::mem::replace(&mut self.looked_through, true)
     }
 
-    /// A node's stream is gone: it may come back as another one, and must not count twice. `false` if it was the first
-    /// to speak of a coin that is not believed.
+    /// A node's stream is gone: it may come back as another one, and must not count twice. `false` if nobody else
+    /// speaks of the coin, and it is not believed.
     pub(crate) fn forget(&mut self, link: LinkId) -> bool {
         self.said.remove(&link);
         self.shown.retain(|shown| *shown != link);
-        self.claim.as_ref().is_none_or(|claim| claim.link() != link)
+        self.is_believed() || !self.said.is_empty()
     }
 
-    /// Takes a node's word, which comes with a proof that a transaction is final or without. Gives what is to be told
-    /// now, if that is news or there is a proof to go with it.
+    /// Takes a node's word, which comes with a proof that a transaction is final or without, and with room for what of
+    /// it is not believed. Gives what is to be told now, if that is news or there is a proof to go with it.
     pub(crate) fn take(
         &mut self,
         link: LinkId,
         word: &UtxoRecord,
+        claim: Claim,
         needed: usize,
         shown: Option<Shown>,
     ) -> Option<UtxoRecord> {
         let before = self.told().cloned();
-        let mut words: BTreeMap<LinkId, UtxoRecord> = self
-            .said
-            .iter()
-            .filter_map(|(link, said)| Some((*link, said.whole(self.believed.as_ref())?)))
+        let before_this = std::mem::take(&mut self.said).into_iter();
+        let mut words: BTreeMap<LinkId, (UtxoRecord, Option<Claim>)> = before_this
+            .filter_map(|(link, (said, claim))| Some((link, (said.whole(self.believed.as_ref())?, claim))))
             .collect();
-        words.insert(link, word.clone());
-        let all: Vec<&UtxoRecord> = words.values().collect();
+        words.insert(link, (word.clone(), Some(claim)));
+        let all: Vec<&UtxoRecord> = words.values().map(|(word, _)| word).collect();
         self.believed = believed(&all, needed, self.believed.as_ref()).or(self.believed.take());
         let as_said = self.believed.as_ref();
-        self.said = words.into_iter().map(|(link, said)| (link, Word::of(said, as_said))).collect();
-        if self.is_believed() {
-            self.claim = None;
-        }
+        let kept = words.into_iter().map(|(link, (said, claim))| {
+            let word = Word::of(said, as_said);
+            let claim = claim.filter(|_| matches!(word, Word::Other(_)));
+            (link, (word, claim))
+        });
+        self.said = kept.collect();
         let news = overlaid(self.believed.as_ref(), word, shown)?;
         let same = before.is_some_and(|told| is_same(&told, &news));
         if same && shown.is_none() {

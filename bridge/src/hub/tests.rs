@@ -1,5 +1,5 @@
 use super::*;
-use crate::alone::ALONE_MAX;
+use crate::alone::{ALONE_BYTES_MAX, OVERHEAD_BYTES};
 use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, hashes::Hash as _};
 use quorate_protocol::{
     AccountId, Round,
@@ -365,25 +365,60 @@ fn what_one_node_alone_says_is_bounded_and_goes_with_its_stream() {
     hub.open(WalletId(1));
     let key = SubscriptionKey::Account(AccountId([7; 32]));
     hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
-    let coin = |vout: usize| {
-        let vout = u32::try_from(vout).expect("few");
-        UtxoRecord { outpoint: OutPoint { txid: txid(9), vout }, ..utxo(false) }
+    let script = ScriptBuf::from_bytes(vec![0; 1 << 20]);
+    let fits = ALONE_BYTES_MAX / (script.len() + OVERHEAD_BYTES);
+    let coin = |vout: usize, script: &ScriptBuf| {
+        let (vout, script_pubkey) = (u32::try_from(vout).expect("few"), script.clone());
+        UtxoRecord { outpoint: OutPoint { txid: txid(9), vout }, script_pubkey, ..utxo(false) }
     };
     let held = |hub: &Hub| hub.interests[&key].facts.coins();
-    for vout in 0..ALONE_MAX + 10 {
-        hub.notify(LinkId(1), &key, &coin(vout), None);
+    for vout in 0..fits + 10 {
+        assert_eq!(hub.notify(LinkId(1), &key, &coin(vout, &script), None), vout < fits);
     }
-    assert_eq!(held(&hub), ALONE_MAX);
-    // What others say is heard all the same, and room that is not needed any more is free again.
-    let last = coin(ALONE_MAX + 5);
-    hub.notify(LinkId(2), &key, &last, None);
-    hub.notify(LinkId(1), &key, &last, None);
-    hub.notify(LinkId(3), &key, &coin(0), None);
-    hub.notify(LinkId(1), &key, &coin(ALONE_MAX + 6), None);
-    hub.notify(LinkId(1), &key, &coin(ALONE_MAX + 7), None);
-    assert_eq!(held(&hub), ALONE_MAX + 2);
+    assert_eq!(held(&hub), fits);
+    // It has not told of a key of which it could not say all, and what others say is heard all the same.
+    let small = coin(fits + 10, &ScriptBuf::new());
+    let snapshot = |utxos: Vec<UtxoRecord>| KeyResult {
+        key: key.clone(),
+        outcome: KeyOutcome::Snapshot {
+            utxos,
+            proofs: vec![],
+            status: None,
+            history_from: Some(0),
+            followed: None,
+        },
+    };
+    hub.take_result(LinkId(1), 0, snapshot(vec![coin(fits + 11, &script)]));
+    assert_eq!(hub.interests[&key].facts.heard(), 0);
+    for link in [2, 3] {
+        hub.take_result(LinkId(link), 0, snapshot(vec![small.clone()]));
+    }
+    assert_eq!(hub.interests[&key].facts.heard(), 2);
+    // Room that is not needed any more is free again.
+    assert!(hub.notify(LinkId(3), &key, &coin(0, &script), None));
+    assert!(hub.notify(LinkId(1), &key, &coin(0, &script), None));
+    assert!(hub.notify(LinkId(1), &key, &coin(fits + 12, &script), None));
+    assert!(!hub.notify(LinkId(1), &key, &coin(fits + 13, &script), None));
     hub.forget_link(LinkId(1));
     assert_eq!(held(&hub), 2, "those that two spoke of");
+    assert!(hub.notify(LinkId(1), &key, &coin(1, &script), None), "it begins anew");
+}
+
+#[test]
+fn who_speaks_first_and_leaves_takes_nobodys_word_along() {
+    let mut hub = Hub::new(7);
+    hub.open(WalletId(1));
+    let key = SubscriptionKey::Script(ScriptBuf::new());
+    hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
+    let rich = UtxoRecord { value: Amount::MAX_MONEY, ..utxo(false) };
+    for (faulty, honest) in [(1, 3), (2, 4), (8, 5)] {
+        assert!(hub.notify(LinkId(faulty), &key, &rich, None));
+        assert!(hub.notify(LinkId(honest), &key, &utxo(false), None));
+        hub.forget_link(LinkId(faulty));
+    }
+    let facts = &hub.interests[&key].facts;
+    let KeyOutcome::Snapshot { utxos, .. } = facts.snapshot(3, 0) else { panic!("a snapshot") };
+    assert_eq!(utxos, [utxo(false)], "f + 1 have said so");
 }
 
 #[test]

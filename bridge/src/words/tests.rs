@@ -1,4 +1,5 @@
 use super::*;
+use crate::alone::{Alone, Claim};
 use bitcoin::{Amount, BlockHash, OutPoint, ScriptBuf, hashes::Hash as _};
 use quorate_protocol::{
     finality::FinalityKind,
@@ -37,10 +38,18 @@ fn locked(round: u32, by: u8, locked_at: u64) -> UtxoRecord {
     UtxoRecord { round, lock: Some(Lock { txid: txid(by), round, locked_at }), votes: 1, ..coin() }
 }
 
+fn take(words: &mut Words, node: u64, word: &UtxoRecord) -> Option<UtxoRecord> {
+    words.take(LinkId(node), word, room(), NEEDED, None)
+}
+
+fn room() -> Claim {
+    Alone::default().claim(LinkId(1), 0).expect("room")
+}
+
 /// Words of four nodes, one of which may be faulty.
 fn told_after(words: &[(u64, UtxoRecord)]) -> (Words, Vec<UtxoRecord>) {
     let mut all = Words::default();
-    let told = words.iter().filter_map(|(node, word)| all.take(LinkId(*node), word, NEEDED, None));
+    let told = words.iter().filter_map(|(node, word)| take(&mut all, *node, word));
     let told = told.collect();
     (all, told)
 }
@@ -60,23 +69,23 @@ fn one_node_makes_no_coin_and_two_do_and_the_others_are_no_news() {
 fn a_lock_of_the_highest_round_that_one_node_tells_of_locks_nothing() {
     let honest = [(2, coin()), (3, coin()), (4, coin())];
     let (mut words, _) = told_after(&honest);
-    assert!(words.take(LinkId(1), &locked(1_000, 9, 0), NEEDED, None).is_none());
+    assert!(take(&mut words, 1, &locked(1_000, 9, 0)).is_none());
     assert_eq!(words.told().expect("a coin").lock, None);
     // What honest nodes lock is told when the second of them says so, with a time that one of them may have.
-    assert!(words.take(LinkId(2), &locked(0, 2, 70), NEEDED, None).is_none());
-    let told = words.take(LinkId(3), &locked(0, 2, 80), NEEDED, None).expect("news");
+    assert!(take(&mut words, 2, &locked(0, 2, 70)).is_none());
+    let told = take(&mut words, 3, &locked(0, 2, 80)).expect("news");
     assert_eq!(told.lock.map(|lock| (lock.txid, lock.locked_at)), Some((txid(2), 80)));
-    assert!(words.take(LinkId(4), &locked(0, 2, 90), NEEDED, None).is_none(), "only the clock differs");
+    assert!(take(&mut words, 4, &locked(0, 2, 90)).is_none(), "only the clock differs");
     // A release ends it: of two nodes that are in a later round one is honest.
     let free = UtxoRecord { round: Round(1), ..coin() };
-    let told = words.take(LinkId(2), &free, NEEDED, None).expect("news");
+    let told = take(&mut words, 2, &free).expect("news");
     assert_eq!((told.round, told.lock), (Round(1), None));
-    assert!(words.take(LinkId(4), &free, NEEDED, None).is_none());
+    assert!(take(&mut words, 4, &free).is_none());
     // Nodes that are behind lock nothing again, nor does one that says so of the round that it is in now.
-    assert!(words.take(LinkId(3), &locked(0, 2, 80), NEEDED, None).is_none());
-    assert!(words.take(LinkId(1), &locked(1, 9, 0), NEEDED, None).is_none());
-    assert!(words.take(LinkId(2), &locked(1, 3, 0), NEEDED, None).is_none());
-    assert!(words.take(LinkId(3), &locked(1, 3, 0), NEEDED, None).is_some());
+    assert!(take(&mut words, 3, &locked(0, 2, 80)).is_none());
+    assert!(take(&mut words, 1, &locked(1, 9, 0)).is_none());
+    assert!(take(&mut words, 2, &locked(1, 3, 0)).is_none());
+    assert!(take(&mut words, 3, &locked(1, 3, 0)).is_some());
 }
 
 #[test]
@@ -90,14 +99,14 @@ fn no_node_alone_mines_or_spends_and_an_undone_block_is_undone_when_two_say_so()
         spend: Some(FinalSpend { txid: txid(7), kind: FinalityKind::Enforced }),
         ..coin()
     };
-    assert!(words.take(LinkId(1), &liar, NEEDED, None).is_none());
+    assert!(take(&mut words, 1, &liar).is_none());
     let spent = UtxoRecord { tip_height: 11, spent: Some(by), ..coin() };
-    let told = words.take(LinkId(2), &spent, NEEDED, None).expect("the liar was right about that");
+    let told = take(&mut words, 2, &spent).expect("the liar was right about that");
     assert_eq!((told.spent, told.created, told.spend), (Some(by), Some(block(5)), None));
-    assert!(words.take(LinkId(3), &spent, NEEDED, None).is_none(), "no news");
+    assert!(take(&mut words, 3, &spent).is_none(), "no news");
     let undone = UtxoRecord { tip_height: 12, spent: None, ..coin() };
-    assert!(words.take(LinkId(2), &undone, NEEDED, None).is_none());
-    let told = words.take(LinkId(3), &undone, NEEDED, None).expect("news");
+    assert!(take(&mut words, 2, &undone).is_none());
+    let told = take(&mut words, 3, &undone).expect("news");
     assert_eq!(told.spent, None);
 }
 
@@ -107,14 +116,14 @@ fn what_comes_with_a_proof_is_told_at_once_and_believed_when_two_say_so() {
     let spend = Some(FinalSpend { txid: txid(7), kind: FinalityKind::Enforced });
     let spent = UtxoRecord { spend, ..coin() };
     let shown = Some(Shown { final_parent: None, spend });
-    assert!(words.take(LinkId(1), &spent, NEEDED, None).is_none(), "a word is a word");
-    let told = words.take(LinkId(1), &spent, NEEDED, shown).expect("with its proof");
+    assert!(take(&mut words, 1, &spent).is_none(), "a word is a word");
+    let told = words.take(LinkId(1), &spent, room(), NEEDED, shown).expect("with its proof");
     assert_eq!(told.spend, spend);
     // If nobody else says so, readers hear that, too.
-    let told = words.take(LinkId(2), &coin(), NEEDED, None).expect("it does not stand");
+    let told = take(&mut words, 2, &coin()).expect("it does not stand");
     assert_eq!(told.spend, None);
-    words.take(LinkId(1), &spent, NEEDED, shown).expect("told again");
-    assert!(words.take(LinkId(2), &spent, NEEDED, None).is_none(), "believed now, and told before");
+    words.take(LinkId(1), &spent, room(), NEEDED, shown).expect("told again");
+    assert!(take(&mut words, 2, &spent).is_none(), "believed now, and told before");
     assert_eq!(words.told().expect("a coin").spend, spend);
 
     // An output of a final transaction that nobody has heard of.
@@ -122,7 +131,7 @@ fn what_comes_with_a_proof_is_told_at_once_and_believed_when_two_say_so() {
     let made = UtxoRecord { created: None, final_parent: Some(FinalityKind::Enforced), ..locked(3, 9, 0) };
     let made = UtxoRecord { tip_height: u32::MAX, ..made };
     let shown = Some(Shown { final_parent: Some(FinalityKind::Enforced), spend: None });
-    let told = words.take(LinkId(1), &made, NEEDED, shown).expect("with its proof");
+    let told = words.take(LinkId(1), &made, room(), NEEDED, shown).expect("with its proof");
     assert_eq!((told.final_parent, told.lock), (Some(FinalityKind::Enforced), None));
     assert_eq!((told.round, told.tip_height), (Round(0), 0), "the rest of the word is a word");
 }
@@ -131,7 +140,7 @@ fn what_comes_with_a_proof_is_told_at_once_and_believed_when_two_say_so() {
 fn a_node_that_comes_back_does_not_count_twice() {
     let (mut words, _) = told_after(&[(1, coin())]);
     words.forget(LinkId(1));
-    assert!(words.take(LinkId(5), &coin(), NEEDED, None).is_none());
+    assert!(take(&mut words, 5, &coin()).is_none());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::{
     accounts::Accounts,
     archive::Archived,
     bugs::Sabotage,
+    certificates::Certificates,
     checks::{Checked, Checks},
     effects::{Effect, Reason},
     ledger::Ledger,
@@ -51,6 +52,7 @@ pub(crate) struct Context {
     pub(crate) rng: ChaCha20Rng,
     pub(crate) ledger: Ledger,
     pub(crate) accounts: Accounts,
+    pub(crate) certificates: Certificates,
     pub(crate) checks: Checks,
     /// What was found out aside for the input that is being handled.
     pub(crate) checked: Option<Checked>,
@@ -115,6 +117,7 @@ impl Context {
             rng,
             ledger,
             accounts: Accounts::default(),
+            certificates: Certificates::default(),
             checks: Checks::default(),
             checked: None,
             log: Log::restore(std::mem::take(&mut stored.log), peers, boot),

@@ -13,6 +13,7 @@ use crate::{
     },
 };
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use quorate_protocol::wire::{
     ClientMessage, ErrorCode, PeerReply, PeerRequest, ServerMessage, WireError, decode, encode_frame,
 };
@@ -166,8 +167,11 @@ async fn serve_session(
     let local = frames.downgrade();
     drop(frames);
     let writer = tokio::spawn(async move {
-        while let Some(frame) = outgoing.recv().await {
-            if send.write_all(&frame).await.is_err() {
+        // All that wait go out together: the connection is woken once for them, and they share packets.
+        let mut waiting = Vec::new();
+        while outgoing.recv_many(&mut waiting, SESSION_FRAMES_MAX).await > 0 {
+            let mut frames: Vec<Bytes> = waiting.drain(..).map(Bytes::from).collect();
+            if send.write_all_chunks(&mut frames).await.is_err() {
                 return;
             }
         }

@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
     sync::mpsc as blocking,
     thread,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
@@ -69,6 +70,9 @@ impl Index {
 
 /// Rows of the old index that are copied in one write.
 const KEEP_BATCH: usize = 10_000;
+/// For so long changes are gathered before they are written together: what is lost of them in a crash is read from the
+/// chain again, and a sync takes more time than all that is written in it.
+const GATHERED: Duration = Duration::from_millis(50);
 const ENDED: &str = "the index cannot be written; the log says why";
 
 fn read(path: &Path, base: Checkpoint) -> Result<(Redb, Indexed), StoreError> {
@@ -162,7 +166,7 @@ pub(super) fn load(store: &Redb) -> Result<Indexed, StoreError> {
 /// `read` is what is in the store, until something is written.
 fn run(mut store: Redb, mut read: Option<Indexed>, jobs: &blocking::Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
-        let mut batch = Vec::new();
+        let (mut batch, until) = (Vec::new(), Instant::now() + GATHERED);
         let mut next = Some(first);
         while let Some(job) = next.take() {
             match job {
@@ -170,7 +174,7 @@ fn run(mut store: Redb, mut read: Option<Indexed>, jobs: &blocking::Receiver<Job
                     read = None;
                     batch.push(change);
                     if batch.len() < BATCH_MAX {
-                        next = jobs.try_recv().ok();
+                        next = jobs.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
                     }
                 }
                 Job::Load(reply) => {

@@ -354,7 +354,7 @@ impl World {
             SigningSession::new(federation, &plan, &target, 1, &nodes, &wallet.commitments).expect("builds");
         let index = usize::from(node.0) - 1;
         let nonces = nonces.remove(&node).expect("a signer");
-        let shares = self.shares[index].sign(federation, &session, vec![nonces]).expect("signs");
+        let shares = self.shares[index].sign(&session, vec![nonces]).expect("signs");
         let signature = session.sign_shares(federation, &self.keys[index], &shares);
         let good = session.share_is_valid(federation, self.account.record(), node, &shares);
         let account = self.certificate();
@@ -446,7 +446,7 @@ impl World {
             .into_iter()
             .map(|(node, nonces)| {
                 let share = &self.shares[usize::from(node.0) - 1];
-                (node, share.sign(&self.federation, &session, nonces).expect("signs"))
+                (node, share.sign(&session, nonces).expect("signs"))
             })
             .collect();
         Ok((session, shares, wallet.shares))

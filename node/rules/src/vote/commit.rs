@@ -46,8 +46,8 @@ impl Voter {
             })?;
         cx.check_rounds(&certificate.target, &proposal)?;
         if record.certificate.as_ref() != Some(&certificate) && !cx.planted(Bug::SmallCertificate) {
-            certificate
-                .verify(&cx.federation)
+            cx.certificates
+                .verify(&cx.federation, &certificate)
                 .map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
         }
         cx.watch_certificate(&certificate);
@@ -98,7 +98,7 @@ impl Voter {
             |error: SigningError| WireError::passing(ErrorCode::NonceUnavailable, Fault::Receiver, error);
         let nonces = self.nonces.take(&mine.commitments);
         let nonces = nonces.ok_or_else(|| gone(SigningError::Nonce))?;
-        let shares = self.share.sign(&cx.federation, &session, nonces).map_err(gone)?;
+        let shares = self.share.sign(&session, nonces).map_err(gone)?;
         let signature = session.sign_shares(&cx.federation, &cx.key, &shares);
         let reply = CommitReply::Joint { shares, signature };
         let stored = Answer { digest: session.digest(), txid: Some(target.txid()), reply: reply.clone() };

@@ -3,18 +3,14 @@
 //! [`NodeNonces`] is consumed by value, is not `Clone` and cannot be serialised, so that using a nonce twice does not
 //! compile. (The library's own type is borrowed by its `sign`, and accepts reuse.)
 
-use super::{
-    SigningError, SigningSession, identifier,
-    session::{commitment_bytes, parse_commitment},
-    weight,
-};
-use crate::{Federation, NodeId, NonceCommitment, Quorum, SignatureShare, federation::EpochKey};
+use super::{SigningError, SigningSession, identifier, session::parse_commitment, shares::Nonces, weight};
+use crate::{NodeId, NonceCommitment, Quorum, SignatureShare, federation::EpochKey};
 use bitcoin::secp256k1::{PublicKey, schnorr};
 use frost_secp256k1_tr as tr;
 use k256::{ProjectivePoint, Scalar};
 use rand_core::{CryptoRng, RngCore};
 use std::{collections::BTreeMap, fmt};
-use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 /// A node's share of the federation key, and the same share scaled for joint accounts.
 #[derive(ZeroizeOnDrop)]
@@ -56,9 +52,7 @@ impl NodeShare {
 
     /// Fresh nonces for one input of a joint account, with their public commitment.
     pub fn commit(&self, rng: &mut (impl RngCore + CryptoRng)) -> Option<(NodeNonces, NonceCommitment)> {
-        let seed = tr::keys::SigningShare::deserialize(&self.weighted.to_bytes()).ok()?;
-        let (nonces, commitments) = tr::round1::commit(&seed, rng);
-        let commitment = commitment_bytes(&commitments)?;
+        let (nonces, commitment) = Nonces::generate(&self.weighted, rng)?;
         Some((NodeNonces { nonces, commitment }, commitment))
     }
 
@@ -68,27 +62,21 @@ impl NodeShare {
     /// The nonces are not those that the session names for this node.
     pub fn sign(
         &self,
-        federation: &Federation,
         session: &SigningSession,
         nonces: Vec<NodeNonces>,
     ) -> Result<Vec<SignatureShare>, SigningError> {
         if nonces.len() != session.inputs().len() {
             return Err(SigningError::Nonce);
         }
-        let min_signers = federation.quorum().votes() + 1;
         session
             .inputs()
             .iter()
             .zip(nonces)
             .map(|(input, nonces)| {
-                let id = identifier(self.node.0).ok_or(SigningError::Key)?;
-                let named = input.package.signing_commitment(&id).as_ref().and_then(commitment_bytes);
-                if named != Some(nonces.commitment) {
+                if input.commitment(self.node.0) != Some(nonces.commitment) {
                     return Err(SigningError::Nonce);
                 }
-                let package = input.key_package(self.node.0, self.weighted, min_signers);
-                let package = package.ok_or(SigningError::Key)?;
-                input.sign(&nonces.nonces, &package).ok_or(SigningError::Nonce)
+                input.sign(self.node.0, &self.weighted, &nonces.nonces).ok_or(SigningError::Nonce)
             })
             .collect()
     }
@@ -108,19 +96,24 @@ impl NodeShare {
         if commitments.get(&self.node) != Some(&nonces.commitment) {
             return Err(SigningError::Nonce);
         }
-        let key = super::point(group_key).ok_or(SigningError::Key)?;
-        let input = super::session::SessionInput {
-            package: trial_package(message, commitments).ok_or(SigningError::Nonce)?,
-            key,
-            tweak: Scalar::ZERO,
-            merkle_root: [0; 32],
-        };
-        let mut share = self.share;
-        let package = input.key_package(self.node.0, share, quorum.votes()).ok_or(SigningError::Key)?;
-        share.zeroize();
-        let share = tr::round2::sign(&input.package, &nonces.nonces, &package);
+        let package = trial_package(message, commitments).ok_or(SigningError::Nonce)?;
+        let key = self.key_package(group_key, quorum).ok_or(SigningError::Key)?;
+        let share = tr::round2::sign(&package, &nonces.nonces.for_library(), &key);
         let share = share.map_err(|_| SigningError::Nonce)?;
         share.serialize().try_into().map(SignatureShare).map_err(|_| SigningError::Nonce)
+    }
+}
+
+impl NodeShare {
+    fn key_package(&self, group_key: &PublicKey, quorum: Quorum) -> Option<tr::keys::KeyPackage> {
+        let public = super::compressed(&(ProjectivePoint::GENERATOR * self.share));
+        Some(tr::keys::KeyPackage::new(
+            identifier(self.node.0)?,
+            tr::keys::SigningShare::deserialize(&self.share.to_bytes()).ok()?,
+            tr::keys::VerifyingShare::deserialize(&public).ok()?,
+            tr::VerifyingKey::deserialize(&group_key.serialize()).ok()?,
+            quorum.votes(),
+        ))
     }
 }
 
@@ -132,7 +125,7 @@ impl fmt::Debug for NodeShare {
 
 /// One input's secret nonces; used once, by value.
 pub struct NodeNonces {
-    nonces: tr::round1::SigningNonces,
+    nonces: Nonces,
     commitment: NonceCommitment,
 }
 

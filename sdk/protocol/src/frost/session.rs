@@ -4,7 +4,10 @@
 //! somebody else computed. [`SigningSession::digest`] covers the whole package (account, keys, roots, sighashes,
 //! ordered signers, all commitments, attempt), and a node binds its nonces to it.
 
-use super::{WALLET_IDENTIFIER, compressed, identifier, inverse_wallet_coefficient, point};
+use super::{
+    WALLET_IDENTIFIER, compressed, identifier, inverse_wallet_coefficient, point,
+    shares::{Common, Nonces},
+};
 use crate::{
     AccountId, Federation, NodeId, NonceCommitment, PackageDigest, SignatureShare,
     account::AccountRecord,
@@ -13,11 +16,12 @@ use crate::{
     proposal::SpendPlan,
     vote::VoteTarget,
 };
-use bitcoin::secp256k1::{self, schnorr};
+use bitcoin::secp256k1::{self, PublicKey, schnorr};
 use frost_secp256k1_tr::{self as tr, keys::Tweak as _};
 use k256::{ProjectivePoint, Scalar, elliptic_curve::ops::MulByGenerator as _};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
+use zeroize::Zeroize as _;
 
 /// A node's nonce commitments for one transaction, one per input, signed end to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,10 +98,11 @@ pub struct SigningSession {
 
 #[derive(Debug)]
 pub(super) struct SessionInput {
-    pub(super) package: tr::SigningPackage,
-    pub(super) key: ProjectivePoint,
-    pub(super) tweak: Scalar,
-    pub(super) merkle_root: [u8; 32],
+    package: tr::SigningPackage,
+    common: Common,
+    key: PublicKey,
+    tweak: Scalar,
+    merkle_root: [u8; 32],
 }
 
 impl SigningSession {
@@ -136,11 +141,16 @@ impl SigningSession {
             .enumerate()
             .map(|(index, input)| {
                 let parsed = parse_commitments(index, nodes, wallet)?;
+                let package = tr::SigningPackage::new(parsed, &input.sighash);
+                let common = Common::new(&package, &input.key, &input.merkle_root);
+                let (key, merkle_root) = (input.key, input.merkle_root);
+                let tweak = super::parse_scalar(&input.tweak).ok_or(SigningError::Key)?;
                 Ok(SessionInput {
-                    package: tr::SigningPackage::new(parsed, &input.sighash),
-                    key: point(&input.key).ok_or(SigningError::Key)?,
-                    tweak: super::parse_scalar(&input.tweak).ok_or(SigningError::Key)?,
-                    merkle_root: input.merkle_root,
+                    common: common.ok_or(SigningError::Key)?,
+                    package,
+                    key,
+                    tweak,
+                    merkle_root,
                 })
             })
             .collect::<Result<_, SigningError>>()?;
@@ -220,16 +230,18 @@ impl SigningSession {
         let mut signatures = Vec::with_capacity(self.inputs.len());
         let mut culprits = Vec::new();
         for (index, input) in self.inputs.iter().enumerate() {
-            let shares = self.parse_shares(index, nodes, wallet)?;
-            // Whose share is wrong is asked only if the sum is: that takes every signer's key.
-            let disabled = frost_core::CheaterDetection::Disabled;
-            if let Ok(signature) = input.sum_up(&shares, &[], min_signers, disabled)? {
-                signatures.push(to_schnorr(&signature)?);
+            let of_nodes = self.nodes.iter().filter_map(|node| nodes.get(node)?.get(index));
+            let all: Vec<&SignatureShare> = of_nodes.chain(wallet.get(index)).collect();
+            let whole = all.len() == self.nodes.len() + 1;
+            let signature = whole.then(|| input.common.sum(&input.package, all.into_iter())).flatten();
+            if let Some(signature) = signature {
+                signatures.push(signature);
                 continue;
             }
+            // Whose share is wrong is asked only if the sum is: that takes every signer's key.
+            let shares = self.parse_shares(index, nodes, wallet)?;
             let keys = self.unscaled_keys(federation, account)?;
-            let all = frost_core::CheaterDetection::AllCheaters;
-            match input.sum_up(&shares, &keys, min_signers, all)? {
+            match input.sum_up(&shares, &keys, min_signers)? {
                 Ok(signature) => signatures.push(to_schnorr(&signature)?),
                 Err(error) => culprits.extend(error.culprits().into_iter().filter_map(|id| self.culprit(id))),
             }
@@ -314,16 +326,16 @@ impl SigningSession {
 }
 
 impl SessionInput {
-    /// The sum of the shares, verified; with the signers' keys, an error names whose is wrong.
+    /// The sum of the shares, verified by the library, whose error names whose is wrong.
     fn sum_up(
         &self,
         shares: &BTreeMap<tr::Identifier, tr::round2::SignatureShare>,
         keys: &[(tr::Identifier, ProjectivePoint)],
         min_signers: u16,
-        detection: frost_core::CheaterDetection,
     ) -> Result<Result<tr::Signature, tr::Error>, AggregateError> {
         let public = self.public_key_package(keys, min_signers)?.tweak(Some(self.merkle_root.as_slice()));
-        Ok(frost_core::aggregate_custom(&self.package, shares, &public, detection))
+        let all = frost_core::CheaterDetection::AllCheaters;
+        Ok(frost_core::aggregate_custom(&self.package, shares, &public, all))
     }
 
     fn public_key_package(
@@ -339,37 +351,21 @@ impl SessionInput {
                 Ok((*id, share.map_err(|_| AggregateError::Keys)?))
             })
             .collect::<Result<_, AggregateError>>()?;
-        let key = tr::VerifyingKey::deserialize(&compressed(&self.key)).map_err(|_| AggregateError::Keys)?;
+        let key = tr::VerifyingKey::deserialize(&self.key.serialize()).map_err(|_| AggregateError::Keys)?;
         Ok(tr::keys::PublicKeyPackage::new(shares, key, Some(min_signers)))
     }
 
-    /// The key package with which a party of secret share `share` (before the tweak) signs this input.
-    pub(super) fn key_package(
-        &self,
-        id: u16,
-        share: Scalar,
-        min_signers: u16,
-    ) -> Option<tr::keys::KeyPackage> {
-        let share = share + self.tweak;
-        let public = compressed(&ProjectivePoint::mul_by_generator(&share));
-        Some(tr::keys::KeyPackage::new(
-            identifier(id)?,
-            tr::keys::SigningShare::deserialize(&share.to_bytes()).ok()?,
-            tr::keys::VerifyingShare::deserialize(&public).ok()?,
-            tr::VerifyingKey::deserialize(&compressed(&self.key)).ok()?,
-            min_signers,
-        ))
+    /// The commitment that a party has in the package.
+    pub(super) fn commitment(&self, id: u16) -> Option<NonceCommitment> {
+        commitment_bytes(&self.package.signing_commitment(&identifier(id)?)?)
     }
 
-    /// Computes a party's share of this input's signature.
-    pub(super) fn sign(
-        &self,
-        nonces: &tr::round1::SigningNonces,
-        package: &tr::keys::KeyPackage,
-    ) -> Option<SignatureShare> {
-        let share =
-            tr::round2::sign_with_tweak(&self.package, nonces, package, Some(self.merkle_root.as_slice()));
-        share.ok()?.serialize().try_into().ok().map(SignatureShare)
+    /// Computes the share of this input's signature of a party that has this secret share, before the tweak.
+    pub(super) fn sign(&self, id: u16, secret: &Scalar, nonces: &Nonces) -> Option<SignatureShare> {
+        let mut secret = *secret + self.tweak;
+        let share = self.common.share(&self.package, id, &secret, nonces);
+        secret.zeroize();
+        share
     }
 }
 

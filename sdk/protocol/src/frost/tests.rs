@@ -282,7 +282,7 @@ fn nonces_of_another_session_are_refused() {
     let (session, ..) = world.shares(&plan, |node| node.0 != 4).expect("signed");
     let share = &world.shares[0];
     let (nonces, _) = share.commit(&mut rng(77)).expect("commits");
-    assert_eq!(share.sign(&world.federation, &session, vec![nonces]), Err(SigningError::Nonce));
+    assert_eq!(share.sign(&session, vec![nonces]), Err(SigningError::Nonce));
 }
 
 #[test]

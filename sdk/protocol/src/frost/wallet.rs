@@ -5,11 +5,10 @@
 
 use super::{
     NodeCommitments, SigningError, SigningSession, WALLET_IDENTIFIER, WalletSignature,
-    inverse_wallet_coefficient, session::commitment_bytes,
+    inverse_wallet_coefficient, shares::Nonces,
 };
 use crate::{Federation, NodeId, digest::IdentityKey, proposal::SpendPlan, vote::VoteTarget};
 use bitcoin::secp256k1::SecretKey;
-use frost_secp256k1_tr as tr;
 use k256::Scalar;
 use rand_core::{CryptoRng, RngCore};
 use std::{collections::BTreeMap, fmt};
@@ -51,24 +50,17 @@ pub fn wallet_sign(
 ) -> Result<WalletSignature, SigningError> {
     let coefficient = inverse_wallet_coefficient(nodes.keys().copied()).ok_or(SigningError::Key)?;
     let mut share = secret.0 * coefficient;
-    let seed = tr::keys::SigningShare::deserialize(&share.to_bytes()).map_err(|_| SigningError::Key)?;
     let mut nonces = Vec::with_capacity(plan.inputs.len());
     let mut commitments = Vec::with_capacity(plan.inputs.len());
     for _ in &plan.inputs {
-        let (secret, public) = tr::round1::commit(&seed, rng);
+        let (secret, public) = Nonces::generate(&share, rng).ok_or(SigningError::Key)?;
         nonces.push(secret);
-        commitments.push(commitment_bytes(&public).ok_or(SigningError::Key)?);
+        commitments.push(public);
     }
     let session = SigningSession::new(federation, plan, target, attempt, nodes, &commitments)?;
-    let shares = session
-        .inputs()
-        .iter()
-        .zip(&nonces)
-        .map(|(input, nonces)| {
-            let package = input.key_package(WALLET_IDENTIFIER, share, federation.quorum().votes() + 1)?;
-            input.sign(nonces, &package)
-        })
-        .collect::<Option<Vec<_>>>();
+    let signed = session.inputs().iter().zip(&nonces);
+    let signed = signed.map(|(input, nonces)| input.sign(WALLET_IDENTIFIER, &share, nonces));
+    let shares = signed.collect::<Option<Vec<_>>>();
     share.zeroize();
     let shares = shares.ok_or(SigningError::Key)?;
     let signature = session.sign_shares(federation, authorisation, &shares);

@@ -21,15 +21,24 @@ use tokio::{
     time::Instant,
 };
 
-/// Wallets that pay in turn.
+/// Wallets that pay in turn: a bridge takes ten payments a second of each.
 const PAYERS: usize = 8;
+
+/// When the next payment is sent.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Pace {
+    /// When fewer than these are under way.
+    InFlight(usize),
+    /// So many times a second, whatever became of those before.
+    Rate(f64),
+}
 
 /// What to pay.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) payments: usize,
-    /// A second; 0 is one after the other.
-    pub(crate) rate: f64,
+    pub(crate) pace: Pace,
     /// Coins in sole custody, outputs of this transaction, if it is not to be from the joint accounts.
     pub(crate) coins: Option<Txid>,
     /// The first of them.
@@ -39,6 +48,8 @@ pub(crate) struct Order {
 /// From when a payment was to be sent until its payer has verified that it is final, in milliseconds.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Told {
+    /// What all took together.
+    pub(crate) seconds: f64,
     pub(crate) p50: f64,
     pub(crate) p90: f64,
     pub(crate) p99: f64,
@@ -97,9 +108,6 @@ pub(crate) async fn run(url: &str, federation: &str) -> Result<()> {
         addresses.push(payer.next_address().await?);
         payers.push(payer);
     }
-    let transport = WebSocket::new(url.to_owned());
-    let payee = open_wallet(&federation, &SecretWords::generate()?, transport).await?;
-    let to = payee.next_address().await?;
     println!("{}", serde_json::to_string(&addresses)?);
     let mut orders: Lines<BufReader<Stdin>> = BufReader::new(tokio::io::stdin()).lines();
     while let Some(order) = orders.next_line().await? {
@@ -115,7 +123,7 @@ pub(crate) async fn run(url: &str, federation: &str) -> Result<()> {
                 payer.wait(rich).await?;
             }
         }
-        let told = drive(&payers, &payee, &to, &order).await?;
+        let told = drive(&payers, &order).await?;
         println!("{}", serde_json::to_string(&told)?);
     }
     Ok(())
@@ -126,29 +134,24 @@ fn is_free(wallet: &quorate::wallet::Wallet, coin: &quorate::wallet::Coin) -> bo
     matches!(state, Some(quorate::wallet::CoinState::Spendable { .. }))
 }
 
-async fn drive(payers: &[Client], payee: &Client, to: &Address, order: &Order) -> Result<Told> {
+/// Each wallet pays the next one, to an address of its own for each payment.
+async fn drive(payers: &[Client], order: &Order) -> Result<Told> {
     let mut latencies = Histogram::<u64>::new(3)?;
     let (mut under_way, started) = (JoinSet::new(), Instant::now());
     for number in 0..order.payments {
-        let intended = if order.rate > 0.0 {
-            let after = f64::from(u32::try_from(number)?) / order.rate;
-            started + Duration::from_secs_f64(after)
-        } else {
-            Instant::now()
+        let intended = match order.pace {
+            Pace::InFlight(count) => {
+                while under_way.len() >= count {
+                    note(&mut latencies, under_way.join_next().await.context("one")??)?;
+                }
+                Instant::now()
+            }
+            Pace::Rate(rate) => started + Duration::from_secs_f64(f64::from(u32::try_from(number)?) / rate),
         };
         tokio::time::sleep_until(intended).await;
-        let payer = payers.get(number % payers.len()).context("a payer")?;
-        under_way.spawn(pay(
-            payer.clone(),
-            payee.clone(),
-            to.clone(),
-            order.coins,
-            order.from + number,
-            intended,
-        ));
-        if order.rate <= 0.0 {
-            note(&mut latencies, under_way.join_next().await.context("one")??)?;
-        }
+        let of = |index: usize| payers.get(index % payers.len()).cloned().context("a payer");
+        let coin = order.coins.map(|txid| (txid, order.from + number));
+        under_way.spawn(pay(of(number)?, of(number + 1)?, coin, intended));
         while let Some(done) = under_way.try_join_next() {
             note(&mut latencies, done?)?;
         }
@@ -157,7 +160,8 @@ async fn drive(payers: &[Client], payee: &Client, to: &Address, order: &Order) -
         note(&mut latencies, done?)?;
     }
     let at = |quantile| Duration::from_micros(latencies.value_at_quantile(quantile)).as_secs_f64() * 1e3;
-    Ok(Told { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) })
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Told { seconds, p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) })
 }
 
 fn note(latencies: &mut Histogram<u64>, done: Result<Duration>) -> Result<()> {
@@ -167,15 +171,14 @@ fn note(latencies: &mut Histogram<u64>, done: Result<Duration>) -> Result<()> {
 async fn pay(
     payer: Client,
     payee: Client,
-    to: Address,
-    coins: Option<Txid>,
-    number: usize,
+    coin: Option<(Txid, usize)>,
     intended: Instant,
 ) -> Result<Duration> {
-    match coins {
+    let to = payee.unused_address().await?;
+    match coin {
         None => payer.pay(request(&to, PAID)?).await?,
-        Some(txid) => {
-            let coin = OutPoint { txid, vout: u32::try_from(number)? };
+        Some((txid, vout)) => {
+            let coin = OutPoint { txid, vout: u32::try_from(vout)? };
             payee.attest(sole_spend(coin, SOLE, &to)).await?
         }
     };

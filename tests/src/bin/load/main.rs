@@ -9,7 +9,7 @@ mod driver;
 use anyhow::{Context as _, Result};
 use bitcoin::{Amount, Txid};
 use clap::{Parser, ValueEnum};
-use driver::{Driver, Order, Told};
+use driver::{Driver, Order, Pace, Told};
 use quorate_tests::{
     Cluster,
     operator::status_where,
@@ -21,6 +21,8 @@ use std::{path::PathBuf, time::Duration};
 
 /// Payments that are not counted: connections are made, caches are filled, and what is checked once is checked.
 const WARM_UP: usize = 64;
+/// How long nodes are watched while nobody pays.
+const IDLE: Duration = Duration::from_secs(5);
 /// What a wallet's coins have, and what is paid of one.
 const COIN: Amount = Amount::from_sat(100_000);
 const PAID: Amount = Amount::from_sat(60_000);
@@ -39,9 +41,12 @@ struct Arguments {
     /// Payments of each measurement
     #[arg(long, default_value_t = 300)]
     payments: usize,
-    /// Payments a second; 0 is one after the other
-    #[arg(long, value_delimiter = ',', default_values_t = [0.0, 20.0])]
+    /// Payments a second; 0 is none
+    #[arg(long, value_delimiter = ',', default_values_t = [10.0])]
     rates: Vec<f64>,
+    /// Payments that are under way at a time, the next one as one is done; 0 is none
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
+    in_flight: Vec<usize>,
     /// The program of the nodes, in place of the one beside this
     #[arg(long)]
     node: Option<PathBuf>,
@@ -76,9 +81,10 @@ impl std::fmt::Display for Kind {
 struct Row {
     nodes: u16,
     kind: Kind,
-    /// Payments a second; 0 is one after the other.
-    rate: f64,
+    pace: Pace,
     payments: usize,
+    /// Payments a second that were done.
+    done: f64,
     p50: f64,
     p90: f64,
     p99: f64,
@@ -97,17 +103,25 @@ async fn main() -> Result<()> {
     let beside = std::env::current_exe()?.with_file_name("test-node");
     let node = arguments.node.clone().unwrap_or(beside);
     if !arguments.json {
-        println!("                                  latency in ms                    CPU per payment in us");
+        println!("{:>60}{:>34}", "latency in ms", "CPU per payment in us");
         println!(
-            "nodes  kind      rate  payments    p50    p90    p99    max    all  nodes  bridge  wallets"
+            "nodes  kind      pace        payments     done     p50    p90    p99    max    all  nodes  bridge  wallets"
         );
     }
     for nodes in &arguments.nodes {
         let cluster = Cluster::start(&node, *nodes).await?;
         let mut driver = Driver::start(&cluster).await?;
+        let idle = idle(&cluster, &driver).await?;
+        if arguments.json {
+            println!("{}", serde_json::json!({"nodes": nodes, "idle_cpu_of_each_node": idle}));
+        } else {
+            println!("{nodes:>5}  idle: each node takes {:.2} % of a core", idle * 100.0);
+        }
         for kind in &arguments.kinds {
-            for rate in &arguments.rates {
-                let row = measure(&cluster, &mut driver, *kind, *rate, arguments.payments).await?;
+            let rates = arguments.rates.iter().filter(|rate| **rate > 0.0).map(|rate| Pace::Rate(*rate));
+            let in_flight = arguments.in_flight.iter().filter(|count| **count > 0);
+            for pace in in_flight.map(|count| Pace::InFlight(*count)).chain(rates) {
+                let row = measure(&cluster, &mut driver, *kind, pace, arguments.payments).await?;
                 print(&row, arguments.json)?;
             }
         }
@@ -120,21 +134,33 @@ fn print(row: &Row, json: bool) -> Result<()> {
         println!("{}", serde_json::to_string(row)?);
         return Ok(());
     }
-    let Row { nodes, kind, rate, payments, p50, p90, p99, max, cpu_nodes, cpu_bridge, cpu_wallets } = row;
-    let rate = if *rate > 0.0 { format!("{rate}/s") } else { "alone".to_owned() };
+    let Row { nodes, kind, pace, payments, done, p50, p90, p99, max, cpu_nodes, cpu_bridge, cpu_wallets } =
+        row;
+    let pace = match pace {
+        Pace::InFlight(count) => format!("{count} at a time"),
+        Pace::Rate(rate) => format!("{rate}/s"),
+    };
     let all = cpu_nodes + cpu_bridge + cpu_wallets;
     println!(
-        "{nodes:>5}  {:<8}  {rate:>5}  {payments:>7}  {p50:>6.1} {p90:>6.1} {p99:>6.1} {max:>6.1}  {all:>5.0}  {cpu_nodes:>5.0}  {cpu_bridge:>5.0}  {cpu_wallets:>5.0}",
+        "{nodes:>5}  {:<8}  {pace:<12}  {payments:>7}  {done:>5.1}/s  {p50:>6.1} {p90:>6.1} {p99:>6.1} {max:>6.1}  {all:>5.0}  {cpu_nodes:>5.0}  {cpu_bridge:>5.0}  {cpu_wallets:>5.0}",
         kind.to_string(),
     );
     Ok(())
+}
+
+/// The part of a core that a node takes while nobody pays.
+async fn idle(cluster: &Cluster, driver: &Driver) -> Result<f64> {
+    let before = Spent::now(cluster, driver)?.nodes;
+    tokio::time::sleep(IDLE).await;
+    let spent = Spent::now(cluster, driver)?.nodes - before;
+    Ok(spent.as_secs_f64() / IDLE.as_secs_f64() / f64::from(u32::try_from(cluster.files.nodes.len())?))
 }
 
 async fn measure(
     cluster: &Cluster,
     driver: &mut Driver,
     kind: Kind,
-    rate: f64,
+    pace: Pace,
     payments: usize,
 ) -> Result<Row> {
     let count = WARM_UP + payments;
@@ -150,10 +176,10 @@ async fn measure(
         status_where(home, "at the tip", |status| status.pointer("/tip/height") == Some(&height.into()))
             .await?;
     }
-    let order = |payments, from| Order { payments, rate, coins, from };
+    let order = |payments, from| Order { payments, pace, coins, from };
     driver.drive(&order(WARM_UP, 0)).await?;
     let before = Spent::now(cluster, driver)?;
-    let Told { p50, p90, p99, max } = driver.drive(&order(payments, WARM_UP)).await?;
+    let Told { seconds, p50, p90, p99, max } = driver.drive(&order(payments, WARM_UP)).await?;
     let spent = Spent::now(cluster, driver)?;
     let each = |after: Duration, before: Duration| {
         (after - before).as_secs_f64() * 1e6 / f64::from(u32::try_from(payments).unwrap_or(u32::MAX))
@@ -161,8 +187,9 @@ async fn measure(
     Ok(Row {
         nodes: u16::try_from(cluster.files.nodes.len())?,
         kind,
-        rate,
+        pace,
         payments,
+        done: f64::from(u32::try_from(payments)?) / seconds,
         p50,
         p90,
         p99,

@@ -259,7 +259,9 @@ impl Session {
 
     fn announce_final(&mut self, txid: Txid, proof: &FinalityProof) {
         let entry = self.wallet.history().iter().find(|entry| entry.txid == txid);
-        if entry.is_none_or(|entry| entry.spent > Amount::ZERO) {
+        // Change of the same words on another device is no income, even while the coin that it is of is not verified.
+        let own = self.wallet.may_spend_own(proof.transaction());
+        if own || entry.is_none_or(|entry| entry.spent > Amount::ZERO) {
             return;
         }
         let own = proof

@@ -254,6 +254,7 @@ impl CoinBook {
     /// A verified transaction is the truth about its outputs and inputs, whatever was claimed before.
     fn apply_outputs(&mut self, transaction: &Transaction, addresses: &Addresses, mark: impl Fn(&mut Coin)) {
         let txid = transaction.compute_txid();
+        let mut spenders = BTreeSet::new();
         for (output, vout) in transaction.output.iter().zip(0..) {
             let outpoint = OutPoint { txid, vout };
             let Some(address) = addresses.get(&output.script_pubkey) else {
@@ -279,7 +280,12 @@ impl CoinBook {
             });
             (coin.value, coin.script_pubkey) = (output.value, output.script_pubkey.clone());
             coin.position = address.position;
+            let was_known = coin.finality.is_some() || coin.block.is_some();
             mark(coin);
+            spenders.extend(coin.spent_by.filter(|_| !was_known));
+        }
+        for spender in spenders {
+            self.count_spent(spender);
         }
         let place = |book: &Self, txid: Txid| book.entry(txid).and_then(|entry| entry.block);
         let mut contradicted = Vec::new();
@@ -308,6 +314,25 @@ impl CoinBook {
         for (txid, by) in contradicted {
             self.apply_conflict(txid, by);
         }
+    }
+
+    /// A coin is verified that a transaction of the history spends, which was there first and did not count it.
+    fn count_spent(&mut self, spender: Txid) {
+        let of = self.coins.values().filter(|coin| coin.spent_by == Some(spender));
+        let verified = of.filter(|coin| coin.finality.is_some() || coin.block.is_some());
+        let spent = bounded_sum(verified.map(|coin| coin.value));
+        if let Some(index) = self.index.get(&spender).copied()
+            && let Some(entry) = self.history.get_mut(index)
+            && entry.spent < spent
+        {
+            entry.spent = spent;
+            self.touched_history.insert(index);
+        }
+    }
+
+    /// Whether a transaction spends a coin that is this wallet's by what somebody says, at least.
+    pub(super) fn may_spend_own(&self, transaction: &Transaction) -> bool {
+        transaction.input.iter().any(|input| self.coins.contains_key(&input.previous_output))
     }
 
     /// Forgets blocks that a reorganisation took; gives the transactions that were in them.

@@ -125,6 +125,65 @@ fn a_spend_that_is_shown_before_its_coin_counts_once_the_coin_does() {
     assert_eq!((wallet.spender(&coin), wallet.balance()), (Some(spend), Balance::default()));
 }
 
+#[test]
+fn a_final_spend_is_kept_until_its_coin_is_verified_or_the_server_is_gone() {
+    let mut wallet = wallet();
+    let world = testing::federation(4);
+    let proof = world.finish(&world.proposal_to(world.script(), Amount::from_sat(90_000)));
+    let coin = proof.outpoints().next().expect("one");
+    let own = wallet.next_address().expect("an address").script_pubkey;
+    let claim = testing::utxo_record(coin, Amount::from_sat(90_500), own);
+    for gone in [false, true] {
+        wallet.apply_record(&claim).expect("a claim");
+        assert_eq!(wallet.apply_proof(&proof), Ok(false));
+        assert!(wallet.take_early(proof.txid()).is_empty(), "it spends another one");
+        if gone {
+            wallet.forget_claims();
+        }
+        let kept = wallet.take_early(coin.txid);
+        assert_eq!(matches!(&kept[..], [Early::Final(kept)] if **kept == proof), !gone, "{kept:?}");
+    }
+}
+
+/// One with change, of two coins, is in the history at once; what it spent is counted as the coins are verified.
+#[test]
+fn what_a_spend_took_is_counted_as_its_coins_are_verified() {
+    let mut wallet = wallet();
+    mine(&mut wallet, 3);
+    let own = |wallet: &mut Wallet| wallet.next_address().expect("an address").script_pubkey;
+    let transaction = |inputs: &[OutPoint], sat: u64, script_pubkey| Transaction {
+        version: bitcoin::transaction::Version::TWO,
+        lock_time: bitcoin::absolute::LockTime::ZERO,
+        input: inputs.iter().map(|one| TxIn { previous_output: *one, ..TxIn::default() }).collect(),
+        output: vec![TxOut { value: Amount::from_sat(sat), script_pubkey }],
+    };
+    let elsewhere = paid(&mut wallet).txid();
+    let parents: Vec<Transaction> = (5..7)
+        .map(|vout| transaction(&[OutPoint { txid: elsewhere, vout }], 50_000, own(&mut wallet)))
+        .collect();
+    let coins: Vec<OutPoint> =
+        parents.iter().map(|parent| OutPoint { txid: parent.compute_txid(), vout: 0 }).collect();
+    let spending = transaction(&coins, 70_000, own(&mut wallet));
+    let places: Vec<_> = parents.iter().map(|parent| mine_with(&mut wallet, parent)).collect();
+    let spent = mine_with(&mut wallet, &spending);
+    for (coin, parent) in coins.iter().zip(&parents) {
+        let script = parent.output[0].script_pubkey.clone();
+        wallet.apply_record(&testing::utxo_record(*coin, Amount::from_sat(50_000), script)).expect("a claim");
+    }
+    assert!(wallet.may_spend_own(&spending));
+    assert_eq!(wallet.apply_inclusion(spending.compute_txid(), &spent), Ok(true));
+    let counted = |wallet: &Wallet| {
+        let entry = wallet.history().iter().find(|entry| entry.txid == spending.compute_txid());
+        entry.expect("in the history").spent.to_sat()
+    };
+    assert_eq!(counted(&wallet), 0, "what is claimed counts for nothing");
+    for (verified, (coin, place)) in (1..).zip(coins.iter().zip(&places)) {
+        assert_eq!(wallet.apply_inclusion(coin.txid, place), Ok(true));
+        assert_eq!(counted(&wallet), verified * 50_000);
+    }
+    assert_eq!(wallet.balance().spendable.to_sat(), 70_000, "what it left");
+}
+
 /// The same words on another device, or their owner's recovery.
 #[test]
 fn a_coin_that_a_block_spends_otherwise_is_not_spent_by_the_final_payment() {

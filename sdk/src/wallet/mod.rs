@@ -302,6 +302,11 @@ impl Wallet {
         self.proofs.get(&txid)
     }
 
+    /// Whether a transaction spends a coin of which somebody says at least that it is this wallet's.
+    pub(crate) fn may_spend_own(&self, transaction: &bitcoin::Transaction) -> bool {
+        self.book.may_spend_own(transaction)
+    }
+
     /// Whether a transaction is in the history.
     pub(crate) fn knows(&self, txid: Txid) -> bool {
         self.book.history().iter().any(|entry| entry.txid == txid)

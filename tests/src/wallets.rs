@@ -3,7 +3,11 @@
 use crate::{Cluster, PATIENCE};
 use anyhow::{Context as _, Result};
 use bitcoin::{
-    Address, Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness, absolute::LockTime,
+    Address, Amount, OutPoint, ScriptBuf, Sequence, TapSighashType, Transaction, TxIn, TxOut, Witness,
+    absolute::LockTime,
+    key::{Keypair, TapTweak as _},
+    secp256k1::{All, Message, Secp256k1, SecretKey},
+    sighash::{Prevouts, SighashCache},
     transaction::Version,
 };
 use quorate::{
@@ -16,7 +20,7 @@ use quorate::{
 };
 use quorate_devnet::DevnetChain;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::time::timeout;
@@ -54,6 +58,44 @@ pub fn nobodys_spend(previous_output: OutPoint, output: Vec<TxOut>) -> Transacti
 pub fn sole_spend(coin: OutPoint, value: Amount, to: &Address) -> Transaction {
     let value = value - Amount::from_sat(1_000);
     nobodys_spend(coin, vec![TxOut { value, script_pubkey: to.script_pubkey() }])
+}
+
+fn secp() -> &'static Secp256k1<All> {
+    static CONTEXT: LazyLock<Secp256k1<All>> = LazyLock::new(Secp256k1::new);
+    &CONTEXT
+}
+
+/// The key of coins whose owner signs alone, in benchmarks.
+fn owner() -> Keypair {
+    let secret = SecretKey::from_slice(&[7; 32]).expect("a number below the order");
+    Keypair::from_secret_key(secp(), &secret)
+}
+
+/// The script of its coins: Taproot, without a script tree (BIP86).
+pub fn owners_script() -> ScriptBuf {
+    ScriptBuf::new_p2tr(secp(), owner().x_only_public_key().0, None)
+}
+
+/// Spends one of them to an address, signed.
+pub fn owners_spend(coin: OutPoint, value: Amount, to: &Address) -> Transaction {
+    let spent = TxOut { value, script_pubkey: owners_script() };
+    let output = TxOut { value: value - Amount::from_sat(1_000), script_pubkey: to.script_pubkey() };
+    let input = TxIn { previous_output: coin, sequence: Sequence::ENABLE_RBF_NO_LOCKTIME, ..TxIn::default() };
+    let mut spend = Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: vec![input],
+        output: vec![output],
+    };
+    let sighash = SighashCache::new(&spend)
+        .taproot_key_spend_signature_hash(0, &Prevouts::All(&[spent]), TapSighashType::Default)
+        .expect("one input");
+    let key = owner().tap_tweak(secp(), None).to_keypair();
+    let signature = secp().sign_schnorr(&Message::from(sighash), &key);
+    if let Some(input) = spend.input.first_mut() {
+        input.witness = Witness::from_slice(&[signature.serialize()]);
+    }
+    spend
 }
 
 /// The verified federation behind a bridge.

@@ -29,6 +29,8 @@ use std::{
 };
 use tokio::sync::{Semaphore, mpsc, watch};
 
+/// Frames that are written at once.
+const TOGETHER_MAX: usize = 64;
 /// Frames that may wait for a slow session before it is closed.
 const SESSION_FRAMES_MAX: usize = 8_192;
 
@@ -167,9 +169,9 @@ async fn serve_session(
     let local = frames.downgrade();
     drop(frames);
     let writer = tokio::spawn(async move {
-        // All that wait go out together: the connection is woken once for them, and they share packets.
+        // Those that wait go out together: the connection is woken once for them, and they share packets.
         let mut waiting = Vec::new();
-        while outgoing.recv_many(&mut waiting, SESSION_FRAMES_MAX).await > 0 {
+        while outgoing.recv_many(&mut waiting, TOGETHER_MAX).await > 0 {
             let mut frames: Vec<Bytes> = waiting.drain(..).map(Bytes::from).collect();
             if send.write_all_chunks(&mut frames).await.is_err() {
                 return;

@@ -70,8 +70,9 @@ impl Index {
 
 /// Rows of the old index that are copied in one write.
 const KEEP_BATCH: usize = 10_000;
-/// For so long changes are gathered before they are written together: what is lost of them in a crash is read from the
-/// chain again, and a sync takes more time than all that is written in it.
+/// For so long changes are gathered before they are written together: a sync takes more time than all that is written
+/// in it. What is lost of them when the process ends is read from the chain again, and accounts and scripts come again
+/// with their wallets.
 const GATHERED: Duration = Duration::from_millis(50);
 const ENDED: &str = "the index cannot be written; the log says why";
 

@@ -76,7 +76,9 @@ impl Scripts {
         let broken = broken(&accounts, rows);
         let is_whole = |place: &Place| broken.get(place.slot()) == Some(&false);
         let leases = leases.into_iter().collect();
-        let rank = |place: Place| accounts.get(place.slot()).map(|(_, entry)| entry.rank());
+        // What has to be derived again takes no address from others meanwhile.
+        let rank =
+            |place: Place| (is_whole(&place), accounts.get(place.slot()).map(|(_, entry)| entry.rank()));
         let addresses = addresses.sorted(rank);
         let mut restored = Self { leases, addresses, useless, ..Self::default() };
         for (place, _) in rows.iter().filter(|(place, _)| !is_whole(place)) {

@@ -1,5 +1,5 @@
-//! FROST co-signing with an additive account key, on the unmodified `frost-secp256k1-tr` (`shares.rs` says which part of
-//! it is computed here).
+//! FROST co-signing with an additive account key, on the unmodified `frost-secp256k1-tr` (`shares.rs` says which part
+//! of it is computed here).
 //!
 //! The federation shares `s_fed = f(0)` by a polynomial of degree q - 1; node i holds `s_i = f(i)`. An account's key is
 //! `P = P_wallet + P_fed`. The wallet takes part as one more FROST party with the fixed identifier

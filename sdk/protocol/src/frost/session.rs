@@ -20,8 +20,8 @@ use bitcoin::secp256k1::{self, PublicKey, schnorr};
 use frost_secp256k1_tr::{self as tr, keys::Tweak as _};
 use k256::{ProjectivePoint, Scalar, elliptic_curve::ops::MulByGenerator as _};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt};
-use zeroize::Zeroize as _;
+use std::{collections::BTreeMap, fmt, sync::OnceLock};
+use zeroize::Zeroizing;
 
 /// A node's nonce commitments for one transaction, one per input, signed end to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +99,8 @@ pub struct SigningSession {
 #[derive(Debug)]
 pub(super) struct SessionInput {
     package: tr::SigningPackage,
-    common: Common,
+    /// Made when it is needed: a package that its wallet did not sign is not worth it.
+    common: OnceLock<Option<Common>>,
     key: PublicKey,
     tweak: Scalar,
     merkle_root: [u8; 32],
@@ -142,16 +143,9 @@ impl SigningSession {
             .map(|(index, input)| {
                 let parsed = parse_commitments(index, nodes, wallet)?;
                 let package = tr::SigningPackage::new(parsed, &input.sighash);
-                let common = Common::new(&package, &input.key, &input.merkle_root);
                 let (key, merkle_root) = (input.key, input.merkle_root);
                 let tweak = super::parse_scalar(&input.tweak).ok_or(SigningError::Key)?;
-                Ok(SessionInput {
-                    common: common.ok_or(SigningError::Key)?,
-                    package,
-                    key,
-                    tweak,
-                    merkle_root,
-                })
+                Ok(SessionInput { package, common: OnceLock::new(), key, tweak, merkle_root })
             })
             .collect::<Result<_, SigningError>>()?;
         let digest = package_digest(federation, plan, target, attempt, nodes, wallet);
@@ -233,7 +227,8 @@ impl SigningSession {
             let of_nodes = self.nodes.iter().filter_map(|node| nodes.get(node)?.get(index));
             let all: Vec<&SignatureShare> = of_nodes.chain(wallet.get(index)).collect();
             let whole = all.len() == self.nodes.len() + 1;
-            let signature = whole.then(|| input.common.sum(&input.package, all.into_iter())).flatten();
+            let sum = |common: &Common| common.sum(&input.package, all.into_iter());
+            let signature = input.common().filter(|_| whole).and_then(sum);
             if let Some(signature) = signature {
                 signatures.push(signature);
                 continue;
@@ -362,10 +357,13 @@ impl SessionInput {
 
     /// Computes the share of this input's signature of a party that has this secret share, before the tweak.
     pub(super) fn sign(&self, id: u16, secret: &Scalar, nonces: &Nonces) -> Option<SignatureShare> {
-        let mut secret = *secret + self.tweak;
-        let share = self.common.share(&self.package, id, &secret, nonces);
-        secret.zeroize();
-        share
+        let secret = Zeroizing::new(*secret + self.tweak);
+        self.common()?.share(&self.package, id, &secret, nonces)
+    }
+
+    fn common(&self) -> Option<&Common> {
+        let made = self.common.get_or_init(|| Common::new(&self.package, &self.key, &self.merkle_root));
+        made.as_ref()
     }
 }
 

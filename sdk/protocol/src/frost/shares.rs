@@ -1,10 +1,11 @@
 //! What all signers of an input have in common, a party's share, and the sum of all shares.
 //!
 //! The library says what is hashed and in which form: binding factors, group commitment, challenge, coefficients. What
-//! is left are RFC 9591's sums over scalars, `z_i = d_i + e_i * rho_i + l_i * s_i * c` and `z = z_1 + ...`, with BIP341's
-//! tweak and BIP340's signs, which the library does not do without making public keys on the way that nobody reads:
-//! six multiplications of the generator for one share. Tests hold shares and signatures against the library's. Secrets
-//! are in scalars of `k256`, whose arithmetic takes the same time for all of them; which sign they get is public.
+//! is left are RFC 9591's sums over scalars, `z_i = d_i + e_i * rho_i + l_i * s_i * c` and `z = z_1 + ...`, with
+//! BIP341's tweak and BIP340's signs, which the library does not do without making public keys on the way that nobody
+//! reads: six multiplications of the generator for one share. Tests hold shares and signatures against the library's.
+//! Secrets are in scalars of `k256`, whose arithmetic takes the same time for all of them; which sign they get is
+//! public. (`docs/additive-key.md`)
 
 use super::weights::{identifier, parse_scalar};
 use crate::{NonceCommitment, SignatureShare, curve, digest::secp};
@@ -37,9 +38,9 @@ impl Nonces {
     ) -> Option<(Self, NonceCommitment)> {
         let share = tr::keys::SigningShare::deserialize(&share.to_bytes()).ok()?;
         let mut nonce = || {
-            let bytes: [u8; 32] = Nonce::new(&share, rng).serialize().try_into().ok()?;
-            let bytes = Zeroizing::new(bytes);
-            Some((parse_scalar(&bytes)?, public(&bytes)?))
+            let nonce = Nonce::new(&share, rng).to_scalar();
+            let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(nonce.to_bytes().into());
+            Some((nonce, public(&bytes)?))
         };
         let ((hiding, first), (binding, second)) = (nonce()?, nonce()?);
         let commitment = [first, second].concat().try_into().ok().map(NonceCommitment)?;
@@ -115,10 +116,10 @@ impl Common {
     ) -> Option<SignatureShare> {
         let id = identifier(id)?;
         let coefficient = frost_core::derive_interpolating_value(&id, package).ok()?;
-        let nonce = nonces.hiding + nonces.binding * self.factors.get(&id)?;
-        let secret = negated(self.negates_key, *secret) + self.tweak;
-        let secret = negated(self.negates_output, secret);
-        let share = negated(self.negates_nonces, nonce) + coefficient * secret * self.challenge;
+        let nonce = Zeroizing::new(nonces.hiding + nonces.binding * self.factors.get(&id)?);
+        let secret = Zeroizing::new(negated(self.negates_key, *secret) + self.tweak);
+        let secret = Zeroizing::new(negated(self.negates_output, *secret));
+        let share = negated(self.negates_nonces, *nonce) + coefficient * *secret * self.challenge;
         Some(SignatureShare(share.to_bytes().into()))
     }
 
@@ -146,13 +147,14 @@ mod tests {
     use frost_core::Field as _;
     use proptest::prelude::*;
     use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
+    use std::collections::BTreeSet;
     use tr::keys::Tweak as _;
 
     type Field = <<tr::Secp256K1Sha256TR as frost_core::Ciphersuite>::Group as frost_core::Group>::Field;
 
     /// A session of the library, of a key that is shared by a polynomial over so many signers: the same nonces, the
-    /// same package, and what both make of it.
-    fn session(seed: u64, signers: u16, message: [u8; 32], root: [u8; 32]) {
+    /// same package, and what both make of it. Gives what was negated.
+    fn session(seed: u64, signers: u16, message: [u8; 32], root: [u8; 32]) -> [bool; 3] {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let polynomial: Vec<Scalar> = (0..signers).map(|_| Field::random(&mut rng)).collect();
         let at = |id: u16| {
@@ -201,10 +203,23 @@ mod tests {
         // One share that is wrong spoils it.
         let wrong = SignatureShare(Scalar::ONE.to_bytes().into());
         assert_eq!(common.sum(&package, shares.values().skip(1).chain([&wrong])), None);
+        [common.negates_nonces, common.negates_key, common.negates_output]
+    }
+
+    #[test]
+    fn all_signs_are_those_of_the_library() {
+        let signs: BTreeSet<[bool; 3]> = (0..48).map(|seed| session(seed, 3, [7; 32], [9; 32])).collect();
+        assert_eq!(signs.len(), 8);
+    }
+
+    /// How many sessions are made: some at each run, and as many as somebody wants.
+    fn sessions() -> u32 {
+        std::env::var("FROST_SESSIONS").ok().and_then(|wanted| wanted.parse().ok()).unwrap_or(24)
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 24 } else { 20_000 }))]
+        #![proptest_config(ProptestConfig::with_cases(sessions()))]
+
         /// Parities of key, output and nonces come in all combinations.
         #[test]
         fn shares_and_sums_are_those_of_the_library(

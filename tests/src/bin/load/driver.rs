@@ -10,7 +10,7 @@ use quorate::{
 };
 use quorate_tests::{
     Cluster,
-    wallets::{federation_at, open_wallet, request, sole_spend},
+    wallets::{federation_at, open_wallet, owners_spend, request},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{process::Stdio, time::Duration};
@@ -179,7 +179,7 @@ async fn pay(
         None => payer.pay(request(&to, PAID)?).await?,
         Some((txid, vout)) => {
             let coin = OutPoint { txid, vout: u32::try_from(vout)? };
-            payee.attest(sole_spend(coin, SOLE, &to)).await?
+            payee.attest(owners_spend(coin, SOLE, &to)).await?
         }
     };
     Ok(intended.elapsed())

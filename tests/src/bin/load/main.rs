@@ -14,7 +14,7 @@ use quorate_tests::{
     Cluster,
     operator::status_where,
     process::cpu,
-    wallets::{fund, nobody, pay_out},
+    wallets::{fund, nobody, owners_script, pay_out},
 };
 use serde::Serialize;
 use std::{path::PathBuf, time::Duration};
@@ -39,7 +39,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = [Kind::Joint, Kind::Attested])]
     kinds: Vec<Kind>,
     /// Payments of each measurement
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 500)]
     payments: usize,
     /// Payments a second; 0 is none
     #[arg(long, value_delimiter = ',', default_values_t = [10.0])]
@@ -90,6 +90,7 @@ struct Row {
     p99: f64,
     max: f64,
     cpu_nodes: f64,
+    /// With the chain, which is in the same process.
     cpu_bridge: f64,
     cpu_wallets: f64,
 }
@@ -110,8 +111,7 @@ async fn main() -> Result<()> {
     }
     for nodes in &arguments.nodes {
         let cluster = Cluster::start(&node, *nodes).await?;
-        let mut driver = Driver::start(&cluster).await?;
-        let idle = idle(&cluster, &driver).await?;
+        let idle = idle(&cluster).await?;
         if arguments.json {
             println!("{}", serde_json::json!({"nodes": nodes, "idle_cpu_of_each_node": idle}));
         } else {
@@ -121,7 +121,7 @@ async fn main() -> Result<()> {
             let rates = arguments.rates.iter().filter(|rate| **rate > 0.0).map(|rate| Pace::Rate(*rate));
             let in_flight = arguments.in_flight.iter().filter(|count| **count > 0);
             for pace in in_flight.map(|count| Pace::InFlight(*count)).chain(rates) {
-                let row = measure(&cluster, &mut driver, *kind, pace, arguments.payments).await?;
+                let row = measure(&cluster, *kind, pace, arguments.payments).await?;
                 print(&row, arguments.json)?;
             }
         }
@@ -149,21 +149,17 @@ fn print(row: &Row, json: bool) -> Result<()> {
 }
 
 /// The part of a core that a node takes while nobody pays.
-async fn idle(cluster: &Cluster, driver: &Driver) -> Result<f64> {
-    let before = Spent::now(cluster, driver)?.nodes;
+async fn idle(cluster: &Cluster) -> Result<f64> {
+    let before = nodes_cpu(cluster)?;
     tokio::time::sleep(IDLE).await;
-    let spent = Spent::now(cluster, driver)?.nodes - before;
+    let spent = nodes_cpu(cluster)? - before;
     Ok(spent.as_secs_f64() / IDLE.as_secs_f64() / f64::from(u32::try_from(cluster.files.nodes.len())?))
 }
 
-async fn measure(
-    cluster: &Cluster,
-    driver: &mut Driver,
-    kind: Kind,
-    pace: Pace,
-    payments: usize,
-) -> Result<Row> {
+/// With new wallets, so that each payment is of one confirmed coin.
+async fn measure(cluster: &Cluster, kind: Kind, pace: Pace, payments: usize) -> Result<Row> {
     let count = WARM_UP + payments;
+    let mut driver = Driver::start(cluster).await?;
     let coins = match kind {
         Kind::Joint => {
             fund(&cluster.chain, driver.addresses(), count.div_ceil(driver.addresses().len()), COIN)?;
@@ -178,9 +174,9 @@ async fn measure(
     }
     let order = |payments, from| Order { payments, pace, coins, from };
     driver.drive(&order(WARM_UP, 0)).await?;
-    let before = Spent::now(cluster, driver)?;
+    let before = Spent::now(cluster, &driver)?;
     let Told { seconds, p50, p90, p99, max } = driver.drive(&order(payments, WARM_UP)).await?;
-    let spent = Spent::now(cluster, driver)?;
+    let spent = Spent::now(cluster, &driver)?;
     let each = |after: Duration, before: Duration| {
         (after - before).as_secs_f64() * 1e6 / f64::from(u32::try_from(payments).unwrap_or(u32::MAX))
     };
@@ -200,11 +196,11 @@ async fn measure(
     })
 }
 
-/// So many coins that anybody can spend, outputs of one transaction, confirmed.
+/// So many coins in sole custody, outputs of one transaction, confirmed.
 fn sole_coins(cluster: &Cluster, count: usize) -> Result<Txid> {
     let first = cluster.chain.height() + 1;
     cluster.chain.mine(101, &nobody())?;
-    let output = bitcoin::TxOut { value: SOLE, script_pubkey: nobody() };
+    let output = bitcoin::TxOut { value: SOLE, script_pubkey: owners_script() };
     let parent = pay_out(&cluster.chain, first, vec![output; count])?;
     cluster.chain.mine(1, &nobody())?;
     Ok(parent.compute_txid())
@@ -219,10 +215,13 @@ struct Spent {
 
 impl Spent {
     fn now(cluster: &Cluster, driver: &Driver) -> Result<Self> {
-        let mut nodes = Duration::ZERO;
-        for number in 1..=cluster.files.nodes.len() {
-            nodes += cpu(cluster.pid(number).context("it runs")?)?;
-        }
-        Ok(Self { nodes, bridge: cpu(std::process::id())?, wallets: cpu(driver.pid()?)? })
+        let (bridge, wallets) = (cpu(std::process::id())?, cpu(driver.pid()?)?);
+        Ok(Self { nodes: nodes_cpu(cluster)?, bridge, wallets })
     }
+}
+
+/// CPU time of all nodes so far.
+fn nodes_cpu(cluster: &Cluster) -> Result<Duration> {
+    let pids = (1..=cluster.files.nodes.len()).map(|number| cluster.pid(number).context("it runs"));
+    pids.map(|pid| cpu(pid?)).sum()
 }

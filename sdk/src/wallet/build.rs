@@ -135,6 +135,9 @@ pub(super) fn build(request: &PaymentRequest, rate: FeeRate, funds: &Funds<'_>) 
     check_rate(rate)?;
     let wanted = request.amount.or(request.destination.amount.map(PaymentAmount::Exact));
     let (chosen, outputs) = match wanted.ok_or(WalletError::AmountMissing)? {
+        PaymentAmount::Exact(amount) if amount > Amount::MAX_MONEY => {
+            return Err(WalletError::AmountTooLarge { amount });
+        }
         PaymentAmount::Exact(amount) => select(request, amount, rate, funds)?,
         PaymentAmount::Everything => everything(request, rate, funds)?,
     };

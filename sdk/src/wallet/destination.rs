@@ -30,8 +30,8 @@ impl Destination {
     /// Reads an address or a `bitcoin:` URI (BIP21) and checks it against the network.
     ///
     /// # Errors
-    /// Not an address, of another network, a URI with a required parameter that is not understood, or a type that
-    /// cannot be paid.
+    /// Not an address, of another network, a URI with a required parameter that is not understood or with more than 21
+    /// million bitcoin, or a type that cannot be paid.
     pub fn parse(text: &str, network: Network) -> Result<Self, WalletError> {
         let text = text.trim();
         let is_uri = text.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bitcoin:"));
@@ -74,6 +74,9 @@ impl Destination {
                 .transpose()
                 .map_err(|error| WalletError::Address { text: shorten(text), reason: error.to_string() })
         };
+        if let Some(amount) = uri.amount.filter(|amount| *amount > Amount::MAX_MONEY) {
+            return Err(WalletError::AmountTooLarge { amount });
+        }
         Ok(Self {
             address: check_network(uri.address, network)?,
             amount: uri.amount,
@@ -119,6 +122,21 @@ mod tests {
     fn a_uri_that_says_something_twice_is_refused() {
         let uri = "bitcoin:bcrt1qs758ursh4q9z627kt3pp5yysm78ddny6txaqgw?amount=0.0001&label=x&AMOUNT=0.5";
         assert!(matches!(parse(uri), Err(WalletError::Address { reason, .. }) if reason.contains("twice")));
+    }
+
+    #[test]
+    fn a_uri_asks_for_no_more_than_there_can_be() {
+        let uri =
+            |amount: &str| format!("bitcoin:bcrt1qs758ursh4q9z627kt3pp5yysm78ddny6txaqgw?amount={amount}");
+        assert_eq!(parse(&uri("21000000")).expect("all of it").amount, Some(Amount::MAX_MONEY));
+        // Above it by a satoshi, at the ends of 63 and 64 bits, and beyond.
+        for amount in
+            ["21000000.00000001", "92233720368.54775807", "92233720368.54775808", "184467440737.09551615"]
+        {
+            let error = parse(&uri(amount)).expect_err("too much");
+            assert!(matches!(error, WalletError::AmountTooLarge { .. }), "{error:?}");
+        }
+        assert!(matches!(parse(&uri("184467440737.09551616")), Err(WalletError::Address { .. })));
     }
 
     #[test]

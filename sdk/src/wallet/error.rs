@@ -42,6 +42,12 @@ pub enum WalletError {
     /// Neither request nor URI name an amount.
     #[error("the payment needs an amount")]
     AmountMissing,
+    /// More than there can be.
+    #[error("{amount} is more than the 21 million bitcoin that there can be")]
+    AmountTooLarge {
+        /// Requested.
+        amount: Amount,
+    },
     /// Below what the network relays.
     #[error("{amount} is dust; the least for this address is {limit}")]
     Dust {
@@ -204,6 +210,7 @@ impl WalletError {
             Self::Network { .. } => "wrong_network",
             Self::AddressType { .. } => "unknown_address_type",
             Self::AmountMissing => "amount_missing",
+            Self::AmountTooLarge { .. } => "amount_too_large",
             Self::Dust { .. } => "dust",
             Self::InsufficientFunds { .. } => "insufficient_funds",
             Self::FeeRate { .. } => "fee_rate_out_of_range",

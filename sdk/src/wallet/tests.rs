@@ -145,6 +145,22 @@ fn a_payment_that_its_payer_kept_back_is_no_news_before_its_block() {
 }
 
 #[test]
+fn no_payment_is_of_more_than_there_can_be() {
+    let mut wallet = wallet();
+    mine(&mut wallet, 3);
+    confirmed(&mut wallet, false);
+    for sat in [Amount::MAX_MONEY.to_sat() + 1, 1 << 63, u64::MAX] {
+        let amount = Amount::from_sat(sat);
+        let request = request(&mut wallet, false).exact(amount);
+        let refused = wallet.create_psbt(&request, FeeRate::BROADCAST_MIN).expect_err("too much");
+        assert_eq!(refused, WalletError::AmountTooLarge { amount });
+    }
+    let request = request(&mut wallet, false).exact(Amount::MAX_MONEY);
+    let refused = wallet.create_psbt(&request, FeeRate::BROADCAST_MIN).expect_err("not that rich");
+    assert!(matches!(refused, WalletError::InsufficientFunds { .. }), "{refused:?}");
+}
+
+#[test]
 fn an_enforced_coin_is_spendable_below_its_deadline_and_waits_for_its_block_after_it() {
     let mut wallet = wallet();
     let proof = paid(&mut wallet);

@@ -11,6 +11,14 @@ case $suite in
     shift
     "$CARGO_TARGET_DIR/release/$suite" "$@"
     ;;
+  # Two programs `test-node` in turn, the older one first.
+  compare)
+    [ $# -ge 3 ] || { echo "npm run bench -- compare OLD NEW [OPTIONS]" >&2; exit 2; }
+    cargo build --release --locked -p quorate-tests --bin load
+    old=$2 new=$3
+    shift 3
+    "$CARGO_TARGET_DIR/release/load" --against "$old" --node "$new" "$@"
+    ;;
   *)
     cargo build --release --locked -p quorate-tests --bin bench
     "$CARGO_TARGET_DIR/release/bench" "$@"

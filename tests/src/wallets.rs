@@ -91,7 +91,7 @@ pub fn owners_spend(coin: OutPoint, value: Amount, to: &Address) -> Transaction 
         .taproot_key_spend_signature_hash(0, &Prevouts::All(&[spent]), TapSighashType::Default)
         .expect("one input");
     let key = owner().tap_tweak(secp(), None).to_keypair();
-    let signature = secp().sign_schnorr(&Message::from(sighash), &key);
+    let signature = secp().sign_schnorr_no_aux_rand(&Message::from(sighash), &key);
     if let Some(input) = spend.input.first_mut() {
         input.witness = Witness::from_slice(&[signature.serialize()]);
     }

@@ -13,7 +13,7 @@ use quorate_tests::{
     wallets::{federation_at, open_wallet, owners_spend, request},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{process::Stdio, time::Duration};
+use std::{fmt, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines, Stdin},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -32,6 +32,15 @@ pub(crate) enum Pace {
     InFlight(usize),
     /// So many times a second, whatever became of those before.
     Rate(f64),
+}
+
+impl fmt::Display for Pace {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InFlight(count) => write!(formatter, "{count} at a time"),
+            Self::Rate(rate) => write!(formatter, "{rate}/s"),
+        }
+    }
 }
 
 /// What to pay.

@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "the figures")]
 
+mod compare;
 mod driver;
 
 use anyhow::{Context as _, Result};
@@ -17,7 +18,10 @@ use quorate_tests::{
     wallets::{fund, nobody, owners_script, pay_out},
 };
 use serde::Serialize;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Payments that are not counted: connections are made, caches are filled, and what is checked once is checked.
 const WARM_UP: usize = 64;
@@ -50,6 +54,12 @@ struct Arguments {
     /// The program of the nodes, in place of the one beside this
     #[arg(long)]
     node: Option<PathBuf>,
+    /// Another program of the nodes, such as of an older version, to compare it with: both are measured in turn
+    #[arg(long)]
+    against: Option<PathBuf>,
+    /// How often each of the two is measured
+    #[arg(long, default_value_t = 3)]
+    turns: usize,
     /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
@@ -110,23 +120,40 @@ async fn main() -> Result<()> {
         );
     }
     for nodes in &arguments.nodes {
-        let cluster = Cluster::start(&node, *nodes).await?;
-        let idle = idle(&cluster).await?;
-        if arguments.json {
-            println!("{}", serde_json::json!({"nodes": nodes, "idle_cpu_of_each_node": idle}));
-        } else {
-            println!("{nodes:>5}  idle: each node takes {:.2} % of a core", idle * 100.0);
+        let Some(against) = &arguments.against else {
+            run(&node, *nodes, &arguments).await?;
+            continue;
+        };
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for _ in 0..arguments.turns {
+            before.push(run(against, *nodes, &arguments).await?);
+            after.push(run(&node, *nodes, &arguments).await?);
         }
-        for kind in &arguments.kinds {
-            let rates = arguments.rates.iter().filter(|rate| **rate > 0.0).map(|rate| Pace::Rate(*rate));
-            let in_flight = arguments.in_flight.iter().filter(|count| **count > 0);
-            for pace in in_flight.map(|count| Pace::InFlight(*count)).chain(rates) {
-                let row = measure(&cluster, *kind, pace, arguments.payments).await?;
-                print(&row, arguments.json)?;
-            }
-        }
+        compare::print(*nodes, &before, &after, arguments.json);
     }
     Ok(())
+}
+
+/// All measurements of a federation of nodes of this program.
+async fn run(program: &Path, nodes: u16, arguments: &Arguments) -> Result<Vec<Row>> {
+    let cluster = Cluster::start(program, nodes).await?;
+    let idle = idle(&cluster).await?;
+    if arguments.json {
+        println!("{}", serde_json::json!({"nodes": nodes, "idle_cpu_of_each_node": idle}));
+    } else {
+        println!("{nodes:>5}  idle: each node takes {:.2} % of a core", idle * 100.0);
+    }
+    let mut rows = Vec::new();
+    for kind in &arguments.kinds {
+        let rates = arguments.rates.iter().filter(|rate| **rate > 0.0).map(|rate| Pace::Rate(*rate));
+        let in_flight = arguments.in_flight.iter().filter(|count| **count > 0);
+        for pace in in_flight.map(|count| Pace::InFlight(*count)).chain(rates) {
+            let row = measure(&cluster, *kind, pace, arguments.payments).await?;
+            print(&row, arguments.json)?;
+            rows.push(row);
+        }
+    }
+    Ok(rows)
 }
 
 fn print(row: &Row, json: bool) -> Result<()> {
@@ -136,14 +163,11 @@ fn print(row: &Row, json: bool) -> Result<()> {
     }
     let Row { nodes, kind, pace, payments, done, p50, p90, p99, max, cpu_nodes, cpu_bridge, cpu_wallets } =
         row;
-    let pace = match pace {
-        Pace::InFlight(count) => format!("{count} at a time"),
-        Pace::Rate(rate) => format!("{rate}/s"),
-    };
     let all = cpu_nodes + cpu_bridge + cpu_wallets;
     println!(
-        "{nodes:>5}  {:<8}  {pace:<12}  {payments:>7}  {done:>5.1}/s  {p50:>6.1} {p90:>6.1} {p99:>6.1} {max:>6.1}  {all:>5.0}  {cpu_nodes:>5.0}  {cpu_bridge:>5.0}  {cpu_wallets:>5.0}",
+        "{nodes:>5}  {:<8}  {:<12}  {payments:>7}  {done:>5.1}/s  {p50:>6.1} {p90:>6.1} {p99:>6.1} {max:>6.1}  {all:>5.0}  {cpu_nodes:>5.0}  {cpu_bridge:>5.0}  {cpu_wallets:>5.0}",
         kind.to_string(),
+        pace.to_string(),
     );
     Ok(())
 }

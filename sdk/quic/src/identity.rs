@@ -231,12 +231,20 @@ impl TlsIdentity {
     }
 }
 
+/// Packets that are not acknowledged at once (draft-ietf-quic-ack-frequency): an acknowledgement goes with the answer,
+/// which comes within some milliseconds. Less than half of the packets that may be under way at first, so that nobody
+/// waits for one.
+const ACKNOWLEDGED_AT_ONCE: u8 = 4;
+
 /// Transport parameters of every connection in a federation.
 pub fn transport_config() -> Arc<quinn::TransportConfig> {
     let mut transport = quinn::TransportConfig::default();
     let idle = quinn::IdleTimeout::try_from(IDLE_TIMEOUT).expect("ten seconds fit a QUIC varint");
     transport.max_idle_timeout(Some(idle)).keep_alive_interval(Some(KEEP_ALIVE));
     transport.max_concurrent_bidi_streams(STREAMS_MAX.into()).max_concurrent_uni_streams(0_u8.into());
+    let mut acknowledged = quinn::AckFrequencyConfig::default();
+    acknowledged.ack_eliciting_threshold(ACKNOWLEDGED_AT_ONCE.into());
+    transport.ack_frequency_config(Some(acknowledged));
     Arc::new(transport)
 }
 

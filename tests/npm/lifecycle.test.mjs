@@ -105,6 +105,49 @@ test("what a worker cannot have is refused with a code", async () => {
   await assert.rejects(WorkerWallet.create(options), { code: "worker_failed" });
 });
 
+test("what nobody can mean is refused by name before anything is done", { timeout: 60_000 }, async () => {
+  const refused = { code: "invalid_argument", retryable: false };
+  const options = { bridge: devnet.bridge, federation: devnet.federation, storage: "memory", name: "checked" };
+  const header = "00".repeat(80);
+  const wrong = [
+    { bridge: undefined },
+    { bridge: [] },
+    { federation: 7 },
+    { gaplimit: 30 },
+    { gapLimit: 2.5 },
+    { account: -1 },
+    { words: 12 },
+    { paymentMax: 1 },
+    { checkpoint: { height: -1, header } },
+    { checkpoint: { height: 1 } },
+  ];
+  for (const one of wrong) await assert.rejects(Wallet.create({ ...options, ...one }), refused, JSON.stringify(one));
+  await assert.rejects(Wallet.create(), refused);
+  await assert.rejects(WorkerWallet.create({ ...options, gaplimit: 30 }), refused);
+  const wallet = await Wallet.create(options);
+  const to = await wallet.nextAddress();
+  for (const amount of [undefined, null, NaN, 0n, -1n, 1, "abc", 2_100_000_000_000_001n, 1n << 63n, 1n << 64n]) {
+    await assert.rejects(wallet.paymentTo(to, { amount }), refused, String(amount));
+    if (amount !== undefined) await assert.rejects(wallet.pay({ to, amount }), refused, String(amount));
+  }
+  await assert.rejects(wallet.paymentTo(to), refused);
+  await assert.rejects(wallet.paymentTo(to, { amount: 1n, minimun: "confirmed" }), refused);
+  const requests = [undefined, null, "text", [], {}, { to: 5 }, { to, amount: 1_000n, fee: 2 }, { to, feeRate: NaN }, { to, feeRate: "2" }];
+  for (const request of requests) {
+    for (const call of ["pay", "send", "createPsbt"]) await assert.rejects(wallet[call](request), refused, `${call} ${JSON.stringify(request?.to)}`);
+  }
+  await assert.rejects(wallet.pay({ to, amount: 1_000n }, { sginal: undefined }), refused);
+  await assert.rejects(wallet.bump("00".repeat(32)), refused);
+  await assert.rejects(wallet.setAutoRefresh(-1), refused);
+  for (const amount of ["21000000.00000001", "92233720368.54775807", "92233720368.54775808", "184467440737.09551615"]) {
+    const link = `bitcoin:${to}?amount=${amount}`;
+    await assert.rejects(wallet.parseDestination(link), { code: "amount_too_large" });
+    await assert.rejects(wallet.pay({ to: link }), { code: "amount_too_large" });
+  }
+  assert.equal((await wallet.balance()).spendable, 0n, "it answers all the same");
+  await wallet.close();
+});
+
 test("in a plain TypeScript project nothing is any", () => {
   mkdirSync("target", { recursive: true });
   const directory = mkdtempSync("target/plain-");

@@ -1,6 +1,7 @@
 // How wallets are made, opened and watched.
 import { Engine, Federation, fetchFederation } from "./glue/quorate.js";
 import { LocalBackend, MEMORY_UNLOCK, type Backend, type Parts } from "./backend.js";
+import { checkOpening } from "./checks.js";
 import { QuorateError, abortable, call } from "./errors.js";
 import { init } from "./init.js";
 import { socketFactory } from "#platform";
@@ -96,6 +97,7 @@ export async function federationDocument(bridge: string | readonly string[], { s
  * nobody.
  */
 export async function openLocal(opening: Opening): Promise<Backend> {
+  checkOpening(opening);
   const { signal } = opening.options;
   signal?.throwIfAborted();
   const backend = await openHere(opening);

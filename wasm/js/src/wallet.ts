@@ -1,5 +1,6 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { Backend } from "./backend.js";
+import { checkAmount, checkFeeRate, checkOptions, checkPayment, checkText, optional } from "./checks.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
 import type {
@@ -27,6 +28,9 @@ export interface IncomingPayment {
   /** The transactions, each with its proof if it is final; those without are in a block. */
   readonly transactions: readonly { readonly txid: string; readonly finality?: Finality; readonly proof?: string }[];
 }
+
+/** Names of {@link WaitOptions}. */
+const WAIT = ["signal"];
 
 /** The least that {@link OpenWallet.paymentTo} takes for paid. */
 export type Minimum = Finality | "confirmed";
@@ -83,8 +87,8 @@ export class OpenWallet implements AsyncDisposable {
    *
    * @throws {@link QuorateError} `invalid_address`, `wrong_network`, `unknown_address_type`.
    */
-  parseDestination(text: string): Promise<Destination> {
-    return this.#backend.request("parseDestination", text);
+  async parseDestination(text: string): Promise<Destination> {
+    return this.#backend.request("parseDestination", checkText("text", text));
   }
 
   /** Waits until the federation has certified the account, in this run or in one before. It may be offline all the same: see `connection`. */
@@ -146,18 +150,18 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /** Builds a payment as a PSBT in base64 (BIP174, BIP371), without reserving or sending anything. */
-  createPsbt(request: PaymentRequest): Promise<string> {
-    return this.#backend.request("createPsbt", request);
+  async createPsbt(request: PaymentRequest): Promise<string> {
+    return this.#backend.request("createPsbt", checkPayment(request));
   }
 
   /**
    * Submits a payment and gives its txid as soon as it is saved: from then on the payment goes on whatever happens to this page, at the
    * latest when the wallet is opened again. How it goes on is told by `payment` events and by {@link outcome}.
    *
-   * @throws {@link QuorateError} such as `insufficient_funds`, `dust`, `invalid_address`; nothing has been sent then.
+   * @throws {@link QuorateError} such as `insufficient_funds`, `dust`, `invalid_address`, `invalid_argument`; nothing has been sent then.
    */
-  send(request: PaymentRequest): Promise<string> {
-    return this.#backend.request("send", request);
+  async send(request: PaymentRequest): Promise<string> {
+    return this.#backend.request("send", checkPayment(request));
   }
 
   /**
@@ -167,8 +171,10 @@ export class OpenWallet implements AsyncDisposable {
    *
    * @throws {@link QuorateError} as {@link OpenWallet.send}, and `payment_rejected` or `payment_failed` with the coins free again.
    */
-  pay(request: PaymentRequest, options: WaitOptions = {}): Promise<Receipt> {
-    return abortable(() => this.#backend.request("pay", request), options.signal);
+  async pay(request: PaymentRequest, options: WaitOptions = {}): Promise<Receipt> {
+    const { signal } = checkOptions("options", options, WAIT);
+    const checked = checkPayment(request);
+    return abortable(() => this.#backend.request("pay", checked), signal);
   }
 
   /**
@@ -176,17 +182,20 @@ export class OpenWallet implements AsyncDisposable {
    *
    * @throws {@link QuorateError} as {@link OpenWallet.pay}, and `unknown_payment`.
    */
-  outcome(txid: string, options: WaitOptions = {}): Promise<Receipt> {
+  async outcome(txid: string, options: WaitOptions = {}): Promise<Receipt> {
+    checkText("txid", txid);
     return abortable(() => this.#backend.request("outcome", txid), options.signal);
   }
 
   /** Authorises and submits a PSBT of this account, and waits until it is final. */
-  payPsbt(psbt: string, options: WaitOptions = {}): Promise<Receipt> {
+  async payPsbt(psbt: string, options: WaitOptions = {}): Promise<Receipt> {
+    checkText("psbt", psbt);
     return abortable(() => this.#backend.request("payPsbt", psbt), options.signal);
   }
 
   /** Submits a signed transaction (hex) of coins in anybody's sole custody, and waits until it is attested. */
-  attest(transaction: string, options: WaitOptions = {}): Promise<Receipt> {
+  async attest(transaction: string, options: WaitOptions = {}): Promise<Receipt> {
+    checkText("transaction", transaction);
     return abortable(() => this.#backend.request("attest", transaction), options.signal);
   }
 
@@ -195,8 +204,9 @@ export class OpenWallet implements AsyncDisposable {
    *
    * @param options - `feeRate` in sat/vB; the server's estimate if absent.
    */
-  refreshQuote(options: { readonly feeRate?: number } = {}): Promise<RefreshQuote | undefined> {
-    return this.#backend.request("refreshQuote", options.feeRate);
+  async refreshQuote(options: { readonly feeRate?: number } = {}): Promise<RefreshQuote | undefined> {
+    const { feeRate } = checkOptions("options", options, ["feeRate"]);
+    return this.#backend.request("refreshQuote", optional(checkFeeRate, "feeRate", feeRate));
   }
 
   /**
@@ -205,13 +215,16 @@ export class OpenWallet implements AsyncDisposable {
    *
    * @param options - `feeRate` in sat/vB; the server's estimate if absent, as long as it is in proportion.
    */
-  refresh(options: { readonly feeRate?: number } & WaitOptions = {}): Promise<Receipt | undefined> {
-    return abortable(() => this.#backend.request("refresh", options.feeRate), options.signal);
+  async refresh(options: { readonly feeRate?: number } & WaitOptions = {}): Promise<Receipt | undefined> {
+    const { feeRate, signal } = checkOptions("options", options, ["feeRate", ...WAIT]);
+    optional(checkFeeRate, "feeRate", feeRate);
+    return abortable(() => this.#backend.request("refresh", feeRate), signal);
   }
 
   /** What {@link bump} would cost, in satoshis. */
-  bumpQuote(txid: string, options: { readonly feeRate: number }): Promise<bigint> {
-    return this.#backend.request("bumpQuote", txid, options.feeRate);
+  async bumpQuote(txid: string, options: { readonly feeRate: number }): Promise<bigint> {
+    const { feeRate } = checkOptions("options", options, ["feeRate"]);
+    return this.#backend.request("bumpQuote", checkText("txid", txid), checkFeeRate("feeRate", feeRate));
   }
 
   /**
@@ -221,8 +234,11 @@ export class OpenWallet implements AsyncDisposable {
    * @param options - `feeRate` in sat/vB, that both come to.
    * @throws {@link QuorateError} `nothing_to_lift`, `insufficient_funds`, and as {@link OpenWallet.pay}.
    */
-  bump(txid: string, options: { readonly feeRate: number } & WaitOptions): Promise<Receipt> {
-    return abortable(() => this.#backend.request("bump", txid, options.feeRate), options.signal);
+  async bump(txid: string, options: { readonly feeRate: number } & WaitOptions): Promise<Receipt> {
+    const { feeRate, signal } = checkOptions("options", options, ["feeRate", ...WAIT]);
+    checkText("txid", txid);
+    checkFeeRate("feeRate", feeRate);
+    return abortable(() => this.#backend.request("bump", txid, feeRate), signal);
   }
 
   /**
@@ -232,12 +248,12 @@ export class OpenWallet implements AsyncDisposable {
    * @throws {@link QuorateError} `fee_rate_out_of_range`, `coins_short_lived`.
    */
   async setAutoRefresh(feeRateMax: number | undefined): Promise<void> {
-    await this.#backend.request("setAutoRefresh", feeRateMax);
+    await this.#backend.request("setAutoRefresh", optional(checkFeeRate, "feeRateMax", feeRateMax));
   }
 
   /** Asks the federation to stop a payment that is not final yet. Its outcome comes as a `payment` event. */
   async cancel(txid: string): Promise<void> {
-    await this.#backend.request("cancel", txid);
+    await this.#backend.request("cancel", checkText("txid", txid));
   }
 
   /**
@@ -247,16 +263,18 @@ export class OpenWallet implements AsyncDisposable {
    * one of them do it.
    *
    * @defaultValue `minimum` is `"enforced"`
-   * @throws {@link QuorateError} `invalid_argument` for another minimum.
+   * @throws {@link QuorateError} `invalid_argument` for another minimum, or an amount that is none.
    */
   async paymentTo(address: string, options: { readonly amount: bigint; readonly minimum?: Minimum } & WaitOptions): Promise<IncomingPayment> {
-    const minimum = options.minimum ?? "enforced";
+    const { amount: wanted, minimum = "enforced" } = checkOptions("options", options, ["amount", "minimum", ...WAIT]);
+    checkText("address", address);
+    checkAmount("amount", wanted);
     const enough = Object.hasOwn(ENOUGH, minimum) ? ENOUGH[minimum] : undefined;
     if (enough === undefined) throw new QuorateError("invalid_argument", `minimum: ${String(minimum)} is none of ${Object.keys(ENOUGH).join(", ")}`);
     const check = async (): Promise<IncomingPayment | undefined> => {
       const coins = (await this.#backend.request("coinsAt", address)).filter((coin) => !coin.conflicted && enough(coin));
       const amount = coins.reduce((sum, coin) => sum + coin.value, 0n);
-      if (amount < options.amount) return undefined;
+      if (amount < wanted) return undefined;
       const txids = [...new Set(coins.map((coin) => coin.outpoint.slice(0, 64)))];
       const transactions = txids.map(async (txid) => {
         const finality = coins.find((coin) => coin.outpoint.startsWith(txid))?.finality;

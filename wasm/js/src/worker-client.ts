@@ -10,6 +10,7 @@
  * @packageDocumentation
  */
 import type { Backend, Methods } from "./backend.js";
+import { checkOpening } from "./checks.js";
 import { QuorateError } from "./errors.js";
 import type { CreateOptions, OpenOptions, Opening, WatchOptions } from "./opening.js";
 import { erase, isStored, type StorageOptions } from "./stored.js";
@@ -52,6 +53,7 @@ class WorkerBackend implements Backend {
   }
 
   static async open(opening: Opening, { worker, wasm }: WorkerOptions): Promise<WorkerBackend> {
+    checkOpening(opening);
     // A signal cannot be sent to a worker.
     const { signal, ...options } = opening.options;
     signal?.throwIfAborted();

@@ -1,0 +1,97 @@
+// What callers pass is looked at before anything is done with it: at run time there are no types.
+import { QuorateError } from "./errors.js";
+import type { Opening } from "./opening.js";
+import type { PaymentRequest } from "./types.js";
+
+/** All bitcoin that there can be, in satoshis. */
+const MAX_MONEY = 2_100_000_000_000_000n;
+
+function refuse(name: string, why: string): never {
+  throw new QuorateError("invalid_argument", `${name}: ${why}`);
+}
+
+/** What was passed, for a message: short, and nothing of what is inside. */
+function kindOf(value: unknown): string {
+  if (value === null) return "null";
+  if (typeof value === "bigint" || typeof value === "number" || typeof value === "boolean") return `${typeof value} ${value}`;
+  return typeof value;
+}
+
+/** An object with no other options than these: a misspelt one would change nothing in silence. */
+export function checkOptions<T extends object>(what: string, options: T | undefined, names: readonly string[]): T {
+  if (typeof options !== "object" || options === null || Array.isArray(options)) refuse(what, `has to be an object, not ${kindOf(options)}`);
+  for (const name of Object.keys(options)) {
+    if (!names.includes(name)) refuse(what, `there is no option ${name.slice(0, 40)}; there are ${names.join(", ")}`);
+  }
+  return options;
+}
+
+export function checkText(name: string, value: unknown): string {
+  return typeof value === "string" ? value : refuse(name, `has to be a string, not ${kindOf(value)}`);
+}
+
+export function checkAmount(name: string, value: unknown): bigint {
+  if (typeof value !== "bigint") refuse(name, `has to be a bigint of satoshis, not ${kindOf(value)}`);
+  return value >= 1n && value <= MAX_MONEY ? value : refuse(name, "has to be from 1 satoshi to 21 million bitcoin");
+}
+
+export function checkFeeRate(name: string, value: unknown): number {
+  return typeof value === "number" && value > 0 && Number.isFinite(value) ? value : refuse(name, `has to be a positive number of sat/vB, not ${kindOf(value)}`);
+}
+
+/** A height, a number of blocks, of addresses, of an account. */
+export function checkCount(name: string, value: unknown): number {
+  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value < 2 ** 31 ? value : refuse(name, `has to be a whole number, not ${kindOf(value)}`);
+}
+
+/** `undefined` if it is absent. */
+export function optional<T>(check: (name: string, value: unknown) => T, name: string, value: unknown): T | undefined {
+  return value === undefined ? undefined : check(name, value);
+}
+
+export function checkPayment(request: PaymentRequest): PaymentRequest {
+  const { to, amount, feeRate } = checkOptions("payment", request, ["to", "amount", "feeRate"]);
+  checkText("to", to);
+  if (amount !== "everything") optional(checkAmount, "amount", amount);
+  optional(checkFeeRate, "feeRate", feeRate);
+  return request;
+}
+
+const CONNECTION = ["bridge", "signal"];
+const STORAGE = ["name", "storage", "directory", "password", "key"];
+const OPTIONS: Readonly<Record<Opening["mode"], readonly string[]>> = {
+  create: [...CONNECTION, ...STORAGE, "federation", "words", "account", "gapLimit", "recoveryDelay", "paymentMax", "checkpoint"],
+  open: [...CONNECTION, ...STORAGE],
+  watch: [...CONNECTION, ...STORAGE, "federation", "record", "gapLimit", "checkpoint"],
+};
+
+/**
+ * Looks at what was passed, here and in the page before a worker is asked.
+ *
+ * @throws {@link QuorateError} `invalid_argument`
+ */
+export function checkOpening({ mode, options }: Opening): void {
+  checkOptions("options", options, OPTIONS[mode]);
+  if (mode !== "open" || options.bridge !== undefined) {
+    const urls: readonly unknown[] = Array.isArray(options.bridge) ? options.bridge : [options.bridge];
+    if (urls.length === 0) refuse("bridge", "at least one is needed");
+    urls.forEach((url) => checkText("bridge", url));
+  }
+  if (mode === "open") return;
+  checkText("federation", options.federation);
+  optional(checkCount, "gapLimit", options.gapLimit);
+  const { checkpoint } = options;
+  if (checkpoint !== undefined) {
+    const { height, header } = checkOptions("checkpoint", checkpoint, ["height", "header"]);
+    checkCount("checkpoint.height", height);
+    checkText("checkpoint.header", header);
+  }
+  if (mode === "watch") {
+    checkText("record", options.record);
+    return;
+  }
+  optional(checkText, "words", options.words);
+  optional(checkCount, "account", options.account);
+  optional(checkCount, "recoveryDelay", options.recoveryDelay);
+  optional(checkAmount, "paymentMax", options.paymentMax);
+}

@@ -35,8 +35,9 @@ export function checkAmount(name: string, value: unknown): bigint {
   return value >= 1n && value <= MAX_MONEY ? value : refuse(name, "has to be from 1 satoshi to 21 million bitcoin");
 }
 
+/** Which rates are out of bounds is the engine's to say. */
 export function checkFeeRate(name: string, value: unknown): number {
-  return typeof value === "number" && value > 0 && Number.isFinite(value) ? value : refuse(name, `has to be a positive number of sat/vB, not ${kindOf(value)}`);
+  return typeof value === "number" && !Number.isNaN(value) ? value : refuse(name, `has to be a number of sat/vB, not ${kindOf(value)}`);
 }
 
 /** A height, a number of blocks, of addresses, of an account. */
@@ -57,13 +58,11 @@ export function checkPayment(request: PaymentRequest): PaymentRequest {
   return request;
 }
 
-const CONNECTION = ["bridge", "signal"];
-const STORAGE = ["name", "storage", "directory", "password", "key"];
-const OPTIONS: Readonly<Record<Opening["mode"], readonly string[]>> = {
-  create: [...CONNECTION, ...STORAGE, "federation", "words", "account", "gapLimit", "recoveryDelay", "paymentMax", "checkpoint"],
-  open: [...CONNECTION, ...STORAGE],
-  watch: [...CONNECTION, ...STORAGE, "federation", "record", "gapLimit", "checkpoint"],
-};
+/** Names of all options of `create`, `open` and `watch`: an application may have one object for all three. */
+const OPTIONS = [
+  ...["bridge", "signal", "name", "storage", "directory", "password", "key"],
+  ...["federation", "words", "record", "account", "gapLimit", "recoveryDelay", "paymentMax", "checkpoint"],
+];
 
 /**
  * Looks at what was passed, here and in the page before a worker is asked.
@@ -71,7 +70,7 @@ const OPTIONS: Readonly<Record<Opening["mode"], readonly string[]>> = {
  * @throws {@link QuorateError} `invalid_argument`
  */
 export function checkOpening({ mode, options }: Opening): void {
-  checkOptions("options", options, OPTIONS[mode]);
+  checkOptions("options", options, OPTIONS);
   if (mode !== "open" || options.bridge !== undefined) {
     const urls: readonly unknown[] = Array.isArray(options.bridge) ? options.bridge : [options.bridge];
     if (urls.length === 0) refuse("bridge", "at least one is needed");

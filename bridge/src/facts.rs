@@ -214,23 +214,19 @@ impl Facts {
         alone: &mut Alone,
     ) -> Taken {
         let outpoint = utxo.outpoint;
-        let Some(claim) = alone.claim(link, utxo.script_pubkey.len()) else { return Taken::Refused };
+        // Room for both before anything changes: what is told twice is the script.
+        let room = proof.as_ref().map(|proof| alone.claim(link, proof.transaction().total_size()));
+        let claim = alone.claim(link, 2 * utxo.script_pubkey.len());
+        let (Some(claim), None | Some(Some(_))) = (claim, &room) else { return Taken::Refused };
         let shown = proof.as_ref().and_then(|proof| Shown::of(proof, &outpoint));
         let words = self.utxos.entry(outpoint).or_default();
-        let mut refused = false;
         let new_proof = proof.filter(|_| shown.is_some()).filter(|proof| {
-            let of = self.proofs.get(&proof.txid()).map_or(&[][..], Vec::as_slice);
-            let known = of.iter().any(|copy| copy.link == link || copy.proof == *proof);
-            if of.len() >= needed || known || !words.shows(link) {
-                return false;
-            }
-            let Some(claim) = alone.claim(link, proof.transaction().total_size()) else {
-                refused = true;
-                return false;
-            };
-            let copy = ProofCopy { link, outpoint, proof: proof.clone(), claim: Some(claim) };
-            self.proofs.entry(proof.txid()).or_default().push(copy);
-            true
+            let copies = self.proofs.entry(proof.txid()).or_default();
+            let known = copies.iter().any(|copy| copy.link == link || copy.proof == *proof);
+            let new = copies.len() < needed && !known && words.shows(link);
+            let copy = || ProofCopy { link, outpoint, proof: proof.clone(), claim: room.flatten() };
+            copies.extend(new.then(copy));
+            new
         });
         let news = words.take(link, utxo, claim, needed, shown.filter(|_| new_proof.is_some()));
         let named = [Some(outpoint.txid), utxo.spend.map(|spend| spend.txid)];
@@ -238,11 +234,7 @@ impl Facts {
             let copies = self.proofs.get_mut(&txid).into_iter().flatten();
             copies.for_each(|copy| copy.claim = None);
         }
-        match news {
-            _ if refused => Taken::Refused,
-            Some(news) => Taken::News(Box::new(news), new_proof),
-            None => Taken::Nothing,
-        }
+        news.map_or(Taken::Nothing, |news| Taken::News(Box::new(news), new_proof))
     }
 
     /// A node's word on a transaction. That a block has it, or contradicts it, has to be said by f + 1 nodes; what

@@ -366,7 +366,7 @@ fn what_one_node_alone_says_is_bounded_and_goes_with_its_stream() {
     let key = SubscriptionKey::Account(AccountId([7; 32]));
     hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
     let script = ScriptBuf::from_bytes(vec![0; 1 << 20]);
-    let fits = ALONE_BYTES_MAX / (script.len() + OVERHEAD_BYTES);
+    let fits = ALONE_BYTES_MAX / (2 * script.len() + OVERHEAD_BYTES);
     let coin = |vout: usize, script: &ScriptBuf| {
         let (vout, script_pubkey) = (u32::try_from(vout).expect("few"), script.clone());
         UtxoRecord { outpoint: OutPoint { txid: txid(9), vout }, script_pubkey, ..utxo(false) }
@@ -402,6 +402,36 @@ fn what_one_node_alone_says_is_bounded_and_goes_with_its_stream() {
     hub.forget_link(LinkId(1));
     assert_eq!(held(&hub), 2, "those that two spoke of");
     assert!(hub.notify(LinkId(1), &key, &coin(1, &script), None), "it begins anew");
+}
+
+#[test]
+fn a_word_whose_proof_finds_no_room_changes_nothing() {
+    let (mut hub, key) = hub();
+    hub.needed = 2;
+    subscribe(&mut hub, &key);
+    while next(&mut hub).is_some() {}
+    let word = UtxoRecord { outpoint: OutPoint { txid: txid(8), vout: 0 }, ..utxo(false) };
+    let transaction = bitcoin::Transaction {
+        version: bitcoin::transaction::Version::TWO,
+        lock_time: bitcoin::absolute::LockTime::ZERO,
+        input: vec![bitcoin::TxIn { previous_output: word.outpoint, ..Default::default() }],
+        output: Vec::new(),
+    };
+    let proof = || FinalityProof::Attested {
+        transaction: transaction.clone(),
+        rounds: vec![],
+        commits: BTreeMap::new(),
+    };
+    // Room for the word alone is left.
+    let script_pubkey = ScriptBuf::from_bytes(vec![0; (ALONE_BYTES_MAX - 3 * OVERHEAD_BYTES) / 2]);
+    let large = UtxoRecord { outpoint: OutPoint { txid: txid(9), vout: 0 }, script_pubkey, ..utxo(false) };
+    assert!(hub.notify(LinkId(7), &key, &large, None));
+    assert!(!hub.notify(LinkId(7), &key, &word, Some(proof())));
+    assert!(!hub.interests[&key].facts.knows(&word.outpoint) && next(&mut hub).is_none());
+    assert!(hub.notify(LinkId(7), &key, &word, None));
+    // Another node's copy goes out.
+    assert!(hub.notify(LinkId(6), &key, &word, Some(proof())));
+    assert!(matches!(next(&mut hub), Some((_, ServerMessage::UTXOStateNotification { proof: Some(_), .. }))));
 }
 
 #[test]

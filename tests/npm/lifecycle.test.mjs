@@ -137,6 +137,15 @@ test("what nobody can mean is refused by name before anything is done", { timeou
     for (const call of ["pay", "send", "createPsbt"]) await assert.rejects(wallet[call](request), refused, `${call} ${JSON.stringify(request?.to)}`);
   }
   await assert.rejects(wallet.pay({ to, amount: 1_000n }, { sginal: undefined }), refused);
+  for (const call of ["ready", "synced", "nextAddress", "unusedAddress"]) await assert.rejects(wallet[call]({ timeout: 5 }), refused, call);
+  for (const call of ["outcome", "payPsbt", "attest"]) {
+    await assert.rejects(wallet[call](), refused, call);
+    await assert.rejects(wallet[call]("00", { timeout: 5 }), refused, call);
+  }
+  await assert.rejects(wallet.backup(undefined, { word: false }), refused);
+  await assert.rejects(wallet.backup(undefined, { words: "no" }), refused);
+  assert.throws(() => wallet.events({ timeout: 5 }), refused);
+  assert.throws(() => wallet.on("tip", () => {}, { timeout: 5 }), refused);
   await assert.rejects(wallet.bump("00".repeat(32)), refused);
   await assert.rejects(wallet.setAutoRefresh(-1), refused);
   for (const amount of ["21000000.00000001", "92233720368.54775807", "92233720368.54775808", "184467440737.09551615"]) {

@@ -30,6 +30,10 @@ export function checkText(name: string, value: unknown): string {
   return typeof value === "string" ? value : refuse(name, `has to be a string, not ${kindOf(value)}`);
 }
 
+export function checkFlag(name: string, value: unknown): boolean {
+  return typeof value === "boolean" ? value : refuse(name, `has to be true or false, not ${kindOf(value)}`);
+}
+
 export function checkAmount(name: string, value: unknown): bigint {
   if (typeof value !== "bigint") refuse(name, `has to be a bigint of satoshis, not ${kindOf(value)}`);
   return value >= 1n && value <= MAX_MONEY ? value : refuse(name, "has to be from 1 satoshi to 21 million bitcoin");
@@ -42,7 +46,7 @@ export function checkFeeRate(name: string, value: unknown): number {
 
 /** A height, a number of blocks, of addresses, of an account. */
 export function checkCount(name: string, value: unknown): number {
-  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value < 2 ** 31 ? value : refuse(name, `has to be a whole number, not ${kindOf(value)}`);
+  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value < 2 ** 31 ? value : refuse(name, `has to be a whole number from 0 on, not ${kindOf(value)}`);
 }
 
 /** `undefined` if it is absent. */

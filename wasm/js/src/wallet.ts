@@ -1,6 +1,6 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { Backend } from "./backend.js";
-import { checkAmount, checkFeeRate, checkOptions, checkPayment, checkText, optional } from "./checks.js";
+import { checkAmount, checkFeeRate, checkFlag, checkOptions, checkPayment, checkText, optional } from "./checks.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
 import type {
@@ -93,12 +93,14 @@ export class OpenWallet implements AsyncDisposable {
 
   /** Waits until the federation has certified the account, in this run or in one before. It may be offline all the same: see `connection`. */
   async ready(options: WaitOptions = {}): Promise<void> {
-    await abortable(() => this.#backend.request("ready"), options.signal);
+    const { signal } = checkOptions("options", options, WAIT);
+    await abortable(() => this.#backend.request("ready"), signal);
   }
 
   /** Waits until what the wallet shows is as of now. */
   async synced(options: WaitOptions = {}): Promise<void> {
-    await abortable(() => this.#backend.request("synced"), options.signal);
+    const { signal } = checkOptions("options", options, WAIT);
+    await abortable(() => this.#backend.request("synced"), signal);
   }
 
   /** What the wallet has. */
@@ -117,8 +119,8 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /** The verified proof that a transaction is final, as JSON: to show, to keep, or to hand on to anyone. */
-  proof(txid: string): Promise<string | undefined> {
-    return this.#backend.request("proof", txid);
+  async proof(txid: string): Promise<string | undefined> {
+    return this.#backend.request("proof", checkText("txid", txid));
   }
 
   /** The tip of the wallet's own header chain. */
@@ -137,16 +139,18 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /** Gives out the next address to be paid at: one for each payer or sale. A wallet that was restored or is watched waits for its first sync. */
-  nextAddress(options: WaitOptions = {}): Promise<string> {
-    return abortable(() => this.#backend.request("nextAddress"), options.signal);
+  async nextAddress(options: WaitOptions = {}): Promise<string> {
+    const { signal } = checkOptions("options", options, WAIT);
+    return abortable(() => this.#backend.request("nextAddress"), signal);
   }
 
   /**
    * Gives the address that was given out last, until somebody pays to it: for a page that shows "your address". A wallet that is restored from its
    * words looks {@link CreateOptions.gapLimit} addresses ahead, so those that nobody pays to should not become many.
    */
-  unusedAddress(options: WaitOptions = {}): Promise<string> {
-    return abortable(() => this.#backend.request("unusedAddress"), options.signal);
+  async unusedAddress(options: WaitOptions = {}): Promise<string> {
+    const { signal } = checkOptions("options", options, WAIT);
+    return abortable(() => this.#backend.request("unusedAddress"), signal);
   }
 
   /** Builds a payment as a PSBT in base64 (BIP174, BIP371), without reserving or sending anything. */
@@ -183,20 +187,23 @@ export class OpenWallet implements AsyncDisposable {
    * @throws {@link QuorateError} as {@link OpenWallet.pay}, and `unknown_payment`.
    */
   async outcome(txid: string, options: WaitOptions = {}): Promise<Receipt> {
+    const { signal } = checkOptions("options", options, WAIT);
     checkText("txid", txid);
-    return abortable(() => this.#backend.request("outcome", txid), options.signal);
+    return abortable(() => this.#backend.request("outcome", txid), signal);
   }
 
   /** Authorises and submits a PSBT of this account, and waits until it is final. */
   async payPsbt(psbt: string, options: WaitOptions = {}): Promise<Receipt> {
+    const { signal } = checkOptions("options", options, WAIT);
     checkText("psbt", psbt);
-    return abortable(() => this.#backend.request("payPsbt", psbt), options.signal);
+    return abortable(() => this.#backend.request("payPsbt", psbt), signal);
   }
 
   /** Submits a signed transaction (hex) of coins in anybody's sole custody, and waits until it is attested. */
   async attest(transaction: string, options: WaitOptions = {}): Promise<Receipt> {
+    const { signal } = checkOptions("options", options, WAIT);
     checkText("transaction", transaction);
-    return abortable(() => this.#backend.request("attest", transaction), options.signal);
+    return abortable(() => this.#backend.request("attest", transaction), signal);
   }
 
   /**
@@ -297,7 +304,7 @@ export class OpenWallet implements AsyncDisposable {
    * ```
    */
   events(options: WaitOptions = {}): AsyncIterableIterator<WalletEvent> & AsyncDisposable {
-    return this.#events.iterate(options);
+    return this.#events.iterate(checkOptions("options", options, WAIT));
   }
 
   /** Calls a listener for every event of a type. Gives a function that ends it. */
@@ -306,7 +313,7 @@ export class OpenWallet implements AsyncDisposable {
     listener: (event: Extract<WalletEvent, { type: T }>) => void,
     options: WaitOptions = {},
   ): () => void {
-    return this.#events.on(type, listener, options);
+    return this.#events.on(type, listener, checkOptions("options", options, WAIT));
   }
 
   /**
@@ -325,8 +332,9 @@ export class OpenWallet implements AsyncDisposable {
    * @param unlock - The wallet's password or key, asked again; not needed for one in memory.
    * @param options - `words: false` leaves the words out, for a sheet that shows what the account owns and moves nothing.
    */
-  backup(unlock?: Unlock, options: { readonly words?: boolean } = {}): Promise<string> {
-    return this.#backend.request("backup", unlock, options.words ?? true);
+  async backup(unlock?: Unlock, options: { readonly words?: boolean } = {}): Promise<string> {
+    const { words } = checkOptions("options", options, ["words"]);
+    return this.#backend.request("backup", unlock, optional(checkFlag, "words", words) ?? true);
   }
 
   /** Replaces password or key. */

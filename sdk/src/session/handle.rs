@@ -254,11 +254,11 @@ impl Session {
     }
 
     fn wallet_knows_final(&self, txid: Txid) -> bool {
-        self.wallet.history().iter().any(|entry| entry.txid == txid && entry.finality.is_some())
+        self.wallet.entry(txid).is_some_and(|entry| entry.finality.is_some())
     }
 
     fn announce_final(&mut self, txid: Txid, proof: &FinalityProof) {
-        let entry = self.wallet.history().iter().find(|entry| entry.txid == txid);
+        let entry = self.wallet.entry(txid);
         // Change of the same words on another device is no income, even while the coin that it is of is not verified.
         let own = self.wallet.may_spend_own(proof.transaction());
         if own || entry.is_none_or(|entry| entry.spent > Amount::ZERO) {
@@ -360,10 +360,9 @@ impl Session {
     fn take_broadcast(&mut self, txid: Txid, refusal: Option<String>) {
         self.unknown.remove(&txid);
         let waits = |entry: &HistoryEntry| {
-            let open = entry.block.is_none() && entry.conflicted.is_none();
-            entry.txid == txid && entry.finality.is_some() && open
+            entry.finality.is_some() && entry.block.is_none() && entry.conflicted.is_none()
         };
-        if !self.wallet.history().iter().any(waits) {
+        if !self.wallet.entry(txid).is_some_and(waits) {
             return;
         }
         let shown = |reason: String| -> String {

@@ -148,10 +148,7 @@ impl Session {
     /// What is final and in no block, with the height of the tip since when: for what is new, when it was looked for
     /// last.
     fn unmined_now(&self) -> BTreeMap<Txid, u32> {
-        let waits =
-            self.wallet.history().iter().filter(|entry| {
-                entry.finality.is_some() && entry.block.is_none() && entry.conflicted.is_none()
-            });
+        let waits = self.wallet.waiting().filter(|entry| entry.finality.is_some());
         let since = |txid: Txid| (txid, self.unmined.get(&txid).copied().unwrap_or(self.looked_at));
         waits.map(|entry| since(entry.txid)).take(WATCHED_MAX).collect()
     }

@@ -1,6 +1,9 @@
 //! What happened to a wallet's coins, and the history of it.
 
-use super::coins::{Balance, Claim, Coin, CoinState, Demands, HistoryEntry};
+use super::{
+    coin_set::CoinSet,
+    coins::{Balance, Claim, Coin, CoinState, Demands, HistoryEntry},
+};
 use crate::{
     account::{Address, KeychainIndex},
     finality::FinalityKind,
@@ -14,19 +17,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 #[derive(Debug, Default)]
 pub(super) struct CoinBook {
-    coins: BTreeMap<OutPoint, Coin>,
+    coins: CoinSet,
     history: Vec<HistoryEntry>,
     index: HashMap<Txid, usize>,
+    /// What of the history is in no block.
+    unplaced: BTreeSet<usize>,
     conflicts: Vec<(Txid, ConfirmedSpend)>,
-    touched_coins: BTreeSet<OutPoint>,
     touched_history: BTreeSet<usize>,
 }
 
 type Addresses = BTreeMap<ScriptBuf, Address>;
 
 impl CoinBook {
-    pub(super) fn coins(&self) -> impl Iterator<Item = &Coin> + '_ {
-        self.coins.values()
+    pub(super) fn coins(&self) -> &CoinSet {
+        &self.coins
     }
 
     pub(super) fn coin(&self, outpoint: &OutPoint) -> Option<&Coin> {
@@ -37,24 +41,26 @@ impl CoinBook {
         &self.history
     }
 
+    /// What of the history is in no block and may come into one.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &HistoryEntry> {
+        let unplaced = self.unplaced.iter().filter_map(|index| self.history.get(*index));
+        unplaced.filter(|entry| entry.conflicted.is_none())
+    }
+
     /// Coins and history entries that changed since this was last called.
     pub(super) fn take_touched(&mut self) -> (BTreeSet<OutPoint>, BTreeSet<usize>) {
-        (std::mem::take(&mut self.touched_coins), std::mem::take(&mut self.touched_history))
+        (self.coins.take_touched(), std::mem::take(&mut self.touched_history))
     }
 
-    pub(super) fn restore_coin(&mut self, coin: Coin) {
-        self.coins.insert(coin.outpoint, coin);
-    }
-
-    pub(super) fn restore_entry(&mut self, entry: HistoryEntry) {
-        self.index.insert(entry.txid, self.history.len());
-        self.history.push(entry);
-    }
-
-    fn coin_mut(&mut self, outpoint: &OutPoint) -> Option<&mut Coin> {
-        let coin = self.coins.get_mut(outpoint)?;
-        self.touched_coins.insert(*outpoint);
-        Some(coin)
+    /// What was saved, once for all.
+    pub(super) fn restore(&mut self, coins: Vec<Coin>, history: Vec<HistoryEntry>) {
+        coins.into_iter().for_each(|coin| self.coins.restore(coin));
+        self.index = history.iter().map(|entry| entry.txid).zip(0..).collect();
+        let unplaced = history.iter().zip(0..).filter(|(entry, _)| entry.block.is_none());
+        self.unplaced = unplaced.map(|(_, index)| index).collect();
+        let dead = history.iter().filter(|entry| entry.conflicted.is_some()).map(|entry| entry.txid);
+        self.coins.reopen(&dead.collect());
+        self.history = history;
     }
 
     /// Coins that nothing verified spends, with their state.
@@ -62,7 +68,7 @@ impl CoinBook {
         &'a self,
         demands: Demands<'a>,
     ) -> impl Iterator<Item = (&'a Coin, CoinState)> + 'a {
-        let unspent = self.coins.values().filter(|coin| self.is_unspent(coin));
+        let unspent = self.coins.open().filter(|coin| self.is_unspent(coin));
         unspent.map(move |coin| (coin, coin.state(&demands)))
     }
 
@@ -92,7 +98,7 @@ impl CoinBook {
         self.entry(txid).is_some_and(|entry| entry.finality.is_some())
     }
 
-    fn entry(&self, txid: Txid) -> Option<&HistoryEntry> {
+    pub(super) fn entry(&self, txid: Txid) -> Option<&HistoryEntry> {
         self.history.get(*self.index.get(&txid)?)
     }
 
@@ -109,6 +115,7 @@ impl CoinBook {
                 return None;
             }
             self.index.insert(txid, self.history.len());
+            self.unplaced.insert(self.history.len());
             self.history.push(HistoryEntry {
                 txid,
                 received,
@@ -126,25 +133,21 @@ impl CoinBook {
     pub(super) fn propose(&mut self, checked: &CheckedProposal, addresses: &Addresses) {
         let txid = checked.plan.txid;
         for input in &checked.transaction.input {
-            if let Some(coin) = self.coin_mut(&input.previous_output) {
-                coin.locked_by = Some(txid);
-            }
+            self.coins.change(&input.previous_output, |coin| coin.locked_by = Some(txid));
         }
         let _entry = self.entry_mut(&checked.transaction, addresses);
     }
 
     pub(super) fn abandon(&mut self, txid: Txid) {
-        for coin in self.coins.values_mut().filter(|coin| coin.held_by() == Some(txid)) {
-            (coin.locked_by, coin.claim.holder) = (None, None);
-            self.touched_coins.insert(coin.outpoint);
-        }
+        self.coins.change_where(
+            |coin| coin.held_by() == Some(txid),
+            |coin| (coin.locked_by, coin.claim.holder) = (None, None),
+        );
     }
 
     /// Forgets what a server said of coins that nobody can prove.
     pub(super) fn forget_claims(&mut self) {
-        for coin in self.coins.values_mut() {
-            coin.claim = Claim::default();
-        }
+        self.coins.forget_claims();
     }
 
     /// Takes in claims; gives transactions that should be proven to be in a block.
@@ -157,27 +160,17 @@ impl CoinBook {
         if record.value > Amount::MAX_MONEY {
             return Vec::new();
         }
-        let before = self.coins.get(&record.outpoint).cloned();
-        let coin = self.coins.entry(record.outpoint).or_insert_with(|| Coin {
-            outpoint: record.outpoint,
-            value: record.value,
-            script_pubkey: record.script_pubkey.clone(),
-            position,
-            finality: None,
-            deadline: None,
-            block: None,
-            coinbase: false,
-            conflicted: None,
-            spent_by: None,
-            locked_by: None,
-            claim: Claim::default(),
+        if self.coins.get(&record.outpoint).is_none() {
+            let script = record.script_pubkey.clone();
+            self.coins.add(Coin::new(record.outpoint, record.value, script, position));
+        }
+        let said = Claim { round: record.round.0, holder: record.lock.map(|lock| lock.txid) };
+        self.coins.change(&record.outpoint, |coin| {
+            if said.round >= coin.claim.round {
+                coin.claim = said;
+            }
         });
-        if record.round.0 >= coin.claim.round {
-            coin.claim = Claim { round: record.round.0, holder: record.lock.map(|lock| lock.txid) };
-        }
-        if before.as_ref() != Some(&*coin) {
-            self.touched_coins.insert(record.outpoint);
-        }
+        let Some(coin) = self.coins.get(&record.outpoint) else { return Vec::new() };
         let proven = coin.block.is_some_and(|block| chain.contains(&block));
         let dead = coin.conflicted.is_some();
         let placed = record.created.is_some() || record.conflicted.is_some_and(|_| !dead);
@@ -206,11 +199,14 @@ impl CoinBook {
                 entry.conflicted = Some(by);
                 self.touched_history.insert(index);
                 self.conflicts.push((txid, by));
+                self.coins.reopen(&BTreeSet::from([txid]));
             }
-            for coin in self.coins.values_mut().filter(|coin| coin.outpoint.txid == txid) {
-                coin.conflicted = Some(by);
-                self.touched_coins.insert(coin.outpoint);
-                open.extend(coin.spent_by.or(coin.locked_by));
+            let outputs: Vec<OutPoint> = self.coins.of(txid).map(|coin| coin.outpoint).collect();
+            for outpoint in outputs {
+                self.coins.change(&outpoint, |coin| {
+                    coin.conflicted = Some(by);
+                    open.extend(coin.spent_by.or(coin.locked_by));
+                });
             }
         }
     }
@@ -244,6 +240,9 @@ impl CoinBook {
         let Some(entry) = self.entry_mut(transaction, addresses) else { return false };
         let news = entry.block != Some(block);
         entry.block = Some(block);
+        if let Some(index) = self.index.get(&transaction.compute_txid()) {
+            self.unplaced.remove(index);
+        }
         let coinbase = transaction.is_coinbase();
         self.apply_outputs(transaction, addresses, |coin| {
             (coin.block, coin.coinbase) = (Some(block), coinbase);
@@ -258,31 +257,20 @@ impl CoinBook {
         for (output, vout) in transaction.output.iter().zip(0..) {
             let outpoint = OutPoint { txid, vout };
             let Some(address) = addresses.get(&output.script_pubkey) else {
-                if self.coins.remove(&outpoint).is_some() {
-                    self.touched_coins.insert(outpoint);
-                }
+                self.coins.remove(&outpoint);
                 continue;
             };
-            self.touched_coins.insert(outpoint);
-            let coin = self.coins.entry(outpoint).or_insert_with(|| Coin {
-                outpoint,
-                value: output.value,
-                script_pubkey: output.script_pubkey.clone(),
-                position: address.position,
-                finality: None,
-                deadline: None,
-                block: None,
-                coinbase: false,
-                conflicted: None,
-                spent_by: None,
-                locked_by: None,
-                claim: Claim::default(),
+            let script = &output.script_pubkey;
+            if self.coins.get(&outpoint).is_none() {
+                self.coins.add(Coin::new(outpoint, output.value, script.clone(), address.position));
+            }
+            self.coins.change(&outpoint, |coin| {
+                (coin.value, coin.script_pubkey) = (output.value, script.clone());
+                coin.position = address.position;
+                let was_known = coin.finality.is_some() || coin.block.is_some();
+                mark(coin);
+                spenders.extend(coin.spent_by.filter(|_| !was_known));
             });
-            (coin.value, coin.script_pubkey) = (output.value, output.script_pubkey.clone());
-            coin.position = address.position;
-            let was_known = coin.finality.is_some() || coin.block.is_some();
-            mark(coin);
-            spenders.extend(coin.spent_by.filter(|_| !was_known));
         }
         for spender in spenders {
             self.count_spent(spender);
@@ -303,9 +291,9 @@ impl CoinBook {
                 }
                 (_, Some(_) | None) => {}
             }
-            if let Some(coin) = self.coin_mut(&input.previous_output) {
+            self.coins.change(&input.previous_output, |coin| {
                 (coin.spent_by, coin.locked_by) = (Some(spender), None);
-            }
+            });
         }
         let inputs = transaction.input.iter().filter_map(|input| self.coins.get(&input.previous_output));
         if let Some(by) = inputs.filter_map(|coin| coin.conflicted).next() {
@@ -318,7 +306,7 @@ impl CoinBook {
 
     /// A coin is verified that a transaction of the history spends, which was there first and did not count it.
     fn count_spent(&mut self, spender: Txid) {
-        let of = self.coins.values().filter(|coin| coin.spent_by == Some(spender));
+        let of = self.coins.all().filter(|coin| coin.spent_by == Some(spender));
         let verified = of.filter(|coin| coin.finality.is_some() || coin.block.is_some());
         let spent = bounded_sum(verified.map(|coin| coin.value));
         if let Some(index) = self.index.get(&spender).copied()
@@ -332,7 +320,7 @@ impl CoinBook {
 
     /// Whether a transaction spends a coin that is this wallet's by what somebody says, at least.
     pub(super) fn may_spend_own(&self, transaction: &Transaction) -> bool {
-        transaction.input.iter().any(|input| self.coins.contains_key(&input.previous_output))
+        transaction.input.iter().any(|input| self.coins.get(&input.previous_output).is_some())
     }
 
     /// Forgets blocks that a reorganisation took; gives the transactions that were in them.
@@ -341,6 +329,7 @@ impl CoinBook {
         for (index, entry) in self.history.iter_mut().enumerate() {
             if entry.block.is_some_and(|block| !chain.contains(&block)) {
                 self.touched_history.insert(index);
+                self.unplaced.insert(index);
                 entry.block = None;
                 lost.insert(entry.txid);
             }
@@ -351,37 +340,27 @@ impl CoinBook {
                 lost.insert(entry.txid);
             }
         }
-        for coin in self.coins.values_mut() {
-            if coin.block.is_some_and(|block| !chain.contains(&block)) {
-                coin.block = None;
-                self.touched_coins.insert(coin.outpoint);
-            }
-            if coin.conflicted.is_some_and(|by| !chain.contains(&by.block)) {
-                coin.conflicted = None;
-                self.touched_coins.insert(coin.outpoint);
-            }
-            // A spend that was only in a lost block is open again; a final one stands.
-            let still = |txid: &Txid| {
-                let entry = self.index.get(txid).and_then(|index| self.history.get(*index));
-                entry.is_some_and(|entry| entry.finality.is_some() || entry.block.is_some())
-            };
-            let open = coin.spent_by.filter(still);
-            if coin.spent_by != open {
-                coin.spent_by = open;
-                self.touched_coins.insert(coin.outpoint);
-            }
-        }
+        let (index, history) = (&self.index, &self.history);
+        // A spend that was only in a lost block is open again; a final one stands.
+        let still = |txid: &Txid| {
+            let entry = index.get(txid).and_then(|index| history.get(*index));
+            entry.is_some_and(|entry| entry.finality.is_some() || entry.block.is_some())
+        };
+        self.coins.change_where(
+            |_| true,
+            |coin| {
+                coin.block = coin.block.filter(|block| chain.contains(block));
+                coin.conflicted = coin.conflicted.filter(|by| chain.contains(&by.block));
+                coin.spent_by = coin.spent_by.filter(still);
+            },
+        );
         lost.into_iter().collect()
     }
 
     /// A final transaction spends its coins, whatever a block that was undone had spent them with.
     pub(super) fn restore_spends(&mut self, txid: Txid, outpoints: impl IntoIterator<Item = OutPoint>) {
         for outpoint in outpoints {
-            if self.coins.get(&outpoint).is_some_and(|coin| coin.spent_by.is_none())
-                && let Some(coin) = self.coin_mut(&outpoint)
-            {
-                coin.spent_by = Some(txid);
-            }
+            self.coins.change(&outpoint, |coin| coin.spent_by = coin.spent_by.or(Some(txid)));
         }
     }
 }

@@ -95,10 +95,7 @@ impl Clusters {
 impl Wallet {
     /// The clusters of what waits for a block, payments under way included.
     pub(super) fn clusters(&self) -> Clusters {
-        let waits = self.book.history().iter().filter(|entry| {
-            entry.conflicted.is_none() && entry.block.is_none_or(|block| !self.chain.contains(&block))
-        });
-        let unconfirmed = waits.filter_map(|entry| {
+        let unconfirmed = self.book.waiting().filter_map(|entry| {
             let proven = self.proofs.get(&entry.txid).map(|proof| proof.transaction());
             let proposed = || self.proposals.get(&entry.txid).map(|checked| &checked.transaction);
             Some((entry.txid, proven.or_else(proposed)?))

@@ -94,6 +94,24 @@ pub(super) struct Demands<'a> {
 }
 
 impl Coin {
+    /// One of which nothing is known but what it is.
+    pub(super) fn new(outpoint: OutPoint, value: Amount, script: ScriptBuf, position: KeychainIndex) -> Self {
+        Self {
+            outpoint,
+            value,
+            script_pubkey: script,
+            position,
+            finality: None,
+            deadline: None,
+            block: None,
+            coinbase: false,
+            conflicted: None,
+            spent_by: None,
+            locked_by: None,
+            claim: Claim::default(),
+        }
+    }
+
     /// Whether it is final, or in a block of this chain, by a verified proof.
     pub(super) fn is_verified(&self, chain: &HeaderChain) -> bool {
         self.finality.is_some() || self.block.is_some_and(|block| chain.contains(&block))

@@ -54,7 +54,7 @@ impl Wallet {
 
     /// The proof of a transaction that waits for its block.
     fn waiting_proof(&self, txid: Txid) -> Option<&FinalityProof> {
-        let entry = self.book.history().iter().find(|entry| entry.txid == txid);
+        let entry = self.book.entry(txid);
         let waits = entry.is_none_or(|entry| entry.block.is_none() && entry.conflicted.is_none());
         self.proofs.get(&txid).filter(|_| waits)
     }

@@ -10,6 +10,7 @@ mod applying;
 mod book;
 mod build;
 mod clusters;
+mod coin_set;
 mod coins;
 mod destination;
 mod early;
@@ -234,7 +235,7 @@ impl Wallet {
     /// Everything that ever arrived at a script of this wallet, spent or not; also what a server only claims, as
     /// [`Coin::finality`] and [`Coin::block`] tell.
     pub fn coins_at<'a>(&'a self, script: &'a ScriptBuf) -> impl Iterator<Item = &'a Coin> + 'a {
-        self.book.coins().filter(move |coin| coin.script_pubkey == *script)
+        self.book.coins().at(script)
     }
 
     /// What the wallet has.
@@ -273,12 +274,12 @@ impl Wallet {
 
     /// All coins that are not spent, those that a payment holds included.
     pub fn coins(&self) -> impl Iterator<Item = &Coin> + '_ {
-        self.book.coins().filter(|coin| coin.conflicted.is_none() && self.book.is_unspent(coin))
+        self.book.coins().open().filter(|coin| coin.conflicted.is_none() && self.book.is_unspent(coin))
     }
 
     /// The transaction that spends a coin of this wallet, by a proof that the wallet verified.
     pub fn spender(&self, outpoint: &OutPoint) -> Option<Txid> {
-        self.book.coins().find(|coin| coin.outpoint == *outpoint)?.spent_by
+        self.book.coin(outpoint)?.spent_by
     }
 
     /// Whether a proof is about a payment of this account, by the spent outputs that its certificate is bound to.
@@ -309,7 +310,17 @@ impl Wallet {
 
     /// Whether a transaction is in the history.
     pub(crate) fn knows(&self, txid: Txid) -> bool {
-        self.book.history().iter().any(|entry| entry.txid == txid)
+        self.entry(txid).is_some()
+    }
+
+    /// What the history has of a transaction.
+    pub(crate) fn entry(&self, txid: Txid) -> Option<&HistoryEntry> {
+        self.book.entry(txid)
+    }
+
+    /// What of the history is in no block and may come into one.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &HistoryEntry> {
+        self.book.waiting()
     }
 
     /// Whether this wallet has no keys and cannot pay.

@@ -119,14 +119,9 @@ impl Wallet {
             self.settled = Some(read("settled", settled)?);
         }
         self.restore_headers(state)?;
-        for (key, _, value) in under(state, "coin/") {
-            let coin: Coin = read(key, value)?;
-            self.book.restore_coin(coin);
-        }
-        for (key, _, value) in under(state, "history/") {
-            let entry: HistoryEntry = read(key, value)?;
-            self.book.restore_entry(entry);
-        }
+        let coins = under(state, "coin/").map(|(key, _, value)| read::<Coin>(key, value));
+        let history = under(state, "history/").map(|(key, _, value)| read::<HistoryEntry>(key, value));
+        self.book.restore(coins.collect::<Result<_, _>>()?, history.collect::<Result<_, _>>()?);
         for (key, _, value) in under(state, "proof/") {
             let proof: FinalityProof = read(key, value)?;
             self.proofs.insert(proof.txid(), proof);

@@ -42,7 +42,8 @@ impl Wallet {
     /// Coins in blocks that nothing spends, as far as this wallet knows.
     pub(crate) fn confirmed_coins(&self) -> impl Iterator<Item = (OutPoint, &ScriptBuf)> + '_ {
         let in_block = |coin: &&super::Coin| coin.block.is_some_and(|block| self.chain.contains(&block));
-        let coins = self.book.coins().filter(|coin| coin.spent_by.is_none() && coin.conflicted.is_none());
+        let open = self.book.coins().open();
+        let coins = open.filter(|coin| coin.spent_by.is_none() && coin.conflicted.is_none());
         coins.filter(in_block).map(|coin| (coin.outpoint, &coin.script_pubkey))
     }
 }

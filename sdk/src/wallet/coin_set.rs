@@ -1,0 +1,180 @@
+//! All coins that a wallet ever had, so that what it asks of them at each step takes as long as what it has now, and
+//! not as long as its life.
+
+use super::coins::{Claim, Coin};
+use bitcoin::{OutPoint, ScriptBuf, Txid};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A wallet's coins, spent or not.
+#[derive(Debug, Default)]
+pub(super) struct CoinSet {
+    coins: BTreeMap<OutPoint, Coin>,
+    /// Those that nothing spends, and those that were opened again.
+    open: BTreeSet<OutPoint>,
+    by_script: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
+    touched: BTreeSet<OutPoint>,
+}
+
+impl CoinSet {
+    pub(super) fn get(&self, outpoint: &OutPoint) -> Option<&Coin> {
+        self.coins.get(outpoint)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Coin> {
+        self.coins.values()
+    }
+
+    /// Those that nothing spends, and maybe some whose spender is told of as dead or was.
+    pub(super) fn open(&self) -> impl Iterator<Item = &Coin> {
+        self.open.iter().filter_map(|outpoint| self.coins.get(outpoint))
+    }
+
+    pub(super) fn at(&self, script: &ScriptBuf) -> impl Iterator<Item = &Coin> {
+        let outpoints = self.by_script.get(script).into_iter().flatten();
+        outpoints.filter_map(|outpoint| self.coins.get(outpoint))
+    }
+
+    /// The outputs of a transaction.
+    pub(super) fn of(&self, txid: Txid) -> impl Iterator<Item = &Coin> {
+        let end = |vout| OutPoint { txid, vout };
+        self.coins.range(end(0)..=end(u32::MAX)).map(|(_, coin)| coin)
+    }
+
+    /// One of which the wallet learns.
+    pub(super) fn add(&mut self, coin: Coin) {
+        self.touched.insert(coin.outpoint);
+        self.restore(coin);
+    }
+
+    /// One that was saved.
+    pub(super) fn restore(&mut self, coin: Coin) {
+        if coin.spent_by.is_none() {
+            self.open.insert(coin.outpoint);
+        }
+        self.by_script.entry(coin.script_pubkey.clone()).or_default().insert(coin.outpoint);
+        self.coins.insert(coin.outpoint, coin);
+    }
+
+    pub(super) fn remove(&mut self, outpoint: &OutPoint) {
+        if let Some(coin) = self.coins.remove(outpoint) {
+            self.open.remove(outpoint);
+            self.leave(&coin.script_pubkey, outpoint);
+            self.touched.insert(*outpoint);
+        }
+    }
+
+    /// Changes a coin, if there is one.
+    pub(super) fn change(&mut self, outpoint: &OutPoint, change: impl FnOnce(&mut Coin)) {
+        let Some(coin) = self.coins.get_mut(outpoint) else { return };
+        let before = coin.clone();
+        change(coin);
+        if *coin == before {
+            return;
+        }
+        self.touched.insert(*outpoint);
+        if coin.spent_by != before.spent_by {
+            if coin.spent_by.is_none() {
+                self.open.insert(*outpoint);
+            } else {
+                self.open.remove(outpoint);
+            }
+        }
+        if coin.script_pubkey != before.script_pubkey {
+            self.by_script.entry(coin.script_pubkey.clone()).or_default().insert(*outpoint);
+            self.leave(&before.script_pubkey, outpoint);
+        }
+    }
+
+    /// Changes all coins of some kind; to find them takes as long as there are coins.
+    pub(super) fn change_where(&mut self, of: impl Fn(&Coin) -> bool, change: impl Fn(&mut Coin)) {
+        let found: Vec<OutPoint> = self.all().filter(|coin| of(coin)).map(|coin| coin.outpoint).collect();
+        for outpoint in found {
+            self.change(&outpoint, &change);
+        }
+    }
+
+    /// What these spend may be unspent: they can be in no block any more.
+    pub(super) fn reopen(&mut self, spenders: &BTreeSet<Txid>) {
+        let spends = |coin: &&Coin| coin.spent_by.is_some_and(|spender| spenders.contains(&spender));
+        let again: Vec<OutPoint> = self.all().filter(spends).map(|coin| coin.outpoint).collect();
+        self.open.extend(again);
+    }
+
+    /// Forgets what a server said, which was not saved either.
+    pub(super) fn forget_claims(&mut self) {
+        for coin in self.coins.values_mut() {
+            coin.claim = Claim::default();
+        }
+    }
+
+    /// What changed since this was last called.
+    pub(super) fn take_touched(&mut self) -> BTreeSet<OutPoint> {
+        std::mem::take(&mut self.touched)
+    }
+
+    fn leave(&mut self, script: &ScriptBuf, outpoint: &OutPoint) {
+        if let Some(there) = self.by_script.get_mut(script) {
+            there.remove(outpoint);
+            if there.is_empty() {
+                self.by_script.remove(script);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::{Keychain, KeychainIndex};
+    use bitcoin::{Amount, hashes::Hash as _};
+
+    fn coin(number: u8) -> Coin {
+        let outpoint = OutPoint { txid: Txid::from_byte_array([number; 32]), vout: 0 };
+        let position = KeychainIndex { keychain: Keychain::Receive, index: number.into() };
+        Coin::new(outpoint, Amount::ONE_BTC, ScriptBuf::from_bytes(vec![number]), position)
+    }
+
+    #[test]
+    fn what_is_spent_is_not_looked_at_again_until_its_spender_is_dead() {
+        let mut coins = CoinSet::default();
+        (0..100).for_each(|number| coins.add(coin(number)));
+        let spender = |number: u8| Txid::from_byte_array([number + 100; 32]);
+        for number in 1..100 {
+            coins.change(&coin(number).outpoint, |coin| coin.spent_by = Some(spender(number)));
+        }
+        let open = |coins: &CoinSet| coins.open().map(|coin| coin.position.index).collect::<Vec<_>>();
+        assert_eq!(open(&coins), [0]);
+        assert_eq!(coins.all().count(), 100);
+        coins.reopen(&BTreeSet::from([spender(7)]));
+        assert_eq!(open(&coins), [0, 7]);
+        // What else is learned of a coin closes none.
+        coins.change(&coin(7).outpoint, |coin| coin.coinbase = true);
+        assert_eq!(open(&coins), [0, 7]);
+        coins.change(&coin(9).outpoint, |coin| coin.spent_by = None);
+        coins.remove(&coin(0).outpoint);
+        assert_eq!(open(&coins), [7, 9]);
+        // A saved wallet opens with the same.
+        let mut again = CoinSet::default();
+        coins.all().for_each(|coin| again.restore(coin.clone()));
+        again.reopen(&BTreeSet::from([spender(7)]));
+        assert_eq!(open(&again), [7, 9]);
+        assert!(again.take_touched().is_empty());
+    }
+
+    #[test]
+    fn a_script_has_its_coins_and_only_what_changed_is_saved() {
+        let mut coins = CoinSet::default();
+        let one = coin(1);
+        coins.add(one.clone());
+        assert_eq!(coins.take_touched(), BTreeSet::from([one.outpoint]));
+        coins.change(&one.outpoint, |coin| coin.coinbase = false);
+        assert!(coins.take_touched().is_empty());
+        assert_eq!(coins.at(&one.script_pubkey).count(), 1);
+        let moved = ScriptBuf::from_bytes(vec![2]);
+        coins.change(&one.outpoint, |coin| coin.script_pubkey = moved.clone());
+        assert_eq!((coins.at(&one.script_pubkey).count(), coins.at(&moved).count()), (0, 1));
+        assert_eq!((coins.of(one.outpoint.txid).count(), coins.of(coin(2).outpoint.txid).count()), (1, 0));
+        coins.remove(&one.outpoint);
+        assert_eq!(coins.at(&moved).count(), 0);
+    }
+}

@@ -31,6 +31,8 @@ pub(crate) struct Log {
     pub(super) sealed: Option<[u8; 32]>,
     pub(super) answered: BTreeSet<NodeId>,
     pub(super) peers: BTreeMap<NodeId, SignedHead>,
+    /// Further ones of the same runs, as they came last.
+    pub(super) unverified: BTreeMap<NodeId, SignedHead>,
     /// The last heads of peers' earlier runs, oldest first, to tell them in turn with the last one.
     pub(super) earlier: BTreeMap<NodeId, Earlier>,
     pub(super) heard: BTreeMap<NodeId, Duration>,
@@ -51,6 +53,7 @@ impl Log {
             answered: BTreeSet::new(),
             peers_written: peers.clone(),
             peers,
+            unverified: BTreeMap::new(),
             earlier: BTreeMap::new(),
             heard: BTreeMap::new(),
             beat_at: Duration::ZERO,

@@ -190,10 +190,21 @@ impl Context {
         signed
     }
 
-    /// Remembers how far a peer's log has come. Only that peer can have sent it, and harms only itself by a lie.
+    /// Remembers how far a peer's log has come. Only that peer can have sent it, and harms only itself by a lie: so a
+    /// head that is further in a run of which one was verified is verified when it is needed, not with every message.
     pub(crate) fn take_head(&mut self, from: NodeId, head: Option<SignedHead>) {
         let Some(head) = head.filter(|head| head.node == from && from != self.me) else { return };
         self.log.heard.insert(from, self.now);
+        let verified = self.log.peers.get(&from);
+        let latest = self.log.unverified.get(&from).or(verified);
+        if !latest.is_none_or(|known| head.follows(known)) {
+            return;
+        }
+        if verified.is_some_and(|known| known.boot == head.boot) {
+            self.log.unverified.insert(from, head);
+            return;
+        }
+        self.verify_head(from);
         let news = self.log.peers.get(&from).is_none_or(|known| head.follows(known));
         if news && head.verify(&self.federation) {
             let before = self.log.peers.insert(from, head);
@@ -209,7 +220,15 @@ impl Context {
         }
     }
 
+    /// Verifies the last head that a peer sent, if it was not.
+    fn verify_head(&mut self, from: NodeId) {
+        if let Some(head) = self.log.unverified.remove(&from).filter(|head| head.verify(&self.federation)) {
+            self.log.peers.insert(from, head);
+        }
+    }
+
     pub(crate) fn heartbeat(&mut self, from: NodeId, head: SignedHead) -> VotingReply {
+        self.verify_head(from);
         let mut known = self.log.peers.get(&from).copied();
         if known.is_some_and(|known| known.boot == head.boot) {
             // What an earlier run had shown is told in turn with the last: the answer that said so first may have
@@ -228,6 +247,7 @@ impl Context {
     pub(crate) fn take_heartbeat(&mut self, from: NodeId, head: SignedHead, known: Option<SignedHead>) {
         self.take_head(from, Some(head));
         // A peer that has gone on to the next epoch, or not come to this one, knows nothing of this node's log in it.
+        self.verify_head(from);
         let of_this_epoch =
             self.log.peers.get(&from).is_some_and(|known| *known == head) || head.verify(&self.federation);
         if !of_this_epoch || head.node != from {
@@ -276,6 +296,9 @@ impl Context {
         let height = self.ledger.tip().height;
         let request = VotingRequest::Heartbeat { head: self.signed_head(), height };
         self.ask(self.others(), Tag::Heartbeat, &request);
+        for peer in self.others() {
+            self.verify_head(peer);
+        }
         if self.log.peers != self.log.peers_written {
             let mut change = ChangeSet::default();
             for (node, head) in &self.log.peers {

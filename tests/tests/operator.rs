@@ -53,6 +53,9 @@ async fn a_node_whose_store_is_gone_says_so_and_does_not_vote() -> Result<()> {
     ensure!(health.status() == 503, "a node without a vote is not healthy: {health:?}");
     let metrics = reqwest::get(format!("{url}/metrics")).await?.text().await?;
     ensure!(metrics.contains("quorate_node_lost_its_vote 1"), "{metrics}");
+    let commits =
+        metrics.lines().find_map(|line| line.strip_prefix("quorate_node_store_commit_seconds_count "));
+    ensure!(commits.and_then(|count| count.parse().ok()).is_some_and(|count: u64| count > 0), "{metrics}");
     // The others are enough, and it stays without a vote when it starts again.
     pay(&payer, &payee).await?;
     cluster.kill(2)?;

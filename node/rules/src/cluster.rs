@@ -291,7 +291,10 @@ impl Cluster {
     fn carry_out(&mut self, id: NodeId, output: Output) {
         match output {
             Output::Ask { to, tag, request } => {
-                self.questions.push_back((Asker::Voter(id, to, tag), Side::Present, to, request.into()));
+                for to in to {
+                    let request = (*request).clone().into();
+                    self.questions.push_back((Asker::Voter(id, to, tag), Side::Present, to, request));
+                }
             }
             Output::Reply { to: ReplyTo::Peer(number), reply } => self.answer(number, reply),
             Output::LookUp { ticket, outpoints } => {

@@ -198,8 +198,10 @@ impl Context {
 
     /// Asks nodes, each of which answers with the tag.
     pub(crate) fn ask(&mut self, nodes: impl IntoIterator<Item = NodeId>, tag: Tag, request: &VotingRequest) {
-        let asks = nodes.into_iter().map(|to| Output::Ask { to, tag, request: request.clone() });
-        self.outputs.extend(asks);
+        let to: Vec<NodeId> = nodes.into_iter().collect();
+        if !to.is_empty() {
+            self.outputs.push_back(Output::Ask { to, tag, request: Box::new(request.clone()) });
+        }
     }
 
     /// Sends to a wallet or bridge.

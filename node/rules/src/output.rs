@@ -76,14 +76,14 @@ pub enum Output {
     Persist(ChangeSet),
     /// Keep in the index, in order. Nothing waits for it: what is lost is read from the chain again.
     Index(ChangeSet),
-    /// Ask a node; its answer comes back with the tag.
+    /// Ask nodes; the answer of each comes back with the tag.
     Ask {
-        /// Whom; it may be this node itself.
-        to: NodeId,
+        /// Whom; this node itself may be among them.
+        to: Vec<NodeId>,
         /// What for.
         tag: Tag,
         /// The question.
-        request: VotingRequest,
+        request: Box<VotingRequest>,
     },
     /// Answer a node.
     Reply {

@@ -271,11 +271,10 @@ impl Kit {
             self.out.drain(..).partition(|output| matches!(output, Output::Ask { .. }));
         self.out = rest.into();
         asks.into_iter()
-            .filter_map(
-                |output| {
-                    if let Output::Ask { to, request, .. } = output { Some((to, request)) } else { None }
-                },
-            )
+            .flat_map(|output| {
+                let Output::Ask { to, request, .. } = output else { return Vec::new() };
+                to.into_iter().map(|to| (to, (*request).clone())).collect()
+            })
             .collect()
     }
 

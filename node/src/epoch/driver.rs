@@ -3,7 +3,11 @@
 use super::disk;
 use crate::{
     files::{EpochFiles, NodeFiles, PlanFile},
-    net::{membership::Membership, not_ready, peers::Peers},
+    net::{
+        membership::Membership,
+        not_ready,
+        peers::{Call, Peers},
+    },
     run::{input::Input, live::ask_voter},
 };
 use anyhow::{Context as _, Result, bail};
@@ -350,7 +354,7 @@ async fn answer_of<R: Request>(peers: &Peers, to: NodeId, request: &R) -> Option
 where
     R::Reply: Into<PeerReply>,
 {
-    match peers.ask(to, request).await {
+    match peers.ask(to, &Call::new(request)).await {
         Ok(reply) => Some(reply.into()),
         Err(error) => error.downcast::<WireError>().ok().map(PeerReply::from),
     }

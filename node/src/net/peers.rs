@@ -3,14 +3,15 @@
 use super::membership::{Membership, tls_key};
 use anyhow::Result;
 use bitcoin::hashes::{Hash as _, HashEngine as _, sha256};
+use bytes::Bytes;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn_proto::HashedConnectionIdGenerator;
 use quorate_protocol::{
     NodeId,
     federation::Member,
-    wire::{Request, decode_answer, limits},
+    wire::{Request, decode_answer, encode_frame, limits},
 };
-use quorate_quic::{FrameReader, TlsIdentity, server_name, transport_config, write_message};
+use quorate_quic::{TlsIdentity, read_message, server_name, transport_config};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -22,6 +23,7 @@ use rustls::{
 };
 use std::{
     collections::{BTreeMap, HashMap},
+    marker::PhantomData,
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -135,6 +137,25 @@ pub(crate) fn certificate_of(connection: &quinn::Connection) -> Option<Certifica
     chain.into_iter().next()
 }
 
+/// A request as it is sent, to one peer or to many.
+#[derive(Debug)]
+pub(crate) struct Call<R> {
+    frame: Bytes,
+    request: PhantomData<fn() -> R>,
+}
+
+impl<R> Clone for Call<R> {
+    fn clone(&self) -> Self {
+        Self { frame: self.frame.clone(), request: PhantomData }
+    }
+}
+
+impl<R: Request> Call<R> {
+    pub(crate) fn new(request: &R) -> Self {
+        Self { frame: encode_frame(None, request).into(), request: PhantomData }
+    }
+}
+
 /// Connections to the other nodes: one long-lived per pair and direction, opened when first needed.
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -183,13 +204,13 @@ impl Peers {
 
     /// Asks a peer on a stream of its own. A peer that does not answer in time is connected anew the next time; one
     /// that has started again since it was last asked is connected anew at once.
-    pub(crate) async fn ask<R: Request>(&self, to: NodeId, request: &R) -> Result<R::Reply> {
+    pub(crate) async fn ask<R: Request>(&self, to: NodeId, call: &Call<R>) -> Result<R::Reply> {
         let link = self.links.get(&to).ok_or_else(|| anyhow::anyhow!("node {to} is not configured"))?;
         let (connection, fresh) = self.connection(to, link).await?;
-        match self.ask_on(to, link, &connection, request).await {
+        match self.ask_on(to, link, &connection, call).await {
             Err(_) if !fresh && connection.close_reason().is_some() => {
                 let (connection, _) = self.connection(to, link).await?;
-                self.ask_on(to, link, &connection, request).await
+                self.ask_on(to, link, &connection, call).await
             }
             answered => answered,
         }
@@ -200,9 +221,9 @@ impl Peers {
         to: NodeId,
         link: &Link,
         connection: &quinn::Connection,
-        request: &R,
+        call: &Call<R>,
     ) -> Result<R::Reply> {
-        let answered = tokio::time::timeout(REQUEST_TIMEOUT, exchange(connection, request)).await;
+        let answered = tokio::time::timeout(REQUEST_TIMEOUT, exchange(connection, call)).await;
         if answered.is_err() {
             let mut state = link.state.lock().await;
             if state.connection.as_ref().is_some_and(|cached| cached.stable_id() == connection.stable_id()) {
@@ -237,11 +258,11 @@ impl Peers {
     }
 }
 
-async fn exchange<R: Request>(connection: &quinn::Connection, request: &R) -> Result<R::Reply> {
+async fn exchange<R: Request>(connection: &quinn::Connection, call: &Call<R>) -> Result<R::Reply> {
     let (mut send, receive) = connection.open_bi().await?;
-    write_message(&mut send, None, request).await?;
+    send.write_chunk(call.frame.clone()).await?;
     send.finish()?;
-    let json = FrameReader::of::<R::Reply>(receive).next().await?;
+    let json = read_message::<R::Reply>(receive).await?;
     let json = json.ok_or_else(|| anyhow::anyhow!("the stream ended without an answer"))?;
     Ok(decode_answer::<R::Reply>(&json)?)
 }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use quorate_protocol::wire::{
     ClientMessage, ErrorCode, PeerReply, PeerRequest, ServerMessage, WireError, decode, encode_frame,
 };
-use quorate_quic::{FrameReader, write_message};
+use quorate_quic::{FrameReader, read_message, write_message};
 use quorate_rules::{Peer, SessionId};
 use rustls::{pki_types::UnixTime, server::danger::ClientCertVerifier};
 use std::{
@@ -122,7 +122,7 @@ async fn serve_peer(
     receive: quinn::RecvStream,
     service: &Service,
 ) -> Result<()> {
-    let Some(json) = FrameReader::of::<PeerRequest>(receive).next().await? else { return Ok(()) };
+    let Some(json) = read_message::<PeerRequest>(receive).await? else { return Ok(()) };
     let reply = match decode::<PeerRequest>(&json) {
         Ok(envelope) => answer(from, envelope.body, service).await,
         Err((_, error)) => error.into(),

@@ -96,8 +96,8 @@ async fn health(State(api): State<Api>) -> Response {
 }
 
 async fn metrics(State(api): State<Api>) -> Response {
-    match api.ask(|reply| Input::Status { reply }).await {
-        Ok(status) => metrics::text(&status).into_response(),
+    match api.ask(|reply| Input::Metrics { reply }).await {
+        Ok((status, commits)) => metrics::text(&status, commits).into_response(),
         Err(refusal) => refusal,
     }
 }

@@ -11,7 +11,10 @@ use crate::{
     disk::read_json,
     epoch::driver::{Begun, Epochs},
     files::{NodeFiles, PlanFile},
-    net::{membership::Membership, peers::Peers},
+    net::{
+        membership::Membership,
+        peers::{Call, Peers},
+    },
     provision::MemberFile,
     store::{index_place, rebuild_index as rebuild_index_at},
 };
@@ -203,7 +206,7 @@ async fn probe(node: &Operator, file: &PlanFile) -> Result<()> {
     let mut silent = Vec::new();
     for id in ids {
         let request = SuccessionRequest::SuccessionPull { epoch: node.federation.epoch() };
-        match peers.ask(id, &request).await {
+        match peers.ask(id, &Call::new(&request)).await {
             Ok(SuccessionReply::SuccessionNews { plan, .. }) if plan == digest => {
                 println!("node {id}: running, has approved")
             }
@@ -243,7 +246,7 @@ pub(crate) async fn repair(directory: &Path, dry_run: bool) -> Result<()> {
         let mut answering = Vec::new();
         for id in peers.ids() {
             let request = SuccessionRequest::SuccessionPull { epoch: node.federation.epoch() };
-            if peers.ask(id, &request).await.is_ok() {
+            if peers.ask(id, &Call::new(&request)).await.is_ok() {
                 answering.push(id);
             }
         }

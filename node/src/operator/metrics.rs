@@ -1,5 +1,6 @@
 //! Prometheus metrics of a node. Who or what is counted is a label, never part of a name.
 
+use crate::store::Commits;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -26,7 +27,7 @@ struct Kind {
 }
 
 /// The metrics as text.
-pub(crate) fn text(status: &Status) -> String {
+pub(crate) fn text(status: &Status, commits: Commits) -> String {
     let mut registry = Registry::with_prefix("quorate_node");
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     let gauges = [
@@ -61,6 +62,13 @@ pub(crate) fn text(status: &Status) -> String {
     for (node, seconds) in &status.seconds_since_heard {
         silence.get_or_create(&Node { node: node.0 }).set(*seconds);
     }
+    registry.register(
+        "store_commit_change_sets",
+        "change sets that shared a sync of the store",
+        commits.sets,
+    );
+    let help = "time that a commit of the store took, sync included";
+    registry.register_with_unit("store_commit", help, Unit::Seconds, commits.seconds);
     registry.register_with_unit("peer_silence", "time since a peer was heard of", Unit::Seconds, silence);
     let mut text = String::new();
     encode(&mut text, &registry).map_or_else(|error| error.to_string(), |()| text)

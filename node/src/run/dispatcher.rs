@@ -4,7 +4,7 @@ use super::{checking::Checking, input::Input};
 use crate::{
     chain::{Chain, broadcast::Queue, proofs::Proofs},
     crash,
-    net::peers::Peers,
+    net::peers::{Call, Peers},
     store::Index,
 };
 use bitcoin::{OutPoint, Transaction, Txid};
@@ -28,7 +28,6 @@ const PROOFS_MAX: usize = 4_096;
 /// What the dispatcher carries out.
 #[derive(Debug)]
 pub(crate) enum Work {
-    Nothing,
     Output(Box<Output>),
     Replies(u64, oneshot::Sender<PeerReply>),
     /// What is final and in no block.
@@ -73,32 +72,42 @@ impl Dispatcher {
         Self { me, inputs, peers, chain, queue, replies, sessions, lookups, proofs, proving, checking, index }
     }
 
-    pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Work>) {
+    pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Vec<Work>>) {
         while let Some(release) = released.recv().await {
-            match release {
-                Work::Nothing => {}
-                Work::Replies(number, reply) => {
-                    self.replies.insert(number, reply);
-                }
-                Work::Sweep(unconfirmed) => self.queue.push(unconfirmed),
-                Work::Opened(session, frames) => {
-                    self.sessions.insert(session, frames);
-                }
-                Work::Closed(session) => {
-                    self.sessions.remove(&session);
-                }
-                Work::Output(output) => self.carry_out(*output).await,
+            for work in release {
+                self.do_work(work).await;
             }
+        }
+    }
+
+    async fn do_work(&mut self, work: Work) {
+        match work {
+            Work::Replies(number, reply) => {
+                self.replies.insert(number, reply);
+            }
+            Work::Sweep(unconfirmed) => self.queue.push(unconfirmed),
+            Work::Opened(session, frames) => {
+                self.sessions.insert(session, frames);
+            }
+            Work::Closed(session) => {
+                self.sessions.remove(&session);
+            }
+            Work::Output(output) => self.carry_out(*output).await,
         }
     }
 
     async fn carry_out(&mut self, output: Output) {
         match output {
             Output::Persist(_) | Output::Index(_) => {}
-            Output::Ask { to, tag, request } if to == self.me => {
-                let _node_ended = self.inputs.send(Input::Own { tag, request }).await;
+            Output::Ask { to, tag, request } => {
+                let peers: Vec<NodeId> = to.iter().copied().filter(|to| *to != self.me).collect();
+                if !peers.is_empty() {
+                    self.ask(peers, tag, &request);
+                }
+                if to.contains(&self.me) {
+                    let _node_ended = self.inputs.send(Input::Own { tag, request: *request }).await;
+                }
             }
-            Output::Ask { to, tag, request } => self.ask(to, tag, request),
             Output::Reply { to: ReplyTo::Myself(tag), reply } => {
                 let reply = match reply {
                     PeerReply::Voting(reply) => Some(reply),
@@ -183,7 +192,8 @@ impl Dispatcher {
         });
     }
 
-    fn ask(&self, to: NodeId, tag: Tag, request: VotingRequest) {
+    /// Asks peers. What they are asked is written once for all.
+    fn ask(&self, peers: Vec<NodeId>, tag: Tag, request: &VotingRequest) {
         crash::point(match tag {
             Tag::Vote { .. } => "coordinator.before_vote_request",
             Tag::Commit { .. } => "coordinator.before_commit_request",
@@ -192,14 +202,17 @@ impl Dispatcher {
                 "coordinator.before_other_request"
             }
         });
-        let (peers, inputs) = (self.peers.clone(), self.inputs.clone());
-        tokio::spawn(async move {
-            let reply = peers.ask(to, &request).await;
-            if let Err(error) = &reply {
-                tracing::debug!(%to, error = format!("{error:#}"), "a peer did not answer");
-            }
-            let _node_ended = inputs.send(Input::Reply { from: to, tag, reply: reply.ok() }).await;
-        });
+        let call = Call::new(request);
+        for to in peers {
+            let (call, links, inputs) = (call.clone(), self.peers.clone(), self.inputs.clone());
+            tokio::spawn(async move {
+                let reply = links.ask(to, &call).await;
+                if let Err(error) = &reply {
+                    tracing::debug!(%to, error = format!("{error:#}"), "a peer did not answer");
+                }
+                let _node_ended = inputs.send(Input::Reply { from: to, tag, reply: reply.ok() }).await;
+            });
+        }
     }
 
     /// A session whose queue is full is closed: it reconnects and gets a fresh snapshot, so nothing is lost silently.

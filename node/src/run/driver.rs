@@ -10,12 +10,12 @@ use super::{
 use crate::{
     chain::{Chain, follower::Follower},
     net::peers::Peers,
-    store::{Index, Store, start_writer},
+    store::{Index, Store, Writer, start_writer},
 };
 use quorate_protocol::{NodeId, wire::PeerReply};
 use quorate_rules::{Machine, Output, ReplyTo, records::ChangeSet};
 use std::{
-    sync::{Arc, mpsc as blocking},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
@@ -38,12 +38,13 @@ pub(crate) fn start(
     index: Index,
 ) -> mpsc::Sender<Input> {
     let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
-    let (writer, released) = start_writer::<Work>(store);
+    let (writer, released) = start_writer::<Vec<Work>>(store);
     let dispatcher = Dispatcher::new(me, inputs.clone(), peers, chain.clone(), index.clone());
     let (network, birthday) = machine.chain();
     let follower = Follower { chain, network, birthday, inputs: inputs.clone() };
     tokio::spawn(follower.run());
-    let driver = Driver { machine, me, writer, index, started: Instant::now(), next_reply: 1 };
+    let works = Vec::new();
+    let driver = Driver { machine, me, writer, works, index, started: Instant::now(), next_reply: 1 };
     // The dispatcher ends when the writer does, and takes the machine's task with it.
     let dispatching = tokio::spawn(dispatcher.run(released));
     tokio::spawn(async move {
@@ -58,7 +59,9 @@ pub(crate) fn start(
 struct Driver {
     machine: Machine,
     me: NodeId,
-    writer: blocking::Sender<(ChangeSet, Work)>,
+    writer: Writer<Vec<Work>>,
+    /// What the input that is being handled leads to, in order.
+    works: Vec<Work>,
     index: Index,
     started: Instant,
     next_reply: u64,
@@ -92,7 +95,7 @@ impl Driver {
                 // Before the chain has been read, everything seems to be in no block.
                 _ = sweep.tick(), if self.machine.is_caught_up() => {
                     let unconfirmed = self.machine.unconfirmed();
-                    self.release(ChangeSet::default(), Work::Sweep(unconfirmed));
+                    self.works.push(Work::Sweep(unconfirmed));
                 }
             }
             if !self.drain() {
@@ -121,11 +124,11 @@ impl Driver {
                 drop(turn);
             }
             Input::Opened { session, frames } => {
-                self.release(ChangeSet::default(), Work::Opened(session, frames))
+                self.works.push(Work::Opened(session, frames));
             }
             Input::Closed { session } => {
                 machine.handle_session_closed(session);
-                self.release(ChangeSet::default(), Work::Closed(session));
+                self.works.push(Work::Closed(session));
             }
             Input::Blocks(blocks) => {
                 if !machine.handle_blocks(&blocks) {
@@ -151,6 +154,9 @@ impl Driver {
             Input::Status { reply } => {
                 let _asker_gone = reply.send(machine.status());
             }
+            Input::Metrics { reply } => {
+                let _asker_gone = reply.send((machine.status(), self.writer.commits().clone()));
+            }
             Input::Evidence { reply } => {
                 let _asker_gone = reply.send(machine.evidence_file());
             }
@@ -168,9 +174,10 @@ impl Driver {
     /// drained next.
     fn expect_reply(&mut self, number: u64, reply: oneshot::Sender<PeerReply>) {
         self.next_reply = number + 1;
-        self.release(ChangeSet::default(), Work::Replies(number, reply));
+        self.works.push(Work::Replies(number, reply));
     }
 
+    /// Has everything persisted that one input leads to, in one piece, and then carried out.
     #[expect(clippy::wildcard_enum_match_arm, reason = "every other output waits for what was persisted")]
     fn drain(&mut self) -> bool {
         let mut change = ChangeSet::default();
@@ -179,18 +186,14 @@ impl Driver {
             match output {
                 Output::Persist(more) => change.merge(more),
                 Output::Index(change) => indexed &= self.index.write(change),
-                other => self.release(std::mem::take(&mut change), Work::Output(Box::new(other))),
+                other => self.works.push(Work::Output(Box::new(other))),
             }
         }
-        if !change.is_empty() {
-            self.release(change, Work::Nothing);
+        let works = std::mem::take(&mut self.works);
+        if !(change.is_empty() && works.is_empty()) {
+            self.writer.release(change, works);
         }
         indexed
-    }
-
-    fn release(&self, change: ChangeSet, release: Work) {
-        // If the writer has ended, so does this node: its dispatcher has seen it too.
-        let _writer_ended = self.writer.send((change, release));
     }
 }
 

@@ -1,5 +1,6 @@
 //! What happens to a node's machine, as the tasks around it hand it in.
 
+use crate::store::Commits;
 use bitcoin::{Block, BlockHash, OutPoint, Txid, block::Header};
 use quorate_protocol::seal::Handover;
 use quorate_protocol::{
@@ -105,6 +106,10 @@ pub(crate) enum Input {
     },
     Status {
         reply: oneshot::Sender<Status>,
+    },
+    /// The same, with what the store takes.
+    Metrics {
+        reply: oneshot::Sender<(Status, Commits)>,
     },
     Keep {
         handover: Box<Handover>,

@@ -13,7 +13,7 @@ pub(crate) use index::{Index, place as index_place, rebuild as rebuild_index};
 pub use redb::Redb;
 pub(crate) use redb::RedbFile;
 pub use writer::BATCH_MAX;
-pub(crate) use writer::start_writer;
+pub(crate) use writer::{Commits, Writer, start_writer};
 
 use quorate_rules::{
     Stored,

@@ -1,6 +1,11 @@
 //! Frames on a QUIC stream: a `u32` big-endian length, then JSON.
 
 use quorate_protocol::wire::{FrameBuffer, Message, WireError, encode_frame};
+use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
+    task::Poll,
+};
 
 /// Bytes read from a stream at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -45,6 +50,25 @@ impl FrameReader {
             }
         }
     }
+}
+
+/// The JSON of the message that a stream is for, as a question or its answer; `None` if the stream ends without one.
+///
+/// Mostly its end has come with it, and is taken. Who drops a stream before its end tells the sender to stop, in a
+/// packet of its own for each question and each answer. Nobody waits for an end that has not come.
+///
+/// # Errors
+/// The connection is lost, or what comes is no frame.
+pub async fn read_message<T: Message>(stream: quinn::RecvStream) -> Result<Option<Vec<u8>>, FrameError> {
+    let mut frames = FrameReader::of::<T>(stream);
+    let message = frames.next().await?;
+    let mut end = pin!(frames.next());
+    poll_fn(|context| {
+        let _may_come_later = end.as_mut().poll(context);
+        Poll::Ready(())
+    })
+    .await;
+    Ok(message)
 }
 
 /// Sends one message.

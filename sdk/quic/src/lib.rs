@@ -7,6 +7,6 @@ mod frames;
 mod identity;
 mod renewal;
 
-pub use frames::{FrameError, FrameReader, write_message};
+pub use frames::{FrameError, FrameReader, read_message, write_message};
 pub use identity::{NodeAddress, TlsError, TlsIdentity, server_name, transport_config};
 pub use renewal::{LOOK_AGAIN, Renewal, WatchedFiles};

@@ -223,7 +223,11 @@ impl World {
     fn release(&mut self, id: NodeId, output: Output) {
         match output {
             Output::Persist(_) | Output::Index(_) => {}
-            Output::Ask { to, tag, request } => self.ask(id, to, tag, request),
+            Output::Ask { to, tag, request } => {
+                for to in to {
+                    self.ask(id, to, tag, (*request).clone());
+                }
+            }
             // Its own requests take the way of a peer's here, so that the oracle sees them.
             Output::Reply { to: ReplyTo::Myself(_), .. } => {}
             Output::Reply { to: ReplyTo::Peer(number), reply } => self.answer(id, number, reply),

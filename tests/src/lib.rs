@@ -1,6 +1,7 @@
 //! Whole-system tests: a federation of real processes that can be killed, and helpers for plain clients.
 
 pub mod daemon;
+pub mod distance;
 pub mod drill;
 pub mod esplora;
 pub mod operator;
@@ -53,12 +54,21 @@ impl Cluster {
     /// # Errors
     /// Something does not start.
     pub async fn start(binary: impl AsRef<Path>, nodes: u16) -> Result<Self> {
+        Self::start_apart(binary, nodes, Duration::ZERO).await
+    }
+
+    /// The same with nodes that are so far apart that what one sends reaches the others after `one_way`. The bridge is
+    /// near all of them.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub async fn start_apart(binary: impl AsRef<Path>, nodes: u16, one_way: Duration) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let chain = Arc::new(DevnetChain::new());
         tokio::spawn(quorate_devnet::serve_rpc(listener, chain.clone()));
         let backend = ChainConfig::open(&url);
-        Self::start_with(chain, backend, binary.as_ref(), nodes).await
+        Self::start_with(chain, backend, binary.as_ref(), nodes, one_way).await
     }
 }
 
@@ -70,16 +80,25 @@ impl Cluster<Daemon> {
     /// Something does not start.
     pub async fn on(daemon: Daemon, binary: impl AsRef<Path>, nodes: u16) -> Result<Self> {
         let backend = daemon.config();
-        Self::start_with(daemon, backend, binary.as_ref(), nodes).await
+        Self::start_with(daemon, backend, binary.as_ref(), nodes, Duration::ZERO).await
     }
 }
 
 impl<C> Cluster<C> {
-    async fn start_with(chain: C, backend: ChainConfig, binary: &Path, nodes: u16) -> Result<Self> {
+    async fn start_with(
+        chain: C,
+        backend: ChainConfig,
+        binary: &Path,
+        nodes: u16,
+        one_way: Duration,
+    ) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let (network, birthday) = (Network::Regtest, Checkpoint::genesis(Network::Regtest));
         let plan = NewFederation { nodes, network, birthday, first_port: None, chain: vec![backend] };
         let files = provision::federation(&directory.path().join("federation"), &plan)?;
+        if !one_way.is_zero() {
+            move_apart(&files, one_way).await?;
+        }
         let config = BridgeConfig::read(&files.bridge.join("bridge.toml"))?;
         let bridge = RunningBridge::start(&files.bridge, config).await?;
         let mut cluster = Self {
@@ -179,6 +198,23 @@ impl<C> Drop for Cluster<C> {
             let _reaped = child.wait();
         }
     }
+}
+
+/// Has each node reach the others by relays.
+async fn move_apart(files: &Provisioned, one_way: Duration) -> Result<()> {
+    let mut relays = Vec::new();
+    for node in &files.addresses {
+        relays.push((node.address, distance::datagrams(node.address, one_way).await?));
+    }
+    for (home, node) in files.nodes.iter().zip(&files.addresses) {
+        let path = home.join("node.toml");
+        let mut config = std::fs::read_to_string(&path)?;
+        for (address, relay) in relays.iter().filter(|(address, _)| *address != node.address) {
+            config = config.replace(&address.to_string(), &relay.to_string());
+        }
+        std::fs::write(&path, config)?;
+    }
+    Ok(())
 }
 
 /// Waits until a condition holds, looking every few milliseconds.

@@ -44,6 +44,16 @@ pub async fn status_where(home: &Path, what: &str, wanted: impl Fn(&Value) -> bo
     found.with_context(|| format!("never {what}: {}: {last}", home.display()))
 }
 
+/// What a node's metrics say under a name.
+///
+/// # Errors
+/// It does not answer, or has no such metric.
+pub async fn metric(home: &Path, name: &str) -> Result<f64> {
+    let text = reqwest::get(format!("{}/metrics", api(home)?)).await?.text().await?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(value.with_context(|| format!("no {name} in {text}"))?.parse()?)
+}
+
 /// Asks until the node stands as wanted: `voting`, `lost`, `asking`, `sealed`.
 ///
 /// # Errors

@@ -29,3 +29,13 @@ pub fn cpu(pid: u32) -> Result<Duration> {
     }
     Ok(Duration::from_secs_f64(f64::from(ticks) / f64::from(ticks_per_second)))
 }
+
+/// Bytes that a process has written into files so far.
+///
+/// # Errors
+/// There is no such process.
+pub fn written(pid: u32) -> Result<f64> {
+    let io = fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(bytes.context("write_bytes")?.parse()?)
+}

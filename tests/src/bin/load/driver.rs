@@ -1,8 +1,8 @@
 //! The wallets, in a process of their own, which is told what to pay by a line on its input and answers by one.
 
-use crate::{PAID, SOLE};
+use crate::{COIN, PAID, SOLE};
 use anyhow::{Context as _, Result};
-use bitcoin::{Address, OutPoint, Txid, address::NetworkUnchecked};
+use bitcoin::{Address, Amount, OutPoint, Txid, address::NetworkUnchecked};
 use hdrhistogram::Histogram;
 use quorate::{
     client::{Client, WebSocket},
@@ -13,7 +13,7 @@ use quorate_tests::{
     wallets::{federation_at, open_wallet, owners_spend, request},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{fmt, process::Stdio, time::Duration};
+use std::{fmt, net::SocketAddr, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines, Stdin},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -48,6 +48,8 @@ impl fmt::Display for Pace {
 pub(crate) struct Order {
     pub(crate) payments: usize,
     pub(crate) pace: Pace,
+    /// Coins that a joint payment is of.
+    pub(crate) inputs: usize,
     /// Coins in sole custody, outputs of this transaction, if it is not to be from the joint accounts.
     pub(crate) coins: Option<Txid>,
     /// The first of them.
@@ -74,9 +76,9 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) async fn start(cluster: &Cluster) -> Result<Self> {
+    pub(crate) async fn start(cluster: &Cluster, bridge: SocketAddr) -> Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
-            .args(["--drive", &cluster.url(), "--federation", &cluster.id().to_string()])
+            .args(["--drive", &format!("ws://{bridge}"), "--federation", &cluster.id().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -122,7 +124,7 @@ pub(crate) async fn run(url: &str, federation: &str) -> Result<()> {
     while let Some(order) = orders.next_line().await? {
         let order: Order = serde_json::from_str(&order)?;
         if order.coins.is_none() {
-            let each = order.payments.div_ceil(payers.len());
+            let each = order.payments.div_ceil(payers.len()) * order.inputs;
             for payer in &payers {
                 let rich = move |session: &quorate::session::Session| {
                     let wallet = session.wallet();
@@ -160,7 +162,9 @@ async fn drive(payers: &[Client], order: &Order) -> Result<Told> {
         tokio::time::sleep_until(intended).await;
         let of = |index: usize| payers.get(index % payers.len()).cloned().context("a payer");
         let coin = order.coins.map(|txid| (txid, order.from + number));
-        under_way.spawn(pay(of(number)?, of(number + 1)?, coin, intended));
+        // All of the coins but a part of the last.
+        let amount = COIN * u64::try_from(order.inputs - 1)? + PAID;
+        under_way.spawn(pay(of(number)?, of(number + 1)?, amount, coin, intended));
         while let Some(done) = under_way.try_join_next() {
             note(&mut latencies, done?)?;
         }
@@ -180,12 +184,13 @@ fn note(latencies: &mut Histogram<u64>, done: Result<Duration>) -> Result<()> {
 async fn pay(
     payer: Client,
     payee: Client,
+    amount: Amount,
     coin: Option<(Txid, usize)>,
     intended: Instant,
 ) -> Result<Duration> {
     let to = payee.unused_address().await?;
     match coin {
-        None => payer.pay(request(&to, PAID)?).await?,
+        None => payer.pay(request(&to, amount)?).await?,
         Some((txid, vout)) => {
             let coin = OutPoint { txid, vout: u32::try_from(vout)? };
             payee.attest(owners_spend(coin, SOLE, &to)).await?

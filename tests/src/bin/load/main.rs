@@ -13,8 +13,9 @@ use clap::{Parser, ValueEnum};
 use driver::{Driver, Order, Pace, Told};
 use quorate_tests::{
     Cluster,
-    operator::status_where,
-    process::cpu,
+    distance::connections,
+    operator::{metric, status_where},
+    process::{cpu, written},
     wallets::{fund, nobody, owners_script, pay_out},
 };
 use serde::Serialize;
@@ -51,6 +52,15 @@ struct Arguments {
     /// Payments that are under way at a time, the next one as one is done; 0 is none
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
     in_flight: Vec<usize>,
+    /// Coins that a joint payment is of
+    #[arg(long, value_delimiter = ',', default_values_t = [1])]
+    inputs: Vec<usize>,
+    /// Milliseconds that a round trip between two nodes takes, beside what this machine takes
+    #[arg(long, value_delimiter = ',', default_values_t = [0])]
+    apart: Vec<u64>,
+    /// Milliseconds of a round trip between a wallet and the bridge
+    #[arg(long, default_value_t = 0)]
+    away: u64,
     /// The program of the nodes, in place of the one beside this
     #[arg(long)]
     node: Option<PathBuf>,
@@ -92,6 +102,11 @@ struct Row {
     nodes: u16,
     kind: Kind,
     pace: Pace,
+    /// Coins that each is of.
+    inputs: usize,
+    /// Round trips in milliseconds: between nodes, and from the wallets to the bridge.
+    apart: u64,
+    away: u64,
     payments: usize,
     /// Payments a second that were done.
     done: f64,
@@ -103,6 +118,9 @@ struct Row {
     /// With the chain, which is in the same process.
     cpu_bridge: f64,
     cpu_wallets: f64,
+    /// Syncs of its store, and bytes that it wrote into files, of each node.
+    syncs: f64,
+    written: f64,
 }
 
 #[tokio::main]
@@ -114,20 +132,22 @@ async fn main() -> Result<()> {
     let beside = std::env::current_exe()?.with_file_name("test-node");
     let node = arguments.node.clone().unwrap_or(beside);
     if !arguments.json {
-        println!("{:>60}{:>34}", "latency in ms", "CPU per payment in us");
+        println!("{:>82}{:>34}", "latency in ms", "CPU per payment in us");
         println!(
-            "nodes  kind      pace        payments     done     p50    p90    p99    max    all  nodes  bridge  wallets"
+            "nodes  kind      pace          inputs  apart  away  payments     done     p50    p90    p99    max    all  nodes  bridge  wallets  syncs   written"
         );
     }
     for nodes in &arguments.nodes {
         let Some(against) = &arguments.against else {
-            run(&node, *nodes, &arguments).await?;
+            for apart in &arguments.apart {
+                run(&node, *nodes, *apart, &arguments).await?;
+            }
             continue;
         };
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for _ in 0..arguments.turns {
-            before.push(run(against, *nodes, &arguments).await?);
-            after.push(run(&node, *nodes, &arguments).await?);
+            before.push(run(against, *nodes, 0, &arguments).await?);
+            after.push(run(&node, *nodes, 0, &arguments).await?);
         }
         compare::print(*nodes, &before, &after, arguments.json);
     }
@@ -135,8 +155,9 @@ async fn main() -> Result<()> {
 }
 
 /// All measurements of a federation of nodes of this program.
-async fn run(program: &Path, nodes: u16, arguments: &Arguments) -> Result<Vec<Row>> {
-    let cluster = Cluster::start(program, nodes).await?;
+async fn run(program: &Path, nodes: u16, apart: u64, arguments: &Arguments) -> Result<Vec<Row>> {
+    // A round trip is two ways.
+    let cluster = Cluster::start_apart(program, nodes, Duration::from_micros(apart * 500)).await?;
     let idle = idle(&cluster).await?;
     if arguments.json {
         println!("{}", serde_json::json!({"nodes": nodes, "idle_cpu_of_each_node": idle}));
@@ -148,9 +169,16 @@ async fn run(program: &Path, nodes: u16, arguments: &Arguments) -> Result<Vec<Ro
         let rates = arguments.rates.iter().filter(|rate| **rate > 0.0).map(|rate| Pace::Rate(*rate));
         let in_flight = arguments.in_flight.iter().filter(|count| **count > 0);
         for pace in in_flight.map(|count| Pace::InFlight(*count)).chain(rates) {
-            let row = measure(&cluster, *kind, pace, arguments.payments).await?;
-            print(&row, arguments.json)?;
-            rows.push(row);
+            for inputs in arguments
+                .inputs
+                .iter()
+                .filter(|inputs| **inputs == 1 || (**inputs > 1 && *kind == Kind::Joint))
+            {
+                let each = Each { kind: *kind, pace, inputs: *inputs, away: arguments.away };
+                let row = Row { apart, ..measure(&cluster, each, arguments.payments).await? };
+                print(&row, arguments.json)?;
+                rows.push(row);
+            }
         }
     }
     Ok(rows)
@@ -161,13 +189,14 @@ fn print(row: &Row, json: bool) -> Result<()> {
         println!("{}", serde_json::to_string(row)?);
         return Ok(());
     }
-    let Row { nodes, kind, pace, payments, done, p50, p90, p99, max, cpu_nodes, cpu_bridge, cpu_wallets } =
-        row;
+    let Row { nodes, kind, pace, inputs, apart, away, payments, .. } = row;
+    let Row { done, p50, p90, p99, max, cpu_nodes, cpu_bridge, cpu_wallets, syncs, written, .. } = row;
     let all = cpu_nodes + cpu_bridge + cpu_wallets;
     println!(
-        "{nodes:>5}  {:<8}  {:<12}  {payments:>7}  {done:>5.1}/s  {p50:>6.1} {p90:>6.1} {p99:>6.1} {max:>6.1}  {all:>5.0}  {cpu_nodes:>5.0}  {cpu_bridge:>5.0}  {cpu_wallets:>5.0}",
+        "{nodes:>5}  {:<8}  {:<12}  {inputs:>6}  {apart:>5} {away:>5}  {payments:>8}  {done:>5.1}/s  {p50:>6.1} {p90:>6.1} {p99:>6.1} {max:>6.1}  {all:>5.0}  {cpu_nodes:>5.0}  {cpu_bridge:>5.0}  {cpu_wallets:>5.0}  {syncs:>5.1}  {:>5.0} KB",
         kind.to_string(),
         pace.to_string(),
+        written / 1e3,
     );
     Ok(())
 }
@@ -180,13 +209,32 @@ async fn idle(cluster: &Cluster) -> Result<f64> {
     Ok(spent.as_secs_f64() / IDLE.as_secs_f64() / f64::from(u32::try_from(cluster.files.nodes.len())?))
 }
 
-/// With new wallets, so that each payment is of one confirmed coin.
-async fn measure(cluster: &Cluster, kind: Kind, pace: Pace, payments: usize) -> Result<Row> {
+/// What is measured.
+#[derive(Clone, Copy)]
+struct Each {
+    kind: Kind,
+    pace: Pace,
+    inputs: usize,
+    /// Milliseconds of a round trip to the bridge.
+    away: u64,
+}
+
+/// With new wallets, so that each payment is of confirmed coins.
+async fn measure(cluster: &Cluster, each: Each, payments: usize) -> Result<Row> {
+    let Each { kind, pace, inputs, away } = each;
     let count = WARM_UP + payments;
-    let mut driver = Driver::start(cluster).await?;
+    let bridge = cluster.bridge.address();
+    // Straight to the bridge, if there is no distance.
+    let one_way = Duration::from_micros(away * 500);
+    let bridge = if away == 0 { bridge } else { connections(bridge, one_way).await? };
+    let mut driver = Driver::start(cluster, bridge).await?;
     let coins = match kind {
         Kind::Joint => {
-            fund(&cluster.chain, driver.addresses(), count.div_ceil(driver.addresses().len()), COIN)?;
+            // Transactions of one block, each small enough for one.
+            let each = count.div_ceil(driver.addresses().len());
+            for _ in 0..inputs {
+                fund(&cluster.chain, driver.addresses(), each, COIN)?;
+            }
             None
         }
         Kind::Attested => Some(sole_coins(cluster, count)?),
@@ -196,20 +244,23 @@ async fn measure(cluster: &Cluster, kind: Kind, pace: Pace, payments: usize) -> 
         status_where(home, "at the tip", |status| status.pointer("/tip/height") == Some(&height.into()))
             .await?;
     }
-    let order = |payments, from| Order { payments, pace, coins, from };
+    let order = |payments, from| Order { payments, pace, inputs, coins, from };
     driver.drive(&order(WARM_UP, 0)).await?;
-    let before = Spent::now(cluster, &driver)?;
+    let before = Spent::now(cluster, &driver).await?;
     let Told { seconds, p50, p90, p99, max } = driver.drive(&order(payments, WARM_UP)).await?;
-    let spent = Spent::now(cluster, &driver)?;
-    let each = |after: Duration, before: Duration| {
-        (after - before).as_secs_f64() * 1e6 / f64::from(u32::try_from(payments).unwrap_or(u32::MAX))
-    };
+    let spent = Spent::now(cluster, &driver).await?;
+    let count = f64::from(u32::try_from(payments)?);
+    let each = |after: Duration, before: Duration| (after - before).as_secs_f64() * 1e6 / count;
+    let many = count * f64::from(u32::try_from(cluster.files.nodes.len())?);
     Ok(Row {
         nodes: u16::try_from(cluster.files.nodes.len())?,
         kind,
         pace,
+        inputs,
+        apart: 0,
+        away,
         payments,
-        done: f64::from(u32::try_from(payments)?) / seconds,
+        done: count / seconds,
         p50,
         p90,
         p99,
@@ -217,6 +268,8 @@ async fn measure(cluster: &Cluster, kind: Kind, pace: Pace, payments: usize) -> 
         cpu_nodes: each(spent.nodes, before.nodes),
         cpu_bridge: each(spent.bridge, before.bridge),
         cpu_wallets: each(spent.wallets, before.wallets),
+        syncs: (spent.syncs - before.syncs) / many,
+        written: (spent.written - before.written) / many,
     })
 }
 
@@ -230,17 +283,25 @@ fn sole_coins(cluster: &Cluster, count: usize) -> Result<Txid> {
     Ok(parent.compute_txid())
 }
 
-/// CPU time so far.
+/// What was spent so far.
 struct Spent {
     nodes: Duration,
     bridge: Duration,
     wallets: Duration,
+    /// Of all nodes.
+    syncs: f64,
+    written: f64,
 }
 
 impl Spent {
-    fn now(cluster: &Cluster, driver: &Driver) -> Result<Self> {
+    async fn now(cluster: &Cluster, driver: &Driver) -> Result<Self> {
+        let (mut syncs, mut bytes) = (0.0, 0.0);
+        for (home, number) in cluster.files.nodes.iter().zip(1..) {
+            syncs += metric(home, "quorate_node_store_commit_seconds_count").await?;
+            bytes += written(cluster.pid(number).context("it runs")?)?;
+        }
         let (bridge, wallets) = (cpu(std::process::id())?, cpu(driver.pid()?)?);
-        Ok(Self { nodes: nodes_cpu(cluster)?, bridge, wallets })
+        Ok(Self { nodes: nodes_cpu(cluster)?, bridge, wallets, syncs, written: bytes })
     }
 }
 

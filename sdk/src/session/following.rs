@@ -212,6 +212,22 @@ impl Session {
         }
     }
 
+    /// After a reorganisation: the server says whether there are still coins that a block had.
+    pub(super) fn ask_unclaimed(&mut self) {
+        self.claims_are_old = true;
+        let unclaimed: BTreeSet<OutPoint> = self.wallet.unclaimed().into_iter().collect();
+        self.ask_coins(&unclaimed);
+    }
+
+    /// Forgets coins of which nobody tells any more, once the server has told everything.
+    pub(super) fn drop_old_claims(&mut self) {
+        let all_told = !self.following.refused && self.following.early.is_empty();
+        if self.claims_are_old && all_told && self.is_synced() {
+            self.claims_are_old = false;
+            self.wallet.drop_unclaimed();
+        }
+    }
+
     /// Everything that was asked for has been answered.
     pub(super) fn note_synced(&mut self) {
         let Following { by_script, whole, refused, early, .. } = &self.following;

@@ -3,13 +3,14 @@ use crate::{
     account::{ACCOUNT_GAP, Keychain, KeychainIndex},
     session::{
         Event, Output,
-        tests::{drain, live, tell},
+        tests::{START, drain, live, tell},
     },
     testing,
-    wallet::tests::{extend, paid},
-    wire::{ChainTip, ErrorCode, ServerMessage},
+    wallet::tests::{branch, confirmed_at, extend, mine, paid},
+    wire::{BlockRef, ChainTip, ErrorCode, Header, ServerMessage},
 };
 use bitcoin::{Amount, Txid, hashes::Hash as _};
+use std::time::Duration;
 
 type Asked = (Option<u64>, Vec<SubscriptionKey>, Option<u32>);
 
@@ -258,4 +259,83 @@ fn pages_of_an_answer_are_compared_as_one() {
         tell(&mut session, id, &ServerMessage::UTXOSubscribed { results, tip, more, since });
     }
     assert!(subscriptions(&mut session).is_empty(), "nothing is missing");
+}
+
+#[test]
+fn what_nobody_tells_of_any_more_is_not_incoming() {
+    let (mut session, id) = asking();
+    let key = account(&session);
+    let far = BlockRef { height: 7, hash: bitcoin::BlockHash::all_zeros() };
+    let mine = script(&session, Keychain::Receive, 0);
+    let claimed = UtxoRecord { value: Amount::from_int_btc(1_000), created: Some(far), ..coin(mine, 0) };
+    answer(&mut session, id, key.clone(), snapshot(vec![claimed.clone()]));
+    drain(&mut session);
+    assert_eq!(session.wallet().balance().incoming, claimed.value);
+    // That server is gone; the next one does not tell of it, and may tell of another.
+    session.handle_disconnected(session.now, "gone");
+    assert_eq!(session.wallet().balance().incoming, claimed.value, "nobody said otherwise yet");
+    session.handle_connected(session.now);
+    let (sent, _) = drain(&mut session);
+    let federation = session.wallet().federation().id();
+    let tip = ChainTip { block: session.wallet().chain().tip() };
+    let (protocol, agent) = (limits::PROTOCOL_VERSION, String::new());
+    tell(&mut session, sent[0].0, &ServerMessage::Welcome { protocol, federation, agent, tip });
+    let other = UtxoRecord { created: Some(far), ..coin(script(&session, Keychain::Receive, 1), 1) };
+    let (sent, _) = drain(&mut session);
+    for (id, message) in sent {
+        if let ClientMessage::UTXOSubscribe { keys, .. } = message {
+            for key in keys.into_iter().filter(|asked| *asked == key) {
+                answer(&mut session, id, key, snapshot(vec![other.clone()]));
+            }
+        }
+    }
+    // What was asked for besides is answered, too.
+    session.pending.clear();
+    session.waiting_proofs.clear();
+    session.queued_proofs.clear();
+    session.redo.clear();
+    session.drop_old_claims();
+    assert_eq!(session.wallet().balance().incoming, other.value);
+}
+
+#[test]
+fn a_coin_that_a_reorganisation_took_is_not_incoming_for_ever() {
+    let (mut session, id) = asking();
+    let key = account(&session);
+    mine(&mut session.wallet, 12);
+    let coin = confirmed_at(&mut session.wallet, 12, false);
+    answer(&mut session, id, key, snapshot(Vec::new()));
+    // What else was asked for is of no interest here.
+    session.pending.clear();
+    drain(&mut session);
+    let before = session.wallet().balance();
+    assert_ne!(before.spendable + before.incoming, Amount::ZERO);
+    let headers = branch(session.wallet(), 1);
+    let block = BlockRef { height: 13, hash: headers[1].block_hash() };
+    let tip = ChainTip { block };
+    tell(&mut session, None, &ServerMessage::Tip { tip });
+    let mut asked = BTreeSet::new();
+    for second in 0..30 {
+        for (id, message) in drain(&mut session).0 {
+            let answer = if let ClientMessage::HeadersQuery { .. } = message {
+                let headers = headers.iter().copied().map(Header).collect();
+                ServerMessage::Headers { from: 12, headers }
+            } else if let ClientMessage::ProofQuery { txid } = message {
+                ServerMessage::Proof { txid, proof: None, conflict: None }
+            } else if let ClientMessage::UTXOStateQuery { keys } = message {
+                asked.extend(keys.iter().cloned());
+                let nothing = |key| KeyResult { key, outcome: snapshot(Vec::new()) };
+                let results = keys.into_iter().map(nothing).collect();
+                ServerMessage::UTXOStateResponse { results, tip, more: false }
+            } else {
+                continue;
+            };
+            tell(&mut session, id, &answer);
+        }
+        session.handle_timeout(START + Duration::from_secs(second));
+    }
+    assert!(asked.contains(&SubscriptionKey::Outpoint(coin)), "{asked:?}");
+    let after = session.wallet().balance();
+    assert_eq!(after.spendable + after.incoming, Amount::ZERO);
+    assert!(session.is_synced(), "it waits for nothing");
 }

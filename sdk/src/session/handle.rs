@@ -79,12 +79,9 @@ impl Session {
                 match (proof, conflict) {
                     (Some(proof), _) => self.take_inclusion(txid, &proof),
                     (None, Some(conflict)) => self.take_conflict(txid, &conflict),
-                    // What is final and in no block yet has no place, and needs none. But the node that answers may be
+                    // It may be in no block, and then its wallet waits for nothing. But the node that answers may be
                     // behind the one that told of the block.
-                    (None, None) if asked && self.wallet_knows_final(txid) => self.unplaced(txid),
-                    (None, None) if asked => {
-                        self.waiting_proofs.insert(txid);
-                    }
+                    (None, None) if asked => self.unplaced(txid),
                     (None, None) => {}
                 }
             }
@@ -157,6 +154,9 @@ impl Session {
         let mut proofs = BTreeMap::new();
         let (mut records, mut told, mut unwatched) = (Vec::new(), Vec::new(), Vec::new());
         for KeyResult { key, outcome } in results {
+            let refused = matches!((&key, &outcome), (SubscriptionKey::Outpoint(_), KeyOutcome::Error(_)));
+            // Until the next connection it is not known what the server does not tell of.
+            self.claims_are_old &= !refused;
             match outcome {
                 KeyOutcome::Snapshot { utxos, proofs: more, status, .. } => {
                     if let SubscriptionKey::Txid(txid) = key {
@@ -438,6 +438,9 @@ impl Session {
         let raw: Vec<_> = headers.iter().map(|header| header.0).collect();
         match self.wallet.apply_headers(&raw) {
             Ok((extension, lost)) => {
+                if !lost.is_empty() {
+                    self.ask_unclaimed();
+                }
                 self.waiting_proofs.extend(lost);
                 self.take_extension(extension);
                 if headers.len() >= limits::HEADERS_MAX {

@@ -110,6 +110,8 @@ pub struct Session {
     unmined: BTreeMap<Txid, u32>,
     looked_at: u32,
     watched: BTreeSet<Txid>,
+    /// What servers before this one told of, or blocks that are gone had, is to be looked through once all is told.
+    claims_are_old: bool,
     following: following::Following,
     /// Watched transactions that the server did not know to be final.
     unknown: BTreeSet<Txid>,
@@ -174,6 +176,7 @@ impl Session {
             unplaced: BTreeMap::new(),
             unmined: BTreeMap::new(),
             looked_at: 0,
+            claims_are_old: true,
             watched: BTreeSet::new(),
             following: following::Following::default(),
             unknown: BTreeSet::new(),
@@ -292,6 +295,7 @@ impl Session {
         self.refusals.clear();
         self.queued_proofs.clear();
         self.wallet.forget_claims();
+        self.claims_are_old = true;
         self.postponed = epoch::Postponed::default();
         self.redo.clear();
         self.watch_again.reset();
@@ -339,6 +343,7 @@ impl Session {
             self.note_synced();
             self.event(Event::Synced);
         }
+        self.drop_old_claims();
         self.plan_chase(now);
         self.look_after_age(now);
         self.look_after_tip();

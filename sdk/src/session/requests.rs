@@ -217,7 +217,12 @@ impl Session {
             Some(Pending::Subscribe { keys, .. }) if error.retry => self.subscribe_later(now, keys),
             Some(Pending::Subscribe { keys, .. })
                 if keys.iter().any(|key| self.follow_scripts(key, error)) => {}
-            Some(_) | None => self.event(Event::Refused { error: error.clone() }),
+            Some(pending) => {
+                // Until the next connection it is not known what the server does not tell of.
+                self.claims_are_old &= pending != Pending::Query;
+                self.event(Event::Refused { error: error.clone() });
+            }
+            None => self.event(Event::Refused { error: error.clone() }),
         }
     }
 

@@ -12,7 +12,7 @@ use bitcoin::{
     transaction::Version,
 };
 
-const START: Now = Now::from_secs(100);
+pub(super) const START: Now = Now::from_secs(100);
 
 fn wallet() -> Wallet {
     let federation = testing::federation(4).federation;

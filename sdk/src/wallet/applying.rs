@@ -7,7 +7,7 @@ use crate::{
     headers::{Extension, HeaderError, ProofError},
     wire::{ConfirmedSpend, ConflictProof, RawTransactionProof, UtxoRecord},
 };
-use bitcoin::{Txid, block::Header};
+use bitcoin::{OutPoint, Txid, block::Header};
 
 impl Wallet {
     /// Forgets which coins are held by the word of a server that is gone; the next one says it anew.
@@ -15,6 +15,16 @@ impl Wallet {
         self.book.forget_claims();
         self.early.clear();
         self.forget_claimed();
+    }
+
+    /// Coins that nothing verified shows, and that the present server has not told of.
+    pub(crate) fn unclaimed(&self) -> Vec<OutPoint> {
+        self.book.unclaimed()
+    }
+
+    /// Forgets coins that somebody told of and nobody tells of any more. The present server has told everything.
+    pub(crate) fn drop_unclaimed(&mut self) {
+        self.book.drop_unclaimed();
     }
 
     /// Takes in what a server says about an output. Gives transactions whose place in the chain has to be proven.

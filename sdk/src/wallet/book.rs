@@ -59,7 +59,7 @@ impl CoinBook {
         let unplaced = history.iter().zip(0..).filter(|(entry, _)| entry.block.is_none());
         self.unplaced = unplaced.map(|(_, index)| index).collect();
         let dead = history.iter().filter(|entry| entry.conflicted.is_some()).map(|entry| entry.txid);
-        self.coins.reopen(&dead.collect());
+        self.coins.reopen(dead.collect());
         self.history = history;
     }
 
@@ -69,6 +69,14 @@ impl CoinBook {
         demands: Demands<'a>,
     ) -> impl Iterator<Item = (&'a Coin, CoinState)> + 'a {
         let unspent = self.coins.open().filter(|coin| self.is_unspent(coin));
+        debug_assert_eq!(
+            unspent.clone().map(|coin| coin.outpoint).collect::<Vec<_>>(),
+            self.coins
+                .all()
+                .filter(|coin| self.is_unspent(coin))
+                .map(|coin| coin.outpoint)
+                .collect::<Vec<_>>(),
+        );
         unspent.map(move |coin| (coin, coin.state(&demands)))
     }
 
@@ -139,15 +147,30 @@ impl CoinBook {
     }
 
     pub(super) fn abandon(&mut self, txid: Txid) {
-        self.coins.change_where(
-            |coin| coin.held_by() == Some(txid),
-            |coin| (coin.locked_by, coin.claim.holder) = (None, None),
-        );
+        self.coins.change_all(&|coin| {
+            if coin.held_by() == Some(txid) {
+                (coin.locked_by, coin.claim.holder) = (None, None);
+            }
+        });
     }
 
     /// Forgets what a server said of coins that nobody can prove.
     pub(super) fn forget_claims(&mut self) {
         self.coins.forget_claims();
+    }
+
+    /// Coins that nothing verified shows, and that the present server does not tell of.
+    pub(super) fn unclaimed(&self) -> Vec<OutPoint> {
+        let shown = |coin: &Coin| coin.finality.is_some() || coin.block.is_some() || coin.claim.made;
+        let open = self.coins.open().filter(|coin| coin.spent_by.is_none() && coin.locked_by.is_none());
+        open.filter(|coin| !shown(coin)).map(|coin| coin.outpoint).collect()
+    }
+
+    /// Forgets them.
+    pub(super) fn drop_unclaimed(&mut self) {
+        for outpoint in self.unclaimed() {
+            self.coins.remove(&outpoint);
+        }
     }
 
     /// Takes in claims; gives transactions that should be proven to be in a block.
@@ -164,11 +187,13 @@ impl CoinBook {
             let script = record.script_pubkey.clone();
             self.coins.add(Coin::new(record.outpoint, record.value, script, position));
         }
-        let said = Claim { round: record.round.0, holder: record.lock.map(|lock| lock.txid) };
+        let made = record.created.is_some() || record.final_parent.is_some();
+        let said = Claim { made, round: record.round.0, holder: record.lock.map(|lock| lock.txid) };
         self.coins.change(&record.outpoint, |coin| {
             if said.round >= coin.claim.round {
                 coin.claim = said;
             }
+            coin.claim.made = made;
         });
         let Some(coin) = self.coins.get(&record.outpoint) else { return Vec::new() };
         let proven = coin.block.is_some_and(|block| chain.contains(&block));
@@ -199,7 +224,7 @@ impl CoinBook {
                 entry.conflicted = Some(by);
                 self.touched_history.insert(index);
                 self.conflicts.push((txid, by));
-                self.coins.reopen(&BTreeSet::from([txid]));
+                self.coins.reopen(BTreeSet::from([txid]));
             }
             let outputs: Vec<OutPoint> = self.coins.of(txid).map(|coin| coin.outpoint).collect();
             for outpoint in outputs {
@@ -336,6 +361,7 @@ impl CoinBook {
             if entry.conflicted.is_some_and(|by| !chain.contains(&by.block)) {
                 self.touched_history.insert(index);
                 entry.conflicted = None;
+                self.coins.revive(&entry.txid);
                 // Another block may contradict it now.
                 lost.insert(entry.txid);
             }
@@ -346,14 +372,14 @@ impl CoinBook {
             let entry = index.get(txid).and_then(|index| history.get(*index));
             entry.is_some_and(|entry| entry.finality.is_some() || entry.block.is_some())
         };
-        self.coins.change_where(
-            |_| true,
-            |coin| {
-                coin.block = coin.block.filter(|block| chain.contains(block));
-                coin.conflicted = coin.conflicted.filter(|by| chain.contains(&by.block));
-                coin.spent_by = coin.spent_by.filter(still);
-            },
-        );
+        self.coins.change_all(&|coin| {
+            if coin.block.is_some_and(|block| !chain.contains(&block)) {
+                // It may be in no other one.
+                (coin.block, coin.claim.made) = (None, false);
+            }
+            coin.conflicted = coin.conflicted.filter(|by| chain.contains(&by.block));
+            coin.spent_by = coin.spent_by.filter(still);
+        });
         lost.into_iter().collect()
     }
 

@@ -2,16 +2,16 @@
 //! not as long as its life.
 
 use super::coins::{Claim, Coin};
-use bitcoin::{OutPoint, ScriptBuf, Txid};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use bitcoin::{OutPoint, Txid};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A wallet's coins, spent or not.
 #[derive(Debug, Default)]
 pub(super) struct CoinSet {
     coins: BTreeMap<OutPoint, Coin>,
-    /// Those that nothing spends, and those that were opened again.
+    /// Those that nothing spends, or what can be in no block any more.
     open: BTreeSet<OutPoint>,
-    by_script: HashMap<ScriptBuf, BTreeSet<OutPoint>>,
+    dead: BTreeSet<Txid>,
     touched: BTreeSet<OutPoint>,
 }
 
@@ -24,14 +24,9 @@ impl CoinSet {
         self.coins.values()
     }
 
-    /// Those that nothing spends, and maybe some whose spender is told of as dead or was.
-    pub(super) fn open(&self) -> impl Iterator<Item = &Coin> {
+    /// Those that nothing spends, or what can be in no block any more; and maybe some of which that was said wrongly.
+    pub(super) fn open(&self) -> impl Iterator<Item = &Coin> + Clone {
         self.open.iter().filter_map(|outpoint| self.coins.get(outpoint))
-    }
-
-    pub(super) fn at(&self, script: &ScriptBuf) -> impl Iterator<Item = &Coin> {
-        let outpoints = self.by_script.get(script).into_iter().flatten();
-        outpoints.filter_map(|outpoint| self.coins.get(outpoint))
     }
 
     /// The outputs of a transaction.
@@ -51,14 +46,12 @@ impl CoinSet {
         if coin.spent_by.is_none() {
             self.open.insert(coin.outpoint);
         }
-        self.by_script.entry(coin.script_pubkey.clone()).or_default().insert(coin.outpoint);
         self.coins.insert(coin.outpoint, coin);
     }
 
     pub(super) fn remove(&mut self, outpoint: &OutPoint) {
-        if let Some(coin) = self.coins.remove(outpoint) {
+        if self.coins.remove(outpoint).is_some() {
             self.open.remove(outpoint);
-            self.leave(&coin.script_pubkey, outpoint);
             self.touched.insert(*outpoint);
         }
     }
@@ -68,36 +61,45 @@ impl CoinSet {
         let Some(coin) = self.coins.get_mut(outpoint) else { return };
         let before = coin.clone();
         change(coin);
-        if *coin == before {
-            return;
-        }
-        self.touched.insert(*outpoint);
+        self.file(&before);
+    }
+
+    /// Puts a coin where it belongs now.
+    fn file(&mut self, before: &Coin) {
+        let outpoint = before.outpoint;
+        let Some(coin) = self.coins.get(&outpoint).filter(|coin| *coin != before) else { return };
+        self.touched.insert(outpoint);
         if coin.spent_by != before.spent_by {
-            if coin.spent_by.is_none() {
-                self.open.insert(*outpoint);
+            if coin.spent_by.is_none_or(|spender| self.dead.contains(&spender)) {
+                self.open.insert(outpoint);
             } else {
-                self.open.remove(outpoint);
+                self.open.remove(&outpoint);
             }
         }
-        if coin.script_pubkey != before.script_pubkey {
-            self.by_script.entry(coin.script_pubkey.clone()).or_default().insert(*outpoint);
-            self.leave(&before.script_pubkey, outpoint);
+    }
+
+    /// Changes all coins; it takes as long as there are coins.
+    pub(super) fn change_all(&mut self, change: &dyn Fn(&mut Coin)) {
+        let all: Vec<OutPoint> = self.coins.keys().copied().collect();
+        for outpoint in all {
+            self.change(&outpoint, change);
         }
     }
 
-    /// Changes all coins of some kind; to find them takes as long as there are coins.
-    pub(super) fn change_where(&mut self, of: impl Fn(&Coin) -> bool, change: impl Fn(&mut Coin)) {
-        let found: Vec<OutPoint> = self.all().filter(|coin| of(coin)).map(|coin| coin.outpoint).collect();
-        for outpoint in found {
-            self.change(&outpoint, &change);
+    /// What these spend is unspent: they can be in no block any more.
+    pub(super) fn reopen(&mut self, spenders: BTreeSet<Txid>) {
+        if spenders.is_empty() {
+            return;
         }
-    }
-
-    /// What these spend may be unspent: they can be in no block any more.
-    pub(super) fn reopen(&mut self, spenders: &BTreeSet<Txid>) {
         let spends = |coin: &&Coin| coin.spent_by.is_some_and(|spender| spenders.contains(&spender));
         let again: Vec<OutPoint> = self.all().filter(spends).map(|coin| coin.outpoint).collect();
         self.open.extend(again);
+        self.dead.extend(spenders);
+    }
+
+    /// It may be in a block after all. What it spends is closed when it is looked at.
+    pub(super) fn revive(&mut self, spender: &Txid) {
+        self.dead.remove(spender);
     }
 
     /// Forgets what a server said, which was not saved either.
@@ -111,22 +113,13 @@ impl CoinSet {
     pub(super) fn take_touched(&mut self) -> BTreeSet<OutPoint> {
         std::mem::take(&mut self.touched)
     }
-
-    fn leave(&mut self, script: &ScriptBuf, outpoint: &OutPoint) {
-        if let Some(there) = self.by_script.get_mut(script) {
-            there.remove(outpoint);
-            if there.is_empty() {
-                self.by_script.remove(script);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::account::{Keychain, KeychainIndex};
-    use bitcoin::{Amount, hashes::Hash as _};
+    use bitcoin::{Amount, ScriptBuf, hashes::Hash as _};
 
     fn coin(number: u8) -> Coin {
         let outpoint = OutPoint { txid: Txid::from_byte_array([number; 32]), vout: 0 };
@@ -145,7 +138,7 @@ mod tests {
         let open = |coins: &CoinSet| coins.open().map(|coin| coin.position.index).collect::<Vec<_>>();
         assert_eq!(open(&coins), [0]);
         assert_eq!(coins.all().count(), 100);
-        coins.reopen(&BTreeSet::from([spender(7)]));
+        coins.reopen(BTreeSet::from([spender(7)]));
         assert_eq!(open(&coins), [0, 7]);
         // What else is learned of a coin closes none.
         coins.change(&coin(7).outpoint, |coin| coin.coinbase = true);
@@ -153,28 +146,34 @@ mod tests {
         coins.change(&coin(9).outpoint, |coin| coin.spent_by = None);
         coins.remove(&coin(0).outpoint);
         assert_eq!(open(&coins), [7, 9]);
+        // One that is dead already closes nothing that it is found to spend.
+        coins.change(&coin(9).outpoint, |coin| coin.spent_by = Some(spender(7)));
+        assert_eq!(open(&coins), [7, 9]);
+        coins.revive(&spender(7));
+        coins.change(&coin(9).outpoint, |coin| coin.spent_by = None);
+        coins.change(&coin(9).outpoint, |coin| coin.spent_by = Some(spender(7)));
+        assert_eq!(open(&coins), [7]);
         // A saved wallet opens with the same.
         let mut again = CoinSet::default();
         coins.all().for_each(|coin| again.restore(coin.clone()));
-        again.reopen(&BTreeSet::from([spender(7)]));
-        assert_eq!(open(&again), [7, 9]);
+        again.reopen(BTreeSet::from([spender(7)]));
+        assert_eq!(open(&again), [7, 9], "both are of the dead one");
         assert!(again.take_touched().is_empty());
     }
 
     #[test]
-    fn a_script_has_its_coins_and_only_what_changed_is_saved() {
+    fn only_what_changed_is_saved_and_a_transaction_has_its_coins() {
         let mut coins = CoinSet::default();
         let one = coin(1);
         coins.add(one.clone());
         assert_eq!(coins.take_touched(), BTreeSet::from([one.outpoint]));
         coins.change(&one.outpoint, |coin| coin.coinbase = false);
         assert!(coins.take_touched().is_empty());
-        assert_eq!(coins.at(&one.script_pubkey).count(), 1);
-        let moved = ScriptBuf::from_bytes(vec![2]);
-        coins.change(&one.outpoint, |coin| coin.script_pubkey = moved.clone());
-        assert_eq!((coins.at(&one.script_pubkey).count(), coins.at(&moved).count()), (0, 1));
+        coins.change_all(&|coin| coin.coinbase = true);
+        assert_eq!(coins.take_touched(), BTreeSet::from([one.outpoint]));
         assert_eq!((coins.of(one.outpoint.txid).count(), coins.of(coin(2).outpoint.txid).count()), (1, 0));
         coins.remove(&one.outpoint);
-        assert_eq!(coins.at(&moved).count(), 0);
+        assert_eq!((coins.all().count(), coins.open().count()), (0, 0));
+        assert_eq!(coins.take_touched(), BTreeSet::from([one.outpoint]), "that it is gone is saved, too");
     }
 }

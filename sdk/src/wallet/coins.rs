@@ -50,9 +50,11 @@ pub struct Coin {
     pub(super) claim: Claim,
 }
 
-/// A server's word on what holds a coin, and for which round. It can be wrong, so it is not kept.
+/// A server's word on whether there is a coin, what holds it, and for which round. It can be wrong, so it is not kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Claim {
+    /// That there is such a coin: its transaction is final, or in a block.
+    pub(super) made: bool,
     pub(super) round: u32,
     pub(super) holder: Option<Txid>,
 }

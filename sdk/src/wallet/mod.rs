@@ -235,7 +235,7 @@ impl Wallet {
     /// Everything that ever arrived at a script of this wallet, spent or not; also what a server only claims, as
     /// [`Coin::finality`] and [`Coin::block`] tell.
     pub fn coins_at<'a>(&'a self, script: &'a ScriptBuf) -> impl Iterator<Item = &'a Coin> + 'a {
-        self.book.coins().at(script)
+        self.book.coins().all().filter(move |coin| coin.script_pubkey == *script)
     }
 
     /// What the wallet has.

@@ -69,11 +69,17 @@ pub(crate) fn mine(wallet: &mut Wallet, height: u32) {
 
 /// Replaces the last blocks by one more empty ones.
 pub(crate) fn reorganise(wallet: &mut Wallet, depth: u32) {
+    let headers = branch(wallet, depth);
+    wallet.apply_headers(&headers).expect("valid");
+}
+
+/// Headers that take the place of the last blocks, one more of them.
+pub(crate) fn branch(wallet: &Wallet, depth: u32) -> Vec<Header> {
     let mut headers = vec![on(wallet, wallet.chain.tip().height - depth, |header| header.time += 1)];
     for _ in 0..depth {
         headers.push(solve(*headers.last().expect("one"), |_| {}));
     }
-    wallet.apply_headers(&headers).expect("valid");
+    headers
 }
 
 /// Somebody pays the wallet with a deadline of [`DEADLINE`].

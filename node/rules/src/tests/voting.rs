@@ -20,6 +20,7 @@ use quorate_protocol::{
         TransactionStatus, VotingReply, VotingRequest,
     },
 };
+use std::time::Duration;
 
 #[test]
 fn a_good_payment_is_approved_and_the_vote_is_on_disk_before_it_leaves() {
@@ -244,7 +245,7 @@ fn what_the_chain_said_before_a_block_came_is_asked_again() {
     kit.mine_with(vec![spent]);
     kit.coins.clear();
     kit.machine.at(kit.now, 0).handle_coins(ticket, Some(found));
-    kit.wait(std::time::Duration::ZERO);
+    kit.wait(Duration::ZERO);
     let answer = kit.out.iter().find_map(|output| match output {
         Output::Reply { to: ReplyTo::Peer(77), reply } => Some(reply.clone()),
         _ => None,
@@ -335,6 +336,50 @@ fn a_node_is_told_of_its_earlier_runs_in_turn_with_the_last() {
     for _ in 0..3 {
         assert_eq!(beat(&mut kit, third), Some((2, 5)));
     }
+}
+
+#[test]
+fn a_head_that_came_with_a_message_is_told_and_kept_and_a_forged_one_is_not() {
+    let mut kit = Kit::voting();
+    let context = *kit.world.federation.context();
+    let at = |sequence| LogHead { sequence, ..LogHead::default() };
+    let run = (LogHead::default(), 1);
+    let signed = |kit: &Kit, sequence| SignedHead::sign(&context, OTHER, kit.key(OTHER), at(sequence), run);
+    // What is asked is refused; that a node asks shows how far it is.
+    let shown = |kit: &mut Kit, head| {
+        let transaction = spend(&[OutPoint::null()], 1_000);
+        let request = kit.commit_request(&target(&transaction), &[1, 2, 3]);
+        let VotingRequest::CommitRequest { certificate, attempt, nodes, wallet, releases, .. } = request
+        else {
+            panic!("a commit")
+        };
+        let head = Some(head);
+        let request = VotingRequest::CommitRequest { certificate, attempt, nodes, wallet, releases, head };
+        kit.ask(OTHER, request).expect_err("nothing is known of it");
+    };
+    let known = |kit: &mut Kit, head| {
+        let Ok(VotingReply::HeartbeatResponse { known, .. }) =
+            kit.ask(OTHER, VotingRequest::Heartbeat { head, height: 0 })
+        else {
+            panic!("a heartbeat")
+        };
+        known.map(|known| known.head.sequence)
+    };
+    let (third, fifth) = (signed(&kit, 3), signed(&kit, 5));
+    shown(&mut kit, third);
+    shown(&mut kit, fifth);
+    assert_eq!(known(&mut kit, fifth), Some(5), "it was told in no heartbeat");
+    shown(&mut kit, SignedHead { head: at(9), ..fifth });
+    assert_eq!(known(&mut kit, fifth), Some(5), "nobody signed a ninth");
+    let sixth = signed(&kit, 6);
+    shown(&mut kit, sixth);
+    // Another run, with the last head of the one before not verified yet.
+    let next = SignedHead::sign(&context, OTHER, kit.key(OTHER), at(8), (at(8), 2));
+    shown(&mut kit, next);
+    assert_eq!(known(&mut kit, next), Some(6), "of the run before, at once");
+    kit.wait(Duration::from_secs(2));
+    kit.restart();
+    assert_eq!(known(&mut kit, next), Some(8), "it is on the disk");
 }
 
 #[test]

@@ -210,7 +210,7 @@ async fn move_apart(files: &Provisioned, one_way: Duration) -> Result<()> {
         let path = home.join("node.toml");
         let mut config = std::fs::read_to_string(&path)?;
         for (address, relay) in relays.iter().filter(|(address, _)| *address != node.address) {
-            config = config.replace(&address.to_string(), &relay.to_string());
+            config = config.replace(&format!("\"{address}\""), &format!("\"{relay}\""));
         }
         std::fs::write(&path, config)?;
     }

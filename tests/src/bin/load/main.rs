@@ -297,7 +297,8 @@ impl Spent {
     async fn now(cluster: &Cluster, driver: &Driver) -> Result<Self> {
         let (mut syncs, mut bytes) = (0.0, 0.0);
         for (home, number) in cluster.files.nodes.iter().zip(1..) {
-            syncs += metric(home, "quorate_node_store_commit_seconds_count").await?;
+            // An older program, to compare with, does not tell.
+            syncs += metric(home, "quorate_node_store_commit_seconds_count").await.unwrap_or(f64::NAN);
             bytes += written(cluster.pid(number).context("it runs")?)?;
         }
         let (bridge, wallets) = (cpu(std::process::id())?, cpu(driver.pid()?)?);

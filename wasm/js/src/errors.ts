@@ -1,3 +1,7 @@
+import type { Code } from "./codes.js";
+
+export type { Code } from "./codes.js";
+
 /** Facts about an error, by name; satoshis are `bigint`. */
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 
@@ -14,14 +18,14 @@ export type ErrorDetails = Readonly<Record<string, unknown>>;
 export class QuorateError extends Error {
   override readonly name = "QuorateError";
   /** A stable name in snake_case; names are only added. */
-  readonly code: string;
+  readonly code: Code;
   /** Whether the same call may succeed later. */
   readonly retryable: boolean;
   /** Facts, by name. */
   readonly details: ErrorDetails;
 
   constructor(
-    code: string,
+    code: Code,
     message: string,
     options: { retryable?: boolean; details?: ErrorDetails; cause?: unknown } = {},
   ) {
@@ -41,7 +45,8 @@ export class QuorateError extends Error {
       if (typeof code === "string" && typeof message === "string" && ours) {
         const retryable = "retryable" in thrown && thrown.retryable === true;
         const cause = "cause" in thrown ? thrown.cause : undefined;
-        return new QuorateError(code, message, { retryable, details: detailsOf(thrown), cause });
+        // Another release of this package may have others.
+        return new QuorateError(code as Code, message, { retryable, details: detailsOf(thrown), cause });
       }
     }
     const message = thrown instanceof Error ? thrown.message : String(thrown);
@@ -49,7 +54,7 @@ export class QuorateError extends Error {
   }
 
   /** What can be posted to another thread; the cause comes as its text. */
-  toJSON(): { code: string; message: string; retryable: boolean; details: ErrorDetails; cause?: string } {
+  toJSON(): { code: Code; message: string; retryable: boolean; details: ErrorDetails; cause?: string } {
     const { code, message, retryable, details } = this;
     return { code, message, retryable, details, ...(this.cause !== undefined && { cause: String(this.cause) }) };
   }

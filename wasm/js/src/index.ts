@@ -19,7 +19,7 @@ import { OpenWallet } from "./wallet.js";
 
 export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type WatchOptions } from "./opening.js";
 export type { StorageOptions } from "./stored.js";
-export { QuorateError, type ErrorDetails } from "./errors.js";
+export { QuorateError, type Code, type ErrorDetails } from "./errors.js";
 export { FrostGroup, FrostParty, frostAggregate, type FrostCommitments, type FrostRound } from "./frost.js";
 export { init } from "./init.js";
 export { createPasskey, passkeyKey } from "./passkey.js";

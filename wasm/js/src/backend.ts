@@ -1,5 +1,7 @@
 import { type Engine, type Federation, parseDestination } from "./glue/quorate.js";
-import { QuorateError, call } from "./errors.js";
+import { QuorateError } from "./errors.js";
+import { trap, untilTrap } from "./init.js";
+import type { Sockets } from "./sockets.js";
 import type {
   AccountInfo,
   Balance,
@@ -13,6 +15,7 @@ import type {
   RefreshQuote,
   WalletEvent,
 } from "./types.js";
+import { within } from "./storage.js";
 import type { Unlock, Vault } from "./vault.js";
 
 /** What a wallet can be asked, here or in a worker. */
@@ -66,32 +69,64 @@ export interface Parts {
   readonly state?: ReadonlyMap<string, Uint8Array>;
   /** Whether it is known which addresses were used. */
   readonly known?: boolean;
+  readonly sockets?: Sockets;
 }
 
 /** Wallets in memory need no lock: nothing is written anywhere. */
 export const MEMORY_UNLOCK: Unlock = /* @__PURE__ */ { key: /* @__PURE__ */ new Uint8Array(32) };
 
-/** A wallet whose engine runs in this thread. */
+/** A wallet whose engine runs in this thread. Whatever ends it, its store is free for the next one before anybody is told. */
 export class LocalBackend implements Backend {
   readonly account: AccountInfo;
   readonly #engine: Engine;
   readonly #federation: Federation;
   readonly #vault: Vault | undefined;
+  readonly #sockets: Sockets | undefined;
+  readonly #forget: () => void;
   #words: string | undefined;
   #known: boolean;
   #closing: Promise<void> | undefined;
+  /** Why it ended, if nobody asked for it. */
+  #failure: QuorateError | undefined;
+  #trapped = false;
+  #over = false;
+  #listener: ((event: WalletEvent | undefined) => void) | undefined;
 
-  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, known = false }: Parts) {
+  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, known = false, sockets }: Parts) {
     this.#engine = engine;
     this.#federation = federation;
     this.account = account;
     this.#vault = vault;
+    this.#sockets = sockets;
     this.#words = words;
     this.#known = known;
+    engine.listen((event: WalletEvent | undefined) => (event === undefined ? void this.#end() : this.#listener?.(event)));
+    this.#forget = trap.wait((error) => this.#trap(error));
   }
 
   async request<M extends keyof Methods>(method: M, ...args: Parameters<Methods[M]>): Promise<ReturnType<Methods[M]>> {
-    return (await call(() => this.#run(method, args))) as ReturnType<Methods[M]>;
+    if (this.#failure !== undefined) throw this.#failure;
+    return (await untilTrap(() => this.#run(method, args))) as ReturnType<Methods[M]>;
+  }
+
+  #trap(error: QuorateError): void {
+    this.#trapped = true;
+    this.#failure ??= error;
+    void this.#end();
+  }
+
+  /** The engine has ended, by itself or because it was told to. */
+  async #end(): Promise<void> {
+    if (this.#failure === undefined) {
+      await this.request("balance").catch((error: QuorateError) => {
+        if (error.code !== "closed") this.#failure ??= error;
+      });
+    }
+    // A place that cannot be closed holds up nobody who waits for the end.
+    await this.close().catch(() => undefined);
+    if (this.#over) return;
+    this.#over = true;
+    this.#listener?.(undefined);
   }
 
   #run(method: keyof Methods, args: unknown[]): unknown {
@@ -165,16 +200,20 @@ export class LocalBackend implements Backend {
   }
 
   listen(listener: (event: WalletEvent | undefined) => void): void {
-    this.#engine.listen(listener as Function);
+    this.#listener = listener;
+    if (this.#over) listener(undefined);
   }
 
   close(): Promise<void> {
     this.#closing ??= (async () => {
       // Nothing may be saved after the lock is gone, and nobody else may open the wallet while this engine runs.
-      await this.#engine.close();
-      this.#federation.free();
+      if (!this.#trapped) await untilTrap(() => this.#engine.close() as Promise<unknown>).catch(() => undefined);
+      this.#forget();
+      if (!this.#trapped) this.#federation.free();
+      this.#sockets?.close();
       this.#words = undefined;
-      await this.#vault?.close();
+      this.#failure ??= new QuorateError("closed", "the wallet has been closed");
+      if (this.#vault !== undefined) await within(this.#vault.close());
     })();
     return this.#closing;
   }

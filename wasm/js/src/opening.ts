@@ -3,7 +3,8 @@ import { Engine, Federation, fetchFederation } from "./glue/quorate.js";
 import { LocalBackend, MEMORY_UNLOCK, type Backend, type Parts } from "./backend.js";
 import { checkOpening } from "./checks.js";
 import { QuorateError, abortable, call } from "./errors.js";
-import { init } from "./init.js";
+import { init, untilTrap } from "./init.js";
+import { Sockets } from "./sockets.js";
 import { socketFactory } from "#platform";
 import type { StateChange, StateStore } from "./storage.js";
 import { erase, nameOf, storageOf, type StorageOptions } from "./stored.js";
@@ -89,29 +90,48 @@ const CONFIG = "config";
 export async function federationDocument(bridge: string | readonly string[], { signal }: WaitOptions = {}): Promise<string> {
   await abortable(init, signal);
   const factory = await socketFactory();
-  return abortable(() => call(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>), signal);
+  return abortable(() => untilTrap(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>), signal);
 }
 
 /**
  * Opens a wallet in this thread. One whose opening is aborted is closed again, and one that was being made is not there: its words were shown to
  * nobody.
+ *
+ * @param fresh - called before anything of a new wallet is stored, once it is known that there was none of its name.
  */
-export async function openLocal(opening: Opening): Promise<Backend> {
+export async function openLocal(opening: Opening, fresh?: () => void): Promise<Backend> {
   checkOpening(opening);
   const { signal } = opening.options;
   signal?.throwIfAborted();
-  const backend = await openHere(opening);
-  if (!signal?.aborted) return backend;
-  await backend.close();
-  if (opening.mode === "create") await erase(opening.options);
-  throw signal.reason;
+  const opened = openHere(opening, fresh).then(async (backend) => {
+    if (!signal?.aborted) return backend;
+    await backend.close();
+    if (opening.mode === "create") await erase(opening.options);
+    throw signal.reason;
+  });
+  return signal === undefined ? opened : afterGrace(opened, signal);
 }
 
-async function openHere(opening: Opening): Promise<Backend> {
+/** How long an opening that was aborted may take to clean up; one that never ends holds up nobody. */
+export const ABORT_GRACE_MS = 2_000;
+
+function afterGrace<T>(opened: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    let grace: ReturnType<typeof setTimeout> | undefined;
+    const abort = (): void => void (grace = setTimeout(() => reject(signal.reason), ABORT_GRACE_MS));
+    signal.addEventListener("abort", abort, { once: true });
+    opened.then(resolve, reject).finally(() => {
+      clearTimeout(grace);
+      signal.removeEventListener("abort", abort);
+    });
+  });
+}
+
+async function openHere(opening: Opening, fresh?: () => void): Promise<Backend> {
   await abortable(init, opening.options.signal);
   switch (opening.mode) {
     case "create":
-      return create(opening.options);
+      return create(opening.options, fresh);
     case "open":
       return open(opening.options);
     case "watch":
@@ -119,7 +139,7 @@ async function openHere(opening: Opening): Promise<Backend> {
   }
 }
 
-async function create(options: CreateOptions): Promise<Backend> {
+async function create(options: CreateOptions, fresh?: () => void): Promise<Backend> {
   const { generateWords, checkWords } = await import("./glue/quorate.js");
   const words = await call(() => (options.words === undefined ? generateWords() : checkWords(options.words)));
   const unlock = unlockOf(options);
@@ -137,13 +157,21 @@ async function create(options: CreateOptions): Promise<Backend> {
     ...(options.gapLimit !== undefined && { gapLimit: options.gapLimit }),
     ...(options.checkpoint !== undefined && { checkpoint: options.checkpoint }),
   };
-  return withStore(options, (store) => make(store, unlock, options.signal, config, { words, known: options.words === undefined }));
+  return withStore(options, (store) => make(store, unlock, options.signal, config, { words, known: options.words === undefined }, fresh));
 }
 
 /** Stores a wallet and starts it; what cannot be started is not left behind. */
-async function make(store: StateStore, unlock: Unlock, signal: AbortSignal | undefined, config: Config, parts: Parts): Promise<Backend> {
+async function make(
+  store: StateStore,
+  unlock: Unlock,
+  signal: AbortSignal | undefined,
+  config: Config,
+  parts: Parts,
+  fresh?: () => void,
+): Promise<Backend> {
   signal?.throwIfAborted();
-  const vault = await Vault.create(store, unlock, new Map([[CONFIG, new TextEncoder().encode(JSON.stringify(config))]]));
+  const values = new Map([[CONFIG, new TextEncoder().encode(JSON.stringify(config))]]);
+  const vault = await Vault.create(store, unlock, values, fresh);
   try {
     return await start(config, { ...parts, vault });
   } catch (error) {
@@ -215,7 +243,7 @@ function unlockOf(options: StorageOptions): Unlock {
 }
 
 async function start(config: Config, parts: Parts): Promise<Backend> {
-  const factory = await socketFactory();
+  const sockets = new Sockets(await socketFactory());
   const federation = await call(() => new Federation(config.document, config.federation));
   const options = {
     words: parts.words,
@@ -230,9 +258,14 @@ async function start(config: Config, parts: Parts): Promise<Backend> {
   const { vault } = parts;
   const save = vault === undefined ? undefined : (change: StateChange) => vault.save(change);
   const state = new Map(parts.state);
-  const engine = await call(() => Engine.open(federation, options, state, save as Function | undefined, factory as unknown as Function | undefined));
-  const account = (await call(() => engine.account())) as AccountInfo;
-  return new LocalBackend(engine, federation, account, parts);
+  try {
+    const engine = await call(() => Engine.open(federation, options, state, save as Function | undefined, sockets.open as Function));
+    const account = (await untilTrap(() => engine.account())) as AccountInfo;
+    return new LocalBackend(engine, federation, account, { ...parts, sockets });
+  } catch (error) {
+    sockets.close();
+    throw error;
+  }
 }
 
 function urlsOf(bridge: string | readonly string[]): string[] {

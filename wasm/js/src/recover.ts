@@ -16,8 +16,8 @@
  * @packageDocumentation
  */
 import * as glue from "./glue/quorate.js";
-import { QuorateError, call, callNow } from "./errors.js";
-import { init } from "./init.js";
+import { QuorateError, callNow } from "./errors.js";
+import { init, untilTrap } from "./init.js";
 import type { Network } from "./types.js";
 
 export { QuorateError, type ErrorDetails } from "./errors.js";
@@ -155,7 +155,7 @@ export class Recovery implements Disposable {
       }
       const tip = await ask(() => source.tip());
       if (!Number.isSafeInteger(tip) || tip < 0 || tip >= 2 ** 31) throw new Error(`its tip is no height: ${tip}`);
-      const coins = (await call(() => this.#inner.find((address: string) => ask(() => source.coinsAt(address))))) as RecoverableCoin[];
+      const coins = (await untilTrap(() => this.#inner.find((address: string) => ask(() => source.coinsAt(address))))) as RecoverableCoin[];
       return { tip, coins };
     } catch (error) {
       signal?.throwIfAborted();

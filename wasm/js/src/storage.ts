@@ -57,6 +57,22 @@ export class MemoryStorage implements WalletStorage {
   }
 }
 
+/** How long a place may take for one step. Some browsers never answer. */
+const STEP_MS = 20_000;
+
+/** And then, for what is on its way. */
+const WAKING_MS = 1_000;
+
+/** Ends the wait for what may never answer. */
+export function within<T>(answer: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const late = (): void => reject(new Error(`no answer in ${STEP_MS / 1_000} seconds`));
+    // On a device that slept meanwhile the timer may come before an answer that is there.
+    let timer = setTimeout(() => (timer = setTimeout(late, WAKING_MS)), STEP_MS);
+    answer.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
+
 /** The error of a second writer. */
 export function inUse(name: string): QuorateError {
   const message = `the wallet ${JSON.stringify(name)} is open in another tab or process; close it there, then try again`;

@@ -53,8 +53,8 @@ export class Vault {
     return (await store.load()).size > 0;
   }
 
-  /** Makes a vault with its first values. */
-  static async create(store: StateStore, unlock: Unlock, values: ReadonlyMap<string, Uint8Array>): Promise<Vault> {
+  /** Makes a vault with its first values. `fresh` is called before they are stored. */
+  static async create(store: StateStore, unlock: Unlock, values: ReadonlyMap<string, Uint8Array>, fresh?: () => void): Promise<Vault> {
     if (await Vault.exists(store)) {
       throw new QuorateError("wallet_exists", "a wallet of this name exists; open it, or choose another name");
     }
@@ -62,6 +62,7 @@ export class Vault {
     const vault = await Vault.#with(store, key);
     const change = await vault.#seal(values);
     change.set(LOCK, await lockRecord(key, unlock));
+    fresh?.();
     await store.apply(change);
     return vault;
   }

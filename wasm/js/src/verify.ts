@@ -9,14 +9,17 @@ import initialise, * as glue from "./glue/verify.js";
 import { verifySource } from "#platform";
 import { callNow } from "./errors.js";
 import type { Checkpoint, Finality, Network } from "./types.js";
+import { Trap } from "./trap.js";
 import { memoisedInit, type WasmSource } from "./wasm.js";
 
-export { QuorateError, type ErrorDetails } from "./errors.js";
+export { QuorateError, type Code, type ErrorDetails } from "./errors.js";
 export type { Checkpoint, Finality, Network } from "./types.js";
 export type { WasmSource } from "./wasm.js";
 
+const trap = /* @__PURE__ */ new Trap({ __wbg_reset_state: glue.__wbg_reset_state, replaceExports: glue.replaceExports });
+
 /** Loads the verifier; everything else here needs it. See `init` of `quorate`. */
-export const init: (source?: WasmSource) => Promise<void> = /* @__PURE__ */ memoisedInit(initialise, verifySource);
+export const init: (source?: WasmSource) => Promise<void> = /* @__PURE__ */ memoisedInit(initialise, verifySource, trap);
 
 /** What a federation's document says. */
 export interface FederationInfo {

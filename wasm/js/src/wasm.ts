@@ -1,4 +1,5 @@
 import { QuorateError } from "./errors.js";
+import type { Trap } from "./trap.js";
 
 /** The compiled module, its bytes, or where to get it. */
 export type WasmSource =
@@ -13,20 +14,24 @@ export type WasmSource =
 export type Initialiser = (options: { module_or_path: WasmSource }) => Promise<unknown>;
 
 /**
- * Makes an `init` that runs once: there is one engine per page, so a source is looked at by the first call only. A failed attempt may be made again.
+ * Makes an `init` that runs once: there is one engine per page, so a source is looked at by the first call only. A failed attempt may be made again,
+ * and one after the module has trapped gives a new instance.
  */
-export function memoisedInit(initialise: Initialiser, source: () => WasmSource): (from?: WasmSource) => Promise<void> {
+export function memoisedInit(initialise: Initialiser, source: () => WasmSource, trap: Trap): (from?: WasmSource) => Promise<void> {
   let running: Promise<void> | undefined;
-  return (from) => {
-    running ??= initialise({ module_or_path: from ?? source() }).then(
-      () => undefined,
-      (cause: unknown) => {
-        running = undefined;
-        const reason = cause instanceof Error ? cause.message : String(cause);
-        const message = `the WebAssembly module cannot be loaded: ${reason}; pass its URL, bytes or module to init()`;
-        throw new QuorateError("init_failed", message, { retryable: true, cause });
-      },
-    );
+  const failed = (cause: unknown): never => {
+    running = undefined;
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    const message = `the WebAssembly module cannot be loaded: ${reason}; pass its URL, bytes or module to init()`;
+    throw new QuorateError("init_failed", message, { retryable: true, cause });
+  };
+  return async (from) => {
+    try {
+      trap.restart();
+    } catch (cause) {
+      failed(cause);
+    }
+    running ??= initialise({ module_or_path: from ?? source() }).then(() => trap.watch(), failed);
     return running;
   };
 }

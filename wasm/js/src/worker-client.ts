@@ -18,7 +18,7 @@ import type { AccountInfo, WalletEvent } from "./types.js";
 import { OpenWallet } from "./wallet.js";
 import type { FromWorker, ToWorker } from "./worker.js";
 
-export { QuorateError } from "./errors.js";
+export { QuorateError, type Code, type ErrorDetails } from "./errors.js";
 export type * from "./types.js";
 export type { Unlock } from "./vault.js";
 export { OpenWallet, type IncomingPayment } from "./wallet.js";
@@ -33,16 +33,23 @@ export interface WorkerOptions {
   readonly wasm?: string | WebAssembly.Module | ArrayBuffer;
 }
 
-/** How long an opening that was aborted may take to clean up. */
-const ABORT_GRACE_MS = 2_000;
+/** How long a worker may take to give up an opening: it gives itself less. */
+const ABORT_GRACE_MS = 3_000;
+/** How long its file may take to be loaded. */
+const START_MS = 60_000;
 
 class WorkerBackend implements Backend {
   readonly #worker: Worker;
   readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: unknown) => void }>();
-  readonly #early: WalletEvent[] = [];
+  readonly #early: (WalletEvent | undefined)[] = [];
+  /** A lock that the worker holds as long as it lives: one that ends says so in no other way. */
+  readonly #life = typeof navigator !== "undefined" && navigator.locks ? `quorate/worker/${crypto.randomUUID()}` : undefined;
+  #starting: ReturnType<typeof setTimeout> | undefined;
   #listener: ((event: WalletEvent | undefined) => void) | undefined;
   #next = 1;
   #account: AccountInfo | undefined;
+  /** Whether it has begun to store a wallet that was not there. */
+  #fresh = false;
   #ended: QuorateError | undefined;
 
   private constructor(worker: Worker) {
@@ -50,6 +57,17 @@ class WorkerBackend implements Backend {
     worker.onmessage = ({ data }: MessageEvent<FromWorker>) => this.#take(data);
     worker.onerror = ({ message }) =>
       this.#fail(new QuorateError("worker_failed", message ? `the worker failed: ${message}` : "the worker's file cannot be loaded; see WorkerOptions"));
+    worker.onmessageerror = () => this.#fail(new QuorateError("worker_failed", "the worker's answer cannot be read"));
+    if (this.#life !== undefined) {
+      this.#starting = setTimeout(() => this.#fail(new QuorateError("worker_failed", "the worker does not start; see WorkerOptions")), START_MS);
+    }
+  }
+
+  /** The worker holds its lock: who gets it knows that the worker has ended. */
+  #watch(name: string): void {
+    clearTimeout(this.#starting);
+    const ended = new QuorateError("worker_failed", "the worker has ended; open the wallet again", { retryable: true });
+    navigator.locks.request(name, () => this.#fail(ended)).catch(() => undefined);
   }
 
   static async open(opening: Opening, { worker, wasm }: WorkerOptions): Promise<WorkerBackend> {
@@ -74,13 +92,16 @@ class WorkerBackend implements Backend {
     signal?.addEventListener("abort", abort, { once: true });
     try {
       const source = wasm ?? new URL("./quorate.wasm", import.meta.url).href;
-      backend.#account = (await backend.#ask({ type: "open", opening: { ...opening, options } as Opening, wasm: source })) as AccountInfo;
+      const asked = { type: "open", opening: { ...opening, options } as Opening, wasm: source, ...(backend.#life !== undefined && { life: backend.#life }) } as const;
+      backend.#account = (await backend.#ask(asked)) as AccountInfo;
     } catch (error) {
       made.terminate();
-      if (signal?.aborted && backend.#ended !== undefined && opening.mode === "create") await erase(opening.options).catch(() => undefined);
+      // What it had begun to store is nobody's: its words were shown to nobody.
+      if (signal?.aborted && backend.#fresh) await erase(opening.options).catch(() => undefined);
       throw signal?.aborted ? signal.reason : error;
     } finally {
       clearTimeout(grace);
+      clearTimeout(backend.#starting);
       signal?.removeEventListener("abort", abort);
     }
     return backend;
@@ -92,10 +113,18 @@ class WorkerBackend implements Backend {
   }
 
   #take(message: FromWorker): void {
+    if ("alive" in message) {
+      if (this.#life !== undefined) this.#watch(this.#life);
+      return;
+    }
+    if ("fresh" in message) {
+      this.#fresh = true;
+      return;
+    }
     if ("event" in message) {
       const event = message.event as WalletEvent | undefined;
       if (this.#listener) this.#listener(event);
-      else if (event) this.#early.push(event);
+      else this.#early.push(event);
       return;
     }
     const waiting = this.#waiting.get(message.id);
@@ -105,7 +134,9 @@ class WorkerBackend implements Backend {
   }
 
   #fail(error: QuorateError): void {
-    this.#ended ??= error;
+    if (this.#ended !== undefined) return;
+    this.#ended = error;
+    clearTimeout(this.#starting);
     this.#worker.terminate();
     for (const { reject } of this.#waiting.values()) reject(error);
     this.#waiting.clear();
@@ -128,6 +159,7 @@ class WorkerBackend implements Backend {
   listen(listener: (event: WalletEvent | undefined) => void): void {
     this.#listener = listener;
     for (const event of this.#early.splice(0)) listener(event);
+    if (this.#ended !== undefined) listener(undefined);
   }
 
   async close(): Promise<void> {

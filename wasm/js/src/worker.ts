@@ -7,7 +7,14 @@ import type { WasmSource } from "./wasm.js";
 
 /** From the page. */
 export type ToWorker =
-  | { readonly id: number; readonly type: "open"; readonly opening: Opening; readonly wasm: string | WebAssembly.Module | ArrayBuffer }
+  | {
+      readonly id: number;
+      readonly type: "open";
+      readonly opening: Opening;
+      readonly wasm: string | WebAssembly.Module | ArrayBuffer;
+      /** Name of a lock to hold as long as this worker lives. */
+      readonly life?: string;
+    }
   | { readonly id: number; readonly type: "request"; readonly method: keyof Methods; readonly args: unknown[] }
   | { readonly id: number; readonly type: "abort" }
   | { readonly id: number; readonly type: "close" };
@@ -16,7 +23,11 @@ export type ToWorker =
 export type FromWorker =
   | { readonly id: number; readonly value: unknown }
   | { readonly id: number; readonly error: ReturnType<QuorateError["toJSON"]> }
-  | { readonly event: unknown };
+  | { readonly event: unknown }
+  /** It holds its lock. */
+  | { readonly alive: true }
+  /** There was no wallet of the name, and it begins to store one. */
+  | { readonly fresh: true };
 
 let backend: Backend | undefined;
 const aborting = new AbortController();
@@ -24,8 +35,11 @@ const aborting = new AbortController();
 async function handle(message: ToWorker): Promise<unknown> {
   switch (message.type) {
     case "open":
+      if (message.life !== undefined) live(message.life);
       await abortable(() => init(message.wasm as WasmSource), aborting.signal);
-      backend = await openLocal({ ...message.opening, options: { ...message.opening.options, signal: aborting.signal } } as Opening);
+      backend = await openLocal({ ...message.opening, options: { ...message.opening.options, signal: aborting.signal } } as Opening, () =>
+        postMessage({ fresh: true } satisfies FromWorker),
+      );
       backend.listen((event) => postMessage({ event } satisfies FromWorker));
       return backend.account;
     case "request":
@@ -38,6 +52,14 @@ async function handle(message: ToWorker): Promise<unknown> {
       await backend?.close();
       return undefined;
   }
+}
+
+/** The browser lets go of the lock when this worker ends, however it does. */
+function live(name: string): void {
+  void navigator.locks.request(name, () => {
+    postMessage({ alive: true } satisfies FromWorker);
+    return new Promise<never>(() => undefined);
+  });
 }
 
 addEventListener("message", ({ data }: MessageEvent<ToWorker>) => {

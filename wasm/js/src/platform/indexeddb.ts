@@ -1,4 +1,4 @@
-import { inUse, storageFailed, type StateStore, type WalletStorage } from "../storage.js";
+import { inUse, storageFailed, within, type StateStore, type WalletStorage } from "../storage.js";
 
 const STORE = "state";
 
@@ -20,9 +20,11 @@ export class IndexedDbStorage implements WalletStorage {
       const known = await indexedDB.databases();
       if (!known.some((one) => one.name === database(name))) return false;
       const open = await connect(name);
-      const count = await done(open.transaction(STORE, "readonly").objectStore(STORE).count());
-      open.close();
-      return count > 0;
+      try {
+        return (await done(open.transaction(STORE, "readonly").objectStore(STORE).count())) > 0;
+      } finally {
+        open.close();
+      }
     } catch (error) {
       throw storageFailed("the browser's database cannot be read", error);
     }
@@ -33,7 +35,7 @@ export class IndexedDbStorage implements WalletStorage {
     try {
       await done(indexedDB.deleteDatabase(database(name)));
     } catch (error) {
-      throw storageFailed("the wallet cannot be erased", error);
+      throw storageFailed("the wallet could not be erased yet; it may be once no other tab reads it", error);
     } finally {
       release();
     }
@@ -58,7 +60,13 @@ function lock(name: string): Promise<() => void> {
 async function connect(name: string): Promise<IDBDatabase> {
   const request = indexedDB.open(database(name), 1);
   request.onupgradeneeded = () => void request.result.createObjectStore(STORE);
-  return done(request);
+  try {
+    return await done(request);
+  } catch (error) {
+    // One that is opened after all is of no use to anybody.
+    request.onsuccess = () => request.result.close();
+    throw error;
+  }
 }
 
 function store(database: IDBDatabase, release: () => void): StateStore {
@@ -78,9 +86,18 @@ function store(database: IDBDatabase, release: () => void): StateStore {
         const transaction = database.transaction(STORE, "readwrite", { durability: "strict" });
         const objects = transaction.objectStore(STORE);
         for (const [key, value] of change) value === null ? objects.delete(key) : objects.put(value, key);
-        await new Promise<void>((resolve, reject) => {
+        const written = new Promise<void>((resolve, reject) => {
           transaction.oncomplete = () => resolve();
           transaction.onabort = () => reject(transaction.error);
+        });
+        await within(written).catch((error: unknown) => {
+          // What is told to have failed is not written later.
+          try {
+            transaction.abort();
+          } catch {
+            // It has ended.
+          }
+          throw error;
         });
       } catch (error) {
         throw storageFailed("the browser's database cannot be written", error);
@@ -94,8 +111,9 @@ function store(database: IDBDatabase, release: () => void): StateStore {
 }
 
 function done<T>(request: IDBRequest<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
+  const answer = new Promise<T>((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
+  return within(answer);
 }

@@ -31,6 +31,8 @@ const IDLE: Duration = Duration::from_secs(5);
 /// What a wallet's coins have, and what is paid of one.
 const COIN: Amount = Amount::from_sat(100_000);
 const PAID: Amount = Amount::from_sat(60_000);
+/// Coins that one block's transaction makes. Each such block is worth less than the one before.
+const FUNDED_AT_ONCE: usize = 2_000;
 /// A coin in sole custody.
 const SOLE: Amount = Amount::from_sat(10_000);
 
@@ -230,10 +232,12 @@ async fn measure(cluster: &Cluster, each: Each, payments: usize) -> Result<Row> 
     let mut driver = Driver::start(cluster, bridge).await?;
     let coins = match kind {
         Kind::Joint => {
-            // Transactions of one block, each small enough for one.
-            let each = count.div_ceil(driver.addresses().len());
-            for _ in 0..inputs {
-                fund(&cluster.chain, driver.addresses(), each, COIN)?;
+            let addresses = driver.addresses();
+            let mut left = count.div_ceil(addresses.len()) * inputs;
+            while left > 0 {
+                let now = left.min(FUNDED_AT_ONCE / addresses.len());
+                fund(&cluster.chain, addresses, now, COIN)?;
+                left -= now;
             }
             None
         }

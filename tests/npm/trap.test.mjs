@@ -73,3 +73,11 @@ test("a verifier that traps is loaded anew", async () => {
   const chain = new verify.HeaderChain("regtest");
   assert.equal(chain.extend([]), 0);
 });
+
+test("an object that is used after it was let go of is an error of its own, and ends nothing", async () => {
+  await verify.init();
+  const [lost, kept] = [new verify.HeaderChain("regtest"), new verify.HeaderChain("regtest")];
+  lost[Symbol.dispose]();
+  assert.throws(() => lost.extend([]), { code: "internal", message: /null pointer/ });
+  assert.equal(kept.extend([]), 0);
+});

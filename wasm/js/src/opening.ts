@@ -89,8 +89,13 @@ const CONFIG = "config";
 /** Asks a bridge which federation it serves. The answer is only as good as the bridge: compare the id with one from a source that you trust. */
 export async function federationDocument(bridge: string | readonly string[], { signal }: WaitOptions = {}): Promise<string> {
   await abortable(init, signal);
-  const factory = await socketFactory();
-  return abortable(() => untilTrap(() => fetchFederation(urlsOf(bridge), factory as unknown as Function | undefined) as Promise<string>), signal);
+  const sockets = new Sockets(await socketFactory());
+  try {
+    return await abortable(() => untilTrap(() => fetchFederation(urlsOf(bridge), sockets.open as Function) as Promise<string>), signal);
+  } finally {
+    // Of a question that was given up, or whose module has trapped.
+    sockets.close();
+  }
 }
 
 /**
@@ -258,11 +263,14 @@ async function start(config: Config, parts: Parts): Promise<Backend> {
   const { vault } = parts;
   const save = vault === undefined ? undefined : (change: StateChange) => vault.save(change);
   const state = new Map(parts.state);
+  let engine: Engine | undefined;
   try {
-    const engine = await call(() => Engine.open(federation, options, state, save as Function | undefined, sockets.open as Function));
-    const account = (await untilTrap(() => engine.account())) as AccountInfo;
+    engine = await call(() => Engine.open(federation, options, state, save as Function | undefined, sockets.open as Function));
+    const account = (await untilTrap(() => engine?.account())) as AccountInfo;
     return new LocalBackend(engine, federation, account, { ...parts, sockets });
   } catch (error) {
+    // Nothing runs on whose store is closed.
+    await untilTrap(() => engine?.close()).catch(() => undefined);
     sockets.close();
     throw error;
   }

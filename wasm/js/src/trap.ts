@@ -48,14 +48,14 @@ export class Trap {
   #guarded(exports: Exports): Exports {
     let failure: QuorateError | undefined;
     const watched = (name: string, run: (...args: unknown[]) => unknown) => {
-      // What the runtime calls has nobody who could catch anything.
+      // What the runtime calls by itself: there is nobody who could catch anything.
       const unasked = /invoke|destroy|free/.test(name);
       return (...args: unknown[]): unknown => {
         try {
           if (failure === undefined) return run(...args);
         } catch (cause) {
-          // What was thrown into a call, as by its arguments, is its caller's; who was called by the runtime will not go on.
-          if (!unasked && !isTrap(cause)) throw cause;
+          // Bindings throw at what cannot be done, as with an object that was freed. The module is whole after that.
+          if (!isTrap(cause)) throw cause;
           failure ??= this.#spring(cause);
         }
         if (unasked) return NOTHING;

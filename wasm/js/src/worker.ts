@@ -56,7 +56,7 @@ async function handle(message: ToWorker): Promise<unknown> {
 
 /** The browser lets go of the lock when this worker ends, however it does. */
 function live(name: string): void {
-  void navigator.locks.request(name, () => {
+  void navigator.locks?.request(name, () => {
     postMessage({ alive: true } satisfies FromWorker);
     return new Promise<never>(() => undefined);
   });

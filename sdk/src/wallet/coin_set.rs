@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Default)]
 pub(super) struct CoinSet {
     coins: BTreeMap<OutPoint, Coin>,
-    /// Those that nothing spends, or what can be in no block any more.
+    /// All that is unspent, and maybe more.
     open: BTreeSet<OutPoint>,
+    /// What can be in no block any more: what it spends is unspent.
     dead: BTreeSet<Txid>,
     touched: BTreeSet<OutPoint>,
 }
@@ -24,7 +25,7 @@ impl CoinSet {
         self.coins.values()
     }
 
-    /// Those that nothing spends, or what can be in no block any more; and maybe some of which that was said wrongly.
+    /// All that is unspent, and maybe some that were, since what spends them is alive again. The book knows which.
     pub(super) fn open(&self) -> impl Iterator<Item = &Coin> + Clone {
         self.open.iter().filter_map(|outpoint| self.coins.get(outpoint))
     }

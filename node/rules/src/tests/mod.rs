@@ -7,5 +7,6 @@ mod epochs;
 mod releasing;
 mod settling;
 mod signing;
+mod standing;
 mod subscribing;
 mod voting;

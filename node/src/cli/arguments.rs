@@ -4,7 +4,7 @@ use crate::{config::ChainKind, secrets::KeySource};
 use anyhow::Result;
 use bitcoin::Network;
 use clap::{Parser, Subcommand};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
 #[derive(Parser)]
 #[command(version, about = "A node of a Quorate federation")]
@@ -20,6 +20,11 @@ pub(super) enum Command {
         /// Directory with node.toml, keys and certificates
         #[arg(env = "QUORATE_NODE_DIR")]
         directory: PathBuf,
+        /// Threads that speak to peers and bridges and run the rules, beside those for the disk and for costly checks.
+        /// One thread takes the least of a machine for a payment: others would be woken for each message. More of them
+        /// help a node that keeps one thread busy all the time
+        #[arg(long, env = "QUORATE_NODE_THREADS", default_value_t = NonZeroUsize::MIN)]
+        threads: NonZeroUsize,
         #[command(flatten)]
         risk: Risk,
     },

@@ -34,24 +34,25 @@ pub fn main() -> std::process::ExitCode {
 
 fn start() -> Result<()> {
     let arguments = Arguments::parse();
-    let default = match arguments.command {
+    let (threads, default) = match arguments.command {
+        Command::Run { threads, .. } => (threads.get(), "info"),
+        Command::Federation(_) => (1, "info"),
         Command::Status { .. }
         | Command::Evidence(_)
         | Command::Epoch(_)
         | Command::Share(_)
         | Command::Store(_)
-        | Command::Index(_) => "warn",
-        Command::Run { .. } | Command::Federation(_) => "info",
+        | Command::Index(_) => (1, "warn"),
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(run(arguments.command))
 }
 
 async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Run { directory, risk } => serve(&directory, &risk).await,
+        Command::Run { directory, risk, threads: _ } => serve(&directory, &risk).await,
         Command::Status { directory } => {
             let status: serde_json::Value = client::get(&directory, "status").await?;
             client::print(&status)

@@ -26,7 +26,7 @@ pub struct Check(Work);
 
 #[derive(Debug)]
 enum Work {
-    Joint { federation: Arc<Federation>, account: Box<JointAccount>, proposal: Box<JointProposal> },
+    Joint { federation: Arc<Federation>, account: Arc<JointAccount>, proposal: Box<JointProposal> },
     Scripts { transaction: Box<Transaction>, spent: Vec<TxOut> },
 }
 
@@ -43,10 +43,10 @@ enum Found {
 impl Check {
     pub(crate) fn of_joint(
         federation: Arc<Federation>,
-        account: JointAccount,
+        account: Arc<JointAccount>,
         proposal: JointProposal,
     ) -> Self {
-        Self(Work::Joint { federation, account: Box::new(account), proposal: Box::new(proposal) })
+        Self(Work::Joint { federation, account, proposal: Box::new(proposal) })
     }
 
     pub(crate) fn of_scripts(transaction: Transaction, spent: Vec<TxOut>) -> Self {

@@ -8,7 +8,6 @@ use crate::{
     accounts::Accounts,
     archive::Archived,
     bugs::Sabotage,
-    certificates::Certificates,
     checks::{Checked, Checks},
     effects::{Effect, Reason},
     ledger::Ledger,
@@ -52,7 +51,6 @@ pub(crate) struct Context {
     pub(crate) rng: ChaCha20Rng,
     pub(crate) ledger: Ledger,
     pub(crate) accounts: Accounts,
-    pub(crate) certificates: Certificates,
     pub(crate) checks: Checks,
     /// What was found out aside for the input that is being handled.
     pub(crate) checked: Option<Checked>,
@@ -117,7 +115,6 @@ impl Context {
             rng,
             ledger,
             accounts: Accounts::default(),
-            certificates: Certificates::default(),
             checks: Checks::default(),
             checked: None,
             log: Log::restore(std::mem::take(&mut stored.log), peers, boot),
@@ -177,7 +174,7 @@ impl Context {
     pub(crate) fn verified_account(
         &mut self,
         certificate: &AccountCertificate,
-    ) -> Result<JointAccount, AccountError> {
+    ) -> Result<Arc<JointAccount>, AccountError> {
         let account = self.accounts.verify(&self.federation, certificate)?;
         self.index_account(&account);
         Ok(account)

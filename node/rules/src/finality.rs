@@ -79,9 +79,7 @@ impl Context {
             return Ok(());
         }
         proof
-            .verify_by(&self.federation, |certificate| {
-                self.certificates.verify(&self.federation, certificate)
-            })
+            .verify(&self.federation)
             .map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
         // Who does not know how high the chain is does not know whether the deadline has passed.
         if !self.caught_up && proof.custody().deadline().is_some() && self.ledger.block_of(&txid).is_none() {

@@ -36,8 +36,9 @@ impl Context {
             if used.is_empty() {
                 return;
             }
-            for (id, record, used) in used {
-                if let Ok(account) = JointAccount::new(&self.federation, record) {
+            for (id, used) in used {
+                let record = || self.ledger.account_record(&id);
+                if let Some(account) = self.accounts.derive(&self.federation, id, record) {
                     let news = self.ledger.extend(id, &account, used);
                     self.tell_of_account(id, &news);
                 }

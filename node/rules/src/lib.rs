@@ -11,7 +11,6 @@ mod accounts;
 mod announcements;
 pub mod archive;
 mod bugs;
-mod certificates;
 mod checks;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]

@@ -112,32 +112,10 @@ impl FinalityProof {
     /// # Errors
     /// The proof does not hold; its sender is at fault, and the transaction must not be taken for final.
     pub fn verify(&self, federation: &Federation) -> Result<(), FinalityError> {
-        self.verify_by(federation, |certificate| certificate.verify(federation))
-    }
-
-    /// The same, by who verifies certificates in a way of its own, such as each one once.
-    ///
-    /// ```
-    /// use quorate::{Federation, finality::FinalityProof, vote::ApprovalCertificate};
-    /// fn check(proof: &FinalityProof, federation: &Federation, known: &ApprovalCertificate) -> bool {
-    ///     let verify = |shown: &ApprovalCertificate| {
-    ///         if shown == known { Ok(()) } else { shown.verify(federation) }
-    ///     };
-    ///     proof.verify_by(federation, verify).is_ok()
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`FinalityProof::verify`].
-    pub fn verify_by(
-        &self,
-        federation: &Federation,
-        certified: impl FnOnce(&ApprovalCertificate) -> Result<(), CertificateError>,
-    ) -> Result<(), FinalityError> {
         match self {
             Self::Enforced { transaction, spent, certificate } => {
                 check_target(&certificate.target, transaction, spent)?;
-                certified(certificate)?;
+                certificate.verify(federation)?;
                 verify_witnesses(transaction, spent)
             }
             Self::Attested { transaction, rounds, commits } => {

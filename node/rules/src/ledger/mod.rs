@@ -252,7 +252,7 @@ impl Ledger {
             );
         }
         for id in broken {
-            let record = self.scripts.account(&id).and_then(AccountEntry::record);
+            let record = self.account_record(&id);
             let account = record.and_then(|record| JointAccount::new(federation, record).ok());
             let scripts =
                 self.scripts.derive_again(id, account.as_ref().filter(|account| account.id() == id));
@@ -324,11 +324,14 @@ impl Ledger {
         self.scripts.account(id).map(AccountEntry::history_from)
     }
 
-    /// Positions in accounts that have a coin now, beyond those that had one before, with the accounts' records.
-    pub(crate) fn take_used(&mut self) -> Vec<(AccountId, AccountRecord, KeychainIndex)> {
-        let used = std::mem::take(&mut self.used);
-        let with_record = |(id, position)| Some((id, self.scripts.account(&id)?.record()?, position));
-        used.into_iter().filter_map(with_record).collect()
+    /// The record of an account whose scripts are indexed, if it can be read.
+    pub(crate) fn account_record(&self, id: &AccountId) -> Option<AccountRecord> {
+        self.scripts.account(id).and_then(AccountEntry::record)
+    }
+
+    /// Positions in accounts that have a coin now, beyond those that had one before.
+    pub(crate) fn take_used(&mut self) -> Vec<(AccountId, KeychainIndex)> {
+        std::mem::take(&mut self.used).into_iter().collect()
     }
 
     /// Has more scripts of an account indexed, up to a gap after the position that has a coin. Gives the coins that are

@@ -46,8 +46,8 @@ impl Voter {
             })?;
         cx.check_rounds(&certificate.target, &proposal)?;
         if record.certificate.as_ref() != Some(&certificate) && !cx.planted(Bug::SmallCertificate) {
-            cx.certificates
-                .verify(&cx.federation, &certificate)
+            certificate
+                .verify(&cx.federation)
                 .map_err(|error| WireError::sender(ErrorCode::InvalidSignature, error))?;
         }
         cx.watch_certificate(&certificate);

@@ -126,8 +126,8 @@ impl Voter {
         reason: &RejectReason,
     ) -> Option<SpendPlan> {
         let certificate = certificate.filter(|one| one.target == *target)?;
-        let verified = |cx: &mut Context| cx.certificates.verify(&cx.federation, &certificate).is_ok();
-        if !matches!(reason, RejectReason::Conflict { .. }) || !verified(cx) {
+        let verified = || certificate.verify(&cx.federation).is_ok();
+        if !matches!(reason, RejectReason::Conflict { .. }) || !verified() {
             return None;
         }
         let Proposal::Joint(joint) = &proposal else { return None };

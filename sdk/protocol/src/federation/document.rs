@@ -1,6 +1,6 @@
 //! What a federation publishes of itself, and its verification from the pinned id on.
 
-use super::{FederationError, Member, Quorum, Roster, check_members, write_members};
+use super::{FederationError, Member, Quorum, Roster, check_members, verified::Verified, write_members};
 use crate::{
     Epoch, FederationId, NodeId,
     checkpoint::Checkpoint,
@@ -284,7 +284,8 @@ impl FederationDocument {
         let first = Era { context, members, weighted_shares };
         let successions = self.successions.clone();
         let document = Self { successions: Vec::new(), ..self };
-        let mut federation = Federation { quorum, eras: vec![first], document };
+        let mut federation =
+            Federation { quorum, eras: vec![first], document, verified: Verified::default() };
         for succession in successions {
             federation = federation.succeed(succession)?;
         }
@@ -308,6 +309,7 @@ pub struct Federation {
     /// All epochs, from the first to the last; never empty.
     eras: Vec<Era>,
     document: FederationDocument,
+    verified: Verified,
 }
 
 impl Federation {
@@ -438,7 +440,7 @@ impl Federation {
         signature: &schnorr::Signature,
     ) -> bool {
         let key = self.era_of(epoch).and_then(|era| identity_key(era, node));
-        key.is_some_and(|key| digest::verify(key, digest, signature))
+        key.is_some_and(|key| self.verified.check(key, digest, signature))
     }
 
     /// What signatures of an epoch are bound to.

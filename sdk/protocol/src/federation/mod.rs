@@ -7,6 +7,7 @@
 //! [`Federation`] is such a document after every check has passed.
 
 mod document;
+mod verified;
 
 pub use document::{EpochKey, Federation, FederationDocument, KeyCertificate, Succession, SuccessionPlan};
 

@@ -12,5 +12,5 @@ pub use quorate_protocol::testing;
 pub use quorate_protocol::{
     AccountId, Epoch, Federation, FederationDocument, FederationError, FederationId, NodeId, NonceCommitment,
     PackageDigest, ParseIdError, Quorum, Round, SignatureShare, account, conflict, digest, evidence,
-    federation, finality, frost, headers, log_head, proposal, relay_policy, release, seal, vote, wire,
+    federation, finality, frost, headers, log_head, proposal, psbt, relay_policy, release, seal, vote, wire,
 };

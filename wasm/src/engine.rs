@@ -9,7 +9,7 @@ use crate::{
     store::{JsStore, read_state},
     verify::Federation,
 };
-use bitcoin::{Network, Psbt, Transaction, Txid};
+use bitcoin::{Network, Transaction, Txid};
 use futures_util::StreamExt as _;
 use js_sys::{Function, Map, Promise};
 use quorate::{
@@ -309,7 +309,7 @@ impl Engine {
     /// Authorises and submits a PSBT of this account (base64), and waits until it is final.
     #[wasm_bindgen(js_name = payPsbt)]
     pub fn pay_psbt(&self, psbt: &str) -> Result<Promise, JsValue> {
-        let psbt: Psbt = psbt.parse().map_err(|error| Failure::argument("psbt", error))?;
+        let psbt = quorate::psbt::parse(psbt).map_err(|error| Failure::new("invalid_psbt", error))?;
         let client = self.client();
         Ok(promise(async move { Ok(to_js(&ReceiptView::from(client?.pay_psbt(psbt).await?))) }))
     }

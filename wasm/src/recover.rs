@@ -210,7 +210,7 @@ impl Recovery {
 const INVALID_PSBT: &str = "invalid_psbt";
 
 fn parse_psbt(text: &str) -> Result<Psbt, Failure> {
-    text.trim().parse().map_err(|error| Failure::new(INVALID_PSBT, format!("this is no PSBT: {error}")))
+    quorate::psbt::parse(text).map_err(|error| Failure::new(INVALID_PSBT, error))
 }
 
 impl Recovery {

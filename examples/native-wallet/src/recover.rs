@@ -233,7 +233,7 @@ pub(super) async fn run(step: Step) -> Result<()> {
         }
         Step::Sign { account, psbt, max_fee } => {
             let (recovery, words) = account.open()?;
-            let psbt: Psbt = read(&psbt)?.trim().parse().context("this is no PSBT")?;
+            let psbt = quorate::psbt::parse(&read(&psbt)?)?;
             sign(&recovery, words, &psbt, max_fee)?;
         }
         Step::Send { source, transaction } => {

@@ -18,6 +18,7 @@ pub mod headers;
 mod ids;
 pub mod log_head;
 pub mod proposal;
+pub mod psbt;
 pub mod relay_policy;
 pub mod release;
 pub mod seal;

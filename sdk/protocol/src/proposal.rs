@@ -100,7 +100,7 @@ mod psbt_base64 {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Psbt, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        crate::psbt::parse(&text).map_err(D::Error::custom)
     }
 }
 

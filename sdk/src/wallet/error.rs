@@ -1,6 +1,6 @@
 //! What can go wrong before anything leaves the wallet.
 
-use super::state::StateError;
+use super::{state::StateError, words::WordsError};
 use crate::{account::AccountError, frost::SigningError, proposal::ProposalError, relay_policy::RelayError};
 use bitcoin::{Amount, Network, OutPoint, Txid};
 
@@ -9,8 +9,8 @@ use bitcoin::{Amount, Network, OutPoint, Txid};
 #[non_exhaustive]
 pub enum WalletError {
     /// The words are not a BIP39 mnemonic.
-    #[error("the secret words are not valid: {0}; check spelling and order")]
-    Words(bip39::Error),
+    #[error("the secret words are not valid: {0}")]
+    Words(#[from] WordsError),
     /// No randomness.
     #[error("the platform has no source of randomness")]
     Randomness,

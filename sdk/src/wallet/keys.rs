@@ -8,70 +8,24 @@
 //!
 //! `coin` is 0 on mainnet and 1 elsewhere (SLIP-44). All keys come from the seed, so twelve words restore everything.
 
-use super::WalletError;
+use super::{SecretWords, WalletError};
 use crate::{
     Federation,
     account::{AccountPolicy, AccountRecord, JointAccount},
     digest::{IdentityKey, secp},
     frost::WalletSecret,
 };
-use bip39::Mnemonic;
 use bitcoin::{
     NetworkKind,
     bip32::{ChildNumber, DerivationPath, KeySource, Xpriv, Xpub},
     key::Keypair,
 };
 use std::fmt;
-use zeroize::Zeroizing;
 
 /// Purpose of Quorate's own keys.
 const PURPOSE: u32 = 21_817;
 /// Purpose of the recovery key (BIP87).
 const RECOVERY_PURPOSE: u32 = 87;
-
-/// Secret words of a wallet; redacted in `Debug`, erased on drop.
-///
-/// ```
-/// use quorate::wallet::SecretWords;
-/// let words = SecretWords::parse(
-///     "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about",
-/// )?;
-/// assert_eq!(words.reveal().split(' ').count(), 12);
-/// # Ok::<(), quorate::wallet::WalletError>(())
-/// ```
-#[derive(Clone)]
-pub struct SecretWords(Mnemonic);
-
-impl SecretWords {
-    /// Twelve new words from 16 bytes of the platform's randomness (BIP39).
-    ///
-    /// # Errors
-    /// The platform has no source of randomness.
-    pub fn generate() -> Result<Self, WalletError> {
-        let mut entropy = Zeroizing::new([0; 16]);
-        getrandom::getrandom(entropy.as_mut()).map_err(|_| WalletError::Randomness)?;
-        Mnemonic::from_entropy(entropy.as_ref()).map(Self).map_err(|_| WalletError::Randomness)
-    }
-
-    /// Reads words; checks count, spelling and checksum.
-    ///
-    /// # Errors
-    /// [`WalletError::Words`] says which word is wrong.
-    pub fn parse(words: &str) -> Result<Self, WalletError> {
-        Mnemonic::parse_normalized(words.trim()).map(Self).map_err(WalletError::Words)
-    }
-
-    /// The words in the clear, for the user's backup.
-    pub fn reveal(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.0.to_string())
-    }
-}
-
-impl fmt::Debug for SecretWords {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretWords(..)")
-    }
-}
 
 /// Which account of the words, and on which terms it is registered. They are part of the account: the same words with
 /// other terms have other addresses. The backup says the delay ([`crate::recovery::BackupKit`]).
@@ -113,7 +67,7 @@ pub(crate) fn recovery_key(
 }
 
 fn master(words: &SecretWords, kind: NetworkKind) -> Result<Xpriv, WalletError> {
-    let seed = Zeroizing::new(words.0.to_seed_normalized(""));
+    let seed = words.seed();
     Xpriv::new_master(kind, seed.as_ref()).map_err(|_| WalletError::Derivation)
 }
 

@@ -21,17 +21,19 @@ mod paying;
 mod saving;
 mod settled;
 mod state;
+mod words;
 
 pub use aging::EXPIRY_NOTICE;
 pub use build::{FEE_UNASKED_MAX, PaymentAmount, PaymentRequest};
 pub use coins::{Balance, Coin, CoinState, HistoryEntry};
 pub use destination::Destination;
 pub use error::WalletError;
+pub use keys::AccountOptions;
 pub(crate) use keys::recovery_key;
-pub use keys::{AccountOptions, SecretWords};
 pub(crate) use settled::SettledUntil;
 pub use state::{SavedState, StateChange, StateError, apply_change};
 pub(crate) use state::{read as read_state, under as under_state, value as state_value};
+pub use words::{SecretWords, WordsError};
 
 use crate::{
     Federation,

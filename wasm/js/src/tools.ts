@@ -8,16 +8,17 @@ export function generateWords(): string {
 }
 
 /**
- * Checks secret words and gives them in their normal form. Call `init` first.
+ * Checks secret words of the English list (BIP39) and gives them in their normal form. Capital letters, numbers and punctuation between words do not
+ * matter, nor letters of a word after the fourth. Call `init` first.
  *
- * @throws {@link QuorateError} `invalid_words`, which says which one.
+ * @throws {@link QuorateError} `invalid_words`, which says which ones are wrong, counted from 1, and repeats none.
  */
 export function checkWords(words: string): string {
   return callNow(() => glue.checkWords(words));
 }
 
 /**
- * Reads an address or `bitcoin:` URI (BIP21) and checks it against the network. Call `init` first.
+ * Reads an address or `bitcoin:` link (BIP21, BIP321) and checks it against the network. Call `init` first.
  *
  * @throws {@link QuorateError} `invalid_address`, `wrong_network`, `unknown_address_type`.
  *

@@ -163,7 +163,7 @@ export interface AccountInfo {
 
 /** A payment to make. */
 export interface PaymentRequest {
-  /** Address or `bitcoin:` URI (BIP21). */
+  /** Address or `bitcoin:` link (BIP21, BIP321). */
   readonly to: string;
   /** In satoshis, or everything that is spendable less the fee; what the URI asks for if absent. */
   readonly amount?: bigint | "everything";
@@ -176,7 +176,9 @@ export interface Destination {
   readonly address: string;
   /** In satoshis. */
   readonly amount?: bigint;
+  /** Who is paid, as the link says and nobody checked: at most 256 characters on one line, none of them invisible or turning others around. */
   readonly label?: string;
+  /** What for, in the same way. */
   readonly message?: string;
 }
 

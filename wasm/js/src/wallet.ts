@@ -82,7 +82,7 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /**
-   * Reads what a user typed, pasted or scanned: an address or a `bitcoin:` URI (BIP21), checked against the wallet's network. Show what it says
+   * Reads what a user typed, pasted or scanned: an address or a `bitcoin:` link (BIP21, BIP321), checked against the wallet's network. Show what it says
    * before you pay.
    *
    * @throws {@link QuorateError} `invalid_address`, `wrong_network`, `unknown_address_type`.

@@ -1,0 +1,209 @@
+//! Secret words (BIP39), as people write them down and enter them.
+
+use super::WalletError;
+use bip39::{Language, Mnemonic};
+use std::fmt;
+use zeroize::Zeroizing;
+
+/// How many words there may be.
+const COUNTS: [usize; 5] = [12, 15, 18, 21, 24];
+/// The first so many letters of a word tell it from all others of the list (BIP39); backups in metal have no more.
+const TELLING_LETTERS: usize = 4;
+
+/// Secret words of a wallet; redacted in `Debug`, erased on drop.
+///
+/// ```
+/// use quorate::wallet::SecretWords;
+/// let words = SecretWords::parse(
+///     "1. Abandon 2. abandon 3. abandon abandon, abandon, abandon ABANDON aban aban aban abandon about",
+/// )?;
+/// assert_eq!(words.reveal().split(' ').count(), 12);
+/// # Ok::<(), quorate::wallet::WalletError>(())
+/// ```
+#[derive(Clone)]
+pub struct SecretWords(Mnemonic);
+
+impl SecretWords {
+    /// Twelve new words from 16 bytes of the platform's randomness (BIP39).
+    ///
+    /// # Errors
+    /// The platform has no source of randomness.
+    pub fn generate() -> Result<Self, WalletError> {
+        let mut entropy = Zeroizing::new([0; 16]);
+        getrandom::getrandom(entropy.as_mut()).map_err(|_| WalletError::Randomness)?;
+        Mnemonic::from_entropy(entropy.as_ref()).map(Self).map_err(|_| WalletError::Randomness)
+    }
+
+    /// Reads words of the English list, in capital or small letters; numbers and punctuation between them, white space
+    /// of any kind, and letters of a word after the fourth do not matter. Checks count, spelling and checksum.
+    ///
+    /// # Errors
+    /// [`WalletError::Words`] says which words are wrong, and repeats none.
+    pub fn parse(text: &str) -> Result<Self, WalletError> {
+        let lower = Zeroizing::new(text.to_lowercase());
+        let given: Vec<&str> = lower.split(is_between).filter(|word| !word.is_empty()).collect();
+        let positions = |is: fn(&str) -> bool| -> Vec<usize> {
+            given.iter().enumerate().filter(|(_, word)| is(word)).map(|(index, _)| index + 1).collect()
+        };
+        if !positions(|word| !word.is_ascii()).is_empty() {
+            return Err(WordsError::Language.into());
+        }
+        if !COUNTS.contains(&given.len()) {
+            return Err(WordsError::Count { found: given.len() }.into());
+        }
+        let unknown = positions(|word| find(word).is_none());
+        if unknown.len() == given.len() {
+            return Err(WordsError::Language.into());
+        }
+        if !unknown.is_empty() {
+            return Err(WordsError::Unknown { positions: unknown }.into());
+        }
+        let known: Vec<&str> = given.iter().filter_map(|word| find(word)).collect();
+        let normal = Zeroizing::new(known.join(" "));
+        let mnemonic = Mnemonic::parse_in_normalized(Language::English, &normal);
+        mnemonic.map(Self).map_err(|_| WordsError::Checksum.into())
+    }
+
+    /// The words in the clear, for the user's backup.
+    pub fn reveal(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.0.to_string())
+    }
+
+    /// The seed of all keys (BIP39), without a passphrase.
+    pub(super) fn seed(&self) -> Zeroizing<[u8; 64]> {
+        Zeroizing::new(self.0.to_seed_normalized(""))
+    }
+}
+
+impl fmt::Debug for SecretWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretWords(..)")
+    }
+}
+
+/// Whether a character is between words: accents that stand alone are parts of words.
+fn is_between(one: char) -> bool {
+    let is_accent = matches!(one, '\u{300}'..='\u{36f}' | '\u{3099}'..='\u{309a}');
+    !one.is_alphabetic() && !is_accent
+}
+
+/// The word of the English list.
+fn find(word: &str) -> Option<&'static str> {
+    let english = Language::English;
+    if let Some(index) = english.find_word(word) {
+        return english.word_list().get(usize::from(index)).copied();
+    }
+    match english.words_by_prefix(word) {
+        [one] if word.len() == TELLING_LETTERS => Some(one),
+        _ => None,
+    }
+}
+
+/// Why words are none of a wallet. Positions are counted from 1; no word is repeated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WordsError {
+    /// Too few or too many.
+    #[error("there are {found} words, where 12, 15, 18, 21 or 24 make a wallet")]
+    Count {
+        /// Words given.
+        found: usize,
+    },
+    /// Some are not in the list.
+    #[error("{} in the English list of BIP39; check the spelling", named(positions))]
+    Unknown {
+        /// Which.
+        positions: Vec<usize>,
+    },
+    /// They are of another language, or no words at all.
+    #[error("they are not in English, and this wallet knows no other list of BIP39")]
+    Language,
+    /// Each is in the list, but they do not belong together.
+    #[error("they do not belong together: one of them is another one of the list, or they are out of order")]
+    Checksum,
+}
+
+fn named(positions: &[usize]) -> String {
+    let listed: Vec<String> = positions.iter().map(usize::to_string).collect();
+    match listed.as_slice() {
+        [one] => format!("word {one} is not"),
+        [first @ .., last] => format!("words {} and {last} are not", first.join(", ")),
+        [] => "a word is not".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORDS: &str = "legal winner thank year wave sausage worth useful legal winner thank yellow";
+
+    fn error(text: &str) -> WordsError {
+        match SecretWords::parse(text) {
+            Err(WalletError::Words(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn words_are_read_as_people_write_them() {
+        let numbered: String =
+            WORDS.split(' ').enumerate().map(|(at, word)| format!("{}) {word}\r\n", at + 1)).collect();
+        let short: Vec<&str> = WORDS.split(' ').map(|word| &word[..word.len().min(4)]).collect();
+        for text in [
+            WORDS.to_owned(),
+            format!("\n  {}\t", WORDS.to_uppercase()),
+            WORDS.replace(' ', ", "),
+            WORDS.replace(' ', "\u{3000}"),
+            WORDS.replace(' ', "\u{a0}\u{200b}"),
+            WORDS.replace(' ', "-"),
+            numbered,
+            short.join(" "),
+        ] {
+            let read = SecretWords::parse(&text).expect(&text);
+            assert_eq!(read.reveal().as_str(), WORDS, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_places_from_one_and_without_words() {
+        let change = |positions: &[usize], to: &str| {
+            let word = |(at, word)| if positions.contains(&(at + 1)) { to } else { word };
+            WORDS.split(' ').enumerate().map(word).collect::<Vec<_>>().join(" ")
+        };
+        for (text, is) in [
+            (change(&[1], "leagl"), WordsError::Unknown { positions: vec![1] }),
+            (change(&[3, 12], "lega"), WordsError::Checksum),
+            (change(&[3, 12], "xyzzy"), WordsError::Unknown { positions: vec![3, 12] }),
+            (change(&[12], "year"), WordsError::Checksum),
+            (change(&[2], "gagn\u{e9}"), WordsError::Language),
+            ("abaco abbaglio abbinato abete abisso abolire abrasivo abrogato accadere accenno accusato acetone".into(), WordsError::Language),
+            ("\u{3042}\u{3044}\u{3053}\u{304f}\u{3057}\u{3093}".into(), WordsError::Language),
+            (format!("{WORDS} legal"), WordsError::Count { found: 13 }),
+            (String::new(), WordsError::Count { found: 0 }),
+        ] {
+            let found = error(&text);
+            assert_eq!(found, is, "{text}");
+            assert!(!WORDS.split(' ').any(|word| format!("{found} {found:?}").contains(&format!(" {word} "))));
+        }
+        let text = error(&change(&[3, 7, 12], "xyzzy")).to_string();
+        assert!(text.starts_with("words 3, 7 and 12 are not"), "{text}");
+    }
+
+    #[test]
+    fn seeds_are_those_of_bip39() {
+        // Trezor's vectors have a passphrase; these are of the same words without one.
+        let seed = SecretWords::parse(WORDS).expect("words").seed();
+        assert!(
+            hex::encode(*seed)
+                .starts_with("878386efb78845b3355bd15ea4d39ef97d179cb712b77d5c12b6be415fffeffe")
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_is_entered_panics(text: String) {
+            let _any = SecretWords::parse(&text);
+        }
+    }
+}

@@ -12,12 +12,9 @@ const BASE58: &str = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz
 pub(super) fn parse(text: &str, network: Network) -> Result<Address, WalletError> {
     let compact: String = text.chars().filter(|one| !one.is_whitespace()).collect();
     let address: Address<NetworkUnchecked> =
-        compact.parse().map_err(|_| match foreign::recognise(text.trim()) {
-            Some(foreign) if foreign.is_secret => unreadable("what was entered", foreign.what),
-            Some(foreign) => {
-                unreadable(text, format!("{}; ask the payee for a bitcoin address", foreign.what))
-            }
-            None => unreadable(&compact, what_is_wrong(&compact, network)),
+        compact.parse().map_err(|_| match foreign::recognise(&compact) {
+            Some(what) => unreadable(text, format!("{what}; ask the payee for a bitcoin address")),
+            None => unreadable(text, what_is_wrong(&compact, network)),
         })?;
     let known = address.clone().assume_checked();
     let payable = known.address_type().is_some();

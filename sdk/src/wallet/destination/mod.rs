@@ -31,8 +31,8 @@ pub struct Destination {
     pub address: Address,
     /// Amount that the link asks for.
     pub amount: Option<Amount>,
-    /// Who is paid, as the link says: 256 characters at most, none of which is invisible or changes the direction of
-    /// others. Nobody has checked it.
+    /// Who is paid, as the link says: 256 characters at most, without those that are not seen or change the direction
+    /// of others. Nobody has checked it.
     pub label: Option<String>,
     /// What for, as the link says, in the same way.
     pub message: Option<String>,
@@ -67,8 +67,14 @@ impl Destination {
     }
 }
 
-/// It cannot be read, for this reason.
+/// It cannot be read, for this reason. What looks like a secret is not repeated, wherever it stands.
 fn unreadable(text: &str, reason: impl Into<String>) -> WalletError {
+    if foreign::is_secret(text) {
+        return WalletError::Address {
+            text: "what was entered".to_owned(),
+            reason: foreign::SECRET.to_owned(),
+        };
+    }
     let mut shown: String = text.chars().take(REPEATED_MAX).collect();
     if shown.len() < text.len() {
         shown.push('…');

@@ -63,6 +63,7 @@ async function pay(page, to, amount) {
   await section(page, "Send");
   await page.getByLabel("To").fill(to);
   if (amount) await page.getByLabel("Amount").fill(amount);
+  await page.getByRole("button", { name: /^Review/ }).click();
   await page.getByRole("button", { name: /^Pay / }).click();
 }
 

@@ -10,6 +10,7 @@ import * as btc from "@scure/btc-signer";
 import { QuorateError, Wallet, federationDocument } from "quorate";
 import * as verify from "quorate/verify";
 import { startDevnet } from "../browser/support.mjs";
+import { fund, spendable } from "./support.mjs";
 
 const PACKAGE = "wasm/js";
 /** What the modules may weigh, brotli, in bytes; `npm run bench` has the figures. Raise it knowingly. */
@@ -31,19 +32,6 @@ after(async () => {
     process.exit(1);
   }, 10_000).unref();
 });
-
-async function fund(address, amount) {
-  const body = JSON.stringify({ address, amount });
-  const answer = await fetch(`${devnet.site}/devnet/fund`, { method: "POST", headers: { "content-type": "application/json" }, body });
-  assert.equal(answer.status, 204);
-}
-
-async function spendable(wallet, amount) {
-  const enough = async () => (await wallet.balance()).spendable >= amount;
-  const events = wallet.events({ signal: AbortSignal.timeout(30_000) });
-  while (!(await enough())) assert.ok(!(await events.next()).done, "the money does not arrive");
-  await events.return();
-}
 
 const coded = (code) => (error) => error instanceof QuorateError && error instanceof Error && error.code === code;
 
@@ -117,7 +105,7 @@ test("two wallets in Node: pay, verify, close in between, open again", { timeout
   assert.equal(await alice.connection(), "ready");
   const own = await alice.unusedAddress();
   assert.equal(await alice.unusedAddress(), own, "shown again until somebody pays to it");
-  await fund(own, 500_000);
+  await fund(devnet, own, 500_000);
   await spendable(alice, 500_000n);
   assert.notEqual(await alice.unusedAddress(), own);
   assert.notEqual(await alice.nextAddress(), await alice.unusedAddress(), "a payer's own address is shown to nobody else");
@@ -223,7 +211,7 @@ test("a wallet backs itself up, refreshes what is old, and lifts what waits", { 
   const options = { bridge: devnet.bridge, federation: devnet.federation, storage: "memory" };
   const wallet = await Wallet.create({ ...options, name: "lifts", recoveryDelay: 1_500 });
   await wallet.ready();
-  await fund(await wallet.unusedAddress(), 100_000);
+  await fund(devnet, await wallet.unusedAddress(), 100_000);
   await spendable(wallet, 100_000n);
   const sheet = await wallet.backup();
   assert.ok(sheet.includes(await wallet.revealWords()) && sheet.includes(wallet.account.descriptor), sheet);

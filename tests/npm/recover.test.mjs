@@ -4,6 +4,7 @@ import { after, before, test } from "node:test";
 import { askChain, serveEsplora, startDevnet, taprootScript } from "../browser/support.mjs";
 import { Wallet } from "quorate";
 import { Recovery, esplora } from "quorate/recover";
+import { fund } from "./support.mjs";
 
 /** The least that regtest allows with the federation's margin: its coins can be received, and taken along. */
 const DELAY = 289;
@@ -20,18 +21,12 @@ after(async () => {
   await devnet?.stop();
 });
 
-async function fund(address, amount) {
-  const body = JSON.stringify({ address, amount });
-  const answer = await fetch(`${devnet.site}/devnet/fund`, { method: "POST", headers: { "content-type": "application/json" }, body });
-  assert.ok(answer.ok);
-}
-
 test("an account is left with its sheet alone", { timeout: 120_000 }, async () => {
   const wallet = await Wallet.create({ bridge: devnet.bridge, federation: devnet.federation, storage: "memory", name: "leaves", recoveryDelay: DELAY });
   await wallet.ready();
   const first = await wallet.nextAddress();
-  await fund(first, 100_000);
-  await fund(await wallet.nextAddress(), 50_000);
+  await fund(devnet, first, 100_000);
+  await fund(devnet, await wallet.nextAddress(), 50_000);
   const [sheet, words] = [await wallet.backup(), await wallet.revealWords()];
   const descriptor = wallet.account.descriptor;
   await wallet.close();

@@ -41,3 +41,18 @@ export async function pageThatPays(context, url) {
     await page.close();
   }
 }
+
+/** Play money for an address, in a block. */
+export async function fund(devnet, address, amount) {
+  const body = JSON.stringify({ address, amount });
+  const answer = await fetch(`${devnet.site}/devnet/fund`, { method: "POST", headers: { "content-type": "application/json" }, body });
+  assert.ok(answer.ok, await answer.text());
+}
+
+/** Waits until a wallet can spend so much. */
+export async function spendable(wallet, amount) {
+  const enough = async () => (await wallet.balance()).spendable >= amount;
+  const events = wallet.events({ signal: AbortSignal.timeout(PATIENCE_MS) });
+  while (!(await enough())) assert.ok(!(await events.next()).done, "the money does not arrive");
+  await events.return();
+}

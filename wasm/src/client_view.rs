@@ -1,12 +1,12 @@
 //! Wallet data and events as plain objects.
 
-use bitcoin::{Address, Network};
+use bitcoin::{Address, Amount, Network};
 use quorate::{
     account::Keychain,
     finality::FinalityKind,
     headers::HeaderChain,
     session::{Event, PaymentState, RefreshQuote, Session},
-    wallet::{Balance, Coin, HistoryEntry, Wallet},
+    wallet::{Balance, Coin, HistoryDetails, HistoryEntry, Quote, Wallet},
     wire::{BlockRef, ConfirmedSpend, NodeReject, WireError},
 };
 use serde::Serialize;
@@ -66,12 +66,47 @@ pub(crate) struct CoinView {
     conflicted: Option<ConflictView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<u32>,
+    frozen: bool,
+}
+
+/// A payment as it would be made.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct QuoteView {
+    psbt: String,
+    amount: u64,
+    fee: u64,
+    total: u64,
+    fee_rate: f64,
+    change: u64,
+    coins: Vec<String>,
+    unconfirmed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    most: Option<u64>,
+}
+
+impl From<Quote> for QuoteView {
+    fn from(quote: Quote) -> Self {
+        // A rate is far below 2^32.
+        let per_kwu = u32::try_from(quote.fee_rate.to_sat_per_kwu()).map_or(f64::MAX, f64::from);
+        Self {
+            total: quote.total().to_sat(),
+            psbt: quote.psbt.to_string(),
+            amount: quote.amount.to_sat(),
+            fee: quote.fee.to_sat(),
+            fee_rate: per_kwu / 250.0,
+            change: quote.change.to_sat(),
+            coins: quote.coins.iter().map(ToString::to_string).collect(),
+            unconfirmed: quote.unconfirmed,
+            most: quote.most.map(Amount::to_sat),
+        }
+    }
 }
 
 /// What a refresh would do.
 #[derive(Serialize)]
 pub(crate) struct RefreshView {
-    coins: usize,
+    coins: u32,
     amount: u64,
     fee: u64,
     expired: bool,
@@ -80,6 +115,7 @@ pub(crate) struct RefreshView {
 impl From<RefreshQuote> for RefreshView {
     fn from(quote: RefreshQuote) -> Self {
         let RefreshQuote { coins, amount, fee, expired } = quote;
+        let coins = u32::try_from(coins).unwrap_or(u32::MAX);
         Self { coins, amount: amount.to_sat(), fee: fee.to_sat(), expired }
     }
 }
@@ -113,6 +149,7 @@ impl CoinView {
             spent_by: coin.spent_by.map(|txid| txid.to_string()),
             conflicted: coin.conflicted.map(ConflictView::from),
             expires_at: wallet.expires_at(&coin.outpoint),
+            frozen: wallet.is_frozen(&coin.outpoint),
         }
     }
 }
@@ -131,6 +168,10 @@ pub(crate) struct HistoryView {
     block_time: Option<u32>,
     confirmations: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
+    fee: Option<u64>,
+    /// Whom this wallet paid.
+    to: Vec<PaidView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     conflicted: Option<ConflictView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: Option<String>,
@@ -139,9 +180,22 @@ pub(crate) struct HistoryView {
     payment: Option<PaymentView>,
 }
 
+#[derive(Serialize)]
+struct PaidView {
+    address: String,
+    amount: u64,
+}
+
 impl HistoryView {
     pub(crate) fn new(entry: &HistoryEntry, session: &Session) -> Self {
-        let chain: &HeaderChain = session.wallet().chain();
+        let wallet = session.wallet();
+        let chain: &HeaderChain = wallet.chain();
+        let HistoryDetails { fee, paid, time } = wallet.history_details(entry);
+        let network = wallet.federation().network();
+        let to = paid.into_iter().filter_map(|(script, amount)| {
+            let address = Address::from_script(&script, network).ok()?.to_string();
+            Some(PaidView { address, amount: amount.to_sat() })
+        });
         let payment = Some(entry).filter(|entry| entry.finality.is_none() && entry.block.is_none());
         let payment = payment.and_then(|entry| session.payment(entry.txid));
         Self {
@@ -150,8 +204,10 @@ impl HistoryView {
             spent: entry.spent.to_sat(),
             finality: entry.finality,
             block: entry.block.map(BlockView::from),
-            block_time: entry.block.and_then(|block| chain.header(block.height)).map(|header| header.time),
+            block_time: time,
             confirmations: entry.block.map_or(0, |block| chain.confirmations(&block)),
+            fee: fee.map(Amount::to_sat),
+            to: to.collect(),
             conflicted: entry.conflicted.map(ConflictView::from),
             refusal: session.refusal(entry.txid).map(str::to_owned),
             payment: payment.and_then(PaymentView::new),

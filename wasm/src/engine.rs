@@ -1,7 +1,7 @@
 //! A running wallet.
 
 use crate::{
-    client_view::{BalanceView, CoinView, EventView, HistoryView, RefreshView},
+    client_view::{BalanceView, CoinView, EventView, HistoryView, QuoteView, RefreshView},
     error::Failure,
     js::{from_js, promise},
     options::{PaymentOptions, WalletOptions, fee_rate, fee_rate_or_none},
@@ -9,7 +9,7 @@ use crate::{
     store::{JsStore, read_state},
     verify::Federation,
 };
-use bitcoin::{Network, Transaction, Txid};
+use bitcoin::{Network, OutPoint, Transaction, Txid};
 use futures_util::StreamExt as _;
 use js_sys::{Function, Map, Promise};
 use quorate::{
@@ -196,13 +196,13 @@ impl Engine {
         })
     }
 
-    /// Payments in and out.
+    /// Payments in and out, in the order of their blocks.
     pub fn history(&self) -> Promise {
         self.ask(|session| {
             session
                 .wallet()
-                .history()
-                .iter()
+                .history_by_block()
+                .into_iter()
                 .map(|entry| HistoryView::new(entry, session))
                 .collect::<Vec<_>>()
         })
@@ -288,12 +288,40 @@ impl Engine {
         })
     }
 
+    /// Says what a payment would be.
+    pub fn quote(&self, payment: JsValue) -> Promise {
+        let (client, network) = (self.client(), self.network);
+        promise(async move {
+            let request = from_js::<PaymentOptions>("payment", payment)?.request(network)?;
+            Ok(to_js(&QuoteView::from(client?.quote(request).await?)))
+        })
+    }
+
+    /// Leaves a coin (`txid:vout`) out of payments.
+    pub fn freeze(&self, outpoint: &str) -> Result<Promise, JsValue> {
+        let outpoint = parse_outpoint(outpoint)?;
+        let client = self.client();
+        Ok(promise(async move { Ok(client?.freeze(outpoint).await.map(|()| JsValue::UNDEFINED)?) }))
+    }
+
+    /// Lets payments spend a coin (`txid:vout`) again.
+    pub fn unfreeze(&self, outpoint: &str) -> Result<Promise, JsValue> {
+        let outpoint = parse_outpoint(outpoint)?;
+        let client = self.client();
+        Ok(promise(async move { Ok(client?.unfreeze(outpoint).await.map(|()| JsValue::UNDEFINED)?) }))
+    }
+
     /// Submits a payment; gives its txid.
     pub fn send(&self, payment: JsValue) -> Promise {
         let (client, network) = (self.client(), self.network);
         promise(async move {
-            let request = from_js::<PaymentOptions>("payment", payment)?.request(network)?;
-            Ok(client?.send(request).await?.to_string())
+            let options = from_js::<PaymentOptions>("payment", payment)?;
+            let (client, request) = (client?, options.request(network)?);
+            let sent = match options.idempotency_key {
+                Some(key) => client.send_once(&key, request).await?,
+                None => client.send(request).await?,
+            };
+            Ok(sent.to_string())
         })
     }
 
@@ -301,17 +329,44 @@ impl Engine {
     pub fn pay(&self, payment: JsValue) -> Promise {
         let (client, network) = (self.client(), self.network);
         promise(async move {
-            let request = from_js::<PaymentOptions>("payment", payment)?.request(network)?;
-            Ok(to_js(&ReceiptView::from(client?.pay(request).await?)))
+            let options = from_js::<PaymentOptions>("payment", payment)?;
+            let (client, request) = (client?, options.request(network)?);
+            let receipt = match options.idempotency_key {
+                Some(key) => client.pay_once(&key, request).await?,
+                None => client.pay(request).await?,
+            };
+            Ok(to_js(&ReceiptView::from(receipt)))
         })
     }
 
     /// Authorises and submits a PSBT of this account (base64), and waits until it is final.
     #[wasm_bindgen(js_name = payPsbt)]
-    pub fn pay_psbt(&self, psbt: &str) -> Result<Promise, JsValue> {
+    pub fn pay_psbt(&self, psbt: &str, idempotency_key: Option<String>) -> Result<Promise, JsValue> {
         let psbt = quorate::psbt::parse(psbt).map_err(|error| Failure::new("invalid_psbt", error))?;
         let client = self.client();
-        Ok(promise(async move { Ok(to_js(&ReceiptView::from(client?.pay_psbt(psbt).await?))) }))
+        Ok(promise(async move {
+            let client = client?;
+            let receipt = match idempotency_key {
+                Some(key) => client.pay_psbt_once(&key, psbt).await?,
+                None => client.pay_psbt(psbt).await?,
+            };
+            Ok(to_js(&ReceiptView::from(receipt)))
+        }))
+    }
+
+    /// Authorises and submits a PSBT of this account (base64); gives its txid.
+    #[wasm_bindgen(js_name = sendPsbt)]
+    pub fn send_psbt(&self, psbt: &str, idempotency_key: Option<String>) -> Result<Promise, JsValue> {
+        let psbt = quorate::psbt::parse(psbt).map_err(|error| Failure::new("invalid_psbt", error))?;
+        let client = self.client();
+        Ok(promise(async move {
+            let client = client?;
+            let txid = match idempotency_key {
+                Some(key) => client.send_psbt_once(&key, psbt).await?,
+                None => client.send_psbt(psbt).await?,
+            };
+            Ok(txid.to_string())
+        }))
     }
 
     /// Submits a signed transaction (hex) of coins in sole custody, and waits until it is attested.
@@ -379,6 +434,10 @@ impl Engine {
         let client = self.client();
         Ok(promise(async move { Ok(client?.cancel(txid).await.map(|()| JsValue::UNDEFINED)?) }))
     }
+}
+
+fn parse_outpoint(text: &str) -> Result<OutPoint, Failure> {
+    text.parse().map_err(|error| Failure::argument("outpoint", error))
 }
 
 fn parse_txid(text: &str) -> Result<Txid, Failure> {

@@ -60,13 +60,19 @@ impl From<Failure> for JsValue {
 mod wallet {
     use super::Failure;
     use quorate::wire::NodeReject;
-    use quorate::{client::ClientError, wallet::WalletError};
+    use quorate::{
+        client::ClientError,
+        wallet::{WalletError, WordsError},
+    };
     use serde::Serialize;
 
     #[derive(Serialize)]
     #[serde(untagged, rename_all_fields = "camelCase")]
     enum Details<'a> {
         Funds { needed_sat: u64, spendable_sat: u64, incoming_sat: u64 },
+        Busy { needed_sat: u64, spendable_sat: u64, busy_sat: u64 },
+        Words { positions: Vec<u32> },
+        Paid { txid: String },
         Dust { amount_sat: u64, limit_sat: u64 },
         FeeRate { sat_per_vb: u64, min: u64, max: u64 },
         Unreasonable { sat_per_vb: u64, fee_sat: u64, amount_sat: u64, limit_sat: u64 },
@@ -82,6 +88,17 @@ mod wallet {
                     spendable_sat: spendable.to_sat(),
                     incoming_sat: incoming.to_sat(),
                 }),
+                WalletError::CoinsBusy { needed, spendable, busy } => Some(Details::Busy {
+                    needed_sat: needed.to_sat(),
+                    spendable_sat: spendable.to_sat(),
+                    busy_sat: busy.to_sat(),
+                }),
+                WalletError::Words(WordsError::Unknown { positions }) => {
+                    // There are at most 24.
+                    let positions = positions.iter().filter_map(|one| u32::try_from(*one).ok());
+                    Some(Details::Words { positions: positions.collect() })
+                }
+                WalletError::KeyReused { txid } => Some(Details::Paid { txid: txid.to_string() }),
                 WalletError::Dust { amount, limit } => {
                     Some(Details::Dust { amount_sat: amount.to_sat(), limit_sat: limit.to_sat() })
                 }

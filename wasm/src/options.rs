@@ -1,11 +1,11 @@
 //! Arguments of the engine.
 
 use crate::{error::Failure, js::from_json};
-use bitcoin::{Amount, FeeRate, Network};
+use bitcoin::{Amount, FeeRate, Network, OutPoint};
 use quorate::{
     account::{AccountPolicy, AccountRecord},
     headers::Checkpoint,
-    wallet::{AccountOptions, Destination, GAP_LIMIT_MAX, PaymentRequest, SecretWords, Wallet},
+    wallet::{AccountOptions, Destination, GAP_LIMIT_MAX, PaymentRequest, SecretWords, Wallet, WalletError},
     wire::Header,
 };
 use serde::Deserialize;
@@ -83,9 +83,28 @@ pub(crate) struct PaymentOptions {
     /// Everything that is spendable, less the fee.
     #[serde(default)]
     everything: bool,
+    /// Who else is paid.
+    #[serde(default)]
+    others: Vec<OtherOption>,
+    /// For everybody to read.
+    data: Option<Hex>,
+    /// The coins to spend; the wallet selects if absent.
+    coins: Option<Vec<OutPoint>>,
     /// In sat/vB.
     fee_rate: Option<f64>,
+    /// The payment is made once for each.
+    pub(crate) idempotency_key: Option<String>,
 }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OtherOption {
+    to: String,
+    amount: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Hex(#[serde(with = "hex::serde")] Vec<u8>);
 
 impl PaymentOptions {
     pub(crate) fn request(&self, network: Network) -> Result<PaymentRequest, Failure> {
@@ -95,6 +114,17 @@ impl PaymentOptions {
             (Some(sat), false) => request = request.exact(Amount::from_sat(sat)),
             (None, true) => request = request.everything(),
             (None, false) => {}
+        }
+        for OtherOption { to, amount } in &self.others {
+            let destination = Destination::parse(to, network)?;
+            let amount = amount.map(Amount::from_sat).or(destination.amount);
+            request = request.and(destination, amount.ok_or(WalletError::AmountMissing)?);
+        }
+        if let Some(Hex(data)) = &self.data {
+            request = request.data(data.as_slice());
+        }
+        if let Some(coins) = &self.coins {
+            request = request.with_coins(coins.iter().copied());
         }
         if let Some(rate) = self.fee_rate {
             request = request.fee_rate(fee_rate(rate)?);

@@ -51,6 +51,10 @@ export function History({ wallet, entries }: { wallet: OpenWallet; entries: read
             <li key={entry.txid} data-txid={entry.txid}>
               <span>{net < 0n ? "Sent" : "Received"}</span>
               <span className={`amount ${net < 0n ? "" : "in"}`}>{net < 0n ? "−" : "+"}{sats(net < 0n ? -net : net)}</span>
+              {entry.to.map(({ address, amount }) => (
+                <span key={address} className="hint payee">{sats(amount)} to <span className="mono" title={address}>{address.slice(0, 12)}…{address.slice(-6)}</span></span>
+              ))}
+              {entry.fee !== undefined && <span className="hint payee">Fee {sats(entry.fee)}</span>}
               <span className="hint">{when} · <span className="mono" title={entry.txid}>{entry.txid.slice(0, 8)}…</span></span>
               <span><span className={`pill ${tone}`}>{text}</span></span>
               {entry.refusal !== undefined && entry.finality === "enforced" && !entry.conflicted && entry.confirmations === 0 && <Lift wallet={wallet} entry={entry} />}

@@ -1,9 +1,9 @@
-import { useEffect, useState, type FormEvent } from "react";
+import { useEffect, useRef, useState, type FormEvent } from "react";
 import type { Sending } from "quorate/react";
-import type { Destination, PaymentState } from "quorate";
+import type { Destination, PaymentState, Quote } from "quorate";
 import type { OpenWallet } from "quorate/worker";
 import { Scan, canScan } from "./scan.js";
-import { Field, Problem, parseSats, sats, useAction } from "./ui.js";
+import { Address, Field, Problem, parseSats, sats, useAction } from "./ui.js";
 
 /** A payment takes well under a second. */
 const STOP_AFTER_MS = 5_000;
@@ -34,30 +34,43 @@ function progressOf(txid: string | undefined, state: PaymentState | undefined): 
 export function Send({ wallet, sending, ready }: { wallet: OpenWallet; sending: Sending; ready: boolean }) {
   const [to, setTo] = useState("");
   const [amount, setAmount] = useState("");
+  const [everything, setEverything] = useState(false);
   const [scanning, setScanning] = useState(false);
+  const [review, setReview] = useState<Review>();
   const [started, setStarted] = useState<number>();
   const [took, setTook] = useState<number>();
   const { send, txid, state, receipt, error, reset } = sending;
   const destination = useDestination(wallet, to);
+  const quoting = useAction();
   const asked = destination.found?.amount;
   useEffect(() => {
     if (receipt && started !== undefined && took === undefined) setTook(performance.now() - started);
   }, [receipt, started, took]);
 
-  const wanted = asked ?? parseSats(amount);
+  const wanted = asked ?? (everything ? "everything" : parseSats(amount));
   const busy = sending.sending;
   const submit = (event: FormEvent) => {
     event.preventDefault();
+    const found = destination.found;
+    if (!found || !wanted) return;
+    quoting.run(async () => {
+      reset();
+      setReview({ destination: found, quote: await wallet.quote({ to, amount: wanted }) });
+    });
+  };
+  const pay = (quote: Quote) => {
     setStarted(performance.now());
     setTook(undefined);
-    // What the button says is what is paid.
-    void send({ to, amount: wanted });
+    setReview(undefined);
+    // What was shown is what is paid.
+    void send(quote);
   };
   const again = () => {
     reset();
     setStarted(undefined);
     setTo("");
     setAmount("");
+    setEverything(false);
   };
 
   if (receipt) {
@@ -82,22 +95,64 @@ export function Send({ wallet, sending, ready }: { wallet: OpenWallet; sending: 
     );
   }
   if (scanning) return <section className="card"><Scan onFound={(text) => { setTo(text); setScanning(false); }} onCancel={() => setScanning(false)} /></section>;
+  if (review) return <Confirm review={review} ready={ready} onPay={pay} onBack={() => setReview(undefined)} />;
   return (
     <form className="card" onSubmit={submit} aria-label="Send">
       <Field label="To" hint="A bitcoin address or a bitcoin: link.">
-        {(id) => <textarea id={id} className="mono" rows={2} autoComplete="off" spellCheck={false} value={to} onChange={(event) => setTo(event.target.value)} />}
+        {(id) => <textarea id={id} className="mono" rows={2} autoComplete="off" spellCheck={false} value={to} onChange={(event) => { setTo(event.target.value); reset(); }} />}
       </Field>
+      <Problem error={destination.error} />
       {canScan && <button type="button" className="quiet" onClick={() => setScanning(true)}>Scan a code</button>}
       {asked === undefined && (
-        <Field label="Amount" hint="In satoshis.">
-          {(id) => <input id={id} inputMode="numeric" value={amount} onChange={(event) => setAmount(event.target.value)} />}
-        </Field>
+        <>
+          <Field label="Amount" hint={everything ? "All that is spendable, less the fee." : "In satoshis."}>
+            {(id) => <input id={id} inputMode="numeric" disabled={everything} value={everything ? "" : amount} onChange={(event) => { setAmount(event.target.value); reset(); }} />}
+          </Field>
+          <button type="button" className="quiet" aria-pressed={everything} onClick={() => setEverything(!everything)}>Everything</button>
+        </>
       )}
       {destination.found?.label && <p className="hint">To {destination.found.label}</p>}
-      <Problem error={error ?? destination.error} />
-      <button disabled={!ready || !destination.found || !wanted}>{wanted ? `Pay ${sats(wanted)}` : "Pay"}</button>
+      <Problem error={error ?? quoting.error} />
+      <button disabled={!ready || quoting.busy || !destination.found || !wanted}>{typeof wanted === "bigint" ? `Review ${sats(wanted)}` : "Review"}</button>
       {!ready && <p className="hint">Waiting for the federation…</p>}
     </form>
+  );
+}
+
+/** A payment as it would be made, and to whom. */
+interface Review {
+  readonly destination: Destination;
+  readonly quote: Quote;
+}
+
+/** What is paid, at what fee, and what that means: the last step before it is. */
+function Confirm({ review: { destination, quote }, ready, onPay, onBack }: { review: Review; ready: boolean; onPay: (quote: Quote) => void; onBack: () => void }) {
+  const heading = useRef<HTMLHeadingElement>(null);
+  useEffect(() => heading.current?.focus(), []);
+  return (
+    <section className="card" aria-label="Review">
+      <h2 ref={heading} tabIndex={-1}>Pay this?</h2>
+      <dl className="facts">
+        <dt>To</dt>
+        <dd>
+          {destination.label && <span className="soft">{destination.label} (as the link says)<br /></span>}
+          <Address text={destination.address} />
+        </dd>
+        {destination.message && <><dt>For</dt><dd>{destination.message} <span className="soft">(as the link says)</span></dd></>}
+        <dt>Amount</dt>
+        <dd>{sats(quote.amount)}</dd>
+        <dt>Fee</dt>
+        <dd>{sats(quote.fee)} <span className="soft">({quote.feeRate.toFixed(1)} sat/vB)</span></dd>
+        <dt>Total</dt>
+        <dd><strong>{sats(quote.total)}</strong></dd>
+        <dt>Final</dt>
+        <dd>At once: the federation co-signs it, and no second payment of these coins can be signed. Its block follows.</dd>
+      </dl>
+      {quote.unconfirmed && <p className="hint">It spends money that is in no block yet, and waits for that one's block.</p>}
+      <button type="button" disabled={!ready} onClick={() => onPay(quote)}>Pay {sats(quote.amount)}</button>
+      <button type="button" className="quiet" onClick={onBack}>Back</button>
+      {!ready && <p className="hint">Waiting for the federation…</p>}
+    </section>
   );
 }
 

@@ -13,6 +13,19 @@ export function btc(amount: bigint): string {
   return `${amount / SAT_PER_BTC}.${String(amount % SAT_PER_BTC).padStart(8, "0")}`.replace(/\.?0+$/, "");
 }
 
+/** An address in groups of four, which people can compare; its ends stand out. */
+export function Address({ text }: { text: string }) {
+  const groups = text.match(/.{1,4}/g) ?? [];
+  return (
+    <span className="mono groups" data-testid="payee">
+      {groups.map((group, index) => {
+        const end = index < 2 || index >= groups.length - 2;
+        return <span key={index}>{end ? <strong>{group}</strong> : group}{index < groups.length - 1 && " "}</span>;
+      })}
+    </span>
+  );
+}
+
 /** Reads a whole number of satoshis. */
 export function parseSats(text: string): bigint | undefined {
   // Digits, alone or in groups of three; never a decimal point, which would be a hundred million times more than was meant.

@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     session::{Event, PaymentState, RefreshQuote, Session},
-    wallet::{Balance, PaymentRequest, SavedState, StateError, Wallet, WalletError},
+    wallet::{Balance, PaymentRequest, Quote, SavedState, StateError, Wallet, WalletError},
 };
-use bitcoin::{Address, FeeRate, Txid};
+use bitcoin::{Address, FeeRate, OutPoint, Txid};
 use futures_util::{Stream, stream};
 use std::{
     sync::{Arc, OnceLock},
@@ -199,14 +199,122 @@ impl Client {
         Ok(self.call(move |session, _| session.create_psbt(&request)).await??)
     }
 
-    /// Authorises and submits a PSBT of this account, and waits until it is final.
+    /// Says what a payment would be, without reserving or sending anything. Show it to who pays, and pay exactly that.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate::client::Client, request: quorate::wallet::PaymentRequest) -> Result<(),
+    /// # quorate::client::ClientError> {
+    /// let quote = client.quote(request).await?;
+    /// println!("{} and a fee of {}", quote.amount, quote.fee);
+    /// client.pay_psbt(quote.psbt).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The wallet refused, or the client has ended.
+    pub async fn quote(&self, request: PaymentRequest) -> Result<Quote, ClientError> {
+        Ok(self.call(move |session, _| session.quote(&request)).await??)
+    }
+
+    /// As [`Client::pay`], but once for each key, however often it is called and also after a restart: who does not
+    /// know whether a payment was made asks for it again with the same key, and waits for the same payment
+    /// ([`Session::send_once`]).
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate::client::Client, request: quorate::wallet::PaymentRequest) -> Result<(),
+    /// # quorate::client::ClientError> {
+    /// let receipt = client.pay_once("invoice 17", request.clone()).await?;
+    /// assert_eq!(client.pay_once("invoice 17", request).await?.txid, receipt.txid);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::pay`] and [`Client::outcome`]; also how the payment of that key ended when it was made, such as that
+    /// the federation refused it: take another key to pay after all.
+    pub async fn pay_once(&self, key: &str, request: PaymentRequest) -> Result<Receipt, ClientError> {
+        let txid = self.send_once(key, request).await?;
+        self.outcome(txid).await.map_err(ClientError::for_good)
+    }
+
+    /// As [`Client::pay_psbt`], but once for each key.
+    ///
+    /// # Errors
+    /// As [`Client::pay_once`].
+    pub async fn pay_psbt_once(&self, key: &str, psbt: bitcoin::Psbt) -> Result<Receipt, ClientError> {
+        let txid = self.send_psbt_once(key, psbt).await?;
+        self.outcome(txid).await.map_err(ClientError::for_good)
+    }
+
+    /// As [`Client::send_psbt`], but once for each key.
+    ///
+    /// # Errors
+    /// As [`Session::send_psbt_once`], or the client has ended.
+    pub async fn send_psbt_once(&self, key: &str, psbt: bitcoin::Psbt) -> Result<Txid, ClientError> {
+        let key = key.to_owned();
+        Ok(self.call(move |session, now| session.send_psbt_once(now, &key, psbt)).await??)
+    }
+
+    /// As [`Client::send`], but once for each key.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate::client::Client, request: quorate::wallet::PaymentRequest) -> Result<(),
+    /// # quorate::client::ClientError> {
+    /// let txid = client.send_once("invoice 17", request).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::send_once`], or the client has ended.
+    pub async fn send_once(&self, key: &str, request: PaymentRequest) -> Result<Txid, ClientError> {
+        let key = key.to_owned();
+        Ok(self.call(move |session, now| session.send_once(now, &key, &request)).await??)
+    }
+
+    /// Leaves a coin out of payments until [`Client::unfreeze`]; it is kept with the wallet.
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate::client::Client, coin: bitcoin::OutPoint) -> Result<(),
+    /// # quorate::client::ClientError> {
+    /// client.freeze(coin).await?;
+    /// client.unfreeze(coin).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// It is no unspent coin of this wallet, or the client has ended.
+    pub async fn freeze(&self, outpoint: OutPoint) -> Result<(), ClientError> {
+        Ok(self.call(move |session, _| session.freeze(outpoint)).await??)
+    }
+
+    /// Lets payments spend a coin again.
+    ///
+    /// # Errors
+    /// The client has ended.
+    pub async fn unfreeze(&self, outpoint: OutPoint) -> Result<(), ClientError> {
+        self.call(move |session, _| session.unfreeze(outpoint)).await
+    }
+
+    /// As [`Client::pay_psbt`], without the waiting: when this returns, the payment is saved, and
+    /// [`Client::outcome`] waits for its end.
+    ///
+    /// # Errors
+    /// The wallet refused, or the client has ended.
+    pub async fn send_psbt(&self, psbt: bitcoin::Psbt) -> Result<Txid, ClientError> {
+        Ok(self.call(move |session, now| session.send_psbt(now, psbt)).await??)
+    }
+
+    /// Authorises and submits a PSBT of this account, and waits until it is final. One that is under way or final is not
+    /// paid again.
     ///
     /// # Errors
     /// The wallet or the federation refused, or the client has ended.
     pub async fn pay_psbt(&self, psbt: bitcoin::Psbt) -> Result<Receipt, ClientError> {
-        let events = self.events.subscribe();
-        let txid = self.call(move |session, now| session.send_psbt(now, psbt)).await??;
-        self.follow(events, txid).await
+        let txid = self.send_psbt(psbt).await?;
+        self.outcome(txid).await
     }
 
     /// Moves old coins home in one transaction and waits until it is final; `None` if no coin is old

@@ -68,6 +68,15 @@ impl ClientError {
         }
     }
 
+    /// The same call gives the same answer from now on.
+    pub(super) fn for_good(self) -> Self {
+        match self {
+            Self::Rejected { rejects, .. } => Self::Rejected { rejects, retry: false },
+            Self::Failed { message, .. } => Self::Failed { message, retry: false },
+            Self::Wallet(_) | Self::Ended | Self::Store(_) => self,
+        }
+    }
+
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -15,6 +15,7 @@ mod events;
 mod following;
 mod freshness;
 mod handle;
+mod once;
 mod payments;
 mod pending;
 mod requests;
@@ -23,6 +24,7 @@ mod state;
 pub use aging::RefreshQuote;
 pub use events::{Event, PaymentState, Reach};
 pub use freshness::TIP_AGE_MAX;
+pub use once::IDEMPOTENCY_KEYS_MAX;
 pub use pending::Now;
 
 use crate::{
@@ -34,6 +36,7 @@ use crate::{
 };
 use backoff::Backoff;
 use bitcoin::{FeeRate, Txid};
+use once::Once;
 use pending::{Payment, Pending, RESUBMIT_MAX, RESUBMIT_MIN};
 use rand_core::CryptoRngCore;
 use std::{
@@ -96,6 +99,8 @@ pub struct Session {
     payments: BTreeMap<Txid, Payment>,
     /// Payments that ended without becoming final, should a coin be left to one of them after all.
     dormant: BTreeMap<Txid, Proposal>,
+    /// Which payment each idempotency key stands for.
+    once: Once,
     /// How payments of this run ended, for who asks later.
     outcomes: BTreeMap<Txid, PaymentState>,
     /// The time of day, if it is known, the age by which a tip is stale, and the tip that the application was told so
@@ -169,6 +174,7 @@ impl Session {
             now: Now::ZERO,
             payments: BTreeMap::new(),
             dormant: BTreeMap::new(),
+            once: Once::default(),
             outcomes: BTreeMap::new(),
             wall: None,
             tip_age_max,
@@ -325,6 +331,10 @@ impl Session {
 
     /// A text frame arrived.
     pub fn handle_text(&mut self, now: Now, text: &str) {
+        // What a server said before its connection was closed is said by nobody.
+        if matches!(self.link, Link::Down { .. } | Link::Connecting) {
+            return;
+        }
         self.heard_at = now;
         self.now = now;
         let open = &self.pending;

@@ -7,10 +7,10 @@ use super::{
 use crate::{
     proposal::Proposal,
     release::ReleaseCertificate,
-    wallet::{PaymentRequest, WalletError},
+    wallet::{PaymentRequest, Quote, WalletError},
     wire::{ClientMessage, RejectReason, UtxoRecord, WireError},
 };
-use bitcoin::{Amount, FeeRate, Psbt, Txid};
+use bitcoin::{Amount, FeeRate, OutPoint, Psbt, Txid};
 
 /// How often a payment that nodes rejected for a passing reason is submitted again before the reason is reported.
 pub(super) const PASSING_REJECTS_MAX: u32 = 8;
@@ -28,6 +28,27 @@ impl Session {
         self.wallet.create_psbt(request, self.fee_rate)
     }
 
+    /// Says what a payment would be, without reserving or sending anything.
+    ///
+    /// # Errors
+    /// As [`Session::create_psbt`].
+    pub fn quote(&mut self, request: &PaymentRequest) -> Result<Quote, WalletError> {
+        self.wallet.quote(request, self.fee_rate)
+    }
+
+    /// Leaves a coin out of payments ([`Wallet::freeze`](crate::wallet::Wallet::freeze)).
+    ///
+    /// # Errors
+    /// It is no unspent coin of this wallet.
+    pub fn freeze(&mut self, outpoint: OutPoint) -> Result<(), WalletError> {
+        self.wallet.freeze(outpoint)
+    }
+
+    /// Lets payments spend a coin again.
+    pub fn unfreeze(&mut self, outpoint: OutPoint) {
+        self.wallet.unfreeze(outpoint);
+    }
+
     /// Builds, authorises and submits a payment; progress comes as [`Event::Payment`].
     ///
     /// # Errors
@@ -37,13 +58,17 @@ impl Session {
         self.send_psbt(now, psbt)
     }
 
-    /// Authorises and submits a PSBT of this account.
+    /// Authorises and submits a PSBT of this account. One that is under way or final is not paid again.
     ///
     /// # Errors
     /// Nothing has been sent and nothing is reserved.
     pub fn send_psbt(&mut self, now: Now, psbt: Psbt) -> Result<Txid, WalletError> {
         if self.wallet.is_watch_only() {
             return Err(WalletError::WatchOnly);
+        }
+        let txid = psbt.unsigned_tx.compute_txid();
+        if self.payments.contains_key(&txid) || self.wallet.proof(txid).is_some() {
+            return Ok(txid);
         }
         if self.wallet.certificate().is_none() {
             return Err(WalletError::NotCertified);
@@ -133,6 +158,10 @@ impl Session {
         let txid = proposal.txid();
         self.payments.insert(txid, Payment::new(now, proposal, cancelled));
         self.outcomes.remove(&txid);
+        // One that had ended and is made once more has not ended.
+        if self.dormant.remove(&txid).is_some() {
+            self.touched.dormant.insert(txid);
+        }
         self.touched.payments.insert(txid);
         self.event(Event::Payment { txid, state: PaymentState::Submitted });
         self.send_submission(now, txid);
@@ -210,11 +239,12 @@ impl Session {
     /// frees the coin or shows that the payment has to be finished.
     pub(super) fn revive(&mut self, now: Now, record: &UtxoRecord) {
         let Some(lock) = record.lock.filter(|lock| lock.round.0 > 0) else { return };
+        if self.payments.contains_key(&lock.txid) {
+            return;
+        }
         let Some(Proposal::Joint(joint)) = self.dormant.get(&lock.txid).cloned() else { return };
         // With the deadline that it had: nodes ask for the wallet's part under that one.
         if self.wallet.take_proposal(&joint).is_ok() {
-            self.dormant.remove(&lock.txid);
-            self.touched.dormant.insert(lock.txid);
             let _txid = self.submit_as(now, Proposal::Joint(joint), true);
         }
     }

@@ -8,6 +8,7 @@
 //! | key | value, as JSON |
 //! | --- | --- |
 //! | `payment/TXID` | a payment under way: proposal, what was signed, whether its owner cancelled it |
+//! | `once/HASH` | the payment that an idempotency key stands for |
 //! | `ended/TXID` | a payment that ended without becoming final, should a coin be left to it after all |
 
 use super::{Now, Output, Session, pending::Payment};
@@ -76,6 +77,7 @@ impl Session {
             payment.signed = saved.signed;
             session.payments.insert(txid, payment);
         }
+        session.once.restore(state)?;
         for (key, _, value) in under_state(state, "ended/") {
             let proposal: Proposal = read_state(key, value)?;
             session.dormant.insert(proposal.txid(), proposal);
@@ -88,6 +90,7 @@ impl Session {
     pub(super) fn take_save(&mut self) -> Option<Output> {
         if !self.saves {
             self.touched = Touched::default();
+            self.once.take_change(&mut StateChange::new());
             self.wallet.drop_change();
             return None;
         }
@@ -104,6 +107,7 @@ impl Session {
         for txid in touched.dormant {
             change.insert(format!("ended/{txid}"), self.dormant.get(&txid).and_then(state_value));
         }
+        self.once.take_change(&mut change);
         (!change.is_empty()).then_some(Output::Save(change))
     }
 }

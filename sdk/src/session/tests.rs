@@ -478,13 +478,13 @@ fn a_document_that_does_not_follow_is_refused() {
     assert_eq!(session.wallet().federation().epoch(), crate::Epoch::FIRST);
 }
 
-fn opened(state: &SavedState) -> Session {
+pub(super) fn opened(state: &SavedState) -> Session {
     let session = session();
     Session::restore(session.wallet, Box::new(rng(2)), state).expect("the state is its own")
 }
 
 /// Carries out saves as a driver does.
-fn drain_saving(session: &mut Session, disk: &mut SavedState) -> Vec<Output> {
+pub(super) fn drain_saving(session: &mut Session, disk: &mut SavedState) -> Vec<Output> {
     let mut others = Vec::new();
     while let Some(output) = session.poll_output() {
         match output {
@@ -615,9 +615,36 @@ fn settle(session: &mut Session) {
     tell(session, None, &ServerMessage::Pong);
 }
 
+/// A quote is paid again after it failed. Coins that are locked for it in a later round are then no sign that it is
+/// left over from before.
 #[test]
-fn old_coins_are_told_of_once_and_move_home_by_themselves_if_they_may() {
+fn a_payment_that_is_made_once_more_goes_on_when_its_coins_are_locked_for_it() {
+    use crate::wallet::tests::{confirmed, mine, request};
     let mut session = live();
+    certify(&mut session);
+    mine(&mut session.wallet, 5);
+    let coin = confirmed(&mut session.wallet, false);
+    let payment = request(&mut session.wallet, false).exact(bitcoin::Amount::from_sat(10_000));
+    let psbt = session.quote(&payment).expect("enough").psbt;
+    let txid = session.send_psbt(START, psbt.clone()).expect("sent");
+    session.finish(txid, PaymentState::Failed { message: String::new(), retry: true });
+    assert!(session.dormant.contains_key(&txid));
+    assert_eq!(session.send_psbt(START, psbt), Ok(txid));
+    assert!(session.dormant.is_empty());
+    let script = session.wallet().coins().next().expect("one").script_pubkey.clone();
+    let lock = Some(Lock { txid, round: Round(1), locked_at: 0 });
+    let record = testing::utxo_record(coin, bitcoin::Amount::from_sat(50_000), script);
+    let signed = VoteTarget::new(txid, testing::custody(), [(coin, Round(1))]);
+    session.payments.get_mut(&txid).expect("under way").signed.push(signed);
+    session.dormant.insert(txid, session.payments[&txid].proposal.clone());
+    session.take_record(&UtxoRecord { round: Round(1), lock, ..record });
+    let payment = &session.payments[&txid];
+    assert!(!payment.cancelled);
+    assert_eq!(payment.signed.len(), 1, "what it signed is not forgotten");
+}
+
+/// All nodes have accepted the session's account.
+pub(super) fn certify(session: &mut Session) {
     let world = testing::federation(4);
     let record = session.wallet.account().record().clone();
     let nodes = (1..).map(crate::NodeId).zip(&world.keys);
@@ -625,6 +652,12 @@ fn old_coins_are_told_of_once_and_move_home_by_themselves_if_they_may() {
     let epoch = world.federation.epoch();
     let certificate = crate::account::AccountCertificate { record, epoch, acceptances };
     session.wallet.set_certificate(certificate).expect("valid");
+}
+
+#[test]
+fn old_coins_are_told_of_once_and_move_home_by_themselves_if_they_may() {
+    let mut session = live();
+    certify(&mut session);
     // Two weeks, or a quarter of a short delay, before the horizon.
     let height = 1 + (4_320 - 288) / 4 * 3;
     crate::wallet::tests::mine(&mut session.wallet, height);

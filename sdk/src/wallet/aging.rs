@@ -64,7 +64,7 @@ impl Wallet {
 
     /// Builds the transaction that moves old coins home, which makes them young: those that have expired, which are
     /// spendable again once it is in a block; if there are none, those of [`Wallet::aging`], which stay spendable. Up
-    /// to 64 at a time, and only those that are worth more than moving them costs. `None` if there is nothing to do.
+    /// to 64 at a time, and only those that are worth more than moving them costs, and not frozen. `None` if there is nothing to do.
     ///
     /// # Errors
     /// A fee rate out of bounds.
@@ -74,10 +74,11 @@ impl Wallet {
         let expired = expired.filter(|(_, state)| matches!(state, CoinState::Expired { .. }));
         let mut old: Vec<&Coin> = expired.map(|(coin, _)| coin).collect();
         old.sort_by_key(|coin| (coin.block.map(|block| block.height), coin.outpoint));
-        if old.iter().all(|coin| !build::is_economic(coin.value, rate)) {
+        if old.iter().all(|coin| !build::is_economic(coin.value, rate) || self.is_frozen(&coin.outpoint)) {
             old = self.aging();
         }
-        let worth = old.into_iter().filter(|coin| build::is_economic(coin.value, rate)).take(INPUTS_MAX);
+        let free = old.into_iter().filter(|coin| !self.is_frozen(&coin.outpoint));
+        let worth = free.filter(|coin| build::is_economic(coin.value, rate)).take(INPUTS_MAX);
         let coins: Vec<_> = worth.filter_map(|coin| self.describe_coin(coin)).collect();
         build::refresh(rate, &self.funds(coins, home))
     }

@@ -97,7 +97,7 @@ impl CoinBook {
                 CoinState::Expired { .. } => &mut balance.expired,
                 CoinState::Conflicted { .. } => continue,
             };
-            *bucket = bucket.checked_add(coin.value).unwrap_or(Amount::MAX_MONEY);
+            *bucket = bounded_sum([*bucket, coin.value]);
         }
         balance
     }

@@ -1,15 +1,16 @@
 //! Coin selection and PSBT construction for a payment.
 
 use super::{
-    Destination, WalletError,
+    PaymentAmount, PaymentRequest, WalletError,
     clusters::{self, Clusters},
+    request::sum,
 };
 use crate::{
     account::{Address, JointAccount},
     proposal::{describe_input, describe_output},
     relay_policy::{
-        CLUSTER_TRANSACTIONS_MAX, FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX, RelayError, bounded_sum,
-        signed_vbytes,
+        CLUSTER_TRANSACTIONS_MAX, FEE_RATE_MAX, FEE_RATE_MIN, INPUTS_MAX, OUTPUTS_MAX, RelayError,
+        bounded_sum, signed_vbytes,
     },
 };
 use bdk_coin_select::{
@@ -21,7 +22,7 @@ use bitcoin::{
     absolute::LockTime, transaction::Version,
 };
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rounds of branch and bound before the greedy choice is taken.
 const BRANCH_AND_BOUND_ROUNDS: usize = 20_000;
@@ -32,56 +33,6 @@ const LONG_TERM_RATE_SAT_PER_VB: f32 = 10.0;
 pub const FEE_UNASKED_MAX: Amount = Amount::from_sat(5_000);
 /// Above that, at most this part of what is paid.
 const FEE_UNASKED_SHARE: u64 = 10;
-
-/// How much to pay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PaymentAmount {
-    /// This much; the fee comes on top.
-    Exact(Amount),
-    /// Everything that is spendable, less the fee: up to 64 coins in one transaction, and of those that hang on
-    /// unconfirmed transactions as many as the network takes together. What stays can be sent after the next block.
-    Everything,
-}
-
-/// A payment that the user asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PaymentRequest {
-    /// To whom.
-    pub destination: Destination,
-    /// How much; if absent, what the URI asks for.
-    pub amount: Option<PaymentAmount>,
-    /// At which fee rate; if absent, what the server estimates for the next blocks, as long as the fee is not above
-    /// [`FEE_UNASKED_MAX`] and a tenth of the payment.
-    pub fee_rate: Option<FeeRate>,
-}
-
-impl PaymentRequest {
-    /// Pays what the destination's URI asks for.
-    pub fn new(destination: Destination) -> Self {
-        Self { destination, amount: None, fee_rate: None }
-    }
-
-    /// Pays an exact amount.
-    #[must_use]
-    pub fn exact(mut self, amount: Amount) -> Self {
-        self.amount = Some(PaymentAmount::Exact(amount));
-        self
-    }
-
-    /// Pays everything that is spendable, less the fee.
-    #[must_use]
-    pub fn everything(mut self) -> Self {
-        self.amount = Some(PaymentAmount::Everything);
-        self
-    }
-
-    /// Uses a fee rate.
-    #[must_use]
-    pub fn fee_rate(mut self, rate: FeeRate) -> Self {
-        self.fee_rate = Some(rate);
-        self
-    }
-}
 
 /// A coin that may be spent.
 #[derive(Clone, Debug)]
@@ -134,30 +85,81 @@ pub(super) fn check_unasked_fee(
 pub(super) fn build(request: &PaymentRequest, rate: FeeRate, funds: &Funds<'_>) -> Result<Psbt, WalletError> {
     check_rate(rate)?;
     let wanted = request.amount.or(request.destination.amount.map(PaymentAmount::Exact));
+    let further = request.further_outputs()?;
+    sum(&further)?;
+    if further.len() >= OUTPUTS_MAX {
+        let found = further.len() + 1;
+        return Err(RelayError::Count { what: "outputs", max: OUTPUTS_MAX, found }.into());
+    }
+    let named = request.coins.as_deref().map(|named| named_coins(named, funds)).transpose()?;
+    let script_pubkey = request.destination.script_pubkey();
     let (chosen, outputs) = match wanted.ok_or(WalletError::AmountMissing)? {
-        PaymentAmount::Exact(amount) if amount > Amount::MAX_MONEY => {
-            return Err(WalletError::AmountTooLarge { amount });
+        PaymentAmount::Exact(value) => {
+            let mut outputs = vec![TxOut { value, script_pubkey }];
+            outputs.extend(further);
+            let wanted = Wanted { amount: sum(&outputs)?, outputs, rate };
+            outputs_are_sound(&wanted.outputs)?;
+            match named {
+                Some(coins) => exact(&wanted, funds, &coins, Choice::All)?,
+                None => select(&wanted, funds)?,
+            }
         }
-        PaymentAmount::Exact(amount) => select(request, amount, rate, funds)?,
-        PaymentAmount::Everything => everything(request, rate, funds)?,
+        PaymentAmount::Everything => everything(script_pubkey, &further, rate, funds, named)?,
     };
     assemble(funds, &chosen, outputs)
 }
 
-/// Old coins first, and apart: a payment lasts as long as its oldest coin. Confirmed ones make no chain of unconfirmed
-/// transactions longer; then such with short chains, one chain at a time; what nodes found too long comes last.
-fn select<'a>(
-    request: &PaymentRequest,
+/// Exactly these coins, in the order of their outpoints.
+fn named_coins<'a>(named: &[OutPoint], funds: &'a Funds<'_>) -> Result<Vec<&'a SpendableCoin>, WalletError> {
+    let named: BTreeSet<&OutPoint> = named.iter().collect();
+    let find = |outpoint: &OutPoint| funds.coins.iter().find(|coin| coin.outpoint == *outpoint);
+    let found = named.iter().map(|outpoint| find(outpoint).ok_or(WalletError::Coin { outpoint: **outpoint }));
+    let coins: Vec<_> = found.collect::<Result<_, _>>()?;
+    match coins.len() {
+        0 => Err(WalletError::InsufficientFunds {
+            needed: Amount::ZERO,
+            spendable: Amount::ZERO,
+            incoming: funds.incoming,
+        }),
+        found if found > INPUTS_MAX => {
+            Err(RelayError::Count { what: "inputs", max: INPUTS_MAX, found }.into())
+        }
+        _ => Ok(coins),
+    }
+}
+
+/// A payment of so much.
+struct Wanted {
+    /// All that is paid.
+    outputs: Vec<TxOut>,
+    /// Their sum.
     amount: Amount,
     rate: FeeRate,
-    funds: &'a Funds<'_>,
-) -> Result<Plan<'a>, WalletError> {
-    let pay_with = |wanted: &dyn Fn(&SpendableCoin) -> bool| {
-        let coins: Vec<_> = funds.coins.iter().filter(|coin| wanted(coin)).collect();
-        if total(&coins) < amount {
+}
+
+/// How coins are taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    /// Those that make the payment cheapest.
+    Cheapest,
+    /// All of them.
+    All,
+}
+
+/// Whether the network relays what is paid.
+fn outputs_are_sound(outputs: &[TxOut]) -> Result<(), WalletError> {
+    outputs.iter().filter(|output| !output.script_pubkey.is_op_return()).try_for_each(check_dust)
+}
+
+/// Old coins first, and apart: a payment lasts as long as its oldest coin. Confirmed ones make no chain of unconfirmed
+/// transactions longer; then such with short chains, one chain at a time; what nodes found too long comes last.
+fn select<'a>(wanted: &Wanted, funds: &'a Funds<'_>) -> Result<Plan<'a>, WalletError> {
+    let pay_with = |with: &dyn Fn(&SpendableCoin) -> bool| {
+        let coins: Vec<_> = funds.coins.iter().filter(|coin| with(coin)).collect();
+        if total(&coins) < wanted.amount {
             return None;
         }
-        let plan = exact(request, amount, rate, funds, &coins).ok()?;
+        let plan = exact(wanted, funds, &coins, Choice::Cheapest).ok()?;
         fits(funds, &plan).then_some(plan)
     };
     let quick = pay_with(&|coin| coin.aging && coin.confirmed)
@@ -181,7 +183,7 @@ fn select<'a>(
         return Ok(plan);
     }
     let all: Vec<_> = funds.coins.iter().collect();
-    let plan = exact(request, amount, rate, funds, &all)?;
+    let plan = exact(wanted, funds, &all, Choice::Cheapest)?;
     if fits(funds, &plan) { Ok(plan) } else { Err(clusters::too_large()) }
 }
 
@@ -214,38 +216,48 @@ pub(super) fn check_rate(rate: FeeRate) -> Result<(), WalletError> {
 type Plan<'a> = (Vec<&'a SpendableCoin>, Vec<TxOut>);
 
 fn exact<'a>(
-    request: &PaymentRequest,
-    amount: Amount,
-    rate: FeeRate,
+    wanted: &Wanted,
     funds: &'a Funds<'_>,
     coins: &[&'a SpendableCoin],
+    choice: Choice,
 ) -> Result<Plan<'a>, WalletError> {
-    let payment = TxOut { value: amount, script_pubkey: request.destination.script_pubkey() };
-    check_dust(&payment)?;
     let candidates: Vec<Candidate> =
         coins.iter().map(|coin| Candidate::new_tr_keyspend(coin.value.to_sat())).collect();
-    let rate = SelectRate::from_sat_per_wu(sat_per_wu(rate));
+    let rate = SelectRate::from_sat_per_wu(sat_per_wu(wanted.rate));
     let long_term = SelectRate::from_sat_per_vb(LONG_TERM_RATE_SAT_PER_VB);
-    let outputs = TargetOutputs::fund_outputs([(payment.weight().to_wu(), amount.to_sat())]);
-    let target = Target { fee: TargetFee::from_feerate(rate), outputs };
+    let paid = wanted.outputs.iter().map(|output| (output.weight().to_wu(), output.value.to_sat()));
+    let target = Target { fee: TargetFee::from_feerate(rate), outputs: TargetOutputs::fund_outputs(paid) };
     let policy = ChangePolicy::min_value_and_waste(
         DrainWeights::TR_KEYSPEND,
         TR_DUST_RELAY_MIN_VALUE,
         rate,
         long_term,
     );
+    let insufficient = |missing: u64| WalletError::InsufficientFunds {
+        needed: total(coins).checked_add(Amount::from_sat(missing)).unwrap_or(Amount::MAX_MONEY),
+        spendable: total(coins),
+        incoming: funds.incoming,
+    };
     let mut selector = CoinSelector::new(&candidates);
-    let metric = LowestFee { target, long_term_feerate: long_term, change_policy: policy };
-    if selector.run_bnb(metric, BRANCH_AND_BOUND_ROUNDS).is_err()
-        || selector.selected_indices().len() > INPUTS_MAX
-    {
-        selector = CoinSelector::new(&candidates);
-        selector.sort_candidates_by_descending_value_pwu();
-        selector.select_until_target_met(target).map_err(|missing| WalletError::InsufficientFunds {
-            needed: total(coins).checked_add(Amount::from_sat(missing.missing)).unwrap_or(Amount::MAX_MONEY),
-            spendable: total(coins),
-            incoming: funds.incoming,
-        })?;
+    match choice {
+        Choice::All => {
+            selector.select_all();
+            let excess = selector.excess(target, Drain::NONE);
+            if excess < 0 {
+                return Err(insufficient(excess.unsigned_abs()));
+            }
+        }
+        Choice::Cheapest => {
+            let metric = LowestFee { target, long_term_feerate: long_term, change_policy: policy };
+            if selector.run_bnb(metric, BRANCH_AND_BOUND_ROUNDS).is_err()
+                || selector.selected_indices().len() > INPUTS_MAX
+            {
+                selector = CoinSelector::new(&candidates);
+                selector.sort_candidates_by_descending_value_pwu();
+                let met = selector.select_until_target_met(target);
+                met.map_err(|missing| insufficient(missing.missing))?;
+            }
+        }
     }
     let found = selector.selected_indices().len();
     if found > INPUTS_MAX {
@@ -253,36 +265,45 @@ fn exact<'a>(
     }
     let drain = selector.drain(target, policy);
     let chosen = selector.selected_indices().iter().filter_map(|index| coins.get(*index).copied()).collect();
-    let mut outputs = vec![payment];
+    let mut outputs = wanted.outputs.clone();
     if drain.is_some() {
         let change =
             TxOut { value: Amount::from_sat(drain.value), script_pubkey: funds.change.script_pubkey.clone() };
-        // The place of the change must not tell which output it is; the change key's parity is as good as a coin toss.
-        let first = funds.change.output_key.serialize().last().is_some_and(|byte| byte % 2 == 0);
-        outputs.insert(usize::from(!first), change);
+        // The place of the change must not tell which output it is; the change key is as good as a die.
+        let places = outputs.len() + 1;
+        let die = funds.change.output_key.serialize().last().map_or(0, |byte| usize::from(*byte));
+        outputs.insert(die % places, change);
     }
     Ok((chosen, outputs))
 }
 
 fn everything<'a>(
-    request: &PaymentRequest,
+    script_pubkey: ScriptBuf,
+    further: &[TxOut],
     rate: FeeRate,
     funds: &'a Funds<'_>,
+    named: Option<Vec<&'a SpendableCoin>>,
 ) -> Result<Plan<'a>, WalletError> {
-    let mut chosen: Vec<_> = funds.coins.iter().collect();
+    let by_itself = named.is_none();
+    let mut chosen = named.unwrap_or_else(|| {
+        // One that costs more than it is worth would make less of it.
+        funds.coins.iter().filter(|coin| is_economic(coin.value, rate)).collect()
+    });
     chosen.sort_by_key(|coin| std::cmp::Reverse(coin.value));
     chosen.truncate(INPUTS_MAX);
     // What hangs on too much stays for a payment after the next block.
-    let output = TxOut { value: Amount::ZERO, script_pubkey: request.destination.script_pubkey() };
-    let vbytes = signed_vbytes(&transaction(&chosen, vec![output]));
-    let held = !chosen.is_empty();
+    let mut outputs = vec![TxOut { value: Amount::ZERO, script_pubkey: script_pubkey.clone() }];
+    outputs.extend_from_slice(further);
+    let vbytes = signed_vbytes(&transaction(&chosen, outputs.clone()));
+    let (held, count) = (!chosen.is_empty(), chosen.len());
     let chosen = fitting(funds, &chosen, vbytes);
-    if chosen.is_empty() && held {
+    if chosen.is_empty() && held || !by_itself && chosen.len() < count {
         return Err(clusters::too_large());
     }
-    let payment = all_to(request.destination.script_pubkey(), rate, funds, &chosen)?;
-    check_dust(&payment)?;
-    Ok((chosen, vec![payment]))
+    let payment = all_to(script_pubkey, further, rate, funds, &chosen)?;
+    outputs.splice(..1, [payment]);
+    outputs_are_sound(&outputs)?;
+    Ok((chosen, outputs))
 }
 
 /// Whether a coin is worth more than its part of a fee.
@@ -300,7 +321,7 @@ pub(super) fn lift(
     funds: &Funds<'_>,
 ) -> Result<Psbt, WalletError> {
     let chosen: Vec<_> = funds.coins.iter().collect();
-    let mut output = all_to(funds.change.script_pubkey.clone(), rate, funds, &chosen)?;
+    let mut output = all_to(funds.change.script_pubkey.clone(), &[], rate, funds, &chosen)?;
     let extra = rate.fee_wu(weight).unwrap_or(Amount::MAX_MONEY).checked_sub(paid).unwrap_or(Amount::ZERO);
     output.value = output.value.checked_sub(extra).ok_or(WalletError::InsufficientFunds {
         needed: extra,
@@ -315,34 +336,34 @@ pub(super) fn lift(
 pub(super) fn refresh(rate: FeeRate, funds: &Funds<'_>) -> Result<Option<Psbt>, WalletError> {
     check_rate(rate)?;
     let chosen: Vec<_> = funds.coins.iter().collect();
-    let output = all_to(funds.change.script_pubkey.clone(), rate, funds, &chosen);
+    let output = all_to(funds.change.script_pubkey.clone(), &[], rate, funds, &chosen);
     match output.ok().filter(|output| check_dust(output).is_ok()) {
         Some(output) => assemble(funds, &chosen, vec![output]).map(Some),
         None => Ok(None),
     }
 }
 
-/// One output with all that coins are worth, less the fee.
+/// One output with all that coins are worth, less the fee and what others are paid.
 fn all_to(
     script: ScriptBuf,
+    further: &[TxOut],
     rate: FeeRate,
     funds: &Funds<'_>,
     chosen: &[&SpendableCoin],
 ) -> Result<TxOut, WalletError> {
-    let sum = total(chosen);
+    let spendable = total(chosen);
     let mut payment = TxOut { value: Amount::ZERO, script_pubkey: script };
-    let outputs = TargetOutputs::fund_outputs([(payment.weight().to_wu(), 0)]);
+    let paid = further.iter().map(|output| (output.weight().to_wu(), output.value.to_sat()));
+    let outputs = TargetOutputs::fund_outputs(paid.chain([(payment.weight().to_wu(), 0)]));
     let candidates: Vec<Candidate> =
         chosen.iter().map(|coin| Candidate::new_tr_keyspend(coin.value.to_sat())).collect();
     let mut selector = CoinSelector::new(&candidates);
     selector.select_all();
     let weight = selector.weight(outputs, Drain::NONE.weights);
     let fee = rate.fee_wu(Weight::from_wu(weight)).unwrap_or(Amount::MAX_MONEY);
-    payment.value = sum.checked_sub(fee).ok_or(WalletError::InsufficientFunds {
-        needed: fee,
-        spendable: sum,
-        incoming: funds.incoming,
-    })?;
+    let needed = bounded_sum(further.iter().map(|output| output.value).chain([fee]));
+    let insufficient = WalletError::InsufficientFunds { needed, spendable, incoming: funds.incoming };
+    payment.value = spendable.checked_sub(needed).ok_or(insufficient)?;
     Ok(payment)
 }
 

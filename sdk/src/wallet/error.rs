@@ -1,6 +1,6 @@
 //! What can go wrong before anything leaves the wallet.
 
-use super::{state::StateError, words::WordsError};
+use super::state::StateError;
 use crate::{account::AccountError, frost::SigningError, proposal::ProposalError, relay_policy::RelayError};
 use bitcoin::{Amount, Network, OutPoint, Txid};
 
@@ -47,6 +47,32 @@ pub enum WalletError {
     AmountTooLarge {
         /// Requested.
         amount: Amount,
+    },
+    /// More data than a payment can carry.
+    #[error("{length} bytes of data are more than the {max} that a payment can carry")]
+    DataTooLong {
+        /// Bytes given.
+        length: usize,
+        /// Most bytes.
+        max: usize,
+    },
+    /// What is missing is in a payment that is under way, and comes back with it.
+    #[error(
+        "{needed} are needed with the fee, {spendable} are spendable, and {busy} come back with payments that are under way; try again when they are final"
+    )]
+    CoinsBusy {
+        /// Amount and fee.
+        needed: Amount,
+        /// Spendable now.
+        spendable: Amount,
+        /// Change of payments that are not final yet.
+        busy: Amount,
+    },
+    /// The key was used for another payment. Nothing was paid again.
+    #[error("this idempotency key was used for another payment, {txid}; take a new one")]
+    KeyReused {
+        /// What was paid with it.
+        txid: Txid,
     },
     /// Below what the network relays.
     #[error("{amount} is dust; the least for this address is {limit}")]
@@ -192,7 +218,11 @@ impl WalletError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::NotCertified | Self::Coin { .. } | Self::UnconfirmedChain { .. } | Self::LiftFirst { .. }
+            Self::NotCertified
+                | Self::Coin { .. }
+                | Self::CoinsBusy { .. }
+                | Self::UnconfirmedChain { .. }
+                | Self::LiftFirst { .. }
         )
     }
 
@@ -211,6 +241,9 @@ impl WalletError {
             Self::AddressType { .. } => "unknown_address_type",
             Self::AmountMissing => "amount_missing",
             Self::AmountTooLarge { .. } => "amount_too_large",
+            Self::DataTooLong { .. } => "data_too_long",
+            Self::CoinsBusy { .. } => "coins_busy",
+            Self::KeyReused { .. } => "key_reused",
             Self::Dust { .. } => "dust",
             Self::InsufficientFunds { .. } => "insufficient_funds",
             Self::FeeRate { .. } => "fee_rate_out_of_range",
@@ -235,5 +268,38 @@ impl WalletError {
             Self::Relay(_) => "not_standard",
             Self::Signing(_) => "signing_failed",
         }
+    }
+}
+
+/// Why words are none of a wallet. Positions are counted from 1; no word is repeated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WordsError {
+    /// Too few or too many.
+    #[error("there are {found} words, where 12, 15, 18, 21 or 24 make a wallet")]
+    Count {
+        /// Words given.
+        found: usize,
+    },
+    /// Some are not in the list.
+    #[error("{} in the English list of BIP39; check the spelling", named(positions))]
+    Unknown {
+        /// Which.
+        positions: Vec<usize>,
+    },
+    /// They are of another language, or no words at all.
+    #[error("they are not in English, and this wallet knows no other list of BIP39")]
+    Language,
+    /// Each is in the list, but they do not belong together.
+    #[error("they do not belong together: one of them is another one of the list, or they are out of order")]
+    Checksum,
+}
+
+fn named(positions: &[usize]) -> String {
+    let listed: Vec<String> = positions.iter().map(usize::to_string).collect();
+    match listed.as_slice() {
+        [one] => format!("word {one} is not"),
+        [first @ .., last] => format!("words {} and {last} are not", first.join(", ")),
+        [] => "a word is not".to_owned(),
     }
 }

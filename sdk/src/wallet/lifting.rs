@@ -24,7 +24,8 @@ impl Wallet {
         let (weight, paid) = self.unconfirmed_package(txid, rate)?;
         let states = self.book.unspent(self.demands());
         let spendable = states.filter(|(_, state)| matches!(state, CoinState::Spendable { .. }));
-        let own = spendable.map(|(coin, _)| coin).filter(|coin| coin.outpoint.txid == txid);
+        let free = |coin: &&Coin| coin.outpoint.txid == txid && !self.is_frozen(&coin.outpoint);
+        let own = spendable.map(|(coin, _)| coin).filter(free);
         let coin: &Coin = own.max_by_key(|coin| coin.value).ok_or(WalletError::NothingToLift { txid })?;
         let coins = self.describe_coin(coin).into_iter().collect();
         let funds = self.funds(coins, home);

@@ -15,25 +15,32 @@ mod coins;
 mod destination;
 mod early;
 mod error;
+mod frozen;
+mod history;
 mod keys;
 mod lifting;
 mod paying;
+mod quote;
+mod request;
 mod saving;
 mod settled;
 mod state;
 mod words;
 
 pub use aging::EXPIRY_NOTICE;
-pub use build::{FEE_UNASKED_MAX, PaymentAmount, PaymentRequest};
+pub use build::FEE_UNASKED_MAX;
 pub use coins::{Balance, Coin, CoinState, HistoryEntry};
 pub use destination::Destination;
-pub use error::WalletError;
+pub use error::{WalletError, WordsError};
+pub use history::HistoryDetails;
 pub use keys::AccountOptions;
 pub(crate) use keys::recovery_key;
+pub use quote::Quote;
+pub use request::{DATA_MAX, PaymentAmount, PaymentRequest};
 pub(crate) use settled::SettledUntil;
 pub use state::{SavedState, StateChange, StateError, apply_change};
 pub(crate) use state::{read as read_state, under as under_state, value as state_value};
-pub use words::{SecretWords, WordsError};
+pub use words::SecretWords;
 
 use crate::{
     Federation,
@@ -88,6 +95,8 @@ pub struct Wallet {
     /// Index of the receive address that is shown until somebody pays to it.
     shown: Option<u32>,
     settled: Option<Settled>,
+    /// Coins that their owner keeps out of payments.
+    frozen: BTreeSet<OutPoint>,
     touched: Touched,
     saved_before: bool,
 }
@@ -171,6 +180,7 @@ impl Wallet {
             book: CoinBook::default(),
             chain: HeaderChain::new(network, checkpoint),
             proposals: BTreeMap::new(),
+            frozen: BTreeSet::new(),
             proofs: BTreeMap::new(),
             crowded: (None, BTreeSet::new()),
             early: Vec::new(),
@@ -341,5 +351,7 @@ mod aging_tests;
 mod cluster_tests;
 #[cfg(test)]
 mod conflict_tests;
+#[cfg(test)]
+mod request_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -9,10 +9,11 @@ use crate::{
     account::{Address, Keychain},
     frost::{NodeCommitments, WalletSignature, wallet_sign},
     proposal::{JointProposal, Proposal},
+    relay_policy::bounded_sum,
     release::SignedCancel,
     vote::{ApprovalCertificate, NOT_BEFORE_ITS_BLOCK},
 };
-use bitcoin::{FeeRate, OutPoint, Psbt, Txid};
+use bitcoin::{Amount, FeeRate, OutPoint, Psbt, Txid};
 use rand_core::CryptoRngCore;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,15 +21,17 @@ impl Wallet {
     /// Builds a payment as a PSBT, without reserving or sending anything.
     ///
     /// # Errors
-    /// Dust, too little money, a fee rate out of bounds, no amount; a fee out of proportion, if the request names no
-    /// rate and `default_rate`, which is a server's word, makes it so.
+    /// Dust, too little money, money that comes back only with payments under way, a fee rate out of bounds, no amount,
+    /// a named coin that is not spendable; a fee out of proportion, if the request names no rate and `default_rate`,
+    /// which is a server's word, makes it so.
     pub fn create_psbt(
         &mut self,
         request: &PaymentRequest,
         default_rate: FeeRate,
     ) -> Result<Psbt, WalletError> {
         let change = self.peek_next(Keychain::Change)?;
-        let home = self.addresses.contains_key(&request.destination.script_pubkey());
+        let others = request.others.iter().map(|(destination, _)| destination);
+        let home = others.chain([&request.destination]).all(|to| self.owns(&to.script_pubkey()));
         let everything = request.amount == Some(PaymentAmount::Everything);
         let aging: BTreeSet<OutPoint> = self.aging().iter().map(|coin| coin.outpoint).collect();
         let coins = self.book.unspent(self.demands()).filter_map(|(coin, state)| {
@@ -40,15 +43,32 @@ impl Wallet {
                 | CoinState::Locked
                 | CoinState::Conflicted { .. } => false,
             };
-            let described = self.describe_coin(coin).filter(|_| usable)?;
+            let wanted = match &request.coins {
+                Some(named) => named.contains(&coin.outpoint),
+                None => !self.is_frozen(&coin.outpoint),
+            };
+            let described = self.describe_coin(coin).filter(|_| usable && wanted)?;
             Some(SpendableCoin { aging: aging.contains(&coin.outpoint), ..described })
         });
         let funds = self.funds(coins.collect(), change);
-        let psbt = build::build(request, request.fee_rate.unwrap_or(default_rate), &funds)?;
+        let psbt = build::build(request, request.fee_rate.unwrap_or(default_rate), &funds)
+            .map_err(|error| if request.coins.is_none() { self.or_busy(error) } else { error })?;
         if request.fee_rate.is_none() {
             self.check_unasked_fee(&psbt, default_rate)?;
         }
         Ok(psbt)
+    }
+
+    /// What is missing may be in a payment that is under way.
+    fn or_busy(&self, error: WalletError) -> WalletError {
+        let WalletError::InsufficientFunds { needed, spendable, .. } = error else { return error };
+        let outputs = self.proposals.values().flat_map(|proposal| &proposal.transaction.output);
+        let own = outputs.filter(|output| self.owns(&output.script_pubkey));
+        let busy = bounded_sum(own.map(|output| output.value));
+        if busy > Amount::ZERO && needed <= bounded_sum([spendable, busy]) {
+            return WalletError::CoinsBusy { needed, spendable, busy };
+        }
+        error
     }
 
     /// Refuses a fee that only a server asks for and that is out of proportion.
@@ -84,7 +104,7 @@ impl Wallet {
     }
 
     /// The latest deadline that the coins of a PSBT allow (rule V10), after a check that they are this wallet's.
-    fn deadline(&self, psbt: &Psbt) -> Result<u32, WalletError> {
+    pub(super) fn deadline(&self, psbt: &Psbt) -> Result<u32, WalletError> {
         let home = psbt.unsigned_tx.output.iter().all(|output| self.owns(&output.script_pubkey));
         let mut latest = u32::MAX;
         let mut moves_home = false;

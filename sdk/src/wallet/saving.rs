@@ -50,6 +50,9 @@ impl Wallet {
         if touched.settled {
             change.insert("settled".to_owned(), self.settled.as_ref().and_then(value));
         }
+        if touched.frozen {
+            change.insert("frozen".to_owned(), value(self.frozen_to_save()));
+        }
         for outpoint in coins {
             let coin = self.book.coin(&outpoint);
             change.insert(format!("coin/{outpoint}"), coin.and_then(value));
@@ -114,6 +117,9 @@ impl Wallet {
                 self.keychains.entry(keychain).or_default().next = next;
             }
             self.derive_ahead().map_err(|error| StateError::damaged("keychains", error))?;
+        }
+        if let Some(frozen) = state.get("frozen") {
+            self.frozen = read("frozen", frozen)?;
         }
         if let Some(settled) = state.get("settled") {
             self.settled = Some(read("settled", settled)?);

@@ -12,6 +12,7 @@
 //! | `keychains` | next index of each, and the address that is shown |
 //! | `coin/OUTPOINT` | a coin |
 //! | `history/N` | the N-th transaction of the history |
+//! | `frozen` | coins that are left out of payments |
 //! | `settled` | up to which height the wallet was told everything |
 //! | `proof/TXID` | a verified proof of finality |
 //! | `headers/N` | the N-th 256 headers above the checkpoint, in hex |
@@ -96,6 +97,7 @@ pub(super) struct Touched {
     pub(super) certificate: bool,
     pub(super) keychains: bool,
     pub(super) settled: bool,
+    pub(super) frozen: bool,
 }
 
 /// When a wallet was told everything.

@@ -11,6 +11,7 @@ import type {
   Destination,
   HistoryEntry,
   PaymentRequest,
+  Quote,
   Receipt,
   RefreshQuote,
   WalletEvent,
@@ -36,10 +37,14 @@ export interface Methods {
   unusedAddress(): string;
   coinsAt(address: string): readonly Coin[];
   createPsbt(payment: PaymentRequest): string;
+  quote(payment: PaymentRequest): Quote;
+  freeze(outpoint: string): void;
+  unfreeze(outpoint: string): void;
   send(payment: PaymentRequest): string;
   pay(payment: PaymentRequest): Receipt;
   outcome(txid: string): Receipt;
-  payPsbt(psbt: string): Receipt;
+  payPsbt(psbt: string, idempotencyKey?: string): Receipt;
+  sendPsbt(psbt: string, idempotencyKey?: string): string;
   attest(transaction: string): Receipt;
   cancel(txid: string): void;
   refreshQuote(feeRate: number | undefined): RefreshQuote | undefined;
@@ -149,10 +154,14 @@ export class LocalBackend implements Backend {
       case "proof":
       case "coinsAt":
       case "outcome":
-      case "payPsbt":
       case "attest":
       case "cancel":
+      case "freeze":
+      case "unfreeze":
         return this.#engine[method](first as string);
+      case "payPsbt":
+      case "sendPsbt":
+        return this.#engine[method](first as string, second as string | undefined);
       case "refreshQuote":
       case "refresh":
       case "setAutoRefresh":
@@ -165,6 +174,7 @@ export class LocalBackend implements Backend {
       case "parseDestination":
         return parseDestination(first as string, this.account.network);
       case "createPsbt":
+      case "quote":
       case "send":
       case "pay":
         return this.#engine[method](paymentOf(first as PaymentRequest));
@@ -220,6 +230,12 @@ export class LocalBackend implements Backend {
 }
 
 /** The engine's form of a payment. */
-function paymentOf({ to, amount, feeRate }: PaymentRequest): unknown {
-  return amount === "everything" ? { to, everything: true, feeRate } : { to, amount, feeRate };
+function paymentOf({ to, amount, data, coins, feeRate, idempotencyKey }: PaymentRequest): unknown {
+  const recipients = typeof to === "string" ? [{ to, amount }] : to;
+  // Who gets everything that is left comes first.
+  const first = Math.max(0, recipients.findIndex((one) => one.amount === "everything"));
+  const others = recipients.filter((_, index) => index !== first).map((one) => ({ to: one.to, amount: one.amount }));
+  const rest = recipients[first]?.amount === "everything" ? { everything: true } : { amount: recipients[first]?.amount };
+  const hex = data && Array.from(data, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return { to: recipients[first]?.to, ...rest, others, data: hex, coins, feeRate, idempotencyKey };
 }

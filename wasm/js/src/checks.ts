@@ -1,7 +1,7 @@
 // What callers pass is looked at before anything is done with it: at run time there are no types.
 import { QuorateError } from "./errors.js";
 import type { Opening } from "./opening.js";
-import type { PaymentRequest } from "./types.js";
+import type { PaymentRequest, Quote, Recipient } from "./types.js";
 
 /** All bitcoin that there can be, in satoshis. */
 const MAX_MONEY = 2_100_000_000_000_000n;
@@ -54,12 +54,41 @@ export function optional<T>(check: (name: string, value: unknown) => T, name: st
   return value === undefined ? undefined : check(name, value);
 }
 
+/** A quote, which may have gone through a page's state. */
+export function checkQuote(quote: Quote): Quote {
+  const names = ["psbt", "amount", "fee", "total", "feeRate", "change", "coins", "unconfirmed", "most", "idempotencyKey"];
+  checkText("psbt", checkOptions("quote", quote, names).psbt);
+  checkKey(quote.idempotencyKey);
+  return quote;
+}
+
+function checkKey(key: unknown): void {
+  if (optional(checkText, "idempotencyKey", key) === "") refuse("idempotencyKey", "must not be empty");
+}
+
 export function checkPayment(request: PaymentRequest): PaymentRequest {
-  const { to, amount, feeRate } = checkOptions("payment", request, ["to", "amount", "feeRate"]);
+  const names = ["to", "amount", "data", "coins", "feeRate", "idempotencyKey"];
+  const { to, amount, data, coins, feeRate, idempotencyKey } = checkOptions("payment", request, names);
+  if (Array.isArray(to)) {
+    if (to.length === 0) refuse("to", "at least one recipient is needed");
+    if (amount !== undefined) refuse("amount", "several recipients have amounts of their own");
+    (to as readonly Recipient[]).forEach((one) => checkRecipient(checkOptions("to", one, ["to", "amount"])));
+    if (to.filter((one: Recipient) => one.amount === "everything").length > 1) refuse("to", "everything can go to one of them only");
+  } else {
+    checkRecipient({ to: to as string, ...(amount !== undefined && { amount }) });
+  }
+  if (data !== undefined && !(data instanceof Uint8Array)) refuse("data", `has to be a Uint8Array, not ${kindOf(data)}`);
+  if (coins !== undefined && !Array.isArray(coins)) refuse("coins", `has to be an array, not ${kindOf(coins)}`);
+  if (coins?.length === 0) refuse("coins", "at least one is needed; leave it out to have them selected");
+  coins?.forEach((coin) => checkText("coins", coin));
+  optional(checkFeeRate, "feeRate", feeRate);
+  checkKey(idempotencyKey);
+  return request;
+}
+
+function checkRecipient({ to, amount }: Recipient): void {
   checkText("to", to);
   if (amount !== "everything") optional(checkAmount, "amount", amount);
-  optional(checkFeeRate, "feeRate", feeRate);
-  return request;
 }
 
 /** Names of all options of `create`, `open` and `watch`: an application may have one object for all three. */

@@ -13,7 +13,7 @@
  * @packageDocumentation
  */
 import { useCallback, useEffect, useRef, useState } from "react";
-import type { Balance, Connection, HistoryEntry, PaymentRequest, PaymentState, Receipt, WalletEvent } from "./types.js";
+import type { Balance, Connection, HistoryEntry, PaymentRequest, PaymentState, Quote, Receipt, WalletEvent } from "./types.js";
 import { QuorateError } from "./errors.js";
 import type { OpenWallet } from "./wallet.js";
 
@@ -75,7 +75,7 @@ export function useHistory(wallet: OpenWallet | undefined): readonly HistoryEntr
 /** A payment being made. */
 export interface Sending {
   /** Pays; the state, the receipt or the error appear here. While a payment is under way it gives that one's result and sends nothing. */
-  readonly send: (request: PaymentRequest) => Promise<Receipt | undefined>;
+  readonly send: (request: PaymentRequest | Quote) => Promise<Receipt | undefined>;
   /** Whether a payment is under way. */
   readonly sending: boolean;
   /** Known once the payment is saved: from then on it goes on even if the page is closed. */
@@ -118,7 +118,7 @@ export function useSend(wallet: OpenWallet | undefined): Sending {
     else if (event.txid === txid) setShown((before) => ({ ...before, state: event }));
   });
   const send = useCallback(
-    (request: PaymentRequest): Promise<Receipt | undefined> => {
+    (request: PaymentRequest | Quote): Promise<Receipt | undefined> => {
       // A second click is not a second payment.
       if (current.current !== undefined) return current.current.result;
       reset();

@@ -9,7 +9,7 @@ export function generateWords(): string {
 
 /**
  * Checks secret words of the English list (BIP39) and gives them in their normal form. Capital letters, numbers and punctuation between words do not
- * matter, nor letters of a word after the fourth. Call `init` first.
+ * matter, and the first four letters stand for a word. Call `init` first.
  *
  * @throws {@link QuorateError} `invalid_words`, which says which ones are wrong, counted from 1, and repeats none.
  */

@@ -48,6 +48,8 @@ export interface Coin {
   readonly conflicted?: Conflict;
   /** Height of the chain from which it cannot be paid with, unless it is moved home before; set for coins in a block. */
   readonly expiresAt?: number;
+  /** Whether payments leave it out ({@link OpenWallet.freeze}). */
+  readonly frozen: boolean;
 }
 
 /** A node's reason to reject a payment, as the protocol names it. */
@@ -88,6 +90,10 @@ export interface HistoryEntry {
   readonly blockTime?: number;
   /** 0 while it is in no block. */
   readonly confirmations: number;
+  /** What miners got of it, in satoshis; set for a payment of this wallet that is final. */
+  readonly fee?: bigint;
+  /** Whom this wallet paid, without its own addresses; empty for what it received and before it is final. */
+  readonly to: readonly { readonly address: string; readonly amount: bigint }[];
   /** Set if it can be in no block any more, by a verified proof: what a block has instead. Nothing was paid by it. */
   readonly conflicted?: Conflict;
   /** What the Bitcoin network has against it at present, by the bridge's word. It is final all the same, and nodes try again; if its fee is too low by now, {@link Wallet.bump} it. */
@@ -161,14 +167,58 @@ export interface AccountInfo {
   readonly watchOnly: boolean;
 }
 
-/** A payment to make. */
-export interface PaymentRequest {
+/** Who is paid. */
+export interface Recipient {
   /** Address or `bitcoin:` link (BIP21, BIP321). */
   readonly to: string;
-  /** In satoshis, or everything that is spendable less the fee; what the URI asks for if absent. */
+  /** In satoshis, or, for one of them, everything that is spendable less the fee and what the others get; what the link asks for if absent. */
+  readonly amount?: bigint | "everything";
+}
+
+/** A payment to make. */
+export interface PaymentRequest {
+  /** Address or `bitcoin:` link (BIP21, BIP321), or several recipients that are paid in one transaction. */
+  readonly to: string | readonly Recipient[];
+  /**
+   * In satoshis, or everything that is spendable less the fee; what the link asks for if absent. Several recipients have amounts of their own. Coins that
+   * cost more than they are worth, and frozen ones, are no part of everything.
+   */
   readonly amount?: bigint | "everything";
   /** In sat/vB; the server's estimate if absent. */
   readonly feeRate?: number;
+  /** Up to 80 bytes that the transaction says on the chain, for everybody to read. */
+  readonly data?: Uint8Array;
+  /** The coins to spend as `txid:vout`, all of them and no others; the wallet selects if absent. */
+  readonly coins?: readonly string[];
+  /**
+   * A key of your own for this payment, such as an invoice's number. The payment is made once for each key, also after the wallet was closed and opened
+   * again: asked for again with the same key, it is the same payment, whatever became of it. This stored wallet remembers the last 10,000 keys; another device, or a wallet that was restored
+   * from its words, does not know them.
+   */
+  readonly idempotencyKey?: string;
+}
+
+/** A payment as it would be made: nothing is reserved. Amounts are in satoshis. */
+export interface Quote {
+  /** The payment, base64 (BIP174). */
+  readonly psbt: string;
+  /** What is paid to those whom the request names. */
+  readonly amount: bigint;
+  readonly fee: bigint;
+  /** What leaves the wallet: amount and fee. */
+  readonly total: bigint;
+  /** What the fee comes to, in sat/vB. */
+  readonly feeRate: number;
+  /** What comes back to this wallet. */
+  readonly change: bigint;
+  /** The coins that are spent, as `txid:vout`. */
+  readonly coins: readonly string[];
+  /** Whether one of them is in no block yet: the payment is final all the same, and waits for it on the chain. */
+  readonly unconfirmed: boolean;
+  /** The most that the first recipient could be paid, the others unchanged; absent if that is nothing, or it is an address of this wallet. */
+  readonly most?: bigint;
+  /** The request's: the quote is paid once for it. */
+  readonly idempotencyKey?: string;
 }
 
 /** An address or `bitcoin:` URI, read and checked. */

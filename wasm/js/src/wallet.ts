@@ -1,6 +1,6 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { Backend } from "./backend.js";
-import { checkAmount, checkFeeRate, checkFlag, checkOptions, checkPayment, checkText, optional } from "./checks.js";
+import { checkAmount, checkFeeRate, checkFlag, checkOptions, checkPayment, checkQuote, checkText, optional } from "./checks.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
 import type {
@@ -13,6 +13,7 @@ import type {
   Finality,
   HistoryEntry,
   PaymentRequest,
+  Quote,
   Receipt,
   RefreshQuote,
   WaitOptions,
@@ -27,6 +28,10 @@ export interface IncomingPayment {
   readonly amount: bigint;
   /** The transactions, each with its proof if it is final; those without are in a block. */
   readonly transactions: readonly { readonly txid: string; readonly finality?: Finality; readonly proof?: string }[];
+}
+
+function isQuote(request: PaymentRequest | Quote): request is Quote {
+  return typeof request === "object" && request !== null && "psbt" in request;
 }
 
 /** Names of {@link WaitOptions}. */
@@ -113,7 +118,7 @@ export class OpenWallet implements AsyncDisposable {
     return this.#backend.request("coins");
   }
 
-  /** Payments in and out, in the order in which the wallet learned of them. */
+  /** Payments in and out, in the order of their blocks; what waits for one is last. */
   history(): Promise<readonly HistoryEntry[]> {
     return this.#backend.request("history");
   }
@@ -159,24 +164,60 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /**
+   * Says what a payment would be, without reserving or sending anything: show it to who pays, then {@link pay} exactly that.
+   *
+   * @throws {@link QuorateError} as {@link OpenWallet.send}.
+   *
+   * @example
+   * ```ts no-run
+   * const quote = await wallet.quote({ to, amount: 5_000n });
+   * if (confirm(`${quote.amount} sat and a fee of ${quote.fee}?`)) await wallet.pay(quote);
+   * ```
+   */
+  async quote(request: PaymentRequest): Promise<Quote> {
+    const quote = await this.#backend.request("quote", checkPayment(request));
+    return { ...quote, ...(request.idempotencyKey !== undefined && { idempotencyKey: request.idempotencyKey }) };
+  }
+
+  /**
+   * Leaves a coin (`txid:vout`) out of payments until {@link unfreeze}; it is kept with the wallet. A payment that names it spends it all the same.
+   *
+   * @throws {@link QuorateError} `coin_not_spendable`: it is no unspent coin of this wallet.
+   */
+  async freeze(outpoint: string): Promise<void> {
+    await this.#backend.request("freeze", checkText("outpoint", outpoint));
+  }
+
+  /** Lets payments spend a coin (`txid:vout`) again. */
+  async unfreeze(outpoint: string): Promise<void> {
+    await this.#backend.request("unfreeze", checkText("outpoint", outpoint));
+  }
+
+  /**
    * Submits a payment and gives its txid as soon as it is saved: from then on the payment goes on whatever happens to this page, at the
-   * latest when the wallet is opened again. How it goes on is told by `payment` events and by {@link outcome}.
+   * latest when the wallet is opened again. How it goes on is told by `payment` events and by {@link outcome}. A quote is paid as it is.
    *
    * @throws {@link QuorateError} such as `insufficient_funds`, `dust`, `invalid_address`, `invalid_argument`; nothing has been sent then.
    */
-  async send(request: PaymentRequest): Promise<string> {
+  async send(request: PaymentRequest | Quote): Promise<string> {
+    if (isQuote(request)) return this.#backend.request("sendPsbt", checkQuote(request).psbt, request.idempotencyKey);
     return this.#backend.request("send", checkPayment(request));
   }
 
   /**
-   * Pays and waits until the payment is final by a proof that this wallet verified.
+   * Pays and waits until the payment is final by a proof that this wallet verified. A quote is paid as it is, or not: `coin_not_spendable` says that one
+   * of its coins went elsewhere meanwhile. Neither a quote nor a request with an `idempotencyKey` is paid twice.
    *
    * A payment that was submitted goes on by itself, whatever becomes of the page: when the wallet is opened again it is ended.
    *
    * @throws {@link QuorateError} as {@link OpenWallet.send}, and `payment_rejected` or `payment_failed` with the coins free again.
    */
-  async pay(request: PaymentRequest, options: WaitOptions = {}): Promise<Receipt> {
+  async pay(request: PaymentRequest | Quote, options: WaitOptions = {}): Promise<Receipt> {
     const { signal } = checkOptions("options", options, WAIT);
+    if (isQuote(request)) {
+      const { psbt, idempotencyKey } = checkQuote(request);
+      return abortable(() => this.#backend.request("payPsbt", psbt, idempotencyKey), signal);
+    }
     const checked = checkPayment(request);
     return abortable(() => this.#backend.request("pay", checked), signal);
   }

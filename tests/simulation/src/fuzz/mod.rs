@@ -2,6 +2,11 @@
 //!
 //! Each takes any bytes and must not panic, and what decodes must survive being written out and read again.
 
+mod bridge;
+mod honest;
+
+pub use bridge::bridge;
+
 use quorate::{
     FederationDocument,
     account::AccountCertificate,
@@ -27,12 +32,13 @@ use std::{fmt::Debug, sync::OnceLock};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("messages", messages),
     ("frames", frames),
     ("records", records),
     ("proofs", proofs),
     ("operations", operations),
+    ("bridge", bridge),
 ];
 
 fn same_again<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8]) -> Option<T> {

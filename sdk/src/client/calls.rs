@@ -231,8 +231,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// As [`Client::pay`] and [`Client::outcome`]; also how the payment of that key ended when it was made, such as that
-    /// the federation refused it: take another key to pay after all.
+    /// As [`Client::pay`] and [`Client::outcome`]; also how the payment of that key ended when it was made, such as
+    /// that the federation refused it: take another key to pay after all.
     pub async fn pay_once(&self, key: &str, request: PaymentRequest) -> Result<Receipt, ClientError> {
         let txid = self.send_once(key, request).await?;
         self.outcome(txid).await.map_err(ClientError::for_good)
@@ -307,8 +307,8 @@ impl Client {
         Ok(self.call(move |session, now| session.send_psbt(now, psbt)).await??)
     }
 
-    /// Authorises and submits a PSBT of this account, and waits until it is final. One that is under way or final is not
-    /// paid again.
+    /// Authorises and submits a PSBT of this account, and waits until it is final. One that is under way or final is
+    /// not paid again.
     ///
     /// # Errors
     /// The wallet or the federation refused, or the client has ended.

@@ -469,4 +469,6 @@ impl Session {
 #[cfg(test)]
 mod late_tests;
 #[cfg(test)]
+mod payment_tests;
+#[cfg(test)]
 mod tests;

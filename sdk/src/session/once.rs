@@ -4,12 +4,9 @@
 //! again with the same key, and is told of the same payment. Which payment a key stands for is saved in the same step
 //! as the payment, before anything of it leaves.
 
-use super::{Now, Session};
-use crate::wallet::{
-    PaymentRequest, SavedState, StateChange, StateError, WalletError, read_state, state_value, under_state,
-};
+use crate::wallet::{SavedState, StateChange, StateError, WalletError, read_state, state_value, under_state};
 use bitcoin::{
-    Psbt, Txid,
+    Txid,
     hashes::{Hash as _, sha256},
 };
 use serde::{Deserialize, Serialize};
@@ -63,6 +60,20 @@ impl Once {
         Ok(())
     }
 
+    /// What was paid with a key, if it was used: an error if that was something else.
+    pub(super) fn known(&self, key: &str, request: sha256::Hash) -> Option<Result<Txid, WalletError>> {
+        let paid = self.paid.get(&sha256::Hash::hash(key.as_bytes()))?;
+        let txid = paid.txid;
+        Some(if paid.request == request { Ok(txid) } else { Err(WalletError::KeyReused { txid }) })
+    }
+
+    pub(super) fn remember(&mut self, key: &str, request: sha256::Hash, txid: Txid) {
+        let key = sha256::Hash::hash(key.as_bytes());
+        let number = self.order.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
+        self.insert(key, Paid { txid, request, number });
+        self.touched.insert(key);
+    }
+
     /// What has to be saved.
     pub(super) fn take_change(&mut self, change: &mut StateChange) {
         for key in std::mem::take(&mut self.touched) {
@@ -71,99 +82,9 @@ impl Once {
     }
 }
 
-impl Session {
-    /// As [`Session::send`], but once for each key: with one that was used before, gives the payment that was made
-    /// then, whatever became of it, and makes no other. Keys are remembered when the session is saved, the last
-    /// [`IDEMPOTENCY_KEYS_MAX`] of them.
-    ///
-    /// # Errors
-    /// As [`Session::send`]: the key stays free then. [`WalletError::KeyReused`] if it stands for another request.
-    pub fn send_once(&mut self, now: Now, key: &str, request: &PaymentRequest) -> Result<Txid, WalletError> {
-        self.once_for(key, request.fingerprint(), |session| session.send(now, request))
-    }
-
-    /// As [`Session::send_psbt`], but once for each key.
-    ///
-    /// # Errors
-    /// As [`Session::send_psbt`]: the key stays free then. [`WalletError::KeyReused`] if it stands for another payment.
-    pub fn send_psbt_once(&mut self, now: Now, key: &str, psbt: Psbt) -> Result<Txid, WalletError> {
-        let fingerprint = sha256::Hash::hash(psbt.unsigned_tx.compute_txid().as_ref());
-        self.once_for(key, fingerprint, |session| session.send_psbt(now, psbt))
-    }
-
-    fn once_for(
-        &mut self,
-        key: &str,
-        fingerprint: sha256::Hash,
-        send: impl FnOnce(&mut Self) -> Result<Txid, WalletError>,
-    ) -> Result<Txid, WalletError> {
-        let key = sha256::Hash::hash(key.as_bytes());
-        if let Some(Paid { txid, request, .. }) = self.once.paid.get(&key) {
-            let same = *request == fingerprint;
-            return if same { Ok(*txid) } else { Err(WalletError::KeyReused { txid: *txid }) };
-        }
-        let txid = send(self)?;
-        let number = self.once.order.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
-        self.once.insert(key, Paid { txid, request: fingerprint, number });
-        self.once.touched.insert(key);
-        Ok(txid)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        session::{
-            PaymentState,
-            tests::{START, certify, drain_saving, live, opened},
-        },
-        wallet::tests::{confirmed, mine, request},
-    };
-    use bitcoin::Amount;
-
-    #[test]
-    fn a_payment_is_made_once_for_each_key_and_also_after_a_restart() {
-        let mut disk = SavedState::new();
-        let mut session = opened(&disk);
-        certify(&mut session);
-        mine(&mut session.wallet, 5);
-        confirmed(&mut session.wallet, false);
-        let payment = request(&mut session.wallet, false).exact(Amount::from_sat(10_000));
-        let too_much = payment.clone().exact(Amount::from_sat(90_000));
-        session.send_once(START, "invoice 17", &too_much).expect_err("the key stays free");
-        let txid = session.send_once(START, "invoice 17", &payment).expect("pays");
-        assert_eq!(session.send_once(START, "invoice 17", &payment), Ok(txid));
-        assert_eq!(session.payments().count(), 1);
-        let other = payment.clone().exact(Amount::from_sat(11_000));
-        assert_eq!(session.send_once(START, "invoice 17", &other), Err(WalletError::KeyReused { txid }));
-        drain_saving(&mut session, &mut disk);
-
-        let mut again = opened(&disk);
-        assert_eq!(again.send_once(START, "invoice 17", &payment), Ok(txid));
-        assert_eq!(again.payments().map(|(txid, _)| txid).collect::<Vec<_>>(), [txid]);
-        // Also when it has ended.
-        again.finish(txid, PaymentState::Failed { message: "refused".to_owned(), retry: true });
-        assert_eq!(again.send_once(START, "invoice 17", &payment), Ok(txid));
-        assert!(matches!(again.payment(txid), Some(PaymentState::Failed { .. })));
-        certify(&mut again);
-        mine(&mut again.wallet, 5);
-        let other = again.send_once(START, "invoice 18", &payment).expect("its coin is free again");
-        assert_ne!(other, txid);
-        let Some(crate::proposal::Proposal::Joint(joint)) =
-            again.payments.get(&other).map(|one| one.proposal.clone())
-        else {
-            panic!("a joint payment")
-        };
-        assert_eq!(
-            again.send_psbt_once(START, "invoice 19", joint.psbt.clone()),
-            Ok(other),
-            "as it is under way"
-        );
-        assert_eq!(again.send_psbt_once(START, "invoice 19", joint.psbt), Ok(other));
-        let taken = again.send_once(START, "invoice 19", &payment);
-        assert_eq!(taken, Err(WalletError::KeyReused { txid: other }));
-    }
 
     #[test]
     fn the_oldest_keys_are_forgotten_on_the_disk_too() {
@@ -197,28 +118,5 @@ mod tests {
         assert_eq!(once.order.last_key_value().map(|(_, key)| *key), Some(sha256::Hash::hash(b"a")));
         state.insert("once/x".to_owned(), Vec::new());
         assert!(matches!(once.restore(&state), Err(StateError::Damaged { key, .. }) if key == "once/x"));
-    }
-
-    #[test]
-    fn what_differs_has_another_fingerprint() {
-        let mut session = live();
-        let base = request(&mut session.wallet, false);
-        let to = base.destination.clone();
-        let (one, two) = (Amount::from_sat(1), Amount::from_sat(2));
-        let coin = bitcoin::OutPoint::null();
-        let all = [
-            base.clone(),
-            base.clone().exact(one),
-            base.clone().exact(two),
-            base.clone().everything(),
-            base.clone().exact(one).and(to.clone(), one),
-            base.clone().exact(one).and(to, two),
-            base.clone().exact(one).data(b""),
-            base.clone().exact(one).data(b"x"),
-            base.clone().exact(one).with_coins([coin]),
-            base.exact(one).fee_rate(bitcoin::FeeRate::BROADCAST_MIN),
-        ];
-        let prints: BTreeSet<_> = all.iter().map(PaymentRequest::fingerprint).collect();
-        assert_eq!(prints.len(), all.len());
     }
 }

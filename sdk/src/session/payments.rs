@@ -10,7 +10,10 @@ use crate::{
     wallet::{PaymentRequest, Quote, WalletError},
     wire::{ClientMessage, RejectReason, UtxoRecord, WireError},
 };
-use bitcoin::{Amount, FeeRate, OutPoint, Psbt, Txid};
+use bitcoin::{
+    Amount, FeeRate, OutPoint, Psbt, Txid,
+    hashes::{Hash as _, sha256},
+};
 
 /// How often a payment that nodes rejected for a passing reason is submitted again before the reason is reported.
 pub(super) const PASSING_REJECTS_MAX: u32 = 8;
@@ -77,6 +80,39 @@ impl Session {
         self.follow_new();
         self.balance_event();
         Ok(self.submit(now, proposal))
+    }
+
+    /// As [`Session::send`], but once for each key: with one that was used before, gives the payment that was made
+    /// then, whatever became of it, and makes no other. Keys are remembered when the session is saved, the last
+    /// [`IDEMPOTENCY_KEYS_MAX`](super::IDEMPOTENCY_KEYS_MAX) of them.
+    ///
+    /// # Errors
+    /// As [`Session::send`]: the key stays free then. [`WalletError::KeyReused`] if it stands for another request.
+    pub fn send_once(&mut self, now: Now, key: &str, request: &PaymentRequest) -> Result<Txid, WalletError> {
+        self.once_for(key, request.fingerprint(), |session| session.send(now, request))
+    }
+
+    /// As [`Session::send_psbt`], but once for each key.
+    ///
+    /// # Errors
+    /// As [`Session::send_psbt`]: the key stays free then. [`WalletError::KeyReused`] if it stands for another payment.
+    pub fn send_psbt_once(&mut self, now: Now, key: &str, psbt: Psbt) -> Result<Txid, WalletError> {
+        let fingerprint = sha256::Hash::hash(psbt.unsigned_tx.compute_txid().as_ref());
+        self.once_for(key, fingerprint, |session| session.send_psbt(now, psbt))
+    }
+
+    fn once_for(
+        &mut self,
+        key: &str,
+        fingerprint: sha256::Hash,
+        send: impl FnOnce(&mut Self) -> Result<Txid, WalletError>,
+    ) -> Result<Txid, WalletError> {
+        if let Some(known) = self.once.known(key, fingerprint) {
+            return known;
+        }
+        let txid = send(self)?;
+        self.once.remember(key, fingerprint, txid);
+        Ok(txid)
     }
 
     /// What [`Session::bump`] would cost.

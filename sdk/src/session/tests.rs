@@ -615,34 +615,6 @@ fn settle(session: &mut Session) {
     tell(session, None, &ServerMessage::Pong);
 }
 
-/// A quote is paid again after it failed. Coins that are locked for it in a later round are then no sign that it is
-/// left over from before.
-#[test]
-fn a_payment_that_is_made_once_more_goes_on_when_its_coins_are_locked_for_it() {
-    use crate::wallet::tests::{confirmed, mine, request};
-    let mut session = live();
-    certify(&mut session);
-    mine(&mut session.wallet, 5);
-    let coin = confirmed(&mut session.wallet, false);
-    let payment = request(&mut session.wallet, false).exact(bitcoin::Amount::from_sat(10_000));
-    let psbt = session.quote(&payment).expect("enough").psbt;
-    let txid = session.send_psbt(START, psbt.clone()).expect("sent");
-    session.finish(txid, PaymentState::Failed { message: String::new(), retry: true });
-    assert!(session.dormant.contains_key(&txid));
-    assert_eq!(session.send_psbt(START, psbt), Ok(txid));
-    assert!(session.dormant.is_empty());
-    let script = session.wallet().coins().next().expect("one").script_pubkey.clone();
-    let lock = Some(Lock { txid, round: Round(1), locked_at: 0 });
-    let record = testing::utxo_record(coin, bitcoin::Amount::from_sat(50_000), script);
-    let signed = VoteTarget::new(txid, testing::custody(), [(coin, Round(1))]);
-    session.payments.get_mut(&txid).expect("under way").signed.push(signed);
-    session.dormant.insert(txid, session.payments[&txid].proposal.clone());
-    session.take_record(&UtxoRecord { round: Round(1), lock, ..record });
-    let payment = &session.payments[&txid];
-    assert!(!payment.cancelled);
-    assert_eq!(payment.signed.len(), 1, "what it signed is not forgotten");
-}
-
 /// All nodes have accepted the session's account.
 pub(super) fn certify(session: &mut Session) {
     let world = testing::federation(4);

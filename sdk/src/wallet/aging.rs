@@ -64,7 +64,8 @@ impl Wallet {
 
     /// Builds the transaction that moves old coins home, which makes them young: those that have expired, which are
     /// spendable again once it is in a block; if there are none, those of [`Wallet::aging`], which stay spendable. Up
-    /// to 64 at a time, and only those that are worth more than moving them costs, and not frozen. `None` if there is nothing to do.
+    /// to 64 at a time, and only those that are worth more than moving them costs, and not frozen. `None` if there is
+    /// nothing to do.
     ///
     /// # Errors
     /// A fee rate out of bounds.

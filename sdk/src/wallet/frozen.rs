@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 impl Wallet {
     /// Leaves a coin out of payments, lifts and refreshes from now on, also after the wallet is opened again, until
     /// [`Wallet::unfreeze`]; it still counts in the balance. One that grows old stays where it is: its owner is told
-    /// ([`Event::CoinExpiring`](crate::session::Event::CoinExpiring)). A payment that names it ([`PaymentRequest::with_coins`](super::PaymentRequest::with_coins)) spends it all the same.
+    /// ([`Event::CoinExpiring`](crate::session::Event::CoinExpiring)). A payment that names it
+    /// ([`PaymentRequest::with_coins`](super::PaymentRequest::with_coins)) spends it all the same.
     ///
     /// # Errors
     /// It is no unspent coin of this wallet.

@@ -34,8 +34,8 @@ impl SecretWords {
         Mnemonic::from_entropy(entropy.as_ref()).map(Self).map_err(|_| WalletError::Randomness)
     }
 
-    /// Reads words of the English list, in capital or small letters; numbers, punctuation and white
-    /// space between them do not matter, and the first four letters stand for a word. Checks count, spelling and checksum.
+    /// Reads words of the English list, in capital or small letters; numbers, punctuation and white space between them
+    /// do not matter, and the first four letters stand for a word. Checks count, spelling and checksum.
     ///
     /// # Errors
     /// [`WalletError::Words`] says which words are wrong, and repeats none.

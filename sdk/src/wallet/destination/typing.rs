@@ -1,7 +1,8 @@
 //! Where an address was mistyped.
 //!
-//! The checksums of bech32 and bech32m (BIP173, BIP350) have distance 5: two wrong letters have one place where they can
-//! be, for each of the two. BIP173 asks software to say where, and never what would be right: a guess that is wrong sends money elsewhere.
+//! The checksums of bech32 and bech32m (BIP173, BIP350) have distance 5: two wrong letters have one place where they
+//! can be, for each of the two. BIP173 asks software to say where, and never what would be right: a guess that is wrong
+//! sends money elsewhere.
 
 use std::collections::HashMap;
 

@@ -4,8 +4,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { QuorateError, Wallet, checkWords, init, parseDestination } from "quorate";
-import { Federation } from "quorate/verify";
+import { QuorateError, Wallet, checkWords, federationDocument, init, parseDestination } from "quorate";
+import { Federation, init as initVerifier } from "quorate/verify";
 import { startDevnet } from "../browser/support.mjs";
 import { fund, spendable } from "./support.mjs";
 
@@ -14,7 +14,7 @@ before(async () => {
   devnet = await startDevnet();
   directory = mkdtempSync(join(tmpdir(), "quorate-payments-"));
   connection = { bridge: devnet.bridge, federation: devnet.federation };
-  await init();
+  await Promise.all([init(), initVerifier()]);
 });
 after(async () => {
   rmSync(directory, { recursive: true, force: true });
@@ -24,8 +24,9 @@ after(async () => {
 const coded = (code) => (error) => error instanceof QuorateError && error.code === code;
 const ELSEWHERE = "bcrt1qs758ursh4q9z627kt3pp5yysm78ddny6txaqgw";
 
+let made = 0;
 async function funded(...amounts) {
-  const wallet = await Wallet.create({ ...connection, storage: "memory" });
+  const wallet = await Wallet.create({ ...connection, storage: "memory", name: `wallet ${++made}` });
   await wallet.ready();
   for (const amount of amounts) await fund(devnet, await wallet.nextAddress(), amount);
   await spendable(wallet, BigInt(amounts.reduce((sum, amount) => sum + amount, 0)));
@@ -72,8 +73,8 @@ test("several are paid in one transaction, of chosen coins, with data", { timeou
     data: new TextEncoder().encode("order 17"),
     coins: [coins.get(70_000n)],
   });
-  const document = JSON.parse(await wallet.federation());
-  const verified = new Federation(JSON.stringify(document), devnet.federation).verifyProof(receipt.proof);
+  const document = await federationDocument(devnet.bridge);
+  const verified = new Federation(document, devnet.federation).verifyProof(receipt.proof);
   const paid = new Map(verified.outputs.map(({ address, value }) => [address, value]));
   assert.equal(paid.get(one), 10_000n);
   assert.equal(paid.get(two), 20_000n);

@@ -4,7 +4,7 @@ use crate::{
     client_view::{BalanceView, CoinView, EventView, HistoryView, QuoteView, RefreshView},
     error::Failure,
     js::{from_js, promise},
-    options::{PaymentOptions, WalletOptions, fee_rate, fee_rate_or_none},
+    options::{Payment, PaymentOptions, WalletOptions, fee_rate, fee_rate_or_none},
     plain::to_js,
     store::{JsStore, read_state},
     verify::Federation,
@@ -297,76 +297,52 @@ impl Engine {
         })
     }
 
-    /// Leaves a coin (`txid:vout`) out of payments.
-    pub fn freeze(&self, outpoint: &str) -> Result<Promise, JsValue> {
-        let outpoint = parse_outpoint(outpoint)?;
+    /// Leaves a coin (`txid:vout`) out of payments, or lets them spend it again.
+    #[wasm_bindgen(js_name = setFrozen)]
+    pub fn set_frozen(&self, outpoint: &str, frozen: bool) -> Result<Promise, JsValue> {
+        let outpoint: OutPoint = outpoint.parse().map_err(|error| Failure::argument("outpoint", error))?;
         let client = self.client();
-        Ok(promise(async move { Ok(client?.freeze(outpoint).await.map(|()| JsValue::UNDEFINED)?) }))
-    }
-
-    /// Lets payments spend a coin (`txid:vout`) again.
-    pub fn unfreeze(&self, outpoint: &str) -> Result<Promise, JsValue> {
-        let outpoint = parse_outpoint(outpoint)?;
-        let client = self.client();
-        Ok(promise(async move { Ok(client?.unfreeze(outpoint).await.map(|()| JsValue::UNDEFINED)?) }))
+        Ok(promise(async move {
+            let client = client?;
+            if frozen {
+                client.freeze(outpoint).await?
+            } else {
+                client.unfreeze(outpoint).await?
+            }
+            Ok(JsValue::UNDEFINED)
+        }))
     }
 
     /// Submits a payment; gives its txid.
     pub fn send(&self, payment: JsValue) -> Promise {
-        let (client, network) = (self.client(), self.network);
-        promise(async move {
-            let options = from_js::<PaymentOptions>("payment", payment)?;
-            let (client, request) = (client?, options.request(network)?);
-            let sent = match options.idempotency_key {
-                Some(key) => client.send_once(&key, request).await?,
-                None => client.send(request).await?,
-            };
-            Ok(sent.to_string())
-        })
+        self.submit(payment, false)
     }
 
     /// Pays and waits until it is final.
     pub fn pay(&self, payment: JsValue) -> Promise {
+        self.submit(payment, true)
+    }
+
+    fn submit(&self, payment: JsValue, wait: bool) -> Promise {
         let (client, network) = (self.client(), self.network);
         promise(async move {
             let options = from_js::<PaymentOptions>("payment", payment)?;
-            let (client, request) = (client?, options.request(network)?);
-            let receipt = match options.idempotency_key {
-                Some(key) => client.pay_once(&key, request).await?,
-                None => client.pay(request).await?,
+            let (client, payment) = (client?, options.payment(network)?);
+            let key = options.idempotency_key;
+            let keyed = key.is_some();
+            let txid = match (payment, key) {
+                (Payment::Request(request), None) => client.send(request).await?,
+                (Payment::Request(request), Some(key)) => client.send_once(&key, request).await?,
+                (Payment::Psbt(psbt), None) => client.send_psbt(psbt).await?,
+                (Payment::Psbt(psbt), Some(key)) => client.send_psbt_once(&key, psbt).await?,
             };
+            if !wait {
+                return Ok(txid.to_string().into());
+            }
+            let receipt = client.outcome(txid).await;
+            let receipt = receipt.map_err(|error| if keyed { error.for_good() } else { error })?;
             Ok(to_js(&ReceiptView::from(receipt)))
         })
-    }
-
-    /// Authorises and submits a PSBT of this account (base64), and waits until it is final.
-    #[wasm_bindgen(js_name = payPsbt)]
-    pub fn pay_psbt(&self, psbt: &str, idempotency_key: Option<String>) -> Result<Promise, JsValue> {
-        let psbt = quorate::psbt::parse(psbt).map_err(|error| Failure::new("invalid_psbt", error))?;
-        let client = self.client();
-        Ok(promise(async move {
-            let client = client?;
-            let receipt = match idempotency_key {
-                Some(key) => client.pay_psbt_once(&key, psbt).await?,
-                None => client.pay_psbt(psbt).await?,
-            };
-            Ok(to_js(&ReceiptView::from(receipt)))
-        }))
-    }
-
-    /// Authorises and submits a PSBT of this account (base64); gives its txid.
-    #[wasm_bindgen(js_name = sendPsbt)]
-    pub fn send_psbt(&self, psbt: &str, idempotency_key: Option<String>) -> Result<Promise, JsValue> {
-        let psbt = quorate::psbt::parse(psbt).map_err(|error| Failure::new("invalid_psbt", error))?;
-        let client = self.client();
-        Ok(promise(async move {
-            let client = client?;
-            let txid = match idempotency_key {
-                Some(key) => client.send_psbt_once(&key, psbt).await?,
-                None => client.send_psbt(psbt).await?,
-            };
-            Ok(txid.to_string())
-        }))
     }
 
     /// Submits a signed transaction (hex) of coins in sole custody, and waits until it is attested.
@@ -434,10 +410,6 @@ impl Engine {
         let client = self.client();
         Ok(promise(async move { Ok(client?.cancel(txid).await.map(|()| JsValue::UNDEFINED)?) }))
     }
-}
-
-fn parse_outpoint(text: &str) -> Result<OutPoint, Failure> {
-    text.parse().map_err(|error| Failure::argument("outpoint", error))
 }
 
 fn parse_txid(text: &str) -> Result<Txid, Failure> {

@@ -1,7 +1,7 @@
 //! Arguments of the engine.
 
 use crate::{error::Failure, js::from_json};
-use bitcoin::{Amount, FeeRate, Network, OutPoint};
+use bitcoin::{Amount, FeeRate, Network, OutPoint, Psbt};
 use quorate::{
     account::{AccountPolicy, AccountRecord},
     headers::Checkpoint,
@@ -77,6 +77,9 @@ impl WalletOptions {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct PaymentOptions {
+    /// A payment that was built before, base64: nothing else is asked for with it but a key.
+    psbt: Option<String>,
+    #[serde(default)]
     to: String,
     /// In satoshis.
     amount: Option<u64>,
@@ -106,7 +109,22 @@ struct OtherOption {
 #[derive(Deserialize)]
 struct Hex(#[serde(with = "hex::serde")] Vec<u8>);
 
+/// What is paid.
+pub(crate) enum Payment {
+    Request(PaymentRequest),
+    Psbt(Psbt),
+}
+
 impl PaymentOptions {
+    pub(crate) fn payment(&self, network: Network) -> Result<Payment, Failure> {
+        match &self.psbt {
+            Some(text) => quorate::psbt::parse(text)
+                .map(Payment::Psbt)
+                .map_err(|error| Failure::new("invalid_psbt", error)),
+            None => self.request(network).map(Payment::Request),
+        }
+    }
+
     pub(crate) fn request(&self, network: Network) -> Result<PaymentRequest, Failure> {
         let mut request = PaymentRequest::new(Destination::parse(&self.to, network)?);
         match (self.amount, self.everything) {

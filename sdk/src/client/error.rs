@@ -68,8 +68,15 @@ impl ClientError {
         }
     }
 
-    /// The same call gives the same answer from now on.
-    pub(super) fn for_good(self) -> Self {
+    /// The same error, of a call that gives the same answer from now on: not to be tried again.
+    ///
+    /// ```
+    /// use quorate::client::ClientError;
+    /// let failed = ClientError::Failed { message: "no quorum".to_owned(), retry: true };
+    /// assert!(!failed.for_good().is_retryable());
+    /// ```
+    #[must_use]
+    pub fn for_good(self) -> Self {
         match self {
             Self::Rejected { rejects, .. } => Self::Rejected { rejects, retry: false },
             Self::Failed { message, .. } => Self::Failed { message, retry: false },

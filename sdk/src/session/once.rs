@@ -10,7 +10,7 @@ use bitcoin::{
     hashes::{Hash as _, sha256},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::VecDeque;
 
 /// Keys that are remembered; the oldest are forgotten.
 pub const IDEMPOTENCY_KEYS_MAX: usize = 10_000;
@@ -25,27 +25,15 @@ struct Paid {
     number: u64,
 }
 
-/// Keys, by their hash: they may be long, and may be somebody's name.
+/// Keys, by their hash: they may be long, and may be somebody's name. The oldest is first.
 #[derive(Debug, Default)]
 pub(super) struct Once {
-    paid: BTreeMap<sha256::Hash, Paid>,
-    /// The same, the oldest first.
-    order: BTreeMap<u64, sha256::Hash>,
-    touched: BTreeSet<sha256::Hash>,
+    paid: VecDeque<(sha256::Hash, Paid)>,
+    /// What has to be saved.
+    change: StateChange,
 }
 
 impl Once {
-    fn insert(&mut self, key: sha256::Hash, paid: Paid) {
-        self.order.insert(paid.number, key);
-        self.paid.insert(key, paid);
-        while self.paid.len() > IDEMPOTENCY_KEYS_MAX
-            && let Some((_, oldest)) = self.order.pop_first()
-        {
-            self.paid.remove(&oldest);
-            self.touched.insert(oldest);
-        }
-    }
-
     pub(super) fn restore(&mut self, state: &SavedState) -> Result<(), StateError> {
         let mut saved = Vec::new();
         for (key, hash, value) in under_state(state, "once/") {
@@ -54,31 +42,36 @@ impl Once {
         }
         saved.sort_by_key(|(_, paid)| paid.number);
         // Counted anew: what is on a disk may have any number, and two may have the same.
-        for ((hash, paid), number) in saved.into_iter().zip(0..) {
-            self.insert(hash, Paid { number, ..paid });
-        }
+        let numbered = saved.into_iter().zip(0..);
+        self.paid = numbered.map(|((hash, paid), number)| (hash, Paid { number, ..paid })).collect();
         Ok(())
     }
 
     /// What was paid with a key, if it was used: an error if that was something else.
     pub(super) fn known(&self, key: &str, request: sha256::Hash) -> Option<Result<Txid, WalletError>> {
-        let paid = self.paid.get(&sha256::Hash::hash(key.as_bytes()))?;
+        let key = sha256::Hash::hash(key.as_bytes());
+        let (_, paid) = self.paid.iter().find(|(known, _)| *known == key)?;
         let txid = paid.txid;
         Some(if paid.request == request { Ok(txid) } else { Err(WalletError::KeyReused { txid }) })
     }
 
+    /// A key that is not known stands for a payment from now on.
     pub(super) fn remember(&mut self, key: &str, request: sha256::Hash, txid: Txid) {
         let key = sha256::Hash::hash(key.as_bytes());
-        let number = self.order.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
-        self.insert(key, Paid { txid, request, number });
-        self.touched.insert(key);
+        let number = self.paid.back().map_or(0, |(_, last)| last.number + 1);
+        let paid = Paid { txid, request, number };
+        self.change.insert(format!("once/{key}"), state_value(&paid));
+        self.paid.push_back((key, paid));
+        while self.paid.len() > IDEMPOTENCY_KEYS_MAX
+            && let Some((oldest, _)) = self.paid.pop_front()
+        {
+            self.change.insert(format!("once/{oldest}"), None);
+        }
     }
 
     /// What has to be saved.
     pub(super) fn take_change(&mut self, change: &mut StateChange) {
-        for key in std::mem::take(&mut self.touched) {
-            change.insert(format!("once/{key}"), self.paid.get(&key).and_then(state_value));
-        }
+        change.append(&mut self.change);
     }
 }
 
@@ -89,18 +82,24 @@ mod tests {
     #[test]
     fn the_oldest_keys_are_forgotten_on_the_disk_too() {
         let mut once = Once::default();
-        let paid =
-            |number| Paid { txid: Txid::from_byte_array([0; 32]), request: sha256::Hash::hash(b""), number };
-        let hash = |number: u64| sha256::Hash::hash(&number.to_be_bytes());
-        let all = u64::try_from(IDEMPOTENCY_KEYS_MAX).expect("few") + 2;
-        for number in 0..all {
-            once.insert(hash(number), paid(number));
+        let (txid, request) = (Txid::from_byte_array([0; 32]), sha256::Hash::hash(b""));
+        let mut disk = SavedState::new();
+        for number in 0..IDEMPOTENCY_KEYS_MAX + 2 {
+            once.remember(&number.to_string(), request, txid);
+            let mut change = StateChange::new();
+            once.take_change(&mut change);
+            crate::wallet::apply_change(&mut disk, change);
         }
-        assert_eq!((once.paid.len(), once.order.len()), (IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_KEYS_MAX));
-        let mut change = StateChange::new();
-        once.take_change(&mut change);
-        let gone = [0, 1].map(|number| (format!("once/{}", hash(number)), None));
-        assert_eq!(change, StateChange::from(gone));
+        assert_eq!((once.paid.len(), disk.len()), (IDEMPOTENCY_KEYS_MAX, IDEMPOTENCY_KEYS_MAX));
+        let mut again = Once::default();
+        again.restore(&disk).expect("reads");
+        for (key, known) in [("0", None), ("1", None), ("2", Some(Ok(txid)))] {
+            assert_eq!(again.known(key, request), known, "{key}");
+        }
+        assert!(matches!(
+            again.known("2", sha256::Hash::hash(b"other")),
+            Some(Err(WalletError::KeyReused { .. }))
+        ));
     }
 
     #[test]
@@ -114,8 +113,9 @@ mod tests {
         }
         let mut once = Once::default();
         once.restore(&state).expect("reads");
-        assert_eq!(once.order.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(once.order.last_key_value().map(|(_, key)| *key), Some(sha256::Hash::hash(b"a")));
+        let numbers: Vec<u64> = once.paid.iter().map(|(_, paid)| paid.number).collect();
+        assert_eq!(numbers, [0, 1, 2]);
+        assert_eq!(once.paid.back().map(|(key, _)| *key), Some(sha256::Hash::hash(b"a")));
         state.insert("once/x".to_owned(), Vec::new());
         assert!(matches!(once.restore(&state), Err(StateError::Damaged { key, .. }) if key == "once/x"));
     }

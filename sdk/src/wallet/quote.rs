@@ -6,7 +6,6 @@ use crate::{
     relay_policy::{bounded_sum, signed_vbytes},
 };
 use bitcoin::{Amount, FeeRate, OutPoint, Psbt, ScriptBuf, TxOut};
-use std::collections::BTreeSet;
 
 /// A payment as it would be made: nothing is reserved or sent. [`Client::pay_psbt`](crate::client::Client::pay_psbt)
 /// with [`Quote::psbt`] pays exactly this, or says that one of its coins is not spendable any more
@@ -54,7 +53,7 @@ impl Wallet {
         let psbt = self.create_psbt(request, default_rate)?;
         self.check_as_nodes_do(&psbt)?;
         let fee = psbt.fee().map_err(|_| WalletError::Derivation)?;
-        let to: BTreeSet<ScriptBuf> = paid_to(request).collect();
+        let to: Vec<ScriptBuf> = paid_to(request).collect();
         let sum = |paid: bool| {
             let outputs = psbt.unsigned_tx.output.iter();
             let is_paid = |output: &&TxOut| to.contains(&output.script_pubkey) == paid;

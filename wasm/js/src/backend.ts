@@ -19,6 +19,9 @@ import type {
 import { within } from "./storage.js";
 import type { Unlock, Vault } from "./vault.js";
 
+/** A payment to make, or one that was built before. */
+export type Payment = PaymentRequest | { readonly psbt: string; readonly idempotencyKey?: string | undefined };
+
 /** What a wallet can be asked, here or in a worker. */
 export interface Methods {
   ready(): void;
@@ -38,13 +41,10 @@ export interface Methods {
   coinsAt(address: string): readonly Coin[];
   createPsbt(payment: PaymentRequest): string;
   quote(payment: PaymentRequest): Quote;
-  freeze(outpoint: string): void;
-  unfreeze(outpoint: string): void;
-  send(payment: PaymentRequest): string;
-  pay(payment: PaymentRequest): Receipt;
+  setFrozen(outpoint: string, frozen: boolean): void;
+  send(payment: Payment): string;
+  pay(payment: Payment): Receipt;
   outcome(txid: string): Receipt;
-  payPsbt(psbt: string, idempotencyKey?: string): Receipt;
-  sendPsbt(psbt: string, idempotencyKey?: string): string;
   attest(transaction: string): Receipt;
   cancel(txid: string): void;
   refreshQuote(feeRate: number | undefined): RefreshQuote | undefined;
@@ -156,12 +156,9 @@ export class LocalBackend implements Backend {
       case "outcome":
       case "attest":
       case "cancel":
-      case "freeze":
-      case "unfreeze":
         return this.#engine[method](first as string);
-      case "payPsbt":
-      case "sendPsbt":
-        return this.#engine[method](first as string, second as string | undefined);
+      case "setFrozen":
+        return this.#engine.setFrozen(first as string, second as boolean);
       case "refreshQuote":
       case "refresh":
       case "setAutoRefresh":
@@ -177,7 +174,7 @@ export class LocalBackend implements Backend {
       case "quote":
       case "send":
       case "pay":
-        return this.#engine[method](paymentOf(first as PaymentRequest));
+        return this.#engine[method](paymentOf(first as Payment));
       case "revealWords":
         return this.#reveal(first as Unlock | undefined);
       case "changeUnlock":
@@ -230,7 +227,9 @@ export class LocalBackend implements Backend {
 }
 
 /** The engine's form of a payment. */
-function paymentOf({ to, amount, data, coins, feeRate, idempotencyKey }: PaymentRequest): unknown {
+function paymentOf(payment: Payment): unknown {
+  if ("psbt" in payment) return payment;
+  const { to, amount, data, coins, feeRate, idempotencyKey } = payment;
   const recipients = typeof to === "string" ? [{ to, amount }] : to;
   // Who gets everything that is left comes first.
   const first = Math.max(0, recipients.findIndex((one) => one.amount === "everything"));

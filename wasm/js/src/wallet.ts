@@ -1,5 +1,5 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-import type { Backend } from "./backend.js";
+import type { Backend, Payment } from "./backend.js";
 import { checkAmount, checkFeeRate, checkFlag, checkOptions, checkPayment, checkQuote, checkText, optional } from "./checks.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
@@ -30,8 +30,11 @@ export interface IncomingPayment {
   readonly transactions: readonly { readonly txid: string; readonly finality?: Finality; readonly proof?: string }[];
 }
 
-function isQuote(request: PaymentRequest | Quote): request is Quote {
-  return typeof request === "object" && request !== null && "psbt" in request;
+/** What was passed, checked. */
+function paymentOf(request: PaymentRequest | Quote): Payment {
+  if (typeof request !== "object" || request === null || !("psbt" in request)) return checkPayment(request);
+  const { psbt, idempotencyKey } = checkQuote(request);
+  return { psbt, idempotencyKey };
 }
 
 /** Names of {@link WaitOptions}. */
@@ -170,7 +173,7 @@ export class OpenWallet implements AsyncDisposable {
    *
    * @example
    * ```ts no-run
-   * const quote = await wallet.quote({ to, amount: 5_000n });
+   * const quote = await wallet.quote({ to: "bcrt1qs758ursh4q9z627kt3pp5yysm78ddny6txaqgw", amount: 5_000n });
    * if (confirm(`${quote.amount} sat and a fee of ${quote.fee}?`)) await wallet.pay(quote);
    * ```
    */
@@ -185,12 +188,12 @@ export class OpenWallet implements AsyncDisposable {
    * @throws {@link QuorateError} `coin_not_spendable`: it is no unspent coin of this wallet.
    */
   async freeze(outpoint: string): Promise<void> {
-    await this.#backend.request("freeze", checkText("outpoint", outpoint));
+    await this.#backend.request("setFrozen", checkText("outpoint", outpoint), true);
   }
 
   /** Lets payments spend a coin (`txid:vout`) again. */
   async unfreeze(outpoint: string): Promise<void> {
-    await this.#backend.request("unfreeze", checkText("outpoint", outpoint));
+    await this.#backend.request("setFrozen", checkText("outpoint", outpoint), false);
   }
 
   /**
@@ -200,8 +203,7 @@ export class OpenWallet implements AsyncDisposable {
    * @throws {@link QuorateError} such as `insufficient_funds`, `dust`, `invalid_address`, `invalid_argument`; nothing has been sent then.
    */
   async send(request: PaymentRequest | Quote): Promise<string> {
-    if (isQuote(request)) return this.#backend.request("sendPsbt", checkQuote(request).psbt, request.idempotencyKey);
-    return this.#backend.request("send", checkPayment(request));
+    return this.#backend.request("send", paymentOf(request));
   }
 
   /**
@@ -214,11 +216,7 @@ export class OpenWallet implements AsyncDisposable {
    */
   async pay(request: PaymentRequest | Quote, options: WaitOptions = {}): Promise<Receipt> {
     const { signal } = checkOptions("options", options, WAIT);
-    if (isQuote(request)) {
-      const { psbt, idempotencyKey } = checkQuote(request);
-      return abortable(() => this.#backend.request("payPsbt", psbt, idempotencyKey), signal);
-    }
-    const checked = checkPayment(request);
+    const checked = paymentOf(request);
     return abortable(() => this.#backend.request("pay", checked), signal);
   }
 
@@ -237,7 +235,7 @@ export class OpenWallet implements AsyncDisposable {
   async payPsbt(psbt: string, options: WaitOptions = {}): Promise<Receipt> {
     const { signal } = checkOptions("options", options, WAIT);
     checkText("psbt", psbt);
-    return abortable(() => this.#backend.request("payPsbt", psbt), signal);
+    return abortable(() => this.#backend.request("pay", { psbt }), signal);
   }
 
   /** Submits a signed transaction (hex) of coins in anybody's sole custody, and waits until it is attested. */

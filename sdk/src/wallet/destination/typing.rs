@@ -4,8 +4,6 @@
 //! can be, for each of the two. BIP173 asks software to say where, and never what would be right: a guess that is wrong
 //! sends money elsewhere.
 
-use std::collections::HashMap;
-
 /// Letters of the data part, in the order of their values.
 const CHARSET: &str = "qpzry9x8gf2tvdw0s3jn54khce6mua7l";
 const GENERATOR: [u32; 5] = [0x3b6a_57b2, 0x2650_8e6d, 0x1ea1_19fa, 0x3d42_33dd, 0x2a14_62b3];
@@ -61,33 +59,40 @@ fn locate(hrp: &str, data: &[u32]) -> Option<Vec<usize>> {
         return Some(Vec::new());
     }
     let only = |mut found: Vec<Vec<usize>>| if found.len() == 1 { found.pop() } else { None };
-    let single: Vec<_> =
-        targets.iter().filter_map(|target| effects.get(&(sum ^ target))).map(|place| vec![*place]).collect();
+    let single: Vec<_> = targets
+        .iter()
+        .filter_map(|target| place_of(&effects, sum ^ target))
+        .map(|place| vec![place])
+        .collect();
     if !single.is_empty() {
         return only(single);
     }
     // The other error has to have the effect that is left.
     let pair = |target: &u32| {
         let mut pairs = effects.iter().filter_map(|(effect, place)| {
-            let other = effects.get(&(sum ^ target ^ effect))?;
-            (place < other).then(|| vec![*place, *other])
+            let other = place_of(&effects, sum ^ target ^ effect)?;
+            (*place < other).then(|| vec![*place, other])
         });
         pairs.next()
     };
     only(targets.iter().filter_map(pair).collect())
 }
 
-/// By what it changes the sum: the place of every single wrong letter.
-fn effects(length: usize) -> HashMap<u32, usize> {
-    let mut effects = HashMap::new();
+/// By what every single wrong letter changes the sum, with its place.
+fn effects(length: usize) -> Vec<(u32, usize)> {
+    let mut effects = Vec::new();
     for error in 1..32 {
         let mut effect = error;
         for place in (0..length).rev() {
-            effects.insert(effect, place);
+            effects.push((effect, place));
             effect = step(effect, 0);
         }
     }
     effects
+}
+
+fn place_of(effects: &[(u32, usize)], effect: u32) -> Option<usize> {
+    effects.iter().find(|(one, _)| *one == effect).map(|(_, place)| *place)
 }
 
 /// One step of the checksum (BIP173).

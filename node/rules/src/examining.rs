@@ -137,7 +137,8 @@ impl Context {
             return None;
         }
         let account = self.verified_account(account).ok()?;
-        (account.id() == proposal.account)
+        // What its owner did not sign is refused at once, and stands in nobody's line.
+        (account.id() == proposal.account && proposal.is_authorised(&self.federation, &account))
             .then(|| Check::of_joint(self.federation.clone(), account, proposal.clone()))
     }
 

@@ -1,5 +1,6 @@
-//! Runs checks that take long aside, as many at a time as there are processors but one. Of each account, from each
-//! source, one is under way, and they take turns: who asks for many waits for its own.
+//! Runs checks that take long aside, as many at a time as there are processors but one. Of each account one is under
+//! way, through however many sessions and nodes its owner asks, and of each source one that is about no account; they
+//! take turns: who asks for many waits for its own.
 
 use super::input::Input;
 use quorate_protocol::AccountId;
@@ -25,7 +26,7 @@ impl Checking {
 
     /// Hands in what is found out.
     pub(crate) fn start(&mut self, ticket: u64, source: Source, check: Check) {
-        let lane = (source, check.account());
+        let lane = check.account().map_or(Lane::Source(source), Lane::Account);
         let (done, inputs) = (self.turns.run(lane, || check.run()), self.inputs.clone());
         tokio::spawn(async move {
             let checked = done.await;
@@ -44,8 +45,14 @@ struct Turns {
     lanes: HashMap<Lane, Arc<Mutex<()>>>,
 }
 
-/// Whom a check is for, and whose account it is about.
-type Lane = (Source, Option<AccountId>);
+/// Who waits for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Lane {
+    /// Checks of proposals that this account's owner signed.
+    Account(AccountId),
+    /// Others that came from there.
+    Source(Source),
+}
 
 /// Lanes from which on those are forgotten in which nobody waits.
 const LANES_MANY: usize = 1_024;
@@ -82,9 +89,20 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_for_many_waits_for_its_own() {
+        for (greedy, modest) in [
+            (Lane::Source(source(1)), Lane::Source(source(2))),
+            (Lane::Account(AccountId([1; 32])), Lane::Account(AccountId([2; 32]))),
+        ] {
+            turns_are_taken(greedy, modest).await;
+        }
+    }
+
+    fn source(session: u64) -> Source {
+        Source::Session(SessionId(session))
+    }
+
+    async fn turns_are_taken(greedy: Lane, modest: Lane) {
         let mut turns = Turns::new(1);
-        let lane = |session| (Source::Session(SessionId(session)), None);
-        let (greedy, modest) = (lane(1), lane(2));
         let (started, order) = blocking::channel();
         let (go, wait) = blocking::channel();
         let note = |name: &'static str| {

@@ -118,6 +118,20 @@ impl JointProposal {
         Self { psbt, account, deadline, authorisation }
     }
 
+    /// Whether the account's owner signed for this transaction and deadline: the cheapest of all checks.
+    ///
+    /// ```
+    /// use quorate::{Federation, account::JointAccount, proposal::JointProposal};
+    /// fn is_worth_more(proposal: &JointProposal, federation: &Federation, account: &JointAccount) -> bool {
+    ///     proposal.account == account.id() && proposal.is_authorised(federation, account)
+    /// }
+    /// ```
+    pub fn is_authorised(&self, federation: &Federation, account: &JointAccount) -> bool {
+        let txid = self.psbt.unsigned_tx.compute_txid();
+        let digest = authorisation_digest(federation, self.account, txid, self.deadline);
+        verify(&account.record().authorisation_key, digest, &self.authorisation)
+    }
+
     /// Checks the proposal against its account, without the chain.
     ///
     /// # Errors
@@ -128,12 +142,10 @@ impl JointProposal {
         account: &JointAccount,
     ) -> Result<CheckedProposal, ProposalError> {
         let transaction = &self.psbt.unsigned_tx;
-        let txid = transaction.compute_txid();
         if self.account != account.id() {
             return Err(ProposalError::Account { expected: account.id(), found: self.account });
         }
-        let digest = authorisation_digest(federation, self.account, txid, self.deadline);
-        if !verify(&account.record().authorisation_key, digest, &self.authorisation) {
+        if !self.is_authorised(federation, account) {
             return Err(ProposalError::Authorisation);
         }
         relay_policy::check_shape(transaction)?;

@@ -479,8 +479,18 @@ fn what_is_refused_for_less_is_not_checked_aside() {
     assert!(matches!(unknown, RejectReason::UnknownCoin { .. }), "{unknown:?}");
     kit.joint_coin(90_500, 5, false);
     // More outputs than any transaction may have.
-    let large = kit.vote_request(in_parts(&kit, 600));
-    kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), large);
+    let large = in_parts(&kit, 600);
+    refused_at_once(&mut kit, large);
+    // Its owner signed for another deadline.
+    let Proposal::Joint(mut joint) = in_parts(&kit, 20) else { panic!("joint") };
+    joint.deadline -= 1;
+    refused_at_once(&mut kit, Proposal::Joint(joint));
+}
+
+fn refused_at_once(kit: &mut Kit, proposal: Proposal) {
+    kit.out.clear();
+    let request = kit.vote_request(proposal);
+    kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), request);
     let mut outputs = Vec::new();
     while let Some(output) = kit.machine.poll_output() {
         if let Output::LookUp { ticket, .. } = output {
@@ -492,7 +502,7 @@ fn what_is_refused_for_less_is_not_checked_aside() {
     }
     assert!(!outputs.iter().any(|output| matches!(output, Output::Check { .. })), "{outputs:?}");
     kit.out.extend(outputs);
-    let (verdict, reason) = large_answer(&mut kit).expect("an answer");
+    let (verdict, reason) = large_answer(kit).expect("an answer");
     assert_eq!(verdict, Verdict::Reject);
     assert!(matches!(reason, Some(RejectReason::Invalid { .. })), "{reason:?}");
 }

@@ -118,6 +118,7 @@ test("a payment is made once for each key, also by a wallet that is opened again
   wallet = await Wallet.open(options);
   assert.equal(await wallet.send(payment), first.txid);
   assert.equal((await wallet.pay(payment)).txid, first.txid);
+  await assert.rejects(wallet.createPsbt(payment), coded("invalid_argument"));
   const again = await wallet.quote(payment);
   await assert.rejects(wallet.pay(again), (error) => coded("key_reused")(error) && error.details.txid === first.txid, "a new quote for the same key");
   await assert.rejects(wallet.pay({ ...payment, amount: 20_001n }), (error) => coded("key_reused")(error) && error.details.txid === first.txid);

@@ -41,9 +41,7 @@ impl Once {
             saved.push((hash, read_state::<Paid>(key, value)?));
         }
         saved.sort_by_key(|(_, paid)| paid.number);
-        // Counted anew: what is on a disk may have any number, and two may have the same.
-        let numbered = saved.into_iter().zip(0..);
-        self.paid = numbered.map(|((hash, paid), number)| (hash, Paid { number, ..paid })).collect();
+        self.paid = saved.into();
         Ok(())
     }
 
@@ -58,7 +56,8 @@ impl Once {
     /// A key that is not known stands for a payment from now on.
     pub(super) fn remember(&mut self, key: &str, request: sha256::Hash, txid: Txid) {
         let key = sha256::Hash::hash(key.as_bytes());
-        let number = self.paid.back().map_or(0, |(_, last)| last.number + 1);
+        // As on the disk: the next one to read it has to know which is the oldest.
+        let number = self.paid.back().map_or(0, |(_, last)| last.number.saturating_add(1));
         let paid = Paid { txid, request, number };
         self.change.insert(format!("once/{key}"), state_value(&paid));
         self.paid.push_back((key, paid));
@@ -103,7 +102,36 @@ mod tests {
     }
 
     #[test]
-    fn keys_on_a_damaged_disk_are_counted_anew() {
+    fn the_order_of_keys_outlives_restarts() {
+        let (txid, request) = (Txid::from_byte_array([0; 32]), sha256::Hash::hash(b""));
+        let mut disk = SavedState::new();
+        let mut save = |once: &mut Once| {
+            let mut change = StateChange::new();
+            once.take_change(&mut change);
+            crate::wallet::apply_change(&mut disk, change);
+            let mut again = Once::default();
+            again.restore(&disk).expect("reads");
+            again
+        };
+        let mut once = Once::default();
+        for number in 0..2 * IDEMPOTENCY_KEYS_MAX {
+            once.remember(&number.to_string(), request, txid);
+        }
+        let mut once = save(&mut once);
+        once.remember("x", request, txid);
+        let mut once = save(&mut once);
+        once.remember("y", request, txid);
+        let once = save(&mut once);
+        assert_eq!(once.paid.len(), IDEMPOTENCY_KEYS_MAX);
+        let oldest = (IDEMPOTENCY_KEYS_MAX + 2).to_string();
+        for key in ["x", "y", &oldest] {
+            assert_eq!(once.known(key, request), Some(Ok(txid)), "{key}");
+        }
+        assert_eq!(once.known(&(IDEMPOTENCY_KEYS_MAX + 1).to_string(), request), None);
+    }
+
+    #[test]
+    fn numbers_on_a_damaged_disk_stop_nothing() {
         let paid =
             |number| Paid { txid: Txid::from_byte_array([1; 32]), request: sha256::Hash::hash(b""), number };
         let mut state = SavedState::new();
@@ -113,9 +141,8 @@ mod tests {
         }
         let mut once = Once::default();
         once.restore(&state).expect("reads");
-        let numbers: Vec<u64> = once.paid.iter().map(|(_, paid)| paid.number).collect();
-        assert_eq!(numbers, [0, 1, 2]);
-        assert_eq!(once.paid.back().map(|(key, _)| *key), Some(sha256::Hash::hash(b"a")));
+        once.remember("d", sha256::Hash::hash(b""), Txid::from_byte_array([2; 32]));
+        assert_eq!(once.paid.len(), 4);
         state.insert("once/x".to_owned(), Vec::new());
         assert!(matches!(once.restore(&state), Err(StateError::Damaged { key, .. }) if key == "once/x"));
     }

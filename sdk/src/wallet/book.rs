@@ -139,11 +139,16 @@ impl CoinBook {
     }
 
     pub(super) fn propose(&mut self, checked: &CheckedProposal, addresses: &Addresses) {
+        self.hold(checked);
+        let _entry = self.entry_mut(&checked.transaction, addresses);
+    }
+
+    /// Reserves the coins of a payment.
+    pub(super) fn hold(&mut self, checked: &CheckedProposal) {
         let txid = checked.plan.txid;
         for input in &checked.transaction.input {
             self.coins.change(&input.previous_output, |coin| coin.locked_by = Some(txid));
         }
-        let _entry = self.entry_mut(&checked.transaction, addresses);
     }
 
     pub(super) fn abandon(&mut self, txid: Txid) {

@@ -146,6 +146,10 @@ impl Wallet {
     pub fn abandon(&mut self, txid: Txid) {
         self.proposals.remove(&txid);
         self.book.abandon(txid);
+        // What another payment under way spends too stays its.
+        for proposal in self.proposals.values() {
+            self.book.hold(proposal);
+        }
     }
 
     /// The owner's signed wish that a payment should not happen.

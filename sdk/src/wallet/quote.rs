@@ -94,7 +94,8 @@ impl Wallet {
         let psbt = self.create_psbt(&request.clone().everything(), default_rate).ok()?;
         let mut outputs = psbt.unsigned_tx.output.into_iter();
         let all = outputs.find(|output| output.script_pubkey == first)?.value;
-        let others = request.others.iter().map(|(_, amount)| *amount);
+        let others = request.others.iter().filter(|(to, _)| !self.owns(&to.script_pubkey()));
+        let others = others.map(|(_, amount)| *amount);
         let limit = self.account.record().policy.payment_max.unwrap_or(Amount::MAX_MONEY);
         Some(all.min(limit.checked_sub(bounded_sum(others))?))
     }

@@ -138,7 +138,11 @@ export function useSend(wallet: OpenWallet | undefined): Sending {
           show({ receipt });
           return receipt;
         } catch (thrown) {
-          show({ error: QuorateError.from(thrown) });
+          const error = QuorateError.from(thrown);
+          const { code, message, details } = error;
+          // The same key is the same payment, however often it is asked for.
+          const isOver = request.idempotencyKey !== undefined && (code === "payment_failed" || code === "payment_rejected");
+          show({ error: isOver ? new QuorateError(code, message, { details, cause: thrown }) : error });
           return undefined;
         } finally {
           show({ sending: false });

@@ -163,7 +163,9 @@ export class OpenWallet implements AsyncDisposable {
 
   /** Builds a payment as a PSBT in base64 (BIP174, BIP371), without reserving or sending anything. */
   async createPsbt(request: PaymentRequest): Promise<string> {
-    return this.#backend.request("createPsbt", checkPayment(request));
+    const checked = checkPayment(request);
+    if (checked.idempotencyKey !== undefined) throw new QuorateError("invalid_argument", "idempotencyKey: a PSBT does not carry it; use quote() and pay()");
+    return this.#backend.request("createPsbt", checked);
   }
 
   /**

@@ -53,8 +53,10 @@ pub(super) const SECRET: &str =
 pub(super) fn is_secret(text: &str) -> bool {
     let compact: String = text.chars().filter(|one| !one.is_whitespace()).collect();
     let words = text.split(|one: char| !one.is_alphabetic()).filter(|word| word.chars().count() > 2).count();
-    let parts = compact.split(|one: char| !one.is_ascii_alphanumeric());
-    words >= 11 || parts.filter(|part| !part.is_empty()).any(is_key)
+    // A key may be on two lines, or beside other text.
+    let parts = [compact.as_str(), text];
+    let mut parts = parts.iter().flat_map(|text| text.split(|one: char| !one.is_ascii_alphanumeric()));
+    words >= 11 || parts.any(is_key)
 }
 
 fn is_key(part: &str) -> bool {
@@ -63,6 +65,7 @@ fn is_key(part: &str) -> bool {
     let is_extended = lower.get(1..4) == Some("prv") && part.len() > 50;
     let is_bech32 = ["nsec1", "ms1", "ncryptsec1"].iter().any(|prefix| lower.starts_with(prefix));
     let is_wif = part.starts_with(['5', 'K', 'L', '9', 'c']) && (50..=53).contains(&part.len());
-    let is_hex = part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let digits = lower.strip_prefix("0x").unwrap_or(&lower);
+    let is_hex = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_extended || is_bech32 && part.len() > 40 || is_wif || is_hex
 }

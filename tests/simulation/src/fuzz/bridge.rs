@@ -12,7 +12,10 @@ use quorate::{
         KeyResult, Lock, ServerMessage, SubscriptionKey, TransactionStatus, UtxoRecord, WireError, limits,
     },
 };
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Steps of one run.
 const STEPS_MAX: usize = 96;
@@ -33,13 +36,17 @@ const EDGES: [u64; 12] = [
 ];
 
 /// Bytes as choices; zeros once there are none left.
-struct Choices<'a>(&'a [u8]);
+struct Choices<'a> {
+    bytes: &'a [u8],
+    /// Payments of the wallet.
+    made: BTreeSet<Txid>,
+}
 
 impl Choices<'_> {
     fn byte(&mut self) -> u8 {
-        match self.0.split_first() {
+        match self.bytes.split_first() {
             Some((first, rest)) => {
-                self.0 = rest;
+                self.bytes = rest;
                 *first
             }
             None => 0,
@@ -59,9 +66,9 @@ impl Choices<'_> {
     }
 
     fn text(&mut self) -> String {
-        let length = usize::from(self.byte()).min(self.0.len());
-        let (text, rest) = self.0.split_at(length);
-        self.0 = rest;
+        let length = usize::from(self.byte()).min(self.bytes.len());
+        let (text, rest) = self.bytes.split_at(length);
+        self.bytes = rest;
         String::from_utf8_lossy(text).into_owned()
     }
 
@@ -71,9 +78,12 @@ impl Choices<'_> {
     }
 
     fn txid(&mut self, truth: &Truth) -> Txid {
-        match self.byte() {
-            byte if byte % 3 == 0 => truth.proof.txid(),
-            byte => Txid::from_byte_array([byte; 32]),
+        let byte = self.byte();
+        let made = self.made.iter().nth(usize::from(byte / 3) % self.made.len().max(1)).copied();
+        match (byte % 3, made) {
+            (0, Some(made)) => made,
+            (0 | 1, _) => truth.proof.txid(),
+            _ => Txid::from_byte_array([byte; 32]),
         }
     }
 
@@ -135,7 +145,7 @@ impl Choices<'_> {
 
     fn status(&mut self, truth: &Truth) -> TransactionStatus {
         let retry = self.maybe();
-        match self.byte() % 9 {
+        match self.byte() % 10 {
             0 => TransactionStatus::Pending,
             1 => {
                 let [votes, quorum, nodes] = [0; 3].map(|_: u8| u16::from(self.byte()));
@@ -149,6 +159,7 @@ impl Choices<'_> {
             7 => TransactionStatus::Conflicted {
                 by: ConfirmedSpend { txid: self.txid(truth), block: self.block() },
             },
+            8 => TransactionStatus::Rejected { rejects: Vec::new(), retry, releases: Vec::new() },
             _ => TransactionStatus::Failed { message: self.text(), retry, releases: Vec::new() },
         }
     }
@@ -178,7 +189,7 @@ impl Choices<'_> {
 
     fn message(&mut self, truth: &Truth, key: SubscriptionKey) -> ServerMessage {
         let tip = ChainTip { block: self.block() };
-        match self.byte() % 13 {
+        match self.byte() % 14 {
             0 | 1 => {
                 let results = vec![KeyResult { key, outcome: self.outcome(truth) }];
                 let since = self.maybe().then(|| self.height());
@@ -202,6 +213,22 @@ impl Choices<'_> {
                 let [next_block, six_blocks, day, floor] = [0; 4].map(|_: u8| self.edge());
                 ServerMessage::FeeRate { estimates: FeeEstimates { next_block, six_blocks, day, floor } }
             }
+            12 => {
+                let FinalityProof::Enforced { certificate, .. } = &truth.proof else {
+                    return ServerMessage::Pong;
+                };
+                let mut certificate = (**certificate).clone();
+                if self.maybe() {
+                    certificate.approvals.clear();
+                }
+                ServerMessage::SignRequest {
+                    txid: self.txid(truth),
+                    attempt: self.height(),
+                    certificate,
+                    nodes: BTreeMap::new(),
+                    releases: Vec::new(),
+                }
+            }
             _ => ServerMessage::Welcome {
                 protocol: limits::PROTOCOL_VERSION,
                 federation: truth.world.federation.id(),
@@ -215,7 +242,7 @@ impl Choices<'_> {
 /// Runs a wallet that was paid once against a bridge that says what the bytes choose.
 pub fn bridge(data: &[u8]) {
     let truth = Truth::get();
-    let mut choices = Choices(data);
+    let mut choices = Choices { bytes: data, made: BTreeSet::new() };
     let mut device = Device::new(SavedState::new());
     if choices.maybe() {
         device.recover();
@@ -223,17 +250,21 @@ pub fn bridge(data: &[u8]) {
         device.connect();
     }
     for _ in 0..STEPS_MAX {
-        if choices.0.is_empty() {
+        if choices.bytes.is_empty() {
             break;
         }
         step(&mut device, &mut choices, truth);
+        choices.made.extend(device.session.payments().map(|(txid, _)| txid));
         let balance = device.session.wallet().balance();
         let parts = [balance.spendable, balance.incoming, balance.locked, balance.immature, balance.expired];
         assert!(parts.iter().all(|part| *part <= Amount::MAX_MONEY), "{balance:?}");
         assert!(balance.spendable + balance.expired <= PAID, "{balance:?}: a bridge makes no money");
     }
+    let disk = device.disk.clone();
     device.recover();
-    device.reopen().recover();
+    Device::new(device.disk).recover();
+    // What was on the disk while the bridge still lied.
+    Device::new(disk).recover();
 }
 
 fn step(device: &mut Device, choices: &mut Choices<'_>, truth: &Truth) {

@@ -5,7 +5,7 @@ use quorate::{
     NodeId,
     account::{ACCOUNT_GAP, AccountCertificate},
     finality::{FinalityKind, FinalityProof},
-    session::{Now, Output, Session},
+    session::{Event, Now, Output, PaymentState, Session},
     testing::{self, World},
     wallet::{AccountOptions, Balance, SavedState, SecretWords, Wallet, apply_change},
     wire::{
@@ -151,11 +151,6 @@ impl Device {
         device
     }
 
-    /// Opened again, with what was on the disk.
-    pub(super) fn reopen(self) -> Self {
-        Self::new(self.disk)
-    }
-
     /// Carries out what the session puts out, as a driver does.
     pub(super) fn drain(&mut self) {
         while let Some(output) = self.session.poll_output() {
@@ -164,10 +159,19 @@ impl Device {
                 Output::Send(text) => {
                     let envelope = decode::<ClientMessage>(text.as_bytes());
                     let envelope = envelope.map_err(|(_, error)| error).expect("own messages are read");
+                    let signs = matches!(envelope.body, ClientMessage::SignResponse { .. });
+                    assert!(!signs, "no certificate was good");
                     self.asked.push((envelope.id, envelope.body));
                 }
                 Output::Connect => self.wants = true,
                 Output::Close => self.asked.clear(),
+                Output::Event(Event::Received { txid, amount, .. }) => {
+                    let truth = Truth::get();
+                    assert_eq!((txid, amount), (truth.proof.txid(), PAID), "nothing else was paid");
+                }
+                Output::Event(Event::Payment { state: PaymentState::Final { .. }, txid }) => {
+                    panic!("{txid} is not final")
+                }
                 Output::Event(_) => {}
             }
         }

@@ -8,16 +8,23 @@ use anyhow::Result;
 use clap::Parser;
 use quorate_rules::Bug;
 use quorate_simulation::{
-    Options, run,
+    Options,
+    fuzz::bridge,
+    run,
     suite::{hunt, run_seeds},
+};
+use rand_chacha::{
+    ChaCha20Rng,
+    rand_core::{RngCore as _, SeedableRng as _},
 };
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::PathBuf,
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread::available_parallelism,
 };
@@ -40,6 +47,9 @@ struct Arguments {
     /// Plant each known bug in turn and find it within so many seeds.
     #[arg(long)]
     bugs: Option<u64>,
+    /// Have a wallet meet so many hostile bridges, one for each seed, in place of simulating a federation.
+    #[arg(long)]
+    bridges: Option<u64>,
     /// Write the seeds of the fuzz corpora, from real runs, under this directory.
     #[arg(long)]
     corpus: Option<PathBuf>,
@@ -53,6 +63,10 @@ fn main() -> Result<ExitCode> {
     if let Some(directory) = &arguments.corpus {
         corpus::write(directory)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(bridges) = arguments.bridges {
+        let last = arguments.first.saturating_add(bridges);
+        return Ok(if meet_bridges(arguments.first..last) { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let clean = match (arguments.replay, arguments.bugs) {
         (Some(seed), _) => replay(seed),
@@ -90,6 +104,38 @@ fn simulate(arguments: Arguments) -> Result<bool> {
         println!("these faults never fired: {missing:?}");
     }
     Ok(summary.is_clean())
+}
+
+/// What the fuzz target `bridge` does, with bytes from seeds: for who has no fuzzer.
+fn meet_bridges(seeds: Range<u64>) -> bool {
+    let (next, failed) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
+    let meet = |seed| {
+        let mut random = ChaCha20Rng::seed_from_u64(seed);
+        let mut bytes = vec![0; 64 << (seed % 5)];
+        random.fill_bytes(&mut bytes);
+        bridge(&bytes);
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if !seeds.contains(&seed) {
+                        return;
+                    }
+                    if std::panic::catch_unwind(|| meet(seed)).is_err() {
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("{} hostile bridges, {} of which broke the wallet", seeds.end - seeds.start, failed.len());
+    for seed in &failed {
+        println!("  meet it again: npm run sim -- --first {seed} --bridges 1");
+    }
+    failed.is_empty()
 }
 
 fn replay(seed: u64) -> bool {

@@ -8,27 +8,31 @@ use std::borrow::Cow;
 /// Longest link that is read; a code of the largest size holds 4,296 characters.
 const LENGTH_MAX: usize = 8_192;
 const SAT_PER_BTC: u64 = 100_000_000;
+/// What an error shows of a link that names no address before its parameters.
+const THE_LINK: &str = "the link";
 
 /// Reads what follows `bitcoin:`.
 pub(super) fn parse(rest: &str, network: Network) -> Result<Destination, WalletError> {
     if rest.len() > LENGTH_MAX {
-        return Err(unreadable(rest, format!("it is longer than {LENGTH_MAX} bytes")));
+        return Err(unreadable(THE_LINK, format!("it is longer than {LENGTH_MAX} bytes")));
     }
     let rest = rest.split('#').next().unwrap_or_default();
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     let path = decode(path.trim_start_matches('/'));
+    // What else it says is somebody's text, and the reason names the part that is meant.
+    let shown = if path.is_empty() { THE_LINK } else { path.as_ref() };
     let mut known = Known::default();
     for parameter in query.split('&').filter(|one| !one.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         known.take(&decode(name).to_ascii_lowercase(), value).map_err(|error| match error {
-            Refusal::Reason(reason) => unreadable(rest, reason),
+            Refusal::Reason(reason) => unreadable(shown, reason),
             Refusal::TooLarge(amount) => WalletError::AmountTooLarge { amount },
         })?;
     }
     let wanted = address::parameter(network);
     let named = known.addresses.iter().filter(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
     let mut candidates = Some(path.as_ref()).filter(|path| !path.is_empty()).into_iter().chain(named);
-    let Some(first) = candidates.next() else { return Err(nothing_to_pay(rest, &known, network)) };
+    let Some(first) = candidates.next() else { return Err(nothing_to_pay(&known, network)) };
     let address = address::parse(first, network).or_else(|error| {
         // Another one may do.
         candidates.find_map(|next| address::parse(next, network).ok()).ok_or(error)
@@ -117,12 +121,12 @@ fn amount(text: &str) -> Result<Amount, Refusal> {
 }
 
 /// It names no address of this network.
-fn nothing_to_pay(rest: &str, known: &Known, network: Network) -> WalletError {
+fn nothing_to_pay(known: &Known, network: Network) -> WalletError {
     if let Some((_, address)) = known.addresses.first() {
         // Of another network: said of the address, if it is one.
         return match address::parse(address, network) {
             Err(error) => error,
-            Ok(_) => unreadable(rest, "its address is not where one of this network has to be"),
+            Ok(_) => unreadable(THE_LINK, "its address is not where one of this network has to be"),
         };
     }
     let reason = if known.lightning {
@@ -130,7 +134,7 @@ fn nothing_to_pay(rest: &str, known: &Known, network: Network) -> WalletError {
     } else {
         "it names no address"
     };
-    unreadable(rest, reason)
+    unreadable(THE_LINK, reason)
 }
 
 /// Percent-encoded UTF-8 (RFC 3986); what is not so encoded stays as it is.

@@ -51,7 +51,7 @@ test("a quote is what is paid then, once", { timeout: 60_000 }, async () => {
   const receipt = await wallet.pay(quote);
   assert.equal((await wallet.balance()).spendable, quote.change);
   assert.equal((await wallet.pay(quote)).txid, receipt.txid, "the same payment, not another one");
-  await assert.rejects(wallet.pay(most), coded("coin_not_spendable"));
+  await assert.rejects(wallet.pay(most), (error) => coded("coin_not_spendable")(error) && !error.retryable, "its coin is spent");
   await assert.rejects(wallet.pay({ ...quote, memo: "x" }), coded("invalid_argument"));
   const [, paid] = await wallet.history();
   assert.deepEqual([paid.txid, paid.fee, paid.to], [receipt.txid, quote.fee, [{ address: ELSEWHERE, amount: 30_000n }]]);

@@ -113,7 +113,10 @@ pub(super) fn build(request: &PaymentRequest, rate: FeeRate, funds: &Funds<'_>) 
 fn named_coins<'a>(named: &[OutPoint], funds: &'a Funds<'_>) -> Result<Vec<&'a SpendableCoin>, WalletError> {
     let named: BTreeSet<OutPoint> = named.iter().copied().collect();
     let find = |outpoint: &OutPoint| funds.coins.iter().find(|coin| coin.outpoint == *outpoint);
-    let found = named.iter().map(|outpoint| find(outpoint).ok_or(WalletError::Coin { outpoint: *outpoint }));
+    let found = named.iter().map(|outpoint| {
+        // That it is an unspent one was seen before.
+        find(outpoint).ok_or(WalletError::Coin { outpoint: *outpoint, retry: true })
+    });
     let coins: Vec<_> = found.collect::<Result<_, _>>()?;
     match coins.len() {
         0 => Err(WalletError::InsufficientFunds {

@@ -118,10 +118,12 @@ pub enum WalletError {
         limit: Amount,
     },
     /// The proposal spends a coin that is not this wallet's, or not spendable.
-    #[error("{outpoint} is not a spendable coin of this wallet")]
+    #[error("{outpoint} is {}", if *retry { "not spendable at present; try again later" } else { "no unspent coin of this wallet" })]
     Coin {
         /// The coin.
         outpoint: OutPoint,
+        /// Whether it may be spendable later: it waits for a proof or for blocks, or another payment holds it.
+        retry: bool,
     },
     /// A coin is too old to pay with.
     #[error(
@@ -219,7 +221,7 @@ impl WalletError {
         matches!(
             self,
             Self::NotCertified
-                | Self::Coin { .. }
+                | Self::Coin { retry: true, .. }
                 | Self::CoinsBusy { .. }
                 | Self::UnconfirmedChain { .. }
                 | Self::LiftFirst { .. }

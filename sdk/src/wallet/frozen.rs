@@ -14,7 +14,7 @@ impl Wallet {
     /// It is no unspent coin of this wallet.
     pub fn freeze(&mut self, outpoint: OutPoint) -> Result<(), WalletError> {
         let coin = self.book.coin(&outpoint).filter(|coin| self.book.is_unspent(coin));
-        coin.ok_or(WalletError::Coin { outpoint })?;
+        coin.ok_or(WalletError::Coin { outpoint, retry: false })?;
         self.touched.frozen |= self.frozen.insert(outpoint);
         Ok(())
     }

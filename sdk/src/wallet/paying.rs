@@ -30,6 +30,12 @@ impl Wallet {
         default_rate: FeeRate,
     ) -> Result<Psbt, WalletError> {
         let change = self.peek_next(Keychain::Change)?;
+        for outpoint in request.coins.iter().flatten() {
+            let unspent = self.book.coin(outpoint).is_some_and(|coin| self.book.is_unspent(coin));
+            if !unspent {
+                return Err(WalletError::Coin { outpoint: *outpoint, retry: false });
+            }
+        }
         let others = request.others.iter().map(|(destination, _)| destination);
         let home = others.chain([&request.destination]).all(|to| self.owns(&to.script_pubkey()));
         let everything = request.amount == Some(PaymentAmount::Everything);
@@ -114,16 +120,14 @@ impl Wallet {
             let same = coin.zip(data.witness_utxo.as_ref()).filter(|(coin, output)| {
                 coin.value == output.value && coin.script_pubkey == output.script_pubkey
             });
-            let (coin, _) = same.ok_or(WalletError::Coin { outpoint })?;
+            let (coin, _) = same.ok_or(WalletError::Coin { outpoint, retry: false })?;
             match coin.state(&self.demands()) {
                 CoinState::Spendable { until } => latest = latest.min(until),
                 CoinState::Expired { .. } if home => moves_home = true,
                 CoinState::Expired { opens_at } => return Err(WalletError::Horizon { outpoint, opens_at }),
-                CoinState::Incoming
-                | CoinState::Immature
-                | CoinState::Locked
-                | CoinState::Conflicted { .. } => {
-                    return Err(WalletError::Coin { outpoint });
+                CoinState::Conflicted { .. } => return Err(WalletError::Coin { outpoint, retry: false }),
+                CoinState::Incoming | CoinState::Immature | CoinState::Locked => {
+                    return Err(WalletError::Coin { outpoint, retry: true });
                 }
             }
         }

@@ -95,7 +95,10 @@ fn named_coins_are_spent_all_of_them_and_no_others() {
     assert!(matches!(refused, WalletError::InsufficientFunds { .. }), "{refused}");
     let outpoint = OutPoint { txid: Txid::all_zeros(), vout: 0 };
     let foreign = base.clone().everything().with_coins([coins[0], outpoint]);
-    assert_eq!(wallet.create_psbt(&foreign, RATE).expect_err("not ours"), WalletError::Coin { outpoint });
+    assert_eq!(
+        wallet.create_psbt(&foreign, RATE).expect_err("not ours"),
+        WalletError::Coin { outpoint, retry: false }
+    );
     assert!(wallet.create_psbt(&base.everything().with_coins([]), RATE).is_err());
 }
 
@@ -123,7 +126,7 @@ fn a_frozen_coin_is_spent_only_by_name_and_stays_frozen_on_the_disk() {
     once_more.restore(&disk).expect("its own");
     assert!(!once_more.is_frozen(&frozen));
     let outpoint = OutPoint { txid: Txid::all_zeros(), vout: 0 };
-    assert_eq!(once_more.freeze(outpoint), Err(WalletError::Coin { outpoint }));
+    assert_eq!(once_more.freeze(outpoint), Err(WalletError::Coin { outpoint, retry: false }));
 }
 
 #[test]
@@ -171,7 +174,7 @@ fn a_quote_is_what_is_paid_then() {
     let proposal = wallet.propose(quote.psbt.clone()).expect("as it was shown");
     assert_eq!(proposal.txid(), quote.psbt.unsigned_tx.compute_txid());
     assert!(
-        matches!(wallet.propose(quote.psbt), Err(WalletError::Coin { .. })),
+        matches!(wallet.propose(quote.psbt), Err(WalletError::Coin { retry: true, .. })),
         "its coins are taken by now"
     );
     let proof = paid(&mut wallet);

@@ -30,15 +30,25 @@ impl Wallet {
         default_rate: FeeRate,
     ) -> Result<Psbt, WalletError> {
         let change = self.peek_next(Keychain::Change)?;
-        for outpoint in request.coins.iter().flatten() {
-            let unspent = self.book.coin(outpoint).is_some_and(|coin| self.book.is_unspent(coin));
-            if !unspent {
-                return Err(WalletError::Coin { outpoint: *outpoint, retry: false });
-            }
-        }
         let others = request.others.iter().map(|(destination, _)| destination);
         let home = others.chain([&request.destination]).all(|to| self.owns(&to.script_pubkey()));
         let everything = request.amount == Some(PaymentAmount::Everything);
+        for outpoint in request.coins.iter().flatten() {
+            let outpoint = *outpoint;
+            let coin = self.book.coin(&outpoint).filter(|coin| self.book.is_unspent(coin));
+            let state = coin.map(|coin| coin.state(&self.demands()));
+            match state.ok_or(WalletError::Coin { outpoint, retry: false })? {
+                CoinState::Expired { opens_at } if !(home && everything) => {
+                    return Err(WalletError::Horizon { outpoint, opens_at });
+                }
+                CoinState::Conflicted { .. } => return Err(WalletError::Coin { outpoint, retry: false }),
+                CoinState::Expired { .. }
+                | CoinState::Spendable { .. }
+                | CoinState::Incoming
+                | CoinState::Immature
+                | CoinState::Locked => {}
+            }
+        }
         let aging: BTreeSet<OutPoint> = self.aging().iter().map(|coin| coin.outpoint).collect();
         let coins = self.book.unspent(self.demands()).filter_map(|(coin, state)| {
             let usable = match state {

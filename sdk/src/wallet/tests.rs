@@ -242,7 +242,11 @@ fn an_old_coin_goes_home_and_pays_nobody() {
     let again = wallet.create_psbt(&payment, FeeRate::BROADCAST_MIN);
     assert!(matches!(again, Err(WalletError::InsufficientFunds { .. })), "{again:?}");
 
-    let home = request(&mut wallet, true).everything();
+    let named = request(&mut wallet, false).everything().with_coins([coin]);
+    let refused = wallet.create_psbt(&named, FeeRate::BROADCAST_MIN).expect_err("too old");
+    assert_eq!(refused, WalletError::Horizon { outpoint: coin, opens_at }, "by name, too");
+
+    let home = request(&mut wallet, true).everything().with_coins([coin]);
     let psbt = wallet.create_psbt(&home, FeeRate::BROADCAST_MIN).expect("a move within the account");
     let proposal = wallet.propose(psbt).expect("allowed");
     assert_eq!(deadline_of(&proposal), Some(NOT_BEFORE_ITS_BLOCK));

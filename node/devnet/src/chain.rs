@@ -42,6 +42,8 @@ const FEE_RATE: FeeRate = FeeRate::from_sat_per_vb_u32(2);
 pub struct DevnetChain {
     state: Mutex<State>,
     tip: watch::Sender<BlockHash>,
+    /// A transaction has been taken into the mempool.
+    taken: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -64,8 +66,12 @@ impl DevnetChain {
     /// A chain that is at its genesis block and lives in memory.
     pub fn new() -> Self {
         let state = State::genesis();
-        let (tip, _) = watch::channel(state.tip());
-        Self { state: Mutex::new(state), tip }
+        Self::of(state)
+    }
+
+    fn of(state: State) -> Self {
+        let (tip, taken) = (watch::Sender::new(state.tip()), watch::Sender::new(()));
+        Self { state: Mutex::new(state), tip, taken }
     }
 
     /// A chain in memory whose blocks depend on nothing but the calls made and `seed`; starts with the blocks given.
@@ -78,8 +84,7 @@ impl DevnetChain {
         for block in blocks {
             state.connect(block.clone())?;
         }
-        let (tip, _) = watch::channel(state.tip());
-        Ok(Self { state: Mutex::new(state), tip })
+        Ok(Self::of(state))
     }
 
     /// The block with this hash and its height, also of a branch that was left.
@@ -132,8 +137,7 @@ impl DevnetChain {
             }
         }
         state.file = Some(OpenOptions::new().create(true).append(true).open(&path).map_err(io)?);
-        let (tip, _) = watch::channel(state.tip());
-        Ok(Self { state: Mutex::new(state), tip })
+        Ok(Self::of(state))
     }
 
     /// Mines blocks that pay `script`, with everything from the mempool that fits.
@@ -187,6 +191,13 @@ impl DevnetChain {
         self.lock().mempool.iter().map(|(_, txid)| *txid).collect()
     }
 
+    /// Returns when a transaction waits to be mined.
+    pub async fn in_mempool(&self, txid: Txid) {
+        let mut taken = self.taken.subscribe();
+        // This has the sender, so it is never closed.
+        drop(taken.wait_for(|()| self.mempool().contains(&txid)).await);
+    }
+
     /// All blocks after genesis, in order.
     pub fn blocks(&self) -> Vec<Block> {
         self.lock().blocks.iter().skip(1).cloned().collect()
@@ -202,7 +213,9 @@ impl DevnetChain {
     /// # Errors
     /// It is not valid on top of chain and mempool, or pays too little.
     pub fn submit(&self, transaction: Transaction) -> Result<Txid, ChainError> {
-        self.lock().submit(transaction)
+        let txid = self.lock().submit(transaction)?;
+        self.taken.send_replace(());
+        Ok(txid)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

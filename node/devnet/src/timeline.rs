@@ -76,7 +76,7 @@ impl Timeline {
                     Event::ServerMisbehaved { what } => anyhow::bail!("wallet B was sent something invalid: {what}"),
                     _other => {}
                 },
-                () = network.in_mempool(txid), if verified && !mined => network.treasury.mine(1)?,
+                () = network.chain.in_mempool(txid), if verified && !mined => network.treasury.mine(1)?,
             }
         }
         let quorum = network.federation.quorum();
@@ -101,15 +101,6 @@ fn payment_step(recorder: &mut Recorder, state: &PaymentState) -> Result<()> {
         _later_states => {}
     }
     Ok(())
-}
-
-impl Devnet {
-    /// Returns when the chain has a transaction in its mempool.
-    async fn in_mempool(&self, txid: Txid) {
-        while !self.chain.mempool().contains(&txid) {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
-    }
 }
 
 impl fmt::Display for Timeline {

@@ -8,6 +8,7 @@ use crate::{
     accounts::Accounts,
     archive::Archived,
     bugs::Sabotage,
+    cancellations::Cancellations,
     checks::{Checked, Checks},
     effects::{Effect, Reason},
     ledger::Ledger,
@@ -57,6 +58,7 @@ pub(crate) struct Context {
     pub(crate) log: Log,
     pub(crate) watch: Watch,
     pub(crate) subscriptions: Subscriptions,
+    pub(crate) cancellations: Cancellations,
     /// What the backend says of fees.
     pub(crate) fees: FeeEstimates,
     /// How the backend took final transactions that are in no block yet: what it says against each, if anything.
@@ -120,6 +122,7 @@ impl Context {
             log: Log::restore(std::mem::take(&mut stored.log), peers, boot),
             watch: Watch::restore(std::mem::take(&mut stored.evidence), epoch),
             subscriptions: Subscriptions::default(),
+            cancellations: Cancellations::default(),
             fees: FeeEstimates::default(),
             broadcasts: BTreeMap::new(),
             over: false,

@@ -11,6 +11,7 @@ mod accounts;
 mod announcements;
 pub mod archive;
 mod bugs;
+mod cancellations;
 mod checks;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "a test names what it is about")]

@@ -43,8 +43,6 @@ const RUNS_MAX: usize = 4_096;
 /// Outpoints without a lock whose first release request by one peer is remembered, as the start of this node's timer
 /// for them. More are not answered, so that no peer can make this node write about every coin there is.
 const ASKED_PER_PEER_MAX: usize = 512;
-/// Cancellations remembered.
-const CANCELS_MAX: usize = 65_536;
 
 /// A release that this node collects.
 #[derive(Debug)]
@@ -75,10 +73,6 @@ pub(crate) struct Releases {
     follow_up: BTreeMap<OutPoint, Duration>,
     /// When, and by whom, this node was first asked to release an outpoint that it has no lock for.
     asked: HashMap<OutPoint, (Round, Duration, NodeId)>,
-    /// Payments that their owners cancelled; they are voted for only if a release forces them.
-    cancelled: BTreeSet<Txid>,
-    /// Outpoints that were released without a lock because of a cancellation, once each.
-    cancels_used: BTreeSet<(Txid, OutPoint)>,
 }
 
 impl Releases {
@@ -94,11 +88,6 @@ impl Releases {
         self.runs.len()
     }
 
-    /// Whether the owner of a payment is known to have cancelled it.
-    pub(crate) fn is_cancelled(&self, txid: &Txid) -> bool {
-        self.cancelled.contains(txid)
-    }
-
     /// Answers a request to leave a round.
     pub(crate) fn handle_request(
         &mut self,
@@ -106,7 +95,9 @@ impl Releases {
         from: NodeId,
         call: ReleaseCall,
     ) -> Result<VotingReply, WireError> {
-        let ReleaseCall { outpoint, round, reason, mut promises } = call;
+        let ReleaseCall { outpoint, round, mut reason, mut promises } = call;
+        // Whatever else is a reason to leave the round, this node does not vote for what is cancelled in the next.
+        reason.cancel = reason.cancel.filter(|cancel| cx.hear_cancel(cancel));
         promises.truncate(usize::from(cx.federation.quorum().nodes()));
         promises.retain(|promise| promise.outpoint == outpoint && promise.round == round);
         for promise in &promises {
@@ -171,11 +162,7 @@ impl Releases {
                 reason.rejects.iter().filter(of_this).map(|vote| vote.node).collect();
             nodes.len() >= blocking
         });
-        rejected
-            || reason
-                .cancel
-                .as_ref()
-                .is_some_and(|cancel| self.accepts_cancel(cx, outpoint, approved, cancel))
+        rejected || reason.cancel.as_ref().is_some_and(|cancel| frees(cx, outpoint, approved, cancel))
     }
 
     /// A node without a lock has no clock for it; the first request of its present round starts one. There is none
@@ -204,34 +191,6 @@ impl Releases {
         }
         self.asked.insert(outpoint, (round, now, from));
         Some(now)
-    }
-
-    /// Whether the owner of a joint coin cancelled the transaction that holds it here, or that nothing holds it here.
-    fn accepts_cancel(
-        &mut self,
-        cx: &mut Context,
-        outpoint: OutPoint,
-        approved: Option<(Txid, Duration)>,
-        cancellation: &Cancellation,
-    ) -> bool {
-        let Cancellation { cancel, proposal, account } = cancellation;
-        let of_this = proposal.txid() == cancel.txid && approved.is_none_or(|(txid, _)| txid == cancel.txid);
-        let valid = of_this
-            && proposal.outpoints().contains(&outpoint)
-            && cx.is_own_cancel(cancel, proposal, account.as_ref());
-        if !valid {
-            return false;
-        }
-        self.cancelled.insert(cancel.txid);
-        // Where nothing is locked an old cancellation must not end what its owner did later: it counts once.
-        let fresh = self.cancels_used.insert((cancel.txid, outpoint));
-        while self.cancelled.len() > CANCELS_MAX {
-            self.cancelled.pop_first();
-        }
-        while self.cancels_used.len() > CANCELS_MAX {
-            self.cancels_used.pop_first();
-        }
-        approved.is_some() || fresh
     }
 
     /// Leaves a round for good, durably, and says so.
@@ -414,9 +373,39 @@ impl Releases {
     }
 }
 
+/// Whether the cancellation, the owner's, is of what holds the coin here, or nothing holds it here.
+fn frees(
+    cx: &mut Context,
+    outpoint: OutPoint,
+    approved: Option<(Txid, Duration)>,
+    cancellation: &Cancellation,
+) -> bool {
+    let txid = cancellation.cancel.txid;
+    cancellation.proposal.outpoints().contains(&outpoint)
+        && match approved {
+            Some((held_by, _)) => held_by == txid,
+            None => cx.cancellations.is_fresh(txid, outpoint),
+        }
+}
+
 impl Context {
+    /// Whether a payment's owner is known to have cancelled it, and nothing says that it may be final.
+    pub(crate) fn is_cancelled(&self, target: &VoteTarget) -> bool {
+        self.cancellations.contains(&target.txid()) && !self.is_forced(target.inputs(), target.txid())
+    }
+
+    /// Remembers a cancellation that is the owner's and says of what it is; `false` if it is not.
+    pub(crate) fn hear_cancel(&mut self, cancellation: &Cancellation) -> bool {
+        let Cancellation { cancel, proposal, account } = cancellation;
+        let own = proposal.txid() == cancel.txid && self.is_own_cancel(cancel, proposal, account.as_ref());
+        if own {
+            self.cancellations.remember(cancel.txid);
+        }
+        own
+    }
+
     /// Whether the account that authorised the proposal signed the cancellation, and the coins are the account's.
-    pub(crate) fn is_own_cancel(
+    fn is_own_cancel(
         &mut self,
         cancel: &SignedCancel,
         proposal: &Proposal,

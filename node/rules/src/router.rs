@@ -186,8 +186,7 @@ impl Machine {
                 self.run_effects();
                 let txid = proposal.txid();
                 self.coordination.heard_of(&self.cx, txid);
-                let cancelled = self.releases.is_cancelled(&txid);
-                let call = VoteCall { proposal, account, certificate, shown, cancelled };
+                let call = VoteCall { proposal, account, certificate, shown };
                 self.voter.vote(&mut self.cx, from, call)
             }
             VotingRequest::CommitRequest { certificate, attempt, nodes, wallet, releases, head } => {

@@ -22,7 +22,7 @@ impl Run {
             return self.ask_votes(cx);
         }
         self.cancel = Some(cancellation);
-        self.end(cx, Ending::Failed { message: "its owner cancelled it".to_owned(), retry: false });
+        self.end(cx, Ending::cancelled());
     }
 
     /// Goes on with a transaction for which something is due.

@@ -122,13 +122,13 @@ impl Coordination {
         id: Option<u64>,
         cancellation: Cancellation,
     ) -> Result<(), WireError> {
-        let Cancellation { cancel, proposal, account } = cancellation.clone();
-        let txid = proposal.txid();
-        if cancel.txid != txid || !cx.is_own_cancel(&cancel, &proposal, account.as_ref()) {
+        if !cx.hear_cancel(&cancellation) {
             let message =
                 "only the owner of a joint account can cancel its payment; sign with the authorisation key";
             return Err(WireError::sender(ErrorCode::InvalidSignature, message));
         }
+        let Cancellation { cancel, proposal, account } = cancellation.clone();
+        let txid = cancel.txid;
         if let Some(proof) = cx.ledger.proof(&txid).cloned() {
             let status = TransactionStatus::Signed { proof: Box::new(proof) };
             cx.send_client(session, id, ServerMessage::TransactionStatus { txid, status });

@@ -58,6 +58,13 @@ pub(crate) enum Ending {
     Failed { message: String, retry: bool },
 }
 
+impl Ending {
+    /// Its owner wants it stopped.
+    pub(crate) fn cancelled() -> Self {
+        Self::Failed { message: "its owner cancelled it".to_owned(), retry: false }
+    }
+}
+
 impl Run {
     pub(crate) fn remove_session(&mut self, session: SessionId) {
         self.submitters.retain(|(submitter, _)| *submitter != session);

@@ -13,6 +13,10 @@ impl Run {
     /// Asks all nodes that have not voted.
     pub(crate) fn ask_votes(&mut self, cx: &mut Context) {
         let txid = self.txid();
+        if self.ending.is_none() && cx.is_cancelled(&self.target) {
+            // Told by another coordinator. Nodes that have not heard of it would lock the coins once more.
+            return self.end(cx, Ending::cancelled());
+        }
         // While this node waits for a release, votes of the round before would only start other nodes' timers anew.
         if self.target.inputs().keys().any(|outpoint| cx.ledger.is_pending(outpoint)) {
             return;

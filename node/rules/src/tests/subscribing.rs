@@ -12,7 +12,6 @@ use quorate_protocol::{
     AccountId, NodeId,
     account::{Keychain, KeychainIndex},
     proposal::Proposal,
-    release::SignedCancel,
     wire::{
         ClientMessage, ErrorCode, Followed, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
         TransactionStatus, UtxoState, limits,
@@ -22,7 +21,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 const AT: NodeId = NodeId(2);
 
-fn submit(cluster: &mut Cluster) -> ServerMessage {
+pub(super) fn submit(cluster: &mut Cluster) -> ServerMessage {
     let proposal = Proposal::Joint(Box::new(cluster.world.proposal()));
     let account = Some(cluster.world.certificate());
     cluster.say(NodeId(1), ClientMessage::TransactionBroadcast { proposal, account });
@@ -56,7 +55,7 @@ fn ask(cluster: &mut Cluster, message: ClientMessage) -> Vec<KeyResult> {
     answer.expect("an answer")
 }
 
-fn coin(cluster: &Cluster) -> OutPoint {
+pub(super) fn coin(cluster: &Cluster) -> OutPoint {
     cluster.world.proposal().psbt.unsigned_tx.input[0].previous_output
 }
 
@@ -324,29 +323,4 @@ fn a_node_that_was_away_is_told_again_of_what_became_final() {
     cluster.silent.clear();
     cluster.until(|cluster| cluster.nodes[&NodeId(4)].machine.knows_final(&txid));
     cluster.until(|cluster| cluster.nodes[&NodeId(1)].machine.sizes().announcements == 0);
-}
-
-#[test]
-fn a_payment_that_its_owner_cancels_in_time_ends_and_its_coin_is_free_in_the_next_round() {
-    let mut cluster = Cluster::voting();
-    cluster.coins();
-    submit(&mut cluster);
-    let outpoint = coin(&cluster);
-    let txid = cluster.world.proposal().psbt.unsigned_tx.compute_txid();
-    let cancel = SignedCancel::sign(&cluster.world.federation, &cluster.world.authorisation, txid);
-    let proposal = Proposal::Joint(Box::new(cluster.world.proposal()));
-    let account = Some(cluster.world.certificate());
-    let message = ClientMessage::TransactionCancel { cancel, proposal, account };
-    cluster.say(NodeId(1), message);
-    cluster.until(|cluster| cluster.nodes.values().all(|node| node.machine.holds(&outpoint).is_none()));
-    assert!(cluster.now < Duration::from_secs(10), "without waiting for the time for votes");
-    let ended = cluster.told.iter().rev().find_map(|(_, message)| match message {
-        ServerMessage::TransactionStatus { status, .. } => Some(status.clone()),
-        _ => None,
-    });
-    assert!(
-        matches!(ended, Some(TransactionStatus::Failed { .. } | TransactionStatus::Rejected { .. })),
-        "{ended:?}"
-    );
-    assert!(cluster.get(3).machine.utxo(&outpoint).expect("known").round.0 >= 1);
 }

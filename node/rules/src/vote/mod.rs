@@ -38,8 +38,6 @@ pub(crate) struct VoteCall {
     pub(crate) certificate: Option<ApprovalCertificate>,
     /// The releases that came with it; those need not be sent back.
     pub(crate) shown: Vec<(OutPoint, Round)>,
-    /// Whether its owner is known to have cancelled it.
-    pub(crate) cancelled: bool,
 }
 
 /// Votes and commits: this node's share of the key, and its nonces.
@@ -67,10 +65,10 @@ impl Voter {
         coordinator: NodeId,
         call: VoteCall,
     ) -> Result<VotingReply, WireError> {
-        let VoteCall { proposal, account, certificate, shown, cancelled } = call;
+        let VoteCall { proposal, account, certificate, shown } = call;
         let target = cx.present_target(&proposal);
         let txid = target.txid();
-        let unwanted = cancelled && !cx.is_forced(target.inputs(), txid);
+        let unwanted = cx.is_cancelled(&target);
         let known = cx.ledger.record(&txid).cloned();
         let repeated =
             known.as_ref().and_then(|known| known.vote.clone()).filter(|vote| vote.target == target);

@@ -1,7 +1,16 @@
-//! What the system says of a process, for benchmarks.
+//! What the system says of a process and its files, for benchmarks.
 
 use anyhow::{Context as _, Result};
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+
+/// Room that a file takes on disk. The store's files grow in large steps, with holes.
+///
+/// # Errors
+/// There is no such file.
+pub fn on_disk(file: &Path) -> Result<u64> {
+    let unit = 512;
+    Ok(fs::metadata(file)?.blocks() * unit)
+}
 
 /// Resident memory.
 ///

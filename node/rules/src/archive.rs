@@ -197,11 +197,10 @@ fn recall_transaction<E: From<Unreadable>>(
 ) -> Result<(), E> {
     let key: &[u8] = txid.as_byte_array();
     if let Some(row) = scan(Table::Settled, key, 1)?.first() {
-        let settled = serde_json::from_slice(&row.value).map_err(Unreadable::from)?;
+        let settled = settled_of(row)?;
         archived.transactions.insert(*txid, settled);
         for row in scan(Table::Proofs, key, 1)? {
-            let proof = serde_json::from_slice(&row.value).map_err(Unreadable::from)?;
-            archived.proofs.insert(*txid, proof);
+            archived.proofs.insert(*txid, Box::new(proof_of(&row)?));
         }
         return Ok(());
     }
@@ -225,14 +224,14 @@ pub fn is_older(row: &Row, below: u32) -> Result<bool, Unreadable> {
             coin.spent.map(|spent| spent.block.height)
         }
         Table::History => Some(spent_at(row)?),
-        Table::Settled => match serde_json::from_slice(&row.value)? {
+        Table::Settled => match settled_of(row)? {
             SettledTransaction::Mined { block, until } => Some(block.height.max(until)),
             // Only here is it known that its proof is worth nothing.
             SettledTransaction::Conflicted { .. } => None,
         },
         // It goes with the last coin.
         Table::Proofs => {
-            let _readable: Box<FinalityProof> = serde_json::from_slice(&row.value)?;
+            let _readable = proof_of(row)?;
             None
         }
         Table::Transactions
@@ -263,6 +262,23 @@ fn script_prefix(script: &ScriptBuf) -> Vec<u8> {
 
 fn account_prefix(account: &AccountId) -> &[u8] {
     account.0.get(..PREFIX_BYTES).unwrap_or_default()
+}
+
+/// Both were JSON before they were binary, where nothing begins with a brace. Rows of then stay as they are.
+const JSON: u8 = b'{';
+
+fn settled_of(row: &Row) -> Result<SettledTransaction, Unreadable> {
+    match row.value.first() {
+        Some(&JSON) => Ok(serde_json::from_slice(&row.value)?),
+        Some(_) | None => read(&row.value),
+    }
+}
+
+fn proof_of(row: &Row) -> Result<FinalityProof, Unreadable> {
+    match row.value.first() {
+        Some(&JSON) => Ok(serde_json::from_slice(&row.value)?),
+        Some(_) | None => FinalityProof::from_bytes(&row.value).map_err(|_| Unreadable::Index),
+    }
 }
 
 fn coin_of(row: &Row) -> Result<UtxoRecord, Unreadable> {
@@ -304,14 +320,16 @@ impl ChangeSet {
 
     /// Keeps what became of a transaction.
     pub(crate) fn archive_transaction(&mut self, txid: &Txid, settled: &SettledTransaction) {
-        let value = serde_json::to_vec(settled).expect("a transaction has string keys only");
-        self.put_row(Row { table: Table::Settled, key: txid.as_byte_array().to_vec(), value });
+        self.put_row(Row {
+            table: Table::Settled,
+            key: txid.as_byte_array().to_vec(),
+            value: written(settled),
+        });
     }
 
     /// Keeps the proof of a transaction that has an unspent coin, or takes it away.
     pub(crate) fn archive_proof(&mut self, txid: &Txid, proof: Option<&FinalityProof>) {
-        let json = |proof| serde_json::to_vec(proof).expect("a proof has string keys only");
-        let value = proof.map(json).unwrap_or_default();
+        let value = proof.map(FinalityProof::to_bytes).unwrap_or_default();
         self.put_row(Row { table: Table::Proofs, key: txid.as_byte_array().to_vec(), value });
     }
 }
@@ -320,6 +338,7 @@ impl ChangeSet {
 mod tests {
     use super::*;
     use bitcoin::{Amount, BlockHash, TxOut};
+    use quorate_protocol::testing;
 
     const OURS: AccountId = AccountId([7; 32]);
     const OTHERS: AccountId = AccountId([9; 32]);
@@ -358,6 +377,36 @@ mod tests {
             Ok::<_, Unreadable>(found)
         });
         (archived.expect("what a machine wrote"), read)
+    }
+
+    #[test]
+    fn what_became_of_a_transaction_and_its_proof_come_back_also_as_they_were_written_before() {
+        let proof = testing::federation(4).final_payment();
+        let (txid, block) = (proof.txid(), BlockRef { height: 7, hash: BlockHash::all_zeros() });
+        let settled = SettledTransaction::Mined { block, until: 9 };
+        let mut change = ChangeSet::default();
+        change.archive_transaction(&txid, &settled);
+        change.archive_proof(&txid, Some(&proof));
+        let rows: BTreeMap<_, _> =
+            change.rows().iter().map(|row| ((row.table, row.key.clone()), row.value.clone())).collect();
+        let mut older = rows.clone();
+        for ((table, _), value) in &mut older {
+            *value = if *table == Table::Proofs {
+                serde_json::to_vec(&proof).expect("written")
+            } else {
+                serde_json::to_vec(&settled).expect("written")
+            };
+        }
+        for rows in [rows, older] {
+            let (found, _) = ask(&rows, &[Recall::Transaction(txid)]);
+            assert_eq!(found.transactions.get(&txid), Some(&settled));
+            assert_eq!(found.proofs.get(&txid).map(|proof| &**proof), Some(&proof));
+            for ((table, key), value) in rows {
+                let row = Row { table, key, value };
+                assert_eq!(is_older(&row, 10).expect("readable"), table == Table::Settled);
+                assert!(!is_older(&row, 9).expect("readable"), "its proof may still be shown as news");
+            }
+        }
     }
 
     #[test]

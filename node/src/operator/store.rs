@@ -55,13 +55,13 @@ fn advice(error: StoreError) -> anyhow::Error {
 /// There is no store, the node runs, or a file is damaged.
 pub(crate) fn stats(directory: &Path) -> Result<()> {
     let places = Places::of(directory)?;
-    for (path, counts) in [
+    for (path, contents) in [
         (&places.store, count_store(&places.store).map_err(advice)?),
         (&places.index, count_index(&places.index).map_err(advice)?),
     ] {
         let size = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
-        println!("{}, {size} bytes", path.display());
-        counts.iter().for_each(print);
+        println!("{}, {size} bytes, {} of them in use", path.display(), contents.in_use);
+        contents.tables.iter().for_each(print);
     }
     Ok(())
 }

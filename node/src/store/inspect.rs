@@ -20,17 +20,25 @@ pub(crate) struct Count {
     pub(crate) bytes: u64,
 }
 
+/// What a file holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Contents {
+    /// Bytes of the file that hold something.
+    pub(crate) in_use: u64,
+    pub(crate) tables: Vec<Count>,
+}
+
 /// Counts the rows of the store of an epoch, each of which has to match its checksum.
-pub(crate) fn count_store(path: &Path) -> Result<Vec<Count>, StoreError> {
+pub(crate) fn count_store(path: &Path) -> Result<Contents, StoreError> {
     count(&Redb::open(path)?, &Table::STORE)
 }
 
 /// Counts the rows of an index and its archive.
-pub(crate) fn count_index(path: &Path) -> Result<Vec<Count>, StoreError> {
+pub(crate) fn count_index(path: &Path) -> Result<Contents, StoreError> {
     count(&Redb::open_index(path)?, &[&Table::INDEX[..], &Table::ARCHIVE].concat())
 }
 
-fn count(store: &Redb, tables: &[Table]) -> Result<Vec<Count>, StoreError> {
+fn count(store: &Redb, tables: &[Table]) -> Result<Contents, StoreError> {
     let mut counts = Vec::new();
     for table in tables {
         let mut count = Count { table: *table, rows: 0, bytes: 0 };
@@ -41,7 +49,7 @@ fn count(store: &Redb, tables: &[Table]) -> Result<Vec<Count>, StoreError> {
         })?;
         counts.push(count);
     }
-    Ok(counts)
+    Ok(Contents { in_use: store.in_use()?, tables: counts })
 }
 
 /// Reads every record of a store as a start does.

@@ -121,6 +121,17 @@ impl Redb {
         self.database.compact().map(drop).map_err(|error| classify(error.into(), place))
     }
 
+    /// Bytes of the file that hold something. It grows in large steps, and what is behind them takes no room on disk
+    /// where the file system knows of holes.
+    pub(super) fn in_use(&self) -> Result<u64, StoreError> {
+        let failed = |error: redb::Error| classify(error, self.place.clone());
+        let write = self.database.begin_write().map_err(|error| failed(error.into()))?;
+        let stats = write.stats().map_err(|error| failed(error.into()))?;
+        write.abort().map_err(|error| failed(error.into()))?;
+        let page = u64::try_from(stats.page_size()).unwrap_or(u64::MAX);
+        Ok(stats.allocated_pages().saturating_mul(page))
+    }
+
     /// The first rows of a table whose keys begin with some bytes.
     pub(super) fn find(&self, table: Table, prefix: &[u8], most: usize) -> Result<Vec<Row>, StoreError> {
         let failed = |error: redb::Error| classify(error, self.place.clone());

@@ -17,7 +17,7 @@ use quorate::{
 use quorate_tests::{
     Cluster, PATIENCE,
     operator::status_where,
-    process::{cpu, memory},
+    process::{cpu, memory, on_disk},
     wallets::{federation, nobody, pay_out},
 };
 use rand_chacha::{
@@ -25,7 +25,7 @@ use rand_chacha::{
     rand_core::{RngCore as _, SeedableRng as _},
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 use tokio::time::timeout;
 
 /// Accounts in one request.
@@ -71,7 +71,7 @@ pub(crate) async fn measure(mut cluster: Cluster, count: u32, as_json: bool) -> 
     let (full, spent) = (memory(pid)?, cpu(pid)? - idle);
     drop(session);
     cluster.kill(1)?;
-    let index = fs::metadata(home.join("index.redb"))?.len();
+    let index = on_disk(&home.join("index.redb"))?;
     let started = Instant::now();
     cluster.start_node(1, None)?;
     status_where(&home, "up", |status| status.pointer("/tip/height").is_some()).await?;

@@ -18,12 +18,11 @@ use quorate::{
 use quorate_tests::{
     Cluster, eventually,
     operator::{status, status_where},
-    process::{cpu, memory},
+    process::{cpu, memory, on_disk},
     wallets::{federation, fund, nobody, open_wallet, request, wait_spendable},
 };
 use serde_json::{Value, json};
 use std::{
-    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -198,8 +197,7 @@ async fn measure(cluster: &mut Cluster, payments: usize, spent: Option<f64>) -> 
     status_where(&home, "settled", |status| status.pointer("/held/transactions") == Some(&0.into())).await?;
     let memory = memory(cluster.pid(1).context("it runs")?)?;
     cluster.kill(1)?;
-    let size = |name: &str| Ok::<_, anyhow::Error>(fs::metadata(home.join(name))?.len());
-    let (store, index) = (size("store.redb")?, size("index.redb")?);
+    let (store, index) = (on_disk(&home.join("store.redb"))?, on_disk(&home.join("index.redb"))?);
     let archived = archived(&home)?;
     let started = Instant::now();
     cluster.start_node(1, None)?;

@@ -9,11 +9,11 @@ use quorate_rules::records::{CHECKSUM_BYTES, Row, Table};
 use quorate_tests::{
     Cluster,
     operator::status,
-    process::{cpu, memory},
+    process::{cpu, memory, on_disk},
 };
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde_json::{Value, json};
-use std::{fs, path::Path, time::Instant};
+use std::{path::Path, time::Instant};
 
 /// Payments whose rows are copied, and that are paid afterwards.
 const REAL: usize = 1_024;
@@ -32,7 +32,7 @@ pub(crate) async fn measure_with(mut cluster: Cluster, count: usize, as_json: bo
     let index = home.join("index.redb");
     let copies = count.div_ceil(REAL);
     tokio::task::block_in_place(|| copy(&index, copies))?;
-    let (started, index) = (Instant::now(), fs::metadata(&index)?.len());
+    let (started, index) = (Instant::now(), on_disk(&index)?);
     cluster.start_node(1, None)?;
     status(&home, "voting").await?;
     let start = started.elapsed();

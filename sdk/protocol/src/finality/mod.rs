@@ -11,6 +11,10 @@
 //! * **Attested**: the coins are in the sole custody of their owner. q nodes signed that they committed to the
 //!   transaction with this witness; miners are bound by nothing.
 
+mod bytes;
+
+pub use bytes::ProofBytesError;
+
 use crate::{
     Epoch, Federation, Round,
     digest::verify,

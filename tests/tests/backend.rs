@@ -223,28 +223,35 @@ async fn many_questions_are_few_requests_and_each_has_its_own_answer() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_on_a_connection_that_is_closed_in_that_moment_is_made_again() -> Result<()> {
+async fn a_call_on_a_connection_that_is_closed_in_that_moment_is_made_again_on_a_new_one() -> Result<()> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    const AT_ONCE: usize = 2;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     let answer = json!({"result": BlockHash::all_zeros(), "error": null, "id": 1}).to_string();
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
-    // One answer on each connection, which is then kept until something more is asked on it.
+    // One answer on each connection, which is then kept until something more is asked on it. The first ones are there
+    // at once, so that several are closed later.
     let server = tokio::spawn(async move {
-        for _ in 0..2 {
-            let (mut socket, _) = listener.accept().await?;
-            let mut request = [0; 4_096];
+        let (mut first, mut request) = (Vec::new(), [0; 4_096]);
+        for _ in 0..AT_ONCE {
+            first.push(listener.accept().await?.0);
+        }
+        for socket in &mut first {
             ensure!(socket.read(&mut request).await? > 0);
             socket.write_all(answer.as_bytes()).await?;
-            ensure!(socket.read(&mut request).await.is_ok());
         }
-        Ok(())
+        let closing = first
+            .into_iter()
+            .map(|mut socket| tokio::spawn(async move { socket.read(&mut [0; 4_096]).await }));
+        let _closing: Vec<_> = closing.collect();
+        let (mut socket, _) = listener.accept().await?;
+        ensure!(socket.read(&mut request).await? > 0);
+        Ok(socket.write_all(answer.as_bytes()).await?)
     });
     let daemon = Bitcoind::new(&url, "", "");
-    for _ in 0..2 {
-        ensure!(daemon.tip().await? == BlockHash::all_zeros());
-    }
-    drop(daemon);
+    let (one, two) = tokio::join!(daemon.tip(), daemon.tip());
+    ensure!([one?, two?, daemon.tip().await?] == [BlockHash::all_zeros(); 3]);
     server.await?
 }
 

@@ -44,6 +44,8 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 #[derive(Clone)]
 pub(super) struct Rpc {
     client: reqwest::Client,
+    /// Takes a new connection for each call.
+    afresh: reqwest::Client,
     url: String,
     /// User and password as they are set, or as the cookie file had them last.
     access: Arc<Mutex<(String, String)>>,
@@ -110,9 +112,11 @@ impl Rpc {
     /// An endpoint with its user and password.
     pub(super) fn new(url: &str, user: &str, password: &str) -> Self {
         let client = reqwest::Client::builder().pool_idle_timeout(IDLE_MAX).build();
+        let afresh = reqwest::Client::builder().pool_max_idle_per_host(0).build();
         Self {
             // None of these settings can fail.
             client: client.unwrap_or_default(),
+            afresh: afresh.unwrap_or_default(),
             url: url.to_owned(),
             access: Arc::new(Mutex::new((user.to_owned(), password.to_owned()))),
             cookie: None,
@@ -249,21 +253,26 @@ impl Rpc {
         self.post(body).await
     }
 
-    /// Sends a request; once more if its connection was closed at that moment. To have it twice does a daemon no harm:
-    /// nothing that nodes ask for is done a second time.
+    /// Sends a request; once more, on a new connection, if its own was closed at that moment: a daemon that was started
+    /// again leaves several that are closed and not yet known to be. To have it twice does a daemon no harm: nothing
+    /// that nodes ask for is done a second time.
     async fn post(&self, body: &Value) -> Result<(StatusCode, String), CallError> {
         let closed =
             |error: &reqwest::Error| error.is_request() && !error.is_timeout() && !error.is_connect();
-        let answer = match self.send(body).await {
-            Err(error) if closed(&error) => self.send(body).await,
+        let answer = match self.send(&self.client, body).await {
+            Err(error) if closed(&error) => self.send(&self.afresh, body).await,
             answer => answer,
         };
         answer.map_err(CallError::Transport)
     }
 
-    async fn send(&self, body: &Value) -> Result<(StatusCode, String), reqwest::Error> {
+    async fn send(
+        &self,
+        client: &reqwest::Client,
+        body: &Value,
+    ) -> Result<(StatusCode, String), reqwest::Error> {
         let (user, password) = self.access();
-        let request = self.client.post(&self.url).basic_auth(user, Some(password)).json(body);
+        let request = client.post(&self.url).basic_auth(user, Some(password)).json(body);
         let answer = request.timeout(self.timeout).send().await?;
         let status = answer.status();
         Ok((status, answer.text().await?))

@@ -5,6 +5,12 @@ setup_native
 suite=${1:-all}
 case $suite in
   faults | npm) ;;
+  # Instructions of a payment's steps, compared with the recorded ones; --write records them.
+  instructions)
+    need valgrind valgrind
+    cargo build --workspace --locked -q --bin instructions
+    node scripts/instructions.mjs "${@:2}"
+    ;;
   # What a node holds after 100, 1,000 and 10,000 payments; what a payment takes. Some minutes each.
   growth | load)
     cargo build --release --locked -p quorate-tests --bin "$suite" --bin test-node

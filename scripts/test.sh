@@ -23,6 +23,9 @@ say "simulation: planted bugs"
 "$CARGO_TARGET_DIR/debug/sim" --bugs 1000
 say "model"
 "$CARGO_TARGET_DIR/debug/model"
+say "instructions of a payment's steps"
+need valgrind valgrind
+node scripts/instructions.mjs
 say "examples in the documentation"
 cargo test --workspace --locked --doc -q
 say "documentation"

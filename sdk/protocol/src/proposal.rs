@@ -105,7 +105,8 @@ mod psbt_base64 {
 }
 
 impl JointProposal {
-    /// Authorises the transaction of `psbt` for the account, until a block height.
+    /// Authorises the transaction of `psbt` for the account, until a block height. What nodes do not need of the PSBT
+    /// is left out: they refuse it.
     pub fn authorise(
         federation: &Federation,
         account: AccountId,
@@ -113,6 +114,7 @@ impl JointProposal {
         psbt: Psbt,
         deadline: u32,
     ) -> Self {
+        let psbt = crate::psbt::without_unneeded(psbt);
         let txid = psbt.unsigned_tx.compute_txid();
         let authorisation = key.sign(authorisation_digest(federation, account, txid, deadline));
         Self { psbt, account, deadline, authorisation }
@@ -147,6 +149,9 @@ impl JointProposal {
         }
         if !self.is_authorised(federation, account) {
             return Err(ProposalError::Authorisation);
+        }
+        if let Some(what) = crate::psbt::unneeded(&self.psbt) {
+            return Err(ProposalError::Unneeded { what });
         }
         relay_policy::check_shape(transaction)?;
         relay_policy::check_size(self.psbt.serialize().len())?;
@@ -367,6 +372,12 @@ pub enum ProposalError {
     /// The account's owner did not sign it.
     #[error("the account's authorisation signature is not valid for this transaction")]
     Authorisation,
+    /// It has something that no rule reads, and that every node would have to keep.
+    #[error("{what}, which nodes do not need: leave it out")]
+    Unneeded {
+        /// What.
+        what: String,
+    },
     /// An input lacks its spent output or the origin of its key.
     #[error("input {index} lacks its witness UTXO or the BIP371 origin of its internal key")]
     InputData {

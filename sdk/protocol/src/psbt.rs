@@ -1,8 +1,9 @@
-//! Partially signed transactions as text (BIP174), read to the last byte.
+//! Partially signed transactions (BIP174): as text, read to the last byte, and what nodes need of one.
 
 use bitcoin::{
     Psbt,
     base64::{Engine as _, engine::general_purpose::STANDARD},
+    psbt::{Input, Output},
 };
 
 /// Longest text that is read: more than a transaction of the largest relayed size takes with all that describes it.
@@ -41,6 +42,121 @@ pub fn parse(text: &str) -> Result<Psbt, PsbtTextError> {
     }
 }
 
+/// Leaves what nodes need to check a payment: the spent outputs and what BIP371 says of the account's own. The rest of
+/// what programs write into a PSBT would be room in every node for nothing.
+pub(crate) fn without_unneeded(psbt: Psbt) -> Psbt {
+    let Psbt { unsigned_tx, inputs, outputs, .. } = psbt;
+    let input = |input: Input| Input {
+        witness_utxo: input.witness_utxo,
+        sighash_type: input.sighash_type,
+        tap_internal_key: input.tap_internal_key,
+        tap_key_origins: input.tap_key_origins,
+        tap_merkle_root: input.tap_merkle_root,
+        tap_scripts: input.tap_scripts,
+        ..Input::default()
+    };
+    let output = |output: Output| Output {
+        tap_internal_key: output.tap_internal_key,
+        tap_key_origins: output.tap_key_origins,
+        ..Output::default()
+    };
+    Psbt {
+        unsigned_tx,
+        version: 0,
+        xpub: Default::default(),
+        proprietary: Default::default(),
+        unknown: Default::default(),
+        inputs: inputs.into_iter().map(input).collect(),
+        outputs: outputs.into_iter().map(output).collect(),
+    }
+}
+
+/// The first field that nodes do not need, by name; none if [`without_unneeded`] changes nothing.
+pub(crate) fn unneeded(psbt: &Psbt) -> Option<String> {
+    let Psbt { unsigned_tx: _, version, xpub, proprietary, unknown, inputs, outputs } = psbt;
+    let whole = [
+        ("a version", *version != 0),
+        ("extended keys", !xpub.is_empty()),
+        ("proprietary fields", !proprietary.is_empty()),
+        ("unknown fields", !unknown.is_empty()),
+    ];
+    let of_psbt = named(&whole).map(|what| format!("the PSBT has {what}"));
+    let inputs = inputs.iter().enumerate();
+    let of_input = || {
+        inputs.filter_map(|(index, input)| Some(format!("input {index} has {}", unneeded_in(input)?))).next()
+    };
+    let outputs = outputs.iter().enumerate();
+    let of_output = || {
+        outputs
+            .filter_map(|(index, output)| Some(format!("output {index} has {}", unneeded_out(output)?)))
+            .next()
+    };
+    of_psbt.or_else(of_input).or_else(of_output)
+}
+
+fn named(fields: &[(&'static str, bool)]) -> Option<&'static str> {
+    fields.iter().find(|(_, there)| *there).map(|(name, _)| *name)
+}
+
+fn unneeded_in(input: &Input) -> Option<&'static str> {
+    let Input {
+        witness_utxo: _,
+        sighash_type: _,
+        tap_internal_key: _,
+        tap_key_origins: _,
+        tap_merkle_root: _,
+        tap_scripts: _,
+        non_witness_utxo,
+        partial_sigs,
+        redeem_script,
+        witness_script,
+        bip32_derivation,
+        final_script_sig,
+        final_script_witness,
+        ripemd160_preimages,
+        sha256_preimages,
+        hash160_preimages,
+        hash256_preimages,
+        tap_key_sig,
+        tap_script_sigs,
+        proprietary,
+        unknown,
+    } = input;
+    let preimages = !ripemd160_preimages.is_empty()
+        || !sha256_preimages.is_empty()
+        || !hash160_preimages.is_empty()
+        || !hash256_preimages.is_empty();
+    named(&[
+        ("the transaction of its coin", non_witness_utxo.is_some()),
+        ("signatures", !partial_sigs.is_empty() || tap_key_sig.is_some() || !tap_script_sigs.is_empty()),
+        ("scripts", redeem_script.is_some() || witness_script.is_some()),
+        ("origins of keys that are not Taproot's", !bip32_derivation.is_empty()),
+        ("a final witness", final_script_sig.is_some() || final_script_witness.is_some()),
+        ("preimages", preimages),
+        ("proprietary fields", !proprietary.is_empty()),
+        ("unknown fields", !unknown.is_empty()),
+    ])
+}
+
+fn unneeded_out(output: &Output) -> Option<&'static str> {
+    let Output {
+        tap_internal_key: _,
+        tap_key_origins: _,
+        redeem_script,
+        witness_script,
+        bip32_derivation,
+        tap_tree,
+        proprietary,
+        unknown,
+    } = output;
+    named(&[
+        ("scripts", redeem_script.is_some() || witness_script.is_some() || tap_tree.is_some()),
+        ("origins of keys that are not Taproot's", !bip32_derivation.is_empty()),
+        ("proprietary fields", !proprietary.is_empty()),
+        ("unknown fields", !unknown.is_empty()),
+    ])
+}
+
 /// Why a text is no PSBT that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -76,6 +192,52 @@ mod tests {
     use super::*;
     use crate::testing;
     use bitcoin::{Amount, OutPoint, TxOut, Txid, hashes::Hash as _};
+
+    #[test]
+    fn what_nodes_do_not_need_is_named_and_left_out() {
+        type Change = fn(&mut Psbt);
+        let changes: [(&str, Change); 9] = [
+            ("the PSBT has unknown fields", |psbt| drop(psbt.unknown.insert(unknown_key(), vec![2]))),
+            ("the PSBT has proprietary fields", |psbt| {
+                drop(psbt.proprietary.insert(proprietary_key(), vec![2]));
+            }),
+            ("the PSBT has a version", |psbt| psbt.version = 1),
+            ("input 0 has unknown fields", |psbt| {
+                drop(psbt.inputs[0].unknown.insert(unknown_key(), vec![2]));
+            }),
+            ("input 0 has the transaction of its coin", |psbt| {
+                psbt.inputs[0].non_witness_utxo = Some(psbt.unsigned_tx.clone());
+            }),
+            ("input 0 has a final witness", |psbt| {
+                psbt.inputs[0].final_script_witness = Some(bitcoin::Witness::from_slice(&[[1]]));
+            }),
+            ("input 0 has preimages", |psbt| {
+                let hash = bitcoin::hashes::sha256::Hash::all_zeros();
+                drop(psbt.inputs[0].sha256_preimages.insert(hash, vec![1]));
+            }),
+            ("output 0 has scripts", |psbt| psbt.outputs[0].redeem_script = Some(Default::default())),
+            ("output 0 has proprietary fields", |psbt| {
+                drop(psbt.outputs[0].proprietary.insert(proprietary_key(), vec![2]));
+            }),
+        ];
+        let lean = psbt();
+        assert_eq!(unneeded(&lean), None);
+        assert_eq!(without_unneeded(lean.clone()), lean);
+        for (named, change) in changes {
+            let mut fat = lean.clone();
+            change(&mut fat);
+            assert_eq!(unneeded(&fat).as_deref(), Some(named));
+            assert_eq!(without_unneeded(fat), lean);
+        }
+    }
+
+    fn unknown_key() -> bitcoin::psbt::raw::Key {
+        bitcoin::psbt::raw::Key { type_value: 0xf0, key: vec![1] }
+    }
+
+    fn proprietary_key() -> bitcoin::psbt::raw::ProprietaryKey {
+        bitcoin::psbt::raw::ProprietaryKey { prefix: vec![1], subtype: 0, key: vec![] }
+    }
 
     fn psbt() -> Psbt {
         let world = testing::federation(4);

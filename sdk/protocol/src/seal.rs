@@ -379,12 +379,12 @@ mod tests {
         let world = testing::federation(4);
         let spent = |sats| vec![TxOut { value: bitcoin::Amount::from_sat(sats), ..TxOut::NULL }];
         let good = SealedTransaction { spent: spent(90_500), ..certified(&world, 0) };
-        // Both verify: a certificate of fewer nodes, and a proposal with something that no rule reads.
+        // Both verify: a certificate of fewer nodes, and a proposal without something that no rule reads.
         let mut account = good.account.clone();
         account.as_mut().expect("certified").acceptances.remove(&NodeId(4));
         let mut proposal = good.proposal.clone();
         if let Some(Proposal::Joint(joint)) = &mut proposal {
-            joint.psbt.unknown.insert(bitcoin::psbt::raw::Key { type_value: 0xf0, key: vec![1] }, vec![2]);
+            joint.psbt.inputs[0].tap_scripts.clear();
         }
         let alternatives = [
             SealedTransaction { account: account.clone(), ..good.clone() },

@@ -10,11 +10,21 @@ use quorate_protocol::{
     evidence::{CommitStatement, Evidence, EvidenceKind, two_approvals},
     release::SignedPromise,
     vote::{SignedVote, Verdict, VoteTarget},
+    wire::encoded_len,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
 
-/// Statements remembered to be compared with later ones; the oldest go first.
-const STATEMENTS_MAX: usize = 100_000;
+/// Bytes of the statements that are remembered to be compared with later ones, some 50,000 votes; the oldest go first.
+/// A statement about many outpoints is held once.
+const STATEMENT_BYTES_MAX: usize = 32 << 20;
+/// Of these, what each outpoint of a statement takes.
+const PLACE_BYTES: usize = 128;
+/// What a vote or a promise takes, and each outpoint of its target.
+const TARGET_BYTES: usize = 256;
+const OUTPOINT_BYTES: usize = 44;
 /// Evidence kept per node; one piece convicts, more shows a pattern.
 const EVIDENCE_PER_NODE_MAX: usize = 64;
 
@@ -22,10 +32,12 @@ type Key = (NodeId, OutPoint);
 
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    approvals: HashMap<Key, Vec<SignedVote>>,
+    approvals: HashMap<Key, Vec<Arc<SignedVote>>>,
     promises: HashMap<Key, Vec<SignedPromise>>,
-    commits: HashMap<Key, Vec<(VoteTarget, CommitStatement)>>,
-    order: VecDeque<(Key, Statement)>,
+    commits: HashMap<Key, Vec<Arc<(VoteTarget, CommitStatement)>>>,
+    /// All of them, the oldest first, with the bytes that each holds.
+    order: VecDeque<(Key, Statement, usize)>,
+    held: usize,
     evidence: BTreeMap<NodeId, Vec<Evidence>>,
     suspects: BTreeSet<NodeId>,
 }
@@ -75,13 +87,16 @@ impl Watch {
         self.approvals.retain(|key, _| stays(key));
         self.promises.retain(|key, _| stays(key));
         self.commits.retain(|key, _| stays(key));
-        self.order.retain(|(key, _)| stays(key));
+        self.order.retain(|(key, ..)| stays(key));
+        self.held = self.order.iter().map(|(.., bytes)| bytes).sum();
     }
 
-    fn remember(&mut self, key: Key, statement: Statement) {
-        self.order.push_back((key, statement));
-        while self.order.len() > STATEMENTS_MAX {
-            let Some((key, statement)) = self.order.pop_front() else { return };
+    fn remember(&mut self, key: Key, statement: Statement, bytes: usize) {
+        self.order.push_back((key, statement, bytes));
+        self.held += bytes;
+        while self.held > STATEMENT_BYTES_MAX {
+            let Some((key, statement, bytes)) = self.order.pop_front() else { return };
+            self.held -= bytes;
             match statement {
                 Statement::Approval => forget_first(&mut self.approvals, &key),
                 Statement::Promise => forget_first(&mut self.promises, &key),
@@ -89,6 +104,10 @@ impl Watch {
             }
         }
     }
+}
+
+fn target_bytes(target: &VoteTarget) -> usize {
+    TARGET_BYTES + OUTPOINT_BYTES * target.inputs().len()
 }
 
 fn forget_first<T>(map: &mut HashMap<Key, Vec<T>>, key: &Key) {
@@ -107,15 +126,18 @@ impl Watch {
         if vote.verdict != Verdict::Approve {
             return proven;
         }
+        let shared = Arc::new(vote.clone());
+        let mut bytes = target_bytes(&vote.target);
         for outpoint in vote.target.inputs().keys() {
             let key = (vote.node, *outpoint);
             let known = self.approvals.entry(key).or_default();
-            if known.contains(vote) {
+            if known.iter().any(|known| **known == *vote) {
                 continue;
             }
-            let other = known.iter().find(|other| two_approvals(other, vote)).cloned();
-            known.push(vote.clone());
-            self.remember(key, Statement::Approval);
+            let other = known.iter().find(|other| two_approvals(other, vote));
+            let other = other.map(|first| SignedVote::clone(first));
+            known.push(shared.clone());
+            self.remember(key, Statement::Approval, std::mem::take(&mut bytes) + PLACE_BYTES);
             proven.extend(other.map(|first| Evidence::TwoApprovals { first, second: vote.clone() }));
         }
         proven
@@ -139,15 +161,15 @@ impl Watch {
             |other: &&SignedPromise| other.round == promise.round && other.committed != promise.committed;
         let other = known.iter().find(same).cloned();
         known.push(promise.clone());
-        self.remember(key, Statement::Promise);
+        let bytes = promise.committed.as_ref().map_or(TARGET_BYTES, target_bytes) + PLACE_BYTES;
+        self.remember(key, Statement::Promise, bytes);
         proven.extend(other.map(|first| Evidence::TwoPromises { first, second: promise.clone() }));
         let commits = self.commits.get(&key);
-        let denied =
-            commits.and_then(|all| all.iter().find(|(target, _)| promise.contradicts_commit(target)));
-        proven.extend(denied.cloned().map(|(_, commit)| Evidence::CommitAgainstPromise {
+        let denied = commits.and_then(|all| all.iter().find(|known| promise.contradicts_commit(&known.0)));
+        proven.extend(denied.map(|known| Evidence::CommitAgainstPromise {
             promise: promise.clone(),
             node: promise.node,
-            commit,
+            commit: known.1.clone(),
         }));
         proven
     }
@@ -160,14 +182,16 @@ impl Watch {
         commit: &CommitStatement,
     ) -> Vec<Evidence> {
         let mut proven = Vec::new();
+        let shared = Arc::new((target.clone(), commit.clone()));
+        let mut bytes = encoded_len(commit) + target_bytes(target);
         for outpoint in target.inputs().keys() {
             let key = (node, *outpoint);
             let known = self.commits.entry(key).or_default();
-            if known.iter().any(|(other, _)| other == target) {
+            if known.iter().any(|known| known.0 == *target) {
                 continue;
             }
-            known.push((target.clone(), commit.clone()));
-            self.remember(key, Statement::Commit);
+            known.push(shared.clone());
+            self.remember(key, Statement::Commit, std::mem::take(&mut bytes) + PLACE_BYTES);
             let promises = self.promises.get(&key);
             let denial =
                 promises.and_then(|all| all.iter().find(|promise| promise.contradicts_commit(target)));
@@ -293,13 +317,43 @@ mod tests {
         let mut watch = Watch::default();
         let first = approval(&world, 1, target(b"a", 0));
         watch.vote(&first);
-        let key = (NodeId(9), coin());
-        for _ in 0..STATEMENTS_MAX {
+        let (key, shared) = ((NodeId(9), coin()), Arc::new(first));
+        for _ in 0..=STATEMENT_BYTES_MAX / PLACE_BYTES {
             // As many of somebody else push it out; what they say does not matter here.
-            watch.approvals.entry(key).or_default().push(first.clone());
-            watch.remember(key, Statement::Approval);
+            watch.approvals.entry(key).or_default().push(shared.clone());
+            watch.remember(key, Statement::Approval, PLACE_BYTES);
         }
         assert!(watch.vote(&approval(&world, 1, target(b"b", 0))).is_empty());
-        assert_eq!(watch.order.len(), STATEMENTS_MAX);
+        assert!(watch.held <= STATEMENT_BYTES_MAX);
+    }
+
+    /// A commit to a payment names the proposal and everybody's commitments: it is held once, and its bytes count.
+    #[test]
+    fn statements_are_held_within_their_bytes_however_many_coins_they_are_about() {
+        let world = testing::federation(4);
+        let (record, _) = world.signing_record(NodeId(2));
+        let statement = CommitStatement::Joint { record: Box::new(record) };
+        let bytes = encoded_len(&statement);
+        let mut watch = Watch::default();
+        let inputs = |payment: u32| {
+            (0..64).map(move |vout| (OutPoint { vout: payment * 64 + vout, ..coin() }, Round(0)))
+        };
+        let payments = u32::try_from(STATEMENT_BYTES_MAX / bytes).expect("few") + 10;
+        for payment in 0..payments {
+            let target =
+                VoteTarget::new(Txid::hash(&payment.to_be_bytes()), testing::custody(), inputs(payment));
+            assert!(watch.commit(NodeId(2), &target, &statement).is_empty());
+        }
+        assert!(watch.held <= STATEMENT_BYTES_MAX, "{}", watch.held);
+        let shared: BTreeSet<_> = watch.commits.values().flatten().map(Arc::as_ptr).collect();
+        assert!(shared.len() * bytes <= STATEMENT_BYTES_MAX, "{} of {bytes} bytes", shared.len());
+        let each = bytes + TARGET_BYTES + 64 * (OUTPOINT_BYTES + PLACE_BYTES);
+        assert!(shared.len() >= STATEMENT_BYTES_MAX / each, "{} of {each} bytes", shared.len());
+        let last: BTreeSet<OutPoint> = inputs(payments - 1).map(|(outpoint, _)| outpoint).collect();
+        let before = watch.held;
+        watch.forget(&last);
+        assert!(before - watch.held > bytes, "what has come to rest leaves room");
+        watch.forget(&watch.order.iter().map(|((_, outpoint), ..)| *outpoint).collect());
+        assert_eq!((watch.held, watch.commits.len()), (0, 0));
     }
 }

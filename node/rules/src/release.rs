@@ -24,7 +24,7 @@ use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     NodeId, Round,
     account::AccountCertificate,
-    proposal::Proposal,
+    proposal::{JointProposal, Proposal},
     release::{ReleaseCertificate, SignedCancel, SignedPromise},
     vote::{ApprovalCertificate, SignedVote, Verdict, VoteTarget},
     wire::{Cancellation, VotingReply, VotingRequest, WireError},
@@ -384,7 +384,7 @@ fn frees(
     cancellation.proposal.outpoints().contains(&outpoint)
         && match approved {
             Some((held_by, _)) => held_by == txid,
-            None => cx.cancellations.is_fresh(txid, outpoint),
+            None => cx.cancellations.is_fresh(&txid, outpoint),
         }
 }
 
@@ -397,9 +397,10 @@ impl Context {
     /// Remembers a cancellation that is the owner's and says of what it is; `false` if it is not.
     pub(crate) fn hear_cancel(&mut self, cancellation: &Cancellation) -> bool {
         let Cancellation { cancel, proposal, account } = cancellation;
-        let own = proposal.txid() == cancel.txid && self.is_own_cancel(cancel, proposal, account.as_ref());
+        let Proposal::Joint(joint) = proposal else { return false };
+        let own = proposal.txid() == cancel.txid && self.is_own_cancel(cancel, joint, account.as_ref());
         if own {
-            self.cancellations.remember(cancel.txid);
+            self.cancellations.remember(joint.account, cancel.txid);
         }
         own
     }
@@ -408,11 +409,12 @@ impl Context {
     fn is_own_cancel(
         &mut self,
         cancel: &SignedCancel,
-        proposal: &Proposal,
+        joint: &JointProposal,
         account: Option<&AccountCertificate>,
     ) -> bool {
-        let (Proposal::Joint(joint), Some(certificate)) = (proposal, account) else { return false };
-        let Ok(account) = self.verified_account(certificate) else { return false };
+        let Some(Ok(account)) = account.map(|certificate| self.verified_account(certificate)) else {
+            return false;
+        };
         if !cancel.verify(&self.federation, account.record()) {
             return false;
         }

@@ -5,11 +5,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 use argon2::{Algorithm, Argon2, Params, Version};
 use serde::{Deserialize, Serialize};
 use std::{
+    ffi::OsString,
     fmt, fs,
     io::{IsTerminal as _, Read as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 use zeroize::Zeroizing;
 
@@ -24,6 +28,8 @@ const PASSPHRASE_MIN: usize = 12;
 const MEMORY_KIB: u32 = 64 * 1_024;
 /// Its passes.
 const PASSES: u32 = 3;
+/// How long a command may take: who starts a node does not wait for ever for a KMS that does not answer.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes that are read of what a command prints.
 const OUTPUT_MAX: u64 = 1_024;
 
@@ -72,16 +78,8 @@ impl KeySource {
                 );
                 read_secret(path)
             }
-            Self::Credential(name) => {
-                let directory = std::env::var_os("CREDENTIALS_DIRECTORY");
-                let directory = directory.with_context(|| {
-                    format!(
-                        "systemd gives no credentials here: the unit needs LoadCredentialEncrypted={name}"
-                    )
-                })?;
-                read_secret(&PathBuf::from(directory).join(name))
-            }
-            Self::Command(words) => ask(words),
+            Self::Credential(name) => credential(std::env::var_os("CREDENTIALS_DIRECTORY"), name),
+            Self::Command(words) => ask(words, COMMAND_TIMEOUT),
             Self::Passphrase(salt) => stretch(&passphrase("passphrase: ")?, salt),
         }
     }
@@ -112,8 +110,16 @@ impl KeySource {
     }
 }
 
+/// What systemd hands to the unit, in a directory of its own.
+fn credential(directory: Option<OsString>, name: &str) -> Result<SealingKey> {
+    let directory = directory.with_context(|| {
+        format!("systemd gives no credentials here: the unit needs LoadCredentialEncrypted={name}")
+    })?;
+    read_secret(&PathBuf::from(directory).join(name))
+}
+
 /// What a command prints.
-fn ask(words: &[String]) -> Result<SealingKey> {
+fn ask(words: &[String], patience: Duration) -> Result<SealingKey> {
     let (program, arguments) = words.split_first().context("seal.toml names no command")?;
     let mut child = Command::new(program)
         .args(arguments)
@@ -121,9 +127,19 @@ fn ask(words: &[String]) -> Result<SealingKey> {
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {program}, which seal.toml names"))?;
-    let mut printed = Zeroizing::new(String::new());
     let output = child.stdout.take().context("its output")?;
-    output.take(OUTPUT_MAX).read_to_string(&mut printed).with_context(|| format!("cannot read {program}"))?;
+    let (sender, read) = mpsc::channel();
+    thread::spawn(move || {
+        let mut printed = Zeroizing::new(String::new());
+        let read = output.take(OUTPUT_MAX).read_to_string(&mut printed);
+        sender.send(read.map(|_| printed))
+    });
+    let Ok(printed) = read.recv_timeout(patience) else {
+        child.kill()?;
+        child.wait()?;
+        bail!("{program}, which seal.toml names, has not answered within {patience:?}");
+    };
+    let printed = printed.with_context(|| format!("cannot read {program}"))?;
     let status = child.wait()?;
     ensure!(status.success(), "{program}, which seal.toml names, has failed: {status}");
     let mut key = Zeroizing::new([0; 32]);
@@ -181,6 +197,24 @@ mod tests {
         }
         let missing = KeySource::Command(vec!["/nowhere/kms".to_owned()]).key().expect_err("none");
         assert!(missing.to_string().contains("cannot run /nowhere/kms"), "{missing}");
+    }
+
+    #[test]
+    fn a_command_that_does_not_answer_is_ended() {
+        let words = ["sleep", "600"].map(str::to_owned);
+        let refused = ask(&words, Duration::from_millis(50)).expect_err("no key").to_string();
+        assert!(refused.contains("has not answered within 50ms"), "{refused}");
+    }
+
+    #[test]
+    fn a_credential_is_what_systemd_hands_over() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let given = || Some(directory.path().as_os_str().to_owned());
+        assert!(format!("{:#}", credential(given(), "seal").expect_err("none")).contains("seal"));
+        fs::write(directory.path().join("seal"), format!("{}\n", "07".repeat(32))).expect("written");
+        assert_eq!(*credential(given(), "seal").expect("a key"), [7; 32]);
+        let refused = credential(None, "seal").expect_err("no systemd").to_string();
+        assert!(refused.contains("LoadCredentialEncrypted=seal"), "{refused}");
     }
 
     #[test]

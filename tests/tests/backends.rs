@@ -10,7 +10,7 @@ use quorate_tests::{
     Cluster, PATIENCE, bitcoind,
     daemon::Daemon,
     esplora::{EsploraServer, Fault, TXINDEX},
-    operator::{status, status_where},
+    operator::{metric, status, status_where},
     wallets::{
         PAYMENT_PATIENCE, federation, nobody, nobodys_spend, open_wallet, pay_out, request, wait_spendable,
     },
@@ -318,6 +318,8 @@ async fn nodes_on_different_backends_pay_and_one_whose_backend_lies_goes_on_with
                 && status.get("since").is_some()
         };
         status_where(home(&cluster, node)?, "left behind", hidden).await?;
+        ensure!(metric(home(&cluster, node)?, "quorate_node_following").await? > 0.0);
+        ensure!(metric(home(&cluster, node)?, "quorate_node_following_since_seconds").await? > 0.0);
     }
     // It hides nothing any more: all of them are there again.
     server.lie(Fault::None);

@@ -26,6 +26,13 @@ struct Kind {
     kind: String,
 }
 
+fn doubted_since(standing: &Standing) -> u64 {
+    match standing {
+        Standing::Following { since, .. } => since.unwrap_or(0),
+        Standing::Asking { .. } | Standing::Voting | Standing::Lost { .. } | Standing::Sealed => 0,
+    }
+}
+
 /// The metrics as text.
 pub(crate) fn text(status: &Status, commits: Commits) -> String {
     let mut registry = Registry::with_prefix("quorate_node");
@@ -37,11 +44,24 @@ pub(crate) fn text(status: &Status, commits: Commits) -> String {
             "1 if its memory cannot be trusted in this epoch",
             i64::from(matches!(status.standing, Standing::Lost { .. })),
         ),
+        (
+            "following",
+            "1 if it does not vote because it is not at the tip of the chain",
+            i64::from(matches!(status.standing, Standing::Following { .. })),
+        ),
+        (
+            "following_since_seconds",
+            "Unix time since when its backend is not believed to be at the tip; 0 if it is",
+            i64::try_from(doubted_since(&status.standing)).unwrap_or(i64::MAX),
+        ),
         ("epoch", "the epoch that it is in", i64::try_from(status.epoch.0).unwrap_or(i64::MAX)),
         ("tip_height", "height of its chain", i64::from(status.tip.height)),
         ("transactions", "transactions with a record", count(status.held.transactions)),
         ("rounds", "outpoints with a vote, commit or round", count(status.held.rounds)),
         ("open_transactions", "transactions voted for and not ended", count(status.held.open)),
+        ("coins", "coins in memory", count(status.held.coins)),
+        ("scripts", "scripts whose outputs are indexed", count(status.held.scripts)),
+        ("accounts", "accounts that are indexed", count(status.held.accounts)),
         ("coordinations", "transactions under coordination", count(status.held.coordinations)),
         ("releases", "releases being pushed", count(status.held.releases)),
         ("announcements", "final transactions not heard by all", count(status.held.announcements)),

@@ -72,13 +72,23 @@ struct BridgeFile<'a> {
 /// The birthday of a new federation, from a backend that is at the tip.
 ///
 /// # Errors
-/// The backend cannot be reached, is of another network, or is not at the tip.
+/// The backend cannot be reached, is of another network, is not at the tip, or lacks the blocks that nodes will read.
 pub async fn birthday(backend: &dyn Chain, network: Network) -> Result<Checkpoint> {
-    if let Some(doubt) = backend.doubt().await? {
+    if let Some(doubt) = chain::doubt_of(backend, network).await? {
         bail!("the chain backend is not at the tip: {doubt}; make the federation when it is");
     }
     let found = chain::birthday(backend, network).await;
-    found.context("the federation's birthday is a block of its chain backend")
+    let found = found.context("the federation's birthday is a block of its chain backend")?;
+    if let Some(next) = backend.hash_at(found.height + 1).await? {
+        let missing = || {
+            format!(
+                "the chain backend has not got block {}, the first that nodes will read: a pruned Bitcoin Core has to keep two weeks of blocks (-prune=10000), or use one that is not pruned",
+                found.height + 1
+            )
+        };
+        backend.block(next).await.with_context(missing)?;
+    }
+    Ok(found)
 }
 
 /// Makes a federation's files in a new directory.

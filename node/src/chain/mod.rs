@@ -16,6 +16,7 @@ mod rpc;
 pub use backends::Backends;
 pub use birthday::birthday;
 pub use bitcoind::Bitcoind;
+pub(crate) use doubt::doubt_of;
 pub use esplora::Esplora;
 pub use proofs::{ProvingBlock, answer_proof};
 

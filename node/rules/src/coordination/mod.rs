@@ -34,6 +34,8 @@ use std::{
 
 /// Most coordinations at one time; more are told to come back.
 const COORDINATIONS_MAX: usize = 10_000;
+/// Of these, payments of one account: more than it has coins to make at once, unless it makes many of the same coins.
+const COORDINATIONS_PER_ACCOUNT_MAX: usize = 256;
 /// All transactions that this node coordinates, and what it knows of those that others do.
 #[derive(Debug, Default)]
 pub(crate) struct Coordination {
@@ -159,6 +161,10 @@ impl Coordination {
             let error = WireError::limit(ErrorCode::LimitExceeded, what, COORDINATIONS_MAX, found);
             return Err(WireError { retry: true, fault: Fault::Receiver, ..error });
         }
+        // What is taken over is finished, whosever it is.
+        if !submitters.is_empty() {
+            self.check_room_of_account(&proposal)?;
+        }
         let checked = self.check_proposal(cx, &proposal, account.as_ref())?;
         let target = cx.present_target(&proposal);
         let mut run = Run {
@@ -187,6 +193,22 @@ impl Coordination {
         run.push_pending(cx);
         self.running.insert(txid, run);
         Ok(())
+    }
+
+    fn check_room_of_account(&self, proposal: &Proposal) -> Result<(), WireError> {
+        let account = |proposal: &Proposal| match proposal {
+            Proposal::Joint(joint) => Some(joint.account),
+            Proposal::Sole { .. } => None,
+        };
+        let Some(own) = account(proposal) else { return Ok(()) };
+        let open = self.running.values().filter(|run| account(&run.proposal) == Some(own)).count();
+        if open < COORDINATIONS_PER_ACCOUNT_MAX {
+            return Ok(());
+        }
+        let what = "payments of this account under way; wait until some have ended";
+        let limit = COORDINATIONS_PER_ACCOUNT_MAX;
+        let error = WireError::limit(ErrorCode::LimitExceeded, what, limit, open + 1);
+        Err(WireError { retry: true, ..error })
     }
 
     fn check_proposal(

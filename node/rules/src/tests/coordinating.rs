@@ -4,9 +4,10 @@ use crate::{
     Output, Tag,
     testkit::{Kit, WALLET, sole, spend, target},
 };
-use bitcoin::Transaction;
+use bitcoin::{Amount, Transaction};
 use quorate_protocol::{
     FederationId, NodeId,
+    proposal::Proposal,
     vote::{SignedVote, Verdict},
     wire::{
         ClientMessage, CommitReply, ErrorCode, ServerMessage, TransactionStatus, VotingReply, VotingRequest,
@@ -195,4 +196,31 @@ fn a_wallet_that_greets_wrongly_is_told_how() {
     let mut kit = greeted();
     kit.say(hello(limits::PROTOCOL_VERSION, None));
     assert_eq!(refused(&mut kit), ErrorCode::AlreadyGreeted);
+}
+
+#[test]
+fn one_account_has_so_many_payments_under_way_and_leaves_room_for_others() {
+    const MOST: u64 = 256;
+    let mut kit = greeted();
+    kit.joint_coin(90_500, 5, false);
+    let to = kit.world.script();
+    let submit = |kit: &mut Kit, sat: u64| {
+        let proposal = kit.world.proposal_to(to.clone(), Amount::from_sat(10_000 + sat));
+        let (proposal, account) = (Proposal::Joint(Box::new(proposal)), Some(kit.world.certificate()));
+        kit.say(ClientMessage::TransactionBroadcast { proposal, account });
+        kit.told().into_iter().find_map(|message| match message {
+            ServerMessage::Error { error, .. } => Some(error),
+            _ => None,
+        })
+    };
+    for sat in 0..MOST {
+        assert_eq!(submit(&mut kit, sat), None);
+    }
+    let refused = submit(&mut kit, MOST).expect("one too many");
+    assert_eq!((refused.code, refused.retry), (ErrorCode::LimitExceeded, true));
+    assert_eq!((refused.limit, refused.value), (Some(MOST), Some(MOST + 1)), "{refused}");
+    assert_eq!(submit(&mut kit, 0), None, "who comes back to one that is under way is told of it");
+    let coin = kit.open_coin(0);
+    kit.say(ClientMessage::TransactionBroadcast { proposal: sole(&spend(&[coin], 99_000)), account: None });
+    assert!(!kit.told().iter().any(|message| matches!(message, ServerMessage::Error { .. })));
 }

@@ -124,8 +124,12 @@ impl Context {
         if let Target::Account(account) = &target
             && self.ledger.account_since(account).is_none()
         {
-            let message = "send the account's record along; if that was done, there is no room for it";
-            return Err(WireError::sender(ErrorCode::UnknownAccount, message));
+            let code = ErrorCode::UnknownAccount;
+            // Its wallet follows its addresses instead, whatever the reason.
+            return Err(match self.ledger.accounts_full() {
+                Some((what, limit)) => WireError::limit(code, what, limit, limit + 1),
+                None => WireError::sender(code, "send the account's record along"),
+            });
         }
         self.subscriptions.add(session, key.clone(), target)
     }

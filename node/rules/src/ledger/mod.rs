@@ -260,6 +260,11 @@ impl Ledger {
         }
     }
 
+    /// What there is no room for among accounts, and how many of them there are at most.
+    pub(crate) fn accounts_full(&self) -> Option<(&'static str, usize)> {
+        self.scripts.full()
+    }
+
     pub(crate) fn has_unsearched(&self) -> bool {
         self.scripts.has_unsearched()
     }

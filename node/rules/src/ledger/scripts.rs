@@ -214,8 +214,7 @@ impl Scripts {
 
     /// An account registers, at a tip of this height. Gives its scripts.
     pub(super) fn register(&mut self, id: AccountId, account: &JointAccount, tip: u32) -> Vec<ScriptBuf> {
-        let room = self.accounts.len() < ACCOUNTS_MAX && self.unused.len() < UNUSED_ACCOUNTS_MAX;
-        if self.accounts.contains_key(&id) || !room {
+        if self.accounts.contains_key(&id) || self.full().is_some() {
             return Vec::new();
         }
         let (slot, entry) = (self.addresses.open(id), AccountEntry::new(account.record(), tip));
@@ -225,6 +224,15 @@ impl Scripts {
         self.stale_accounts.insert(id);
         let derive = |first: KeychainIndex| self.derive(slot, account, first.keychain, 0..ACCOUNT_GAP);
         FIRST.into_iter().flat_map(derive).collect()
+    }
+
+    /// What there is no room for, and how many of them there are at most.
+    pub(super) fn full(&self) -> Option<(&'static str, usize)> {
+        if self.accounts.len() >= ACCOUNTS_MAX {
+            return Some(("accounts that a node follows", ACCOUNTS_MAX));
+        }
+        let unused = self.unused.len() >= UNUSED_ACCOUNTS_MAX;
+        unused.then_some(("accounts without a coin that a node follows", UNUSED_ACCOUNTS_MAX))
     }
 
     fn derive(
@@ -487,10 +495,21 @@ mod tests {
         let before = scripts.accounts.len();
         scripts.register(world.account.id(), &world.account, 5_000);
         assert_eq!(scripts.len(), (0, before), "no room");
+        assert_eq!(scripts.full().map(|(_, limit)| limit), Some(UNUSED_ACCOUNTS_MAX));
         assert!(scripts.account(&id(0)).is_some() && scripts.account(&id(1)).is_some());
         scripts.sweep(2 + UNUSED_BLOCKS, none(), nobody);
         scripts.register(world.account.id(), &world.account, 5_000);
         assert_eq!(scripts.len(), (40, before), "one has gone by its time");
+        // Those that have had coins take the room of all.
+        scripts.unused.clear();
+        for number in u32::try_from(before).expect("fits")..u32::try_from(ACCOUNTS_MAX).expect("fits") {
+            let slot = scripts.addresses.open(id(number));
+            scripts.accounts.insert(id(number), Account { slot, entry: entry.clone() });
+        }
+        let other = testing::federation(7);
+        scripts.register(other.account.id(), &other.account, 5_000);
+        assert!(scripts.account(&other.account.id()).is_none(), "no room");
+        assert_eq!(scripts.full().map(|(_, limit)| limit), Some(ACCOUNTS_MAX));
     }
 
     /// The scripts as a node has them that starts with what the index was given.

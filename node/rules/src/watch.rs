@@ -312,6 +312,24 @@ mod tests {
     }
 
     #[test]
+    fn of_a_node_that_cheats_without_end_so_much_evidence_is_kept() {
+        let world = testing::federation(4);
+        let mut watch = Watch::default();
+        let most = u32::try_from(EVIDENCE_PER_NODE_MAX).expect("few");
+        for round in 0..most + 6 {
+            let [first, second] = [b"a", b"b"].map(|name| approval(&world, 1, target(name, round)));
+            let kept = watch.keep(&world.federation, Evidence::TwoApprovals { first, second });
+            assert_eq!(kept.is_some(), round < most, "of round {round}");
+        }
+        assert_eq!(watch.evidence().count(), EVIDENCE_PER_NODE_MAX);
+        let [first, second] = [b"a", b"b"].map(|name| approval(&world, 2, target(name, 0)));
+        assert!(
+            watch.keep(&world.federation, Evidence::TwoApprovals { first, second }).is_some(),
+            "another's"
+        );
+    }
+
+    #[test]
     fn the_oldest_statements_are_forgotten_first() {
         let world = testing::federation(4);
         let mut watch = Watch::default();

@@ -87,3 +87,32 @@ impl NoncePool {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::{hashes::Hash as _, secp256k1::schnorr};
+
+    fn answer(number: usize) -> Answer {
+        let mut digest = [0; 32];
+        digest[..8].copy_from_slice(&number.to_be_bytes());
+        let signature = schnorr::Signature::from_slice(&[7; 64]).expect("as long as one");
+        let txid = Some(Txid::hash(&digest));
+        Answer { digest: PackageDigest(digest), txid, reply: CommitReply::Sole { signature } }
+    }
+
+    #[test]
+    fn the_oldest_answers_go_and_leave_the_store_with_the_next_that_is_forgotten() {
+        let mut pool = NoncePool::restore(Vec::new());
+        for number in 0..RESPONSES_MAX + 3 {
+            pool.remember(answer(number));
+        }
+        assert_eq!((pool.responses.len(), pool.response_order.len()), (RESPONSES_MAX, RESPONSES_MAX));
+        let known = |pool: &NoncePool, number| pool.answered(answer(number).digest).is_some();
+        assert!(!known(&pool, 2) && known(&pool, 3) && known(&pool, RESPONSES_MAX + 2));
+        let mut change = ChangeSet::default();
+        pool.forget(&[answer(5).txid.expect("named")], &mut change);
+        assert!(!known(&pool, 5) && known(&pool, 6));
+        assert_eq!(change.rows().len(), 4, "three that went, and the one of a payment that is settled");
+    }
+}

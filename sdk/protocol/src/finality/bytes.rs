@@ -22,7 +22,10 @@ use bitcoin::{
     consensus::{Decodable, Encodable},
     secp256k1::schnorr,
 };
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 const FORMAT: u8 = 1;
 const ENFORCED: u8 = 0;
@@ -45,8 +48,9 @@ impl ProofBytesError {
 type Signatures = BTreeMap<NodeId, schnorr::Signature>;
 
 impl FinalityProof {
-    /// The proof in bytes; see [`FinalityProof::from_bytes`] for the way back. A proof that contradicts its own
-    /// transaction, which [`FinalityProof::verify`] would refuse, loses the contradiction on the way.
+    /// The proof in bytes; see [`FinalityProof::from_bytes`] for the way back. Only a proof that [`FinalityProof::verify`]
+    /// accepts is sure to come back: of one that contradicts its own transaction the contradiction is lost, or the bytes
+    /// cannot be read.
     ///
     /// ```
     /// # use quorate_protocol::{finality::FinalityProof, testing};
@@ -109,6 +113,9 @@ impl FinalityProof {
                 let rounds = take_rounds(rest, inputs)?;
                 let approvals = take_signatures(rest)?;
                 let outpoints = transaction.input.iter().map(|input| input.previous_output);
+                if outpoints.clone().collect::<BTreeSet<_>>().len() < inputs {
+                    return Err(ProofBytesError::new("an input is there twice"));
+                }
                 let custody = Custody::joint(deadline, &spent);
                 let target = VoteTarget::new(transaction.compute_txid(), custody, outpoints.zip(rounds));
                 let certificate = Box::new(ApprovalCertificate { target, approvals });

@@ -26,7 +26,7 @@ use crate::{
 use bitcoin::{Amount, FeeRate, OutPoint, Transaction, TxOut, Txid, Weight, constants::COINBASE_MATURITY};
 use quorate_protocol::{
     account::{AccountCertificate, JointAccount},
-    proposal::{CheckedProposal, Proposal, SpendPlan},
+    proposal::{CheckedProposal, Proposal, ProposalError, SpendPlan},
     relay_policy::{self, CLUSTER_TRANSACTIONS_MAX, CLUSTER_VBYTES_MAX},
     vote::{Custody, NOT_BEFORE_ITS_BLOCK, VoteTarget},
     wire::{ErrorCode, Fault, RejectReason, WireError},
@@ -78,6 +78,7 @@ impl Context {
         match proposal {
             Proposal::Joint(joint) => {
                 self.glance(joint)?;
+                self.check_news(proposal).map_err(|error| invalid(&error))?;
                 let certificate = account.ok_or_else(|| invalid(&"the account certificate is missing"))?;
                 let account = self.verified_account(certificate).map_err(|error| invalid(&error))?;
                 let checked = self.check_joint(joint, &account).map_err(|error| invalid(&error))?;
@@ -99,6 +100,19 @@ impl Context {
                 Ok((None, spent))
             }
         }
+    }
+
+    /// A proposal that is new here has nothing that no rule reads: it would be kept until it is settled. What was taken
+    /// in before, or is left its coins, may be final.
+    pub(crate) fn check_news(&self, proposal: &Proposal) -> Result<(), ProposalError> {
+        let Proposal::Joint(joint) = proposal else { return Ok(()) };
+        let fat = joint.check_lean();
+        if fat.is_ok() {
+            return Ok(());
+        }
+        let target = self.present_target(proposal);
+        let known = self.ledger.record(&target.txid()).is_some();
+        if known || self.is_forced(target.inputs(), target.txid()) { Ok(()) } else { fat }
     }
 
     /// What a transaction in sole custody spends, if nothing but its scripts is left to check.

@@ -79,6 +79,7 @@ impl Proposal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JointProposal {
     /// The unsigned transaction with, per input, the spent output and the BIP371 origin of its internal key; base64.
+    /// Nodes refuse what has more than that and the recovery leaf: see [`JointProposal::check_lean`].
     #[serde(with = "psbt_base64")]
     pub psbt: Psbt,
     /// The paying account.
@@ -120,6 +121,30 @@ impl JointProposal {
         Self { psbt, account, deadline, authorisation }
     }
 
+    /// The same without what nodes do not need of the PSBT, and refuse in a proposal that is new to them: the
+    /// authorisation is of the transaction and the deadline.
+    ///
+    /// ```
+    /// use quorate::proposal::JointProposal;
+    /// fn as_nodes_take_it(saved: JointProposal) -> JointProposal {
+    ///     let lean = saved.without_unneeded();
+    ///     assert!(lean.check_lean().is_ok());
+    ///     lean
+    /// }
+    /// ```
+    pub fn without_unneeded(self) -> Self {
+        Self { psbt: crate::psbt::without_unneeded(self.psbt), ..self }
+    }
+
+    /// Whether the PSBT has nothing that nodes do not need. A proposal that is new to a node has to be so; one that
+    /// was taken in before this was a rule stays good.
+    ///
+    /// # Errors
+    /// It has; [`JointProposal::without_unneeded`] leaves it out.
+    pub fn check_lean(&self) -> Result<(), ProposalError> {
+        crate::psbt::unneeded(&self.psbt).map_or(Ok(()), |what| Err(ProposalError::Unneeded { what }))
+    }
+
     /// Whether the account's owner signed for this transaction and deadline: the cheapest of all checks.
     ///
     /// ```
@@ -149,9 +174,6 @@ impl JointProposal {
         }
         if !self.is_authorised(federation, account) {
             return Err(ProposalError::Authorisation);
-        }
-        if let Some(what) = crate::psbt::unneeded(&self.psbt) {
-            return Err(ProposalError::Unneeded { what });
         }
         relay_policy::check_shape(transaction)?;
         relay_policy::check_size(self.psbt.serialize().len())?;

@@ -1,10 +1,13 @@
 //! Partially signed transactions (BIP174): as text, read to the last byte, and what nodes need of one.
 
 use bitcoin::{
-    Psbt,
+    Psbt, ScriptBuf, TapLeafHash, XOnlyPublicKey,
     base64::{Engine as _, engine::general_purpose::STANDARD},
+    bip32::KeySource,
     psbt::{Input, Output},
+    taproot::{ControlBlock, LeafVersion},
 };
+use std::collections::BTreeMap;
 
 /// Longest text that is read: more than a transaction of the largest relayed size takes with all that describes it.
 const TEXT_MAX: usize = 8 << 20;
@@ -49,15 +52,15 @@ pub(crate) fn without_unneeded(psbt: Psbt) -> Psbt {
     let input = |input: Input| Input {
         witness_utxo: input.witness_utxo,
         sighash_type: input.sighash_type,
+        tap_key_origins: own_origin(input.tap_internal_key, input.tap_key_origins),
         tap_internal_key: input.tap_internal_key,
-        tap_key_origins: input.tap_key_origins,
         tap_merkle_root: input.tap_merkle_root,
-        tap_scripts: input.tap_scripts,
+        tap_scripts: if is_one_leaf(&input.tap_scripts) { input.tap_scripts } else { Default::default() },
         ..Input::default()
     };
     let output = |output: Output| Output {
+        tap_key_origins: own_origin(output.tap_internal_key, output.tap_key_origins),
         tap_internal_key: output.tap_internal_key,
-        tap_key_origins: output.tap_key_origins,
         ..Output::default()
     };
     Psbt {
@@ -69,6 +72,37 @@ pub(crate) fn without_unneeded(psbt: Psbt) -> Psbt {
         inputs: inputs.into_iter().map(input).collect(),
         outputs: outputs.into_iter().map(output).collect(),
     }
+}
+
+type Origins = BTreeMap<XOnlyPublicKey, (Vec<TapLeafHash>, KeySource)>;
+type Scripts = BTreeMap<ControlBlock, (ScriptBuf, LeafVersion)>;
+
+/// Longest recovery leaf, in bytes, with room to spare.
+const LEAF_BYTES_MAX: usize = 100;
+/// Steps of the longest path that a wallet's key has, with room to spare.
+const PATH_MAX: usize = 10;
+/// A control block of a tree with one leaf.
+const CONTROL_BYTES: usize = 33;
+
+/// Where the internal key comes from, which is in no leaf.
+fn own_origin(internal: Option<XOnlyPublicKey>, mut origins: Origins) -> Origins {
+    let own = internal.and_then(|key| Some((key, origins.remove(&key)?)));
+    let own = own.filter(|(_, (_, (_, path)))| path.len() <= PATH_MAX);
+    own.map(|(key, (_, source))| (key, (Vec::new(), source))).into_iter().collect()
+}
+
+fn is_own_origin(internal: Option<XOnlyPublicKey>, origins: &Origins) -> bool {
+    origins.iter().all(|(key, (leaves, (_, path)))| {
+        internal == Some(*key) && leaves.is_empty() && path.len() <= PATH_MAX
+    })
+}
+
+/// The account's recovery leaf, or nothing.
+fn is_one_leaf(scripts: &Scripts) -> bool {
+    let short = |(control, (script, _)): (&ControlBlock, &(ScriptBuf, LeafVersion))| {
+        control.size() == CONTROL_BYTES && script.len() <= LEAF_BYTES_MAX
+    };
+    scripts.len() <= 1 && scripts.iter().all(short)
 }
 
 /// The first field that nodes do not need, by name; none if [`without_unneeded`] changes nothing.
@@ -102,10 +136,10 @@ fn unneeded_in(input: &Input) -> Option<&'static str> {
     let Input {
         witness_utxo: _,
         sighash_type: _,
-        tap_internal_key: _,
-        tap_key_origins: _,
+        tap_internal_key,
+        tap_key_origins,
         tap_merkle_root: _,
-        tap_scripts: _,
+        tap_scripts,
         non_witness_utxo,
         partial_sigs,
         redeem_script,
@@ -130,7 +164,11 @@ fn unneeded_in(input: &Input) -> Option<&'static str> {
         ("the transaction of its coin", non_witness_utxo.is_some()),
         ("signatures", !partial_sigs.is_empty() || tap_key_sig.is_some() || !tap_script_sigs.is_empty()),
         ("scripts", redeem_script.is_some() || witness_script.is_some()),
-        ("origins of keys that are not Taproot's", !bip32_derivation.is_empty()),
+        (
+            "origins of other keys than the account's",
+            !bip32_derivation.is_empty() || !is_own_origin(*tap_internal_key, tap_key_origins),
+        ),
+        ("other leaves than the account's", !is_one_leaf(tap_scripts)),
         ("a final witness", final_script_sig.is_some() || final_script_witness.is_some()),
         ("preimages", preimages),
         ("proprietary fields", !proprietary.is_empty()),
@@ -140,8 +178,8 @@ fn unneeded_in(input: &Input) -> Option<&'static str> {
 
 fn unneeded_out(output: &Output) -> Option<&'static str> {
     let Output {
-        tap_internal_key: _,
-        tap_key_origins: _,
+        tap_internal_key,
+        tap_key_origins,
         redeem_script,
         witness_script,
         bip32_derivation,
@@ -151,7 +189,10 @@ fn unneeded_out(output: &Output) -> Option<&'static str> {
     } = output;
     named(&[
         ("scripts", redeem_script.is_some() || witness_script.is_some() || tap_tree.is_some()),
-        ("origins of keys that are not Taproot's", !bip32_derivation.is_empty()),
+        (
+            "origins of other keys than its internal one",
+            !bip32_derivation.is_empty() || !is_own_origin(*tap_internal_key, tap_key_origins),
+        ),
         ("proprietary fields", !proprietary.is_empty()),
         ("unknown fields", !unknown.is_empty()),
     ])
@@ -196,7 +237,20 @@ mod tests {
     #[test]
     fn what_nodes_do_not_need_is_named_and_left_out() {
         type Change = fn(&mut Psbt);
-        let changes: [(&str, Change); 9] = [
+        let changes: [(&str, Change); 11] = [
+            ("input 0 has origins of other keys than the account's", |psbt| {
+                let (key, origin) = psbt.inputs[0].tap_key_origins.first_key_value().expect("described");
+                let (mut other, origin) = (key.serialize(), origin.clone());
+                while other == key.serialize() || XOnlyPublicKey::from_slice(&other).is_err() {
+                    other[31] = other[31].wrapping_add(1);
+                }
+                let other = XOnlyPublicKey::from_slice(&other).expect("a key");
+                drop(psbt.inputs[0].tap_key_origins.insert(other, origin));
+            }),
+            ("output 0 has origins of other keys than its internal one", |psbt| {
+                let (key, origin) = psbt.inputs[0].tap_key_origins.first_key_value().expect("described");
+                psbt.outputs[0].tap_key_origins = [(*key, origin.clone())].into();
+            }),
             ("the PSBT has unknown fields", |psbt| drop(psbt.unknown.insert(unknown_key(), vec![2]))),
             ("the PSBT has proprietary fields", |psbt| {
                 drop(psbt.proprietary.insert(proprietary_key(), vec![2]));

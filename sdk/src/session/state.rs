@@ -68,7 +68,8 @@ impl Session {
             return Ok(session);
         }
         for (key, _, value) in under_state(state, "payment/") {
-            let saved: SavedPayment = read_state(key, value)?;
+            let mut saved: SavedPayment = read_state(key, value)?;
+            saved.proposal = lean(saved.proposal);
             if let Proposal::Joint(joint) = &saved.proposal {
                 session.wallet.take_proposal(joint).map_err(|error| StateError::damaged(key, error))?;
             }
@@ -79,7 +80,7 @@ impl Session {
         }
         session.once.restore(state)?;
         for (key, _, value) in under_state(state, "ended/") {
-            let proposal: Proposal = read_state(key, value)?;
+            let proposal = lean(read_state(key, value)?);
             session.dormant.insert(proposal.txid(), proposal);
         }
         session.last_balance = session.wallet.balance();
@@ -109,5 +110,13 @@ impl Session {
         }
         self.once.take_change(&mut change);
         (!change.is_empty()).then_some(Output::Save(change))
+    }
+}
+
+/// What was saved before nodes refused what they do not need.
+fn lean(proposal: Proposal) -> Proposal {
+    match proposal {
+        Proposal::Joint(joint) => Proposal::Joint(Box::new(joint.without_unneeded())),
+        sole @ Proposal::Sole { .. } => sole,
     }
 }

@@ -199,6 +199,30 @@ fn a_wallet_that_greets_wrongly_is_told_how() {
 }
 
 #[test]
+fn what_no_rule_reads_is_refused_in_what_is_new_and_stays_in_what_is_known() {
+    let mut kit = greeted();
+    kit.joint_coin(90_500, 5, false);
+    let mut fat = kit.world.proposal();
+    fat.psbt.unknown.insert(bitcoin::psbt::raw::Key { type_value: 0xf0, key: vec![1] }, vec![2]);
+    let fat = Proposal::Joint(Box::new(fat));
+    let refused = |kit: &mut Kit| {
+        let (proposal, account) = (fat.clone(), Some(kit.world.certificate()));
+        kit.say(ClientMessage::TransactionBroadcast { proposal, account });
+        kit.told().into_iter().find_map(|message| match message {
+            ServerMessage::Error { error, .. } => Some(error),
+            _ => None,
+        })
+    };
+    let error = refused(&mut kit).expect("refused");
+    assert_eq!(error.code, ErrorCode::InvalidProposal);
+    assert!(error.message.contains("unknown fields"), "{error}");
+    assert!(kit.vote(fat.clone()).is_err(), "nor voted for");
+    let lean = kit.joint();
+    assert_eq!(kit.vote(lean), Ok(()));
+    assert_eq!(refused(&mut kit), None, "the same payment is known by now");
+}
+
+#[test]
 fn one_account_has_so_many_payments_under_way_and_leaves_room_for_others() {
     const MOST: u64 = 256;
     let mut kit = greeted();

@@ -166,6 +166,10 @@ impl Run {
 
     /// Begins again in the present rounds of the inputs.
     pub(crate) fn restart(&mut self, cx: &mut Context) {
+        if self.ending.is_none() && cx.is_cancelled(&self.target) {
+            // The round that it was voted for in is what has to be released, not the next one.
+            return self.end(cx, Ending::cancelled());
+        }
         let target = cx.present_target(&self.proposal);
         let restarts = self.restarts + 1;
         if restarts > RESTARTS_MAX {

@@ -34,7 +34,7 @@ use std::{
 
 /// Most coordinations at one time; more are told to come back.
 const COORDINATIONS_MAX: usize = 10_000;
-/// Of these, payments of one account: more than it has coins to make at once, unless it makes many of the same coins.
+/// Of these, payments that one account may have submitted; it can always cancel.
 const COORDINATIONS_PER_ACCOUNT_MAX: usize = 256;
 /// All transactions that this node coordinates, and what it knows of those that others do.
 #[derive(Debug, Default)]
@@ -106,6 +106,8 @@ impl Coordination {
             }
             return Ok(());
         }
+        self.check_room_of_account(&proposal)?;
+        cx.check_news(&proposal).map_err(|error| WireError::sender(ErrorCode::InvalidProposal, error))?;
         self.coordinate(cx, vec![(session, id)], proposal, account)?;
         self.with(cx, txid, |run, cx| {
             run.tell(cx, &TransactionStatus::Pending);
@@ -160,10 +162,6 @@ impl Coordination {
             let what = "transactions under way";
             let error = WireError::limit(ErrorCode::LimitExceeded, what, COORDINATIONS_MAX, found);
             return Err(WireError { retry: true, fault: Fault::Receiver, ..error });
-        }
-        // What is taken over is finished, whosever it is.
-        if !submitters.is_empty() {
-            self.check_room_of_account(&proposal)?;
         }
         let checked = self.check_proposal(cx, &proposal, account.as_ref())?;
         let target = cx.present_target(&proposal);

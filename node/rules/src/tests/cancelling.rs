@@ -75,3 +75,24 @@ fn a_payment_that_is_cancelled_at_one_node_is_not_voted_for_again_by_another_tha
         assert!(matches!(ended, Some(TransactionStatus::Failed { retry: false, .. })), "{ended:?}");
     }
 }
+
+/// The other node waits for the wallet's part when the release comes, and asks nobody for anything before.
+#[test]
+fn a_payment_that_waits_for_its_wallet_and_is_cancelled_elsewhere_ends_at_once_and_releases_one_round() {
+    let mut cluster = Cluster::voting();
+    cluster.coins();
+    submit(&mut cluster);
+    let outpoint = coin(&cluster);
+    cancel(&mut cluster, 2);
+    for at in [1, 2] {
+        let ended = ended(&cluster, at);
+        assert!(matches!(ended, Some(TransactionStatus::Failed { retry: false, .. })), "{ended:?}");
+    }
+    for _ in 0..120 {
+        cluster.wait(Duration::from_secs(1));
+    }
+    for node in cluster.nodes.values() {
+        let coin = node.machine.utxo(&outpoint).expect("known");
+        assert!(coin.round == Round(1) && coin.lock.is_none(), "{coin:?}");
+    }
+}

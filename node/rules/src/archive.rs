@@ -383,6 +383,13 @@ mod tests {
     fn what_became_of_a_transaction_and_its_proof_come_back_also_as_they_were_written_before() {
         let proof = testing::federation(4).final_payment();
         let (txid, block) = (proof.txid(), BlockRef { height: 7, hash: BlockHash::all_zeros() });
+        let by = ConfirmedSpend { txid, block };
+        let path = vec![proof.transaction().clone()];
+        let conflicted = SettledTransaction::Conflicted { by, path };
+        for value in [written(&conflicted), serde_json::to_vec(&conflicted).expect("written")] {
+            let row = Row { table: Table::Settled, key: Vec::new(), value };
+            assert_eq!(settled_of(&row).expect("readable"), conflicted);
+        }
         let settled = SettledTransaction::Mined { block, until: 9 };
         let mut change = ChangeSet::default();
         change.archive_transaction(&txid, &settled);

@@ -17,13 +17,15 @@ use std::{
     sync::Arc,
 };
 
-/// Bytes of the statements that are remembered to be compared with later ones, some 50,000 votes; the oldest go first.
+/// Bytes of the statements that are remembered to be compared with later ones, some 30,000 votes; the oldest go first.
 /// A statement about many outpoints is held once.
 const STATEMENT_BYTES_MAX: usize = 32 << 20;
 /// Of these, what each outpoint of a statement takes.
 const PLACE_BYTES: usize = 128;
-/// What a vote or a promise takes, and each outpoint of its target.
-const TARGET_BYTES: usize = 256;
+/// What a vote takes in memory, and each outpoint of its target.
+const TARGET_BYTES: usize = 768;
+/// What a promise takes.
+const PROMISE_BYTES: usize = 1_024;
 const OUTPOINT_BYTES: usize = 44;
 /// Evidence kept per node; one piece convicts, more shows a pattern.
 const EVIDENCE_PER_NODE_MAX: usize = 64;
@@ -161,7 +163,7 @@ impl Watch {
             |other: &&SignedPromise| other.round == promise.round && other.committed != promise.committed;
         let other = known.iter().find(same).cloned();
         known.push(promise.clone());
-        let bytes = promise.committed.as_ref().map_or(TARGET_BYTES, target_bytes) + PLACE_BYTES;
+        let bytes = PROMISE_BYTES + promise.committed.as_ref().map_or(0, target_bytes) + PLACE_BYTES;
         self.remember(key, Statement::Promise, bytes);
         proven.extend(other.map(|first| Evidence::TwoPromises { first, second: promise.clone() }));
         let commits = self.commits.get(&key);

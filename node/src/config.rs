@@ -163,14 +163,6 @@ impl NodeConfig {
                 chain.url
             );
         }
-        for chain in config.chain.iter().filter(|chain| chain.kind == ChainKind::Bitcoind) {
-            ensure!(
-                !chain.url.starts_with("https:"),
-                "{}: Bitcoin Core is asked over HTTP, as it has no TLS: end that of {} on this machine, by a tunnel (ssh -L, stunnel, WireGuard), and name its http:// address",
-                path.display(),
-                chain.url
-            );
-        }
         if let Ok(password) = std::env::var("QUORATE_CHAIN_PASSWORD") {
             let with_password =
                 |chain: &&mut ChainConfig| chain.kind == ChainKind::Bitcoind && chain.cookie.is_none();
@@ -257,7 +249,6 @@ mod tests {
         let refused = |chain: &str| format!("{:#}", read(chain).expect_err("refused"));
         assert!(refused(&format!("{esplora}user = \"x\"\n")).contains("an Esplora has no user"));
         assert!(refused("[[chain]]\nurl = \"x\"\ncolour = 3\n").contains("colour"));
-        assert!(refused("[chain]\nurl = \"https://core.example\"\n").contains("by a tunnel"));
         assert!(refused("chain = []\n").contains("name 1 to 8"));
         assert!(refused("chain = 3\n").contains("[[chain]]"));
     }

@@ -74,11 +74,12 @@ struct BridgeFile<'a> {
 /// # Errors
 /// The backend cannot be reached, is of another network, is not at the tip, or lacks the blocks that nodes will read.
 pub async fn birthday(backend: &dyn Chain, network: Network) -> Result<Checkpoint> {
+    // First of all whether it is of this network.
+    let found = chain::birthday(backend, network).await;
+    let found = found.context("the federation's birthday is a block of its chain backend")?;
     if let Some(doubt) = chain::doubt_of(backend, network).await? {
         bail!("the chain backend is not at the tip: {doubt}; make the federation when it is");
     }
-    let found = chain::birthday(backend, network).await;
-    let found = found.context("the federation's birthday is a block of its chain backend")?;
     if let Some(next) = backend.hash_at(found.height + 1).await? {
         let missing = || {
             format!(

@@ -78,6 +78,9 @@ impl Backends {
     pub fn open(configs: &[ChainConfig]) -> Result<Self, ChainError> {
         let chains = configs.iter().map(|config| {
             let chain: Box<dyn Chain> = match config.kind {
+                ChainKind::Bitcoind if config.url.to_ascii_lowercase().starts_with("https:") => {
+                    return Err(ChainError::Tls(config.url.clone()));
+                }
                 ChainKind::Bitcoind => Box::new(Bitcoind::open(config)),
                 ChainKind::Esplora => Box::new(Esplora::new(&config.url)?),
             };

@@ -98,6 +98,11 @@ pub enum ChainError {
     /// The backend cannot be reached or answered nonsense; try again.
     #[error("the chain backend did not answer: {0}")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Bitcoin Core speaks no TLS, and is asked over HTTP alone.
+    #[error(
+        "{0} cannot be asked: Bitcoin Core has no TLS; end that on this machine, by a tunnel (ssh -L, stunnel, WireGuard), and name its http:// address"
+    )]
+    Tls(String),
     /// The backend answered over HTTP, and not as one that serves us.
     #[error("the chain backend answers {status}: {body}")]
     Http {

@@ -13,7 +13,7 @@ use std::{
     process::{Command, Stdio},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use zeroize::Zeroizing;
 
@@ -28,10 +28,11 @@ const PASSPHRASE_MIN: usize = 12;
 const MEMORY_KIB: u32 = 64 * 1_024;
 /// Its passes.
 const PASSES: u32 = 3;
-/// How long a command may take: who starts a node does not wait for ever for a KMS that does not answer.
+/// How long a command may take before it is killed (what it has started itself is not): who starts a node does not wait for ever for a KMS that does not answer.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes that are read of what a command prints.
 const OUTPUT_MAX: u64 = 1_024;
+const OUTPUT_BYTES: usize = 1_024;
 
 /// Where the key comes from; `seal.toml`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,18 +130,28 @@ fn ask(words: &[String], patience: Duration) -> Result<SealingKey> {
         .with_context(|| format!("cannot run {program}, which seal.toml names"))?;
     let output = child.stdout.take().context("its output")?;
     let (sender, read) = mpsc::channel();
+    let until = Instant::now() + patience;
     thread::spawn(move || {
-        let mut printed = Zeroizing::new(String::new());
+        // Never moved to a larger place, which would leave it behind.
+        let mut printed = Zeroizing::new(String::with_capacity(OUTPUT_BYTES));
         let read = output.take(OUTPUT_MAX).read_to_string(&mut printed);
         sender.send(read.map(|_| printed))
     });
-    let Ok(printed) = read.recv_timeout(patience) else {
+    let printed = read.recv_timeout(patience);
+    // It may have closed its output and go on.
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break Some(status),
+            None if printed.is_err() || Instant::now() >= until => break None,
+            None => thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    let (Some(status), Ok(printed)) = (status, printed) else {
         child.kill()?;
         child.wait()?;
-        bail!("{program}, which seal.toml names, has not answered within {patience:?}");
+        bail!("{program}, which seal.toml names, has not ended within {patience:?}");
     };
     let printed = printed.with_context(|| format!("cannot read {program}"))?;
-    let status = child.wait()?;
     ensure!(status.success(), "{program}, which seal.toml names, has failed: {status}");
     let mut key = Zeroizing::new([0; 32]);
     if hex::decode_to_slice(printed.trim(), key.as_mut()).is_err() {
@@ -201,9 +212,11 @@ mod tests {
 
     #[test]
     fn a_command_that_does_not_answer_is_ended() {
-        let words = ["sleep", "600"].map(str::to_owned);
-        let refused = ask(&words, Duration::from_millis(50)).expect_err("no key").to_string();
-        assert!(refused.contains("has not answered within 50ms"), "{refused}");
+        for script in ["exec sleep 600", "echo 07; exec >&-; exec sleep 600"] {
+            let words = ["sh", "-c", script].map(str::to_owned);
+            let refused = ask(&words, Duration::from_millis(50)).expect_err("no key").to_string();
+            assert!(refused.contains("has not ended within 50ms"), "{refused}");
+        }
     }
 
     #[test]

@@ -28,7 +28,8 @@ const PASSPHRASE_MIN: usize = 12;
 const MEMORY_KIB: u32 = 64 * 1_024;
 /// Its passes.
 const PASSES: u32 = 3;
-/// How long a command may take before it is killed (what it has started itself is not): who starts a node does not wait for ever for a KMS that does not answer.
+/// How long a command may take before it is killed (what it has started itself is not): who starts a node does not
+/// wait for ever for a KMS that does not answer.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes that are read of what a command prints.
 const OUTPUT_MAX: u64 = 1_024;

@@ -149,8 +149,8 @@ impl Session {
     }
 
     /// Asks the federation to stop a payment that is not final. Its outcome comes as [`Event::Payment`]: `Failed` or
-    /// `Rejected` with the coins free again, or `Final` if it was too late. Nodes remember it: the very same transaction
-    /// is not taken again, one with another amount or fee is.
+    /// `Rejected` with the coins free again, or `Final` if it was too late. Nodes remember it: the very same
+    /// transaction is not taken again, one with another amount or fee is.
     ///
     /// # Errors
     /// No such payment of this account is under way.

@@ -48,9 +48,9 @@ impl ProofBytesError {
 type Signatures = BTreeMap<NodeId, schnorr::Signature>;
 
 impl FinalityProof {
-    /// The proof in bytes; see [`FinalityProof::from_bytes`] for the way back. Only a proof that [`FinalityProof::verify`]
-    /// accepts is sure to come back: of one that contradicts its own transaction the contradiction is lost, or the bytes
-    /// cannot be read.
+    /// The proof in bytes; see [`FinalityProof::from_bytes`] for the way back. Only a proof that
+    /// [`FinalityProof::verify`] accepts is sure to come back: of one that contradicts its own transaction the
+    /// contradiction is lost, or the bytes cannot be read.
     ///
     /// ```
     /// # use quorate_protocol::{finality::FinalityProof, testing};

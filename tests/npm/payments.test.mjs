@@ -54,6 +54,7 @@ test("a quote is what is paid then, once", { timeout: 60_000 }, async () => {
   await assert.rejects(wallet.pay(most), (error) => coded("coin_not_spendable")(error) && !error.retryable, "its coin is spent");
   await assert.rejects(wallet.pay({ ...quote, memo: "x" }), coded("invalid_argument"));
   const [, paid] = await wallet.history();
+  assert.deepEqual(await wallet.history({ direction: "out", limit: 1 }), [paid]);
   assert.deepEqual([paid.txid, paid.fee, paid.to], [receipt.txid, quote.fee, [{ address: ELSEWHERE, amount: 30_000n }]]);
   await wallet.close();
 });

@@ -6,7 +6,7 @@ import type { PaymentRequest, Quote, Recipient } from "./types.js";
 /** All bitcoin that there can be, in satoshis. */
 const MAX_MONEY = 2_100_000_000_000_000n;
 
-function refuse(name: string, why: string): never {
+export function refuse(name: string, why: string): never {
   throw new QuorateError("invalid_argument", `${name}: ${why}`);
 }
 

@@ -21,6 +21,7 @@ export { federationDocument, type ConnectionOptions, type CreateOptions, type Op
 export type { StorageOptions } from "./stored.js";
 export { QuorateError, type Code, type ErrorDetails } from "./errors.js";
 export { FrostGroup, FrostParty, frostAggregate, type FrostCommitments, type FrostRound } from "./frost.js";
+export { exportHistory } from "./history.js";
 export { init } from "./init.js";
 export { createPasskey, passkeyKey } from "./passkey.js";
 export { MemoryStorage, type StateChange, type StateStore, type WalletStorage } from "./storage.js";

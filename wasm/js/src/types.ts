@@ -102,6 +102,20 @@ export interface HistoryEntry {
   readonly payment?: PaymentState;
 }
 
+/** Which part of a history is wanted; all of it without any. */
+export interface HistoryOptions {
+  /** Only what this wallet was paid, or only what it paid. */
+  readonly direction?: "in" | "out";
+  /** Only what is in a block of this height or a later one, or in none. */
+  readonly from?: number;
+  /** Only what is in a block below this height. */
+  readonly until?: number;
+  /** The txid of an entry: only what comes before it. Together with `limit` this gives page after page, the latest first. */
+  readonly before?: string;
+  /** So many at most, the latest ones. */
+  readonly limit?: number;
+}
+
 /** A payment that is final, with its verified proof. */
 export interface Receipt {
   readonly txid: string;

@@ -3,6 +3,7 @@ import type { Backend, Payment } from "./backend.js";
 import { checkAmount, checkFeeRate, checkFlag, checkOptions, checkPayment, checkQuote, checkText, optional } from "./checks.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
+import { checkHistory, select } from "./history.js";
 import type {
   AccountInfo,
   Balance,
@@ -12,6 +13,7 @@ import type {
   Destination,
   Finality,
   HistoryEntry,
+  HistoryOptions,
   PaymentRequest,
   Quote,
   Receipt,
@@ -121,9 +123,13 @@ export class OpenWallet implements AsyncDisposable {
     return this.#backend.request("coins");
   }
 
-  /** Payments in and out, in the order of their blocks; what waits for one is last. */
-  history(): Promise<readonly HistoryEntry[]> {
-    return this.#backend.request("history");
+  /**
+   * Payments in and out, in the order of their blocks; what waits for one is last. `exportHistory` makes a file of them.
+   *
+   * @throws {@link QuorateError} `invalid_argument`: `before` names no entry.
+   */
+  async history(options: HistoryOptions = {}): Promise<readonly HistoryEntry[]> {
+    return select(await this.#backend.request("history"), checkHistory(options));
   }
 
   /** The verified proof that a transaction is final, as JSON: to show, to keep, or to hand on to anyone. */

@@ -55,6 +55,10 @@ test("a quote is what is paid then, once", { timeout: 60_000 }, async () => {
   await assert.rejects(wallet.pay({ ...quote, memo: "x" }), coded("invalid_argument"));
   const [, paid] = await wallet.history();
   assert.deepEqual(await wallet.history({ direction: "out", limit: 1 }), [paid]);
+  const said = await wallet.diagnostics();
+  assert.equal(JSON.parse(said).connection, "ready");
+  assert.ok(said.includes(`payment ${receipt.txid.slice(0, 8)}…: final, enforced`), said);
+  for (const own of [receipt.txid, ELSEWHERE, wallet.account.descriptor, wallet.account.id, await wallet.unusedAddress()]) assert.ok(!said.includes(own), own);
   assert.deepEqual([paid.txid, paid.fee, paid.to], [receipt.txid, quote.fee, [{ address: ELSEWHERE, amount: 30_000n }]]);
   await wallet.close();
 });

@@ -17,6 +17,7 @@ import { openLocal, type CreateOptions, type OpenOptions, type WatchOptions } fr
 import { erase, isStored, type StorageOptions } from "./stored.js";
 import { OpenWallet } from "./wallet.js";
 
+export type { LogLine } from "./diagnostics.js";
 export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type WatchOptions } from "./opening.js";
 export type { StorageOptions } from "./stored.js";
 export { QuorateError, type Code, type ErrorDetails } from "./errors.js";

@@ -1,6 +1,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { Backend, Payment } from "./backend.js";
 import { checkAmount, checkFeeRate, checkFlag, checkOptions, checkPayment, checkQuote, checkText, optional } from "./checks.js";
+import { Recorder, report, type LogLine } from "./diagnostics.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
 import { checkHistory, select } from "./history.js";
@@ -59,15 +60,21 @@ const ENOUGH: Readonly<Record<Minimum, (coin: Coin) => boolean>> = {
 export class OpenWallet implements AsyncDisposable {
   readonly #backend: Backend;
   readonly #events = new EventHub();
+  readonly #recorder = new Recorder();
 
   #ended = false;
   readonly #awake = (): void => void this.#backend.request("wake").catch(() => undefined);
 
   protected constructor(backend: Backend) {
     this.#backend = backend;
-    backend.listen((event) => (event === undefined ? void this.#end() : this.#events.push(event)));
+    backend.listen((event) => (event === undefined ? void this.#end() : this.#tell(event)));
     globalThis.addEventListener?.("online", this.#awake);
     globalThis.addEventListener?.("visibilitychange", this.#awake);
+  }
+
+  #tell(event: WalletEvent): void {
+    this.#recorder.note(event);
+    this.#events.push(event);
   }
 
   /** Tells that it is over, and why if nobody asked for it. */
@@ -77,7 +84,7 @@ export class OpenWallet implements AsyncDisposable {
     globalThis.removeEventListener?.("online", this.#awake);
     globalThis.removeEventListener?.("visibilitychange", this.#awake);
     const error = await this.#backend.request("balance").then(() => undefined, (thrown: unknown) => QuorateError.from(thrown));
-    this.#events.push({ type: "closed", ...(error !== undefined && error.code !== "closed" && { error }) });
+    this.#tell({ type: "closed", ...(error !== undefined && error.code !== "closed" && { error }) });
     this.#events.push(undefined);
   }
 
@@ -361,6 +368,31 @@ export class OpenWallet implements AsyncDisposable {
     options: WaitOptions = {},
   ): () => void {
     return this.#events.on(type, listener, checkOptions("options", options, WAIT));
+  }
+
+  /**
+   * Calls a listener with a line for everything that happens, for an application's own log. Gives a function that ends it. Lines have no addresses, no
+   * amounts and nothing secret, and name transactions by their first eight digits.
+   *
+   * @example
+   * ```ts no-run
+   * wallet.onLog(({ level, text }) => console[level](text));
+   * ```
+   */
+  onLog(listener: (line: LogLine) => void): () => void {
+    return this.#recorder.listen(listener);
+  }
+
+  /**
+   * A text for a bug report, as JSON: network and federation, how the wallet is connected, of what it has how many, and the last 200 lines of
+   * {@link onLog}. No words, keys, addresses, amounts or whole txids.
+   *
+   * @throws {@link QuorateError} as any call of a wallet that has ended.
+   */
+  async diagnostics(): Promise<string> {
+    const [connection, tip, balance, coins, history] = await Promise.all([this.connection(), this.tip(), this.balance(), this.coins(), this.history()]);
+    const { network, federation, watchOnly } = this.account;
+    return report({ network, federation, watchOnly, connection, tip: tip.height, balance, coins, history }, this.#recorder.lines);
   }
 
   /**

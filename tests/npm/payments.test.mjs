@@ -154,3 +154,17 @@ test("what people paste is read, or named", () => {
     assert.throws(() => read(text), (error) => coded("invalid_address")(error) && says.test(error.message), text);
   }
 });
+
+test("many small coins become one", { timeout: 60_000 }, async () => {
+  const wallet = await funded(20_000, 30_000, 60, 40_000);
+  const frozen = (await wallet.coins()).find(({ value }) => value === 40_000n);
+  await wallet.freeze(frozen.outpoint);
+  const quote = await wallet.consolidateQuote({ feeRate: 2 });
+  assert.deepEqual([quote.coins.length, quote.change], [2, 0n], "neither the frozen one nor the one that costs more than it is worth");
+  const receipt = await wallet.consolidate({ feeRate: 2 });
+  const values = (await wallet.coins()).map(({ value }) => value).sort();
+  assert.deepEqual(values, [60n, 40_000n, 50_000n - quote.fee].sort());
+  assert.equal(receipt.finality, "enforced");
+  assert.equal(await wallet.consolidate({ feeRate: 2 }), undefined, "there is one");
+  await wallet.close();
+});

@@ -40,6 +40,19 @@ function paymentOf(request: PaymentRequest | Quote): Payment {
   return { psbt, idempotencyKey };
 }
 
+/** Inputs of a payment at most, as nodes take them. */
+const INPUTS_MAX = 64;
+/** What an input adds to a payment, in vB, rounded up. */
+const INPUT_VB = 58;
+
+/** The smallest coins that can be spent and are worth more than they cost. */
+function small(coins: readonly Coin[], feeRate: number): string[] {
+  const free = coins.filter((coin) => !coin.frozen && coin.lockedBy === undefined && coin.conflicted === undefined && coin.block !== undefined);
+  const worth = free.filter(({ value }) => Number(value) > INPUT_VB * feeRate);
+  worth.sort((one, other) => (one.value < other.value ? -1 : one.value > other.value ? 1 : 0));
+  return worth.slice(0, INPUTS_MAX).map(({ outpoint }) => outpoint);
+}
+
 /** Names of {@link WaitOptions}. */
 const WAIT = ["signal"];
 
@@ -280,6 +293,32 @@ export class OpenWallet implements AsyncDisposable {
     const { feeRate, signal } = checkOptions("options", options, ["feeRate", ...WAIT]);
     optional(checkFeeRate, "feeRate", feeRate);
     return abortable(() => this.#backend.request("refresh", feeRate), signal);
+  }
+
+  /**
+   * What {@link consolidate} would do next: a quote for {@link pay}. `undefined` if there is nothing to put together.
+   *
+   * @param options - `feeRate` in sat/vB; the server's estimate if absent.
+   */
+  async consolidateQuote(options: { readonly feeRate?: number } = {}): Promise<Quote | undefined> {
+    const { feeRate } = checkOptions("options", options, ["feeRate"]);
+    const rate = optional(checkFeeRate, "feeRate", feeRate) ?? (await this.feeRate());
+    const coins = small(await this.coins(), rate);
+    if (coins.length < 2) return undefined;
+    return this.quote({ to: await this.unusedAddress(), amount: "everything", coins, ...(feeRate !== undefined && { feeRate }) });
+  }
+
+  /**
+   * Makes one coin of many small ones, up to 64 of them in one payment to this wallet itself, the smallest first, and waits until that is final.
+   * `undefined` if there is nothing to do. Best while fees are low: each coin costs some 58 vB now rather than when it is needed.
+   *
+   * @param options - `feeRate` in sat/vB; the server's estimate if absent.
+   * @throws {@link QuorateError} as {@link OpenWallet.pay}.
+   */
+  async consolidate(options: { readonly feeRate?: number } & WaitOptions = {}): Promise<Receipt | undefined> {
+    const { feeRate, signal } = checkOptions("options", options, ["feeRate", ...WAIT]);
+    const quote = await this.consolidateQuote(feeRate === undefined ? {} : { feeRate });
+    return quote === undefined ? undefined : this.pay(quote, signal === undefined ? {} : { signal });
   }
 
   /** What {@link bump} would cost, in satoshis. */

@@ -1,6 +1,8 @@
-// Makes the two files of the npm package that have to stand alone: the worker, and the one with the engine inside.
+// Makes the two files of the npm package that have to stand alone, the worker and the one with the engine inside, and puts the licences beside them.
 import { build } from "esbuild";
-import { readFileSync } from "node:fs";
+import { copyFileSync, readFileSync } from "node:fs";
+
+for (const licence of ["LICENSE-APACHE", "LICENSE-MIT"]) copyFileSync(licence, `wasm/js/${licence}`);
 
 const source = "wasm/js/src";
 const common = {

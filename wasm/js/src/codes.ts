@@ -72,5 +72,6 @@ export type Code =
   | "randomness_unavailable"
   | "source_unavailable"
   | "source_wrong_network"
+  | "webassembly_unavailable"
   | "websocket_unavailable"
   | "worker_failed";

@@ -20,7 +20,7 @@ export function untilTrap<T>(ask: () => T | Promise<T>): Promise<T> {
  * is. Loading happens once, however often this is called.
  *
  * @param source - URL, `Response`, bytes or compiled module; the file of this package if absent. Only the first call's counts.
- * @throws {@link QuorateError} `init_failed`, which may be tried again.
+ * @throws {@link QuorateError} `init_failed`, which may be tried again; `webassembly_unavailable`, as in the Lockdown Mode of iOS and macOS.
  *
  * @example
  * ```ts

@@ -81,7 +81,8 @@ export class Trap {
 
 /** A trap, or no room on the stack. */
 function isTrap(cause: unknown): boolean {
-  return cause instanceof WebAssembly.RuntimeError || cause instanceof RangeError || (cause instanceof Error && cause.name === "InternalError");
+  const trapped = typeof WebAssembly !== "undefined" && cause instanceof WebAssembly.RuntimeError;
+  return trapped || cause instanceof RangeError || (cause instanceof Error && cause.name === "InternalError");
 }
 
 function failed(cause: unknown): QuorateError {

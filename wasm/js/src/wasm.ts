@@ -26,6 +26,10 @@ export function memoisedInit(initialise: Initialiser, source: () => WasmSource, 
     throw new QuorateError("init_failed", message, { retryable: true, cause });
   };
   return async (from) => {
+    if (typeof WebAssembly === "undefined") {
+      const message = "there is no WebAssembly here: this browser is in Lockdown Mode, or its owner has switched it off; make an exception for this page";
+      throw new QuorateError("webassembly_unavailable", message);
+    }
     try {
       trap.restart();
     } catch (cause) {

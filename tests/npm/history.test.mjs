@@ -39,9 +39,9 @@ test("what nobody can mean is refused", () => {
 test("a history is a file for a spreadsheet", () => {
   const lines = exportHistory(HISTORY, "csv").split("\r\n");
   assert.equal(lines.length, 7, "a line of names, five entries, and the end of the last");
-  assert.equal(lines[0], "txid,time,height,received_sat,spent_sat,fee_sat,balance_change_sat,finality,state,to");
-  assert.equal(lines[1], "a,2023-11-14T22:13:30.000Z,10,5000,0,,5000,enforced,confirmed,");
-  assert.equal(lines[2], "b,2023-11-14T22:13:31.000Z,11,3000,5000,200,-2000,enforced,confirmed,bcrt1qx=1000 bcrt1qy=800");
+  assert.equal(lines[0], "txid,time,height,received_sat,spent_sat,fee_sat,balance_change_sat,finality,state,to,label");
+  assert.equal(lines[1], "a,2023-11-14T22:13:30.000Z,10,5000,0,,5000,enforced,confirmed,,");
+  assert.equal(lines[2], "b,2023-11-14T22:13:31.000Z,11,3000,5000,200,-2000,enforced,confirmed,bcrt1qx=1000 bcrt1qy=800,");
   assert.deepEqual(lines.slice(3, 6).map((line) => line.split(",")[8]), ["conflicted", "final", "failed"]);
   assert.ok(!exportHistory(HISTORY, "csv").includes("twice"), "nothing that somebody else wrote");
   assert.equal(exportHistory([], "csv"), `${lines[0]}\r\n`);
@@ -57,5 +57,8 @@ test("a history is a file for a spreadsheet", () => {
     finality: "enforced",
     state: "confirmed",
     to: "bcrt1qx=1000 bcrt1qy=800",
+    label: null,
   });
+  const labels = ['=HYPERLINK("evil")', 'said "no", twice', "-2"].map((label) => exportHistory([{ ...HISTORY[0], label }], "csv").split("\r\n")[1].split("confirmed,,")[1]);
+  assert.deepEqual(labels, [`"'=HYPERLINK(""evil"")"`, '"said ""no"", twice"', "'-2"], "no formula, and one field");
 });

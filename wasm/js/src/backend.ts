@@ -10,13 +10,15 @@ import type {
   Connection,
   Destination,
   HistoryEntry,
+  Label,
   PaymentRequest,
   Quote,
   Receipt,
   RefreshQuote,
   WalletEvent,
 } from "./types.js";
-import { within } from "./storage.js";
+import { Labels } from "./labels.js";
+import { storageFailed, within } from "./storage.js";
 import type { Unlock, Vault } from "./vault.js";
 
 /** A payment to make, or one that was built before. */
@@ -42,6 +44,8 @@ export interface Methods {
   createPsbt(payment: PaymentRequest): string;
   quote(payment: PaymentRequest): Quote;
   setFrozen(outpoint: string, frozen: boolean): void;
+  labels(): readonly Label[];
+  setLabels(labels: readonly Label[]): void;
   send(payment: Payment): string;
   pay(payment: Payment): Receipt;
   outcome(txid: string): Receipt;
@@ -72,6 +76,7 @@ export interface Parts {
   readonly record?: string;
   readonly vault?: Vault;
   readonly state?: ReadonlyMap<string, Uint8Array>;
+  readonly labels?: Labels;
   /** Whether it is known which addresses were used. */
   readonly known?: boolean;
   readonly sockets?: Sockets;
@@ -87,6 +92,7 @@ export class LocalBackend implements Backend {
   readonly #federation: Federation;
   readonly #vault: Vault | undefined;
   readonly #sockets: Sockets | undefined;
+  readonly #labels: Labels;
   readonly #forget: () => void;
   #words: string | undefined;
   #known: boolean;
@@ -97,12 +103,13 @@ export class LocalBackend implements Backend {
   #over = false;
   #listener: ((event: WalletEvent | undefined) => void) | undefined;
 
-  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, known = false, sockets }: Parts) {
+  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, known = false, sockets, labels = new Labels() }: Parts) {
     this.#engine = engine;
     this.#federation = federation;
     this.account = account;
     this.#vault = vault;
     this.#sockets = sockets;
+    this.#labels = labels;
     this.#words = words;
     this.#known = known;
     engine.listen((event: WalletEvent | undefined) => (event === undefined ? void this.#end() : this.#listener?.(event)));
@@ -159,6 +166,10 @@ export class LocalBackend implements Backend {
         return this.#engine[method](first as string);
       case "setFrozen":
         return this.#engine.setFrozen(first as string, second as boolean);
+      case "labels":
+        return this.#labels.all;
+      case "setLabels":
+        return this.#labels.set(first as readonly Label[], (change) => this.#save(change));
       case "refreshQuote":
       case "refresh":
       case "setAutoRefresh":
@@ -180,6 +191,14 @@ export class LocalBackend implements Backend {
       case "changeUnlock":
         return this.#relock(first as Unlock, second as Unlock);
     }
+  }
+
+  /** What is nothing to the engine. */
+  async #save(change: Map<string, Uint8Array | null>): Promise<void> {
+    if (this.#closing !== undefined) throw new QuorateError("closed", "the wallet has been closed");
+    await this.#vault?.save(change).catch((cause: unknown) => {
+      throw cause instanceof QuorateError ? cause : storageFailed("labels cannot be saved", cause);
+    });
   }
 
   /** Which addresses were used is known from the state that was saved, or from the first sync; new words have used none. */

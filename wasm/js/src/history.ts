@@ -29,7 +29,7 @@ export function select(history: readonly HistoryEntry[], { direction, from, unti
   return limit === undefined ? wanted : wanted.slice(-limit);
 }
 
-const COLUMNS = ["txid", "time", "height", "received_sat", "spent_sat", "fee_sat", "balance_change_sat", "finality", "state", "to"] as const;
+const COLUMNS = ["txid", "time", "height", "received_sat", "spent_sat", "fee_sat", "balance_change_sat", "finality", "state", "to", "label"] as const;
 
 type Row = Record<(typeof COLUMNS)[number], string | number | null>;
 
@@ -46,12 +46,14 @@ function row(entry: HistoryEntry): Row {
     finality: entry.finality ?? null,
     state: entry.conflicted !== undefined ? "conflicted" : entry.block !== undefined ? "confirmed" : entry.finality !== undefined ? "final" : (entry.payment?.state ?? "unconfirmed"),
     to: entry.to.map(({ address, amount }) => `${address}=${amount}`).join(" "),
+    label: entry.label ?? null,
   };
 }
 
 /** A field (RFC 4180). */
 function field(value: string | number | null): string {
-  const text = value === null ? "" : String(value);
+  // A spreadsheet takes what begins so for a formula, and labels may be somebody else's.
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value ?? "");
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 

@@ -4,6 +4,7 @@ import { LocalBackend, MEMORY_UNLOCK, type Backend, type Parts } from "./backend
 import { checkOpening } from "./checks.js";
 import { QuorateError, abortable, call } from "./errors.js";
 import { init, untilTrap } from "./init.js";
+import { Labels } from "./labels.js";
 import { Sockets } from "./sockets.js";
 import { socketFactory } from "#platform";
 import type { StateChange, StateStore } from "./storage.js";
@@ -222,9 +223,10 @@ async function resume(store: StateStore, unlock: Unlock, adjust: (config: Config
   const stored = values.get(CONFIG);
   if (stored === undefined) throw new QuorateError("storage_damaged", "the stored wallet has no configuration");
   values.delete(CONFIG);
+  const labels = Labels.take(values);
   const config = adjust(JSON.parse(new TextDecoder().decode(stored)) as Config);
   const { words, record } = config;
-  return start(config, { ...(words && { words }), ...(record && { record }), vault, state: values, known: values.has("keychains") });
+  return start(config, { ...(words && { words }), ...(record && { record }), vault, state: values, labels, known: values.has("keychains") });
 }
 
 async function withStore(options: StorageOptions, run: (store: StateStore) => Promise<Backend>): Promise<Backend> {

@@ -50,6 +50,8 @@ export interface Coin {
   readonly expiresAt?: number;
   /** Whether payments leave it out ({@link OpenWallet.freeze}). */
   readonly frozen: boolean;
+  /** What its owner calls it, or else its address. */
+  readonly label?: string;
 }
 
 /** A node's reason to reject a payment, as the protocol names it. */
@@ -93,13 +95,27 @@ export interface HistoryEntry {
   /** What miners got of it, in satoshis; set for a payment of this wallet that is final. */
   readonly fee?: bigint;
   /** Whom this wallet paid, without its own addresses; empty for what it received and before it is final. */
-  readonly to: readonly { readonly address: string; readonly amount: bigint }[];
+  readonly to: readonly { readonly address: string; readonly amount: bigint; readonly label?: string }[];
+  /** What its owner calls it ({@link OpenWallet.setLabel}). */
+  readonly label?: string;
   /** Set if it can be in no block any more, by a verified proof: what a block has instead. Nothing was paid by it. */
   readonly conflicted?: Conflict;
   /** What the Bitcoin network has against it at present, by the bridge's word. It is final all the same, and nodes try again; if its fee is too low by now, {@link Wallet.bump} it. */
   readonly refusal?: string;
   /** Set for a payment of this wallet that is not final: how it stands, or how it ended if it came to nothing. */
   readonly payment?: PaymentState;
+}
+
+/** What a label is of (BIP329). */
+export type LabelType = "tx" | "addr" | "pubkey" | "input" | "output" | "xpub";
+
+/** What its owner calls a payment, an address or a coin. */
+export interface Label {
+  readonly type: LabelType;
+  /** The txid, address, key or `txid:vout`. */
+  readonly ref: string;
+  /** At most 255 characters, without control and bidirectional ones. */
+  readonly label: string;
 }
 
 /** Which part of a history is wanted; all of it without any. */

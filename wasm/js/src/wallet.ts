@@ -5,6 +5,7 @@ import { Recorder, report, type LogLine } from "./diagnostics.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
 import { checkHistory, select } from "./history.js";
+import { checkLabel, parseLabels, writeLabels } from "./labels.js";
 import type {
   AccountInfo,
   Balance,
@@ -15,6 +16,8 @@ import type {
   Finality,
   HistoryEntry,
   HistoryOptions,
+  Label,
+  LabelType,
   PaymentRequest,
   Quote,
   Receipt,
@@ -38,6 +41,11 @@ function paymentOf(request: PaymentRequest | Quote): Payment {
   if (typeof request !== "object" || request === null || !("psbt" in request)) return checkPayment(request);
   const { psbt, idempotencyKey } = checkQuote(request);
   return { psbt, idempotencyKey };
+}
+
+/** A label if there is one. */
+function labelled(label: string | undefined): { readonly label?: string } {
+  return label === undefined ? {} : { label };
 }
 
 /** Inputs of a payment at most, as nodes take them. */
@@ -74,6 +82,7 @@ export class OpenWallet implements AsyncDisposable {
   readonly #backend: Backend;
   readonly #events = new EventHub();
   readonly #recorder = new Recorder();
+  #labels: Promise<ReadonlyMap<string, string>> | undefined;
 
   #ended = false;
   readonly #awake = (): void => void this.#backend.request("wake").catch(() => undefined);
@@ -139,8 +148,9 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /** Its unspent outputs. */
-  coins(): Promise<readonly Coin[]> {
-    return this.#backend.request("coins");
+  async coins(): Promise<readonly Coin[]> {
+    const [coins, called] = await Promise.all([this.#backend.request("coins"), this.#called()]);
+    return coins.map((coin) => ({ ...coin, ...labelled(called("output", coin.outpoint) ?? called("addr", coin.address)) }));
   }
 
   /**
@@ -149,7 +159,65 @@ export class OpenWallet implements AsyncDisposable {
    * @throws {@link QuorateError} `invalid_argument`: `before` names no entry.
    */
   async history(options: HistoryOptions = {}): Promise<readonly HistoryEntry[]> {
-    return select(await this.#backend.request("history"), checkHistory(options));
+    const checked = checkHistory(options);
+    const [history, called] = await Promise.all([this.#backend.request("history"), this.#called()]);
+    return select(history, checked).map((entry) => {
+      const to = entry.to.map((one) => ({ ...one, ...labelled(called("addr", one.address)) }));
+      return { ...entry, to, ...labelled(called("tx", entry.txid)) };
+    });
+  }
+
+  /**
+   * Says what its owner calls a payment (`tx`), an address (`addr`), a coin (`output`) or anything else that BIP329 knows; an empty label takes it away.
+   * It is kept with the wallet, encrypted like it, once this resolves. It comes back with {@link history} and {@link coins}.
+   *
+   * @throws {@link QuorateError} `invalid_argument`, `storage_failed`.
+   *
+   * @example
+   * ```ts no-run
+   * await wallet.setLabel({ type: "addr", ref: await wallet.nextAddress(), label: "order 4711" });
+   * ```
+   */
+  async setLabel(label: Label): Promise<void> {
+    await this.#setLabels([checkLabel(label)]);
+  }
+
+  /** All labels. */
+  labels(): Promise<readonly Label[]> {
+    return this.#backend.request("labels");
+  }
+
+  /** All labels and frozen coins as BIP329 has them, a line of JSON for each: for another wallet, or as a backup of what words do not restore. It tells much about its owner. */
+  async exportLabels(): Promise<string> {
+    const [labels, coins] = await Promise.all([this.labels(), this.#backend.request("coins")]);
+    return writeLabels(labels, coins.filter((coin) => coin.frozen).map((coin) => coin.outpoint));
+  }
+
+  /**
+   * Takes labels of another wallet (BIP329), each in the place of the one that is there, and freezes or unfreezes coins of this wallet as it says. Lines that
+   * are none are left out. Gives how many labels it took.
+   */
+  async importLabels(text: string): Promise<number> {
+    const { labels, spendable } = parseLabels(text);
+    await this.#setLabels(labels);
+    const own = new Set((await this.#backend.request("coins")).map((coin) => coin.outpoint));
+    for (const one of spendable) if (own.has(one.outpoint)) await this.#backend.request("setFrozen", one.outpoint, !one.spendable);
+    return labels.length;
+  }
+
+  async #setLabels(labels: readonly Label[]): Promise<void> {
+    try {
+      await this.#backend.request("setLabels", labels);
+    } finally {
+      this.#labels = undefined;
+    }
+  }
+
+  /** All labels are asked for once after each change: a worker would have to send them each time. */
+  async #called(): Promise<(type: LabelType, ref: string) => string | undefined> {
+    this.#labels ??= this.labels().then((all) => new Map(all.map(({ type, ref, label }) => [`${type} ${ref}`, label])));
+    const labels = await this.#labels;
+    return (type, ref) => labels.get(`${type} ${ref}`);
   }
 
   /** The verified proof that a transaction is final, as JSON: to show, to keep, or to hand on to anyone. */

@@ -159,12 +159,15 @@ test("many small coins become one", { timeout: 60_000 }, async () => {
   const wallet = await funded(20_000, 30_000, 60, 40_000);
   const frozen = (await wallet.coins()).find(({ value }) => value === 40_000n);
   await wallet.freeze(frozen.outpoint);
+  const shown = await wallet.unusedAddress();
   const quote = await wallet.consolidateQuote({ feeRate: 2 });
   assert.deepEqual([quote.coins.length, quote.change], [2, 0n], "neither the frozen one nor the one that costs more than it is worth");
   const receipt = await wallet.consolidate({ feeRate: 2 });
   const values = (await wallet.coins()).map(({ value }) => value).sort();
   assert.deepEqual(values, [60n, 40_000n, 50_000n - quote.fee].sort());
   assert.equal(receipt.finality, "enforced");
+  const made = (await wallet.coins()).find(({ outpoint }) => outpoint.startsWith(receipt.txid));
+  assert.ok(made.address !== shown && made.address !== (await wallet.unusedAddress()), "no address that a payer is shown");
   assert.equal(await wallet.consolidate({ feeRate: 2 }), undefined, "there is one");
   await wallet.close();
 });

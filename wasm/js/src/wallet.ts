@@ -83,6 +83,8 @@ export class OpenWallet implements AsyncDisposable {
   readonly #events = new EventHub();
   readonly #recorder = new Recorder();
   #labels: Promise<ReadonlyMap<string, string>> | undefined;
+  /** Where coins are put together next. */
+  #home: string | undefined;
 
   #ended = false;
   readonly #awake = (): void => void this.#backend.request("wake").catch(() => undefined);
@@ -373,7 +375,17 @@ export class OpenWallet implements AsyncDisposable {
     const rate = optional(checkFeeRate, "feeRate", feeRate) ?? (await this.feeRate());
     const coins = small(await this.coins(), rate);
     if (coins.length < 2) return undefined;
-    return this.quote({ to: await this.unusedAddress(), amount: "everything", coins, ...(feeRate !== undefined && { feeRate }) });
+    return this.quote({ to: await this.#homeAddress(), amount: "everything", coins, ...(feeRate !== undefined && { feeRate }) });
+  }
+
+  /** An address that no payer is given: who waits for a payment to one must not take this wallet's own for it. */
+  async #homeAddress(): Promise<string> {
+    if (this.#home === undefined || (await this.#backend.request("coinsAt", this.#home)).length > 0) {
+      this.#home = await this.nextAddress();
+      // The one that `unusedAddress` shows from now on.
+      await this.nextAddress();
+    }
+    return this.#home;
   }
 
   /**

@@ -7,7 +7,7 @@ use bitcoin::{OutPoint, Txid};
 use quorate_protocol::AccountId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-/// Cancellations remembered, the latest ones.
+/// Cancellations remembered, the latest ones, each with the coins for which it has counted.
 const CANCELS_MAX: usize = 65_536;
 /// Of these, of one account, so that nobody's push out another's.
 const CANCELS_PER_ACCOUNT_MAX: usize = 256;
@@ -20,6 +20,8 @@ pub(crate) struct Cancellations {
     order: BTreeMap<u64, Txid>,
     accounts: HashMap<AccountId, VecDeque<u64>>,
     last: u64,
+    /// Coins for which they have counted, all together.
+    used: usize,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,10 @@ impl Cancellations {
     /// Whether a cancellation counts for a coin that nothing locks here: once, so that an old one does not end what the
     /// owner did later.
     pub(crate) fn is_fresh(&mut self, txid: &Txid, outpoint: OutPoint) -> bool {
-        self.payments.get_mut(txid).is_some_and(|cancelled| cancelled.used.insert(outpoint))
+        let fresh = self.payments.get_mut(txid).is_some_and(|cancelled| cancelled.used.insert(outpoint));
+        self.used += usize::from(fresh);
+        self.make_room();
+        fresh
     }
 
     pub(crate) fn remember(&mut self, account: AccountId, txid: Txid) {
@@ -53,7 +58,11 @@ impl Cancellations {
             let oldest = own.front().copied();
             self.forget(oldest);
         }
-        if self.order.len() > CANCELS_MAX {
+        self.make_room();
+    }
+
+    fn make_room(&mut self) {
+        while self.order.len() + self.used > CANCELS_MAX {
             let oldest = self.order.keys().next().copied();
             self.forget(oldest);
         }
@@ -62,9 +71,10 @@ impl Cancellations {
     /// The oldest one, of all or of its account: it is its account's oldest in either case.
     fn forget(&mut self, number: Option<u64>) {
         let txid = number.and_then(|number| self.order.remove(&number));
-        let Some(Cancelled { account, .. }) = txid.and_then(|txid| self.payments.remove(&txid)) else {
+        let Some(Cancelled { account, used }) = txid.and_then(|txid| self.payments.remove(&txid)) else {
             return;
         };
+        self.used -= used.len();
         let Some(own) = self.accounts.get_mut(&account) else { return };
         own.pop_front();
         if own.is_empty() {
@@ -112,5 +122,15 @@ mod tests {
         cancelled.remember(AccountId([1; 32]), txid(0));
         assert!(cancelled.is_fresh(&txid(0), coin) && !cancelled.is_fresh(&txid(0), coin));
         assert!(cancelled.is_fresh(&txid(0), OutPoint { vout: 1, ..coin }));
+        // What has counted takes room, too.
+        for number in 1..CANCELS_MAX / 2 {
+            let mut account = [3; 32];
+            account[..8].copy_from_slice(&number.to_be_bytes());
+            cancelled.remember(AccountId(account), txid(number));
+            assert!((0..4).all(|vout| cancelled.is_fresh(&txid(number), OutPoint { vout, ..coin })));
+        }
+        assert!(!cancelled.contains(&txid(0)));
+        assert_eq!(cancelled.used, cancelled.payments.values().map(|one| one.used.len()).sum::<usize>());
+        assert!(cancelled.order.len() + cancelled.used <= CANCELS_MAX);
     }
 }

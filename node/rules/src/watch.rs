@@ -17,9 +17,10 @@ use std::{
     sync::Arc,
 };
 
-/// Bytes of the statements that are remembered to be compared with later ones, some 30,000 votes; the oldest go first.
-/// A statement about many outpoints is held once.
-const STATEMENT_BYTES_MAX: usize = 32 << 20;
+/// Bytes of the statements that are remembered to be compared with later ones: so many of commits, and as many of votes
+/// and promises, some 15,000 of them. The oldest go first, and large commits push out no votes. A statement about many
+/// outpoints is held once.
+const STATEMENT_BYTES_MAX: usize = 16 << 20;
 /// Of these, what each outpoint of a statement takes.
 const PLACE_BYTES: usize = 128;
 /// What a vote takes in memory, and each outpoint of its target.
@@ -37,11 +38,39 @@ pub(crate) struct Watch {
     approvals: HashMap<Key, Vec<Arc<SignedVote>>>,
     promises: HashMap<Key, Vec<SignedPromise>>,
     commits: HashMap<Key, Vec<Arc<(VoteTarget, CommitStatement)>>>,
-    /// All of them, the oldest first, with the bytes that each holds.
-    order: VecDeque<(Key, Statement, usize)>,
-    held: usize,
+    spoken: Line,
+    committed: Line,
     evidence: BTreeMap<NodeId, Vec<Evidence>>,
     suspects: BTreeSet<NodeId>,
+}
+
+/// Statements of a kind, the oldest first, with the bytes that each holds.
+#[derive(Debug, Default)]
+struct Line {
+    order: VecDeque<(Key, Statement, usize)>,
+    held: usize,
+}
+
+impl Line {
+    fn push(&mut self, key: Key, statement: Statement, bytes: usize) {
+        self.order.push_back((key, statement, bytes));
+        self.held += bytes;
+    }
+
+    /// The oldest one, if there is no room for it.
+    fn pop_excess(&mut self) -> Option<(Key, Statement)> {
+        if self.held <= STATEMENT_BYTES_MAX {
+            return None;
+        }
+        let (key, statement, bytes) = self.order.pop_front()?;
+        self.held -= bytes;
+        Some((key, statement))
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Key) -> bool) {
+        self.order.retain(|(key, ..)| stays(key));
+        self.held = self.order.iter().map(|(.., bytes)| bytes).sum();
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,16 +118,17 @@ impl Watch {
         self.approvals.retain(|key, _| stays(key));
         self.promises.retain(|key, _| stays(key));
         self.commits.retain(|key, _| stays(key));
-        self.order.retain(|(key, ..)| stays(key));
-        self.held = self.order.iter().map(|(.., bytes)| bytes).sum();
+        self.spoken.retain(stays);
+        self.committed.retain(stays);
     }
 
     fn remember(&mut self, key: Key, statement: Statement, bytes: usize) {
-        self.order.push_back((key, statement, bytes));
-        self.held += bytes;
-        while self.held > STATEMENT_BYTES_MAX {
-            let Some((key, statement, bytes)) = self.order.pop_front() else { return };
-            self.held -= bytes;
+        let line = match statement {
+            Statement::Approval | Statement::Promise => &mut self.spoken,
+            Statement::Commit => &mut self.committed,
+        };
+        line.push(key, statement, bytes);
+        while let Some((key, statement)) = line.pop_excess() {
             match statement {
                 Statement::Approval => forget_first(&mut self.approvals, &key),
                 Statement::Promise => forget_first(&mut self.promises, &key),
@@ -344,7 +374,7 @@ mod tests {
             watch.remember(key, Statement::Approval, PLACE_BYTES);
         }
         assert!(watch.vote(&approval(&world, 1, target(b"b", 0))).is_empty());
-        assert!(watch.held <= STATEMENT_BYTES_MAX);
+        assert!(watch.spoken.held <= STATEMENT_BYTES_MAX);
     }
 
     /// A commit to a payment names the proposal and everybody's commitments: it is held once, and its bytes count.
@@ -355,6 +385,7 @@ mod tests {
         let statement = CommitStatement::Joint { record: Box::new(record) };
         let bytes = encoded_len(&statement);
         let mut watch = Watch::default();
+        watch.vote(&approval(&world, 1, target(b"a", 0)));
         let inputs = |payment: u32| {
             (0..64).map(move |vout| (OutPoint { vout: payment * 64 + vout, ..coin() }, Round(0)))
         };
@@ -364,16 +395,21 @@ mod tests {
                 VoteTarget::new(Txid::hash(&payment.to_be_bytes()), testing::custody(), inputs(payment));
             assert!(watch.commit(NodeId(2), &target, &statement).is_empty());
         }
-        assert!(watch.held <= STATEMENT_BYTES_MAX, "{}", watch.held);
+        assert!(watch.committed.held <= STATEMENT_BYTES_MAX, "{}", watch.committed.held);
         let shared: BTreeSet<_> = watch.commits.values().flatten().map(Arc::as_ptr).collect();
         assert!(shared.len() * bytes <= STATEMENT_BYTES_MAX, "{} of {bytes} bytes", shared.len());
         let each = bytes + TARGET_BYTES + 64 * (OUTPOINT_BYTES + PLACE_BYTES);
         assert!(shared.len() >= STATEMENT_BYTES_MAX / each, "{} of {each} bytes", shared.len());
         let last: BTreeSet<OutPoint> = inputs(payments - 1).map(|(outpoint, _)| outpoint).collect();
-        let before = watch.held;
+        let before = watch.committed.held;
         watch.forget(&last);
-        assert!(before - watch.held > bytes, "what has come to rest leaves room");
-        watch.forget(&watch.order.iter().map(|((_, outpoint), ..)| *outpoint).collect());
-        assert_eq!((watch.held, watch.commits.len()), (0, 0));
+        assert!(before - watch.committed.held > bytes, "what has come to rest leaves room");
+        assert_eq!(
+            watch.vote(&approval(&world, 1, target(b"b", 0))).len(),
+            1,
+            "votes have room of their own"
+        );
+        watch.forget(&watch.committed.order.iter().map(|((_, outpoint), ..)| *outpoint).collect());
+        assert_eq!((watch.committed.held, watch.commits.len()), (0, 0));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::subscribing::{coin, submit};
 use crate::cluster::Cluster;
-use bitcoin::Txid;
+use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     NodeId, Round,
     proposal::Proposal,
@@ -28,6 +28,22 @@ fn ended(cluster: &Cluster, at: u16) -> Option<&TransactionStatus> {
         ServerMessage::TransactionStatus { status, .. } if *node == NodeId(at) => Some(status),
         _ => None,
     })
+}
+
+/// Both nodes that coordinate it say for good that it came to nothing.
+fn assert_ended(cluster: &Cluster) {
+    for at in [1, 2] {
+        let ended = ended(cluster, at);
+        assert!(matches!(ended, Some(TransactionStatus::Failed { retry: false, .. })), "{ended:?}");
+    }
+}
+
+/// One round was released, and nobody has locked the coin since.
+fn assert_free_in_round_1(cluster: &Cluster, outpoint: &OutPoint) {
+    for node in cluster.nodes.values() {
+        let coin = node.machine.utxo(outpoint).expect("known");
+        assert!(coin.round == Round(1) && coin.lock.is_none(), "{coin:?}");
+    }
 }
 
 #[test]
@@ -66,14 +82,8 @@ fn a_payment_that_is_cancelled_at_one_node_is_not_voted_for_again_by_another_tha
         })
     });
     cluster.wait(Duration::from_secs(1));
-    for node in cluster.nodes.values() {
-        let coin = node.machine.utxo(&outpoint).expect("known");
-        assert!(coin.round == Round(1) && coin.lock.is_none(), "released once, and locked no more: {coin:?}");
-    }
-    for at in [1, 2] {
-        let ended = ended(&cluster, at);
-        assert!(matches!(ended, Some(TransactionStatus::Failed { retry: false, .. })), "{ended:?}");
-    }
+    assert_free_in_round_1(&cluster, &outpoint);
+    assert_ended(&cluster);
 }
 
 /// The other node waits for the wallet's part when the release comes, and asks nobody for anything before.
@@ -84,15 +94,9 @@ fn a_payment_that_waits_for_its_wallet_and_is_cancelled_elsewhere_ends_at_once_a
     submit(&mut cluster);
     let outpoint = coin(&cluster);
     cancel(&mut cluster, 2);
-    for at in [1, 2] {
-        let ended = ended(&cluster, at);
-        assert!(matches!(ended, Some(TransactionStatus::Failed { retry: false, .. })), "{ended:?}");
-    }
+    assert_ended(&cluster);
     for _ in 0..120 {
         cluster.wait(Duration::from_secs(1));
     }
-    for node in cluster.nodes.values() {
-        let coin = node.machine.utxo(&outpoint).expect("known");
-        assert!(coin.round == Round(1) && coin.lock.is_none(), "{coin:?}");
-    }
+    assert_free_in_round_1(&cluster, &outpoint);
 }

@@ -5,10 +5,10 @@ setup_native
 suite=${1:-all}
 case $suite in
   faults | npm) ;;
-  # Instructions of a payment's steps, compared with the recorded ones; --write records them.
+  # Instructions of a payment's steps, compared with the recorded ones; --write records them. Built as for the tests: with other features crates are cut otherwise.
   instructions)
     need valgrind valgrind
-    cargo build --workspace --locked -q --bin instructions
+    cargo test --workspace --locked --no-run -q
     node scripts/instructions.mjs "${@:2}"
     ;;
   # What a node holds after 100, 1,000 and 10,000 payments; what a payment takes. Some minutes each.

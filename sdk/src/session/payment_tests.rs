@@ -105,3 +105,40 @@ fn what_differs_has_another_fingerprint() {
     let prints: BTreeSet<_> = all.iter().map(PaymentRequest::fingerprint).collect();
     assert_eq!(prints.len(), all.len());
 }
+
+/// An earlier release saved payments with whatever a PSBT from outside had; nodes refuse such by now.
+#[test]
+fn a_payment_that_was_saved_with_more_than_nodes_take_goes_on_without_that() {
+    let mut disk = SavedState::new();
+    let mut session = opened(&disk);
+    certify(&mut session);
+    mine(&mut session.wallet, 5);
+    confirmed(&mut session.wallet, false);
+    let payment = request(&mut session.wallet, false).exact(Amount::from_sat(10_000));
+    let txid = session.send(START, &payment).expect("pays");
+    drain_saving(&mut session, &mut disk);
+    let Some(Proposal::Joint(lean)) = session.payments.get(&txid).map(|one| one.proposal.clone()) else {
+        panic!("a joint payment")
+    };
+    let mut fat = lean.clone();
+    fat.psbt.unknown.insert(bitcoin::psbt::raw::Key { type_value: 0xf0, key: vec![1] }, vec![2]);
+    fat.check_lean().expect_err("more than nodes take");
+    let [lean_text, fat_text] = [&lean, &fat].map(|one| one.psbt.to_string());
+    let ended = serde_json::to_vec(&Proposal::Joint(fat)).expect("written");
+    for key in [format!("payment/{txid}"), format!("ended/{txid}")] {
+        let mut disk = disk.clone();
+        let saved = disk.remove(&format!("payment/{txid}")).expect("saved");
+        let saved = String::from_utf8(saved).expect("JSON");
+        assert!(saved.contains(&lean_text));
+        let is_ended = key.starts_with("ended/");
+        let value = if is_ended { ended.clone() } else { saved.replace(&lean_text, &fat_text).into_bytes() };
+        disk.insert(key, value);
+        let again = opened(&disk);
+        let restored = if is_ended {
+            again.dormant.get(&txid)
+        } else {
+            again.payments.get(&txid).map(|payment| &payment.proposal)
+        };
+        assert_eq!(restored, Some(&Proposal::Joint(lean.clone())));
+    }
+}

@@ -363,6 +363,17 @@ impl Engine {
         })
     }
 
+    /// What making one coin of many small ones would be, at this fee rate (sat/vB) or the server's; `undefined` if
+    /// there are not two.
+    #[wasm_bindgen(js_name = consolidateQuote)]
+    pub fn consolidate_quote(&self, fee_rate: Option<f64>) -> Promise {
+        let client = self.client();
+        promise(async move {
+            let quote = client?.consolidation_quote(fee_rate_or_none(fee_rate)?).await?;
+            Ok(quote.map_or(JsValue::UNDEFINED, |quote| to_js(&QuoteView::from(quote))))
+        })
+    }
+
     /// Moves old coins home and waits until that is final; `undefined` if none is old.
     pub fn refresh(&self, fee_rate: Option<f64>) -> Promise {
         let client = self.client();

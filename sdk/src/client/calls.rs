@@ -377,6 +377,25 @@ impl Client {
         Ok(self.call(move |session, _| session.refresh_quote(rate)).await??)
     }
 
+    /// What making one coin of many small ones would be, at this fee rate or the server's estimate; `None` if there are
+    /// not two ([`Wallet::create_consolidation`](crate::wallet::Wallet::create_consolidation)).
+    ///
+    /// ```no_run
+    /// # async fn run(client: quorate::client::Client) -> Result<(), quorate::client::ClientError> {
+    /// if let Some(quote) = client.consolidation_quote(None).await? {
+    ///     println!("{} for {} coins", quote.fee, quote.coins.len());
+    ///     client.pay_psbt(quote.psbt).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The wallet refused, or the client has ended.
+    pub async fn consolidation_quote(&self, rate: Option<FeeRate>) -> Result<Option<Quote>, ClientError> {
+        Ok(self.call(move |session, _| session.consolidation_quote(rate)).await??)
+    }
+
     /// Lets the client move coins home by itself when they grow old, at most at this fee rate; `None` lets it not
     /// ([`crate::session::Session::set_auto_refresh`]).
     ///

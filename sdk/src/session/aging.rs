@@ -3,7 +3,7 @@
 use super::{Event, Now, PaymentState, Session};
 use crate::{
     relay_policy::bounded_sum,
-    wallet::{CoinState, WalletError},
+    wallet::{CoinState, Quote, WalletError},
 };
 use bitcoin::{Amount, FeeRate, OutPoint, Psbt, Txid};
 use std::collections::BTreeSet;
@@ -92,6 +92,21 @@ impl Session {
         self.aging.auto = rate_max;
         (self.aging.looked_at, self.aging.retry_at) = (None, 0);
         Ok(())
+    }
+
+    /// What it would be to make one coin of many small ones ([`Wallet::create_consolidation`]), at this fee rate or the
+    /// server's estimate; `None` if there are not two. [`Session::send_psbt`] with [`Quote::psbt`] does it.
+    ///
+    /// # Errors
+    /// The fee rate is out of bounds, or the fee out of proportion if it is only the server's.
+    ///
+    /// [`Wallet::create_consolidation`]: crate::wallet::Wallet::create_consolidation
+    pub fn consolidation_quote(&mut self, rate: Option<FeeRate>) -> Result<Option<Quote>, WalletError> {
+        let quote = self.wallet.consolidation_quote(rate.unwrap_or(self.fee_rate))?;
+        if let (Some(quote), None) = (&quote, rate) {
+            self.wallet.check_unasked_fee(&quote.psbt, self.fee_rate)?;
+        }
+        Ok(quote)
     }
 
     fn create_refresh(&mut self, rate: Option<FeeRate>) -> Result<Option<Psbt>, WalletError> {

@@ -81,6 +81,6 @@ impl Wallet {
         let free = old.into_iter().filter(|coin| !self.is_frozen(&coin.outpoint));
         let worth = free.filter(|coin| build::is_economic(coin.value, rate)).take(INPUTS_MAX);
         let coins: Vec<_> = worth.filter_map(|coin| self.describe_coin(coin)).collect();
-        build::refresh(rate, &self.funds(coins, home))
+        build::all_home(rate, &self.funds(coins, home))
     }
 }

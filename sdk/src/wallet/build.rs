@@ -336,7 +336,7 @@ pub(super) fn lift(
 }
 
 /// Moves the coins given to the address for change; `None` if nothing would be left of them.
-pub(super) fn refresh(rate: FeeRate, funds: &Funds<'_>) -> Result<Option<Psbt>, WalletError> {
+pub(super) fn all_home(rate: FeeRate, funds: &Funds<'_>) -> Result<Option<Psbt>, WalletError> {
     check_rate(rate)?;
     let chosen: Vec<_> = funds.coins.iter().collect();
     let output = all_to(funds.change.script_pubkey.clone(), &[], rate, funds, &chosen);

@@ -12,6 +12,7 @@ mod build;
 mod clusters;
 mod coin_set;
 mod coins;
+mod consolidation;
 mod destination;
 mod early;
 mod error;

@@ -51,9 +51,15 @@ impl Wallet {
     /// As [`Wallet::create_psbt`], and what the nodes would refuse, such as more than the account's policy allows.
     pub fn quote(&mut self, request: &PaymentRequest, default_rate: FeeRate) -> Result<Quote, WalletError> {
         let psbt = self.create_psbt(request, default_rate)?;
+        let to: Vec<ScriptBuf> = paid_to(request).collect();
+        let quote = self.quote_of(psbt, &to)?;
+        Ok(Quote { most: self.most(request, default_rate), ..quote })
+    }
+
+    /// What a payment to these scripts is; what is of no other is change.
+    pub(super) fn quote_of(&self, psbt: Psbt, to: &[ScriptBuf]) -> Result<Quote, WalletError> {
         self.check_as_nodes_do(&psbt)?;
         let fee = psbt.fee().map_err(|_| WalletError::Derivation)?;
-        let to: Vec<ScriptBuf> = paid_to(request).collect();
         let sum = |paid: bool| {
             let outputs = psbt.unsigned_tx.output.iter();
             let is_paid = |output: &&TxOut| to.contains(&output.script_pubkey) == paid;
@@ -68,9 +74,8 @@ impl Wallet {
         };
         let unconfirmed = coins.iter().any(is_unconfirmed);
         let (amount, change) = (sum(true), sum(false));
-        let most = self.most(request, default_rate);
         let fee_rate = FeeRate::from_sat_per_kwu(per_kwu);
-        Ok(Quote { psbt, amount, fee, fee_rate, change, coins, unconfirmed, most })
+        Ok(Quote { psbt, amount, fee, fee_rate, change, coins, unconfirmed, most: None })
     }
 }
 

@@ -61,4 +61,6 @@ test("a history is a file for a spreadsheet", () => {
   });
   const labels = ['=HYPERLINK("evil")', 'said "no", twice', "-2"].map((label) => exportHistory([{ ...HISTORY[0], label }], "csv").split("\r\n")[1].split("confirmed,,")[1]);
   assert.deepEqual(labels, [`"'=HYPERLINK(""evil"")"`, '"said ""no"", twice"', "'-2"], "no formula, and one field");
+  assert.equal(exportHistory([{ ...HISTORY[0], label: "x;=1\ty" }], "csv").split("\r\n")[1].split("confirmed,,")[1], '"x,=1,y"', "nor where semicolons or tabs part fields");
+  assert.ok(exportHistory([{ ...HISTORY[0], label: "\uff1d1" }], "csv").includes(",'\uff1d1"));
 });

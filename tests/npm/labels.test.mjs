@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { Wallet } from "quorate";
-import { clean, parseLabels, writeLabels } from "../../wasm/js/dist/labels.js";
+import { Labels, clean, parseLabels, writeLabels } from "../../wasm/js/dist/labels.js";
 import { startDevnet } from "../browser/support.mjs";
 import { fund, spendable } from "./support.mjs";
 
@@ -38,15 +38,42 @@ test("lines of BIP329 are read, and what is none is left out", () => {
   const text = `${vectors.map((line) => JSON.stringify(line)).join("\r\n")}\n\nnonsense\n[1]\nnull\n{"type":"tx","ref":"short","label":"x"}\n{"type":"constructor","ref":"x","label":"x"}\n{"type":"tx","ref":"${TXID}"}`;
   const { labels, spendable: may } = parseLabels(text);
   assert.deepEqual(labels, vectors.map(({ type, ref, label }) => ({ type, ref, label })));
-  assert.deepEqual(may, [{ outpoint: vectors[4].ref, spendable: false }]);
+  assert.deepEqual([...may], [[vectors[4].ref, false]]);
   const written = writeLabels(labels, [vectors[4].ref, `${TXID}:7`]);
   assert.deepEqual(parseLabels(written).labels, labels);
-  assert.deepEqual(parseLabels(written).spendable, [{ outpoint: vectors[4].ref, spendable: false }, { outpoint: `${TXID}:7`, spendable: false }]);
+  assert.deepEqual([...parseLabels(written).spendable], [[vectors[4].ref, false], [`${TXID}:7`, false]]);
 });
 
 test("labels that would spoil a page are cleaned", () => {
   assert.equal(clean(" a\u202eb\u0000\n c "), "a b  c");
   assert.equal(Array.from(clean("\u{1f600}".repeat(300))).length, 255, "no half of a character");
+});
+
+test("a text of somebody else is bounded, and of several lines for one thing the last counts", () => {
+  const line = (more) => `${JSON.stringify({ type: "output", ref: `${TXID}:0`, ...more })}\n`;
+  assert.throws(() => parseLabels("\n".repeat(200_001)), { code: "invalid_argument" });
+  assert.throws(() => parseLabels("x".repeat(64 * 1024 * 1024 + 1)), { code: "invalid_argument" });
+  const { labels, spendable } = parseLabels((line({ label: "a", spendable: true }) + line({ label: "b", spendable: false })).repeat(50_000));
+  assert.deepEqual([labels.map(({ label }) => label), [...spendable]], [["b"], [[`${TXID}:0`, false]]]);
+});
+
+test("of labels that are set at once the last call stays, and there is a limit", async () => {
+  const labels = new Labels();
+  const saved = [];
+  // The first one takes longer to be saved.
+  const save = (wait) => async (change) => {
+    for (let turn = 0; turn < wait; turn += 1) await Promise.resolve();
+    saved.push([...change.values()].map((value) => new TextDecoder().decode(value)).join());
+  };
+  const label = (text, ref = TXID) => ({ type: "tx", ref, label: text });
+  await Promise.all([labels.set([label("first")], save(50)), labels.set([label("second")], save(0))]);
+  assert.deepEqual([saved, labels.all], [["first", "second"], [label("second")]]);
+  await assert.rejects(labels.set([label("lost")], () => Promise.reject(new Error("disk full"))));
+  assert.deepEqual(labels.all, [label("second")], "what is not durable is not there");
+  const many = (from, count) => Array.from({ length: count }, (_, index) => label("x", (from + index).toString(16).padStart(64, "0")));
+  const both = await Promise.allSettled([labels.set(many(0, 60_000), save(0)), labels.set(many(60_000, 60_000), save(0))]);
+  assert.deepEqual(both.map(({ status }) => status), ["fulfilled", "rejected"]);
+  assert.equal(labels.all.length, 60_001);
 });
 
 test("labels are kept with the wallet, encrypted, and come with history and coins", { timeout: 60_000 }, async () => {
@@ -77,7 +104,16 @@ test("labels are kept with the wallet, encrypted, and come with history and coin
   await wallet.setLabel({ type: "tx", ref: txid, label: "" });
   await wallet.unfreeze(coin.outpoint);
   assert.equal((await wallet.labels()).length, 1, "an empty one takes it away");
-  assert.equal(await wallet.importLabels(text), 2);
+  const told = [];
+  wallet.on("labels", () => told.push("labels"));
+  assert.deepEqual(await wallet.importLabels(`${text}{"type":"output","ref":"${TXID}:9","spendable":false}\n`), { labels: 2, coins: 1, unknownCoins: 1 });
+  assert.deepEqual(told, ["labels"], "who shows labels hears of it");
   assert.deepEqual([(await wallet.labels()).length, (await wallet.coins())[0].frozen], [2, true]);
+  const words = await wallet.revealWords({ password: "correct horse" });
   await wallet.close();
+  // On another device, before it knows which coins are its own.
+  const restored = await Wallet.create({ bridge: devnet.bridge, federation: devnet.federation, words, storage: "memory", name: "restored" });
+  assert.deepEqual(await restored.importLabels(text), { labels: 2, coins: 1, unknownCoins: 0 });
+  assert.deepEqual((await restored.coins()).map(({ frozen, label }) => [frozen, label]), [[true, "order 4711"]]);
+  await restored.close();
 });

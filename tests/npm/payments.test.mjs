@@ -61,6 +61,8 @@ test("a quote is what is paid then, once", { timeout: 60_000 }, async () => {
   for (const own of [receipt.txid, ELSEWHERE, wallet.account.descriptor, wallet.account.id, await wallet.unusedAddress()]) assert.ok(!said.includes(own), own);
   assert.deepEqual([paid.txid, paid.fee, paid.to], [receipt.txid, quote.fee, [{ address: ELSEWHERE, amount: 30_000n }]]);
   await wallet.close();
+  const last = JSON.parse(await wallet.diagnostics());
+  assert.deepEqual([last.connection, last.tip, last.log.at(-1).split(" ").slice(1)], ["closed", { error: "closed" }, ["info", "closed"]], "also when it has ended");
 });
 
 test("several are paid in one transaction, of chosen coins, with data", { timeout: 60_000 }, async () => {
@@ -162,12 +164,21 @@ test("many small coins become one", { timeout: 60_000 }, async () => {
   const shown = await wallet.unusedAddress();
   const quote = await wallet.consolidateQuote({ feeRate: 2 });
   assert.deepEqual([quote.coins.length, quote.change], [2, 0n], "neither the frozen one nor the one that costs more than it is worth");
+  assert.equal(quote.amount, 50_000n - quote.fee);
+  assert.deepEqual(await wallet.consolidateQuote({ feeRate: 2 }), quote, "asking changes nothing");
   const receipt = await wallet.consolidate({ feeRate: 2 });
-  const values = (await wallet.coins()).map(({ value }) => value).sort();
-  assert.deepEqual(values, [60n, 40_000n, 50_000n - quote.fee].sort());
   assert.equal(receipt.finality, "enforced");
+  const values = (await wallet.coins()).map(({ value }) => value).sort();
+  assert.deepEqual(values, [60n, 40_000n, quote.amount].sort());
   const made = (await wallet.coins()).find(({ outpoint }) => outpoint.startsWith(receipt.txid));
-  assert.ok(made.address !== shown && made.address !== (await wallet.unusedAddress()), "no address that a payer is shown");
+  assert.equal(made.keychain, "change", "no payer is given its address");
+  assert.equal(await wallet.unusedAddress(), shown, "nor are addresses for payers used up");
   assert.equal(await wallet.consolidate({ feeRate: 2 }), undefined, "there is one");
+  await wallet.close();
+});
+
+test("coins that together do not pay for it are left as they are", { timeout: 60_000 }, async () => {
+  const wallet = await funded(150, 160);
+  assert.equal(await wallet.consolidate({ feeRate: 2 }), undefined);
   await wallet.close();
 });

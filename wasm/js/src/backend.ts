@@ -52,6 +52,7 @@ export interface Methods {
   attest(transaction: string): Receipt;
   cancel(txid: string): void;
   refreshQuote(feeRate: number | undefined): RefreshQuote | undefined;
+  consolidateQuote(feeRate: number | undefined): Quote | undefined;
   refresh(feeRate: number | undefined): Receipt | undefined;
   bumpQuote(txid: string, feeRate: number): bigint;
   bump(txid: string, feeRate: number): Receipt;
@@ -171,6 +172,7 @@ export class LocalBackend implements Backend {
       case "setLabels":
         return this.#labels.set(first as readonly Label[], (change) => this.#save(change));
       case "refreshQuote":
+      case "consolidateQuote":
       case "refresh":
       case "setAutoRefresh":
         return this.#engine[method](first as number | undefined);

@@ -1,5 +1,6 @@
 // What a wallet says of itself to its developer: lines as things happen, and a text for a bug report.
-import type { Balance, Coin, Connection, HistoryEntry, WalletEvent } from "./types.js";
+import { QuorateError } from "./errors.js";
+import type { Balance, Block, Coin, Connection, HistoryEntry, WalletEvent } from "./types.js";
 
 /** Something that happened, in a line. */
 export interface LogLine {
@@ -16,13 +17,16 @@ const LINES_MAX = 200;
 /** Characters of a line; some are a server's words. */
 const LINE_MAX = 300;
 
-/** Without what tells whose wallet it is, and without what would spoil a terminal or a page. */
+/** Without what tells whose wallet it is, where it is kept or what is in it, and without what would spoil a terminal or a page. */
 function redacted(text: string): string {
   return text
     .replace(/[\p{Cc}\p{Cf}\u2028\u2029]+/gu, " ")
+    .replace(/\b([a-z][a-z0-9+.-]*):\/\/\S+/gi, "$1://…")
+    .replace(/(^|[\s"'(=])(?:~|[a-z]:)?[/\\][^\s"')]+/gi, "$1…")
     .replace(/\b([0-9a-f]{8})[0-9a-f]{56}\b/gi, "$1…")
-    .replace(/\b(bc|tb|bcrt)1[02-9ac-hj-np-z]{8,}\b/gi, "$1…")
-    .replace(/\b[xt](?:pub|prv)[1-9A-HJ-NP-Za-km-z]{20,}\b/g, "…")
+    // Addresses, keys, transactions and the like.
+    .replace(/[0-9A-Za-z+/=-]{25,}/g, "…")
+    .replace(/\d[\d.,' ]*(BTC|sats?|satoshis?|₿)(?![a-z])/gi, "… $1")
     .slice(0, LINE_MAX);
 }
 
@@ -66,6 +70,8 @@ function describe(event: WalletEvent): [LogLine["level"], string] {
       return ["warn", `coin ${event.outpoint} is to be refreshed before block ${event.expiresAt}`];
     case "refreshFailed":
       return ["warn", `coins were not refreshed: ${event.reason}`];
+    case "labels":
+      return ["info", "labels were changed"];
     case "tip":
       return ["info", `tip ${event.tip.height}`];
     case "tipStale":
@@ -73,11 +79,11 @@ function describe(event: WalletEvent): [LogLine["level"], string] {
     case "lagged":
       return ["warn", `${event.missed} events were missed`];
     case "refused":
-      return ["warn", `refused, ${event.error.code}: ${event.error.message}`];
+      return ["warn", `refused, ${event.error.code}`];
     case "serverMisbehaved":
       return ["warn", `the bridge misbehaved: ${event.what}`];
     case "closed":
-      return event.error === undefined ? ["info", "closed"] : ["warn", `closed, ${event.error.code}: ${event.error.message}`];
+      return event.error === undefined ? ["info", "closed"] : ["warn", `closed, ${event.error.code}`];
   }
 }
 
@@ -105,16 +111,21 @@ export class Recorder {
   }
 }
 
-/** What the text is made of. */
+/** What the text is made of, as far as the wallet still says it. */
 export interface Facts {
   readonly network: string;
   readonly federation: string;
   readonly watchOnly: boolean;
-  readonly connection: Connection;
-  readonly tip: number;
-  readonly balance: Balance;
-  readonly coins: readonly Coin[];
-  readonly history: readonly HistoryEntry[];
+  readonly connection: PromiseSettledResult<Connection>;
+  readonly tip: PromiseSettledResult<Block>;
+  readonly balance: PromiseSettledResult<Balance>;
+  readonly coins: PromiseSettledResult<readonly Coin[]>;
+  readonly history: PromiseSettledResult<readonly HistoryEntry[]>;
+}
+
+/** What is told of an answer, or why there is none. */
+function told<T>(answer: PromiseSettledResult<T>, tell: (value: T) => unknown): unknown {
+  return answer.status === "fulfilled" ? tell(answer.value) : { error: QuorateError.from(answer.reason).code };
 }
 
 /** How many there are of each kind. */
@@ -124,28 +135,34 @@ function count<T>(all: readonly T[], kind: (one: T) => string): Record<string, n
   return counts;
 }
 
-/** The text: how many of what, what is there and what is not, and the latest lines. */
-export function report({ network, federation, watchOnly, connection, tip, balance, coins, history }: Facts, lines: readonly LogLine[]): string {
-  const environment = globalThis.navigator?.userAgent ?? "unknown";
-  const there = Object.entries(balance).filter(([, amount]) => typeof amount === "bigint" && amount > 0n);
-  return `${JSON.stringify(
-    {
-      time: new Date().toISOString(),
-      environment,
-      network,
-      federation,
-      watchOnly,
-      connection,
-      tip,
-      // Not how much of it.
-      balance: there.map(([kind]) => kind),
-      coins: count(coins, (coin) => (coin.frozen ? "frozen" : coin.lockedBy !== undefined ? "locked" : coin.block !== undefined ? "confirmed" : (coin.finality ?? "unconfirmed"))),
-      history: count(history, (entry) =>
-        entry.conflicted !== undefined ? "conflicted" : entry.block !== undefined ? "confirmed" : (entry.finality ?? entry.payment?.state ?? "unconfirmed"),
-      ),
-      log: lines.map(({ time, level, text }) => `${new Date(time).toISOString()} ${level} ${text}`),
-    },
-    null,
-    2,
-  )}\n`;
+function kindOfCoin(coin: Coin): string {
+  if (coin.frozen) return "frozen";
+  if (coin.lockedBy !== undefined) return "locked";
+  return coin.block !== undefined ? "confirmed" : (coin.finality ?? "unconfirmed");
+}
+
+function kindOfEntry(entry: HistoryEntry): string {
+  if (entry.conflicted !== undefined) return "conflicted";
+  return entry.block !== undefined ? "confirmed" : (entry.finality ?? entry.payment?.state ?? "unconfirmed");
+}
+
+/** Which kinds of money there are, not how much of it. */
+function kindsOf(balance: Balance): string[] {
+  return Object.entries(balance).flatMap(([kind, amount]) => (typeof amount === "bigint" && amount > 0n ? [kind] : []));
+}
+
+/** The text: how many of what, and the latest lines. */
+export function report({ connection, tip, balance, coins, history, ...wallet }: Facts, lines: readonly LogLine[]): string {
+  const facts = {
+    time: new Date().toISOString(),
+    environment: globalThis.navigator?.userAgent ?? "unknown",
+    ...wallet,
+    connection: told(connection, (value) => value),
+    tip: told(tip, ({ height }) => height),
+    balance: told(balance, kindsOf),
+    coins: told(coins, (all) => count(all, kindOfCoin)),
+    history: told(history, (all) => count(all, kindOfEntry)),
+    log: lines.map(({ time, level, text }) => `${new Date(time).toISOString()} ${level} ${text}`),
+  };
+  return `${JSON.stringify(facts, null, 2)}\n`;
 }

@@ -46,14 +46,15 @@ function row(entry: HistoryEntry): Row {
     finality: entry.finality ?? null,
     state: entry.conflicted !== undefined ? "conflicted" : entry.block !== undefined ? "confirmed" : entry.finality !== undefined ? "final" : (entry.payment?.state ?? "unconfirmed"),
     to: entry.to.map(({ address, amount }) => `${address}=${amount}`).join(" "),
-    label: entry.label ?? null,
+    // Some spreadsheets part fields by semicolons or tabs, whatever the quotes say.
+    label: entry.label?.replace(/[;\t]/g, ",") ?? null,
   };
 }
 
 /** A field (RFC 4180). */
 function field(value: string | number | null): string {
   // A spreadsheet takes what begins so for a formula, and labels may be somebody else's.
-  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value ?? "");
+  const text = typeof value === "string" && /^[=+\-@\uff1d\uff0b\uff0d\uff20]/.test(value) ? `'${value}` : String(value ?? "");
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 

@@ -6,8 +6,9 @@ import type { Label, LabelType } from "./types.js";
 const LABELS_MAX = 100_000;
 /** Characters of a label that are kept; BIP329 suggests it. */
 const LABEL_MAX = 255;
-/** Characters of a text to import. */
+/** Characters of a text to import, and its lines. */
 const IMPORT_MAX = 64 * 1024 * 1024;
+const LINES_MAX = 200_000;
 
 /** What a label of each type is of. */
 const REFS: Record<LabelType, RegExp> = {
@@ -42,30 +43,43 @@ export function checkLabel(label: Label): Label {
   return { type, ref, label: clean(checkText("label", text)) };
 }
 
-/** What a text has of BIP329: labels, and which outputs are not to be spent or may be. Lines that are neither are left out, as it says. */
+/** What a text has of BIP329: labels, and by outpoint whether an output may be spent. Lines that are neither are left out, as it says. */
 export interface Imported {
   readonly labels: readonly Label[];
-  readonly spendable: readonly { readonly outpoint: string; readonly spendable: boolean }[];
+  readonly spendable: ReadonlyMap<string, boolean>;
+}
+
+/** One line after the other: a text of somebody else is not cut into millions of pieces first. */
+function* linesOf(text: string): Generator<string> {
+  let lines = 0;
+  for (let from = 0; from < text.length; ) {
+    const found = text.indexOf("\n", from);
+    const end = found < 0 ? text.length : found;
+    if (++lines > LINES_MAX) refuse("text", `has more than ${LINES_MAX} lines`);
+    yield text.slice(from, end);
+    from = end + 1;
+  }
 }
 
 export function parseLabels(text: string): Imported {
   if (checkText("text", text).length > IMPORT_MAX) refuse("text", `is longer than ${IMPORT_MAX} characters`);
-  const [labels, spendable]: [Label[], Imported["spendable"][number][]] = [[], []];
-  for (const line of text.split(/\r?\n/)) {
-    let read: unknown;
+  const labels = new Map<string, Label>();
+  const spendable = new Map<string, boolean>();
+  for (const line of linesOf(text)) {
+    if (!line.trimStart().startsWith("{")) continue;
+    let read: Record<string, unknown>;
     try {
-      read = JSON.parse(line);
+      read = JSON.parse(line) as Record<string, unknown>;
     } catch {
       continue;
     }
-    if (typeof read !== "object" || read === null) continue;
-    const { type, ref, label, spendable: may } = read as Record<string, unknown>;
+    const { type, ref, label, spendable: may } = read;
     if (!isLabel(type, ref)) continue;
-    if (type === "output" && typeof may === "boolean") spendable.push({ outpoint: ref as string, spendable: may });
+    if (type === "output" && typeof may === "boolean") spendable.set(ref as string, may);
     const kept = typeof label === "string" ? clean(label) : "";
-    if (kept !== "") labels.push({ type, ref: ref as string, label: kept });
+    if (kept !== "") labels.set(`${type}/${ref as string}`, { type, ref: ref as string, label: kept });
   }
-  return { labels, spendable };
+  return { labels: [...labels.values()], spendable };
 }
 
 /** Lines of BIP329, with the outputs that are not to be spent. */
@@ -82,6 +96,7 @@ type Saved = Map<string, Uint8Array | null>;
 /** The labels of one wallet, by type and reference. */
 export class Labels {
   readonly #all = new Map<string, Label>();
+  #turn: Promise<void> = Promise.resolve();
 
   /** Takes the labels out of what was stored; the rest is the engine's. */
   static take(state: Map<string, Uint8Array>): Labels {
@@ -99,8 +114,14 @@ export class Labels {
     return [...this.#all.values()];
   }
 
-  /** Sets some, each anew, and takes away those that are empty, once `save` has made it durable. */
-  async set(labels: readonly Label[], save: (change: Saved) => Promise<void>): Promise<void> {
+  /** Sets some, each anew, and takes away those that are empty, once `save` has made it durable. One after the other: the last call stays. */
+  set(labels: readonly Label[], save: (change: Saved) => Promise<void>): Promise<void> {
+    const set = this.#turn.then(() => this.#set(labels, save));
+    this.#turn = set.catch(() => undefined);
+    return set;
+  }
+
+  async #set(labels: readonly Label[], save: (change: Saved) => Promise<void>): Promise<void> {
     const change: Saved = new Map();
     for (const { type, ref, label } of labels) change.set(`${PREFIX}${type}/${ref}`, label === "" ? null : new TextEncoder().encode(label));
     const fresh = [...change].filter(([key, value]) => value !== null && !this.#all.has(key)).length;

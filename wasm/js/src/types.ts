@@ -118,6 +118,15 @@ export interface Label {
   readonly label: string;
 }
 
+/** What {@link OpenWallet.importLabels} took. */
+export interface ImportedLabels {
+  readonly labels: number;
+  /** Coins of this wallet that are frozen or not now, as the text says. */
+  readonly coins: number;
+  /** Coins that the text says something of and this wallet does not have. */
+  readonly unknownCoins: number;
+}
+
 /** Which part of a history is wanted; all of it without any. */
 export interface HistoryOptions {
   /** Only what this wallet was paid, or only what it paid. */
@@ -173,6 +182,8 @@ export type WalletEvent =
   /** A coin will be too old to pay with within two weeks, or is: {@link Wallet.refresh}. Once for each coin, and again after a restart. */
   | { readonly type: "coinExpiring"; readonly outpoint: string; readonly value: bigint; readonly expiresAt: number }
   | { readonly type: "refreshFailed"; readonly reason: string }
+  /** A label was set or taken away. */
+  | { readonly type: "labels" }
   | { readonly type: "tip"; readonly tip: Block }
   /** The wallet's tip is older than 12 hours: the bridge withholds blocks, or the clock is wrong. Payments from others wait for a younger one; `time` is the tip's, in seconds since 1970. */
   | { readonly type: "tipStale"; readonly tip: Block; readonly time: number }

@@ -16,6 +16,7 @@ import type {
   Finality,
   HistoryEntry,
   HistoryOptions,
+  ImportedLabels,
   Label,
   LabelType,
   PaymentRequest,
@@ -48,19 +49,6 @@ function labelled(label: string | undefined): { readonly label?: string } {
   return label === undefined ? {} : { label };
 }
 
-/** Inputs of a payment at most, as nodes take them. */
-const INPUTS_MAX = 64;
-/** What an input adds to a payment, in vB, rounded up. */
-const INPUT_VB = 58;
-
-/** The smallest coins that can be spent and are worth more than they cost. */
-function small(coins: readonly Coin[], feeRate: number): string[] {
-  const free = coins.filter((coin) => !coin.frozen && coin.lockedBy === undefined && coin.conflicted === undefined && coin.block !== undefined);
-  const worth = free.filter(({ value }) => Number(value) > INPUT_VB * feeRate);
-  worth.sort((one, other) => (one.value < other.value ? -1 : one.value > other.value ? 1 : 0));
-  return worth.slice(0, INPUTS_MAX).map(({ outpoint }) => outpoint);
-}
-
 /** Names of {@link WaitOptions}. */
 const WAIT = ["signal"];
 
@@ -83,8 +71,6 @@ export class OpenWallet implements AsyncDisposable {
   readonly #events = new EventHub();
   readonly #recorder = new Recorder();
   #labels: Promise<ReadonlyMap<string, string>> | undefined;
-  /** Where coins are put together next. */
-  #home: string | undefined;
 
   #ended = false;
   readonly #awake = (): void => void this.#backend.request("wake").catch(() => undefined);
@@ -196,15 +182,32 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /**
-   * Takes labels of another wallet (BIP329), each in the place of the one that is there, and freezes or unfreezes coins of this wallet as it says. Lines that
-   * are none are left out. Gives how many labels it took.
+   * Takes labels of another wallet (BIP329), each in the place of the one that is there, and freezes or unfreezes coins of this wallet as it says, for which
+   * it waits until the wallet is synced: before, it does not know which coins are its own. Lines that are none are left out.
+   *
+   * @returns How many labels it took; how many coins it froze or unfroze, or found so; and how many of which it says something are no coins of this wallet.
+   * @throws {@link QuorateError} `invalid_argument`: more than 64 MiB or 200,000 lines.
    */
-  async importLabels(text: string): Promise<number> {
+  async importLabels(text: string, options: WaitOptions = {}): Promise<ImportedLabels> {
+    const { signal } = checkOptions("options", options, WAIT);
     const { labels, spendable } = parseLabels(text);
     await this.#setLabels(labels);
-    const own = new Set((await this.#backend.request("coins")).map((coin) => coin.outpoint));
-    for (const one of spendable) if (own.has(one.outpoint)) await this.#backend.request("setFrozen", one.outpoint, !one.spendable);
-    return labels.length;
+    if (spendable.size > 0) await this.synced(signal === undefined ? {} : { signal });
+    const own = new Map((await this.#backend.request("coins")).map((coin) => [coin.outpoint, coin.frozen]));
+    let coins = 0;
+    for (const [outpoint, may] of spendable) {
+      const frozen = own.get(outpoint);
+      if (frozen === undefined) continue;
+      signal?.throwIfAborted();
+      try {
+        if (frozen === may) await this.#backend.request("setFrozen", outpoint, !may);
+        coins += 1;
+      } catch (error) {
+        // It has been spent meanwhile.
+        if (QuorateError.from(error).code !== "coin_not_spendable") throw error;
+      }
+    }
+    return { labels: labels.length, coins, unknownCoins: spendable.size - coins };
   }
 
   async #setLabels(labels: readonly Label[]): Promise<void> {
@@ -212,6 +215,7 @@ export class OpenWallet implements AsyncDisposable {
       await this.#backend.request("setLabels", labels);
     } finally {
       this.#labels = undefined;
+      if (!this.#ended) this.#tell({ type: "labels" });
     }
   }
 
@@ -249,7 +253,7 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /**
-   * Gives the address that was given out last, until somebody pays to it: for a page that shows "your address". A wallet that is restored from its
+   * Gives the same address until somebody pays to it: for a page that shows "your address". `nextAddress` never gives this one to a payer of its own. A wallet that is restored from its
    * words looks {@link CreateOptions.gapLimit} addresses ahead, so those that nobody pays to should not become many.
    */
   async unusedAddress(options: WaitOptions = {}): Promise<string> {
@@ -366,33 +370,22 @@ export class OpenWallet implements AsyncDisposable {
   }
 
   /**
-   * What {@link consolidate} would do next: a quote for {@link pay}. `undefined` if there is nothing to put together.
+   * What {@link consolidate} would do next: a quote for {@link pay}, whose `amount` is what the one coin is worth then. `undefined` if there are not two
+   * coins to put together, or nothing would be left of them. Asking changes nothing.
    *
-   * @param options - `feeRate` in sat/vB; the server's estimate if absent.
+   * @param options - `feeRate` in sat/vB; the server's estimate if absent, as long as it is in proportion.
    */
   async consolidateQuote(options: { readonly feeRate?: number } = {}): Promise<Quote | undefined> {
     const { feeRate } = checkOptions("options", options, ["feeRate"]);
-    const rate = optional(checkFeeRate, "feeRate", feeRate) ?? (await this.feeRate());
-    const coins = small(await this.coins(), rate);
-    if (coins.length < 2) return undefined;
-    return this.quote({ to: await this.#homeAddress(), amount: "everything", coins, ...(feeRate !== undefined && { feeRate }) });
-  }
-
-  /** An address that no payer is given: who waits for a payment to one must not take this wallet's own for it. */
-  async #homeAddress(): Promise<string> {
-    if (this.#home === undefined || (await this.#backend.request("coinsAt", this.#home)).length > 0) {
-      this.#home = await this.nextAddress();
-      // The one that `unusedAddress` shows from now on.
-      await this.nextAddress();
-    }
-    return this.#home;
+    return this.#backend.request("consolidateQuote", optional(checkFeeRate, "feeRate", feeRate));
   }
 
   /**
-   * Makes one coin of many small ones, up to 64 of them in one payment to this wallet itself, the smallest first, and waits until that is final.
-   * `undefined` if there is nothing to do. Best while fees are low: each coin costs some 58 vB now rather than when it is needed.
+   * Makes one coin of many small ones, up to 64 of them in one payment to an address of this wallet that no payer is given, the smallest first, and waits
+   * until that is final. `undefined` if there is nothing to do. Coins that are in no block yet, are frozen or cost more than they are worth are left
+   * alone. Best while fees are low: each coin costs some 58 vB now rather than when it is needed.
    *
-   * @param options - `feeRate` in sat/vB; the server's estimate if absent.
+   * @param options - `feeRate` in sat/vB; the server's estimate if absent, as long as it is in proportion.
    * @throws {@link QuorateError} as {@link OpenWallet.pay}.
    */
   async consolidate(options: { readonly feeRate?: number } & WaitOptions = {}): Promise<Receipt | undefined> {
@@ -504,14 +497,19 @@ export class OpenWallet implements AsyncDisposable {
 
   /**
    * A text for a bug report, as JSON: network and federation, how the wallet is connected, of what it has how many, and the last 200 lines of
-   * {@link onLog}. No words, keys, addresses, amounts or whole txids.
-   *
-   * @throws {@link QuorateError} as any call of a wallet that has ended.
+   * {@link onLog}. No words, keys, addresses, amounts, whole txids, paths or URLs. It can be had of a wallet that has failed, too: what that does not say any more is
+   * the code of its error.
    */
   async diagnostics(): Promise<string> {
-    const [connection, tip, balance, coins, history] = await Promise.all([this.connection(), this.tip(), this.balance(), this.coins(), this.history()]);
     const { network, federation, watchOnly } = this.account;
-    return report({ network, federation, watchOnly, connection, tip: tip.height, balance, coins, history }, this.#recorder.lines);
+    const [connection, tip, balance, coins, history] = await Promise.allSettled([
+      this.connection(),
+      this.tip(),
+      this.balance(),
+      this.#backend.request("coins"),
+      this.#backend.request("history"),
+    ]);
+    return report({ network, federation, watchOnly, connection, tip, balance, coins, history }, this.#recorder.lines);
   }
 
   /**

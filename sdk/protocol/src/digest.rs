@@ -5,13 +5,13 @@
 //! Everything that a node or wallet signs starts with a [`Context`]: network, federation and epoch, so that no
 //! signature can be replayed elsewhere (rule V8).
 
-use crate::{Epoch, FederationId};
+use crate::{Epoch, FederationId, curve::SigningKey};
 use bitcoin::{
     hashes::{Hash as _, HashEngine as _, sha256},
-    key::{Keypair, XOnlyPublicKey},
-    secp256k1::{All, Message, Secp256k1, schnorr::Signature},
+    key::XOnlyPublicKey,
+    secp256k1::{SecretKey, schnorr::Signature},
 };
-use std::{fmt, sync::LazyLock};
+use std::fmt;
 
 /// The tag of every digest in the protocol. The text is the domain; changing one is a protocol break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,25 +158,12 @@ impl Writer {
     }
 }
 
-/// The process-wide libsecp256k1 context, blinded with fresh randomness where the platform has some.
-pub fn secp() -> &'static Secp256k1<All> {
-    static CONTEXT: LazyLock<Secp256k1<All>> = LazyLock::new(|| {
-        let mut context = Secp256k1::new();
-        let mut seed = [0; 32];
-        if getrandom::getrandom(&mut seed).is_ok() {
-            context.seeded_randomize(&seed);
-        }
-        context
-    });
-    &CONTEXT
-}
-
 /// A long-term BIP340 signing key: a node's identity or a wallet's authorisation key.
 ///
 /// Signing is deterministic (no auxiliary randomness), so the same statement is signed with the same bytes; a repeated
 /// vote is byte for byte the first one (rule V2).
 #[derive(Clone)]
-pub struct IdentityKey(Keypair);
+pub struct IdentityKey(SigningKey);
 
 impl IdentityKey {
     /// Takes a secret key of 32 bytes.
@@ -184,28 +171,25 @@ impl IdentityKey {
     /// # Errors
     /// The bytes are zero or not below the group order.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, bitcoin::secp256k1::Error> {
-        Ok(Self(Keypair::from_seckey_slice(secp(), bytes)?))
+        let mut secret = SecretKey::from_slice(bytes)?;
+        let key = Self::from(&secret);
+        secret.non_secure_erase();
+        Ok(key)
     }
 
     /// The BIP340 public key.
     pub fn public(&self) -> XOnlyPublicKey {
-        self.0.x_only_public_key().0
+        self.0.public()
     }
 
     pub(crate) fn sign(&self, digest: [u8; 32]) -> Signature {
-        secp().sign_schnorr_no_aux_rand(&Message::from_digest(digest), &self.0)
+        self.0.sign(digest)
     }
 }
 
-impl From<Keypair> for IdentityKey {
-    fn from(pair: Keypair) -> Self {
-        Self(pair)
-    }
-}
-
-impl Drop for IdentityKey {
-    fn drop(&mut self) {
-        self.0.non_secure_erase();
+impl From<&SecretKey> for IdentityKey {
+    fn from(secret: &SecretKey) -> Self {
+        Self(SigningKey::new(secret))
     }
 }
 

@@ -8,7 +8,7 @@ pub mod account;
 mod checkpoint;
 pub mod conflict;
 mod consensus_hex;
-mod curve;
+pub mod curve;
 pub mod digest;
 pub mod evidence;
 pub mod federation;

@@ -6,7 +6,8 @@ use crate::{
     AccountId, Federation, FederationDocument, NodeId, NonceCommitment, Round, SignatureShare,
     account::{AccountCertificate, AccountPolicy, AccountRecord, JointAccount, Keychain, KeychainIndex},
     checkpoint::Checkpoint,
-    digest::{IdentityKey, secp},
+    curve::secp,
+    digest::IdentityKey,
     evidence::SigningRecord,
     federation::{KeyCertificate, Member, Roster, Succession, SuccessionPlan},
     finality::FinalityProof,
@@ -24,7 +25,6 @@ use bitcoin::{
     Transaction, TxIn, TxOut, Txid,
     bip32::{Xpriv, Xpub},
     hashes::Hash as _,
-    key::Keypair,
     secp256k1::{Message, SecretKey, schnorr},
     sighash::{Prevouts, SighashCache},
     taproot::LeafVersion,
@@ -199,7 +199,7 @@ fn with_account(federation: Federation, keys: Vec<IdentityKey>, shares: Vec<Node
     let authorisation = IdentityKey::from_bytes(&[0x43; 32]).expect("valid");
     let record = AccountRecord::new(
         &federation,
-        &Keypair::from_secret_key(secp(), &wallet),
+        &wallet,
         authorisation.public(),
         Xpub::from_priv(secp(), &recovery()),
         delay,

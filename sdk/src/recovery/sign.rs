@@ -6,16 +6,16 @@ use super::{
 };
 use crate::{
     account::{Address, KeychainIndex},
-    digest::secp,
     wallet::{SecretWords, recovery_key},
 };
 use bitcoin::{
     Amount, Psbt, Sequence, TapLeafHash, TapSighashType, Transaction, TxOut,
     bip32::{ChildNumber, Xpriv},
-    secp256k1::Message,
+    hashes::Hash as _,
     sighash::{Prevouts, SighashCache},
     taproot::LeafVersion,
 };
+use quorate_protocol::curve;
 
 /// A sweep that any Bitcoin node takes once its coins are open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Recovery {
             return Err(RecoveryError::OtherWords);
         };
         let mut key = recovery_key(words, recovery.network, index)?;
-        let public = bitcoin::bip32::Xpub::from_priv(secp(), &key);
+        let public = curve::neutered(&key);
         let same = (public.public_key, public.chain_code) == (recovery.public_key, recovery.chain_code);
         if same {
             return Ok(key);
@@ -92,11 +92,9 @@ impl Recovery {
             let sighash =
                 cache.taproot_script_spend_signature_hash(index, &Prevouts::All(&spent), leaf, kind);
             let sighash = sighash.map_err(|_| RecoveryError::Input { index, reason: "it has no digest" })?;
-            let child = key.derive_priv(secp(), &address.position.path());
-            let mut child = child.map_err(|_| crate::wallet::WalletError::Derivation)?;
-            let mut pair = child.to_keypair(secp());
-            let signature = secp().sign_schnorr_no_aux_rand(&Message::from(sighash), &pair);
-            pair.non_secure_erase();
+            let child = curve::derive(key, &address.position.path());
+            let mut child = child.ok_or(crate::wallet::WalletError::Derivation)?;
+            let signature = curve::sign(&child.private_key, sighash.to_byte_array());
             child.private_key.non_secure_erase();
             witnesses.push(witness(signature.as_ref(), address));
         }

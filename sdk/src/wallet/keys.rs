@@ -12,14 +12,15 @@ use super::{SecretWords, WalletError};
 use crate::{
     Federation,
     account::{AccountPolicy, AccountRecord, JointAccount},
-    digest::{IdentityKey, secp},
+    digest::IdentityKey,
     frost::WalletSecret,
 };
 use bitcoin::{
     NetworkKind,
-    bip32::{ChildNumber, DerivationPath, KeySource, Xpriv, Xpub},
-    key::Keypair,
+    bip32::{ChildNumber, DerivationPath, KeySource, Xpriv},
+    secp256k1::SecretKey,
 };
+use quorate_protocol::curve;
 use std::fmt;
 
 /// Purpose of Quorate's own keys.
@@ -50,7 +51,7 @@ pub struct AccountOptions {
 
 /// The keys of one account of a wallet.
 pub(crate) struct WalletKeys {
-    wallet: Keypair,
+    wallet: SecretKey,
     pub(crate) authorisation: IdentityKey,
     recovery: Xpriv,
     /// Fingerprint of the words' master key, and the path from there to the recovery key.
@@ -85,18 +86,20 @@ fn hardened(path: &[u32]) -> Result<DerivationPath, WalletError> {
 }
 
 fn derive(master: &Xpriv, path: &DerivationPath) -> Result<Xpriv, WalletError> {
-    master.derive_priv(secp(), path).map_err(|_| WalletError::Derivation)
+    curve::derive(master, path).ok_or(WalletError::Derivation)
 }
 
 impl WalletKeys {
     pub(crate) fn derive(words: &SecretWords, kind: NetworkKind, account: u32) -> Result<Self, WalletError> {
         let mut master = master(words, kind)?;
         let own = |key| derive(&master, &hardened(&[PURPOSE, coin(kind), account, key])?);
-        let wallet = own(0)?.to_keypair(secp());
-        let authorisation = own(1)?.to_keypair(secp()).into();
+        let wallet = own(0)?.private_key;
+        let mut secret = own(1)?.private_key;
+        let authorisation = IdentityKey::from(&secret);
+        secret.non_secure_erase();
         let path = recovery_path(kind, account)?;
         let recovery = derive(&master, &path)?;
-        let origin = (master.fingerprint(secp()), path);
+        let origin = (curve::neutered(&master).fingerprint(), path);
         master.private_key.non_secure_erase();
         Ok(Self { wallet, authorisation, recovery, origin })
     }
@@ -111,7 +114,7 @@ impl WalletKeys {
         federation: &Federation,
         options: &AccountOptions,
     ) -> Result<JointAccount, WalletError> {
-        let recovery = Xpub::from_priv(secp(), &self.recovery);
+        let recovery = curve::neutered(&self.recovery);
         let delay = options.recovery_delay.unwrap_or(federation.roster().recovery_delay);
         let (authorisation, policy) = (self.authorisation.public(), options.policy.clone());
         let record = AccountRecord::new(federation, &self.wallet, authorisation, recovery, delay, policy);
@@ -120,10 +123,7 @@ impl WalletKeys {
     }
 
     pub(crate) fn secret(&self) -> WalletSecret {
-        let mut key = self.wallet.secret_key();
-        let secret = WalletSecret::new(&key);
-        key.non_secure_erase();
-        secret
+        WalletSecret::new(&self.wallet)
     }
 }
 

@@ -89,11 +89,9 @@ fn is_between(one: char) -> bool {
 
 /// The word of the English list.
 fn find(word: &str) -> Option<&'static str> {
-    let english = Language::English;
-    if let Some(index) = english.find_word(word) {
-        return english.word_list().get(usize::from(index)).copied();
-    }
-    match english.words_by_prefix(word) {
+    // Of all that begin with it the word itself comes first. (`word_list` would put a second list into the module.)
+    match Language::English.words_by_prefix(word) {
+        [first, ..] if *first == word => Some(first),
         [one] if word.len() == TELLING_LETTERS => Some(one),
         _ => None,
     }

@@ -3,8 +3,7 @@
 use bitcoin::{
     Network, ScriptBuf, TapNodeHash, XOnlyPublicKey,
     bip32::{ChildNumber, DerivationPath},
-    key::TapTweak as _,
-    secp256k1::PublicKey,
+    secp256k1::{Parity, PublicKey},
     taproot::{ControlBlock, LeafVersion, TaprootMerkleBranch},
 };
 use serde::{Deserialize, Serialize};
@@ -73,6 +72,8 @@ pub struct Address {
     pub merkle_root: TapNodeHash,
     /// The output key after the Taproot tweak.
     pub output_key: XOnlyPublicKey,
+    /// The parity of its point, which a control block shows.
+    pub output_parity: Parity,
     /// The output script.
     pub script_pubkey: ScriptBuf,
     /// The recovery child's key.
@@ -90,12 +91,10 @@ impl Address {
 
     /// What a spend by the recovery leaf shows beside the leaf (BIP341).
     pub fn control_block(&self) -> ControlBlock {
-        let internal_key = self.key.x_only_public_key().0;
-        let (_, output_key_parity) = internal_key.tap_tweak(crate::digest::secp(), Some(self.merkle_root));
         ControlBlock {
             leaf_version: LeafVersion::TapScript,
-            output_key_parity,
-            internal_key,
+            output_key_parity: self.output_parity,
+            internal_key: self.key.x_only_public_key().0,
             merkle_branch: TaprootMerkleBranch::default(),
         }
     }

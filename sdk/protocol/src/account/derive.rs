@@ -102,7 +102,7 @@ mod tests {
             account.address(KeychainIndex { keychain: Keychain::Change, index: 9 }).expect("derives");
         let tweak = bitcoin::secp256k1::Scalar::from_be_bytes(address.tweak).expect("in range");
         assert_eq!(
-            account.xpub().public_key.add_exp_tweak(crate::digest::secp(), &tweak).expect("adds"),
+            account.xpub().public_key.add_exp_tweak(crate::curve::secp(), &tweak).expect("adds"),
             address.key
         );
     }

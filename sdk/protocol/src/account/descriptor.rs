@@ -145,7 +145,7 @@ impl AccountDescriptor {
         let recovery_key = recovery.public_key.x_only_public_key().0;
         let leaf = recovery_leaf(&recovery_key, self.delay);
         let merkle_root = TapNodeHash::from_script(&leaf, LeafVersion::TapScript);
-        let output =
+        let (output, output_parity) =
             curve::taproot_output(key.x_only_public_key().0, merkle_root).ok_or(AccountError::Key)?;
         Ok(Address {
             position,
@@ -154,6 +154,7 @@ impl AccountDescriptor {
             leaf,
             merkle_root,
             output_key: output.to_x_only_public_key(),
+            output_parity,
             script_pubkey: ScriptBuf::new_p2tr_tweaked(output),
             recovery_key,
         })

@@ -29,8 +29,7 @@ use crate::{
 use bitcoin::{
     Amount, XOnlyPublicKey,
     bip32::Xpub,
-    key::Keypair,
-    secp256k1::{PublicKey, schnorr},
+    secp256k1::{PublicKey, SecretKey, schnorr},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,7 +66,7 @@ impl AccountRecord {
     /// Makes and proves a record. Its delay is checked by [`AccountRecord::check`].
     pub fn new(
         federation: &Federation,
-        wallet: &Keypair,
+        wallet: &SecretKey,
         authorisation_key: XOnlyPublicKey,
         recovery_xpub: Xpub,
         recovery_delay: u16,
@@ -75,14 +74,14 @@ impl AccountRecord {
     ) -> Self {
         let placeholder = [0; 64];
         let mut record = Self {
-            wallet_key: wallet.public_key(),
+            wallet_key: crate::curve::public_key(wallet),
             authorisation_key,
             recovery_xpub,
             recovery_delay,
             policy,
             possession: schnorr::Signature::from_slice(&placeholder).expect("64 bytes"),
         };
-        record.possession = IdentityKey::from(*wallet).sign(record.possession_digest(federation));
+        record.possession = IdentityKey::from(wallet).sign(record.possession_digest(federation));
         record
     }
 

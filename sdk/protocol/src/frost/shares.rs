@@ -8,7 +8,7 @@
 //! public. (`docs/additive-key.md`)
 
 use super::weights::{identifier, parse_scalar};
-use crate::{NonceCommitment, SignatureShare, curve, digest::secp};
+use crate::{NonceCommitment, SignatureShare, curve};
 use bitcoin::{
     TapNodeHash, TapTweakHash, XOnlyPublicKey,
     hashes::Hash as _,
@@ -57,7 +57,7 @@ impl Nonces {
 /// A secret times the generator, in a time that does not depend on it.
 fn public(secret: &[u8; 32]) -> Option<[u8; 33]> {
     let mut secret = SecretKey::from_slice(secret).ok()?;
-    let public = PublicKey::from_secret_key(secp(), &secret).serialize();
+    let public = curve::public_key(&secret).serialize();
     secret.non_secure_erase();
     Some(public)
 }
@@ -83,7 +83,8 @@ impl Common {
         let (internal, parity) = key.x_only_public_key();
         let root = TapNodeHash::from_byte_array(*merkle_root);
         let tweak = TapTweakHash::from_key_and_tweak(internal, Some(root)).to_scalar();
-        let (output, output_parity) = internal.add_tweak(secp(), &tweak).ok()?;
+        let (output, output_parity) = curve::taproot_output(internal, root)?;
+        let output = output.to_x_only_public_key();
         let verifying = output.public_key(Parity::Even).serialize();
         let verifying = tr::VerifyingKey::deserialize(&verifying).ok()?;
         let factors = frost_core::compute_binding_factor_list(package, &verifying, &[]).ok()?;

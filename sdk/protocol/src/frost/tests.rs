@@ -2,7 +2,8 @@ use super::{dkg::*, *};
 use crate::NodeId;
 use crate::{
     FederationDocument, SignatureShare,
-    digest::{IdentityKey, secp},
+    curve::secp,
+    digest::IdentityKey,
     federation::SuccessionPlan,
     testing::{self, rng},
 };

@@ -6,7 +6,7 @@ use bitcoin::{
     Amount, Network, TxOut,
     bip32::{Xpriv, Xpub},
     key::Keypair,
-    secp256k1::Secp256k1,
+    secp256k1::{Secp256k1, SecretKey},
 };
 use quorate::{
     Federation,
@@ -117,7 +117,7 @@ fn account(federation: &Federation, rng: &mut ChaCha20Rng) -> Result<JointAccoun
         bytes
     };
     let [wallet, authorisation, recovery] = [secret(), secret(), secret()];
-    let wallet = Keypair::from_seckey_slice(&secp, &wallet)?;
+    let wallet = SecretKey::from_slice(&wallet)?;
     let (authorisation, _) = Keypair::from_seckey_slice(&secp, &authorisation)?.x_only_public_key();
     let recovery = Xpub::from_priv(&secp, &Xpriv::new_master(Network::Regtest, &recovery)?);
     let (delay, policy) = (RECOVERY_DELAY, AccountPolicy::default());

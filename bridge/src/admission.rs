@@ -116,7 +116,7 @@ impl Admission {
         };
         *place = Place { address, seated: true };
         self.sessions += 1;
-        let fresh = || Guests { count: 0, allowance: AddressAllowance::new() };
+        let fresh = || Guests { count: 0, allowance: AddressAllowance::new(address) };
         let guests = self.by_address.entry(address).or_insert_with(fresh);
         guests.count += 1;
         Ok((!own).then(|| guests.allowance.clone()))

@@ -4,6 +4,7 @@
 
 use quorate_protocol::wire::{ClientMessage, SubscriptionKey};
 use std::{
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -116,14 +117,20 @@ pub(crate) fn read_for(written: usize) -> usize {
 /// The part of all sessions of one address; a clone is the same part.
 #[derive(Clone, Debug)]
 pub(crate) struct AddressAllowance {
+    address: IpAddr,
     started: Instant,
     left: Arc<Mutex<Allowance>>,
 }
 
 impl AddressAllowance {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(address: IpAddr) -> Self {
         let left = Arc::new(Mutex::new(Allowance::of_address(Duration::ZERO)));
-        Self { started: Instant::now(), left }
+        Self { address, started: Instant::now(), left }
+    }
+
+    /// Whose it is.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// Whether nothing of it is used up.
@@ -223,7 +230,8 @@ mod tests {
 
     #[test]
     fn sessions_of_one_address_share_what_it_may_ask_for() {
-        let address = AddressAllowance::new();
+        let at = IpAddr::from([10, 0, 0, 1]);
+        let address = AddressAllowance::new(at);
         for _ in 0..ADDRESS_SHARES {
             assert_eq!(address.clone().take(8 << 20, None), Duration::ZERO, "each has what one may have");
         }
@@ -231,7 +239,7 @@ mod tests {
         let longest = waits.max().unwrap_or_default();
         assert!(longest > DEBT_MAX / 2, "they are counted together: {longest:?}");
         assert!(longest <= DEBT_MAX, "{longest:?}");
-        assert!(!address.is_whole() && AddressAllowance::new().is_whole());
+        assert!(!address.is_whole() && AddressAllowance::new(at).is_whole());
     }
 
     #[test]

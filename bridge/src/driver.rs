@@ -10,6 +10,7 @@ use quorate_protocol::wire::ClientMessage;
 use std::{
     collections::HashMap,
     fmt,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
@@ -74,9 +75,9 @@ impl Driver {
         result
     }
 
-    /// A new session, and what wakes anybody who writes to it.
-    pub(crate) fn open(&self) -> (WalletId, Arc<Notify>) {
-        let session = self.with(Machine::handle_opened);
+    /// A new session of an address (none if it is this machine's own), and what wakes anybody who writes to it.
+    pub(crate) fn open(&self, address: Option<IpAddr>) -> (WalletId, Arc<Notify>) {
+        let session = self.with(|machine, now| machine.handle_opened(now, address));
         let writer = Arc::new(Notify::new());
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.writers.insert(session, writer.clone());

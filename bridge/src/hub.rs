@@ -5,6 +5,8 @@
 //! do not. A new subscriber gets what readers know as its snapshot in the same step in which it goes live, once 2f + 1
 //! nodes have told of the key (or f + 1, if no more come), so there is no gap.
 
+mod wanted;
+
 use crate::{
     alone::Alone,
     facts::{Heard, Taken},
@@ -19,10 +21,14 @@ use quorate_protocol::{
     finality::FinalityProof,
     wire::{
         ChainTip, ClientMessage, ErrorCode, Followed, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
-        TransactionStatus, UtxoRecord, WireError, limits, pages,
+        TransactionStatus, UtxoRecord, WireError, pages,
     },
 };
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    net::IpAddr,
+};
+use wanted::Wanted;
 
 /// Keys that nobody wants any more and are followed for some time.
 const IDLE_MAX: usize = 32_768;
@@ -45,8 +51,7 @@ pub(crate) struct Delivery {
 #[derive(Debug)]
 pub(crate) struct Hub {
     interests: HashMap<SubscriptionKey, Interest>,
-    /// What each session is subscribed to.
-    sessions: HashMap<WalletId, BTreeSet<SubscriptionKey>>,
+    wanted: Wanted,
     /// Keys that nobody wants any more and that are followed for some time all the same: those that were left since the
     /// last sweep, and those since the one before.
     idle: [HashSet<SubscriptionKey>; 2],
@@ -66,7 +71,7 @@ impl Hub {
     pub(crate) fn new(nodes: usize) -> Self {
         Self {
             interests: HashMap::new(),
-            sessions: HashMap::new(),
+            wanted: Wanted::default(),
             idle: Default::default(),
             tips: Tips::new(nodes),
             alone: Alone::default(),
@@ -77,8 +82,9 @@ impl Hub {
         }
     }
 
-    pub(crate) fn open(&mut self, session: WalletId) {
-        self.sessions.insert(session, BTreeSet::new());
+    /// A session of an address; none if it is this machine's own.
+    pub(crate) fn open(&mut self, session: WalletId, address: Option<IpAddr>) {
+        self.wanted.open(session, address);
     }
 
     /// The next message for anybody. Drain to `None` after every call.
@@ -95,8 +101,7 @@ impl Hub {
 
     /// Ends a session; gives the keys that are followed no more.
     pub(crate) fn close(&mut self, session: WalletId) -> Vec<SubscriptionKey> {
-        let Some(closed) = self.sessions.remove(&session) else { return Vec::new() };
-        closed.into_iter().filter(|key| self.leave(session, key)).collect()
+        self.wanted.close(session).into_iter().filter(|key| self.leave(session, key)).collect()
     }
 
     /// A session wants a key no more. `true` if it is not followed any more.
@@ -166,26 +171,25 @@ impl Hub {
         self.interests.values_mut().for_each(|interest| interest.forget(link));
     }
 
-    /// Registers interest. Gives, per key over the session's limit, its refusal, and what the nodes have to be asked.
+    /// Registers interest. Gives, per key over a limit, its refusal, and what the nodes have to be asked.
     pub(crate) fn subscribe(
         &mut self,
         session: WalletId,
         call: &Subscription,
     ) -> (HashMap<SubscriptionKey, WireError>, Vec<ClientMessage>) {
         let (mut refused, mut new) = (HashMap::new(), Vec::new());
-        let Some(open) = self.sessions.get_mut(&session) else { return (refused, Vec::new()) };
         for key in &call.keys {
-            let limit = limits::KEYS_PER_SESSION_MAX;
-            if open.len() >= limit && !open.contains(key) {
-                let error =
-                    WireError::limit(ErrorCode::LimitExceeded, "keys in a session", limit, open.len() + 1);
-                refused.insert(key.clone(), error);
-                continue;
-            }
+            let is_new = match self.wanted.add(session, key) {
+                Ok(is_new) => is_new,
+                Err(error) => {
+                    refused.insert(key.clone(), error);
+                    continue;
+                }
+            };
             // Live from the moment of the snapshot, not before: until then the session gets nothing for this key.
             let since = since_of(key, call.since);
             let interest = self.interests.entry(key.clone()).or_insert_with(|| Interest::new(key, since));
-            interest.wanted += usize::from(open.insert(key.clone()));
+            interest.wanted += usize::from(is_new);
             if interest.ask(since, call.account(key)) {
                 new.push(key);
             }
@@ -200,8 +204,7 @@ impl Hub {
         session: WalletId,
         keys: &[SubscriptionKey],
     ) -> (usize, Vec<SubscriptionKey>) {
-        let Some(open) = self.sessions.get_mut(&session) else { return (0, Vec::new()) };
-        let ended: Vec<_> = keys.iter().filter(|key| open.remove(*key)).cloned().collect();
+        let ended: Vec<_> = keys.iter().filter(|key| self.wanted.remove(session, key)).cloned().collect();
         let abandoned = ended.iter().filter(|key| self.leave(session, key)).cloned().collect();
         (ended.len(), abandoned)
     }
@@ -227,12 +230,11 @@ impl Hub {
         call: &Subscription,
         refused: &HashMap<SubscriptionKey, WireError>,
     ) {
-        let open = self.sessions.get(&session);
         let results = call
             .keys
             .iter()
             .map(|key| {
-                let wanted = open.is_some_and(|open| open.contains(key));
+                let wanted = self.wanted.has(session, key);
                 let interest = self.interests.get_mut(key).filter(|_| wanted);
                 let outcome = match (refused.get(key), interest) {
                     (Some(error), _) => KeyOutcome::Error(error.clone()),

@@ -21,6 +21,7 @@ use quorate_protocol::{
 };
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -151,11 +152,11 @@ impl Machine {
         self.with_queue(session, |open, _room| open.next()).unwrap_or(Next::Closed)
     }
 
-    /// A wallet has connected.
-    pub fn handle_opened(&mut self, now: Duration) -> WalletId {
+    /// A wallet has connected, from an address; none if it is this machine's own.
+    pub fn handle_opened(&mut self, now: Duration, address: Option<IpAddr>) -> WalletId {
         self.last_session += 1;
         let session = WalletId(self.last_session);
-        self.hub.open(session);
+        self.hub.open(session, address);
         self.sessions.insert(session, Session::new(now));
         session
     }

@@ -46,7 +46,7 @@ pub(crate) async fn serve(
     address: Option<AddressAllowance>,
     stopping: watch::Receiver<bool>,
 ) {
-    let (session, writer) = driver.open();
+    let (session, writer) = driver.open(address.as_ref().map(AddressAllowance::address));
     let ear = Ear { driver: &driver, session, allowance: Allowance::new(Duration::ZERO), address };
     let end = converse(&mut socket, ear, &writer, stopping).await;
     driver.close(session);

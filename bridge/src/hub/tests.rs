@@ -31,7 +31,7 @@ fn utxo(lock: bool) -> UtxoRecord {
 fn hub() -> (Hub, SubscriptionKey) {
     let mut hub = Hub::new(1);
     hub.take_tip(LinkId(1), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
-    hub.open(WalletId(1));
+    hub.open(WalletId(1), None);
     (hub, SubscriptionKey::Script(ScriptBuf::new()))
 }
 
@@ -104,7 +104,7 @@ fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
     let mut hub = Hub::new(4);
     hub.take_tip(LinkId(1), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
     hub.take_tip(LinkId(2), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
-    hub.open(WalletId(1));
+    hub.open(WalletId(1), None);
     let key = SubscriptionKey::Script(ScriptBuf::new());
     subscribe(&mut hub, &key);
     while next(&mut hub).is_some() {}
@@ -138,7 +138,7 @@ fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
     assert!(next(&mut hub).is_none());
 
     // Who comes later is given both.
-    hub.open(WalletId(2));
+    hub.open(WalletId(2), None);
     let keys = [key.clone()];
     let (refused, _) = hub.subscribe(WalletId(2), &call(&keys));
     hub.answer_subscription(WalletId(2), None, &call(&keys), &refused);
@@ -213,7 +213,7 @@ fn the_last_one_to_leave_ends_the_interest() {
 #[test]
 fn who_waits_for_a_snapshot_loses_nothing_when_others_leave() {
     let (mut hub, key) = hub();
-    hub.open(WalletId(2));
+    hub.open(WalletId(2), None);
     let keys = [key.clone()];
     let (refused, question) = hub.subscribe(WalletId(1), &call(&keys));
     assert_eq!(asked(question), keys);
@@ -227,7 +227,7 @@ fn who_waits_for_a_snapshot_loses_nothing_when_others_leave() {
 #[test]
 fn who_ends_a_subscription_before_its_snapshot_is_told_nothing_and_leaves_nothing() {
     let (mut hub, key) = hub();
-    hub.open(WalletId(2));
+    hub.open(WalletId(2), None);
     let keys = [key.clone()];
     hub.subscribe(WalletId(2), &call(&keys));
     let (refused, _) = hub.subscribe(WalletId(1), &call(&keys));
@@ -252,7 +252,7 @@ fn no_more_than_so_many_keys_are_followed_for_nobody() {
     };
     for round in 0..5 {
         let keys = keys(round * 8_192);
-        hub.open(WalletId(7));
+        hub.open(WalletId(7), None);
         let (_, question) = hub.subscribe(WalletId(7), &call(&keys));
         for key in asked(question) {
             let outcome = KeyOutcome::Snapshot {
@@ -276,7 +276,7 @@ fn what_enough_nodes_say_of_a_block_is_not_undone_by_one() {
     (1..=2).for_each(|link| {
         hub.take_tip(LinkId(link), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
     });
-    hub.open(WalletId(1));
+    hub.open(WalletId(1), None);
     let key = SubscriptionKey::Txid(txid(1));
     subscribe(&mut hub, &key);
     while next(&mut hub).is_some() {}
@@ -319,7 +319,7 @@ fn what_was_spent_long_ago_is_forgotten_and_asked_for_again_when_somebody_wants_
     let mut hub = Hub::new(4);
     let tip = |height| ChainTip { block: BlockRef { height, hash: BlockHash::all_zeros() } };
     (1..=2).for_each(|link| hub.take_tip(LinkId(link), tip(1_000)));
-    hub.open(WalletId(1));
+    hub.open(WalletId(1), None);
     let key = SubscriptionKey::Account(AccountId([7; 32]));
     let keys = [key.clone()];
     let whole = call(&keys);
@@ -330,7 +330,7 @@ fn what_was_spent_long_ago_is_forgotten_and_asked_for_again_when_somebody_wants_
     assert_eq!(snapshot(&mut hub).0, [old.clone(), new.clone()]);
 
     // Who knows more is told less, and for that nobody is asked.
-    hub.open(WalletId(2));
+    hub.open(WalletId(2), None);
     let recent = Subscription { since: 800, ..call(&keys) };
     assert!(hub.subscribe(WalletId(2), &recent).1.is_empty());
     hub.answer_subscription(WalletId(2), None, &recent, &HashMap::new());
@@ -362,7 +362,7 @@ fn what_was_spent_long_ago_is_forgotten_and_asked_for_again_when_somebody_wants_
 #[test]
 fn what_one_node_alone_says_is_bounded_and_goes_with_its_stream() {
     let mut hub = Hub::new(4);
-    hub.open(WalletId(1));
+    hub.open(WalletId(1), None);
     let key = SubscriptionKey::Account(AccountId([7; 32]));
     hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
     let script = ScriptBuf::from_bytes(vec![0; 1 << 20]);
@@ -437,7 +437,7 @@ fn a_word_whose_proof_finds_no_room_changes_nothing() {
 #[test]
 fn who_speaks_first_and_leaves_takes_nobodys_word_along() {
     let mut hub = Hub::new(7);
-    hub.open(WalletId(1));
+    hub.open(WalletId(1), None);
     let key = SubscriptionKey::Script(ScriptBuf::new());
     hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
     let rich = UtxoRecord { value: Amount::MAX_MONEY, ..utxo(false) };
@@ -454,7 +454,7 @@ fn who_speaks_first_and_leaves_takes_nobodys_word_along() {
 #[test]
 fn a_node_shows_few_proofs_of_one_coin() {
     let mut hub = Hub::new(4);
-    hub.open(WalletId(1));
+    hub.open(WalletId(1), None);
     let key = SubscriptionKey::Script(ScriptBuf::new());
     hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
     let spend = |number: u32| FinalityProof::Attested {

@@ -51,7 +51,7 @@ fn connected(mut machine: Machine) -> (Machine, WalletId) {
         machine.handle_link_opened(link);
         machine.handle_event(link, ServerMessage::Tip { tip: tip() }).expect("no refusal");
     }
-    let session = machine.handle_opened(START);
+    let session = machine.handle_opened(START, None);
     (machine, session)
 }
 
@@ -122,7 +122,7 @@ fn every_wrong_greeting_has_its_own_refusal() {
     machine.handle_message(START, session, Some(1), hello(version, None));
     assert_eq!(refusal(&mut machine, session), ErrorCode::AlreadyGreeted);
     let mut machine = Machine::new(OURS, 1);
-    let session = machine.handle_opened(START);
+    let session = machine.handle_opened(START, None);
     machine.handle_message(START, session, Some(1), hello(version, None));
     assert_eq!(refusal(&mut machine, session), ErrorCode::NoNodeAvailable, "no node has told of a tip");
     assert!(!machine.is_useful());
@@ -147,7 +147,7 @@ fn what_is_no_message_is_refused_and_keeps_the_session() {
 #[test]
 fn a_flood_that_nobody_reads_ends_its_own_session_and_no_other() {
     let (mut machine, session) = greeted();
-    let other = machine.handle_opened(START);
+    let other = machine.handle_opened(START, None);
     for _frame in 0..10_000 {
         machine.handle_binary(START, session);
     }
@@ -201,7 +201,7 @@ fn who_comes_back_soon_is_answered_without_asking_the_nodes() {
     assert_eq!(machine.keys(), 0);
     outputs(&mut machine);
 
-    let again = machine.handle_opened(START);
+    let again = machine.handle_opened(START, None);
     machine.handle_message(START, again, Some(1), hello(limits::PROTOCOL_VERSION, Some(OURS)));
     machine.handle_message(START, again, Some(2), subscribe());
     let asked = outputs(&mut machine);
@@ -380,7 +380,7 @@ fn a_fee_is_what_lies_in_the_middle_of_what_all_nodes_say() {
 fn who_has_most_waiting_pays_for_it_and_nothing_is_counted_that_is_gone() {
     let machine = Machine::new(OURS, 1).with_queued_max(4_000);
     let (mut machine, hog) = connected(machine);
-    let other = machine.handle_opened(START);
+    let other = machine.handle_opened(START, None);
     let ping = |machine: &mut Machine, session, id| {
         machine.handle_message(START, session, Some(id), ClientMessage::Ping);
     };

@@ -113,6 +113,9 @@ impl Context {
     /// Subscribes to a key.
     pub(crate) fn subscribe(&mut self, session: SessionId, key: &SubscriptionKey) -> Result<(), WireError> {
         let target = self.target(key)?;
+        if matches!(target, Target::Script(_)) {
+            self.make_room_for_scripts();
+        }
         if let Target::Script(script) = &target
             && !self.ledger.want(script)
         {

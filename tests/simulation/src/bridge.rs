@@ -84,7 +84,7 @@ impl World {
         if !self.bridge.is_up() {
             return None;
         }
-        let session = self.bridge_step(Machine::handle_opened);
+        let session = self.bridge_step(|machine, now| machine.handle_opened(now, None));
         self.bridge.parties.insert(session, party);
         Some(session)
     }

@@ -20,6 +20,8 @@ use std::{
 
 /// Scripts that are indexed at most because somebody subscribed to them. Those of accounts have their own room.
 pub(crate) const LEASES_MAX: usize = 1_000_000;
+/// The part of them that goes at a time when there is no room, if nobody listens to it.
+const LEASES_SHARE: usize = 16;
 /// Accounts that are indexed at most. One that finds no room is served by its wallet's subscriptions, and is indexed
 /// when it pays and there is room again; nobody can push out another one.
 const ACCOUNTS_MAX: usize = 200_000;
@@ -46,6 +48,8 @@ pub(super) struct Scripts {
     unused: BTreeSet<(u32, AccountId)>,
     /// Accounts that have not been searched for.
     unsearched: VecDeque<AccountId>,
+    /// The height at which there was no room and what nobody listens to had to go.
+    made_room_at: u32,
     /// What the index has otherwise.
     stale: BTreeSet<ScriptBuf>,
     stale_accounts: BTreeSet<AccountId>,
@@ -197,6 +201,25 @@ impl Scripts {
             self.stale.insert(script.clone());
         }
         room
+    }
+
+    /// Whether there is no room for another script, and whether looking for some is of use: it is once a block.
+    pub(super) fn needs_room(&self, tip: u32) -> bool {
+        self.leases.len() >= LEASES_MAX && self.made_room_at < tip
+    }
+
+    /// After [`Scripts::sweep`], scripts that nobody listens to now make room for those who come: those that somebody
+    /// wanted to hear of longest ago first, a part of them at a time.
+    pub(super) fn make_room(&mut self, tip: u32) {
+        self.made_room_at = tip;
+        let idle = self.leases.iter().filter(|(_, lease)| lease.wanted_at < tip);
+        let mut idle: Vec<(u32, ScriptBuf)> =
+            idle.map(|(script, lease)| (lease.wanted_at, script.clone())).collect();
+        idle.sort_unstable();
+        for (_, script) in idle.into_iter().take(LEASES_MAX / LEASES_SHARE) {
+            self.leases.remove(&script);
+            self.stale.insert(script);
+        }
     }
 
     /// The owner of an account that never had a coin is there: its time begins anew.
@@ -466,10 +489,27 @@ mod tests {
         for number in 0..LEASES_MAX {
             assert!(scripts.want(&ScriptBuf::from_bytes(number.to_be_bytes().to_vec()), 1));
         }
-        assert!(!scripts.want(&ScriptBuf::from_bytes(vec![0x51]), 1), "no room, and it is said");
+        let other = ScriptBuf::from_bytes(vec![0x51]);
+        assert!(!scripts.want(&other, 1), "no room, and it is said");
         scripts.register(world.account.id(), &world.account, 1);
         assert_eq!(scripts.len(), (LEASES_MAX + 40, 1));
         assert!(scripts.want(&script(&world.account, Keychain::Receive, 0), 2), "it is indexed already");
+
+        // At the next block, those that nobody listens to make room, once; who is listened to stays.
+        let listened: Vec<_> =
+            (0..LEASES_MAX - 3).map(|at| ScriptBuf::from_bytes(at.to_be_bytes().to_vec())).collect();
+        assert!(scripts.needs_room(2));
+        scripts.sweep(2, listened.iter(), nobody);
+        scripts.make_room(2);
+        assert_eq!(scripts.leases.len(), LEASES_MAX - 3);
+        assert!(listened.iter().all(|script| scripts.leases.contains_key(script)));
+        (0..3_u8).for_each(|at| assert!(scripts.want(&ScriptBuf::from_bytes(vec![0x52, at]), 2)));
+        assert!(!scripts.want(&other, 2) && !scripts.needs_room(2), "once a block");
+        assert!(scripts.needs_room(3));
+        scripts.sweep(3, none(), nobody);
+        scripts.make_room(3);
+        assert_eq!(scripts.leases.len(), LEASES_MAX - LEASES_MAX / LEASES_SHARE, "a part at a time");
+        assert!(scripts.want(&other, 3));
     }
 
     #[test]

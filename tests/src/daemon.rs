@@ -27,6 +27,10 @@ use std::{
 
 /// Arguments of a daemon that writes a cookie file.
 pub const COOKIE: [&str; 2] = ["-rpcuser=", "-rpcpassword="];
+/// Arguments of a daemon that deletes blocks when it is told to, in files that are small.
+pub const PRUNED: [&str; 2] = ["-prune=1", "-fastprune"];
+/// Arguments of a daemon that answers by IPv6, too.
+pub const IPV6: [&str; 2] = ["-rpcbind=[::1]", "-rpcallowip=::1"];
 /// User and password of the RPC.
 const ACCESS: &str = "test";
 
@@ -135,6 +139,35 @@ impl Daemon {
         let height = self.height().await?;
         ensure!(height == u32::try_from(self.blocks.len())?, "the chain ends at block {height}");
         Ok(())
+    }
+
+    /// Gives it the blocks of another daemon, as that would as its peer.
+    ///
+    /// # Errors
+    /// One of them does not answer, or a block is not taken.
+    pub async fn copy_blocks(&self, of: &Self) -> Result<()> {
+        let height = of.height().await?;
+        for number in self.height().await? + 1..=height {
+            let hash: String = of.call("getblockhash", json!([number])).await?;
+            let block: String = of.call("getblock", json!([hash, 0])).await?;
+            self.call::<Value>("submitblock", json!([block])).await?;
+        }
+        ensure!(self.height().await? == height, "not all blocks were taken");
+        Ok(())
+    }
+
+    /// Deletes blocks up to a height, of which the last 288 and those in the same files stay; gives the last that is
+    /// gone. It has to be started with [`PRUNED`].
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn prune(&self, height: u32) -> Result<u32> {
+        self.call("pruneblockchain", json!([height])).await
+    }
+
+    /// Its RPC by IPv6; it has to be started with [`IPV6`].
+    pub fn rpc_by_ipv6(&self) -> Bitcoind {
+        Bitcoind::new(&format!("http://[::1]:{}", self.port.port()), ACCESS, ACCESS)
     }
 
     /// The address of its RPC; user and password are `test`.

@@ -8,7 +8,7 @@ use quorate_devnet::DevnetChain;
 use quorate_node::chain::{Backends, Chain, ChainError, Esplora, birthday};
 use quorate_tests::{
     Cluster, PATIENCE, bitcoind,
-    daemon::Daemon,
+    daemon::{Daemon, IPV6, PRUNED},
     esplora::{EsploraServer, Fault, TXINDEX},
     operator::{metric, status, status_where},
     wallets::{
@@ -327,5 +327,60 @@ async fn nodes_on_different_backends_pay_and_one_whose_backend_lies_goes_on_with
         status_where(home, "at the tip", at_tip).await?;
     }
     pay().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pruned_daemon_is_a_backend_by_ipv6_too_and_says_which_block_it_has_deleted() -> Result<()> {
+    let Some(daemon) = core(&[PRUNED, IPV6].concat()).await? else { return Ok(()) };
+    let rpc = daemon.rpc_by_ipv6();
+    let miner = Miner::Core(daemon.into());
+    suite(&rpc, &miner).await?;
+    let Miner::Core(daemon) = miner else { unreachable!("it was put in there") };
+    daemon.mine(1_000).await?;
+    let gone = daemon.prune(700).await?;
+    ensure!(gone > 100, "{gone}");
+    let hash = rpc.hash_at(gone).await?.context("its hash is known still")?;
+    ensure!(rpc.header(hash).await?.1 == gone, "and its header");
+    let refused = rpc.block(hash).await.expect_err("it is gone");
+    ensure!(matches!(refused, ChainError::Pruned(of) if of == hash), "{refused}");
+    let there = rpc.hash_at(1_000).await?.context("a hash")?;
+    ensure!(rpc.block(there).await?.block_hash() == there);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_while_its_blocks_were_pruned_says_so_and_goes_on_with_another_backend()
+-> Result<()> {
+    let Some(daemon) = core(&[]).await? else { return Ok(()) };
+    let Some(pruned) = core(&PRUNED).await? else { return Ok(()) };
+    daemon.mine(101).await?;
+    let backend = |daemon: &Daemon| {
+        format!("[[chain]]\nurl = \"{}\"\nuser = \"test\"\npassword = \"test\"\n", daemon.url())
+    };
+    let (small, whole) = (backend(&pruned), backend(&daemon));
+    let mut cluster = Cluster::on(daemon, NODE, 4).await?;
+    status(home(&cluster, 4)?, "voting").await?;
+    cluster.kill(4)?;
+    cluster.chain.mine(1_000).await?;
+    pruned.copy_blocks(&cluster.chain).await?;
+    ensure!(pruned.prune(700).await? > 101);
+
+    set_backends(home(&cluster, 4)?, &small)?;
+    cluster.start_node(4, None)?;
+    let told = |status: &Value| {
+        let reason = status.get("reason").and_then(Value::as_str).unwrap_or_default();
+        reason.contains("pruned") && status.get("standing").is_some_and(|standing| standing == "following")
+    };
+    status_where(home(&cluster, 4)?, "without blocks", told).await?;
+
+    cluster.kill(4)?;
+    set_backends(home(&cluster, 4)?, &format!("{small}{whole}"))?;
+    cluster.start_node(4, None)?;
+    let at_tip = |status: &Value| {
+        status.pointer("/tip/height").and_then(Value::as_u64) == Some(1_101)
+            && status.get("standing").is_some_and(|standing| standing == "voting")
+    };
+    status_where(home(&cluster, 4)?, "at the tip", at_tip).await?;
     Ok(())
 }

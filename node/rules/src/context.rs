@@ -199,8 +199,7 @@ impl Context {
     /// If no other script can be followed, forgets some that nobody is subscribed to.
     pub(crate) fn make_room_for_scripts(&mut self) {
         let subscriptions = &self.subscriptions;
-        let followed =
-            |account: &AccountId| subscriptions.is_heard(&Target::Account(*account));
+        let followed = |account: &AccountId| subscriptions.is_heard(&Target::Account(*account));
         self.ledger.make_room_for_scripts(|| subscriptions.scripts(), followed);
     }
 

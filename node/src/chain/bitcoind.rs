@@ -33,6 +33,11 @@ const WARMING_UP: i64 = -28;
 const SHORT_WAIT_MS: u32 = 1_000;
 /// RPC code with which Bitcoin Core answers a call with parameters that it does not know.
 const MISUSED: i64 = -1;
+/// RPC code of Bitcoin Core for errors that have none of their own, which is that of misuse, too.
+const MISC: i64 = -1;
+/// What it says of a block of which only the header is left.
+const PRUNED: &str = "pruned data";
+
 /// Bitcoin Core, or what speaks like it.
 #[derive(Clone, Debug)]
 pub struct Bitcoind(Rpc);
@@ -182,7 +187,12 @@ impl Chain for Bitcoind {
 
     fn block(&self, hash: BlockHash) -> Answer<'_, Block> {
         Box::pin(async move {
-            let raw: String = self.call("getblock", json!([hash, 0])).await?;
+            let raw: String = match self.call("getblock", json!([hash, 0])).await {
+                Err(CallError::Refused(error)) if error.code == MISC && error.message.contains(PRUNED) => {
+                    return Err(ChainError::Pruned(hash));
+                }
+                answer => answer?,
+            };
             deserialize_hex(&raw).map_err(malformed)
         })
     }

@@ -1,7 +1,7 @@
 //! The one queue through which transactions go to the Bitcoin network: parents first, some at a time, only what the
 //! mempool lacks; with a child that pays for it where a parent's own fee is too low by now.
 
-use super::{Chain, ChainError};
+use super::{Chain, ChainError, complaint::Complaint};
 use crate::run::input::Input;
 use bitcoin::{Transaction, Txid};
 use quorate_protocol::wire::limits;
@@ -38,6 +38,7 @@ impl Queue {
     /// Sends until the node ends, and tells it how each transaction fared. What a backend that does not answer was not
     /// given is left to the next sweep.
     pub(crate) async fn run(self: Arc<Self>, chain: Arc<dyn Chain>, inputs: mpsc::Sender<Input>) {
+        let complaint = Complaint::new("take transactions");
         loop {
             tokio::select! {
                 () = self.news.notified() => {}
@@ -48,7 +49,7 @@ impl Queue {
             let mut missing = match chain.missing(txids).await {
                 Ok(missing) => missing,
                 Err(error) => {
-                    tracing::warn!(%error, count = batch.len(), "the chain backend does not take transactions");
+                    complaint.raise(&error);
                     continue;
                 }
             };
@@ -56,10 +57,11 @@ impl Queue {
                 let told = match hand_in(&*chain, some, &batch, &mut missing).await {
                     Ok(told) => told,
                     Err(error) => {
-                        tracing::warn!(%error, "the chain backend does not take transactions");
+                        complaint.raise(&error);
                         break;
                     }
                 };
+                complaint.settle();
                 for (txid, refusal) in told {
                     if inputs.send(Input::Broadcast { txid, refusal }).await.is_err() {
                         return;

@@ -5,6 +5,7 @@ mod backends;
 mod birthday;
 mod bitcoind;
 pub(crate) mod broadcast;
+pub(crate) mod complaint;
 mod doubt;
 mod esplora;
 #[cfg(test)]
@@ -146,6 +147,11 @@ pub enum ChainError {
     /// A block that is not the one that was asked for.
     #[error("the chain backend gave another block than {0}, or a damaged one")]
     WrongBlock(BlockHash),
+    /// The backend has deleted a block's data, which Bitcoin Core does with `-prune`.
+    #[error(
+        "the chain backend has pruned block {0}, which this node has to read: name another backend that still has it (one that is not pruned, or keeps more: -prune=10000 is about two weeks); it can stand behind the pruned one"
+    )]
+    Pruned(BlockHash),
     /// A header that no miner of the network made.
     #[error("the chain backend gave a header that does not follow the rules: {0}")]
     Header(#[from] HeaderError),

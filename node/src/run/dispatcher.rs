@@ -2,7 +2,7 @@
 
 use super::{checking::Checking, input::Input};
 use crate::{
-    chain::{Chain, broadcast::Queue, proofs::Proofs},
+    chain::{Chain, broadcast::Queue, complaint::Complaint, proofs::Proofs},
     crash,
     net::peers::{Call, Peers},
     store::Index,
@@ -15,7 +15,7 @@ use quorate_protocol::{
         encode_frame,
     },
 };
-use quorate_rules::{Output, ReplyTo, Search, SessionId, Tag};
+use quorate_rules::{ChainCoin, Output, ReplyTo, Search, SessionId, Tag};
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -47,6 +47,8 @@ pub(crate) struct Dispatcher {
     sessions: HashMap<SessionId, mpsc::Sender<Vec<u8>>>,
     /// Questions to the chain about coins, of which there are some at a time.
     lookups: Arc<Semaphore>,
+    /// What the chain backend does not answer at the moment: about coins, and about what accounts had.
+    complaints: [Arc<Complaint>; 2],
     proofs: Arc<Proofs>,
     /// Room for questions that wait for a block.
     proving: Arc<Semaphore>,
@@ -69,7 +71,23 @@ impl Dispatcher {
         let proving = Arc::new(Semaphore::new(PROOFS_MAX));
         let checking = Checking::new(inputs.clone());
         let (replies, sessions) = (HashMap::new(), HashMap::new());
-        Self { me, inputs, peers, chain, queue, replies, sessions, lookups, proofs, proving, checking, index }
+        let complaints = ["say whether there is a coin", "say what accounts had before they were known here"];
+        let complaints = complaints.map(|what| Arc::new(Complaint::new(what)));
+        Self {
+            me,
+            inputs,
+            peers,
+            chain,
+            queue,
+            replies,
+            sessions,
+            lookups,
+            complaints,
+            proofs,
+            proving,
+            checking,
+            index,
+        }
     }
 
     pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Vec<Work>>) {
@@ -124,17 +142,10 @@ impl Dispatcher {
                     let _peer_gone = waiting.send(reply);
                 }
             }
-            Output::LookUp { ticket, outpoints } => {
-                tokio::spawn(look_up(
-                    self.lookups.clone(),
-                    self.chain.clone(),
-                    self.inputs.clone(),
-                    ticket,
-                    outpoints,
-                ));
-            }
+            Output::LookUp { ticket, outpoints } => self.look_up(ticket, outpoints),
             Output::Search { ticket, search } => {
-                tokio::spawn(look_for(self.chain.clone(), self.inputs.clone(), ticket, search));
+                let [_, complaint] = self.complaints.clone();
+                tokio::spawn(look_for(self.chain.clone(), complaint, self.inputs.clone(), ticket, search));
             }
             Output::Check { ticket, source, check } => self.checking.start(ticket, source, *check),
             Output::Recall { ticket, wanted } => {
@@ -166,6 +177,18 @@ impl Dispatcher {
             }
             Output::Prove { session, id, txid, of, path } => self.prove(session, id, txid, of, path),
         }
+    }
+
+    /// Asks the chain for coins, when it is its turn.
+    fn look_up(&self, ticket: u64, outpoints: Vec<OutPoint>) {
+        let [complaint, _] = self.complaints.clone();
+        let (turns, chain, inputs) = (self.lookups.clone(), self.chain.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            // Never closed.
+            let _turn = turns.acquire_owned().await;
+            let coins = look_up(&*chain, &complaint, outpoints).await;
+            let _node_ended = inputs.send(Input::Coins { ticket, coins }).await;
+        });
     }
 
     /// Answers a session from the block that has a transaction, once that is read.
@@ -227,46 +250,46 @@ impl Dispatcher {
 
 /// Asks the chain for coins. One that there is not is left out; if the backend does not say, nobody can know.
 async fn look_up(
-    turns: Arc<Semaphore>,
-    chain: Arc<dyn Chain>,
-    inputs: mpsc::Sender<Input>,
-    ticket: u64,
+    chain: &dyn Chain,
+    complaint: &Complaint,
     outpoints: Vec<OutPoint>,
-) {
-    // Never closed.
-    let _turn = turns.acquire_owned().await;
-    let mut coins = Some(Vec::new());
+) -> Option<Vec<(OutPoint, ChainCoin)>> {
+    let mut coins = Vec::new();
     for outpoint in outpoints {
         match chain.coin(outpoint).await {
-            Ok(coin) => {
-                if let Some(coins) = &mut coins {
-                    coins.extend(coin.map(|coin| (outpoint, coin)));
-                }
-            }
+            Ok(coin) => coins.extend(coin.map(|coin| (outpoint, coin))),
             Err(error) => {
-                tracing::warn!(%error, %outpoint, "the chain backend did not say whether there is a coin");
-                coins = None;
-                break;
+                complaint.raise(&error);
+                return None;
             }
         }
     }
-    let _node_ended = inputs.send(Input::Coins { ticket, coins }).await;
+    complaint.settle();
+    Some(coins)
 }
 
 /// Asks the chain for the coins of accounts.
-async fn look_for(chain: Arc<dyn Chain>, inputs: mpsc::Sender<Input>, ticket: u64, search: Search) {
-    let found = async {
-        let scripts = tokio::task::spawn_blocking(move || search.scripts()).await?;
-        Ok::<_, anyhow::Error>(chain.unspent(scripts).await?)
-    };
-    let found = match found.await {
-        Ok(found) => Some(found),
+async fn look_for(
+    chain: Arc<dyn Chain>,
+    complaint: Arc<Complaint>,
+    inputs: mpsc::Sender<Input>,
+    ticket: u64,
+    search: Search,
+) {
+    let scripts = tokio::task::spawn_blocking(move || search.scripts()).await;
+    let found = match scripts {
+        Ok(scripts) => match chain.unspent(scripts).await {
+            Ok(found) => {
+                complaint.settle();
+                Some(found)
+            }
+            Err(error) => {
+                complaint.raise(&error);
+                None
+            }
+        },
         Err(error) => {
-            let error = format!("{error:#}");
-            tracing::warn!(
-                error,
-                "the chain backend did not say what accounts had before they were known here"
-            );
+            tracing::error!(%error, "what accounts had before was not searched for");
             None
         }
     };

@@ -86,6 +86,7 @@ impl Follower {
                         | ChainError::TooDeep
                         | ChainError::Behind { .. }
                         | ChainError::LessWork { .. }
+                        | ChainError::Pruned(_)
                 )
             );
             if final_word || since.elapsed() >= PATIENCE {

@@ -13,6 +13,8 @@ use std::{
 const BYTES: Rate = Rate { per_second: 1 << 20, at_once: 8 << 20 };
 /// Work a second, and how much may come at once: a wallet that is restored asks for much.
 const WORK: Rate = Rate { per_second: 200, at_once: 4_000 };
+/// Scripts that an address has nodes index, which they do for a week: fewer in that time than a node has room for.
+const NEW_SCRIPTS: Rate = Rate { per_second: 1, at_once: 65_536 };
 /// An address may ask for as much as so many sessions: behind one there may be a whole mobile network.
 const ADDRESS_SHARES: u32 = 16;
 
@@ -67,6 +69,34 @@ impl Bucket {
         self.at = now;
         Duration::from_secs_f64((-self.left).max(0.0) / f64::from(self.rate.per_second))
     }
+
+    fn is_whole(&mut self, now: Duration) -> bool {
+        self.take(now, 0);
+        self.left >= f64::from(self.rate.at_once)
+    }
+}
+
+/// How many scripts one address may still have nodes index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewScripts(Bucket);
+
+impl NewScripts {
+    pub(crate) fn new(now: Duration) -> Self {
+        Self(Bucket::new(NEW_SCRIPTS, now))
+    }
+
+    /// Takes one; `false` if there is none.
+    pub(crate) fn take(&mut self, now: Duration) -> bool {
+        self.0.take(now, 0);
+        let some = self.0.left >= 1.0;
+        self.0.take(now, u32::from(some));
+        some
+    }
+
+    /// Whether they are all there.
+    pub(crate) fn is_whole(&mut self, now: Duration) -> bool {
+        self.0.is_whole(now)
+    }
 }
 
 /// What one session may ask for.
@@ -92,10 +122,7 @@ impl Allowance {
 
     /// Whether it is all there.
     fn is_whole(&mut self, now: Duration) -> bool {
-        [&mut self.bytes, &mut self.work].into_iter().all(|bucket| {
-            bucket.take(now, 0);
-            bucket.left >= f64::from(bucket.rate.at_once)
-        })
+        [&mut self.bytes, &mut self.work].into_iter().all(|bucket| bucket.is_whole(now))
     }
 
     /// So many bytes count as read; gives the time for which nothing more is.

@@ -27,11 +27,9 @@ use quorate_protocol::{
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,
+    time::Duration,
 };
-use wanted::Wanted;
-
-/// Keys that nobody wants any more and are followed for some time.
-const IDLE_MAX: usize = 32_768;
+use wanted::{IDLE_MAX, Wanted};
 
 /// Blocks that nodes undo at most.
 const UNDO_BLOCKS: u32 = 288;
@@ -123,7 +121,8 @@ impl Hub {
     }
 
     /// Gives the keys that are followed no more: nobody has come back for them since the sweep before.
-    pub(crate) fn sweep(&mut self) -> Vec<SubscriptionKey> {
+    pub(crate) fn sweep(&mut self, now: Duration) -> Vec<SubscriptionKey> {
+        self.wanted.sweep(now);
         let [young, old] = std::mem::take(&mut self.idle);
         let unwanted = |interest: &Interest| interest.wanted == 0;
         let over =
@@ -174,12 +173,17 @@ impl Hub {
     /// Registers interest. Gives, per key over a limit, its refusal, and what the nodes have to be asked.
     pub(crate) fn subscribe(
         &mut self,
+        now: Duration,
         session: WalletId,
         call: &Subscription,
     ) -> (HashMap<SubscriptionKey, WireError>, Vec<ClientMessage>) {
         let (mut refused, mut new) = (HashMap::new(), Vec::new());
+        if !self.wanted.is_open(session) {
+            return (refused, Vec::new());
+        }
         for key in &call.keys {
-            let is_new = match self.wanted.add(session, key) {
+            let is_followed = self.interests.contains_key(key);
+            let is_new = match self.wanted.add(now, session, key, is_followed) {
                 Ok(is_new) => is_new,
                 Err(error) => {
                     refused.insert(key.clone(), error);

@@ -344,7 +344,7 @@ impl Machine {
         }
         if now >= self.sweep_at {
             self.sweep_at = now + LINGER;
-            let abandoned = self.hub.sweep();
+            let abandoned = self.hub.sweep(now);
             self.lose_interest(abandoned);
         }
         for relay in self.relays.expired(now) {

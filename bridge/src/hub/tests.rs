@@ -28,6 +28,8 @@ fn utxo(lock: bool) -> UtxoRecord {
     }
 }
 
+const NOW: Duration = Duration::ZERO;
+
 fn hub() -> (Hub, SubscriptionKey) {
     let mut hub = Hub::new(1);
     hub.take_tip(LinkId(1), ChainTip { block: BlockRef { height: 1, hash: BlockHash::all_zeros() } });
@@ -79,7 +81,7 @@ fn followed(hub: &Hub) -> usize {
 
 fn subscribe(hub: &mut Hub, key: &SubscriptionKey) {
     let call = call(std::slice::from_ref(key));
-    let (refused, question) = hub.subscribe(WalletId(1), &call);
+    let (refused, question) = hub.subscribe(NOW, WalletId(1), &call);
     for key in asked(question) {
         hub.take_result(LinkId(1), 0, told_free(key));
     }
@@ -140,7 +142,7 @@ fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
     // Who comes later is given both.
     hub.open(WalletId(2), None);
     let keys = [key.clone()];
-    let (refused, _) = hub.subscribe(WalletId(2), &call(&keys));
+    let (refused, _) = hub.subscribe(NOW, WalletId(2), &call(&keys));
     hub.answer_subscription(WalletId(2), None, &call(&keys), &refused);
     assert_eq!(snapshot(&mut hub).1, [proof(7)]);
     let Some((_, ServerMessage::UTXOStateNotification { proof: other, .. })) = next(&mut hub) else {
@@ -153,7 +155,7 @@ fn a_broken_proof_that_comes_first_does_not_keep_the_good_one_back() {
 fn a_change_before_the_snapshot_is_in_the_snapshot() {
     let (mut hub, key) = hub();
     let keys = [key.clone()];
-    let (refused, question) = hub.subscribe(WalletId(1), &call(&keys));
+    let (refused, question) = hub.subscribe(NOW, WalletId(1), &call(&keys));
     assert_eq!(asked(question), keys);
     assert!(!hub.is_ready(&keys));
     hub.notify(LinkId(2), &key, &utxo(true), None);
@@ -205,8 +207,8 @@ fn the_last_one_to_leave_ends_the_interest() {
     assert_eq!(hub.unsubscribe(WalletId(1), std::slice::from_ref(&key)), (1, vec![]));
     assert!(hub.close(WalletId(1)).is_empty());
     assert_eq!((hub.key_count(), followed(&hub)), (0, 1), "it is followed for some time");
-    assert!(hub.sweep().is_empty());
-    assert_eq!(hub.sweep(), [key]);
+    assert!(hub.sweep(NOW).is_empty());
+    assert_eq!(hub.sweep(NOW), [key]);
     assert!(hub.questions().is_empty());
 }
 
@@ -215,9 +217,9 @@ fn who_waits_for_a_snapshot_loses_nothing_when_others_leave() {
     let (mut hub, key) = hub();
     hub.open(WalletId(2), None);
     let keys = [key.clone()];
-    let (refused, question) = hub.subscribe(WalletId(1), &call(&keys));
+    let (refused, question) = hub.subscribe(NOW, WalletId(1), &call(&keys));
     assert_eq!(asked(question), keys);
-    hub.subscribe(WalletId(2), &call(&keys));
+    hub.subscribe(NOW, WalletId(2), &call(&keys));
     assert_eq!(hub.close(WalletId(2)), [], "the other one still wants it");
     hub.take_result(LinkId(1), 0, told_free(key.clone()));
     hub.answer_subscription(WalletId(1), None, &call(&keys), &refused);
@@ -229,8 +231,8 @@ fn who_ends_a_subscription_before_its_snapshot_is_told_nothing_and_leaves_nothin
     let (mut hub, key) = hub();
     hub.open(WalletId(2), None);
     let keys = [key.clone()];
-    hub.subscribe(WalletId(2), &call(&keys));
-    let (refused, _) = hub.subscribe(WalletId(1), &call(&keys));
+    hub.subscribe(NOW, WalletId(2), &call(&keys));
+    let (refused, _) = hub.subscribe(NOW, WalletId(1), &call(&keys));
     assert_eq!(hub.unsubscribe(WalletId(1), &keys), (1, vec![]));
     hub.answer_subscription(WalletId(1), None, &call(&keys), &refused);
     let Some((_, ServerMessage::UTXOSubscribed { results, .. })) = next(&mut hub) else {
@@ -253,7 +255,7 @@ fn no_more_than_so_many_keys_are_followed_for_nobody() {
     for round in 0..5 {
         let keys = keys(round * 8_192);
         hub.open(WalletId(7), None);
-        let (_, question) = hub.subscribe(WalletId(7), &call(&keys));
+        let (_, question) = hub.subscribe(NOW, WalletId(7), &call(&keys));
         for key in asked(question) {
             let outcome = KeyOutcome::Snapshot {
                 utxos: vec![],
@@ -323,7 +325,7 @@ fn what_was_spent_long_ago_is_forgotten_and_asked_for_again_when_somebody_wants_
     let key = SubscriptionKey::Account(AccountId([7; 32]));
     let keys = [key.clone()];
     let whole = call(&keys);
-    assert_eq!(asked(hub.subscribe(WalletId(1), &whole).1), keys);
+    assert_eq!(asked(hub.subscribe(NOW, WalletId(1), &whole).1), keys);
     let (old, new) = (spent(1, 700), spent(2, 900));
     tell(&mut hub, &key, &[old.clone(), new.clone()]);
     hub.answer_subscription(WalletId(1), None, &whole, &HashMap::new());
@@ -332,13 +334,13 @@ fn what_was_spent_long_ago_is_forgotten_and_asked_for_again_when_somebody_wants_
     // Who knows more is told less, and for that nobody is asked.
     hub.open(WalletId(2), None);
     let recent = Subscription { since: 800, ..call(&keys) };
-    assert!(hub.subscribe(WalletId(2), &recent).1.is_empty());
+    assert!(hub.subscribe(NOW, WalletId(2), &recent).1.is_empty());
     hub.answer_subscription(WalletId(2), None, &recent, &HashMap::new());
     assert_eq!(snapshot(&mut hub).0, std::slice::from_ref(&new));
 
-    hub.sweep();
+    hub.sweep(NOW);
     assert!(
-        hub.subscribe(WalletId(2), &recent).1.is_empty(),
+        hub.subscribe(NOW, WalletId(2), &recent).1.is_empty(),
         "what is left is enough for who knows the rest"
     );
     let Some(ClientMessage::UTXOSubscribe { since, .. }) = hub.questions().pop() else {
@@ -347,7 +349,7 @@ fn what_was_spent_long_ago_is_forgotten_and_asked_for_again_when_somebody_wants_
     assert_eq!(since, Some(1_000 - UNDO_BLOCKS), "nor is a node told to say it again");
     hub.notify(LinkId(1), &key, &old, None);
     assert!(next(&mut hub).is_none(), "who says it all the same is not heard");
-    let (_, questions) = hub.subscribe(WalletId(2), &whole);
+    let (_, questions) = hub.subscribe(NOW, WalletId(2), &whole);
     assert!(matches!(&questions[..], [ClientMessage::UTXOSubscribe { since: None, .. }]), "{questions:?}");
     assert!(!hub.is_ready(&keys), "the nodes are asked");
     tell(&mut hub, &key, &[old.clone(), new.clone()]);
@@ -364,7 +366,7 @@ fn what_one_node_alone_says_is_bounded_and_goes_with_its_stream() {
     let mut hub = Hub::new(4);
     hub.open(WalletId(1), None);
     let key = SubscriptionKey::Account(AccountId([7; 32]));
-    hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
+    hub.subscribe(NOW, WalletId(1), &call(std::slice::from_ref(&key)));
     let script = ScriptBuf::from_bytes(vec![0; 1 << 20]);
     let fits = ALONE_BYTES_MAX / (2 * script.len() + OVERHEAD_BYTES);
     let coin = |vout: usize, script: &ScriptBuf| {
@@ -439,7 +441,7 @@ fn who_speaks_first_and_leaves_takes_nobodys_word_along() {
     let mut hub = Hub::new(7);
     hub.open(WalletId(1), None);
     let key = SubscriptionKey::Script(ScriptBuf::new());
-    hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
+    hub.subscribe(NOW, WalletId(1), &call(std::slice::from_ref(&key)));
     let rich = UtxoRecord { value: Amount::MAX_MONEY, ..utxo(false) };
     for (faulty, honest) in [(1, 3), (2, 4), (8, 5)] {
         assert!(hub.notify(LinkId(faulty), &key, &rich, None));
@@ -456,7 +458,7 @@ fn a_node_shows_few_proofs_of_one_coin() {
     let mut hub = Hub::new(4);
     hub.open(WalletId(1), None);
     let key = SubscriptionKey::Script(ScriptBuf::new());
-    hub.subscribe(WalletId(1), &call(std::slice::from_ref(&key)));
+    hub.subscribe(NOW, WalletId(1), &call(std::slice::from_ref(&key)));
     let spend = |number: u32| FinalityProof::Attested {
         transaction: bitcoin::Transaction {
             version: bitcoin::transaction::Version::TWO,
@@ -498,7 +500,7 @@ fn nodes_are_given_the_records_of_accounts_when_they_come_back() {
     let key = SubscriptionKey::Account(id);
     let accounts = BTreeMap::from([(id, record)]);
     let with_record = Subscription { accounts: accounts.clone(), ..call(&[key.clone(), script.clone()]) };
-    let (_, asked_now) = hub.subscribe(WalletId(1), &with_record);
+    let (_, asked_now) = hub.subscribe(NOW, WalletId(1), &with_record);
     let sent = |message: &ClientMessage| {
         if let ClientMessage::UTXOSubscribe { accounts, .. } = message { accounts.clone() } else { panic!() }
     };
@@ -514,8 +516,34 @@ fn nodes_are_given_the_records_of_accounts_when_they_come_back() {
     let keys: Vec<_> = many.keys().copied().map(SubscriptionKey::Account).collect();
     for (id, record) in &many {
         let accounts = BTreeMap::from([(*id, record.clone())]);
-        hub.subscribe(WalletId(1), &Subscription { accounts, ..call(&[SubscriptionKey::Account(*id)]) });
+        hub.subscribe(NOW, WalletId(1), &Subscription { accounts, ..call(&[SubscriptionKey::Account(*id)]) });
     }
-    let (_, questions) = hub.subscribe(WalletId(1), &call(&keys));
+    let (_, questions) = hub.subscribe(NOW, WalletId(1), &call(&keys));
     assert_eq!(questions.iter().map(|question| sent(question).len()).collect::<Vec<_>>(), [100, 100, 50]);
+}
+
+#[test]
+fn an_address_is_refused_what_its_sessions_have_no_room_for_and_another_is_not() {
+    const MOST: usize = 65_536;
+    let (mut hub, _) = hub();
+    let [crowd, other] = [1, 2].map(|last| Some(IpAddr::from([10, 0, 0, last])));
+    let coins = |from: usize| {
+        let key = |number: usize| {
+            let vout = u32::try_from(number).expect("fits");
+            SubscriptionKey::Outpoint(OutPoint { vout, ..OutPoint::null() })
+        };
+        call(&(from..from + 1_000).map(key).collect::<Vec<_>>())
+    };
+    let mut refused = 0;
+    for session in 10..17 {
+        hub.open(WalletId(session), crowd);
+        for part in 0..10 {
+            refused += hub.subscribe(NOW, WalletId(session), &coins(part * 1_000)).0.len();
+        }
+    }
+    assert_eq!(refused, 70_000 - MOST);
+    hub.open(WalletId(20), other);
+    assert!(hub.subscribe(NOW, WalletId(20), &coins(0)).0.is_empty());
+    hub.close(WalletId(10));
+    assert!(hub.subscribe(NOW, WalletId(16), &coins(9_000)).0.is_empty(), "there is room again");
 }

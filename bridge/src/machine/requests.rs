@@ -43,13 +43,13 @@ impl Machine {
             }
             ClientMessage::Ping => self.answer(session, id, ServerMessage::Pong),
             ClientMessage::UTXOSubscribe { keys, accounts, since } => {
-                limits::check_keys(keys.len())?;
+                SubscriptionKey::check(&keys)?;
                 limits::check_accounts(accounts.len())?;
                 let (keys, since) = (SubscriptionKey::distinct(keys), since.unwrap_or(0));
                 self.subscribe(now, session, id, Subscription { keys, accounts, since });
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
-                limits::check_keys(keys.len())?;
+                SubscriptionKey::check(&keys)?;
                 let (count, abandoned) = self.hub.unsubscribe(session, &keys);
                 self.lose_interest(abandoned);
                 self.answer(session, id, ServerMessage::UTXOUnsubscribed { count });
@@ -80,7 +80,7 @@ impl Machine {
     }
 
     fn subscribe(&mut self, now: Duration, session: WalletId, id: Option<u64>, call: Subscription) {
-        let (refused, questions) = self.hub.subscribe(session, &call);
+        let (refused, questions) = self.hub.subscribe(now, session, &call);
         if let Some(open) = self.sessions.get_mut(&session) {
             open.forgive(&call.keys);
         }

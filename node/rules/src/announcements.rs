@@ -127,3 +127,32 @@ impl Announcements {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{Kit, OTHER};
+    use bitcoin::hashes::Hash as _;
+
+    #[test]
+    fn so_many_are_told_again_and_more_are_told_once() {
+        let mut kit = Kit::voting();
+        let request = VotingRequest::Released { releases: vec![] };
+        let txid = |number: usize| Txid::hash(&number.to_be_bytes());
+        let mut announcements = Announcements::default();
+        let mut tell = |announcements: &mut Announcements, number| {
+            announcements.tell(&mut kit.machine.cx, txid(number), &request);
+            kit.drain();
+            assert_eq!(kit.asked().len(), 3, "all others hear of it");
+        };
+        (0..=ANNOUNCEMENTS_MAX).for_each(|number| tell(&mut announcements, number));
+        assert_eq!(announcements.open.len(), ANNOUNCEMENTS_MAX);
+        for node in [OTHER, NodeId(3), NodeId(4)] {
+            assert!(announcements.open.contains_key(&txid(0)));
+            announcements.heard(node, txid(0));
+        }
+        assert!(!announcements.open.contains_key(&txid(0)), "all have heard of it");
+        tell(&mut announcements, ANNOUNCEMENTS_MAX);
+        assert_eq!(announcements.open.len(), ANNOUNCEMENTS_MAX, "there is room again");
+    }
+}

@@ -19,7 +19,7 @@ use crate::{
 };
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
-    AccountId, Federation, NodeId, Round,
+    Federation, NodeId, Round,
     account::{AccountCertificate, AccountError, JointAccount},
     digest::IdentityKey,
     wire::{ConfirmedSpend, FeeEstimates, ServerMessage, VotingRequest},
@@ -194,13 +194,6 @@ impl Context {
             });
             self.ledger.sweep_coins(|outpoint| subscriptions.is_heard(&Target::Outpoint(*outpoint)));
         }
-    }
-
-    /// If no other script can be followed, forgets some that nobody is subscribed to.
-    pub(crate) fn make_room_for_scripts(&mut self) {
-        let subscriptions = &self.subscriptions;
-        let followed = |account: &AccountId| subscriptions.is_heard(&Target::Account(*account));
-        self.ledger.make_room_for_scripts(|| subscriptions.scripts(), followed);
     }
 
     /// Asks nodes, each of which answers with the tag.

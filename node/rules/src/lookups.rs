@@ -212,6 +212,9 @@ impl Lookups {
                 .filter(|waiting| waiting.source == gone)
                 .for_each(|waiting| waiting.input = None);
         }
+        if self.histories_of.remove(&session).is_some() {
+            self.histories.retain(|_, history| history.session != session);
+        }
     }
 }
 

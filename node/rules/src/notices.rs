@@ -113,11 +113,10 @@ impl Context {
     /// Subscribes to a key.
     pub(crate) fn subscribe(&mut self, session: SessionId, key: &SubscriptionKey) -> Result<(), WireError> {
         let target = self.target(key)?;
-        if matches!(target, Target::Script(_)) {
-            self.make_room_for_scripts();
-        }
+        let subscriptions = &self.subscriptions;
         if let Target::Script(script) = &target
             && !self.ledger.want(script)
+            && !(self.ledger.make_room_for_scripts(|| subscriptions.scripts()) && self.ledger.want(script))
         {
             let limit = LEASES_MAX;
             let error =

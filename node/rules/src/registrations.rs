@@ -102,3 +102,33 @@ impl Context {
         Ok(VotingReply::AccountResponse { signature: record.accept(&self.federation, &self.key) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{Kit, WALLET};
+    use quorate_protocol::wire::{ClientMessage, limits};
+
+    #[test]
+    fn the_oldest_registration_goes_for_the_next() {
+        let mut kit = Kit::voting();
+        let record = kit.world.certificate().record;
+        let fill = |kit: &mut Kit| {
+            let registrations = &mut kit.machine.registrations;
+            while registrations.open.len() < REGISTRATIONS_MAX {
+                registrations.last += 1;
+                let (id, acceptances, failures) = (Some(7), BTreeMap::new(), 0);
+                let open =
+                    Registration { session: WALLET, id, record: record.clone(), acceptances, failures };
+                registrations.open.insert(registrations.last, open);
+            }
+        };
+        fill(&mut kit);
+        let (protocol, agent) = (limits::PROTOCOL_VERSION, "test".to_owned());
+        kit.say(ClientMessage::Hello { protocol, federation: None, agent });
+        kit.say(ClientMessage::AccountRegister { record: record.clone() });
+        let registrations = &kit.machine.registrations;
+        assert_eq!(registrations.open.len(), REGISTRATIONS_MAX);
+        assert!(!registrations.open.contains_key(&1) && registrations.open.contains_key(&registrations.last));
+    }
+}

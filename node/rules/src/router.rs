@@ -306,21 +306,21 @@ impl Machine {
                 self.cx.greet(session, id, protocol, federation)
             }
             ClientMessage::UTXOSubscribe { keys, accounts, since } => {
-                limits::check_keys(keys.len())?;
+                SubscriptionKey::check(&keys)?;
                 limits::check_accounts(accounts.len())?;
                 self.cx.take_accounts(&keys, accounts);
                 self.subscribe(session, id, SubscriptionKey::distinct(keys), since.unwrap_or(0));
                 Ok(())
             }
             ClientMessage::UTXOUnsubscribe { keys } => {
-                limits::check_keys(keys.len())?;
+                SubscriptionKey::check(&keys)?;
                 self.lookups.remove_keys(session, &keys);
                 let count = keys.iter().filter(|key| self.cx.unsubscribe(session, key)).count();
                 self.cx.send_client(session, id, ServerMessage::UTXOUnsubscribed { count });
                 Ok(())
             }
             ClientMessage::UTXOStateQuery { keys } => {
-                limits::check_keys(keys.len())?;
+                SubscriptionKey::check(&keys)?;
                 let keys = SubscriptionKey::distinct(keys).into_iter();
                 let results = keys.map(|key| self.cx.query(key, 0)).collect();
                 self.cx.send_pages(session, id, results, |results, tip, more| {

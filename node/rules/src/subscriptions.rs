@@ -4,12 +4,12 @@ use crate::SessionId;
 use bitcoin::{OutPoint, ScriptBuf, Txid};
 use quorate_protocol::{
     AccountId,
-    wire::{ErrorCode, SubscriptionKey, WireError},
+    wire::{ErrorCode, SubscriptionKey, WireError, limits},
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Most keys that one session may be subscribed to here: a bridge has those of all its wallets on one.
-const KEYS_PER_SESSION_MAX: usize = 1_000_000;
+const KEYS_PER_SESSION_MAX: usize = limits::KEYS_PER_BRIDGE_MAX;
 
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
@@ -40,7 +40,8 @@ impl Subscriptions {
         if keys.len() >= KEYS_PER_SESSION_MAX && !keys.contains_key(&key) {
             let found = keys.len() + 1;
             let limit = KEYS_PER_SESSION_MAX;
-            return Err(WireError::limit(ErrorCode::LimitExceeded, "keys in a session", limit, found));
+            let error = WireError::limit(ErrorCode::LimitExceeded, "keys in a session", limit, found);
+            return Err(WireError { retry: true, ..error });
         }
         if keys.insert(key.clone(), target.clone()).is_none() {
             // Nearly always the only one.

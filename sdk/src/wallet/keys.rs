@@ -64,7 +64,10 @@ pub(crate) fn recovery_key(
     kind: NetworkKind,
     account: u32,
 ) -> Result<Xpriv, WalletError> {
-    derive(&master(words, kind)?, &recovery_path(kind, account)?)
+    let mut master = master(words, kind)?;
+    let key = recovery_path(kind, account).and_then(|path| derive(&master, &path));
+    master.private_key.non_secure_erase();
+    key
 }
 
 fn master(words: &SecretWords, kind: NetworkKind) -> Result<Xpriv, WalletError> {

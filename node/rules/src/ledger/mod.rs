@@ -360,17 +360,12 @@ impl Ledger {
         self.scripts.sweep(self.blocks.tip().height, listened, followed);
     }
 
-    /// Scripts that nobody listens to make room for others, if there is none; once a block.
+    /// Whether there is room for another script, if need be because others that nobody listens to have gone.
     pub(crate) fn make_room_for_scripts<'a, I: Iterator<Item = &'a ScriptBuf>>(
         &mut self,
         listened: impl FnOnce() -> I,
-        followed: impl Fn(&AccountId) -> bool,
-    ) {
-        let tip = self.blocks.tip().height;
-        if self.scripts.needs_room(tip) {
-            self.scripts.sweep(tip, listened(), followed);
-            self.scripts.make_room(tip);
-        }
+    ) -> bool {
+        self.scripts.make_room(self.blocks.tip().height, listened)
     }
 
     /// The height from which a script's history in blocks is known: what no index was asked for is known from the

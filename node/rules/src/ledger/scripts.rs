@@ -22,6 +22,8 @@ use std::{
 pub(crate) const LEASES_MAX: usize = 1_000_000;
 /// The part of them that goes at a time when there is no room, if nobody listens to it.
 const LEASES_SHARE: usize = 16;
+/// Blocks between two times that room is made.
+const ROOM_BLOCKS: u32 = 6;
 /// Accounts that are indexed at most. One that finds no room is served by its wallet's subscriptions, and is indexed
 /// when it pays and there is room again; nobody can push out another one.
 const ACCOUNTS_MAX: usize = 200_000;
@@ -48,7 +50,7 @@ pub(super) struct Scripts {
     unused: BTreeSet<(u32, AccountId)>,
     /// Accounts that have not been searched for.
     unsearched: VecDeque<AccountId>,
-    /// The height at which there was no room and what nobody listens to had to go.
+    /// The height at which room was made last.
     made_room_at: u32,
     /// What the index has otherwise.
     stale: BTreeSet<ScriptBuf>,
@@ -203,23 +205,27 @@ impl Scripts {
         room
     }
 
-    /// Whether there is no room for another script, and whether looking for some is of use: it is once a block.
-    pub(super) fn needs_room(&self, tip: u32) -> bool {
-        self.leases.len() >= LEASES_MAX && self.made_room_at < tip
-    }
-
-    /// After [`Scripts::sweep`], scripts that nobody listens to now make room for those who come: those that somebody
-    /// wanted to hear of longest ago first, a part of them at a time.
-    pub(super) fn make_room(&mut self, tip: u32) {
-        self.made_room_at = tip;
-        let idle = self.leases.iter().filter(|(_, lease)| lease.wanted_at < tip);
-        let mut idle: Vec<(u32, ScriptBuf)> =
-            idle.map(|(script, lease)| (lease.wanted_at, script.clone())).collect();
-        idle.sort_unstable();
-        for (_, script) in idle.into_iter().take(LEASES_MAX / LEASES_SHARE) {
-            self.leases.remove(&script);
-            self.stale.insert(script);
+    /// If there is no room for another script, those that nobody listens to make some: a part of them at a time, and
+    /// first those that were wanted only briefly, so that nobody can push out others by coming and going. Gives whether
+    /// there is room now. It looks at all of them, so not often.
+    pub(super) fn make_room<'a, I: Iterator<Item = &'a ScriptBuf>>(
+        &mut self,
+        tip: u32,
+        listened: impl FnOnce() -> I,
+    ) -> bool {
+        if self.leases.len() >= LEASES_MAX && self.made_room_at + ROOM_BLOCKS <= tip {
+            self.made_room_at = tip;
+            for script in listened() {
+                if let Some(lease) = self.leases.get_mut(script) {
+                    lease.wanted_at = tip;
+                }
+            }
+            for script in idle(&self.leases, tip) {
+                self.leases.remove(&script);
+                self.stale.insert(script);
+            }
         }
+        self.leases.len() < LEASES_MAX
     }
 
     /// The owner of an account that never had a coin is there: its time begins anew.
@@ -370,7 +376,7 @@ impl Scripts {
         let unused = self.unused.iter().map(|(_, id)| *id);
         let mut heard: BTreeSet<AccountId> = unused.filter(followed).collect();
         for script in listened {
-            if let Some(lease) = self.leases.get_mut(script) {
+            if let Some(lease) = self.leases.get_mut(script).filter(|lease| lease.wanted_at != tip) {
                 lease.wanted_at = tip;
                 self.stale.insert(script.clone());
             }
@@ -393,6 +399,19 @@ impl Scripts {
             wanted
         });
     }
+}
+
+/// Of the scripts that nobody wanted to hear of at this tip, those that can be missed best.
+fn idle(leases: &HashMap<ScriptBuf, Lease>, tip: u32) -> Vec<ScriptBuf> {
+    let rank = |lease: &Lease| (lease.wanted_at.saturating_sub(lease.from), lease.wanted_at);
+    let idle = leases.iter().filter(|(_, lease)| lease.wanted_at < tip);
+    let mut idle: Vec<_> = idle.map(|(script, lease)| (rank(lease), script)).collect();
+    let part = LEASES_MAX / LEASES_SHARE;
+    if part < idle.len() {
+        idle.select_nth_unstable(part);
+        idle.truncate(part);
+    }
+    idle.into_iter().map(|(_, script)| script.clone()).collect()
 }
 
 /// By slot, the accounts whose rows are not just those of their addresses: one is lost, or left from before it was.
@@ -494,22 +513,38 @@ mod tests {
         scripts.register(world.account.id(), &world.account, 1);
         assert_eq!(scripts.len(), (LEASES_MAX + 40, 1));
         assert!(scripts.want(&script(&world.account, Keychain::Receive, 0), 2), "it is indexed already");
+    }
 
-        // At the next block, those that nobody listens to make room, once; who is listened to stays.
-        let listened: Vec<_> =
-            (0..LEASES_MAX - 3).map(|at| ScriptBuf::from_bytes(at.to_be_bytes().to_vec())).collect();
-        assert!(scripts.needs_room(2));
-        scripts.sweep(2, listened.iter(), nobody);
-        scripts.make_room(2);
-        assert_eq!(scripts.leases.len(), LEASES_MAX - 3);
-        assert!(listened.iter().all(|script| scripts.leases.contains_key(script)));
-        (0..3_u8).for_each(|at| assert!(scripts.want(&ScriptBuf::from_bytes(vec![0x52, at]), 2)));
-        assert!(!scripts.want(&other, 2) && !scripts.needs_room(2), "once a block");
-        assert!(scripts.needs_room(3));
-        scripts.sweep(3, none(), nobody);
-        scripts.make_room(3);
-        assert_eq!(scripts.leases.len(), LEASES_MAX - LEASES_MAX / LEASES_SHARE, "a part at a time");
-        assert!(scripts.want(&other, 3));
+    #[test]
+    fn scripts_that_nobody_listens_to_make_room_and_those_that_were_wanted_briefly_go_first() {
+        let numbered = |number: usize| ScriptBuf::from_bytes(number.to_be_bytes().to_vec());
+        let part = LEASES_MAX / LEASES_SHARE;
+        let mut scripts = Scripts::default();
+        // Old ones of somebody who is away, others of who came and went, and one that somebody listens to.
+        (0..part).for_each(|number| assert!(scripts.want(&numbered(number), 100)));
+        (0..part).for_each(|number| assert!(scripts.want(&numbered(number), 900)));
+        (part..LEASES_MAX).for_each(|number| assert!(scripts.want(&numbered(number), 1_000)));
+        let (heard, new) = (numbered(part), ScriptBuf::from_bytes(vec![0x51]));
+        assert!(!scripts.want(&new, 1_000));
+        scripts.take_index();
+        assert!(scripts.make_room(1_006, || std::iter::once(&heard)));
+        assert_eq!(scripts.leases.len(), LEASES_MAX - part, "a part at a time");
+        assert!(
+            (0..part).all(|number| scripts.leases.contains_key(&numbered(number))),
+            "who is only away stays"
+        );
+        assert!(scripts.leases.contains_key(&heard));
+        assert_eq!(
+            scripts.take_index().rows().len(),
+            part,
+            "the index loses them, and nothing else is written"
+        );
+        assert!(scripts.want(&new, 1_006));
+        assert!(scripts.make_room(1_006, none), "while there is room, nobody has to go");
+        assert_eq!(scripts.leases.len(), LEASES_MAX - part + 1);
+        (0..part - 1).for_each(|number| assert!(scripts.want(&numbered(LEASES_MAX + number), 1_006)));
+        assert!(!scripts.make_room(1_011, none), "not so soon again");
+        assert!(scripts.make_room(1_012, none));
     }
 
     #[test]

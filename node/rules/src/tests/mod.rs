@@ -1,5 +1,6 @@
 //! Tests of the rules through the machine: what each refuses, what it emits, and in which order.
 
+mod bounds;
 mod cancelling;
 mod conflicts;
 mod coordinating;

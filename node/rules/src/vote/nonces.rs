@@ -115,4 +115,26 @@ mod tests {
         assert!(!known(&pool, 5) && known(&pool, 6));
         assert_eq!(change.rows().len(), 4, "three that went, and the one of a payment that is settled");
     }
+
+    #[test]
+    fn a_coordinators_oldest_nonces_go_and_nobodys_push_out_anothers() {
+        let world = quorate_protocol::testing::federation(4);
+        let (mut pool, mut rng) = (NoncePool::restore(Vec::new()), quorate_protocol::testing::rng(1));
+        let mut add = |pool: &mut NoncePool, coordinator| {
+            let (nonces, commitment) = world.shares[0].commit(&mut rng).expect("nonces");
+            pool.add(NodeId(coordinator), nonces);
+            commitment
+        };
+        let others = add(&mut pool, 3);
+        let first: Vec<_> = (0..3).map(|_| add(&mut pool, 2)).collect();
+        assert!(pool.take(&first[1..2]).is_some() && pool.take(&first[1..2]).is_none(), "once");
+        for _ in 3..OPEN_PER_PEER_MAX {
+            add(&mut pool, 2);
+        }
+        assert_eq!(pool.unused.len(), OPEN_PER_PEER_MAX);
+        let newest = add(&mut pool, 2);
+        assert_eq!((pool.unused.len(), pool.order[&NodeId(2)].len()), (OPEN_PER_PEER_MAX, OPEN_PER_PEER_MAX));
+        assert!(pool.take(&first[..1]).is_none(), "the oldest has gone");
+        assert!(pool.take(&first[2..]).is_some() && pool.take(&[newest, others]).is_some());
+    }
 }

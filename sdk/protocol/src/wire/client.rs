@@ -51,6 +51,26 @@ impl SubscriptionKey {
         keys.retain(|key| seen.insert(key.clone()));
         keys
     }
+
+    /// Refuses keys of a message that are too many, or one of which is a script that no output needs.
+    ///
+    /// ```
+    /// use quorate_protocol::wire::{SubscriptionKey, limits};
+    ///
+    /// let script = |bytes: usize| SubscriptionKey::Script(vec![0x51; bytes].into());
+    /// assert!(SubscriptionKey::check(&[script(34), SubscriptionKey::Tip]).is_ok());
+    /// assert!(SubscriptionKey::check(&[script(limits::KEY_SCRIPT_BYTES_MAX + 1)]).is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// The limit, and what was found.
+    pub fn check(keys: &[Self]) -> Result<(), WireError> {
+        super::limits::check_keys(keys.len())?;
+        keys.iter().try_for_each(|key| match key {
+            Self::Script(script) => super::limits::check_script(script.len()),
+            Self::Address(_) | Self::Outpoint(_) | Self::Txid(_) | Self::Account(_) | Self::Tip => Ok(()),
+        })
+    }
 }
 
 /// The outpoints among some keys.

@@ -21,8 +21,13 @@ pub const PROPOSAL_BYTES_MAX: usize = 96 * 1024;
 pub const KEYS_PER_MESSAGE_MAX: usize = 1_000;
 /// Most records of accounts in one subscription.
 pub const ACCOUNTS_PER_MESSAGE_MAX: usize = 100;
+/// Longest script that can be subscribed to, in bytes. Those of addresses have at most 42, a bare multisignature script
+/// of three keys that is relayed at most 201; nodes keep what is subscribed to for a week.
+pub const KEY_SCRIPT_BYTES_MAX: usize = 256;
 /// Most keys that one session may be subscribed to.
 pub const KEYS_PER_SESSION_MAX: usize = 10_000;
+/// Most keys that a node lets one session have that is a bridge's: those of all its wallets.
+pub const KEYS_PER_BRIDGE_MAX: usize = 1_000_000;
 /// Most headers in one answer, as in the Bitcoin peer-to-peer protocol.
 pub const HEADERS_MAX: usize = 2_000;
 /// Longest reason of a chain backend that is told, in characters.
@@ -45,6 +50,21 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// ```
 pub fn check_keys(found: usize) -> Result<(), WireError> {
     check("keys in a message", KEYS_PER_MESSAGE_MAX, found)
+}
+
+/// Refuses a script of so many bytes as a key.
+///
+/// # Errors
+/// The limit, and what was found.
+///
+/// ```
+/// use quorate_protocol::wire::limits;
+///
+/// assert!(limits::check_script(limits::KEY_SCRIPT_BYTES_MAX).is_ok());
+/// assert!(limits::check_script(limits::KEY_SCRIPT_BYTES_MAX + 1).is_err());
+/// ```
+pub fn check_script(bytes: usize) -> Result<(), WireError> {
+    check("bytes in a script that is a key", KEY_SCRIPT_BYTES_MAX, bytes)
 }
 
 /// Refuses a subscription with more records of accounts than one may have.

@@ -29,6 +29,19 @@ pub(crate) enum Refused {
     Address,
 }
 
+/// How many were turned away since the start, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TurnedAway {
+    /// Connections that made room for others before they were sessions.
+    pub(crate) evicted: u64,
+    /// Sessions for which the bridge was full.
+    pub(crate) full: u64,
+    /// Sessions of which an address had as many as it may.
+    pub(crate) address: u64,
+    /// Sessions of pages that may not use this bridge.
+    pub(crate) page: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Place {
     address: IpAddr,
@@ -44,6 +57,7 @@ pub(crate) struct Admission {
     open: BTreeMap<ConnectionId, Place>,
     sessions: usize,
     by_address: HashMap<IpAddr, Guests>,
+    turned_away: TurnedAway,
 }
 
 /// The sessions of one address.
@@ -55,10 +69,10 @@ struct Guests {
 
 impl Admission {
     pub(crate) fn new(connections_max: usize, per_address_max: usize) -> Self {
-        let (open, by_address) = (BTreeMap::new(), HashMap::new());
+        let (open, by_address, turned_away) = (BTreeMap::new(), HashMap::new(), TurnedAway::default());
         // However few there are, no address has them all.
         let per_address_max = per_address_max.min((connections_max / ADDRESS_SHARE).max(1));
-        Self { connections_max, per_address_max, next: 0, open, sessions: 0, by_address }
+        Self { connections_max, per_address_max, next: 0, open, sessions: 0, by_address, turned_away }
     }
 
     fn arriving_max(&self) -> usize {
@@ -72,6 +86,7 @@ impl Admission {
         let goes = if full || crowded { self.evicted() } else { None };
         if let Some(goes) = goes {
             self.open.remove(&goes);
+            self.turned_away.evicted += 1;
         }
         self.next += 1;
         let id = ConnectionId(self.next);
@@ -96,6 +111,16 @@ impl Admission {
         id: ConnectionId,
         from: IpAddr,
     ) -> Result<Option<AddressAllowance>, Refused> {
+        let seated = self.try_seat(id, from);
+        match seated {
+            Ok(_) => {}
+            Err(Refused::Full) => self.turned_away.full += 1,
+            Err(Refused::Address) => self.turned_away.address += 1,
+        }
+        seated
+    }
+
+    fn try_seat(&mut self, id: ConnectionId, from: IpAddr) -> Result<Option<AddressAllowance>, Refused> {
         let sessions_max = self.connections_max.saturating_sub(self.arriving_max());
         if self.sessions >= sessions_max {
             return Err(Refused::Full);
@@ -135,6 +160,16 @@ impl Admission {
         }
     }
 
+    /// A page that may not use this bridge has tried to.
+    pub(crate) fn refuse_page(&mut self) {
+        self.turned_away.page += 1;
+    }
+
+    /// How many were turned away, for the metrics.
+    pub(crate) fn turned_away(&self) -> TurnedAway {
+        self.turned_away
+    }
+
     /// Connections, and those of them that are sessions.
     pub(crate) fn sizes(&self) -> (usize, usize) {
         (self.open.len(), self.sessions)
@@ -170,6 +205,7 @@ mod tests {
         assert!(goes == Some(other) || goes == Some(second));
         assert_eq!(admission.sizes(), (2, 0));
         assert_eq!(admission.seat(first, v4(1)).err(), Some(Refused::Full), "it has gone");
+        assert_eq!(admission.turned_away(), TurnedAway { evicted: 2, full: 1, ..TurnedAway::default() });
         admission.leave(first);
         assert_eq!(admission.sizes(), (2, 0));
     }

@@ -62,6 +62,8 @@ pub(crate) struct Hub {
     deliveries: VecDeque<Delivery>,
     /// Copies from other nodes that were dropped.
     pub(crate) duplicates: u64,
+    /// Keys for which there was no room.
+    pub(crate) refused: u64,
 }
 
 impl Hub {
@@ -77,6 +79,7 @@ impl Hub {
             needed: faulty_max(nodes) + 1,
             deliveries: VecDeque::new(),
             duplicates: 0,
+            refused: 0,
         }
     }
 
@@ -186,6 +189,7 @@ impl Hub {
             let is_new = match self.wanted.add(now, session, key, is_followed) {
                 Ok(is_new) => is_new,
                 Err(error) => {
+                    self.refused += 1;
                     refused.insert(key.clone(), error);
                     continue;
                 }

@@ -179,6 +179,7 @@ async fn upgrade(
     upgrade: WebSocketUpgrade,
 ) -> Response {
     if !bridge.lets_in(&headers) {
+        bridge.door.refuse_page();
         return (StatusCode::FORBIDDEN, "this page may not use this bridge\n").into_response();
     }
     let refused =
@@ -274,7 +275,7 @@ async fn health(State(bridge): State<Arc<Bridge>>) -> Response {
 
 async fn metrics(State(bridge): State<Arc<Bridge>>) -> Response {
     let connected = bridge.driver.upstream.connected();
-    let connections = bridge.door.sizes().0;
-    let text = bridge.driver.with(|machine, _| metrics::text(machine, connected, connections));
+    let (connections, turned_away) = (bridge.door.sizes().0, bridge.door.turned_away());
+    let text = bridge.driver.with(|machine, _| metrics::text(machine, connected, connections, turned_away));
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
 }

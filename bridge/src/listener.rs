@@ -2,7 +2,7 @@
 //! of them waits for anybody for long.
 
 use crate::{
-    admission::{Admission, ConnectionId, Refused},
+    admission::{Admission, ConnectionId, Refused, TurnedAway},
     allowance::AddressAllowance,
     tls::Certificates,
 };
@@ -112,6 +112,16 @@ impl Door {
         state.ends.insert(id, end.clone());
         drop(state);
         (Seat { door: self.clone(), id, peer }, end)
+    }
+
+    /// A page that may not use this bridge has tried to.
+    pub(crate) fn refuse_page(&self) {
+        self.lock().admission.refuse_page();
+    }
+
+    /// How many were turned away since the start.
+    pub(crate) fn turned_away(&self) -> TurnedAway {
+        self.lock().admission.turned_away()
     }
 
     /// Connections, and those of them that are sessions.

@@ -71,6 +71,8 @@ pub struct Counters {
     pub duplicates: u64,
     /// Subscriptions that lost notifications because a session was slow.
     pub gaps: u64,
+    /// Keys for which a session, an address or the bridge had no room.
+    pub refused: u64,
 }
 
 /// A subscription whose keys no node has told of yet.
@@ -379,7 +381,8 @@ impl Machine {
 
     /// For `/metrics`.
     pub fn counters(&self) -> Counters {
-        Counters { forwarded: self.forwarded, duplicates: self.hub.duplicates, gaps: self.gaps }
+        let (duplicates, refused) = (self.hub.duplicates, self.hub.refused);
+        Counters { forwarded: self.forwarded, duplicates, gaps: self.gaps, refused }
     }
 
     fn answer(&mut self, session: WalletId, id: Option<u64>, message: ServerMessage) {

@@ -241,6 +241,7 @@ async fn pages_and_addresses_are_let_in_as_the_operator_says() -> Result<()> {
     let address = bridge.address();
     let other_page = connect(address, &[("origin", "https://evil.example")]).await;
     ensure!(status(other_page)? == StatusCode::FORBIDDEN);
+    gauge(address, "sessions_refused_page_total", 1).await?;
     let page = connect(address, &[("origin", "https://shop.example")]).await;
     ensure!(status(page)? == StatusCode::SWITCHING_PROTOCOLS);
 
@@ -250,6 +251,7 @@ async fn pages_and_addresses_are_let_in_as_the_operator_says() -> Result<()> {
     // What a wallet says of itself stands before what the proxy has seen.
     ensure!(status(from("198.51.100.1, 203.0.113.7").await)? == StatusCode::TOO_MANY_REQUESTS);
     ensure!(status(from("198.51.100.1, 203.0.113.7:4711").await)? == StatusCode::TOO_MANY_REQUESTS);
+    gauge(address, "sessions_refused_address_total", 3).await?;
     ensure!(status(from("203.0.113.7, 198.51.100.1").await)? == StatusCode::SWITCHING_PROTOCOLS);
     drop(held);
     let mut pause = interval(Duration::from_millis(20));

@@ -17,6 +17,7 @@ import type {
   RefreshQuote,
   WalletEvent,
 } from "./types.js";
+import { writeBackup } from "./backup.js";
 import { Labels } from "./labels.js";
 import { storageFailed, within } from "./storage.js";
 import type { Unlock, Vault } from "./vault.js";
@@ -58,6 +59,7 @@ export interface Methods {
   bump(txid: string, feeRate: number): Receipt;
   setAutoRefresh(feeRateMax: number | undefined): void;
   backup(unlock: Unlock | undefined, withWords: boolean): string;
+  backupFile(fileUnlock: Unlock, unlock: Unlock | undefined): Uint8Array<ArrayBuffer>;
   revealWords(unlock: Unlock | undefined): string;
   changeUnlock(from: Unlock, to: Unlock): void;
 }
@@ -188,6 +190,8 @@ export class LocalBackend implements Backend {
       case "send":
       case "pay":
         return this.#engine[method](paymentOf(first as Payment));
+      case "backupFile":
+        return this.#backupFile(first as Unlock, second as Unlock | undefined);
       case "revealWords":
         return this.#reveal(first as Unlock | undefined);
       case "changeUnlock":
@@ -219,6 +223,13 @@ export class LocalBackend implements Backend {
 
   async #backup(unlock: Unlock | undefined, withWords: boolean): Promise<unknown> {
     return this.#engine.backup(withWords ? await this.#reveal(unlock) : undefined);
+  }
+
+  async #backupFile(fileUnlock: Unlock, unlock: Unlock | undefined): Promise<Uint8Array<ArrayBuffer>> {
+    if (this.#closing !== undefined) throw new QuorateError("closed", "the wallet has been closed");
+    if (this.#vault === undefined) throw new QuorateError("watch_only", "this wallet is not stored");
+    await this.#vault.check(unlock ?? MEMORY_UNLOCK);
+    return writeBackup(await this.#vault.read(), fileUnlock);
   }
 
   async #relock(from: Unlock, to: Unlock): Promise<void> {

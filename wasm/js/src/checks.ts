@@ -2,6 +2,7 @@
 import { QuorateError } from "./errors.js";
 import type { Opening } from "./opening.js";
 import type { PaymentRequest, Quote, Recipient } from "./types.js";
+import type { Unlock } from "./vault.js";
 
 /** All bitcoin that there can be, in satoshis. */
 const MAX_MONEY = 2_100_000_000_000_000n;
@@ -91,9 +92,19 @@ function checkRecipient({ to, amount }: Recipient): void {
   if (amount !== "everything") optional(checkAmount, "amount", amount);
 }
 
-/** Names of all options of `create`, `open` and `watch`: an application may have one object for all three. */
+/** Checks a password or key. */
+export function checkUnlock(name: string, unlock: unknown): Unlock {
+  const { password, key } = checkOptions(name, unlock as { readonly password?: string; readonly key?: Uint8Array }, ["password", "key"]);
+  if ((password === undefined) === (key === undefined)) refuse(name, "has to have either a password or a key");
+  optional(checkText, `${name}.password`, password);
+  if (key !== undefined && !(key instanceof Uint8Array)) refuse(`${name}.key`, `has to be a Uint8Array, not ${kindOf(key)}`);
+  return unlock as Unlock;
+}
+
+/** Names of all options of `create`, `open`, `restore` and `watch`: an application may have one object for all of them. */
 const OPTIONS = [
   ...["bridge", "signal", "name", "storage", "directory", "password", "key"],
+  ...["file", "fileUnlock"],
   ...["federation", "words", "record", "account", "gapLimit", "recoveryDelay", "paymentMax", "checkpoint"],
 ];
 
@@ -104,12 +115,17 @@ const OPTIONS = [
  */
 export function checkOpening({ mode, options }: Opening): void {
   checkOptions("options", options, OPTIONS);
-  if (mode !== "open" || options.bridge !== undefined) {
+  if ((mode !== "open" && mode !== "restore") || options.bridge !== undefined) {
     const urls: readonly unknown[] = Array.isArray(options.bridge) ? options.bridge : [options.bridge];
     if (urls.length === 0) refuse("bridge", "at least one is needed");
     urls.forEach((url) => checkText("bridge", url));
   }
   if (mode === "open") return;
+  if (mode === "restore") {
+    if (!(options.file instanceof Uint8Array)) refuse("file", `has to be a Uint8Array, not ${kindOf(options.file)}`);
+    checkUnlock("fileUnlock", options.fileUnlock);
+    return;
+  }
   checkText("federation", options.federation);
   optional(checkCount, "gapLimit", options.gapLimit);
   const { checkpoint } = options;

@@ -13,12 +13,12 @@
  * @packageDocumentation
  */
 import type { Backend } from "./backend.js";
-import { openLocal, type CreateOptions, type OpenOptions, type WatchOptions } from "./opening.js";
+import { openLocal, type CreateOptions, type OpenOptions, type RestoreOptions, type WatchOptions } from "./opening.js";
 import { erase, isStored, type StorageOptions } from "./stored.js";
 import { OpenWallet } from "./wallet.js";
 
 export type { LogLine } from "./diagnostics.js";
-export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type WatchOptions } from "./opening.js";
+export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type RestoreOptions, type WatchOptions } from "./opening.js";
 export type { StorageOptions } from "./stored.js";
 export { QuorateError, type Code, type ErrorDetails } from "./errors.js";
 export { FrostGroup, FrostParty, frostAggregate, type FrostCommitments, type FrostRound } from "./frost.js";
@@ -62,6 +62,23 @@ export class Wallet extends OpenWallet {
    */
   static async open(options: OpenOptions = {}): Promise<Wallet> {
     return new Wallet(await openLocal({ mode: "open", options }));
+  }
+
+  /**
+   * Stores a wallet from a file that {@link OpenWallet.backupFile} gave, under a password or key of this device, and goes on where it stopped. What happened since
+   * then it learns from the federation.
+   *
+   * @throws {@link QuorateError} `invalid_backup`, `wrong_password` (the file's), `wallet_exists`, `wallet_in_use`.
+   *
+   * @example
+   * ```ts no-run
+   * import { Wallet } from "quorate";
+   * const file = new Uint8Array(await input.files[0].arrayBuffer());
+   * const wallet = await Wallet.restore({ file, fileUnlock: { password: "another horse" }, password: "correct horse" });
+   * ```
+   */
+  static async restore(options: RestoreOptions): Promise<Wallet> {
+    return new Wallet(await openLocal({ mode: "restore", options }));
   }
 
   /** Watches an account without its words: it sees everything and cannot pay. With a password or key it is kept, and goes on where it stopped. */

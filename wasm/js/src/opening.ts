@@ -1,5 +1,6 @@
 // How wallets are made, opened and watched.
 import { Engine, Federation, fetchFederation } from "./glue/quorate.js";
+import { readBackup } from "./backup.js";
 import { LocalBackend, MEMORY_UNLOCK, type Backend, type Parts } from "./backend.js";
 import { checkOpening } from "./checks.js";
 import { QuorateError, abortable, call } from "./errors.js";
@@ -49,6 +50,14 @@ export interface OpenOptions extends StorageOptions, WaitOptions {
   readonly bridge?: string | readonly string[];
 }
 
+/** How to go on with a wallet from a file of {@link OpenWallet.backupFile}. */
+export interface RestoreOptions extends OpenOptions {
+  /** The file. */
+  readonly file: Uint8Array;
+  /** Password or key of the file. */
+  readonly fileUnlock: Unlock;
+}
+
 /**
  * How to watch an account without its words. With a password or key it is kept, so that it goes on where it stopped: a till gives no address to two
  * customers, whatever happens to its page. Without, nothing is stored.
@@ -68,6 +77,7 @@ export interface WatchOptions extends ConnectionOptions, StorageOptions {
 export type Opening =
   | { readonly mode: "create"; readonly options: CreateOptions }
   | { readonly mode: "open"; readonly options: OpenOptions }
+  | { readonly mode: "restore"; readonly options: RestoreOptions }
   | { readonly mode: "watch"; readonly options: WatchOptions };
 
 /** What is stored of a wallet besides its state. */
@@ -112,7 +122,7 @@ export async function openLocal(opening: Opening, fresh?: () => void): Promise<B
   const opened = openHere(opening, fresh).then(async (backend) => {
     if (!signal?.aborted) return backend;
     await backend.close();
-    if (opening.mode === "create") await erase(opening.options);
+    if (opening.mode === "create" || opening.mode === "restore") await erase(opening.options);
     throw signal.reason;
   });
   return signal === undefined ? opened : afterGrace(opened, signal);
@@ -140,6 +150,8 @@ async function openHere(opening: Opening, fresh?: () => void): Promise<Backend> 
       return create(opening.options, fresh);
     case "open":
       return open(opening.options);
+    case "restore":
+      return restore(opening.options, fresh);
     case "watch":
       return watch(opening.options);
   }
@@ -181,9 +193,13 @@ async function make(
   try {
     return await start(config, { ...parts, vault });
   } catch (error) {
-    await store.apply(new Map([...(await store.load()).keys()].map((key) => [key, null])));
+    await empty(store);
     throw error;
   }
+}
+
+async function empty(store: StateStore): Promise<void> {
+  await store.apply(new Map([...(await store.load()).keys()].map((key) => [key, null])));
 }
 
 async function watch(options: WatchOptions): Promise<Backend> {
@@ -217,9 +233,29 @@ async function open({ bridge, ...options }: OpenOptions): Promise<Backend> {
   return withStore(options, (store) => resume(store, unlock, (config) => (bridge === undefined ? config : { ...config, urls: urlsOf(bridge) })));
 }
 
+async function restore({ file, fileUnlock, bridge, ...options }: RestoreOptions, fresh?: () => void): Promise<Backend> {
+  const unlock = unlockOf(options);
+  const values = await readBackup(file, fileUnlock);
+  if (!values.has(CONFIG)) throw new QuorateError("invalid_backup", "the file has no wallet in it");
+  return withStore(options, async (store) => {
+    options.signal?.throwIfAborted();
+    const vault = await Vault.create(store, unlock, values, fresh);
+    try {
+      return await go(vault, values, (config) => (bridge === undefined ? config : { ...config, urls: urlsOf(bridge) }));
+    } catch (error) {
+      await empty(store);
+      throw error;
+    }
+  });
+}
+
 /** Starts what is stored where it stopped. */
 async function resume(store: StateStore, unlock: Unlock, adjust: (config: Config) => Config): Promise<Backend> {
   const { vault, values } = await Vault.open(store, unlock);
+  return go(vault, values, adjust);
+}
+
+async function go(vault: Vault, values: Map<string, Uint8Array>, adjust: (config: Config) => Config): Promise<Backend> {
   const stored = values.get(CONFIG);
   if (stored === undefined) throw new QuorateError("storage_damaged", "the stored wallet has no configuration");
   values.delete(CONFIG);

@@ -72,13 +72,22 @@ export class Vault {
     const stored = await store.load();
     if (stored.size === 0) throw new QuorateError("wallet_missing", "there is no wallet of this name; create or restore it");
     const vault = await Vault.#with(store, await unwrap(stored.get(LOCK), unlock));
+    return { vault, values: await vault.#openAll(stored) };
+  }
+
+  /** All that is in it now. */
+  async read(): Promise<Map<string, Uint8Array>> {
+    return this.#openAll(await this.#store.load());
+  }
+
+  async #openAll(stored: ReadonlyMap<string, Uint8Array>): Promise<Map<string, Uint8Array>> {
     const values = new Map<string, Uint8Array>();
     for (const [name, sealed] of stored) {
       if (name === LOCK) continue;
-      const { key, value } = await vault.#open(name, sealed);
+      const { key, value } = await this.#open(name, sealed);
       values.set(key, value);
     }
-    return { vault, values };
+    return values;
   }
 
   static async #with(store: StateStore, key: Uint8Array<ArrayBuffer>): Promise<Vault> {
@@ -128,7 +137,8 @@ export class Vault {
   }
 }
 
-async function lockRecord(key: Uint8Array<ArrayBuffer>, unlock: Unlock): Promise<Uint8Array> {
+/** A key under a password or another key. */
+export async function lockRecord(key: Uint8Array<ArrayBuffer>, unlock: Unlock): Promise<Uint8Array<ArrayBuffer>> {
   const salt = base64url(random(SALT_BYTES));
   const derivation: Derivation =
     "password" in unlock ? { name: "argon2id", memoryKib: MEMORY_KIB, passes: PASSES, salt } : { name: "key", salt };
@@ -137,10 +147,15 @@ async function lockRecord(key: Uint8Array<ArrayBuffer>, unlock: Unlock): Promise
   return utf8(JSON.stringify(record));
 }
 
-async function unwrap(stored: Uint8Array | undefined, unlock: Unlock): Promise<Uint8Array<ArrayBuffer>> {
+/** The key of a {@link lockRecord}. */
+export async function unwrap(stored: Uint8Array | undefined, unlock: Unlock): Promise<Uint8Array<ArrayBuffer>> {
   let record: LockRecord;
   try {
     record = JSON.parse(new TextDecoder().decode(stored)) as LockRecord;
+    const { derivation, wrapped } = record;
+    if (derivation.name !== "key" && (derivation.name !== "argon2id" || !(derivation.memoryKib > 0) || !(derivation.passes > 0))) throw new Error("its derivation");
+    fromBase64url(derivation.salt);
+    fromBase64url(wrapped);
   } catch (cause) {
     throw damaged("the vault's lock cannot be read", cause);
   }
@@ -187,7 +202,7 @@ async function wiped<T>(secret: Uint8Array, use: () => Promise<T>): Promise<T> {
   }
 }
 
-async function hkdf(
+export async function hkdf(
   secret: Uint8Array<ArrayBuffer>,
   info: string,
   algorithm: AesKeyGenParams | HmacKeyGenParams,
@@ -206,13 +221,13 @@ function subtle(): SubtleCrypto {
   return crypto.subtle;
 }
 
-async function encrypt(key: CryptoKey, value: Uint8Array<ArrayBuffer>, bound: string): Promise<Uint8Array<ArrayBuffer>> {
+export async function encrypt(key: CryptoKey, value: Uint8Array<ArrayBuffer>, bound: string): Promise<Uint8Array<ArrayBuffer>> {
   const iv = random(NONCE_BYTES);
   const sealed = await crypto.subtle.encrypt({ name: "AES-GCM", iv, additionalData: utf8(bound) }, key, value);
   return concat(iv, new Uint8Array(sealed));
 }
 
-async function decrypt(key: CryptoKey, sealed: Uint8Array, bound: string): Promise<Uint8Array<ArrayBuffer>> {
+export async function decrypt(key: CryptoKey, sealed: Uint8Array, bound: string): Promise<Uint8Array<ArrayBuffer>> {
   const iv = new Uint8Array(sealed.subarray(0, NONCE_BYTES));
   const body = new Uint8Array(sealed.subarray(NONCE_BYTES));
   return new Uint8Array(await crypto.subtle.decrypt({ name: "AES-GCM", iv, additionalData: utf8(bound) }, key, body));
@@ -236,15 +251,15 @@ function damaged(what: string, cause: unknown): QuorateError {
   return new QuorateError("storage_damaged", message, { cause });
 }
 
-function random(length: number): Uint8Array<ArrayBuffer> {
+export function random(length: number): Uint8Array<ArrayBuffer> {
   return crypto.getRandomValues(new Uint8Array(length));
 }
 
-function utf8(text: string): Uint8Array<ArrayBuffer> {
+export function utf8(text: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(text);
 }
 
-function concat(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+export function concat(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {

@@ -1,6 +1,6 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { Backend, Payment } from "./backend.js";
-import { checkAmount, checkFeeRate, checkFlag, checkOptions, checkPayment, checkQuote, checkText, optional } from "./checks.js";
+import { checkAmount, checkFeeRate, checkFlag, checkOptions, checkPayment, checkQuote, checkText, checkUnlock, optional } from "./checks.js";
 import { Recorder, report, type LogLine } from "./diagnostics.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
@@ -531,6 +531,26 @@ export class OpenWallet implements AsyncDisposable {
   async backup(unlock?: Unlock, options: { readonly words?: boolean } = {}): Promise<string> {
     const { words } = checkOptions("options", options, ["words"]);
     return this.#backend.request("backup", unlock, optional(checkFlag, "words", words) ?? true);
+  }
+
+  /**
+   * The whole wallet as one encrypted file: the words, and all that they do not restore, such as labels, payments under way, proofs and which address comes next.
+   * {@link Wallet.restore} goes on with it on another device. Whoever has the file and its password has the money.
+   *
+   * Use one of the two at a time: both would give out the same addresses.
+   *
+   * @param fileUnlock - Password or key of the file, best another than the wallet's.
+   * @param unlock - The wallet's password or key, asked again; not needed for one in memory.
+   * @throws {@link QuorateError} `wrong_password`; `watch_only`: the account is only watched, and nothing of it is stored.
+   *
+   * @example
+   * ```ts no-run
+   * const file = await wallet.backupFile({ password: "another horse" }, { password: "correct horse" });
+   * link.href = URL.createObjectURL(new Blob([file]));
+   * ```
+   */
+  async backupFile(fileUnlock: Unlock, unlock?: Unlock): Promise<Uint8Array<ArrayBuffer>> {
+    return this.#backend.request("backupFile", checkUnlock("fileUnlock", fileUnlock), optional(checkUnlock, "unlock", unlock));
   }
 
   /** Replaces password or key. */

@@ -12,7 +12,7 @@
 import type { Backend, Methods } from "./backend.js";
 import { checkOpening } from "./checks.js";
 import { QuorateError } from "./errors.js";
-import type { CreateOptions, OpenOptions, Opening, WatchOptions } from "./opening.js";
+import type { CreateOptions, OpenOptions, Opening, RestoreOptions, WatchOptions } from "./opening.js";
 import { erase, isStored, type StorageOptions } from "./stored.js";
 import type { AccountInfo, WalletEvent } from "./types.js";
 import { OpenWallet } from "./wallet.js";
@@ -188,6 +188,11 @@ export class Wallet extends OpenWallet {
     return new Wallet(await WorkerBackend.open({ mode: "open", options }, worker));
   }
 
+  /** See `Wallet.restore` of `quorate`. */
+  static async restore(options: RestoreOptions, worker: WorkerOptions = {}): Promise<Wallet> {
+    return new Wallet(await WorkerBackend.open({ mode: "restore", options }, worker));
+  }
+
   /** See `Wallet.watch` of `quorate`. */
   static async watch(options: WatchOptions, worker: WorkerOptions = {}): Promise<Wallet> {
     return new Wallet(await WorkerBackend.open({ mode: "watch", options }, worker));
@@ -204,4 +209,4 @@ export class Wallet extends OpenWallet {
   }
 }
 
-export type { CreateOptions, OpenOptions, StorageOptions, WatchOptions };
+export type { CreateOptions, OpenOptions, RestoreOptions, StorageOptions, WatchOptions };

@@ -238,6 +238,16 @@ impl Engine {
         promise(async move { Ok(client?.next_address().await?.to_string()) })
     }
 
+    /// The receive address of an index.
+    #[wasm_bindgen(js_name = addressAt)]
+    pub fn address_at(&self, index: u32) -> Promise {
+        let (client, network) = (self.client(), self.network);
+        promise(async move {
+            let address = client?.inspect(move |session| session.wallet().address_at(index)).await??;
+            Ok(address.to_address(network).to_string())
+        })
+    }
+
     /// Gives the receive address that was given out last, until somebody pays to it.
     #[wasm_bindgen(js_name = unusedAddress)]
     pub fn unused_address(&self) -> Promise {

@@ -5,7 +5,10 @@ use bitcoin::{Amount, FeeRate, Network, OutPoint, Psbt};
 use quorate::{
     account::{AccountPolicy, AccountRecord},
     headers::Checkpoint,
-    wallet::{AccountOptions, Destination, GAP_LIMIT_MAX, PaymentRequest, SecretWords, Wallet, WalletError},
+    wallet::{
+        AccountOptions, Destination, GAP_LIMIT_MAX, PaymentRequest, SecretWords, TILLS_MAX, Till, Wallet,
+        WalletError,
+    },
     wire::Header,
 };
 use serde::Deserialize;
@@ -30,8 +33,16 @@ pub(crate) struct WalletOptions {
     pub(crate) checkpoint: Option<CheckpointOption>,
     /// How many addresses after the last used one are watched.
     pub(crate) gap_limit: Option<u32>,
+    /// Which of several wallets of the account this is.
+    pub(crate) till: Option<TillOption>,
     /// Bridges, tried in turn.
     pub(crate) urls: Vec<String>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct TillOption {
+    number: u32,
+    of: u32,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +79,12 @@ impl WalletOptions {
                 return Err(Failure::argument("gapLimit", format!("has to be from 1 to {GAP_LIMIT_MAX}")));
             }
             wallet.set_gap_limit(addresses)?;
+        }
+        if let Some(TillOption { number, of }) = self.till {
+            let known = Till::new(number, of);
+            wallet.set_till(known.ok_or_else(|| {
+                Failure::argument("till", format!("has to be one of at most {TILLS_MAX}, counted from 0"))
+            })?);
         }
         Ok(wallet)
     }

@@ -1,6 +1,6 @@
 //! Which addresses a wallet gives out, and which it watches.
 
-use super::{GAP_LIMIT_MAX, KeychainState, Wallet, WalletError};
+use super::{GAP_LIMIT_MAX, KeychainState, Till, Wallet, WalletError};
 use crate::{
     account::{ACCOUNT_GAP, Address, Keychain, KeychainIndex},
     wire::Followed,
@@ -42,6 +42,20 @@ impl Wallet {
         self.shown = Some(address.position.index);
         self.touched.keychains = true;
         Ok(address)
+    }
+
+    /// The receive address of an index, whether it was given out or not. Nothing changes by asking.
+    ///
+    /// # Errors
+    /// The index is 2^31 or more.
+    pub fn address_at(&self, index: u32) -> Result<Address, WalletError> {
+        Ok(self.account.address(KeychainIndex { keychain: Keychain::Receive, index })?)
+    }
+
+    /// From now on gives out only those addresses that are this till's: no two tills of an account give out the same.
+    /// It is not saved with the wallet's state.
+    pub fn set_till(&mut self, till: Till) {
+        self.till = till;
     }
 
     /// How many addresses after the last one that was given out or used are watched; [`GAP_LIMIT`](super::GAP_LIMIT)
@@ -146,8 +160,11 @@ impl Wallet {
     }
 
     pub(super) fn peek_next(&mut self, keychain: Keychain) -> Result<Address, WalletError> {
+        let next = self.keychains.entry(keychain).or_default().next;
+        let index = self.till.first(next);
+        self.derive(keychain, index.saturating_add(1))?;
         let state = self.keychains.entry(keychain).or_default();
-        let index = usize::try_from(state.next).map_err(|_| WalletError::Derivation)?;
+        let index = usize::try_from(index).map_err(|_| WalletError::Derivation)?;
         state.derived.get(index).cloned().ok_or(WalletError::Derivation)
     }
 

@@ -26,6 +26,7 @@ mod request;
 mod saving;
 mod settled;
 mod state;
+mod till;
 mod words;
 
 pub use aging::EXPIRY_NOTICE;
@@ -41,6 +42,7 @@ pub use request::{DATA_MAX, PaymentAmount, PaymentRequest};
 pub(crate) use settled::SettledUntil;
 pub use state::{SavedState, StateChange, StateError, apply_change};
 pub(crate) use state::{read as read_state, under as under_state, value as state_value};
+pub use till::{TILLS_MAX, Till};
 pub use words::SecretWords;
 
 use crate::{
@@ -93,6 +95,7 @@ pub struct Wallet {
     crowded: (Option<crate::wire::BlockRef>, BTreeSet<OutPoint>),
     early: Vec<Early>,
     gap_limit: u32,
+    till: Till,
     /// Index of the receive address that is shown until somebody pays to it.
     shown: Option<u32>,
     settled: Option<Settled>,
@@ -186,6 +189,7 @@ impl Wallet {
             crowded: (None, BTreeSet::new()),
             early: Vec::new(),
             gap_limit: GAP_LIMIT,
+            till: Till::default(),
             shown: None,
             settled: None,
             touched: Touched::default(),

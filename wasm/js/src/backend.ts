@@ -19,6 +19,7 @@ import type {
 } from "./types.js";
 import { writeBackup } from "./backup.js";
 import { Labels } from "./labels.js";
+import { Orders } from "./orders.js";
 import { storageFailed, within } from "./storage.js";
 import type { Unlock, Vault } from "./vault.js";
 
@@ -40,6 +41,8 @@ export interface Methods {
   parseDestination(text: string): Destination;
   wake(): void;
   nextAddress(): string;
+  addressAt(index: number): string;
+  reserve(order: string): string;
   unusedAddress(): string;
   coinsAt(address: string): readonly Coin[];
   createPsbt(payment: PaymentRequest): string;
@@ -80,6 +83,7 @@ export interface Parts {
   readonly vault?: Vault;
   readonly state?: ReadonlyMap<string, Uint8Array>;
   readonly labels?: Labels;
+  readonly orders?: Orders;
   /** Whether it is known which addresses were used. */
   readonly known?: boolean;
   readonly sockets?: Sockets;
@@ -96,6 +100,7 @@ export class LocalBackend implements Backend {
   readonly #vault: Vault | undefined;
   readonly #sockets: Sockets | undefined;
   readonly #labels: Labels;
+  readonly #orders: Orders;
   readonly #forget: () => void;
   #words: string | undefined;
   #known: boolean;
@@ -106,13 +111,14 @@ export class LocalBackend implements Backend {
   #over = false;
   #listener: ((event: WalletEvent | undefined) => void) | undefined;
 
-  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, known = false, sockets, labels = new Labels() }: Parts) {
+  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, known = false, sockets, labels = new Labels(), orders = new Orders() }: Parts) {
     this.#engine = engine;
     this.#federation = federation;
     this.account = account;
     this.#vault = vault;
     this.#sockets = sockets;
     this.#labels = labels;
+    this.#orders = orders;
     this.#words = words;
     this.#known = known;
     engine.listen((event: WalletEvent | undefined) => (event === undefined ? void this.#end() : this.#listener?.(event)));
@@ -161,6 +167,14 @@ export class LocalBackend implements Backend {
       case "nextAddress":
       case "unusedAddress":
         return this.#addressesKnown().then(() => this.#engine[method]());
+      case "addressAt":
+        return this.#engine.addressAt(first as number);
+      case "reserve":
+        return this.#orders.reserve(
+          first as string,
+          () => this.#addressesKnown().then(() => this.#engine.nextAddress()),
+          (change) => this.#save(change),
+        );
       case "proof":
       case "coinsAt":
       case "outcome":
@@ -203,7 +217,7 @@ export class LocalBackend implements Backend {
   async #save(change: Map<string, Uint8Array | null>): Promise<void> {
     if (this.#closing !== undefined) throw new QuorateError("closed", "the wallet has been closed");
     await this.#vault?.save(change).catch((cause: unknown) => {
-      throw cause instanceof QuorateError ? cause : storageFailed("labels cannot be saved", cause);
+      throw cause instanceof QuorateError ? cause : storageFailed("it cannot be saved", cause);
     });
   }
 

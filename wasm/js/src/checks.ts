@@ -105,7 +105,7 @@ export function checkUnlock(name: string, unlock: unknown): Unlock {
 const OPTIONS = [
   ...["bridge", "signal", "name", "storage", "directory", "password", "key"],
   ...["file", "fileUnlock"],
-  ...["federation", "words", "record", "account", "gapLimit", "recoveryDelay", "paymentMax", "checkpoint"],
+  ...["federation", "words", "record", "account", "gapLimit", "till", "recoveryDelay", "paymentMax", "checkpoint"],
 ];
 
 /**
@@ -128,6 +128,11 @@ export function checkOpening({ mode, options }: Opening): void {
   }
   checkText("federation", options.federation);
   optional(checkCount, "gapLimit", options.gapLimit);
+  if (options.till !== undefined) {
+    const { number, of } = checkOptions("till", options.till, ["number", "of"]);
+    checkCount("till.number", number);
+    checkCount("till.of", of);
+  }
   const { checkpoint } = options;
   if (checkpoint !== undefined) {
     const { height, header } = checkOptions("checkpoint", checkpoint, ["height", "header"]);

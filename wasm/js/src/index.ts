@@ -18,7 +18,7 @@ import { erase, isStored, type StorageOptions } from "./stored.js";
 import { OpenWallet } from "./wallet.js";
 
 export type { LogLine } from "./diagnostics.js";
-export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type RestoreOptions, type WatchOptions } from "./opening.js";
+export { federationDocument, type ConnectionOptions, type CreateOptions, type OpenOptions, type RestoreOptions, type Till, type WatchOptions } from "./opening.js";
 export type { StorageOptions } from "./stored.js";
 export { QuorateError, type Code, type ErrorDetails } from "./errors.js";
 export { FrostGroup, FrostParty, frostAggregate, type FrostCommitments, type FrostRound } from "./frost.js";

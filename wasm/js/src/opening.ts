@@ -6,6 +6,7 @@ import { checkOpening } from "./checks.js";
 import { QuorateError, abortable, call } from "./errors.js";
 import { init, untilTrap } from "./init.js";
 import { Labels } from "./labels.js";
+import { Orders } from "./orders.js";
 import { Sockets } from "./sockets.js";
 import { socketFactory } from "#platform";
 import type { StateChange, StateStore } from "./storage.js";
@@ -17,6 +18,17 @@ import { Vault, type Unlock } from "./vault.js";
 export interface ConnectionOptions extends WaitOptions {
   /** Address of a bridge, `wss://` or `ws://`; several are tried in turn. */
   readonly bridge: string | readonly string[];
+}
+
+/**
+ * One of several wallets of the same account that give out addresses without asking each other, such as the tills of a shop: of each row of `of` addresses, each
+ * gives out the one with its number. At most 16.
+ */
+export interface Till {
+  /** Counted from 0. */
+  readonly number: number;
+  /** How many there are. It may grow; a till whose number is another's gives out the other's addresses. */
+  readonly of: number;
 }
 
 /** How to make a wallet. */
@@ -32,6 +44,8 @@ export interface CreateOptions extends ConnectionOptions, StorageOptions {
    * paid to, as a shop does. @defaultValue 20
    */
   readonly gapLimit?: number;
+  /** Which of several wallets of the account this is. @defaultValue the only one */
+  readonly till?: Till;
   /**
    * Blocks after which the owner can move a coin without the federation, 4,320 (30 days) to 52,560 (a year). A coin has to be moved once in that time
    * to stay payable, so a short delay costs fees, and a long one makes leaving slow. It is part of the account: restore with the same; the backup has
@@ -69,6 +83,8 @@ export interface WatchOptions extends ConnectionOptions, StorageOptions {
   readonly record: string;
   /** As {@link CreateOptions.gapLimit}. */
   readonly gapLimit?: number;
+  /** As {@link CreateOptions.till}. */
+  readonly till?: Till;
   /** Where header verification starts. @defaultValue the genesis block */
   readonly checkpoint?: Checkpoint;
 }
@@ -92,6 +108,7 @@ interface Config {
   readonly recoveryDelay?: number;
   readonly paymentMax?: string;
   readonly gapLimit?: number;
+  readonly till?: Till;
   readonly checkpoint?: Checkpoint;
 }
 
@@ -173,6 +190,7 @@ async function create(options: CreateOptions, fresh?: () => void): Promise<Backe
     ...(options.recoveryDelay !== undefined && { recoveryDelay: options.recoveryDelay }),
     ...(options.paymentMax !== undefined && { paymentMax: String(options.paymentMax) }),
     ...(options.gapLimit !== undefined && { gapLimit: options.gapLimit }),
+    ...(options.till !== undefined && { till: options.till }),
     ...(options.checkpoint !== undefined && { checkpoint: options.checkpoint }),
   };
   return withStore(options, (store) => make(store, unlock, options.signal, config, { words, known: options.words === undefined }, fresh));
@@ -203,7 +221,7 @@ async function empty(store: StateStore): Promise<void> {
 }
 
 async function watch(options: WatchOptions): Promise<Backend> {
-  const { bridge, federation, gapLimit, checkpoint } = options;
+  const { bridge, federation, gapLimit, till, checkpoint } = options;
   const record = options.record.trim();
   const fresh = async (): Promise<Config> => ({
     federation,
@@ -212,6 +230,7 @@ async function watch(options: WatchOptions): Promise<Backend> {
     record,
     account: 0,
     ...(gapLimit !== undefined && { gapLimit }),
+    ...(till !== undefined && { till }),
     ...(checkpoint !== undefined && { checkpoint }),
   });
   const kept = [options.password, options.key, options.name, options.storage, options.directory].some((one) => one !== undefined);
@@ -223,7 +242,7 @@ async function watch(options: WatchOptions): Promise<Backend> {
       if (config.record !== record || config.federation !== federation) {
         throw new QuorateError("wallet_exists", "a wallet of this name exists, of another account; choose another name");
       }
-      return { ...config, urls: urlsOf(bridge) };
+      return { ...config, urls: urlsOf(bridge), ...(till !== undefined && { till }) };
     });
   });
 }
@@ -260,9 +279,10 @@ async function go(vault: Vault, values: Map<string, Uint8Array>, adjust: (config
   if (stored === undefined) throw new QuorateError("storage_damaged", "the stored wallet has no configuration");
   values.delete(CONFIG);
   const labels = Labels.take(values);
+  const orders = Orders.take(values);
   const config = adjust(JSON.parse(new TextDecoder().decode(stored)) as Config);
   const { words, record } = config;
-  return start(config, { ...(words && { words }), ...(record && { record }), vault, state: values, labels, known: values.has("keychains") });
+  return start(config, { ...(words && { words }), ...(record && { record }), vault, state: values, labels, orders, known: values.has("keychains") });
 }
 
 async function withStore(options: StorageOptions, run: (store: StateStore) => Promise<Backend>): Promise<Backend> {
@@ -295,6 +315,7 @@ async function start(config: Config, parts: Parts): Promise<Backend> {
     recoveryDelay: config.recoveryDelay,
     paymentMax: config.paymentMax === undefined ? undefined : BigInt(config.paymentMax),
     gapLimit: config.gapLimit,
+    till: config.till,
     checkpoint: config.checkpoint,
     urls: config.urls,
   };

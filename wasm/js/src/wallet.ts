@@ -1,10 +1,11 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { Backend, Payment } from "./backend.js";
-import { checkAmount, checkFeeRate, checkFlag, checkOptions, checkPayment, checkQuote, checkText, checkUnlock, optional } from "./checks.js";
+import { checkAmount, checkCount, checkFeeRate, checkFlag, checkOptions, checkPayment, checkQuote, checkText, checkUnlock, optional } from "./checks.js";
 import { Recorder, report, type LogLine } from "./diagnostics.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
 import { checkHistory, select } from "./history.js";
+import { checkOrder } from "./orders.js";
 import { checkLabel, parseLabels, writeLabels } from "./labels.js";
 import type {
   AccountInfo,
@@ -250,6 +251,29 @@ export class OpenWallet implements AsyncDisposable {
   async nextAddress(options: WaitOptions = {}): Promise<string> {
     const { signal } = checkOptions("options", options, WAIT);
     return abortable(() => this.#backend.request("nextAddress"), signal);
+  }
+
+  /** The receive address of an index, whether it was given out or not; nothing changes by asking. An index is below 2^31. */
+  async addressAt(index: number): Promise<string> {
+    return this.#backend.request("addressAt", checkCount("index", index));
+  }
+
+  /**
+   * The address of an order: a new one, and the same whenever this order is named again, also after a restart. The wallet keeps the last 100,000 orders. Several tills
+   * of an account have a {@link CreateOptions.till} each, so that no two give out the same.
+   *
+   * @param options - `order`: what the shop calls it, at most 200 characters.
+   *
+   * @example
+   * ```ts no-run
+   * const address = await till.reserve({ order: "4711" });
+   * await till.paymentTo(address, { amount: 25_000n });
+   * ```
+   */
+  async reserve(options: { readonly order: string } & WaitOptions): Promise<string> {
+    const { order, signal } = checkOptions("options", options, ["order", ...WAIT]);
+    const checked = checkOrder(order);
+    return abortable(() => this.#backend.request("reserve", checked), signal);
   }
 
   /**

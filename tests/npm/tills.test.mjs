@@ -62,10 +62,11 @@ test("two tills never give out the same address, and an order keeps its own over
   const known = await Promise.all(Array.from({ length: 30 }, (_, index) => owner.addressAt(index)));
   assert.deepEqual(given, known, "each in its turn");
   await assert.rejects(owner.addressAt(-1), coded("invalid_argument"));
-  assert.equal(await owner.nextAddress(), known[0], "nothing changed by asking");
+  await assert.rejects(Wallet.watch({ ...options(0), till: { number: 1, of: 2 } }), coded("wallet_in_use"));
 
   // One that nobody could look ahead for: the last of the first till.
   await tills[0].close();
+  for (const till of [{ number: 1, of: 2 }, { number: 0, of: 3 }, undefined]) await assert.rejects(Wallet.watch({ ...options(0), till }), coded("invalid_argument"));
   const again = await Wallet.open({ directory, name: "till 0", password: "p" });
   assert.equal(await again.reserve({ order: "sale 14" }), given[28]);
   await again.synced();

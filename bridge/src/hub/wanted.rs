@@ -16,7 +16,7 @@ pub(super) const IDLE_MAX: usize = 32_768;
 /// Keys of all sessions: what a node takes of one bridge, less those that nobody wants any more and the tip.
 const KEYS_MAX: usize = limits::KEYS_PER_BRIDGE_MAX - IDLE_MAX - 1;
 
-/// Keys of all sessions of one network, of 48 bits (IPv6) or 16 (IPv4): who has one address easily has its neighbours.
+/// Keys of all sessions of one network, of 48 bits (IPv6) or 24 (IPv4): who has one address easily has its neighbours.
 const KEYS_PER_NETWORK_MAX: usize = KEYS_MAX / 8;
 
 /// A session's keys.
@@ -27,7 +27,7 @@ struct Wallet {
     address: Option<IpAddr>,
 }
 
-/// What all sessions of an address have.
+/// What all sessions of an address have, or of a network.
 #[derive(Debug)]
 struct Share {
     keys: usize,
@@ -39,7 +39,7 @@ struct Share {
 pub(super) struct Wanted {
     sessions: HashMap<WalletId, Wallet>,
     by_address: HashMap<IpAddr, Share>,
-    by_network: HashMap<IpAddr, usize>,
+    by_network: HashMap<IpAddr, Share>,
     all: usize,
 }
 
@@ -88,18 +88,18 @@ impl Wanted {
         if let Some(address) = wallet.address {
             let fresh = || Share { keys: 0, new: NewScripts::new(now) };
             let share = self.by_address.entry(address).or_insert_with(fresh);
-            let neighbours = self.by_network.entry(network(address)).or_default();
+            let neighbours = self.by_network.entry(network(address)).or_insert_with(fresh);
             if share.keys >= KEYS_PER_ADDRESS_MAX {
                 return Err(later("keys of all sessions of an address", KEYS_PER_ADDRESS_MAX));
             }
-            if *neighbours >= KEYS_PER_NETWORK_MAX {
+            if neighbours.keys >= KEYS_PER_NETWORK_MAX {
                 return Err(later("keys of all sessions of a network", KEYS_PER_NETWORK_MAX));
             }
-            if !is_followed && is_leased(key) && !share.new.take(now) {
-                return Err(later("scripts that an address takes anew", KEYS_PER_ADDRESS_MAX));
+            if !is_followed && is_leased(key) && !(share.new.take(now) && neighbours.new.take(now)) {
+                return Err(later("scripts that an address or its network takes anew", KEYS_PER_ADDRESS_MAX));
             }
             share.keys += 1;
-            *neighbours += 1;
+            neighbours.keys += 1;
         }
         self.all += 1;
         Ok(wallet.keys.insert(key.clone()))
@@ -115,18 +115,17 @@ impl Wanted {
 
     /// Forgets addresses that have nothing, and may take as much as any other.
     pub(super) fn sweep(&mut self, now: Duration) {
-        self.by_address.retain(|_, share| share.keys > 0 || !share.new.is_whole(now));
-        self.by_network.retain(|_, keys| *keys > 0);
+        for shares in [&mut self.by_address, &mut self.by_network] {
+            shares.retain(|_, share| share.keys > 0 || !share.new.is_whole(now));
+        }
     }
 
     fn give_back(&mut self, address: Option<IpAddr>, count: usize) {
         self.all = self.all.saturating_sub(count);
         let Some(address) = address else { return };
-        if let Some(share) = self.by_address.get_mut(&address) {
+        let shares = [self.by_address.get_mut(&address), self.by_network.get_mut(&network(address))];
+        for share in shares.into_iter().flatten() {
             share.keys = share.keys.saturating_sub(count);
-        }
-        if let Some(keys) = self.by_network.get_mut(&network(address)) {
-            *keys = keys.saturating_sub(count);
         }
     }
 }
@@ -135,7 +134,7 @@ impl Wanted {
 fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 80))),
-        IpAddr::V4(four) => IpAddr::V4(Ipv4Addr::from_bits(four.to_bits() & (u32::MAX << 16))),
+        IpAddr::V4(four) => IpAddr::V4(Ipv4Addr::from_bits(four.to_bits() & (u32::MAX << 8))),
     }
 }
 

@@ -52,7 +52,9 @@ impl Treasury {
         for block in self.chain.blocks().iter().take(mature) {
             let Some(reward) = block.txdata.first() else { continue };
             let outpoint = OutPoint { txid: reward.compute_txid(), vout: 0 };
-            let Some(output) = reward.output.first() else { continue };
+            // One that was spent for the same gift before would be taken for this one.
+            let Some(coin) = self.chain.coin_at(&outpoint) else { continue };
+            let output = &coin.output;
             let Some(change) = output.value.checked_sub(amount + FEE) else { continue };
             let transaction = Transaction {
                 version: Version::TWO,
@@ -81,4 +83,24 @@ impl Treasury {
 
 fn any_one_can_spend() -> ScriptBuf {
     ScriptBuf::from_bytes(vec![bitcoin::opcodes::OP_TRUE.to_u8()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bitcoin::Network;
+    use std::collections::HashSet;
+
+    #[test]
+    fn who_asks_twice_for_the_same_is_given_it_twice() -> Result<()> {
+        let chain = Arc::new(DevnetChain::new());
+        let treasury = Treasury::new(chain.clone());
+        let script = ScriptBuf::from_bytes(vec![0x51; 34]).to_p2wsh();
+        let address = Address::from_script(&script, Network::Regtest)?;
+        for _ in 0..3 {
+            treasury.fund(&address, Amount::from_sat(200_000))?;
+        }
+        assert_eq!(chain.coins_with(&HashSet::from([script])).len(), 3);
+        Ok(())
+    }
 }

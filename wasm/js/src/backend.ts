@@ -19,6 +19,7 @@ import type {
 } from "./types.js";
 import { writeBackup } from "./backup.js";
 import { Labels } from "./labels.js";
+import { Notes } from "./notes.js";
 import { Orders } from "./orders.js";
 import { storageFailed, within } from "./storage.js";
 import type { Unlock, Vault } from "./vault.js";
@@ -49,6 +50,8 @@ export interface Methods {
   quote(payment: PaymentRequest): Quote;
   setFrozen(outpoint: string, frozen: boolean): void;
   labels(): readonly Label[];
+  setNote(name: string, text: string | undefined): void;
+  notes(beginning: string): ReadonlyMap<string, string>;
   setLabels(labels: readonly Label[]): void;
   send(payment: Payment): string;
   pay(payment: Payment): Receipt;
@@ -84,10 +87,14 @@ export interface Parts {
   readonly state?: ReadonlyMap<string, Uint8Array>;
   readonly labels?: Labels;
   readonly orders?: Orders;
+  readonly notes?: Notes;
   /** Whether it is known which addresses were used. */
   readonly known?: boolean;
   readonly sockets?: Sockets;
 }
+
+/** Is stored while the state is from a backup file that may be old. */
+export const UNSYNCED = "unsynced";
 
 /** Wallets in memory need no lock: nothing is written anywhere. */
 export const MEMORY_UNLOCK: Unlock = /* @__PURE__ */ { key: /* @__PURE__ */ new Uint8Array(32) };
@@ -101,6 +108,7 @@ export class LocalBackend implements Backend {
   readonly #sockets: Sockets | undefined;
   readonly #labels: Labels;
   readonly #orders: Orders;
+  readonly #notes: Notes;
   readonly #forget: () => void;
   #words: string | undefined;
   #known: boolean;
@@ -111,7 +119,7 @@ export class LocalBackend implements Backend {
   #over = false;
   #listener: ((event: WalletEvent | undefined) => void) | undefined;
 
-  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, known = false, sockets, labels = new Labels(), orders = new Orders() }: Parts) {
+  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, known = false, sockets, labels = new Labels(), orders = new Orders(), notes = new Notes() }: Parts) {
     this.#engine = engine;
     this.#federation = federation;
     this.account = account;
@@ -119,6 +127,7 @@ export class LocalBackend implements Backend {
     this.#sockets = sockets;
     this.#labels = labels;
     this.#orders = orders;
+    this.#notes = notes;
     this.#words = words;
     this.#known = known;
     engine.listen((event: WalletEvent | undefined) => (event === undefined ? void this.#end() : this.#listener?.(event)));
@@ -185,6 +194,10 @@ export class LocalBackend implements Backend {
         return this.#engine.setFrozen(first as string, second as boolean);
       case "labels":
         return this.#labels.all;
+      case "setNote":
+        return this.#notes.set(first as string, second as string | undefined, (change) => this.#save(change));
+      case "notes":
+        return this.#notes.of(first as string);
       case "setLabels":
         return this.#labels.set(first as readonly Label[], (change) => this.#save(change));
       case "refreshQuote":
@@ -225,6 +238,7 @@ export class LocalBackend implements Backend {
   async #addressesKnown(): Promise<void> {
     if (this.#known) return;
     await this.#engine.synced();
+    await this.#save(new Map([[UNSYNCED, null]]));
     this.#known = true;
   }
 

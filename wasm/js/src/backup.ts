@@ -7,18 +7,23 @@ const MAGIC = /* @__PURE__ */ utf8("quorate backup 1\n");
 const KEY_BYTES = 32;
 /** A lock takes some 300 bytes. */
 const LOCK_BYTES_MAX = 4_096;
-/** Bytes of a file at most. */
+/** Bytes of a file at most, and of what is not the values. */
 const FILE_BYTES_MAX = 256 * 1024 * 1024;
+const HEAD_BYTES_MAX = 8_192;
 
 /** Writes values into a file: its beginning, the length of the lock, the lock, and the values under the lock's key, bound to all before them. */
 export async function writeBackup(values: ReadonlyMap<string, Uint8Array>, unlock: Unlock): Promise<Uint8Array<ArrayBuffer>> {
   const key = random(KEY_BYTES);
   const lock = await lockRecord(key, unlock);
-  const head = concat(MAGIC, length(lock), lock);
-  const parts = [...values].flatMap(([name, value]) => [length(utf8(name)), utf8(name), length(value), value]);
-  const sealed = await encrypt(await fileKey(key), concat(...parts), hex(head));
-  key.fill(0);
-  return concat(head, sealed);
+  const head = concat([MAGIC, length(lock), lock]);
+  const plain = concat([...values].flatMap(([name, value]) => [length(utf8(name)), utf8(name), length(value), value]));
+  try {
+    if (plain.length > FILE_BYTES_MAX - HEAD_BYTES_MAX) throw new QuorateError("invalid_argument", "the wallet is too large for a backup file; keep its words, and export its labels");
+    return concat([head, await encrypt(await fileKey(key), plain, hex(head))]);
+  } finally {
+    plain.fill(0);
+    key.fill(0);
+  }
 }
 
 /**
@@ -49,6 +54,7 @@ export async function readBackup(file: Uint8Array, unlock: Unlock): Promise<Map<
     values.set(new TextDecoder().decode(name), value.slice());
     from = next;
   }
+  opened.fill(0);
   return values;
 }
 

@@ -1,6 +1,6 @@
 // What callers pass is looked at before anything is done with it: at run time there are no types.
 import { QuorateError } from "./errors.js";
-import type { Opening } from "./opening.js";
+import type { Opening, Till } from "./opening.js";
 import type { PaymentRequest, Quote, Recipient } from "./types.js";
 import type { Unlock } from "./vault.js";
 
@@ -98,7 +98,15 @@ export function checkUnlock(name: string, unlock: unknown): Unlock {
   if ((password === undefined) === (key === undefined)) refuse(name, "has to have either a password or a key");
   optional(checkText, `${name}.password`, password);
   if (key !== undefined && !(key instanceof Uint8Array)) refuse(`${name}.key`, `has to be a Uint8Array, not ${kindOf(key)}`);
-  return unlock as Unlock;
+  return password !== undefined ? { password } : { key: key as Uint8Array };
+}
+
+function checkTill(till: Till | undefined): void {
+  if (till === undefined) return;
+  const { number, of } = checkOptions("till", till, ["number", "of"]);
+  checkCount("till.number", number);
+  checkCount("till.of", of);
+  if (number >= of || of > 16) refuse("till", "has to be one of at most 16, counted from 0");
 }
 
 /** Names of all options of `create`, `open`, `restore` and `watch`: an application may have one object for all of them. */
@@ -124,15 +132,12 @@ export function checkOpening({ mode, options }: Opening): void {
   if (mode === "restore") {
     if (!(options.file instanceof Uint8Array)) refuse("file", `has to be a Uint8Array, not ${kindOf(options.file)}`);
     checkUnlock("fileUnlock", options.fileUnlock);
+    checkTill(options.till);
     return;
   }
   checkText("federation", options.federation);
   optional(checkCount, "gapLimit", options.gapLimit);
-  if (options.till !== undefined) {
-    const { number, of } = checkOptions("till", options.till, ["number", "of"]);
-    checkCount("till.number", number);
-    checkCount("till.of", of);
-  }
+  checkTill(options.till);
   const { checkpoint } = options;
   if (checkpoint !== undefined) {
     const { height, header } = checkOptions("checkpoint", checkpoint, ["height", "header"]);

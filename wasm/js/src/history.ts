@@ -52,7 +52,7 @@ function row(entry: HistoryEntry): Row {
 }
 
 /** A field (RFC 4180). */
-function field(value: string | number | null): string {
+export function field(value: string | number | null): string {
   // A spreadsheet takes what begins so for a formula, and labels may be somebody else's.
   const text = typeof value === "string" && /^[=+\-@\uff1d\uff0b\uff0d\uff20]/.test(value) ? `'${value}` : String(value ?? "");
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;

@@ -29,7 +29,7 @@ export { MemoryStorage, type StateChange, type StateStore, type WalletStorage } 
 export { checkWords, generateWords, parseDestination, verifyEvidence } from "./tools.js";
 export type * from "./types.js";
 export type { Unlock } from "./vault.js";
-export { OpenWallet, type IncomingPayment, type Minimum } from "./wallet.js";
+export { OpenWallet, type IncomingPayment } from "./wallet.js";
 export type { WasmSource } from "./wasm.js";
 
 /** Wallets of this page or process. */

@@ -1,11 +1,12 @@
 // How wallets are made, opened and watched.
 import { Engine, Federation, fetchFederation } from "./glue/quorate.js";
 import { readBackup } from "./backup.js";
-import { LocalBackend, MEMORY_UNLOCK, type Backend, type Parts } from "./backend.js";
+import { LocalBackend, MEMORY_UNLOCK, UNSYNCED, type Backend, type Parts } from "./backend.js";
 import { checkOpening } from "./checks.js";
 import { QuorateError, abortable, call } from "./errors.js";
 import { init, untilTrap } from "./init.js";
 import { Labels } from "./labels.js";
+import { Notes } from "./notes.js";
 import { Orders } from "./orders.js";
 import { Sockets } from "./sockets.js";
 import { socketFactory } from "#platform";
@@ -22,12 +23,12 @@ export interface ConnectionOptions extends WaitOptions {
 
 /**
  * One of several wallets of the same account that give out addresses without asking each other, such as the tills of a shop: of each row of `of` addresses, each
- * gives out the one with its number. At most 16.
+ * gives out the one with its number. All wallets of the account that give out addresses need one, its owner's too; how many there are stays as it is. At most 16.
  */
 export interface Till {
   /** Counted from 0. */
   readonly number: number;
-  /** How many there are. It may grow; a till whose number is another's gives out the other's addresses. */
+  /** How many there are, the same for all of them. */
   readonly of: number;
 }
 
@@ -66,6 +67,8 @@ export interface OpenOptions extends StorageOptions, WaitOptions {
 
 /** How to go on with a wallet from a file of {@link OpenWallet.backupFile}. */
 export interface RestoreOptions extends OpenOptions {
+  /** Another number than that of the wallet in the file, of as many. @defaultValue the same */
+  readonly till?: Till;
   /** The file. */
   readonly file: Uint8Array;
   /** Password or key of the file. */
@@ -190,7 +193,7 @@ async function create(options: CreateOptions, fresh?: () => void): Promise<Backe
     ...(options.recoveryDelay !== undefined && { recoveryDelay: options.recoveryDelay }),
     ...(options.paymentMax !== undefined && { paymentMax: String(options.paymentMax) }),
     ...(options.gapLimit !== undefined && { gapLimit: options.gapLimit }),
-    ...(options.till !== undefined && { till: options.till }),
+    ...(options.till !== undefined && { till: { number: options.till.number, of: options.till.of } }),
     ...(options.checkpoint !== undefined && { checkpoint: options.checkpoint }),
   };
   return withStore(options, (store) => make(store, unlock, options.signal, config, { words, known: options.words === undefined }, fresh));
@@ -230,7 +233,7 @@ async function watch(options: WatchOptions): Promise<Backend> {
     record,
     account: 0,
     ...(gapLimit !== undefined && { gapLimit }),
-    ...(till !== undefined && { till }),
+    ...(till !== undefined && { till: { number: till.number, of: till.of } }),
     ...(checkpoint !== undefined && { checkpoint }),
   });
   const kept = [options.password, options.key, options.name, options.storage, options.directory].some((one) => one !== undefined);
@@ -242,7 +245,10 @@ async function watch(options: WatchOptions): Promise<Backend> {
       if (config.record !== record || config.federation !== federation) {
         throw new QuorateError("wallet_exists", "a wallet of this name exists, of another account; choose another name");
       }
-      return { ...config, urls: urlsOf(bridge), ...(till !== undefined && { till }) };
+      if (JSON.stringify(config.till ?? null) !== JSON.stringify(till ?? null)) {
+        throw new QuorateError("invalid_argument", "till: this wallet is kept as another one; which it is, and of how many, stays as it is");
+      }
+      return { ...config, urls: urlsOf(bridge) };
     });
   });
 }
@@ -252,10 +258,18 @@ async function open({ bridge, ...options }: OpenOptions): Promise<Backend> {
   return withStore(options, (store) => resume(store, unlock, (config) => (bridge === undefined ? config : { ...config, urls: urlsOf(bridge) })));
 }
 
-async function restore({ file, fileUnlock, bridge, ...options }: RestoreOptions, fresh?: () => void): Promise<Backend> {
+async function restore({ file, fileUnlock, bridge, till, ...options }: RestoreOptions, fresh?: () => void): Promise<Backend> {
   const unlock = unlockOf(options);
   const values = await readBackup(file, fileUnlock);
-  if (!values.has(CONFIG)) throw new QuorateError("invalid_backup", "the file has no wallet in it");
+  const stored = values.get(CONFIG);
+  if (stored === undefined) throw new QuorateError("invalid_backup", "the file has no wallet in it");
+  if (till !== undefined) {
+    const config = JSON.parse(new TextDecoder().decode(stored)) as Config;
+    if (config.till?.of !== till.of) throw new QuorateError("invalid_argument", `till: the wallet in the file is one of ${config.till?.of ?? 1}`);
+    values.set(CONFIG, new TextEncoder().encode(JSON.stringify({ ...config, till: { number: till.number, of: till.of } })));
+  }
+  // The file may be old: which addresses were used since is known after the next sync.
+  values.set(UNSYNCED, new Uint8Array([1]));
   return withStore(options, async (store) => {
     options.signal?.throwIfAborted();
     const vault = await Vault.create(store, unlock, values, fresh);
@@ -280,9 +294,11 @@ async function go(vault: Vault, values: Map<string, Uint8Array>, adjust: (config
   values.delete(CONFIG);
   const labels = Labels.take(values);
   const orders = Orders.take(values);
+  const notes = Notes.take(values);
+  const unsynced = values.delete(UNSYNCED);
   const config = adjust(JSON.parse(new TextDecoder().decode(stored)) as Config);
   const { words, record } = config;
-  return start(config, { ...(words && { words }), ...(record && { record }), vault, state: values, labels, orders, known: values.has("keychains") });
+  return start(config, { ...(words && { words }), ...(record && { record }), vault, state: values, labels, orders, notes, known: values.has("keychains") && !unsynced });
 }
 
 async function withStore(options: StorageOptions, run: (store: StateStore) => Promise<Backend>): Promise<Backend> {

@@ -106,6 +106,9 @@ export interface HistoryEntry {
   readonly payment?: PaymentState;
 }
 
+/** The least that is taken for paid: final for good or in a block, final by the nodes' word alone too, or in a block. */
+export type Minimum = Finality | "confirmed";
+
 /** What a label is of (BIP329). */
 export type LabelType = "tx" | "addr" | "pubkey" | "input" | "output" | "xpub";
 

@@ -13,7 +13,7 @@ export type Unlock = { readonly password: string } | { readonly key: Uint8Array 
 const MEMORY_KIB = 65_536;
 const PASSES = 3;
 /** What a stored wallet may ask for at most. */
-const MEMORY_KIB_MAX = 1 << 20;
+const MEMORY_KIB_MAX = 1 << 18;
 const PASSES_MAX = 16;
 const SALT_BYTES = 16;
 const KEY_BYTES = 32;
@@ -147,19 +147,27 @@ export async function lockRecord(key: Uint8Array<ArrayBuffer>, unlock: Unlock): 
   return utf8(JSON.stringify(record));
 }
 
+/** Whether a lock makes sense, and asks for no more than this device can give: it may be somebody else's. */
+function checkLock({ version, derivation, wrapped }: LockRecord): void {
+  const within = (value: number, least: number, most: number): boolean => Number.isInteger(value) && value >= least && value <= most;
+  const sound =
+    version === 1 &&
+    fromBase64url(derivation.salt).length === SALT_BYTES &&
+    fromBase64url(wrapped).length > NONCE_BYTES &&
+    (derivation.name === "key" || (derivation.name === "argon2id" && within(derivation.memoryKib, 8, MEMORY_KIB_MAX) && within(derivation.passes, 1, PASSES_MAX)));
+  if (!sound) throw new Error("it makes no sense, or asks for too much");
+}
+
 /** The key of a {@link lockRecord}. */
 export async function unwrap(stored: Uint8Array | undefined, unlock: Unlock): Promise<Uint8Array<ArrayBuffer>> {
   let record: LockRecord;
   try {
     record = JSON.parse(new TextDecoder().decode(stored)) as LockRecord;
-    const { derivation, wrapped } = record;
-    if (derivation.name !== "key" && (derivation.name !== "argon2id" || !(derivation.memoryKib > 0) || !(derivation.passes > 0))) throw new Error("its derivation");
-    fromBase64url(derivation.salt);
-    fromBase64url(wrapped);
+    if (Number.isInteger(record.version) && record.version > 1) throw new QuorateError("state_too_new", "the wallet was written by a later release; use that");
+    checkLock(record);
   } catch (cause) {
-    throw damaged("the vault's lock cannot be read", cause);
+    throw cause instanceof QuorateError ? cause : damaged("the vault's lock cannot be read", cause);
   }
-  if (record.version !== 1) throw new QuorateError("state_too_new", "the wallet was written by a later release; use that");
   if (("password" in unlock) !== (record.derivation.name === "argon2id")) {
     const how = record.derivation.name === "argon2id" ? "a password" : "a key";
     throw new QuorateError("wrong_unlock", `this wallet is unlocked by ${how}`);
@@ -177,8 +185,6 @@ async function derive(derivation: Derivation, unlock: Unlock): Promise<CryptoKey
   const salt = fromBase64url(derivation.salt);
   if ("password" in unlock && derivation.name === "argon2id") {
     if (unlock.password === "") throw new QuorateError("invalid_argument", "password: must not be empty");
-    // What is stored is not trusted with this device's memory and time.
-    if (derivation.memoryKib > MEMORY_KIB_MAX || derivation.passes > PASSES_MAX) throw damaged("the vault's lock asks for too much", undefined);
     await init();
     // Compatibility composition: the same password on every keyboard (RFC 8265 does the same).
     const password = utf8(unlock.password.normalize("NFKC"));
@@ -224,7 +230,7 @@ function subtle(): SubtleCrypto {
 export async function encrypt(key: CryptoKey, value: Uint8Array<ArrayBuffer>, bound: string): Promise<Uint8Array<ArrayBuffer>> {
   const iv = random(NONCE_BYTES);
   const sealed = await crypto.subtle.encrypt({ name: "AES-GCM", iv, additionalData: utf8(bound) }, key, value);
-  return concat(iv, new Uint8Array(sealed));
+  return concat([iv, new Uint8Array(sealed)]);
 }
 
 export async function decrypt(key: CryptoKey, sealed: Uint8Array, bound: string): Promise<Uint8Array<ArrayBuffer>> {
@@ -238,7 +244,7 @@ function frame(key: string, value: Uint8Array): Uint8Array<ArrayBuffer> {
   const name = utf8(key);
   const length = new Uint8Array(4);
   new DataView(length.buffer).setUint32(0, name.length);
-  return concat(length, name, value);
+  return concat([length, name, value]);
 }
 
 function unframe(bytes: Uint8Array<ArrayBuffer>): { key: string; value: Uint8Array } {
@@ -259,7 +265,7 @@ export function utf8(text: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(text);
 }
 
-export function concat(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {

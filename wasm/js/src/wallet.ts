@@ -5,6 +5,8 @@ import { Recorder, report, type LogLine } from "./diagnostics.js";
 import { QuorateError, abortable } from "./errors.js";
 import { EventHub } from "./events.js";
 import { checkHistory, select } from "./history.js";
+import { ENOUGH } from "./invoice.js";
+import { checkNote } from "./notes.js";
 import { checkOrder } from "./orders.js";
 import { checkLabel, parseLabels, writeLabels } from "./labels.js";
 import type {
@@ -20,6 +22,7 @@ import type {
   ImportedLabels,
   Label,
   LabelType,
+  Minimum,
   PaymentRequest,
   Quote,
   Receipt,
@@ -52,15 +55,6 @@ function labelled(label: string | undefined): { readonly label?: string } {
 
 /** Names of {@link WaitOptions}. */
 const WAIT = ["signal"];
-
-/** The least that {@link OpenWallet.paymentTo} takes for paid. */
-export type Minimum = Finality | "confirmed";
-
-const ENOUGH: Readonly<Record<Minimum, (coin: Coin) => boolean>> = {
-  attested: (coin) => coin.finality !== undefined || coin.block !== undefined,
-  enforced: (coin) => coin.finality === "enforced" || coin.block !== undefined,
-  confirmed: (coin) => coin.block !== undefined,
-};
 
 /**
  * An open wallet. Everything that it shows it has verified; a server is trusted with nothing.
@@ -220,6 +214,26 @@ export class OpenWallet implements AsyncDisposable {
     }
   }
 
+  /**
+   * Keeps a text of the application's with the wallet, encrypted like it, in its backup file too; `undefined` takes it away. At most 100,000, of 65,536 characters each.
+   *
+   * @throws {@link QuorateError} `invalid_argument`, `storage_failed`.
+   */
+  async setNote(name: string, text: string | undefined): Promise<void> {
+    checkNote(name, text);
+    await this.#backend.request("setNote", name, text);
+  }
+
+  /** Texts that were kept with {@link setNote}, of all names that begin so. */
+  async notes(beginning = ""): Promise<ReadonlyMap<string, string>> {
+    return this.#backend.request("notes", checkText("beginning", beginning));
+  }
+
+  /** Everything that ever arrived at an address of this wallet, spent or not, conflicting or not. */
+  async coinsAt(address: string): Promise<readonly Coin[]> {
+    return this.#backend.request("coinsAt", checkText("address", address));
+  }
+
   /** All labels are asked for once after each change: a worker would have to send them each time. */
   async #called(): Promise<(type: LabelType, ref: string) => string | undefined> {
     this.#labels ??= this.labels().then((all) => new Map(all.map(({ type, ref, label }) => [`${type} ${ref}`, label])));
@@ -253,7 +267,10 @@ export class OpenWallet implements AsyncDisposable {
     return abortable(() => this.#backend.request("nextAddress"), signal);
   }
 
-  /** The receive address of an index, whether it was given out or not; nothing changes by asking. An index is below 2^31. */
+  /**
+   * The receive address of an index below 2^31; nothing changes by asking. One that was not given out is given to somebody by {@link nextAddress} later, and one beyond
+   * the {@link CreateOptions.gapLimit} is not watched: to ask for money, use {@link reserve} or {@link nextAddress}.
+   */
   async addressAt(index: number): Promise<string> {
     return this.#backend.request("addressAt", checkCount("index", index));
   }
@@ -561,7 +578,8 @@ export class OpenWallet implements AsyncDisposable {
    * The whole wallet as one encrypted file: the words, and all that they do not restore, such as labels, payments under way, proofs and which address comes next.
    * {@link Wallet.restore} goes on with it on another device. Whoever has the file and its password has the money.
    *
-   * Use one of the two at a time: both would give out the same addresses.
+   * Use one of the two at a time: both would give out the same addresses. What came after the file is learned from the federation, but for labels, notes and the keys of
+   * payments: make a new file now and then.
    *
    * @param fileUnlock - Password or key of the file, best another than the wallet's.
    * @param unlock - The wallet's password or key, asked again; not needed for one in memory.

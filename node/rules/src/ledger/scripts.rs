@@ -14,6 +14,7 @@ use quorate_protocol::{
     account::{ACCOUNT_GAP, AccountRecord, JointAccount, Keychain, KeychainIndex},
 };
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     ops::Range,
 };
@@ -403,7 +404,8 @@ impl Scripts {
 
 /// Of the scripts that nobody wanted to hear of at this tip, those that can be missed best.
 fn idle(leases: &HashMap<ScriptBuf, Lease>, tip: u32) -> Vec<ScriptBuf> {
-    let rank = |lease: &Lease| (lease.wanted_at.saturating_sub(lease.from), lease.wanted_at);
+    // Of those that were wanted as briefly, the last ones first: they may be of who comes and goes all the time.
+    let rank = |lease: &Lease| (lease.wanted_at.saturating_sub(lease.from), Reverse(lease.wanted_at));
     let idle = leases.iter().filter(|(_, lease)| lease.wanted_at < tip);
     let mut idle: Vec<_> = idle.map(|(script, lease)| (rank(lease), script)).collect();
     let part = LEASES_MAX / LEASES_SHARE;

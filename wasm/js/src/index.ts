@@ -73,8 +73,10 @@ export class Wallet extends OpenWallet {
    * @example
    * ```ts no-run
    * import { Wallet } from "quorate";
-   * const file = new Uint8Array(await input.files[0].arrayBuffer());
-   * const wallet = await Wallet.restore({ file, fileUnlock: { password: "another horse" }, password: "correct horse" });
+   * async function restore(chosen: File) {
+   *   const file = new Uint8Array(await chosen.arrayBuffer());
+   *   return Wallet.restore({ file, fileUnlock: { password: "another horse" }, password: "correct horse" });
+   * }
    * ```
    */
   static async restore(options: RestoreOptions): Promise<Wallet> {

@@ -283,8 +283,8 @@ export class OpenWallet implements AsyncDisposable {
    *
    * @example
    * ```ts no-run
-   * const address = await till.reserve({ order: "4711" });
-   * await till.paymentTo(address, { amount: 25_000n });
+   * const address = await wallet.reserve({ order: "4711" });
+   * await wallet.paymentTo(address, { amount: 25_000n });
    * ```
    */
   async reserve(options: { readonly order: string } & WaitOptions): Promise<string> {
@@ -588,7 +588,7 @@ export class OpenWallet implements AsyncDisposable {
    * @example
    * ```ts no-run
    * const file = await wallet.backupFile({ password: "another horse" }, { password: "correct horse" });
-   * link.href = URL.createObjectURL(new Blob([file]));
+   * location.href = URL.createObjectURL(new Blob([file]));
    * ```
    */
   async backupFile(fileUnlock: Unlock, unlock?: Unlock): Promise<Uint8Array<ArrayBuffer>> {

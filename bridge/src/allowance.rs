@@ -76,21 +76,35 @@ impl Bucket {
     }
 }
 
-/// How many scripts one address may still have nodes index.
+/// A network may have as many indexed anew as so many addresses.
+const NETWORK_SHARES: u32 = 4;
+
+/// How many scripts one address, or network, may still have nodes index.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewScripts(Bucket);
 
 impl NewScripts {
-    pub(crate) fn new(now: Duration) -> Self {
+    pub(crate) fn of_address(now: Duration) -> Self {
         Self(Bucket::new(NEW_SCRIPTS, now))
     }
 
-    /// Takes one; `false` if there is none.
-    pub(crate) fn take(&mut self, now: Duration) -> bool {
-        self.0.take(now, 0);
-        let some = self.0.left >= 1.0;
-        self.0.take(now, u32::from(some));
-        some
+    pub(crate) fn of_network(now: Duration) -> Self {
+        let Rate { per_second, at_once } = NEW_SCRIPTS;
+        let (per_second, at_once) = (per_second * NETWORK_SHARES, at_once * NETWORK_SHARES);
+        Self(Bucket::new(Rate { per_second, at_once }, now))
+    }
+
+    /// Takes one of both; `false`, and none taken, if one of them has none.
+    pub(crate) fn take_both(now: Duration, both: [&mut Self; 2]) -> bool {
+        let mut both = both;
+        let there = both.iter_mut().all(|one| {
+            one.0.take(now, 0);
+            one.0.left >= 1.0
+        });
+        both.into_iter().for_each(|one| {
+            one.0.take(now, u32::from(there));
+        });
+        there
     }
 
     /// Whether they are all there.

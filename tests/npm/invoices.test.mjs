@@ -23,8 +23,10 @@ after(async () => {
 const coded = (code) => (error) => error.code === code || assert.fail(`${error.code}: ${error.message}`);
 
 const KEPT = { order: "1", address: "bcrt1qa", amount: "1000", tolerance: "10", minimum: "enforced", created: 0, expires: 100, seen: {}, refunds: [] };
-const coin = (vout, value, more = {}) => ({ outpoint: `${"ab".repeat(32)}:${vout}`, value: BigInt(value), finality: "enforced", ...more });
-const seen = (...times) => Object.fromEntries(times.map((at, vout) => [`${"ab".repeat(32)}:${vout}`, at]));
+const txid = (number) => String(number).padStart(64, "0");
+const coin = (number, value, more = {}) => ({ outpoint: `${txid(number)}:7`, value: BigInt(value), finality: "enforced", ...more });
+const seen = (...times) => Object.fromEntries(times.map((at, number) => [txid(number), at]));
+const refund = (amount, id = "1") => ({ id, txid: txid(99), amount: String(amount) });
 
 test("what arrives, when and how certain it is decide how an invoice stands", () => {
   const cases = [
@@ -46,14 +48,22 @@ test("what arrives, when and how certain it is decide how an invoice stands", ()
     ["overpaid", { seen: seen(10, 400) }, [coin(0, 1_000), coin(1, 500)], 500, { refundable: 500n }],
     // Over, and not enough.
     ["partial", { seen: seen(10) }, [coin(0, 500)], 101, { refundable: 500n }],
-    ["refunded", { seen: seen(101), refunds: [{ txid: "cd", amount: "1000" }] }, [coin(0, 1_000)], 500, { refundable: 0n }],
-    ["paid", { seen: seen(10), refunds: [{ txid: "cd", amount: "200" }] }, [coin(0, 1_200)], 500, { refundable: 0n }],
-    ["late", { seen: seen(101), refunds: [{ txid: "cd", amount: "400" }] }, [coin(0, 1_000)], 500, { refundable: 600n }],
+    ["refunded", { seen: seen(101), refunds: [refund(1_000)] }, [coin(0, 1_000)], 500, { refundable: 0n }],
+    ["paid", { seen: seen(10), refunds: [refund(200)] }, [coin(0, 1_200)], 500, { refundable: 0n }],
+    ["late", { seen: seen(101), refunds: [refund(400)] }, [coin(0, 1_000)], 500, { refundable: 600n }],
+    // What is on its way back is not back, and cannot be given twice.
+    ["late", { seen: seen(101), refunds: [{ id: "1", amount: "1000" }] }, [coin(0, 1_000)], 500, { refundable: 0n }],
+    // Paid, given back and paid again is paid by what is left.
+    ["partial", { seen: seen(10, 30), refunds: [refund(500)] }, [coin(0, 500), coin(1, 500)], 50, { missing: 500n }],
+    // What was paid in time stays so, but not without the money.
+    ["paid", { paid: 20, seen: seen(400) }, [coin(0, 1_000)], 500],
+    ["paid", { paid: 20, seen: seen(10), refunds: [refund(300)] }, [coin(0, 1_000)], 500, { refundable: 0n }],
+    ["expired", { paid: 20, seen: seen(10) }, [coin(0, 1_000, { conflicted: {} })], 500],
     // Not as certain as it has to be.
     ["partial", { seen: seen(10) }, [coin(0, 1_000, { finality: "attested" })], 50, { received: 0n, pending: 1_000n }],
     ["paid", { minimum: "attested", seen: seen(10) }, [coin(0, 1_000, { finality: "attested" })], 50],
     ["partial", { minimum: "confirmed", seen: seen(10) }, [coin(0, 1_000)], 50],
-    ["paid", { minimum: "confirmed", seen: seen(10) }, [coin(0, 1_000, { block: {} })], 50],
+    ["paid", { minimum: "confirmed", seen: seen(10) }, [coin(0, 1_000, { block: { height: 7 } })], 50],
     // What conflicts with a block is nothing.
     ["waiting", { seen: seen(10) }, [coin(0, 1_000, { conflicted: {} })], 50, { received: 0n, pending: 0n }],
   ];
@@ -124,7 +134,11 @@ test("a shop's day: every kind of payment, a restart, and books that agree", { t
 
   // The page is loaded anew in the middle of a sale.
   const open = await invoices.create({ order: "open", amount: 30_000n, seconds: 3_600 });
+  assert.equal(await Invoices.open(shop), invoices, "one for each wallet");
+  const interrupted = invoices.settled("open");
   invoices.close();
+  await assert.rejects(interrupted, coded("closed"));
+  await assert.rejects(invoices.get("open"), coded("closed"));
   await shop.close();
   await payer.pay({ to: open.uri });
   shop = await Wallet.open(stored);
@@ -135,12 +149,19 @@ test("a shop's day: every kind of payment, a restart, and books that agree", { t
 
   // Back to the payer, once, whatever is asked twice.
   const home = await payer.nextAddress();
-  const [back, twice] = await Promise.all([invoices.refund("fiat", { to: home }), invoices.refund("fiat", { to: home }).catch((error) => error)]);
-  assert.deepEqual([back.state, back.refundable, back.refunds.length], ["paid", 0n, 1]);
-  assert.ok(twice.code === "invalid_argument" || twice.refunds?.length === 1, "not a second time");
+  const [back, twice] = await Promise.all([invoices.refund("fiat", { to: home }), invoices.refund("fiat", { to: home })]);
+  for (const one of [back, twice, await invoices.refund("fiat", { to: home, amount: 2_000n })]) {
+    assert.deepEqual([one.state, one.refundable, one.refunds.length], ["paid", 0n, 1], "not a second time");
+  }
+  await assert.rejects(invoices.refund("fiat", { to: home, amount: 1_000n }), coded("invalid_argument"));
+  await assert.rejects(invoices.refund("fiat", { to: own }), coded("invalid_argument"));
+  // A part of the goods came back. The first attempt cannot be paid, and the second goes elsewhere.
+  await assert.rejects(invoices.refund("open", { to: "bcrt1qwrong", amount: 5_000n, id: "returned" }), coded("invalid_address"));
+  const part = await invoices.refund("open", { to: home, amount: 5_000n, id: "returned" });
+  assert.deepEqual([part.state, part.refunds[0].amount], ["paid", 5_000n]);
   assert.equal((await invoices.refund("short", { to: home })).state, "refunded");
   await assert.rejects(invoices.refund("exact", { to: home }), coded("invalid_argument"));
-  await assert.rejects(invoices.refund("open", { to: home, amount: 30_001n }), coded("invalid_argument"));
+  await assert.rejects(invoices.refund("open", { to: home, amount: 25_001n, id: "more" }), coded("invalid_argument"));
   await assert.rejects(invoices.refund("nothing", { to: home }), coded("invalid_argument"));
   await assert.rejects(invoices.create({ order: "x", fiat: { currency: "EUR", amount: "1" } }), coded("invalid_argument"));
   await assert.rejects(invoices.create({ order: "x", amount: 10n, tolerance: 10n }), coded("invalid_argument"));
@@ -157,6 +178,9 @@ test("a shop's day: every kind of payment, a restart, and books that agree", { t
   assert.equal(JSON.parse(exportInvoices(list, "json"))[1].price, "12.50");
   assert.throws(() => exportInvoices(list, "xml"), coded("invalid_argument"));
   assert.ok(told.includes("exact paid") && told.includes("fiat partial") && told.includes("short expired"), told.join());
-  invoices.close();
-  await Promise.all([shop.close(), payer.close()]);
+  await invoices.forget("exact");
+  assert.equal(await invoices.get("exact"), undefined);
+  await shop.close();
+  await assert.rejects(invoices.list().then(() => invoices.get("open")), coded("closed"));
+  await payer.close();
 });

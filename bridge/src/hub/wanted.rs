@@ -86,8 +86,11 @@ impl Wanted {
             return Err(later("keys of all sessions of a bridge", KEYS_MAX));
         }
         if let Some(address) = wallet.address {
-            let fresh = || Share { keys: 0, new: NewScripts::new(now) };
-            let share = self.by_address.entry(address).or_insert_with(fresh);
+            let share = self
+                .by_address
+                .entry(address)
+                .or_insert_with(|| Share { keys: 0, new: NewScripts::of_address(now) });
+            let fresh = || Share { keys: 0, new: NewScripts::of_network(now) };
             let neighbours = self.by_network.entry(network(address)).or_insert_with(fresh);
             if share.keys >= KEYS_PER_ADDRESS_MAX {
                 return Err(later("keys of all sessions of an address", KEYS_PER_ADDRESS_MAX));
@@ -95,7 +98,10 @@ impl Wanted {
             if neighbours.keys >= KEYS_PER_NETWORK_MAX {
                 return Err(later("keys of all sessions of a network", KEYS_PER_NETWORK_MAX));
             }
-            if !is_followed && is_leased(key) && !(share.new.take(now) && neighbours.new.take(now)) {
+            if !is_followed
+                && is_leased(key)
+                && !NewScripts::take_both(now, [&mut share.new, &mut neighbours.new])
+            {
                 return Err(later("scripts that an address or its network takes anew", KEYS_PER_ADDRESS_MAX));
             }
             share.keys += 1;

@@ -132,7 +132,6 @@ export function checkOpening({ mode, options }: Opening): void {
   if (mode === "restore") {
     if (!(options.file instanceof Uint8Array)) refuse("file", `has to be a Uint8Array, not ${kindOf(options.file)}`);
     checkUnlock("fileUnlock", options.fileUnlock);
-    checkTill(options.till);
     return;
   }
   checkText("federation", options.federation);

@@ -11,7 +11,7 @@ export type InvoiceState =
   | "paid"
   /** More than was asked for arrived, beyond the tolerance. */
   | "overpaid"
-  /** Enough arrived, and not all of it in time, or after it was cancelled. */
+  /** Its time is over or it was cancelled, and enough arrived, but not all of it before. */
   | "late"
   /** Its time is over, and nothing has arrived. */
   | "expired"
@@ -36,18 +36,21 @@ export interface InvoicePayment {
   readonly outpoint: string;
   /** In satoshis. */
   readonly amount: bigint;
-  /** When this wallet heard of it first, or the time of its block if that is earlier. */
+  /** When this wallet verified it first, or the time of its block if that is earlier; now, of one on its way. */
   readonly at: Date;
   readonly finality?: Finality;
-  /** Whether it is in a block. */
-  readonly confirmed: boolean;
+  /** Height of the block that it is in, if it is in one. */
+  readonly height?: number;
   /** Whether it is as certain as the invoice asks for. */
   readonly good: boolean;
 }
 
 /** A payment back. */
 export interface Refund {
-  readonly txid: string;
+  /** What the shop calls it. */
+  readonly id: string;
+  /** Absent while it is not known to be final. */
+  readonly txid?: string;
   /** In satoshis. */
   readonly amount: bigint;
 }
@@ -82,6 +85,14 @@ export interface Invoice {
   readonly refunds: readonly Refund[];
 }
 
+/** What is kept of a refund, from before it is made. */
+export interface KeptRefund {
+  readonly id: string;
+  readonly amount: string;
+  readonly to?: string;
+  readonly txid?: string;
+}
+
 /** What is kept of an invoice. */
 export interface Kept {
   readonly order: string;
@@ -95,9 +106,15 @@ export interface Kept {
   readonly created: number;
   readonly expires: number;
   readonly cancelled?: number;
-  /** By outpoint, when it was seen first. */
+  /** By txid, when it was verified first, or when its block was made. */
   readonly seen: Readonly<Record<string, number>>;
-  readonly refunds: readonly { readonly txid: string; readonly amount: string }[];
+  /** Those of which the time of their block is known. */
+  readonly mined?: readonly string[];
+  /** When it was paid in time. */
+  readonly paid?: number;
+  readonly refunds: readonly KeptRefund[];
+  /** By refund, how many attempts came to nothing. */
+  readonly failed?: Readonly<Record<string, number>>;
 }
 
 /** Whether a coin is as certain as is asked for. */
@@ -110,33 +127,42 @@ export const ENOUGH: Readonly<Record<Minimum, (coin: Coin) => boolean>> = {
 const sum = (payments: readonly InvoicePayment[]): bigint => payments.reduce((total, { amount }) => total + amount, 0n);
 const least = (value: bigint): bigint => (value > 0n ? value : 0n);
 
+/** Whether a coin is proven, be it as certain as is asked for or not. A server's word alone dates nothing. */
+export const isProven = (coin: Coin): boolean => coin.finality !== undefined || coin.block !== undefined;
+
+export const txidOf = ({ outpoint }: { readonly outpoint: string }): string => outpoint.slice(0, 64);
+
 /** How an invoice stands with these coins at its address, at a time. */
 export function standing(kept: Kept, coins: readonly Coin[], now: number): Invoice {
   const [amount, tolerance] = [BigInt(kept.amount), BigInt(kept.tolerance)];
   const payments = coins.filter((coin) => !coin.conflicted).map((coin): InvoicePayment => {
-    const at = new Date(kept.seen[coin.outpoint] ?? now);
+    const at = new Date(kept.seen[txidOf(coin)] ?? now);
     const { outpoint, value, finality, block } = coin;
-    return { outpoint, amount: value, at, ...(finality && { finality }), confirmed: block !== undefined, good: ENOUGH[kept.minimum](coin) };
+    return { outpoint, amount: value, at, ...(finality && { finality }), ...(block && { height: block.height }), good: ENOUGH[kept.minimum](coin) };
   });
   payments.sort((one, other) => one.at.getTime() - other.at.getTime() || (one.outpoint < other.outpoint ? -1 : 1));
   const ends = Math.min(kept.expires, kept.cancelled ?? Number.POSITIVE_INFINITY);
+  const over = now > ends;
   const good = payments.filter((payment) => payment.good);
   const received = sum(good);
-  const inTime = sum(good.filter(({ at }) => at.getTime() <= ends));
-  const refunds = kept.refunds.map(({ txid, amount: back }) => ({ txid, amount: BigInt(back) }));
-  const back = refunds.reduce((total, refund) => total + refund.amount, 0n);
+  const refunds = kept.refunds.map(({ id, txid, amount: back }): Refund => ({ id, ...(txid !== undefined && { txid }), amount: BigInt(back) }));
+  const total = (some: readonly Refund[]): bigint => some.reduce((all, refund) => all + refund.amount, 0n);
+  // What is on its way back is not there to be paid back again.
+  const [back, done] = [total(refunds), total(refunds.filter(({ txid }) => txid !== undefined))];
   const enough = amount - tolerance;
-  const excess = received - amount;
+  // Once it was paid in time it stays so, whatever comes after or is given back; but not without the money.
+  const inTime = kept.paid !== undefined || sum(good.filter(({ at }) => at.getTime() <= ends)) - done >= enough;
+  const paid = inTime && received >= enough;
   const state = ((): InvoiceState => {
-    if (back > 0n && back >= received) return "refunded";
-    if (received > 0n && received >= enough && inTime < enough) return "late";
-    if (received > 0n && received >= enough) return excess - back > tolerance ? "overpaid" : "paid";
+    if (done > 0n && done >= received) return "refunded";
+    if (paid) return received - done - amount > tolerance ? "overpaid" : "paid";
+    if (over && received >= enough) return "late";
     if (payments.length > 0) return "partial";
     if (kept.cancelled !== undefined) return "cancelled";
-    return now > kept.expires ? "expired" : "waiting";
+    return over ? "expired" : "waiting";
   })();
   // Of what is paid in time, what was too much; of all else, all that came.
-  const over = state === "paid" || state === "overpaid" ? excess : now > ends || state === "late" ? received : 0n;
+  const spare = paid ? received - amount : over ? received : 0n;
   return {
     order: kept.order,
     address: kept.address,
@@ -152,8 +178,8 @@ export function standing(kept: Kept, coins: readonly Coin[], now: number): Invoi
     state,
     received,
     pending: sum(payments) - received,
-    missing: least(amount - received),
-    refundable: least(over - back),
+    missing: least(paid ? amount - received : amount - received + done),
+    refundable: least(spare - back),
     payments,
     refunds,
   };

@@ -19,7 +19,7 @@
 import { checkAmount, checkCount, checkOptions, checkText, optional, refuse } from "./checks.js";
 import { QuorateError } from "./errors.js";
 import { field } from "./history.js";
-import { ENOUGH, satoshisFor, standing, type Fiat, type Invoice, type InvoiceState, type Kept } from "./invoice.js";
+import { ENOUGH, isProven, satoshisFor, standing, txidOf, type Fiat, type Invoice, type InvoiceState, type Kept, type KeptRefund } from "./invoice.js";
 import { clean } from "./labels.js";
 import { checkOrder } from "./orders.js";
 import type { Coin, Minimum, WaitOptions } from "./types.js";
@@ -52,50 +52,93 @@ export interface InvoicesOptions {
 }
 
 const SECONDS = 900;
-/** Payments of one invoice whose time is kept; of more, which somebody sends for no good reason, it is not. */
+/** Characters of a refund's id. */
+const ID_MAX = 30;
+/** Transactions of one invoice whose time is kept; of more, which somebody sends for no good reason, it is not. */
 const DATED_MAX = 500;
 const PREFIX = "invoice/";
 /** The longest wait of a timer. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
 /** States that only a payment, a refund or time can end. */
 const MOVING: ReadonlySet<InvoiceState> = new Set(["waiting", "partial"]);
+/** Blocks after which nothing of a payment is expected to change. */
+const DEEP = 100;
+/** Errors after which it is not known whether a payment goes on. After any other it does not. */
+const UNKNOWN: ReadonlySet<string> = new Set(["closed", "internal", "storage_failed", "worker_failed"]);
 
-/** All invoices of one wallet. Have one of it for each wallet. */
+/** Whoever waits for an invoice. */
+interface Waiter {
+  readonly take: (invoice: Invoice) => void;
+  readonly fail: (error: unknown) => void;
+}
+
+const opened = new WeakMap<OpenWallet, Promise<Invoices>>();
+
+/** All invoices of one wallet. */
 export class Invoices implements Disposable {
   readonly #wallet: OpenWallet;
-  readonly #rate: InvoicesOptions["rate"];
+  #rate: InvoicesOptions["rate"];
   readonly #kept = new Map<string, Kept>();
-  /** As they were told last. */
+  /** As they stood last, and what of it was told. */
   readonly #last = new Map<string, Invoice>();
+  readonly #told = new Map<string, string>();
   readonly #byAddress = new Map<string, string>();
   readonly #listeners = new Set<(invoice: Invoice) => void>();
+  readonly #waiters = new Set<Waiter>();
   readonly #stops: (() => void)[] = [];
   #timer: ReturnType<typeof setTimeout> | undefined;
   #looking: Promise<void> | undefined;
   #again = false;
+  /** All of them are to be looked at. */
+  #all = true;
+  /** Whether the wallet has heard of all that there was: before, what is not there may have been paid all the same. */
+  #synced = false;
   /** One change after the other: each begins with what the one before left. */
   #turn: Promise<unknown> = Promise.resolve();
   #closed = false;
 
-  private constructor(wallet: OpenWallet, rate: InvoicesOptions["rate"]) {
+  private constructor(wallet: OpenWallet) {
     this.#wallet = wallet;
-    this.#rate = rate;
   }
 
-  /** Goes on with the invoices that a wallet has. */
+  /** Goes on with the invoices that a wallet has. There is one object of them for each open wallet. */
   static async open(wallet: OpenWallet, options: InvoicesOptions = {}): Promise<Invoices> {
     const { rate } = checkOptions("options", options, ["rate"]);
-    const invoices = new Invoices(wallet, rate);
+    let opening = opened.get(wallet);
+    if (opening === undefined) {
+      const invoices = new Invoices(wallet);
+      opening = invoices.#start().then(() => invoices);
+      opened.set(wallet, opening);
+      opening.catch(() => invoices.close());
+    }
+    const invoices = await opening;
+    if (rate !== undefined) invoices.#rate = rate;
+    return invoices;
+  }
+
+  async #start(): Promise<void> {
+    const wallet = this.#wallet;
     for (const text of (await wallet.notes(PREFIX)).values()) {
       const kept = read(text);
-      if (kept !== undefined) invoices.#remember(kept);
+      if (kept !== undefined) this.#remember(kept);
     }
-    for (const type of ["received", "confirmed", "conflicted", "balance", "synced"] as const) {
-      invoices.#stops.push(wallet.on(type, () => void invoices.#look()));
-    }
-    for (const order of invoices.#kept.keys()) await invoices.#update(order);
-    invoices.#wake();
-    return invoices;
+    for (const type of ["received", "confirmed", "balance", "tip"] as const) this.#stops.push(wallet.on(type, () => void this.#look()));
+    for (const type of ["conflicted", "lagged"] as const) this.#stops.push(wallet.on(type, () => void this.#look(true)));
+    this.#stops.push(wallet.on("disconnected", () => void (this.#synced = false)));
+    this.#stops.push(wallet.on("synced", () => this.#hasSynced()));
+    this.#stops.push(wallet.on("closed", () => this.close()));
+    // It may have been before this listened; who has ended says so by its event.
+    wallet.synced().then(
+      () => this.#hasSynced(),
+      () => undefined,
+    );
+    await this.#look(true);
+  }
+
+  #hasSynced(): void {
+    if (this.#closed) return;
+    this.#synced = true;
+    void this.#look(true);
   }
 
   /**
@@ -145,22 +188,65 @@ export class Invoices implements Disposable {
     return this.#keep(order, (kept) => (kept.cancelled === undefined ? { ...kept, cancelled: Date.now() } : kept));
   }
 
+  /** Forgets an invoice, so that there is room for others: a wallet keeps 100,000 notes. What arrives for it later is told of by nobody. */
+  async forget(order: string): Promise<void> {
+    const { address } = this.#of(order);
+    await this.#inTurn(async () => {
+      await this.#wallet.setNote(PREFIX + order, undefined);
+      for (const map of [this.#kept, this.#last, this.#told]) map.delete(order);
+      this.#byAddress.delete(address);
+    });
+  }
+
   /**
-   * Pays back what can be, or an amount, to an address of the payer's choice, and waits until that is final. Asked for again with the same amount after a crash it is
-   * the same payment.
+   * Pays back to an address of the payer's choice, and waits until that is final. It is kept before it is paid: whenever the same `id` is asked for again, after whatever
+   * crash, it is the same refund, and what was paid is not paid again. One that failed for good can be asked for again, with another address too.
    *
-   * @throws {@link QuorateError} `invalid_argument`: there is nothing, or not so much; and as `Wallet.pay`.
+   * @param options - `amount`: all that can be, if absent. `id`: what the shop calls this refund, for an invoice that is paid back in several parts.
+   * @throws {@link QuorateError} `invalid_argument`: there is nothing or not so much to pay back, or the refund of this `id` is another one; and as `Wallet.pay`.
    */
-  async refund(order: string, options: { readonly to: string; readonly amount?: bigint; readonly feeRate?: number } & WaitOptions): Promise<Invoice> {
-    const { to, amount, feeRate, signal } = checkOptions("options", options, ["to", "amount", "feeRate", "signal"]);
-    const before = await this.#update(order);
-    const back = optional(checkAmount, "amount", amount) ?? before.refundable;
-    if (back === 0n) refuse("amount", "there is nothing to pay back");
-    if (back > before.received - before.refunds.reduce((total, one) => total + one.amount, 0n)) refuse("amount", "so much was not received");
-    const idempotencyKey = `refund/${order}/${before.refunds.length}`;
-    const request = { to, amount: back, idempotencyKey, ...(feeRate !== undefined && { feeRate }) };
-    const { txid } = await this.#wallet.pay(request, signal === undefined ? {} : { signal });
-    return this.markRefunded(order, { txid, amount: back });
+  async refund(
+    order: string,
+    options: { readonly to: string; readonly amount?: bigint; readonly id?: string; readonly feeRate?: number } & WaitOptions,
+  ): Promise<Invoice> {
+    const { to, amount, id = "1", feeRate, signal } = checkOptions("options", options, ["to", "amount", "id", "feeRate", "signal"]);
+    checkText("to", to);
+    if (checkOrder(id).length > ID_MAX) refuse("id", `is longer than ${ID_MAX} characters`);
+    optional(checkAmount, "amount", amount);
+    this.#of(order);
+    const refund = await this.#begin(order, id, to, amount);
+    if (refund.txid !== undefined) return this.#update(order);
+    const attempt = this.#of(order).failed?.[id] ?? 0;
+    const request = { to, amount: BigInt(refund.amount), idempotencyKey: `refund/${order}/${id}/${attempt}`, ...(feeRate !== undefined && { feeRate }) };
+    try {
+      const { txid } = await this.#wallet.pay(request, signal === undefined ? {} : { signal });
+      return await this.#keep(order, (kept) => ({ ...kept, refunds: kept.refunds.map((one) => (one.id === id ? { ...one, txid } : one)) }));
+    } catch (error) {
+      if (error instanceof QuorateError && !UNKNOWN.has(error.code)) {
+        await this.#keep(order, (kept) => ({ ...kept, refunds: kept.refunds.filter((one) => one.id !== id), failed: { ...kept.failed, [id]: attempt + 1 } }));
+      }
+      throw error;
+    }
+  }
+
+  /** Keeps a refund before it is made, or finds the one that was. */
+  async #begin(order: string, id: string, to: string, amount: bigint | undefined): Promise<KeptRefund> {
+    let found: KeptRefund | undefined;
+    const { refundable, received, refunds } = await this.#update(order);
+    await this.#keep(order, (kept) => {
+      found = kept.refunds.find((one) => one.id === id);
+      if (found !== undefined) {
+        const same = (found.to === undefined || found.to === to) && (amount === undefined || found.amount === String(amount));
+        if (!same) refuse("id", `the refund ${JSON.stringify(id)} is of ${found.amount} satoshis${found.to === undefined ? "" : ` to ${found.to}`}`);
+        return kept;
+      }
+      const back = amount ?? refundable;
+      if (back === 0n) refuse("amount", "there is nothing to pay back");
+      if (refunds.length !== kept.refunds.length || back > received - refunds.reduce((total, one) => total + one.amount, 0n)) refuse("amount", "so much is not there to pay back");
+      found = { id, amount: String(back), to };
+      return { ...kept, refunds: [...kept.refunds, found] };
+    });
+    return found as unknown as KeptRefund;
   }
 
   /** Notes a payment back that another wallet made: a till that only watches makes none. A txid counts once. */
@@ -170,39 +256,43 @@ export class Invoices implements Disposable {
     checkAmount("amount", amount);
     this.#of(order);
     const noted = (kept: Kept): boolean => kept.refunds.some((refund) => refund.txid === txid);
-    return this.#keep(order, (kept) => (noted(kept) ? kept : { ...kept, refunds: [...kept.refunds, { txid, amount: String(amount) }] }));
+    return this.#keep(order, (kept) => (noted(kept) ? kept : { ...kept, refunds: [...kept.refunds, { id: txid, txid, amount: String(amount) }] }));
   }
 
-  /** Waits until an invoice is neither `waiting` nor `partial`; one that is partial when its time is over is given then. */
+  /**
+   * Waits until an invoice is neither `waiting` nor `partial`; one that is `partial` when its time is over or it was cancelled is given then. That nothing or too little
+   * came is said once the wallet is synced, because before it may not have heard of it.
+   */
   async settled(order: string, { signal }: WaitOptions = {}): Promise<Invoice> {
-    const over = ({ state, expires, cancelled }: Invoice): boolean => !MOVING.has(state) || cancelled !== undefined || Date.now() > expires.getTime();
+    signal?.throwIfAborted();
+    this.#of(order);
     return new Promise<Invoice>((resolve, reject) => {
-      signal?.throwIfAborted();
-      const take = (invoice: Invoice): void => {
-        if (invoice.order !== order || !over(invoice)) return;
-        end();
-        resolve(invoice);
-      };
-      const fail = (): void => {
-        end();
-        reject(signal?.reason ?? new QuorateError("closed", "the wallet has been closed"));
-      };
+      const abort = (): void => waiter.fail(signal?.reason);
       const end = (): void => {
-        stop();
-        closed();
-        signal?.removeEventListener("abort", fail);
+        this.#waiters.delete(waiter);
+        signal?.removeEventListener("abort", abort);
       };
-      const stop = this.on(take);
-      const closed = this.#wallet.on("closed", fail);
-      signal?.addEventListener("abort", fail, { once: true });
-      Promise.resolve()
-        .then(() => this.#of(order) && this.#update(order))
-        .then(take)
-        .catch((error: unknown) => {
+      const waiter: Waiter = {
+        take: (invoice) => {
+          if (invoice.order !== order || !this.#isOver(invoice)) return;
+          end();
+          resolve(invoice);
+        },
+        fail: (error) => {
           end();
           reject(error);
-        });
+        },
+      };
+      this.#waiters.add(waiter);
+      signal?.addEventListener("abort", abort, { once: true });
+      if (this.#closed) waiter.fail(ended());
+      else this.#update(order).then(waiter.take, waiter.fail);
     });
+  }
+
+  #isOver({ state, expires, cancelled }: Invoice): boolean {
+    if (!MOVING.has(state) && state !== "expired" && state !== "cancelled") return true;
+    return this.#synced && (!MOVING.has(state) || cancelled !== undefined || Date.now() > expires.getTime());
   }
 
   /** Calls a listener whenever an invoice stands otherwise. Gives a function that ends it. */
@@ -211,12 +301,15 @@ export class Invoices implements Disposable {
     return () => void this.#listeners.delete(listener);
   }
 
-  /** Listens to the wallet no more. */
+  /** Listens to the wallet no more. Who waits hears `closed`. */
   close(): void {
+    if (this.#closed) return;
     this.#closed = true;
     clearTimeout(this.#timer);
     this.#stops.splice(0).forEach((stop) => stop());
     this.#listeners.clear();
+    for (const { fail } of [...this.#waiters]) fail(ended());
+    opened.delete(this.#wallet);
   }
 
   [Symbol.dispose](): void {
@@ -240,7 +333,10 @@ export class Invoices implements Disposable {
   }
 
   #inTurn<T>(step: () => Promise<T>): Promise<T> {
-    const done = this.#turn.then(step);
+    const done = this.#turn.then(() => {
+      if (this.#closed) throw ended();
+      return step();
+    });
     this.#turn = done.catch(() => undefined);
     return done;
   }
@@ -262,8 +358,9 @@ export class Invoices implements Disposable {
     this.#remember(kept);
   }
 
-  /** Looks at what may have changed: invoices that wait, and those at whose addresses something new has arrived. */
-  #look(): Promise<void> {
+  /** Looks at what may have changed: invoices that wait or whose payments are young, and those at whose addresses something new has arrived; or at all. */
+  #look(all = false): Promise<void> {
+    this.#all ||= all;
     if (this.#looking !== undefined) {
       this.#again = true;
       return this.#looking;
@@ -282,13 +379,20 @@ export class Invoices implements Disposable {
   }
 
   async #pass(): Promise<void> {
-    const moving = [...this.#last.values()].filter(({ state, payments }) => MOVING.has(state) || payments.some(({ good, confirmed }) => !good || !confirmed));
-    const orders = new Set(moving.map(({ order }) => order));
-    for (const { address, outpoint } of await this.#wallet.coins()) {
-      const order = this.#byAddress.get(address);
-      if (order !== undefined && this.#kept.get(order)?.seen[outpoint] === undefined) orders.add(order);
+    const all = this.#all;
+    this.#all = false;
+    const orders = new Set(all ? this.#kept.keys() : []);
+    if (!all) {
+      const tip = (await this.#wallet.tip()).height;
+      const isYoung = ({ state, payments }: Invoice): boolean => MOVING.has(state) || payments.some(({ good, height }) => !good || height === undefined || height > tip - DEEP);
+      for (const invoice of this.#last.values()) if (isYoung(invoice)) orders.add(invoice.order);
+      for (const coin of await this.#wallet.coins()) {
+        const order = this.#byAddress.get(coin.address);
+        if (order !== undefined && this.#kept.get(order)?.seen[txidOf(coin)] === undefined) orders.add(order);
+      }
     }
-    for (const order of orders) await this.#update(order);
+    // One that cannot be looked at keeps nobody from the others.
+    for (const order of orders) if (this.#kept.has(order)) await this.#update(order).catch(() => undefined);
     this.#wake();
   }
 
@@ -300,24 +404,36 @@ export class Invoices implements Disposable {
   async #stand(order: string): Promise<Invoice> {
     const coins = await this.#wallet.coinsAt(this.#of(order).address);
     const now = Date.now();
-    await this.#date(order, coins, now);
-    const invoice = standing(this.#of(order), coins, now);
-    const last = this.#last.get(order);
+    const dated = await this.#date(this.#of(order), coins, now);
+    const invoice = standing(dated, coins, now);
+    const kept = notePaid(dated, invoice, now);
+    if (kept !== this.#of(order)) await this.#save(kept);
     this.#last.set(order, invoice);
-    if (last === undefined || fingerprint(last) !== fingerprint(invoice)) for (const listener of [...this.#listeners]) queueMicrotask(() => listener(invoice));
+    const print = fingerprint(invoice, now);
+    if (this.#told.get(order) !== print) for (const listener of [...this.#listeners]) queueMicrotask(() => listener(invoice));
+    this.#told.set(order, print);
+    for (const { take } of [...this.#waiters]) take(invoice);
     return invoice;
   }
 
-  async #date(order: string, coins: readonly Coin[], now: number): Promise<void> {
-    const kept = this.#of(order);
-    const room = DATED_MAX - Object.keys(kept.seen).length;
-    const fresh = coins.filter((coin) => kept.seen[coin.outpoint] === undefined).slice(0, Math.max(0, room));
-    if (fresh.length === 0) return;
-    // A wallet that was away meanwhile hears late of what came in time; its block knows better.
-    const history = fresh.some(({ block }) => block !== undefined) ? await this.#wallet.history({ direction: "in" }) : [];
+  /** Dates what is proven: from now, or from its block, which knows better of a wallet that was away. */
+  async #date(kept: Kept, coins: readonly Coin[], now: number): Promise<Kept> {
+    const mined = new Set(kept.mined);
+    const proven = coins.filter((coin) => isProven(coin) && !coin.conflicted);
+    const undated = proven.filter((coin) => kept.seen[txidOf(coin)] === undefined || (coin.block !== undefined && !mined.has(txidOf(coin))));
+    const known = new Set(Object.keys(kept.seen));
+    const room = undated.filter((coin) => known.has(txidOf(coin)) || (known.size < DATED_MAX && known.add(txidOf(coin))));
+    if (room.length === 0) return kept;
+    const history = room.some(({ block }) => block !== undefined) ? await this.#wallet.history({ direction: "in" }) : [];
     const times = new Map(history.map(({ txid, blockTime }) => [txid, blockTime]));
-    const at = ({ outpoint }: Coin): number => Math.min(now, (times.get(outpoint.slice(0, 64)) ?? Number.POSITIVE_INFINITY) * 1_000);
-    await this.#save({ ...kept, seen: { ...kept.seen, ...Object.fromEntries(fresh.map((coin) => [coin.outpoint, at(coin)])) } });
+    const seen = { ...kept.seen };
+    for (const coin of room) {
+      const txid = txidOf(coin);
+      const time = coin.block === undefined ? undefined : times.get(txid);
+      if (time !== undefined) mined.add(txid);
+      seen[txid] = Math.min(seen[txid] ?? now, (time ?? Number.POSITIVE_INFINITY) * 1_000);
+    }
+    return { ...kept, seen, mined: [...mined] };
   }
 
   /** Looks again when the next invoice expires. */
@@ -328,16 +444,23 @@ export class Invoices implements Disposable {
     const ends = [...this.#last.values()].filter(({ state, expires }) => MOVING.has(state) && expires.getTime() >= now).map(({ expires }) => expires.getTime());
     if (ends.length === 0) return;
     const first = ends.reduce((one, other) => Math.min(one, other));
-    this.#timer = setTimeout(() => void this.#expire(), Math.min(first - now + 1, TIMER_MAX_MS));
+    this.#timer = setTimeout(() => void this.#look(), Math.min(first - now + 1, TIMER_MAX_MS));
     // A process is not kept alive by it.
     (this.#timer as { unref?: () => void }).unref?.();
   }
+}
 
-  async #expire(): Promise<void> {
-    const moving = [...this.#last.values()].filter(({ state }) => MOVING.has(state));
-    for (const { order } of moving) await this.#update(order).catch(() => undefined);
-    this.#wake();
-  }
+function ended(): QuorateError {
+  return new QuorateError("closed", "the invoices have been closed");
+}
+
+/** Keeps that an invoice was paid in time, as long as the money is there: what comes later, or is given back, does not undo it. */
+function notePaid(kept: Kept, { state }: Invoice, now: number): Kept {
+  const paid = state === "paid" || state === "overpaid";
+  if (paid) return kept.paid === undefined ? { ...kept, paid: now } : kept;
+  if (kept.paid === undefined || state === "refunded") return kept;
+  const { paid: _undone, ...rest } = kept;
+  return rest;
 }
 
 /** What was kept; `undefined` if it is something else's. */
@@ -352,9 +475,9 @@ function read(text: string): Kept | undefined {
 }
 
 /** What listeners hear changes of. */
-function fingerprint({ state, received, pending, refunds, expires, payments }: Invoice): string {
-  const over = Date.now() > expires.getTime();
-  return [state, received, pending, refunds.length, over, ...payments.map(({ outpoint, confirmed }) => `${outpoint}${confirmed}`)].join(" ");
+function fingerprint({ state, received, pending, refunds, expires, cancelled, payments }: Invoice, now: number): string {
+  const over = cancelled !== undefined || now > expires.getTime();
+  return [state, received, pending, over, ...refunds.map(({ id, txid }) => `${id}${txid}`), ...payments.map(({ outpoint, height }) => `${outpoint}${height}`)].join(" ");
 }
 
 const COLUMNS = ["order", "state", "created", "amount_sat", "received_sat", "refunded_sat", "currency", "price", "rate", "minimum", "address", "txids", "memo"] as const;

@@ -22,7 +22,8 @@ const REFS: Record<LabelType, RegExp> = {
 
 /** Without what would spoil a page: control and bidirectional characters, and more than fits. */
 export function clean(label: string): string {
-  const text = label.replace(/[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+/gu, " ").trim();
+  // Half of a pair of code units is no character, and no link takes it.
+  const text = label.replace(/\p{Cs}/gu, "\ufffd").replace(/[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+/gu, " ").trim();
   return Array.from(text).slice(0, LABEL_MAX).join("");
 }
 

@@ -67,8 +67,6 @@ export interface OpenOptions extends StorageOptions, WaitOptions {
 
 /** How to go on with a wallet from a file of {@link OpenWallet.backupFile}. */
 export interface RestoreOptions extends OpenOptions {
-  /** Another number than that of the wallet in the file, of as many. @defaultValue the same */
-  readonly till?: Till;
   /** The file. */
   readonly file: Uint8Array;
   /** Password or key of the file. */
@@ -245,7 +243,7 @@ async function watch(options: WatchOptions): Promise<Backend> {
       if (config.record !== record || config.federation !== federation) {
         throw new QuorateError("wallet_exists", "a wallet of this name exists, of another account; choose another name");
       }
-      if (JSON.stringify(config.till ?? null) !== JSON.stringify(till ?? null)) {
+      if (config.till?.number !== till?.number || config.till?.of !== till?.of) {
         throw new QuorateError("invalid_argument", "till: this wallet is kept as another one; which it is, and of how many, stays as it is");
       }
       return { ...config, urls: urlsOf(bridge) };
@@ -258,16 +256,10 @@ async function open({ bridge, ...options }: OpenOptions): Promise<Backend> {
   return withStore(options, (store) => resume(store, unlock, (config) => (bridge === undefined ? config : { ...config, urls: urlsOf(bridge) })));
 }
 
-async function restore({ file, fileUnlock, bridge, till, ...options }: RestoreOptions, fresh?: () => void): Promise<Backend> {
+async function restore({ file, fileUnlock, bridge, ...options }: RestoreOptions, fresh?: () => void): Promise<Backend> {
   const unlock = unlockOf(options);
   const values = await readBackup(file, fileUnlock);
-  const stored = values.get(CONFIG);
-  if (stored === undefined) throw new QuorateError("invalid_backup", "the file has no wallet in it");
-  if (till !== undefined) {
-    const config = JSON.parse(new TextDecoder().decode(stored)) as Config;
-    if (config.till?.of !== till.of) throw new QuorateError("invalid_argument", `till: the wallet in the file is one of ${config.till?.of ?? 1}`);
-    values.set(CONFIG, new TextEncoder().encode(JSON.stringify({ ...config, till: { number: till.number, of: till.of } })));
-  }
+  if (!values.has(CONFIG)) throw new QuorateError("invalid_backup", "the file has no wallet in it");
   // The file may be old: which addresses were used since is known after the next sync.
   values.set(UNSYNCED, new Uint8Array([1]));
   return withStore(options, async (store) => {

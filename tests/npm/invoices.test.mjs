@@ -56,6 +56,8 @@ test("what arrives, when and how certain it is decide how an invoice stands", ()
     // Paid, given back and paid again is paid by what is left.
     ["partial", { seen: seen(10, 30), refunds: [refund(500)] }, [coin(0, 500), coin(1, 500)], 50, { missing: 500n }],
     // What was paid in time stays so, but not without the money.
+    // One that is being paid back is not paid by what comes meanwhile.
+    ["partial", { seen: seen(10, 30), refunds: [{ id: "1", amount: "500" }] }, [coin(0, 500), coin(1, 500)], 50],
     ["paid", { paid: 20, seen: seen(400) }, [coin(0, 1_000)], 500],
     ["paid", { paid: 20, seen: seen(10), refunds: [refund(300)] }, [coin(0, 1_000)], 500, { refundable: 0n }],
     ["expired", { paid: 20, seen: seen(10) }, [coin(0, 1_000, { conflicted: {} })], 500],
@@ -178,8 +180,18 @@ test("a shop's day: every kind of payment, a restart, and books that agree", { t
   assert.equal(JSON.parse(exportInvoices(list, "json"))[1].price, "12.50");
   assert.throws(() => exportInvoices(list, "xml"), coded("invalid_argument"));
   assert.ok(told.includes("exact paid") && told.includes("fiat partial") && told.includes("short expired"), told.join());
+  // The same refund at another fee rate is refused, and not made anew.
+  await assert.rejects(invoices.refund("fiat", { to: home, feeRate: 7 }), coded("invalid_argument"));
+  await assert.rejects(invoices.refund("open", { to: home, amount: 1_000n, id: "fee", feeRate: -1 }), coded("invalid_argument"));
+  assert.equal((await invoices.get("open")).refunds.length, 1);
+  await invoices.create({ order: "waits", amount: 1_000n });
+  const forgotten = assert.rejects(invoices.settled("waits"), coded("invalid_argument"));
+  await invoices.forget("waits");
+  await forgotten;
   await invoices.forget("exact");
   assert.equal(await invoices.get("exact"), undefined);
+  const anew = await invoices.create({ order: "exact", amount: 25_000n });
+  assert.deepEqual([anew.address, anew.state, anew.received], [exact.address, "waiting", 0n], "what was paid for the one before is not for this one");
   await shop.close();
   await assert.rejects(invoices.list().then(() => invoices.get("open")), coded("closed"));
   await payer.close();

@@ -13,6 +13,7 @@ use quorate::{
     session::{PaymentState, Session},
     wallet::{HistoryEntry, SecretWords},
 };
+use quorate_node::chain::ChainError;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +24,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{interval, timeout},
+};
 
 /// Coins of each wallet at first.
 const COINS: usize = 8;
@@ -194,7 +198,7 @@ impl Drill {
                 .await?;
             known.extend(history);
             let scan = json!(["start", [{"desc": descriptor, "range": addresses}]]);
-            let found = self.cluster.chain.rpc.call_raw("scantxoutset", scan).await?;
+            let found = self.scan(scan).await?;
             let total = found.get("total_amount").and_then(Value::as_f64).context("an amount")?;
             let total = Amount::from_btc(total)?;
             ensure!(total == balance, "the wallet says {balance}, the chain {total}");
@@ -206,7 +210,25 @@ impl Drill {
         ensure!(internal == 0, "{internal} payments ended with an internal error");
         Ok(())
     }
+
+    /// Scans the coins. The daemon makes one scan at a time, and nodes have it make some, too.
+    async fn scan(&self, scan: Value) -> Result<Value> {
+        let scanned = async {
+            let mut pause = interval(Duration::from_millis(200));
+            loop {
+                pause.tick().await;
+                match self.cluster.chain.rpc.call_raw("scantxoutset", scan.clone()).await {
+                    Err(ChainError::Daemon(error)) if error.code == BUSY => {}
+                    answer => return answer,
+                }
+            }
+        };
+        Ok(timeout(PATIENCE, scanned).await.context("it scans for others without an end")??)
+    }
 }
+
+/// RPC code with which Bitcoin Core says that it is scanning already.
+const BUSY: i64 = -8;
 
 /// What no block has though it is final or may become so, and what the wallet knows of it.
 fn unmined(session: &Session) -> Vec<String> {

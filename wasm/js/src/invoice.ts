@@ -90,6 +90,7 @@ export interface KeptRefund {
   readonly id: string;
   readonly amount: string;
   readonly to?: string;
+  readonly feeRate?: number;
   readonly txid?: string;
 }
 
@@ -110,6 +111,8 @@ export interface Kept {
   readonly seen: Readonly<Record<string, number>>;
   /** Those of which the time of their block is known. */
   readonly mined?: readonly string[];
+  /** What had been paid to its address before it was made. */
+  readonly before?: readonly string[];
   /** When it was paid in time. */
   readonly paid?: number;
   readonly refunds: readonly KeptRefund[];
@@ -151,7 +154,7 @@ export function standing(kept: Kept, coins: readonly Coin[], now: number): Invoi
   const [back, done] = [total(refunds), total(refunds.filter(({ txid }) => txid !== undefined))];
   const enough = amount - tolerance;
   // Once it was paid in time it stays so, whatever comes after or is given back; but not without the money.
-  const inTime = kept.paid !== undefined || sum(good.filter(({ at }) => at.getTime() <= ends)) - done >= enough;
+  const inTime = kept.paid !== undefined || sum(good.filter(({ at }) => at.getTime() <= ends)) - back >= enough;
   const paid = inTime && received >= enough;
   const state = ((): InvoiceState => {
     if (done > 0n && done >= received) return "refunded";

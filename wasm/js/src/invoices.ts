@@ -16,8 +16,8 @@
  *
  * @packageDocumentation
  */
-import { checkAmount, checkCount, checkOptions, checkText, optional, refuse } from "./checks.js";
-import { QuorateError } from "./errors.js";
+import { checkAmount, checkCount, checkFeeRate, checkOptions, checkText, optional, refuse } from "./checks.js";
+import { QuorateError, type Code } from "./errors.js";
 import { field } from "./history.js";
 import { ENOUGH, isProven, satoshisFor, standing, txidOf, type Fiat, type Invoice, type InvoiceState, type Kept, type KeptRefund } from "./invoice.js";
 import { clean } from "./labels.js";
@@ -55,7 +55,7 @@ const SECONDS = 900;
 /** Characters of a refund's id. */
 const ID_MAX = 30;
 /** Transactions of one invoice whose time is kept; of more, which somebody sends for no good reason, it is not. */
-const DATED_MAX = 500;
+const DATED_MAX = 200;
 const PREFIX = "invoice/";
 /** The longest wait of a timer. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
@@ -63,13 +63,27 @@ const TIMER_MAX_MS = 2 ** 31 - 1;
 const MOVING: ReadonlySet<InvoiceState> = new Set(["waiting", "partial"]);
 /** Blocks after which nothing of a payment is expected to change. */
 const DEEP = 100;
-/** Errors after which it is not known whether a payment goes on. After any other it does not. */
-const UNKNOWN: ReadonlySet<string> = new Set(["closed", "internal", "storage_failed", "worker_failed"]);
+/** Errors after which a payment is known to come to nothing. After any other it may go on, and is asked for again as it was. */
+const FAILED: ReadonlySet<Code> = new Set<Code>([
+  ...(["payment_failed", "payment_rejected", "invalid_address", "unknown_address_type", "wrong_network", "dust", "watch_only"] as const),
+  ...(["insufficient_funds", "coins_busy", "coins_short_lived", "lift_first", "unconfirmed_chain", "not_certified"] as const),
+  ...(["fee_rate_out_of_range", "fee_unreasonable", "amount_too_large", "invalid_argument"] as const),
+]);
+/** After the first sync a block of a payment may be on its way still. */
+const SETTLING_MS = 30_000;
 
 /** Whoever waits for an invoice. */
 interface Waiter {
   readonly take: (invoice: Invoice) => void;
   readonly fail: (error: unknown) => void;
+}
+
+/** A refund as it is asked for. */
+interface AskedRefund {
+  readonly id: string;
+  readonly to: string;
+  readonly amount: bigint | undefined;
+  readonly feeRate: number | undefined;
 }
 
 const opened = new WeakMap<OpenWallet, Promise<Invoices>>();
@@ -84,7 +98,9 @@ export class Invoices implements Disposable {
   readonly #told = new Map<string, string>();
   readonly #byAddress = new Map<string, string>();
   readonly #listeners = new Set<(invoice: Invoice) => void>();
-  readonly #waiters = new Set<Waiter>();
+  readonly #waiters = new Map<Waiter, string>();
+  /** Refunds under way. */
+  readonly #refunding = new Map<string, Promise<void>>();
   readonly #stops: (() => void)[] = [];
   #timer: ReturnType<typeof setTimeout> | undefined;
   #looking: Promise<void> | undefined;
@@ -93,6 +109,8 @@ export class Invoices implements Disposable {
   #all = true;
   /** Whether the wallet has heard of all that there was: before, what is not there may have been paid all the same. */
   #synced = false;
+  #syncedAt = 0;
+  #settling: ReturnType<typeof setTimeout> | undefined;
   /** One change after the other: each begins with what the one before left. */
   #turn: Promise<unknown> = Promise.resolve();
   #closed = false;
@@ -137,8 +155,16 @@ export class Invoices implements Disposable {
 
   #hasSynced(): void {
     if (this.#closed) return;
+    // It is said again after each question that was answered.
+    const first = !this.#synced;
     this.#synced = true;
-    void this.#look(true);
+    if (first) {
+      this.#syncedAt = Date.now();
+      clearTimeout(this.#settling);
+      this.#settling = setTimeout(() => void this.#look(true), SETTLING_MS + 1);
+      (this.#settling as { unref?: () => void }).unref?.();
+    }
+    void this.#look(first);
   }
 
   /**
@@ -161,12 +187,15 @@ export class Invoices implements Disposable {
     if (satoshis <= tolerance) refuse("tolerance", "has to be less than the amount");
     const text = optional(checkText, "memo", memo);
     const address = await this.#wallet.reserve({ order });
+    // An order that was forgotten has its address of before, with what was paid to it.
+    const before = this.#kept.has(order) ? [] : [...new Set((await this.#wallet.coinsAt(address)).map(txidOf))];
     const created = Date.now();
     const fresh = (): Kept => ({
       ...{ order, address, amount: String(satoshis), tolerance: String(tolerance), minimum, created, expires: created + seconds * 1_000 },
       ...(text !== undefined && { memo: clean(text) }),
       ...(priced !== undefined && { fiat: priced }),
       ...{ seen: {}, refunds: [] },
+      ...(before.length > 0 && { before: before.slice(0, DATED_MAX) }),
     });
     return this.#keep(order, (kept: Kept | undefined) => kept ?? fresh());
   }
@@ -190,9 +219,12 @@ export class Invoices implements Disposable {
 
   /** Forgets an invoice, so that there is room for others: a wallet keeps 100,000 notes. What arrives for it later is told of by nobody. */
   async forget(order: string): Promise<void> {
-    const { address } = this.#of(order);
+    this.#of(order);
     await this.#inTurn(async () => {
+      const { address, refunds } = this.#of(order);
+      if (refunds.some(({ txid }) => txid === undefined)) refuse("order", "a refund of it is under way");
       await this.#wallet.setNote(PREFIX + order, undefined);
+      for (const [{ fail }, of] of [...this.#waiters]) if (of === order) fail(new QuorateError("invalid_argument", "order: the invoice was forgotten"));
       for (const map of [this.#kept, this.#last, this.#told]) map.delete(order);
       this.#byAddress.delete(address);
     });
@@ -213,37 +245,59 @@ export class Invoices implements Disposable {
     checkText("to", to);
     if (checkOrder(id).length > ID_MAX) refuse("id", `is longer than ${ID_MAX} characters`);
     optional(checkAmount, "amount", amount);
+    optional(checkFeeRate, "feeRate", feeRate);
     this.#of(order);
-    const refund = await this.#begin(order, id, to, amount);
-    if (refund.txid !== undefined) return this.#update(order);
-    const attempt = this.#of(order).failed?.[id] ?? 0;
-    const request = { to, amount: BigInt(refund.amount), idempotencyKey: `refund/${order}/${id}/${attempt}`, ...(feeRate !== undefined && { feeRate }) };
+    // One at a time, or one that fails would take away what the other has kept.
+    const name = JSON.stringify([order, id]);
+    const before = this.#refunding.get(name) ?? Promise.resolve();
+    const made = before.then(() => this.#refund(order, { id, to, amount, feeRate }, signal));
+    const over = made.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.#refunding.set(name, over);
     try {
-      const { txid } = await this.#wallet.pay(request, signal === undefined ? {} : { signal });
-      return await this.#keep(order, (kept) => ({ ...kept, refunds: kept.refunds.map((one) => (one.id === id ? { ...one, txid } : one)) }));
+      return await made;
+    } finally {
+      if (this.#refunding.get(name) === over) this.#refunding.delete(name);
+    }
+  }
+
+  async #refund(order: string, asked: AskedRefund, signal: AbortSignal | undefined): Promise<Invoice> {
+    const { id } = asked;
+    const refund = await this.#begin(order, asked);
+    if (refund.txid !== undefined) return this.#update(order);
+    const { created, failed } = this.#of(order);
+    const attempt = failed?.[id] ?? 0;
+    const { to = asked.to, feeRate } = refund;
+    const request = { to, amount: BigInt(refund.amount), idempotencyKey: `refund/${order}/${id}/${created}/${attempt}`, ...(feeRate !== undefined && { feeRate }) };
+    let txid: string;
+    try {
+      ({ txid } = await this.#wallet.pay(request, signal === undefined ? {} : { signal }));
     } catch (error) {
-      if (error instanceof QuorateError && !UNKNOWN.has(error.code)) {
+      if (FAILED.has(QuorateError.from(error).code)) {
         await this.#keep(order, (kept) => ({ ...kept, refunds: kept.refunds.filter((one) => one.id !== id), failed: { ...kept.failed, [id]: attempt + 1 } }));
       }
       throw error;
     }
+    return this.#keep(order, (kept) => ({ ...kept, refunds: [...kept.refunds.filter((one) => one.id !== id), { ...refund, txid }] }));
   }
 
   /** Keeps a refund before it is made, or finds the one that was. */
-  async #begin(order: string, id: string, to: string, amount: bigint | undefined): Promise<KeptRefund> {
+  async #begin(order: string, { id, to, amount, feeRate }: AskedRefund): Promise<KeptRefund> {
     let found: KeptRefund | undefined;
     const { refundable, received, refunds } = await this.#update(order);
     await this.#keep(order, (kept) => {
       found = kept.refunds.find((one) => one.id === id);
       if (found !== undefined) {
-        const same = (found.to === undefined || found.to === to) && (amount === undefined || found.amount === String(amount));
-        if (!same) refuse("id", `the refund ${JSON.stringify(id)} is of ${found.amount} satoshis${found.to === undefined ? "" : ` to ${found.to}`}`);
+        const same = (found.to === undefined || found.to === to) && (amount === undefined || found.amount === String(amount)) && (feeRate === undefined || found.feeRate === feeRate);
+        if (!same) refuse("id", `the refund ${JSON.stringify(id)} was begun with another amount, address or fee rate`);
         return kept;
       }
       const back = amount ?? refundable;
       if (back === 0n) refuse("amount", "there is nothing to pay back");
       if (refunds.length !== kept.refunds.length || back > received - refunds.reduce((total, one) => total + one.amount, 0n)) refuse("amount", "so much is not there to pay back");
-      found = { id, amount: String(back), to };
+      found = { id, amount: String(back), to, ...(feeRate !== undefined && { feeRate }) };
       return { ...kept, refunds: [...kept.refunds, found] };
     });
     return found as unknown as KeptRefund;
@@ -283,16 +337,19 @@ export class Invoices implements Disposable {
           reject(error);
         },
       };
-      this.#waiters.add(waiter);
+      this.#waiters.set(waiter, order);
       signal?.addEventListener("abort", abort, { once: true });
       if (this.#closed) waiter.fail(ended());
       else this.#update(order).then(waiter.take, waiter.fail);
     });
   }
 
-  #isOver({ state, expires, cancelled }: Invoice): boolean {
-    if (!MOVING.has(state) && state !== "expired" && state !== "cancelled") return true;
-    return this.#synced && (!MOVING.has(state) || cancelled !== undefined || Date.now() > expires.getTime());
+  #isOver({ state, expires, cancelled, payments }: Invoice): boolean {
+    if (state === "paid" || state === "overpaid" || state === "refunded") return true;
+    if (!this.#synced) return false;
+    // Its block may say that it came in time.
+    if (state === "late") return payments.every(({ height }) => height !== undefined) || Date.now() > this.#syncedAt + SETTLING_MS;
+    return !MOVING.has(state) || cancelled !== undefined || Date.now() > expires.getTime();
   }
 
   /** Calls a listener whenever an invoice stands otherwise. Gives a function that ends it. */
@@ -306,9 +363,10 @@ export class Invoices implements Disposable {
     if (this.#closed) return;
     this.#closed = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#settling);
     this.#stops.splice(0).forEach((stop) => stop());
     this.#listeners.clear();
-    for (const { fail } of [...this.#waiters]) fail(ended());
+    for (const { fail } of [...this.#waiters.keys()]) fail(ended());
     opened.delete(this.#wallet);
   }
 
@@ -402,7 +460,8 @@ export class Invoices implements Disposable {
   }
 
   async #stand(order: string): Promise<Invoice> {
-    const coins = await this.#wallet.coinsAt(this.#of(order).address);
+    const others = new Set(this.#of(order).before);
+    const coins = (await this.#wallet.coinsAt(this.#of(order).address)).filter((coin) => !others.has(txidOf(coin)));
     const now = Date.now();
     const dated = await this.#date(this.#of(order), coins, now);
     const invoice = standing(dated, coins, now);
@@ -412,14 +471,15 @@ export class Invoices implements Disposable {
     const print = fingerprint(invoice, now);
     if (this.#told.get(order) !== print) for (const listener of [...this.#listeners]) queueMicrotask(() => listener(invoice));
     this.#told.set(order, print);
-    for (const { take } of [...this.#waiters]) take(invoice);
+    for (const { take } of [...this.#waiters.keys()]) take(invoice);
     return invoice;
   }
 
   /** Dates what is proven: from now, or from its block, which knows better of a wallet that was away. */
   async #date(kept: Kept, coins: readonly Coin[], now: number): Promise<Kept> {
     const mined = new Set(kept.mined);
-    const proven = coins.filter((coin) => isProven(coin) && !coin.conflicted);
+    // The largest first: of many, those count.
+    const proven = coins.filter((coin) => isProven(coin) && !coin.conflicted).sort((one, other) => (one.value < other.value ? 1 : -1));
     const undated = proven.filter((coin) => kept.seen[txidOf(coin)] === undefined || (coin.block !== undefined && !mined.has(txidOf(coin))));
     const known = new Set(Object.keys(kept.seen));
     const room = undated.filter((coin) => known.has(txidOf(coin)) || (known.size < DATED_MAX && known.add(txidOf(coin))));
@@ -454,11 +514,11 @@ function ended(): QuorateError {
   return new QuorateError("closed", "the invoices have been closed");
 }
 
-/** Keeps that an invoice was paid in time, as long as the money is there: what comes later, or is given back, does not undo it. */
+/** Keeps that an invoice was paid in time, as long as the money is there and not all given back: what comes later does not undo it. */
 function notePaid(kept: Kept, { state }: Invoice, now: number): Kept {
   const paid = state === "paid" || state === "overpaid";
   if (paid) return kept.paid === undefined ? { ...kept, paid: now } : kept;
-  if (kept.paid === undefined || state === "refunded") return kept;
+  if (kept.paid === undefined) return kept;
   const { paid: _undone, ...rest } = kept;
   return rest;
 }

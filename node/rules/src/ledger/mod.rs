@@ -10,6 +10,7 @@ mod blocks;
 mod cluster;
 mod coins;
 mod indexing;
+mod leases;
 mod rounds;
 mod scripts;
 mod settling;
@@ -24,6 +25,7 @@ use bitcoin::{Block, BlockHash, OutPoint, ScriptBuf, Transaction, TxOut, Txid, b
 use blocks::Blocks;
 pub(crate) use coins::Coin;
 use coins::{Coins, Leaving};
+pub(crate) use leases::LEASES_MAX;
 use quorate_protocol::{
     AccountId, Epoch, Federation, Round,
     account::{AccountRecord, JointAccount, Keychain, KeychainIndex},
@@ -34,7 +36,6 @@ use quorate_protocol::{
     wire::{BlockRef, ConfirmedSpend, FinalSpend, Followed, Lock, UtxoRecord},
 };
 use rounds::Rounds;
-pub(crate) use scripts::LEASES_MAX;
 use scripts::Scripts;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

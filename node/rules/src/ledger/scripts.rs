@@ -4,6 +4,7 @@
 //! Nothing else is: a chain has more outputs than a node has memory. Coins of other scripts are looked up when somebody
 //! names them.
 
+use super::leases::Leases;
 use crate::{
     index::{AccountEntry, AddressRow, Addresses, FoundAddresses, Lease, Place, ShortKey, short_key},
     records::{ChangeSet, Row, Table},
@@ -14,17 +15,10 @@ use quorate_protocol::{
     account::{ACCOUNT_GAP, AccountRecord, JointAccount, Keychain, KeychainIndex},
 };
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
 };
 
-/// Scripts that are indexed at most because somebody subscribed to them. Those of accounts have their own room.
-pub(crate) const LEASES_MAX: usize = 1_000_000;
-/// The part of them that goes at a time when there is no room, if nobody listens to it.
-const LEASES_SHARE: usize = 16;
-/// Blocks between two times that room is made.
-const ROOM_BLOCKS: u32 = 6;
 /// Accounts that are indexed at most. One that finds no room is served by its wallet's subscriptions, and is indexed
 /// when it pays and there is room again; nobody can push out another one.
 const ACCOUNTS_MAX: usize = 200_000;
@@ -37,24 +31,18 @@ const FIRST: [KeychainIndex; 2] = [
     KeychainIndex { keychain: Keychain::Receive, index: 0 },
     KeychainIndex { keychain: Keychain::Change, index: 0 },
 ];
-/// Blocks for which a script is indexed after the last subscription to it: a week.
-const LEASE_BLOCKS: u32 = 1_008;
-
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Scripts {
     /// Those that are of no account.
-    leases: HashMap<ScriptBuf, Lease>,
+    leases: Leases,
     accounts: BTreeMap<AccountId, Account>,
     addresses: Addresses,
     /// Accounts that never had a coin, by the height at which they registered or their owners were there last.
     unused: BTreeSet<(u32, AccountId)>,
     /// Accounts that have not been searched for.
     unsearched: VecDeque<AccountId>,
-    /// The height at which room was made last.
-    made_room_at: u32,
     /// What the index has otherwise.
-    stale: BTreeSet<ScriptBuf>,
     stale_accounts: BTreeSet<AccountId>,
     /// Rows that the index lacks; it has to lose those without addresses.
     stale_addresses: BTreeMap<AddressRow, Vec<ShortKey>>,
@@ -82,7 +70,7 @@ impl Scripts {
     ) -> Self {
         let broken = broken(&accounts, rows);
         let is_whole = |place: &Place| broken.get(place.slot()) == Some(&false);
-        let leases = leases.into_iter().collect();
+        let leases = Leases::restore(leases);
         // What has to be derived again takes no address from others meanwhile.
         let rank =
             |place: Place| (is_whole(&place), accounts.get(place.slot()).map(|(_, entry)| entry.rank()));
@@ -145,9 +133,7 @@ impl Scripts {
         for (table, key) in std::mem::take(&mut self.useless) {
             change.put_row(Row { table, key, value: Vec::new() });
         }
-        for script in std::mem::take(&mut self.stale) {
-            change.put_lease(&script, self.leases.get(&script));
-        }
+        self.leases.take_index(&mut change);
         for id in std::mem::take(&mut self.stale_accounts) {
             change.put_account(&id, self.account(&id));
         }
@@ -159,7 +145,7 @@ impl Scripts {
 
     /// Whether outputs of a script are indexed.
     pub(super) fn has(&self, script: &Script) -> bool {
-        self.addresses.get(script).is_some() || self.leases.contains_key(script)
+        self.addresses.get(script).is_some() || self.leases.get(script).is_some()
     }
 
     /// The account that a script is of.
@@ -191,42 +177,16 @@ impl Scripts {
             self.still_wanted(id, tip);
             return true;
         }
-        let room = self.leases.len() < LEASES_MAX;
-        if let Some(lease) = self.leases.get_mut(script) {
-            if lease.wanted_at != tip {
-                lease.wanted_at = tip;
-                self.stale.insert(script.clone());
-            }
-            return true;
-        }
-        if room {
-            self.leases.insert(script.clone(), Lease { from: tip + 1, wanted_at: tip });
-            self.stale.insert(script.clone());
-        }
-        room
+        self.leases.want(script, tip)
     }
 
-    /// If there is no room for another script, those that nobody listens to make some: a part of them at a time, and
-    /// first those that were wanted only briefly, so that nobody can push out others by coming and going. Gives whether
-    /// there is room now. It looks at all of them, so not often.
+    /// As [`Leases::make_room`].
     pub(super) fn make_room<'a, I: Iterator<Item = &'a ScriptBuf>>(
         &mut self,
         tip: u32,
         listened: impl FnOnce() -> I,
     ) -> bool {
-        if self.leases.len() >= LEASES_MAX && self.made_room_at + ROOM_BLOCKS <= tip {
-            self.made_room_at = tip;
-            for script in listened() {
-                if let Some(lease) = self.leases.get_mut(script) {
-                    lease.wanted_at = tip;
-                }
-            }
-            for script in idle(&self.leases, tip) {
-                self.leases.remove(&script);
-                self.stale.insert(script);
-            }
-        }
-        self.leases.len() < LEASES_MAX
+        self.leases.make_room(tip, listened)
     }
 
     /// The owner of an account that never had a coin is there: its time begins anew.
@@ -284,9 +244,7 @@ impl Scripts {
             if !self.is_kept_by_another(account.id(), &script) {
                 self.addresses.put(&key, Place::new(slot, position));
             }
-            if self.leases.remove(&script).is_some() {
-                self.stale.insert(script.clone());
-            }
+            self.leases.remove(&script);
             scripts.push(script);
         }
         if !keys.is_empty() {
@@ -377,10 +335,7 @@ impl Scripts {
         let unused = self.unused.iter().map(|(_, id)| *id);
         let mut heard: BTreeSet<AccountId> = unused.filter(followed).collect();
         for script in listened {
-            if let Some(lease) = self.leases.get_mut(script).filter(|lease| lease.wanted_at != tip) {
-                lease.wanted_at = tip;
-                self.stale.insert(script.clone());
-            }
+            self.leases.renew(script, tip);
             heard.extend(self.account_of(script));
         }
         heard.into_iter().for_each(|id| self.still_wanted(id, tip));
@@ -391,29 +346,8 @@ impl Scripts {
             self.forget(id);
             self.stale_addresses.extend(FIRST.map(|first| (AddressRow::new(id, first), Vec::new())));
         }
-        let stale = &mut self.stale;
-        self.leases.retain(|script, lease| {
-            let wanted = lease.wanted_at + LEASE_BLOCKS >= tip;
-            if !wanted {
-                stale.insert(script.clone());
-            }
-            wanted
-        });
+        self.leases.sweep(tip);
     }
-}
-
-/// Of the scripts that nobody wanted to hear of at this tip, those that can be missed best.
-fn idle(leases: &HashMap<ScriptBuf, Lease>, tip: u32) -> Vec<ScriptBuf> {
-    // Of those that were wanted as briefly, the last ones first: they may be of who comes and goes all the time.
-    let rank = |lease: &Lease| (lease.wanted_at.saturating_sub(lease.from), Reverse(lease.wanted_at));
-    let idle = leases.iter().filter(|(_, lease)| lease.wanted_at < tip);
-    let mut idle: Vec<_> = idle.map(|(script, lease)| (rank(lease), script)).collect();
-    let part = LEASES_MAX / LEASES_SHARE;
-    if part < idle.len() {
-        idle.select_nth_unstable(part);
-        idle.truncate(part);
-    }
-    idle.into_iter().map(|(_, script)| script.clone()).collect()
 }
 
 /// By slot, the accounts whose rows are not just those of their addresses: one is lost, or left from before it was.
@@ -437,7 +371,10 @@ fn broken(accounts: &[(AccountId, AccountEntry)], rows: &[(Place, usize)]) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::Indexed;
+    use crate::{
+        index::Indexed,
+        ledger::leases::{LEASE_BLOCKS, LEASES_MAX},
+    };
     use quorate_protocol::testing;
 
     fn script(account: &JointAccount, keychain: Keychain, index: u32) -> ScriptBuf {
@@ -515,38 +452,6 @@ mod tests {
         scripts.register(world.account.id(), &world.account, 1);
         assert_eq!(scripts.len(), (LEASES_MAX + 40, 1));
         assert!(scripts.want(&script(&world.account, Keychain::Receive, 0), 2), "it is indexed already");
-    }
-
-    #[test]
-    fn scripts_that_nobody_listens_to_make_room_and_those_that_were_wanted_briefly_go_first() {
-        let numbered = |number: usize| ScriptBuf::from_bytes(number.to_be_bytes().to_vec());
-        let part = LEASES_MAX / LEASES_SHARE;
-        let mut scripts = Scripts::default();
-        // Old ones of somebody who is away, others of who came and went, and one that somebody listens to.
-        (0..part).for_each(|number| assert!(scripts.want(&numbered(number), 100)));
-        (0..part).for_each(|number| assert!(scripts.want(&numbered(number), 900)));
-        (part..LEASES_MAX).for_each(|number| assert!(scripts.want(&numbered(number), 1_000)));
-        let (heard, new) = (numbered(part), ScriptBuf::from_bytes(vec![0x51]));
-        assert!(!scripts.want(&new, 1_000));
-        scripts.take_index();
-        assert!(scripts.make_room(1_006, || std::iter::once(&heard)));
-        assert_eq!(scripts.leases.len(), LEASES_MAX - part, "a part at a time");
-        assert!(
-            (0..part).all(|number| scripts.leases.contains_key(&numbered(number))),
-            "who is only away stays"
-        );
-        assert!(scripts.leases.contains_key(&heard));
-        assert_eq!(
-            scripts.take_index().rows().len(),
-            part,
-            "the index loses them, and nothing else is written"
-        );
-        assert!(scripts.want(&new, 1_006));
-        assert!(scripts.make_room(1_006, none), "while there is room, nobody has to go");
-        assert_eq!(scripts.leases.len(), LEASES_MAX - part + 1);
-        (0..part - 1).for_each(|number| assert!(scripts.want(&numbered(LEASES_MAX + number), 1_006)));
-        assert!(!scripts.make_room(1_011, none), "not so soon again");
-        assert!(scripts.make_room(1_012, none));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 // What people call their payments, addresses and coins, kept with the wallet and encrypted like it, and exchanged as BIP329 has it.
 import { checkOptions, checkText, refuse } from "./checks.js";
+import { Rows, type Save } from "./rows.js";
 import type { Label, LabelType } from "./types.js";
 
 /** Labels of a wallet at most. */
@@ -91,47 +92,32 @@ export function writeLabels(labels: readonly Label[], frozen: readonly string[])
   return lines.map((line) => `${JSON.stringify(line)}\n`).join("");
 }
 
-const PREFIX = "label/";
-type Saved = Map<string, Uint8Array | null>;
-
 /** The labels of one wallet, by type and reference. */
 export class Labels {
-  readonly #all = new Map<string, Label>();
-  #turn: Promise<void> = Promise.resolve();
+  readonly #rows = new Rows("label/");
 
-  /** Takes the labels out of what was stored; the rest is the engine's. */
+  /** Takes the labels out of what was stored. */
   static take(state: Map<string, Uint8Array>): Labels {
     const labels = new Labels();
-    for (const [key, value] of [...state]) {
-      if (!key.startsWith(PREFIX)) continue;
-      state.delete(key);
-      const [type, ref] = key.slice(PREFIX.length).split("/");
-      if (isLabel(type, ref)) labels.#all.set(key, { type, ref: ref as string, label: clean(new TextDecoder().decode(value)) });
-    }
+    labels.#rows.take(state);
     return labels;
   }
 
   get all(): readonly Label[] {
-    return [...this.#all.values()];
+    return [...this.#rows.all].flatMap(([name, text]) => {
+      const [type, ref] = name.split("/");
+      return isLabel(type, ref) ? [{ type, ref: ref as string, label: clean(text) }] : [];
+    });
   }
 
-  /** Sets some, each anew, and takes away those that are empty, once `save` has made it durable. One after the other: the last call stays. */
-  set(labels: readonly Label[], save: (change: Saved) => Promise<void>): Promise<void> {
-    const set = this.#turn.then(() => this.#set(labels, save));
-    this.#turn = set.catch(() => undefined);
-    return set;
-  }
-
-  async #set(labels: readonly Label[], save: (change: Saved) => Promise<void>): Promise<void> {
-    const change: Saved = new Map();
-    for (const { type, ref, label } of labels) change.set(`${PREFIX}${type}/${ref}`, label === "" ? null : new TextEncoder().encode(label));
-    const fresh = [...change].filter(([key, value]) => value !== null && !this.#all.has(key)).length;
-    if (this.#all.size + fresh > LABELS_MAX) refuse("labels", `a wallet has ${LABELS_MAX} at most`);
-    if (change.size > 0) await save(change);
-    for (const { type, ref, label } of labels) {
-      const key = `${PREFIX}${type}/${ref}`;
-      if (label === "") this.#all.delete(key);
-      else this.#all.set(key, { type, ref, label });
-    }
+  /** Sets some, each anew, and takes away those that are empty, once `save` has made it durable. */
+  set(labels: readonly Label[], save: Save): Promise<void> {
+    return this.#rows.inTurn(save, async (keep) => {
+      const change = new Map(labels.map(({ type, ref, label }) => [`${type}/${ref}`, label === "" ? undefined : label]));
+      const { all } = this.#rows;
+      const fresh = [...change].filter(([name, text]) => text !== undefined && !all.has(name)).length;
+      if (all.size + fresh > LABELS_MAX) refuse("labels", `a wallet has ${LABELS_MAX} at most`);
+      await keep(change);
+    });
   }
 }

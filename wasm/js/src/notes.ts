@@ -1,13 +1,11 @@
 // What an application keeps with a wallet, encrypted like it.
 import { checkText, refuse } from "./checks.js";
+import { Rows, type Save } from "./rows.js";
 
 /** Notes of a wallet at most, and their length in characters. */
 const NOTES_MAX = 100_000;
 const NAME_MAX = 300;
 const NOTE_MAX = 65_536;
-
-const PREFIX = "note/";
-type Saved = Map<string, Uint8Array | null>;
 
 export function checkNote(name: string, text: string | undefined): void {
   if (checkText("name", name) === "" || name.length > NAME_MAX) refuse("name", `has to have 1 to ${NAME_MAX} characters`);
@@ -16,34 +14,26 @@ export function checkNote(name: string, text: string | undefined): void {
 
 /** The notes of one wallet. */
 export class Notes {
-  readonly #all = new Map<string, string>();
-  #turn: Promise<void> = Promise.resolve();
+  readonly #rows = new Rows("note/");
 
-  /** Takes the notes out of what was stored; the rest is the engine's. */
+  /** Takes the notes out of what was stored. */
   static take(state: Map<string, Uint8Array>): Notes {
     const notes = new Notes();
-    for (const [key, value] of [...state]) {
-      if (!key.startsWith(PREFIX)) continue;
-      state.delete(key);
-      notes.#all.set(key.slice(PREFIX.length), new TextDecoder().decode(value));
-    }
+    notes.#rows.take(state);
     return notes;
   }
 
   /** Those whose names begin so. */
   of(beginning: string): ReadonlyMap<string, string> {
-    return new Map([...this.#all].filter(([name]) => name.startsWith(beginning)));
+    return new Map([...this.#rows.all].filter(([name]) => name.startsWith(beginning)));
   }
 
-  /** Keeps one, or takes it away, once `save` has made it durable. One after the other: the last call stays. */
-  set(name: string, text: string | undefined, save: (change: Saved) => Promise<void>): Promise<void> {
-    const set = this.#turn.then(async () => {
-      if (text !== undefined && !this.#all.has(name) && this.#all.size >= NOTES_MAX) refuse("name", `a wallet keeps ${NOTES_MAX} notes at most`);
-      await save(new Map([[PREFIX + name, text === undefined ? null : new TextEncoder().encode(text)]]));
-      if (text === undefined) this.#all.delete(name);
-      else this.#all.set(name, text);
+  /** Keeps one, or takes it away, once `save` has made it durable. */
+  set(name: string, text: string | undefined, save: Save): Promise<void> {
+    return this.#rows.inTurn(save, (keep) => {
+      const { all } = this.#rows;
+      if (text !== undefined && !all.has(name) && all.size >= NOTES_MAX) refuse("name", `a wallet keeps ${NOTES_MAX} notes at most`);
+      return keep(new Map([[name, text]]));
     });
-    this.#turn = set.catch(() => undefined);
-    return set;
   }
 }

@@ -130,8 +130,11 @@ export const ENOUGH: Readonly<Record<Minimum, (coin: Coin) => boolean>> = {
 const sum = (payments: readonly InvoicePayment[]): bigint => payments.reduce((total, { amount }) => total + amount, 0n);
 const least = (value: bigint): bigint => (value > 0n ? value : 0n);
 
+/** Transactions of one invoice whose time is kept; of more, which somebody sends for no good reason, it is not. */
+export const DATED_MAX = 200;
+
 /** Whether a coin is proven, be it as certain as is asked for or not. A server's word alone dates nothing. */
-export const isProven = (coin: Coin): boolean => coin.finality !== undefined || coin.block !== undefined;
+const isProven = (coin: Coin): boolean => coin.finality !== undefined || coin.block !== undefined;
 
 export const txidOf = ({ outpoint }: { readonly outpoint: string }): string => outpoint.slice(0, 64);
 
@@ -186,6 +189,54 @@ export function standing(kept: Kept, coins: readonly Coin[], now: number): Invoi
     payments,
     refunds,
   };
+}
+
+/** What is proven and has no date yet, or none of its block; of many the largest. */
+export function undated(kept: Kept, coins: readonly Coin[]): readonly Coin[] {
+  const mined = new Set(kept.mined);
+  const known = new Set(Object.keys(kept.seen));
+  return coins
+    .filter((coin) => isProven(coin) && !coin.conflicted && (!known.has(txidOf(coin)) || (coin.block !== undefined && !mined.has(txidOf(coin)))))
+    .sort((one, other) => (one.value < other.value ? 1 : -1))
+    .filter((coin) => known.has(txidOf(coin)) || (known.size < DATED_MAX && known.add(txidOf(coin))));
+}
+
+/** Dates coins: from now, or from their blocks, which know better of a wallet that was away. */
+export function date(kept: Kept, coins: readonly Coin[], blockTimes: ReadonlyMap<string, number | undefined>, now: number): Kept {
+  const [seen, mined] = [{ ...kept.seen }, new Set(kept.mined)];
+  for (const coin of coins) {
+    const txid = txidOf(coin);
+    const time = coin.block === undefined ? undefined : blockTimes.get(txid);
+    if (time !== undefined) mined.add(txid);
+    seen[txid] = Math.min(seen[txid] ?? now, (time ?? Number.POSITIVE_INFINITY) * 1_000);
+  }
+  return { ...kept, seen, mined: [...mined] };
+}
+
+/** Keeps that an invoice was paid in time, as long as the money is there and not all given back: what comes later does not undo it. */
+export function notePaid(kept: Kept, { state }: Invoice, now: number): Kept {
+  const paid = state === "paid" || state === "overpaid";
+  if (paid) return kept.paid === undefined ? { ...kept, paid: now } : kept;
+  if (kept.paid === undefined) return kept;
+  const { paid: _undone, ...rest } = kept;
+  return rest;
+}
+
+/** What was kept; `undefined` if it is something else's. */
+export function readKept(text: string): Kept | undefined {
+  try {
+    const kept = JSON.parse(text) as Kept;
+    standing(kept, [], 0);
+    return kept;
+  } catch {
+    return undefined;
+  }
+}
+
+/** What listeners hear changes of. */
+export function fingerprint({ state, received, pending, refunds, expires, cancelled, payments }: Invoice, now: number): string {
+  const over = cancelled !== undefined || now > expires.getTime();
+  return [state, received, pending, over, ...refunds.map(({ id, txid }) => `${id}${txid}`), ...payments.map(({ outpoint, height }) => `${outpoint}${height}`)].join(" ");
 }
 
 function uriOf({ address, amount, memo }: Kept): string {

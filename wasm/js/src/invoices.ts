@@ -18,13 +18,29 @@
  */
 import { checkAmount, checkCount, checkFeeRate, checkOptions, checkText, optional, refuse } from "./checks.js";
 import { QuorateError, type Code } from "./errors.js";
-import { field } from "./history.js";
-import { ENOUGH, isProven, satoshisFor, standing, txidOf, type Fiat, type Invoice, type InvoiceState, type Kept, type KeptRefund } from "./invoice.js";
+import {
+  DATED_MAX,
+  ENOUGH,
+  date,
+  fingerprint,
+  notePaid,
+  readKept,
+  satoshisFor,
+  standing,
+  txidOf,
+  undated,
+  type Fiat,
+  type Invoice,
+  type InvoiceState,
+  type Kept,
+  type KeptRefund,
+} from "./invoice.js";
 import { clean } from "./labels.js";
 import { checkOrder } from "./orders.js";
 import type { Coin, Minimum, WaitOptions } from "./types.js";
 import type { OpenWallet } from "./wallet.js";
 
+export { exportInvoices } from "./invoice-books.js";
 export type { Fiat, Invoice, InvoicePayment, InvoiceState, Refund } from "./invoice.js";
 
 /** What an invoice asks for: an amount in satoshis, or a price in another currency. */
@@ -54,8 +70,6 @@ export interface InvoicesOptions {
 const SECONDS = 900;
 /** Characters of a refund's id. */
 const ID_MAX = 30;
-/** Transactions of one invoice whose time is kept; of more, which somebody sends for no good reason, it is not. */
-const DATED_MAX = 200;
 const PREFIX = "invoice/";
 /** The longest wait of a timer. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
@@ -137,7 +151,7 @@ export class Invoices implements Disposable {
   async #start(): Promise<void> {
     const wallet = this.#wallet;
     for (const text of (await wallet.notes(PREFIX)).values()) {
-      const kept = read(text);
+      const kept = readKept(text);
       if (kept !== undefined) this.#remember(kept);
     }
     for (const type of ["received", "confirmed", "balance", "tip"] as const) this.#stops.push(wallet.on(type, () => void this.#look()));
@@ -450,7 +464,12 @@ export class Invoices implements Disposable {
       }
     }
     // One that cannot be looked at keeps nobody from the others.
-    for (const order of orders) if (this.#kept.has(order)) await this.#update(order).catch(() => undefined);
+    for (const order of orders) {
+      if (!this.#kept.has(order)) continue;
+      await this.#update(order).catch((error: unknown) => {
+        for (const [{ fail }, of] of [...this.#waiters]) if (of === order) fail(error);
+      });
+    }
     this.#wake();
   }
 
@@ -475,25 +494,12 @@ export class Invoices implements Disposable {
     return invoice;
   }
 
-  /** Dates what is proven: from now, or from its block, which knows better of a wallet that was away. */
+  /** Dates what is new, for which it asks for the times of blocks if that needs them. */
   async #date(kept: Kept, coins: readonly Coin[], now: number): Promise<Kept> {
-    const mined = new Set(kept.mined);
-    // The largest first: of many, those count.
-    const proven = coins.filter((coin) => isProven(coin) && !coin.conflicted).sort((one, other) => (one.value < other.value ? 1 : -1));
-    const undated = proven.filter((coin) => kept.seen[txidOf(coin)] === undefined || (coin.block !== undefined && !mined.has(txidOf(coin))));
-    const known = new Set(Object.keys(kept.seen));
-    const room = undated.filter((coin) => known.has(txidOf(coin)) || (known.size < DATED_MAX && known.add(txidOf(coin))));
-    if (room.length === 0) return kept;
-    const history = room.some(({ block }) => block !== undefined) ? await this.#wallet.history({ direction: "in" }) : [];
-    const times = new Map(history.map(({ txid, blockTime }) => [txid, blockTime]));
-    const seen = { ...kept.seen };
-    for (const coin of room) {
-      const txid = txidOf(coin);
-      const time = coin.block === undefined ? undefined : times.get(txid);
-      if (time !== undefined) mined.add(txid);
-      seen[txid] = Math.min(seen[txid] ?? now, (time ?? Number.POSITIVE_INFINITY) * 1_000);
-    }
-    return { ...kept, seen, mined: [...mined] };
+    const fresh = undated(kept, coins);
+    if (fresh.length === 0) return kept;
+    const history = fresh.some(({ block }) => block !== undefined) ? await this.#wallet.history({ direction: "in" }) : [];
+    return date(kept, fresh, new Map(history.map(({ txid, blockTime }) => [txid, blockTime])), now);
   }
 
   /** Looks again when the next invoice expires. */
@@ -512,58 +518,4 @@ export class Invoices implements Disposable {
 
 function ended(): QuorateError {
   return new QuorateError("closed", "the invoices have been closed");
-}
-
-/** Keeps that an invoice was paid in time, as long as the money is there and not all given back: what comes later does not undo it. */
-function notePaid(kept: Kept, { state }: Invoice, now: number): Kept {
-  const paid = state === "paid" || state === "overpaid";
-  if (paid) return kept.paid === undefined ? { ...kept, paid: now } : kept;
-  if (kept.paid === undefined) return kept;
-  const { paid: _undone, ...rest } = kept;
-  return rest;
-}
-
-/** What was kept; `undefined` if it is something else's. */
-function read(text: string): Kept | undefined {
-  try {
-    const kept = JSON.parse(text) as Kept;
-    standing(kept, [], 0);
-    return kept;
-  } catch {
-    return undefined;
-  }
-}
-
-/** What listeners hear changes of. */
-function fingerprint({ state, received, pending, refunds, expires, cancelled, payments }: Invoice, now: number): string {
-  const over = cancelled !== undefined || now > expires.getTime();
-  return [state, received, pending, over, ...refunds.map(({ id, txid }) => `${id}${txid}`), ...payments.map(({ outpoint, height }) => `${outpoint}${height}`)].join(" ");
-}
-
-const COLUMNS = ["order", "state", "created", "amount_sat", "received_sat", "refunded_sat", "currency", "price", "rate", "minimum", "address", "txids", "memo"] as const;
-
-/**
- * Invoices as a file: CSV (RFC 4180) for a spreadsheet, or JSON. Amounts are in satoshis, times in UTC.
- *
- * @throws {@link QuorateError} `invalid_argument`: there is no such format.
- */
-export function exportInvoices(invoices: readonly Invoice[], format: "csv" | "json"): string {
-  const rows = invoices.map((invoice): Record<(typeof COLUMNS)[number], string | number | null> => ({
-    order: invoice.order,
-    state: invoice.state,
-    created: invoice.created.toISOString(),
-    amount_sat: Number(invoice.amount),
-    received_sat: Number(invoice.received),
-    refunded_sat: Number(invoice.refunds.reduce((total, { amount }) => total + amount, 0n)),
-    currency: invoice.fiat?.currency ?? null,
-    price: invoice.fiat?.amount ?? null,
-    rate: invoice.fiat?.rate ?? null,
-    minimum: invoice.minimum,
-    address: invoice.address,
-    txids: [...new Set(invoice.payments.map(({ outpoint }) => outpoint.slice(0, 64)))].join(" "),
-    memo: invoice.memo?.replace(/[;\t]/g, ",") ?? null,
-  }));
-  if (format === "json") return `${JSON.stringify(rows, null, 2)}\n`;
-  if (format !== "csv") refuse("format", 'has to be "csv" or "json"');
-  return [COLUMNS.join(","), ...rows.map((row) => COLUMNS.map((column) => field(row[column])).join(","))].map((line) => `${line}\r\n`).join("");
 }

@@ -13,14 +13,14 @@ case $suite in
     ;;
   # What a node holds after 100, 1,000 and 10,000 payments; what a payment takes. Some minutes each.
   growth | load)
-    cargo build --release --locked -p quorate-tests --bin "$suite" --bin test-node
+    cargo build --release --locked -p quorate-tests --bin "$suite" --bin test-node --bin test-bridge
     shift
     "$CARGO_TARGET_DIR/release/$suite" "$@"
     ;;
   # Two programs `test-node` in turn, the older one first.
   compare)
     [ $# -ge 3 ] || { echo "npm run bench -- compare OLD NEW [OPTIONS]" >&2; exit 2; }
-    cargo build --release --locked -p quorate-tests --bin load
+    cargo build --release --locked -p quorate-tests --bin load --bin test-bridge
     old=$2 new=$3
     shift 3
     "$CARGO_TARGET_DIR/release/load" --against "$old" --node "$new" "$@"

@@ -6,6 +6,7 @@
 mod admission;
 mod allowance;
 mod alone;
+pub mod cli;
 mod config;
 mod driver;
 mod events;

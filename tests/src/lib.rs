@@ -1,5 +1,6 @@
 //! Whole-system tests: a federation of real processes that can be killed, and helpers for plain clients.
 
+mod bridge;
 pub mod daemon;
 pub mod distance;
 pub mod drill;
@@ -8,11 +9,12 @@ pub mod operator;
 pub mod process;
 pub mod wallets;
 
+pub use bridge::Bridge;
+
 use crate::daemon::Daemon;
 use anyhow::{Context as _, Result};
 use bitcoin::Network;
 use quorate::{FederationId, headers::Checkpoint};
-use quorate_bridge::{BridgeConfig, RunningBridge};
 use quorate_devnet::DevnetChain;
 use quorate_node::{
     config::ChainConfig,
@@ -30,7 +32,7 @@ use tokio::net::TcpListener;
 /// Longest wait for anything in a test; conditions end waits much earlier.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A federation whose nodes are processes; chain and bridge live in the test. The chain is the embedded one, or a
+/// A federation whose nodes and bridge are processes. The chain is the embedded one, which lives in the test, or a
 /// [`Daemon`].
 #[derive(Debug)]
 pub struct Cluster<C = Arc<DevnetChain>> {
@@ -39,7 +41,7 @@ pub struct Cluster<C = Arc<DevnetChain>> {
     /// The federation's files.
     pub files: Provisioned,
     /// The bridge.
-    pub bridge: RunningBridge,
+    pub bridge: Bridge,
     /// Variables of the nodes that are started from now on.
     pub variables: Vec<(String, String)>,
     nodes: Vec<Option<Child>>,
@@ -99,8 +101,7 @@ impl<C> Cluster<C> {
         if !one_way.is_zero() {
             move_apart(&files, one_way).await?;
         }
-        let config = BridgeConfig::read(&files.bridge.join("bridge.toml"))?;
-        let bridge = RunningBridge::start(&files.bridge, config).await?;
+        let bridge = Bridge::start(&files.bridge, binary)?;
         let mut cluster = Self {
             chain,
             bridge,
@@ -187,7 +188,8 @@ impl<C> Cluster<C> {
     /// # Errors
     /// It takes too long.
     pub async fn connected(&self, count: usize) -> Result<()> {
-        eventually("the bridge connects to the nodes", || self.bridge.connected_nodes() >= count).await
+        let count = u64::try_from(count)?;
+        self.bridge.connected(|nodes| nodes >= count).await
     }
 }
 

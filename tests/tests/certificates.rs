@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use quorate::client::{Quic, TlsIdentity, Transport as _};
 use quorate_tests::{
-    Cluster, PATIENCE, eventually,
+    Cluster, PATIENCE,
     operator::{command, status},
 };
 use std::{
@@ -118,7 +118,7 @@ async fn a_revoked_bridge_is_shut_out_at_once_and_comes_back_with_a_new_key() ->
             command(NODE, &["federation", "revoke", text(node), "--certificate", text(&revoked)])?;
         }
     }
-    eventually("the bridge is shut out", || cluster.bridge.connected_nodes() == 0).await?;
+    cluster.bridge.connected(|nodes| nodes == 0).await.context("the bridge is shut out")?;
     looks("the client is shut out", async || Ok(shown(&cluster, &spare, 1).await.is_err())).await?;
     let identity = TlsIdentity::read(&cluster.files.client)?;
     let nodes = cluster.files.addresses.iter().map(|node| (node.id, node.address)).collect();

@@ -1,22 +1,24 @@
 //! `npm run soak`: a federation on Bitcoin Core under payments for a while, with everything going wrong at once: nodes
 //! and the daemon are killed, the chain is reorganised, the bridge is flooded. In the end the books have to agree with
-//! the chain, and the nodes' memory has to be what it was.
+//! the chain, and the memory of nodes and bridge has to be what it was.
 
 #![expect(clippy::print_stdout, reason = "the report")]
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
-use quorate_tests::{bitcoind, daemon::Daemon, drill::Drill, operator::status};
+use quorate::wire::limits;
+use quorate_tests::{bitcoind, daemon::Daemon, drill::Drill, operator::status, process::memory};
 use rand_chacha::{
     ChaCha20Rng,
     rand_core::{RngCore as _, SeedableRng as _},
 };
+use serde_json::json;
 use std::{
     collections::VecDeque,
-    fs,
+    iter,
     time::{Duration, Instant},
 };
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 /// Nodes.
 const NODES: usize = 4;
@@ -30,6 +32,12 @@ const FLOODS_HELD: usize = 3;
 const PERIOD: Duration = Duration::from_secs(10);
 /// Blocks in that time: what is settled is 288 blocks deep, so that a minute and a half of payments are live.
 const BLOCKS: u32 = 30;
+/// A request that never ends.
+const HALF_OPEN: &str = "GET / HTTP/1.1\r\nhost: x\r\n";
+/// What a session begins with that never reads an answer (RFC 6455, section 1.3), and questions that it has.
+const UPGRADE: &str = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const QUESTIONS: usize = 1_000;
 /// What a node may hold more at the end than after a quarter of the time, in bytes.
 const GROWTH_MAX: u64 = 64_000_000;
 
@@ -76,7 +84,7 @@ async fn main() -> Result<()> {
     let (mut rng, started) = (ChaCha20Rng::seed_from_u64(seed), Instant::now());
     let (mut early, mut load) = (None, drill.load());
     let mut floods = VecDeque::new();
-    println!("seconds  payments  memory of nodes, and of bridge with wallets  trouble");
+    println!("seconds  payments  memory of nodes, bridge, and wallets         trouble");
     while started.elapsed() < Duration::from_secs(seconds) {
         let trouble = Trouble::draw(&mut rng);
         let until = tokio::time::Instant::now() + PERIOD;
@@ -89,12 +97,12 @@ async fn main() -> Result<()> {
         drill.cluster.chain.flush().await?;
         load.paid(1).await?;
         tokio::time::sleep_until(until).await;
-        let nodes = memory(&drill)?;
+        let held = Held::now(&drill)?;
         if early.is_none() && started.elapsed() >= Duration::from_secs(seconds) / 4 {
-            early = Some(first(&nodes)?);
+            early = Some(held.clone());
         }
-        let all = nodes.into_iter().chain([resident(std::process::id())?]);
-        let told: Vec<String> = all.map(|bytes| format!("{:.0}", mega(bytes))).collect();
+        let all = held.nodes.iter().chain([&held.bridge, &held.wallets]);
+        let told: Vec<String> = all.map(|bytes| format!("{:.0}", mega(*bytes))).collect();
         println!(
             "{:>7}  {:>8}  {:<43}  {trouble:?}",
             started.elapsed().as_secs(),
@@ -105,13 +113,9 @@ async fn main() -> Result<()> {
     let done = load.stop().await?;
     drill.settle().await?;
     drill.check_books(&done).await?;
-    let (early, late) = (early.context("too short to compare memory")?, first(&memory(&drill)?)?);
-    ensure!(
-        late <= early.saturating_add(GROWTH_MAX),
-        "memory of a node that was never killed grew from {:.0} to {:.0} MB",
-        mega(early),
-        mega(late)
-    );
+    let (early, late) = (early.context("too short to compare memory")?, Held::now(&drill)?);
+    flat("a node that was never killed", early.first()?, late.first()?)?;
+    flat("the bridge", early.bridge, late.bridge)?;
     println!(
         "{} payments, all of them in the chain; not paid at first: {:?}",
         done.payments(),
@@ -120,23 +124,43 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn first(memory: &[u64]) -> Result<u64> {
-    memory.first().copied().context("the first node runs")
+/// Resident memory, in bytes. Wallets keep their history; all others hold what is live.
+#[derive(Clone)]
+struct Held {
+    nodes: Vec<u64>,
+    bridge: u64,
+    /// This process.
+    wallets: u64,
+}
+
+impl Held {
+    fn now(drill: &Drill) -> Result<Self> {
+        let cluster = &drill.cluster;
+        Ok(Self {
+            nodes: (1..=NODES).filter_map(|node| cluster.pid(node)).map(memory).collect::<Result<_>>()?,
+            bridge: memory(cluster.bridge.pid())?,
+            wallets: memory(std::process::id())?,
+        })
+    }
+
+    fn first(&self) -> Result<u64> {
+        self.nodes.first().copied().context("the first node runs")
+    }
+}
+
+/// A process holds in the end what it held after a quarter of the time, and little more.
+fn flat(whose: &str, early: u64, late: u64) -> Result<()> {
+    ensure!(
+        late <= early.saturating_add(GROWTH_MAX),
+        "memory of {whose} grew from {:.0} to {:.0} MB",
+        mega(early),
+        mega(late)
+    );
+    Ok(())
 }
 
 fn mega(bytes: u64) -> f64 {
     f64::from(u32::try_from(bytes / 1_000).unwrap_or(u32::MAX)) / 1e3
-}
-
-/// Resident memory of the nodes. (This process is bridge and wallets; these keep their history.)
-fn memory(drill: &Drill) -> Result<Vec<u64>> {
-    (1..=NODES).filter_map(|node| drill.cluster.pid(node)).map(resident).collect()
-}
-
-fn resident(pid: u32) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1_024)
 }
 
 async fn make(drill: &mut Drill, trouble: Trouble, floods: &mut VecDeque<Vec<TcpStream>>) -> Result<()> {
@@ -161,15 +185,34 @@ async fn make(drill: &mut Drill, trouble: Trouble, floods: &mut VecDeque<Vec<Tcp
     Ok(())
 }
 
-/// Half-open requests, and garbage, as long as the other end keeps them.
+/// Half-open requests, garbage, and sessions that ask and do not read, as long as the other end keeps them.
 async fn flood(address: &str) -> Result<Vec<TcpStream>> {
     let mut held = Vec::new();
     for number in 0..FLOOD {
         let mut socket = TcpStream::connect(address).await?;
-        let garbage: &[u8] = if number % 2 == 0 { b"GET / HTTP/1.1\r\nhost: x\r\n" } else { &[0xff; 512] };
-        // It may be closed already.
-        let _closed = socket.write_all(garbage).await;
+        let said = match number % 4 {
+            0 => HALF_OPEN.as_bytes().to_vec(),
+            1 => vec![0xff; 512],
+            _ => deaf(),
+        };
+        // It may be closed already, or take no more.
+        let _closed = timeout(Duration::from_millis(100), socket.write_all(&said)).await;
         held.push(socket);
     }
     Ok(held)
+}
+
+/// The bytes of a session that says hello and asks without reading.
+fn deaf() -> Vec<u8> {
+    let mut said = format!("{HALF_OPEN}{UPGRADE}").into_bytes();
+    let hello = json!({ "id": 1, "type": "Hello", "protocol": limits::PROTOCOL_VERSION });
+    let question = json!({ "id": 2, "type": "FederationQuery" });
+    for message in iter::once(hello).chain(iter::repeat_n(question, QUESTIONS)) {
+        let text = message.to_string();
+        // A text frame that is masked with zeros, and no longer than one byte can say.
+        let length = u8::try_from(text.len()).unwrap_or(0x7d);
+        said.extend([0x81, 0x80 | length, 0, 0, 0, 0]);
+        said.extend(text.bytes());
+    }
+    said
 }

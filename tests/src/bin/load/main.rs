@@ -1,6 +1,6 @@
 //! `npm run bench -- load`: what a payment takes, in CPU time of each process and in latency. Every node is a process,
-//! bridge and chain are this one, and the wallets are another: a driver that sends at the times that it was given,
-//! whether or not the payments before are done, and counts from these times.
+//! the bridge is one, the chain is this one, and the wallets are another: a driver that sends at the times that it was
+//! given, whether or not the payments before are done, and counts from these times.
 
 #![expect(clippy::print_stdout, reason = "the figures")]
 
@@ -117,7 +117,6 @@ struct Row {
     p99: f64,
     max: f64,
     cpu_nodes: f64,
-    /// With the chain, which is in the same process.
     cpu_bridge: f64,
     cpu_wallets: f64,
     /// Syncs of its store, and bytes that it wrote into files, of each node.
@@ -305,7 +304,7 @@ impl Spent {
             syncs += metric(home, "quorate_node_store_commit_seconds_count").await.unwrap_or(f64::NAN);
             bytes += written(cluster.pid(number).context("it runs")?)?;
         }
-        let (bridge, wallets) = (cpu(std::process::id())?, cpu(driver.pid()?)?);
+        let (bridge, wallets) = (cpu(cluster.bridge.pid())?, cpu(driver.pid()?)?);
         Ok(Self { nodes: nodes_cpu(cluster)?, bridge, wallets, syncs, written: bytes })
     }
 }

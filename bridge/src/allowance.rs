@@ -4,17 +4,20 @@
 
 use quorate_protocol::wire::{ClientMessage, SubscriptionKey};
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 /// Bytes a second, and how many may come at once.
-const BYTES: Rate = Rate { per_second: 1 << 20, at_once: 8 << 20 };
+const BYTES: Rate = Rate { per_second: 1_048_576.0, at_once: 8 << 20 };
 /// Work a second, and how much may come at once: a wallet that is restored asks for much.
-const WORK: Rate = Rate { per_second: 200, at_once: 4_000 };
+const WORK: Rate = Rate { per_second: 200.0, at_once: 4_000 };
 /// Scripts that an address has nodes index, which they do for a week: fewer in that time than a node has room for.
-const NEW_SCRIPTS: Rate = Rate { per_second: 1, at_once: 65_536 };
+const NEW_SCRIPTS: Rate = Rate { per_second: 1.0, at_once: 65_536 };
+/// Accounts that an address has nodes know, which they do for a month if no coin comes: its network has fewer registered in
+/// that time than a node has room for.
+const NEW_ACCOUNTS: Rate = Rate { per_second: 1.0 / 300.0, at_once: 4_096 };
 /// An address may ask for as much as so many sessions: behind one there may be a whole mobile network.
 const ADDRESS_SHARES: u32 = 16;
 
@@ -42,7 +45,7 @@ const DEBT_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
 struct Rate {
-    per_second: u32,
+    per_second: f64,
     at_once: u32,
 }
 
@@ -63,11 +66,11 @@ impl Bucket {
     /// Takes out an amount; gives the time until there is something again.
     fn take(&mut self, now: Duration, amount: u32) -> Duration {
         let passed = now.saturating_sub(self.at).as_secs_f64();
-        let filled = self.left + passed * f64::from(self.rate.per_second);
-        let debt_max = f64::from(self.rate.per_second) * DEBT_MAX.as_secs_f64();
+        let filled = self.left + passed * self.rate.per_second;
+        let debt_max = self.rate.per_second * DEBT_MAX.as_secs_f64();
         self.left = (filled.min(self.rate.at_once.into()) - f64::from(amount)).max(-debt_max);
         self.at = now;
-        Duration::from_secs_f64((-self.left).max(0.0) / f64::from(self.rate.per_second))
+        Duration::from_secs_f64((-self.left).max(0.0) / self.rate.per_second)
     }
 
     fn is_whole(&mut self, now: Duration) -> bool {
@@ -76,22 +79,38 @@ impl Bucket {
     }
 }
 
-/// A network may have as many indexed anew as so many addresses.
-const NETWORK_SHARES: u32 = 4;
+/// A network may have as much done anew as so many addresses.
+const NETWORK_SHARES: u8 = 4;
 
-/// How many scripts one address, or network, may still have nodes index.
+/// What an address has in common with its neighbours, 48 bits (IPv6) or 24 (IPv4): who has one address easily has these.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 80))),
+        IpAddr::V4(four) => IpAddr::V4(Ipv4Addr::from_bits(four.to_bits() & (u32::MAX << 8))),
+    }
+}
+
+/// How much of what nodes keep for long one address, or network, may still have them take in.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NewScripts(Bucket);
+pub(crate) struct Quota(Bucket);
 
-impl NewScripts {
-    pub(crate) fn of_address(now: Duration) -> Self {
-        Self(Bucket::new(NEW_SCRIPTS, now))
+impl Quota {
+    /// Scripts that are indexed: of an address, and of its network.
+    pub(crate) fn scripts(now: Duration) -> [Self; 2] {
+        Self::both(now, NEW_SCRIPTS)
     }
 
-    pub(crate) fn of_network(now: Duration) -> Self {
-        let Rate { per_second, at_once } = NEW_SCRIPTS;
-        let (per_second, at_once) = (per_second * NETWORK_SHARES, at_once * NETWORK_SHARES);
-        Self(Bucket::new(Rate { per_second, at_once }, now))
+    /// Accounts that are registered: of an address, and of its network.
+    pub(crate) fn accounts(now: Duration) -> [Self; 2] {
+        Self::both(now, NEW_ACCOUNTS)
+    }
+
+    fn both(now: Duration, rate: Rate) -> [Self; 2] {
+        let network = Rate {
+            per_second: rate.per_second * f64::from(NETWORK_SHARES),
+            at_once: rate.at_once * u32::from(NETWORK_SHARES),
+        };
+        [rate, network].map(|rate| Self(Bucket::new(rate, now)))
     }
 
     /// Takes one of both; `false`, and none taken, if one of them has none.
@@ -128,7 +147,7 @@ impl Allowance {
     /// What all sessions of an address may ask for together.
     fn of_address(now: Duration) -> Self {
         let times = |rate: Rate| Rate {
-            per_second: rate.per_second * ADDRESS_SHARES,
+            per_second: rate.per_second * f64::from(ADDRESS_SHARES),
             at_once: rate.at_once * ADDRESS_SHARES,
         };
         Self { bytes: Bucket::new(times(BYTES), now), work: Bucket::new(times(WORK), now) }
@@ -243,7 +262,7 @@ mod tests {
         }
         assert_eq!(allowance.take(Duration::ZERO, 10, Some(&ping)), Duration::from_millis(5));
         let later = Duration::from_secs(1);
-        for _ in 0..WORK.per_second - 1 {
+        for _ in 0..199 {
             assert_eq!(allowance.take(later, 10, Some(&ping)), Duration::ZERO);
         }
         assert_ne!(allowance.take(later, 10, Some(&ping)), Duration::ZERO);

@@ -18,6 +18,7 @@ mod interest;
 mod listener;
 mod machine;
 mod metrics;
+mod newcomers;
 mod questions;
 mod refusals;
 mod relays;

@@ -9,6 +9,7 @@ use crate::{
     frame::Frame,
     hub::{Delivery, Hub},
     interest::WalletId,
+    newcomers::Newcomers,
     questions::Subscription,
     refusals::{coordinator_lost, no_node},
     relays::{Relay, RelayId, Relays, ends_answer, ends_submission},
@@ -73,6 +74,8 @@ pub struct Counters {
     pub gaps: u64,
     /// Keys for which a session, an address or the bridge had no room.
     pub refused: u64,
+    /// Accounts that an address wanted registered beyond its share.
+    pub accounts_refused: u64,
 }
 
 /// A subscription whose keys no node has told of yet.
@@ -96,6 +99,7 @@ pub struct Machine {
     sessions: BTreeMap<WalletId, Session>,
     waiting: Vec<Waiting>,
     relays: Relays,
+    newcomers: Newcomers,
     fees: Estimates,
     /// Answers of event streams that are not whole yet.
     links: BTreeMap<LinkId, Pages>,
@@ -120,6 +124,7 @@ impl Machine {
             sessions: BTreeMap::new(),
             waiting: Vec::new(),
             relays: Relays::default(),
+            newcomers: Newcomers::default(),
             fees: Estimates::new(nodes),
             links: BTreeMap::new(),
             last_session: 0,
@@ -159,7 +164,7 @@ impl Machine {
         self.last_session += 1;
         let session = WalletId(self.last_session);
         self.hub.open(session, address);
-        self.sessions.insert(session, Session::new(now));
+        self.sessions.insert(session, Session::new(now, address));
         session
     }
 
@@ -346,6 +351,7 @@ impl Machine {
         }
         if now >= self.sweep_at {
             self.sweep_at = now + LINGER;
+            self.newcomers.sweep(now);
             let abandoned = self.hub.sweep(now);
             self.lose_interest(abandoned);
         }
@@ -382,7 +388,8 @@ impl Machine {
     /// For `/metrics`.
     pub fn counters(&self) -> Counters {
         let (duplicates, refused) = (self.hub.duplicates, self.hub.refused);
-        Counters { forwarded: self.forwarded, duplicates, gaps: self.gaps, refused }
+        let accounts_refused = self.newcomers.refused();
+        Counters { forwarded: self.forwarded, duplicates, gaps: self.gaps, refused, accounts_refused }
     }
 
     fn answer(&mut self, session: WalletId, id: Option<u64>, message: ServerMessage) {

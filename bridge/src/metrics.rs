@@ -35,6 +35,11 @@ pub(crate) fn text(
         ("notifications_duplicate", "copies from other nodes that were dropped", counters.duplicates),
         ("gaps", "subscriptions that lost notifications because a session was slow", counters.gaps),
         ("keys_refused", "keys for which a session, an address or the bridge had no room", counters.refused),
+        (
+            "accounts_refused",
+            "accounts that an address wanted registered beyond its share",
+            counters.accounts_refused,
+        ),
         ("connections_evicted", "connections that made room before they were sessions", turned_away.evicted),
         ("sessions_refused_full", "sessions for which the bridge was full", turned_away.full),
         ("sessions_refused_address", "sessions of addresses that had all they may", turned_away.address),

@@ -12,6 +12,12 @@ pub(crate) fn too_many_requests(most: usize) -> WireError {
     WireError { retry: true, ..error }
 }
 
+pub(crate) fn too_many_accounts() -> WireError {
+    let message = "this address, or its network, has had as many new accounts registered here as it may for the moment; try again \
+        in some minutes";
+    WireError::passing(ErrorCode::LimitExceeded, Fault::Sender, message)
+}
+
 pub(crate) fn coordinator_lost() -> WireError {
     let message = "the connection to the coordinating node was lost; submit it again";
     WireError::passing(ErrorCode::CoordinatorLost, Fault::Network, message)

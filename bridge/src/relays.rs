@@ -1,10 +1,11 @@
 //! Requests that a node answers in the bridge's place.
 
-use crate::interest::WalletId;
+use crate::{allowance::network, interest::WalletId};
 use bitcoin::Txid;
 use quorate_protocol::wire::{ClientMessage, ServerMessage, TransactionStatus};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -21,10 +22,30 @@ pub struct RelayId(pub u64);
 #[derive(Debug)]
 pub(crate) struct Relay {
     pub(crate) session: WalletId,
+    /// Where the session is; none if it is on this machine.
+    pub(crate) address: Option<IpAddr>,
     /// The request's number, for an answer of the bridge's own.
     pub(crate) id: Option<u64>,
     /// The transaction that it submits, if it does.
     pub(crate) txid: Option<Txid>,
+}
+
+/// Requests of all sessions of one address at a time, and of one network. A node answers 1,024 at a time of a bridge.
+const ADDRESS_MAX: usize = 256;
+const NETWORK_MAX: usize = 512;
+
+/// Whose requests are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    Address(IpAddr),
+    Network(IpAddr),
+}
+
+impl Place {
+    /// Where an address is, with how many requests each place may have under way.
+    fn of(address: IpAddr) -> [(Self, usize); 2] {
+        [(Self::Address(address), ADDRESS_MAX), (Self::Network(network(address)), NETWORK_MAX)]
+    }
 }
 
 /// All that are under way.
@@ -36,10 +57,34 @@ pub(crate) struct Relays {
     /// When a query has to have its next answer.
     deadlines: BTreeSet<(Duration, RelayId)>,
     due: HashMap<RelayId, Duration>,
+    /// How many are under way for each address and network.
+    by_place: HashMap<Place, usize>,
     last: u64,
 }
 
 impl Relays {
+    /// Whether a session of that address may have one more under way.
+    ///
+    /// # Errors
+    /// How many there may be: its address or network has as many.
+    pub(crate) fn check(&self, address: Option<IpAddr>) -> Result<(), usize> {
+        let full = |(place, most): &(Place, usize)| self.by_place.get(place).is_some_and(|open| open >= most);
+        match address.into_iter().flat_map(Place::of).find(full) {
+            Some((_, most)) => Err(most),
+            None => Ok(()),
+        }
+    }
+
+    fn count(&mut self, address: Option<IpAddr>, change: impl Fn(usize) -> usize) {
+        for (place, _) in address.into_iter().flat_map(Place::of) {
+            let open = self.by_place.entry(place).or_default();
+            *open = change(*open);
+            if *open == 0 {
+                self.by_place.remove(&place);
+            }
+        }
+    }
+
     /// Adds one. A transaction that its session submits again goes to another node: the relay that it had is given
     /// back, ended.
     pub(crate) fn add(&mut self, now: Duration, relay: Relay) -> (RelayId, Option<RelayId>) {
@@ -50,9 +95,10 @@ impl Relays {
             Some(txid) => replaced = self.coordinators.insert((relay.session, txid), number),
             None => self.expect_by(number, now + OPEN_TIMEOUT + QUERY_TIMEOUT),
         }
+        self.count(relay.address, |open| open + 1);
         self.open.insert(number, relay);
-        if let Some(old) = replaced {
-            self.open.remove(&old);
+        if let Some(old) = replaced.and_then(|old| self.open.remove(&old)) {
+            self.count(old.address, |open| open.saturating_sub(1));
         }
         (number, replaced)
     }
@@ -69,6 +115,7 @@ impl Relays {
     /// Ends one.
     pub(crate) fn remove(&mut self, relay: RelayId) -> Option<Relay> {
         let ended = self.open.remove(&relay)?;
+        self.count(ended.address, |open| open.saturating_sub(1));
         if let Some(at) = self.due.remove(&relay) {
             self.deadlines.remove(&(at, relay));
         }
@@ -142,5 +189,45 @@ pub fn ends_submission(message: &ServerMessage) -> bool {
         ),
         ServerMessage::Error { .. } => true,
         _progress => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Opens requests of sessions of an address until there may be no more; gives them.
+    fn fill(relays: &mut Relays, address: [u8; 4]) -> Vec<RelayId> {
+        let (mut opened, address) = (Vec::new(), Some(address.into()));
+        while relays.check(address).is_ok() {
+            let relay = Relay { session: WalletId(1), address, id: None, txid: None };
+            opened.push(relays.add(Duration::ZERO, relay).0);
+        }
+        opened
+    }
+
+    #[test]
+    fn sessions_of_an_address_and_of_its_network_leave_room_for_others() {
+        let mut relays = Relays::default();
+        let first = fill(&mut relays, [10, 0, 0, 1]);
+        assert_eq!((first.len(), fill(&mut relays, [10, 0, 0, 2]).len()), (ADDRESS_MAX, ADDRESS_MAX));
+        assert_eq!(relays.check(Some([10, 0, 0, 3].into())), Err(NETWORK_MAX));
+        assert_eq!((relays.check(Some([10, 0, 1, 1].into())), relays.check(None)), (Ok(()), Ok(())));
+        for relay in first {
+            relays.remove(relay);
+            relays.remove(relay);
+        }
+        assert_eq!(fill(&mut relays, [10, 0, 0, 1]).len(), ADDRESS_MAX, "what has ended counts no more");
+    }
+
+    #[test]
+    fn a_transaction_that_is_submitted_again_counts_once() {
+        let (mut relays, address) = (Relays::default(), Some([10, 0, 0, 1].into()));
+        let txid = Some(bitcoin::hashes::Hash::all_zeros());
+        for _ in 0..2 * ADDRESS_MAX {
+            assert_eq!(relays.check(address), Ok(()));
+            relays.add(Duration::ZERO, Relay { session: WalletId(1), address, id: None, txid });
+        }
+        assert_eq!(relays.len(), 1);
     }
 }

@@ -8,6 +8,7 @@ use axum::extract::ws::Utf8Bytes;
 use quorate_protocol::wire::{ServerMessage, SubscriptionKey, limits};
 use std::{
     collections::{BTreeSet, VecDeque},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -42,6 +43,8 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) greeted: bool,
+    /// Where the wallet is; none if it is on this machine.
+    pub(crate) address: Option<IpAddr>,
     /// Relayed requests under way.
     pub(crate) relays: BTreeSet<RelayId>,
     opened: Duration,
@@ -56,9 +59,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(now: Duration) -> Self {
+    pub(crate) fn new(now: Duration, address: Option<IpAddr>) -> Self {
         Self {
             greeted: false,
+            address,
             relays: BTreeSet::new(),
             opened: now,
             heard: now,
@@ -180,7 +184,7 @@ mod tests {
 
     #[test]
     fn news_that_does_not_fit_becomes_a_gap_after_what_was_before() {
-        let mut session = Session::new(Duration::ZERO);
+        let mut session = Session::new(Duration::ZERO, None);
         assert!(news(&mut session, 1));
         assert!(!news(&mut session, 1));
         assert_eq!(read(&mut session), (None, ServerMessage::Pong));
@@ -192,7 +196,7 @@ mod tests {
 
     #[test]
     fn who_subscribes_anew_is_told_of_no_gap() {
-        let mut session = Session::new(Duration::ZERO);
+        let mut session = Session::new(Duration::ZERO, None);
         assert!(!news(&mut session, 0));
         session.forgive(&[key()]);
         assert!(matches!(session.next(), Next::Nothing));
@@ -200,7 +204,7 @@ mod tests {
 
     #[test]
     fn who_does_not_read_its_answers_is_let_go_with_nothing_left() {
-        let mut session = Session::new(Duration::ZERO);
+        let mut session = Session::new(Duration::ZERO, None);
         (0..NEWS_MAX + ANSWERS_MAX).for_each(|id| pong(&mut session, id));
         assert_eq!(read(&mut session).0, Some(0));
         pong(&mut session, 1);
@@ -215,21 +219,21 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_in_bytes_here_and_of_all_sessions() {
         let large = || Frame("x".repeat(1 << 20).into());
-        let mut session = Session::new(Duration::ZERO);
+        let mut session = Session::new(Duration::ZERO, None);
         for _ in 0..4 {
             assert!(session.news(&key(), large(), NEWS_MAX, usize::MAX));
         }
         assert!(!session.news(&key(), large(), NEWS_MAX, usize::MAX), "the next one is in the gap");
         (0..60).for_each(|_| session.answer(large(), usize::MAX));
         assert_eq!(session.queued(), 64 << 20);
-        let mut busy = Session::new(Duration::ZERO);
+        let mut busy = Session::new(Duration::ZERO, None);
         (0..10).for_each(|_| busy.answer(large(), usize::MAX));
         assert!(news(&mut busy, NEWS_MAX), "an answer takes no room of news");
         session.answer(large(), usize::MAX);
         assert_eq!(session.queued(), 0);
         assert!(matches!(session.next(), Next::Closed));
 
-        let mut session = Session::new(Duration::ZERO);
+        let mut session = Session::new(Duration::ZERO, None);
         assert!(!session.news(&key(), large(), NEWS_MAX, 1_000));
         session.answer(Frame::new(None, &ServerMessage::Pong), 1_000);
         assert_eq!(read(&mut session), (None, ServerMessage::Pong));
@@ -239,7 +243,7 @@ mod tests {
 
     #[test]
     fn silence_and_a_missing_hello_end_a_session() {
-        let mut session = Session::new(Duration::ZERO);
+        let mut session = Session::new(Duration::ZERO, None);
         assert!(!session.is_dead(limits::HELLO_TIMEOUT));
         assert!(session.is_dead(limits::HELLO_TIMEOUT + Duration::from_millis(1)));
         session.greeted = true;

@@ -1,11 +1,14 @@
 //! What each session is subscribed to, and how much that may be: of one session, of all sessions of an address, and
 //! of everybody. Nodes index what is wanted here, and have no more room for one bridge.
 
-use crate::{allowance::NewScripts, interest::WalletId};
+use crate::{
+    allowance::{Quota, network},
+    interest::WalletId,
+};
 use quorate_protocol::wire::{ErrorCode, SubscriptionKey, WireError, limits};
 use std::{
     collections::{BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -16,7 +19,7 @@ pub(super) const IDLE_MAX: usize = 32_768;
 /// Keys of all sessions: what a node takes of one bridge, less those that nobody wants any more and the tip.
 const KEYS_MAX: usize = limits::KEYS_PER_BRIDGE_MAX - IDLE_MAX - 1;
 
-/// Keys of all sessions of one network, of 48 bits (IPv6) or 24 (IPv4): who has one address easily has its neighbours.
+/// Keys of all sessions of one network.
 const KEYS_PER_NETWORK_MAX: usize = KEYS_MAX / 8;
 
 /// A session's keys.
@@ -31,7 +34,7 @@ struct Wallet {
 #[derive(Debug)]
 struct Share {
     keys: usize,
-    new: NewScripts,
+    new: Quota,
 }
 
 /// All sessions' keys.
@@ -86,21 +89,16 @@ impl Wanted {
             return Err(later("keys of all sessions of a bridge", KEYS_MAX));
         }
         if let Some(address) = wallet.address {
-            let share = self
-                .by_address
-                .entry(address)
-                .or_insert_with(|| Share { keys: 0, new: NewScripts::of_address(now) });
-            let fresh = || Share { keys: 0, new: NewScripts::of_network(now) };
-            let neighbours = self.by_network.entry(network(address)).or_insert_with(fresh);
+            let [own, shared] = Quota::scripts(now).map(|new| Share { keys: 0, new });
+            let share = self.by_address.entry(address).or_insert(own);
+            let neighbours = self.by_network.entry(network(address)).or_insert(shared);
             if share.keys >= KEYS_PER_ADDRESS_MAX {
                 return Err(later("keys of all sessions of an address", KEYS_PER_ADDRESS_MAX));
             }
             if neighbours.keys >= KEYS_PER_NETWORK_MAX {
                 return Err(later("keys of all sessions of a network", KEYS_PER_NETWORK_MAX));
             }
-            if !is_followed
-                && is_leased(key)
-                && !NewScripts::take_both(now, [&mut share.new, &mut neighbours.new])
+            if !is_followed && is_leased(key) && !Quota::take_both(now, [&mut share.new, &mut neighbours.new])
             {
                 return Err(later("scripts that an address or its network takes anew", KEYS_PER_ADDRESS_MAX));
             }
@@ -136,14 +134,6 @@ impl Wanted {
     }
 }
 
-/// What an address has in common with its neighbours.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 80))),
-        IpAddr::V4(four) => IpAddr::V4(Ipv4Addr::from_bits(four.to_bits() & (u32::MAX << 8))),
-    }
-}
-
 /// Whether nodes index a key for longer than somebody wants it.
 fn is_leased(key: &SubscriptionKey) -> bool {
     match key {
@@ -159,6 +149,7 @@ fn is_leased(key: &SubscriptionKey) -> bool {
 mod tests {
     use super::*;
     use bitcoin::{OutPoint, ScriptBuf};
+    use std::net::Ipv6Addr;
 
     const NOW: Duration = Duration::from_secs(5);
 

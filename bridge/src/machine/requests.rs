@@ -5,7 +5,7 @@ use crate::{
     fees::Question,
     interest::WalletId,
     questions::Subscription,
-    refusals::{coordinator_lost, no_node, too_many_requests},
+    refusals::{coordinator_lost, no_node, too_many_accounts, too_many_requests},
     relays::{Relay, submitted_by},
 };
 use quorate_protocol::{
@@ -59,6 +59,13 @@ impl Machine {
                 let relay = self.relays.coordinator(session, txid).ok_or_else(coordinator_lost)?;
                 self.outputs.push_back(Output::Send { relay, id, message });
             }
+            ClientMessage::AccountRegister { record } => {
+                let address = self.sessions.get(&session).and_then(|open| open.address);
+                if !self.newcomers.admit(now, address, &record) {
+                    return Err(too_many_accounts());
+                }
+                self.relay(now, session, id, ClientMessage::AccountRegister { record })?;
+            }
             other => self.relay(now, session, id, other)?,
         }
         Ok(())
@@ -79,7 +86,10 @@ impl Machine {
         Ok(ServerMessage::Welcome { protocol, federation: ours, agent, tip })
     }
 
-    fn subscribe(&mut self, now: Duration, session: WalletId, id: Option<u64>, call: Subscription) {
+    fn subscribe(&mut self, now: Duration, session: WalletId, id: Option<u64>, mut call: Subscription) {
+        let address = self.sessions.get(&session).and_then(|open| open.address);
+        // A node that knows the account needs no record of it; another one says that it does not.
+        call.accounts.retain(|_, record| self.newcomers.admit(now, address, record));
         let (refused, questions) = self.hub.subscribe(now, session, &call);
         if let Some(open) = self.sessions.get_mut(&session) {
             open.forgive(&call.keys);
@@ -141,8 +151,9 @@ impl Machine {
         if open.relays.len() >= RELAYS_MAX {
             return Err(too_many_requests(RELAYS_MAX));
         }
-        let txid = submitted_by(&message);
-        let (relay, replaced) = self.relays.add(now, Relay { session, id, txid });
+        let (address, txid) = (open.address, submitted_by(&message));
+        self.relays.check(address).map_err(too_many_requests)?;
+        let (relay, replaced) = self.relays.add(now, Relay { session, address, id, txid });
         open.relays.insert(relay);
         if let Some(old) = replaced {
             open.relays.remove(&old);

@@ -15,8 +15,8 @@ const BYTES: Rate = Rate { per_second: 1_048_576.0, at_once: 8 << 20 };
 const WORK: Rate = Rate { per_second: 200.0, at_once: 4_000 };
 /// Scripts that an address has nodes index, which they do for a week: fewer in that time than a node has room for.
 const NEW_SCRIPTS: Rate = Rate { per_second: 1.0, at_once: 65_536 };
-/// Accounts that an address has nodes know, which they do for a month if no coin comes: its network has fewer registered in
-/// that time than a node has room for.
+/// Accounts that an address has nodes know, which they do for a month if no coin comes: its network has fewer
+/// registered in that time than a node has room for.
 const NEW_ACCOUNTS: Rate = Rate { per_second: 1.0 / 300.0, at_once: 4_096 };
 /// An address may ask for as much as so many sessions: behind one there may be a whole mobile network.
 const ADDRESS_SHARES: u32 = 16;
@@ -82,7 +82,7 @@ impl Bucket {
 /// A network may have as much done anew as so many addresses.
 const NETWORK_SHARES: u8 = 4;
 
-/// What an address has in common with its neighbours, 48 bits (IPv6) or 24 (IPv4): who has one address easily has these.
+/// What an address has in common with its neighbours, 48 bits (IPv6) or 24 (IPv4): who has one easily has these.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 80))),

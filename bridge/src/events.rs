@@ -36,7 +36,8 @@ async fn connected(
 ) -> Result<()> {
     let connection = endpoint.connect(node.address, &server_name(node.id))?.await?;
     let (send, receive) = connection.open_bi().await?;
-    let mut events = Stream::new(send, receive);
+    let meter = driver.upstream.meter(index).context("a node that is configured")?;
+    let mut events = Stream::new(send, receive, meter);
     // Listening begins before what is wanted is read, so that no change is missed; one that comes twice changes
     // nothing.
     let mut interests = driver.interests.subscribe();

@@ -1,5 +1,6 @@
-//! Accounts that wallets want registered. Nodes have room for so many, so an address has a share of it; what this bridge
-//! has passed on before costs nothing. A record is known by its proof of possession, which holds for one account alone.
+//! Accounts that wallets want registered. Nodes have room for so many, so an address has a share of it; what this
+//! bridge has passed on before costs nothing. A record is known by its proof of possession, which holds for one account
+//! alone.
 
 use crate::allowance::{Quota, network};
 use quorate_protocol::account::AccountRecord;

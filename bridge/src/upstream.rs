@@ -3,7 +3,7 @@
 use crate::machine::hello;
 use anyhow::{Context as _, Result};
 use quorate_protocol::wire::{ClientMessage, ServerMessage, decode};
-use quorate_quic::{FrameReader, write_message};
+use quorate_quic::{FrameReader, Meter, write_message};
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -13,10 +13,13 @@ use tokio::sync::{Notify, watch};
 /// How long a request waits for a node while none is connected.
 const NOBODY_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Bytes of one node's messages that are being read at a time.
+const NODE_BYTES_MAX: usize = 32 << 20;
+
 /// All nodes.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    links: Vec<watch::Sender<Option<quinn::Connection>>>,
+    links: Vec<(watch::Sender<Option<quinn::Connection>>, Meter)>,
     next: AtomicUsize,
     /// Woken when a node is connected.
     up: Notify,
@@ -25,14 +28,14 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// So many nodes, none of which is connected.
     pub(crate) fn new(nodes: usize) -> Self {
-        let links = (0..nodes).map(|_| watch::Sender::new(None)).collect();
+        let links = (0..nodes).map(|_| (watch::Sender::new(None), Meter::new(NODE_BYTES_MAX))).collect();
         Self { links, next: AtomicUsize::new(0), up: Notify::new() }
     }
 
     /// A node is connected and ready to serve, or is not any more.
     pub(crate) fn set(&self, index: usize, connection: Option<quinn::Connection>) {
         let up = connection.is_some();
-        if let Some(link) = self.links.get(index) {
+        if let Some((link, _)) = self.links.get(index) {
             link.send_replace(connection);
         }
         if up {
@@ -40,9 +43,14 @@ impl Upstream {
         }
     }
 
+    /// Room for what this node's streams say.
+    pub(crate) fn meter(&self, index: usize) -> Option<Meter> {
+        self.links.get(index).map(|(_, meter)| meter.clone())
+    }
+
     /// Nodes that are connected.
     pub(crate) fn connected(&self) -> usize {
-        self.links.iter().filter(|link| link.borrow().is_some()).count()
+        self.links.iter().filter(|(link, _)| link.borrow().is_some()).count()
     }
 
     /// Opens a session stream to the next node in turn and sends a message on it.
@@ -61,10 +69,13 @@ impl Upstream {
         let hello = hello();
         let count = self.links.len();
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let live = (0..count).filter_map(|step| self.links.get((first + step) % count)?.borrow().clone());
-        for connection in live.collect::<Vec<_>>() {
+        let live = (0..count).filter_map(|step| {
+            let (link, meter) = self.links.get((first + step) % count)?;
+            Some((link.borrow().clone()?, meter.clone()))
+        });
+        for (connection, meter) in live.collect::<Vec<_>>() {
             if let Ok((send, receive)) = connection.open_bi().await {
-                let mut relay = Stream::new(send, receive);
+                let mut relay = Stream::new(send, receive, meter);
                 if relay.send(None, &hello).await.is_ok() && relay.send(id, message).await.is_ok() {
                     return Ok(relay);
                 }
@@ -79,11 +90,12 @@ impl Upstream {
 pub(crate) struct Stream {
     send: quinn::SendStream,
     frames: FrameReader,
+    meter: Meter,
 }
 
 impl Stream {
-    pub(crate) fn new(send: quinn::SendStream, receive: quinn::RecvStream) -> Self {
-        Self { send, frames: FrameReader::of::<ServerMessage>(receive) }
+    pub(crate) fn new(send: quinn::SendStream, receive: quinn::RecvStream, meter: Meter) -> Self {
+        Self { send, frames: FrameReader::of::<ServerMessage>(receive), meter }
     }
 
     pub(crate) async fn send(&mut self, id: Option<u64>, message: &ClientMessage) -> Result<()> {
@@ -93,7 +105,8 @@ impl Stream {
     /// The next message of the node but its greeting. Cancelling it loses nothing.
     pub(crate) async fn receive(&mut self) -> Result<(Option<u64>, ServerMessage)> {
         loop {
-            let json = self.frames.next().await?.context("the node closed the stream")?;
+            let message = self.meter.next(&mut self.frames).await?;
+            let (json, _room) = message.context("the node closed the stream")?;
             let envelope = decode::<ServerMessage>(&json).map_err(|(_, error)| error)?;
             if !matches!(envelope.body, ServerMessage::Welcome { .. }) {
                 return Ok((envelope.id, envelope.body));

@@ -14,6 +14,11 @@ use tokio::time::{interval, timeout};
 /// Name of its program, which is built with those of the nodes.
 const PROGRAM: &str = "test-bridge";
 
+fn program(node: &Path) -> Result<PathBuf> {
+    let beside = node.with_file_name(PROGRAM);
+    Ok(if beside.exists() { beside } else { std::env::current_exe()?.with_file_name(PROGRAM) })
+}
+
 /// A running bridge; it is killed when this is dropped.
 #[derive(Debug)]
 pub struct Bridge {
@@ -27,15 +32,25 @@ impl Bridge {
     /// # Errors
     /// The process cannot be started.
     pub fn start(directory: &Path, node: &Path) -> Result<Self> {
-        let beside = node.with_file_name(PROGRAM);
-        let program: PathBuf =
-            if beside.exists() { beside } else { std::env::current_exe()?.with_file_name(PROGRAM) };
+        Self::run(Command::new(program(node)?), directory)
+    }
+
+    /// The same for a bridge that may have so many files and sockets open.
+    ///
+    /// # Errors
+    /// The process cannot be started.
+    pub fn start_with_descriptors(directory: &Path, node: &Path, most: u32) -> Result<Self> {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")]).arg(program(node)?);
+        Self::run(command, directory)
+    }
+
+    fn run(mut command: Command, directory: &Path) -> Result<Self> {
         let address = free_port()?;
-        let mut command = Command::new(&program);
         command.arg(directory).args(["--listen", &address.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned()));
-        let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        let child = command.spawn().context("cannot start a bridge")?;
         Ok(Self { address, child })
     }
 

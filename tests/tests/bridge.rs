@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use futures_util::{SinkExt as _, StreamExt as _};
 use quorate::wire::limits;
 use quorate_bridge::{BridgeConfig, RunningBridge, TlsFiles};
-use quorate_tests::{Cluster, PATIENCE};
+use quorate_tests::{Bridge, Cluster, PATIENCE};
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use serde_json::json;
 use std::{
@@ -176,6 +176,48 @@ async fn half_open_connections_keep_nobody_out_and_are_closed() -> Result<()> {
     }
     gauge(address, "sessions", sessions.len()).await?;
     bridge.shut_down().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_without_descriptors_serves_those_it_has_and_loses_no_node() -> Result<()> {
+    let cluster = Cluster::start(NODE, 4).await?;
+    let bridge = Bridge::start_with_descriptors(&cluster.files.bridge, Path::new(NODE), 200)?;
+    bridge.connected(|nodes| nodes == 4).await?;
+    let address = bridge.address();
+    let mut first = greeted(address).await?;
+    // More than it may have open, which half say something.
+    let mut held = Vec::new();
+    for number in 0..260 {
+        let mut stream = TcpStream::connect(address).await?;
+        if number % 2 == 0 {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: ").await?;
+        }
+        held.push(stream);
+    }
+    let second = greeted(address).await?;
+    // As many sessions as it takes.
+    let mut sessions = vec![second];
+    let refused = loop {
+        ensure!(sessions.len() < 260, "more sessions than it has descriptors");
+        match connect(address, &[]).await {
+            Ok(session) => sessions.push(session),
+            Err(error) => break error,
+        }
+    };
+    ensure!(status(Err(refused))? == StatusCode::SERVICE_UNAVAILABLE);
+    first.send(Message::text(r#"{"id":2,"type":"FeeRateQuery"}"#)).await?;
+    let answer = timeout(PATIENCE, first.next()).await?.context("an answer")??;
+    ensure!(answer.to_text()?.contains("FeeRate"), "who is in is served: {answer}");
+    drop(sessions);
+    drop(held);
+    let room = async {
+        let mut pause = interval(Duration::from_millis(20));
+        while greeted(address).await.is_err() {
+            pause.tick().await;
+        }
+    };
+    timeout(PATIENCE, room).await.context("it takes new ones when others have left")?;
+    bridge.connected(|nodes| nodes == 4).await
 }
 
 /// Says something on a session's connection below its frames; gives the close frame that comes back.

@@ -293,6 +293,11 @@ impl ChangeSet {
         self.0.is_empty()
     }
 
+    /// Bytes of its records.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|row| row.key.len() + row.value.len()).sum()
+    }
+
     /// Adds another set after this one.
     pub fn merge(&mut self, other: Self) {
         self.0.extend(other.0);

@@ -2,14 +2,14 @@
 //! mempool lacks; with a child that pays for it where a parent's own fee is too low by now.
 
 use super::{Chain, ChainError, complaint::Complaint};
-use crate::run::input::Input;
+use crate::run::{input::Input, queue::Inputs};
 use bitcoin::{Transaction, Txid};
 use quorate_protocol::wire::limits;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 /// Transactions that are handed in at a time.
 const AT_A_TIME: usize = 25;
@@ -37,7 +37,7 @@ impl Queue {
 
     /// Sends until the node ends, and tells it how each transaction fared. What a backend that does not answer was not
     /// given is left to the next sweep.
-    pub(crate) async fn run(self: Arc<Self>, chain: Arc<dyn Chain>, inputs: mpsc::Sender<Input>) {
+    pub(crate) async fn run(self: Arc<Self>, chain: Arc<dyn Chain>, inputs: Inputs) {
         let complaint = Complaint::new("take transactions");
         loop {
             tokio::select! {

@@ -8,7 +8,7 @@ use crate::{
         not_ready,
         peers::{Call, Peers},
     },
-    run::{input::Input, live::ask_voter},
+    run::{input::Input, live::ask_voter, queue::Inputs},
 };
 use anyhow::{Context as _, Result, bail};
 use quorate_protocol::{
@@ -61,7 +61,7 @@ pub(crate) struct Begun {
     pub(crate) peers: Arc<Peers>,
     pub(crate) addresses: BTreeMap<NodeId, SocketAddr>,
     /// The voter's; absent at a newcomer.
-    pub(crate) voter: Option<mpsc::Sender<Input>>,
+    pub(crate) voter: Option<Inputs>,
 }
 
 /// A node's way through its epochs.
@@ -78,7 +78,7 @@ pub(crate) struct Epochs {
     answers: JoinSet<(u64, Option<PeerReply>)>,
     progress: watch::Sender<Option<Progress>>,
     federation: Option<Federation>,
-    voter: Option<mpsc::Sender<Input>>,
+    voter: Option<Inputs>,
     peers: BTreeMap<Side, Arc<Peers>>,
     addresses: BTreeMap<NodeId, SocketAddr>,
     /// Files of the epoch that is prepared.
@@ -258,7 +258,7 @@ impl Epochs {
                 let (voter, of) = (self.voter.clone(), self.me);
                 self.answers.spawn(async move {
                     let reply =
-                        ask_voter(voter.as_ref(), |reply| Input::Seal { succession, of, skip, reply });
+                        ask_voter(voter.as_ref(), None, |reply| Input::Seal { succession, of, skip, reply });
                     (ask, Some(reply.await))
                 });
             }
@@ -273,7 +273,7 @@ impl Epochs {
                     let voter = self.voter.clone();
                     tokio::spawn(async move {
                         let input = |reply| Input::Seal { succession, of, skip, reply };
-                        let _gone = asker.send(ask_voter(voter.as_ref(), input).await);
+                        let _gone = asker.send(ask_voter(voter.as_ref(), None, input).await);
                     });
                 }
             }

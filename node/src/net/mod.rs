@@ -1,9 +1,12 @@
 //! QUIC between nodes, and from bridges and wallets to a node.
 
+pub(crate) mod guests;
 pub(crate) mod membership;
+pub(crate) mod outgoing;
 pub(crate) mod peers;
 pub(crate) mod rotation;
 pub(crate) mod server;
+pub(crate) mod session;
 
 use quorate_protocol::wire::{ErrorCode, Fault, WireError};
 

@@ -1,23 +1,23 @@
 //! Incoming connections: peers' requests and wallets' sessions, by the role of their certificate.
 
 use super::{
-    membership::{Membership, Role},
+    guests::{Guest, Guests},
+    membership::{Membership, Role, tls_key},
     not_ready,
     peers::certificate_of,
+    session::serve_session,
 };
 use crate::{
     epoch::driver::{EpochRequest, Question, ask_epochs},
     run::{
         input::Input,
         live::{Live, ask_voter},
+        queue::Speaker,
     },
 };
 use anyhow::{Context as _, Result};
-use bytes::Bytes;
-use quorate_protocol::wire::{
-    ClientMessage, ErrorCode, PeerReply, PeerRequest, ServerMessage, WireError, decode, encode_frame,
-};
-use quorate_quic::{FrameReader, read_message, write_message};
+use quorate_protocol::wire::{ErrorCode, PeerReply, PeerRequest, WireError, decode};
+use quorate_quic::{FrameReader, write_message};
 use quorate_rules::{Peer, SessionId};
 use rustls::{pki_types::UnixTime, server::danger::ClientCertVerifier};
 use std::{
@@ -27,15 +27,16 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::timeout,
+};
 
-/// Frames that are written at once.
-const TOGETHER_MAX: usize = 64;
-/// Frames that may wait for a slow session before it is closed.
-const SESSION_FRAMES_MAX: usize = 8_192;
-
-/// Messages of a session that may stand in line for the machine.
-const SESSION_INPUTS_MAX: usize = 4;
+/// Connections that are being made at a time, and from how many on whoever comes has to show that it is at its address.
+const HANDSHAKES_MAX: usize = 256;
+const HANDSHAKES_MANY: usize = 64;
+/// For a connection to be made.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 /// Time between two looks at whether the certificate of a connection still holds.
 const VALIDITY_CHECK: Duration = Duration::from_secs(3_600);
 
@@ -48,6 +49,7 @@ pub(crate) struct Service {
     /// Absent until the first key is there.
     live: watch::Sender<Option<Live>>,
     next_session: AtomicU64,
+    guests: Guests,
 }
 
 impl Service {
@@ -56,7 +58,8 @@ impl Service {
         verifier: Arc<dyn ClientCertVerifier>,
         epochs: mpsc::Sender<Question>,
     ) -> Self {
-        Self { membership, verifier, epochs, live: watch::Sender::new(None), next_session: AtomicU64::new(1) }
+        let (live, next_session) = (watch::Sender::new(None), AtomicU64::new(1));
+        Self { membership, verifier, epochs, live, next_session, guests: Guests::default() }
     }
 
     pub(crate) fn go_live(&self, live: Live) {
@@ -70,19 +73,38 @@ impl Service {
 }
 
 pub(crate) async fn accept(endpoint: quinn::Endpoint, service: Arc<Service>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = endpoint.accept().await {
+        let Ok(handshake) = handshakes.clone().try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        if handshakes.available_permits() < HANDSHAKES_MAX - HANDSHAKES_MANY && incoming.may_retry() {
+            // It may not be one that can be asked to.
+            let _comes_again = incoming.retry();
+            continue;
+        }
         let service = service.clone();
         tokio::spawn(async move {
-            if let Err(error) = serve(incoming, service).await {
+            let served = async {
+                let connection = timeout(HANDSHAKE_PATIENCE, async { incoming.await }).await??;
+                drop(handshake);
+                serve(connection, service).await
+            };
+            if let Err(error) = served.await {
                 tracing::debug!(error = format!("{error:#}"), "a connection ended");
             }
         });
     }
 }
 
-async fn serve(incoming: quinn::Incoming, service: Arc<Service>) -> Result<()> {
-    let connection = incoming.await?;
+async fn serve(connection: quinn::Connection, service: Arc<Service>) -> Result<()> {
     let certificate = certificate_of(&connection).context("no client certificate")?;
+    let guest = service.guests.of(tls_key(&certificate).context("a certificate without a key")?);
+    let Some(_room) = guest.connection() else {
+        connection.close(1_u8.into(), b"too many connections with this certificate");
+        return Ok(());
+    };
     let mut changes = service.membership.changes();
     let mut hour = tokio::time::interval(VALIDITY_CHECK);
     loop {
@@ -103,11 +125,15 @@ async fn serve(incoming: quinn::Incoming, service: Arc<Service>) -> Result<()> {
             return Ok(());
         };
         let Some((send, receive)) = stream else { continue };
-        let service = service.clone();
+        let (service, guest) = (service.clone(), guest.clone());
         tokio::spawn(async move {
             let ended = match role {
-                Role::Node(peer) => serve_peer(peer, send, receive, &service).await,
-                Role::Bridge | Role::Client => serve_session(send, receive, &service).await,
+                Role::Node(peer) => serve_peer(peer, &guest, send, receive, &service).await,
+                Role::Bridge | Role::Client => {
+                    let session = SessionId(service.next_session.fetch_add(1, Ordering::Relaxed));
+                    let inputs = service.live().and_then(|live| live.inputs);
+                    serve_session(send, receive, session, &guest, inputs).await
+                }
             };
             if let Err(error) = ended {
                 tracing::debug!(error = format!("{error:#}"), ?role, "a stream ended");
@@ -118,13 +144,17 @@ async fn serve(incoming: quinn::Incoming, service: Arc<Service>) -> Result<()> {
 
 async fn serve_peer(
     from: Peer,
+    guest: &Guest,
     mut send: quinn::SendStream,
     receive: quinn::RecvStream,
     service: &Service,
 ) -> Result<()> {
-    let Some(json) = read_message::<PeerRequest>(receive).await? else { return Ok(()) };
+    let mut frames = FrameReader::of::<PeerRequest>(receive);
+    // Its room is kept until it is answered.
+    let Some((json, _room)) = guest.heard().next(&mut frames).await? else { return Ok(()) };
+    frames.end().await;
     let reply = match decode::<PeerRequest>(&json) {
-        Ok(envelope) => answer(from, envelope.body, service).await,
+        Ok(envelope) => answer(from, guest, envelope.body, service).await,
         Err((_, error)) => error.into(),
     };
     write_message(&mut send, None, &reply).await?;
@@ -132,7 +162,7 @@ async fn serve_peer(
 }
 
 /// Hands a request to the part of this node that answers such.
-async fn answer(peer: Peer, request: PeerRequest, service: &Service) -> PeerReply {
+async fn answer(peer: Peer, guest: &Guest, request: PeerRequest, service: &Service) -> PeerReply {
     let request = match request {
         PeerRequest::Keygen(request) => EpochRequest::Keygen(request),
         PeerRequest::Succession(request) => EpochRequest::Succession(request),
@@ -146,75 +176,9 @@ async fn answer(peer: Peer, request: PeerRequest, service: &Service) -> PeerRepl
                 return not_ready("the federation key is being generated").into();
             };
             let input = |reply| Input::Request { from: peer.id, request, reply };
-            return ask_voter(live.inputs.as_ref(), input).await;
+            let by = Speaker { guest: guest.number, session: 0 };
+            return ask_voter(live.inputs.as_ref(), Some(by), input).await;
         }
     };
     ask_epochs(&service.epochs, peer, request).await
-}
-
-async fn serve_session(
-    mut send: quinn::SendStream,
-    receive: quinn::RecvStream,
-    service: &Service,
-) -> Result<()> {
-    let Some(inputs) = service.live().and_then(|live| live.inputs) else {
-        let error = not_ready("the federation key is being generated; try again");
-        write_message(&mut send, None, &ServerMessage::Error { error }).await?;
-        return Ok(send.finish()?);
-    };
-    let session = SessionId(service.next_session.fetch_add(1, Ordering::Relaxed));
-    let (frames, mut outgoing) = mpsc::channel::<Vec<u8>>(SESSION_FRAMES_MAX);
-    inputs.send(Input::Opened { session, frames: frames.clone() }).await?;
-    // The dispatcher's sender decides how long the session lives; this one only answers frames that cannot be read.
-    let local = frames.downgrade();
-    drop(frames);
-    let writer = tokio::spawn(async move {
-        // Those that wait go out together: the connection is woken once for them, and they share packets.
-        let mut waiting = Vec::new();
-        while outgoing.recv_many(&mut waiting, TOGETHER_MAX).await > 0 {
-            let mut frames: Vec<Bytes> = waiting.drain(..).map(Bytes::from).collect();
-            if send.write_all_chunks(&mut frames).await.is_err() {
-                return;
-            }
-        }
-        // The peer may be gone.
-        let _gone = send.finish();
-    });
-    let ended = tokio::select! {
-        ended = read_session(receive, session, &inputs, &local) => ended,
-        _ = writer => Ok(()),
-    };
-    inputs.send(Input::Closed { session }).await?;
-    ended
-}
-
-async fn read_session(
-    receive: quinn::RecvStream,
-    session: SessionId,
-    inputs: &mpsc::Sender<Input>,
-    local: &mpsc::WeakSender<Vec<u8>>,
-) -> Result<()> {
-    let mut frames = FrameReader::of::<ClientMessage>(receive);
-    let turns = Arc::new(Semaphore::new(SESSION_INPUTS_MAX));
-    while let Some(json) = frames.next().await? {
-        match decode(&json) {
-            Ok(envelope) => {
-                let turn = turns.clone().acquire_owned().await?;
-                let (id, message) = (envelope.id, envelope.body);
-                inputs.send(Input::Client { session, id, message, turn }).await?;
-            }
-            Err((id, error)) => {
-                let error = if decode::<PeerRequest>(&json).is_ok() {
-                    WireError::sender(ErrorCode::WrongRole, "this message is for nodes only")
-                } else {
-                    error
-                };
-                if let Some(frames) = local.upgrade() {
-                    let frame = encode_frame(id, &ServerMessage::Error { error });
-                    let _session_gone = frames.send(frame).await;
-                }
-            }
-        }
-    }
-    Ok(())
 }

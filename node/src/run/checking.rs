@@ -2,24 +2,24 @@
 //! way, through however many sessions and nodes its owner asks, and of each source one that is about no account; they
 //! take turns: who asks for many waits for its own.
 
-use super::input::Input;
+use super::{input::Input, queue::Inputs};
 use quorate_protocol::AccountId;
 use quorate_rules::{Check, Source};
 use std::{collections::HashMap, sync::Arc};
 use tokio::{
-    sync::{Mutex, Semaphore, mpsc},
+    sync::{Mutex, Semaphore},
     task::JoinError,
 };
 
 /// Checks that run and wait.
 #[derive(Debug)]
 pub(crate) struct Checking {
-    inputs: mpsc::Sender<Input>,
+    inputs: Inputs,
     turns: Turns,
 }
 
 impl Checking {
-    pub(crate) fn new(inputs: mpsc::Sender<Input>) -> Self {
+    pub(crate) fn new(inputs: Inputs) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self { inputs, turns: Turns::new(processors.saturating_sub(1).max(1)) }
     }

@@ -1,11 +1,14 @@
 //! Carries out what a node's machine has put out, in order, once the store has released it.
 
-use super::{checking::Checking, input::Input};
+use super::{checking::Checking, input::Input, queue::Inputs};
 use crate::{
     chain::{Chain, broadcast::Queue, complaint::Complaint, proofs::Proofs},
     crash,
-    net::peers::{Call, Peers},
-    store::Index,
+    net::{
+        outgoing::Outgoing,
+        peers::{Call, Peers},
+    },
+    store::{Held, Index},
 };
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{
@@ -25,6 +28,9 @@ const LOOKUPS_MAX: usize = 32;
 /// Questions of wallets that wait for a block.
 const PROOFS_MAX: usize = 4_096;
 
+/// What one input led to, which waits until it is carried out.
+pub(super) type Released = (Vec<Work>, Held);
+
 /// What the dispatcher carries out.
 #[derive(Debug)]
 pub(crate) enum Work {
@@ -32,19 +38,19 @@ pub(crate) enum Work {
     Replies(u64, oneshot::Sender<PeerReply>),
     /// What is final and in no block.
     Sweep(Vec<Transaction>),
-    Opened(SessionId, mpsc::Sender<Vec<u8>>),
+    Opened(SessionId, Outgoing),
     Closed(SessionId),
 }
 
 pub(crate) struct Dispatcher {
     me: NodeId,
-    inputs: mpsc::Sender<Input>,
+    inputs: Inputs,
     peers: Arc<Peers>,
     chain: Arc<dyn Chain>,
     /// What goes to the network.
     queue: Arc<Queue>,
     replies: HashMap<u64, oneshot::Sender<PeerReply>>,
-    sessions: HashMap<SessionId, mpsc::Sender<Vec<u8>>>,
+    sessions: HashMap<SessionId, Outgoing>,
     /// Questions to the chain about coins, of which there are some at a time.
     lookups: Arc<Semaphore>,
     /// What the chain backend does not answer at the moment: about coins, and about what accounts had.
@@ -59,7 +65,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     pub(crate) fn new(
         me: NodeId,
-        inputs: mpsc::Sender<Input>,
+        inputs: Inputs,
         peers: Arc<Peers>,
         chain: Arc<dyn Chain>,
         index: Index,
@@ -90,15 +96,16 @@ impl Dispatcher {
         }
     }
 
-    pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Vec<Work>>) {
-        while let Some(release) = released.recv().await {
-            for work in release {
-                self.do_work(work).await;
+    pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Released>) {
+        while let Some((works, held)) = released.recv().await {
+            for work in works {
+                self.do_work(work);
             }
+            drop(held);
         }
     }
 
-    async fn do_work(&mut self, work: Work) {
+    fn do_work(&mut self, work: Work) {
         match work {
             Work::Replies(number, reply) => {
                 self.replies.insert(number, reply);
@@ -110,11 +117,11 @@ impl Dispatcher {
             Work::Closed(session) => {
                 self.sessions.remove(&session);
             }
-            Work::Output(output) => self.carry_out(*output).await,
+            Work::Output(output) => self.carry_out(*output),
         }
     }
 
-    async fn carry_out(&mut self, output: Output) {
+    fn carry_out(&mut self, output: Output) {
         match output {
             Output::Persist(_) | Output::Index(_) => {}
             Output::Ask { to, tag, request } => {
@@ -123,7 +130,7 @@ impl Dispatcher {
                     self.ask(peers, tag, &request);
                 }
                 if to.contains(&self.me) {
-                    let _node_ended = self.inputs.send(Input::Own { tag, request: *request }).await;
+                    let _node_ended = self.inputs.own(Input::Own { tag, request: *request });
                 }
             }
             Output::Reply { to: ReplyTo::Myself(tag), reply } => {
@@ -134,7 +141,7 @@ impl Dispatcher {
                     | PeerReply::Succession(_)
                     | PeerReply::Repair(_) => None,
                 };
-                let _node_ended = self.inputs.send(Input::Reply { from: self.me, tag, reply }).await;
+                let _node_ended = self.inputs.own(Input::Reply { from: self.me, tag, reply });
             }
             Output::Reply { to: ReplyTo::Peer(number), reply } => {
                 crash::point(crash_point(&reply));
@@ -164,11 +171,7 @@ impl Dispatcher {
                 });
             }
             Output::Settled => {
-                let inputs = self.inputs.clone();
-                // The machine may be waiting for this task.
-                tokio::spawn(async move {
-                    let _node_ended = inputs.send(Input::Settled).await;
-                });
+                let _node_ended = self.inputs.own(Input::Settled);
             }
             Output::Client { session, id, message } => self.send(session, id, &message),
             Output::Broadcast(transactions) => {
@@ -205,13 +208,13 @@ impl Dispatcher {
             let error = WireError::passing(ErrorCode::LimitExceeded, Fault::Receiver, message);
             return self.send(session, id, &ServerMessage::Error { error });
         };
-        let Some(frames) = self.sessions.get(&session).map(mpsc::Sender::downgrade) else { return };
+        let Some(frames) = self.sessions.get(&session).map(Outgoing::weak) else { return };
         let proofs = self.proofs.clone();
         tokio::spawn(async move {
             let frame = encode_frame(id, &proofs.answer(txid, of, path).await);
             drop(room);
             // One that does not read is closed with the next message to it.
-            let _gone_or_full = frames.upgrade().map(|frames| frames.try_send(frame));
+            let _gone_or_full = frames.send(frame);
         });
     }
 
@@ -241,7 +244,7 @@ impl Dispatcher {
     /// A session whose queue is full is closed: it reconnects and gets a fresh snapshot, so nothing is lost silently.
     fn send(&mut self, session: SessionId, id: Option<u64>, message: &ServerMessage) {
         let Some(frames) = self.sessions.get(&session) else { return };
-        if frames.try_send(encode_frame(id, message)).is_err() {
+        if frames.send(encode_frame(id, message)).is_err() {
             tracing::warn!(session = session.0, "a session is too slow and is closed");
             self.sessions.remove(&session);
         }
@@ -272,7 +275,7 @@ async fn look_up(
 async fn look_for(
     chain: Arc<dyn Chain>,
     complaint: Arc<Complaint>,
-    inputs: mpsc::Sender<Input>,
+    inputs: Inputs,
     ticket: u64,
     search: Search,
 ) {

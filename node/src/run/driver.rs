@@ -4,13 +4,14 @@
 //! is carried out only when everything persisted before it is durable.
 
 use super::{
-    dispatcher::{Dispatcher, Work},
+    dispatcher::{Dispatcher, Released, Work},
     input::{Input, Reached},
+    queue::{Inputs, Waiting, queue},
 };
 use crate::{
     chain::{Chain, follower::Follower},
     net::peers::Peers,
-    store::{Index, Store, Writer, start_writer},
+    store::{Backlog, Index, Store, Writer, start_writer},
 };
 use quorate_protocol::{NodeId, wire::PeerReply};
 use quorate_rules::{Machine, Output, ReplyTo, records::ChangeSet};
@@ -18,13 +19,12 @@ use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::MissedTickBehavior,
-};
+use tokio::{sync::oneshot, time::MissedTickBehavior};
 
-/// Inputs that may wait for the machine; producers then have to wait.
-const INPUTS_MAX: usize = 4_096;
+/// Bytes that may wait for the store and to be carried out; then the machine takes nothing in.
+const BACKLOG_BYTES_MAX: usize = 64 << 20;
+/// What an input leads to is counted as so many bytes, beside those of what is persisted.
+const WORKS_BYTES: usize = 16 << 10;
 /// Time between two sweeps that broadcast again what is final and not in a block.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -36,20 +36,21 @@ pub(crate) fn start(
     peers: Arc<Peers>,
     chain: Arc<dyn Chain>,
     index: Index,
-) -> mpsc::Sender<Input> {
-    let (inputs, receiver) = mpsc::channel(INPUTS_MAX);
-    let (writer, released) = start_writer::<Vec<Work>>(store);
+) -> Inputs {
+    let (inputs, waiting) = queue();
+    let (writer, released) = start_writer::<Released>(store);
     let dispatcher = Dispatcher::new(me, inputs.clone(), peers, chain.clone(), index.clone());
     let (network, birthday) = machine.chain();
     let follower = Follower { chain, network, birthday, inputs: inputs.clone() };
     tokio::spawn(follower.run());
     let works = Vec::new();
-    let driver = Driver { machine, me, writer, works, index, started: Instant::now(), next_reply: 1 };
+    let (backlog, started) = (Backlog::new(BACKLOG_BYTES_MAX), Instant::now());
+    let driver = Driver { machine, me, writer, backlog, works, index, started, next_reply: 1 };
     // The dispatcher ends when the writer does, and takes the machine's task with it.
     let dispatching = tokio::spawn(dispatcher.run(released));
     tokio::spawn(async move {
         tokio::select! {
-            () = driver.run(receiver) => {}
+            () = driver.run(waiting) => {}
             _ = dispatching => {}
         }
     });
@@ -59,7 +60,9 @@ pub(crate) fn start(
 struct Driver {
     machine: Machine,
     me: NodeId,
-    writer: Writer<Vec<Work>>,
+    writer: Writer<Released>,
+    /// What waits for the store and to be carried out.
+    backlog: Backlog,
     /// What the input that is being handled leads to, in order.
     works: Vec<Work>,
     index: Index,
@@ -68,11 +71,13 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, mut receiver: mpsc::Receiver<Input>) {
+    async fn run(mut self, mut waiting: Waiting) {
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         // Those that were due while the chain was read are not made up for.
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.backlog.room().await;
+            self.index.room().await;
             let timeout = self.machine.poll_timeout().map(|at| self.started + at);
             let sleep = async {
                 match timeout {
@@ -84,7 +89,7 @@ impl Driver {
                 () = sleep => {
                     self.machine.at(self.started.elapsed(), wall_ms()).handle_timeout();
                 }
-                input = receiver.recv() => {
+                input = waiting.next() => {
                     let Some(input) = input.filter(|input| !matches!(input, Input::Stop)) else { return };
                     let blocks = matches!(input, Input::Blocks(_));
                     self.handle(input);
@@ -191,7 +196,8 @@ impl Driver {
         }
         let works = std::mem::take(&mut self.works);
         if !(change.is_empty() && works.is_empty()) {
-            self.writer.release(change, works);
+            let held = self.backlog.hold(WORKS_BYTES + change.bytes());
+            self.writer.release(change, (works, held));
         }
         indexed
     }

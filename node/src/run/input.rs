@@ -1,6 +1,9 @@
 //! What happens to a node's machine, as the tasks around it hand it in.
 
-use crate::store::Commits;
+use crate::{
+    net::outgoing::{Outgoing, Turn},
+    store::Commits,
+};
 use bitcoin::{Block, BlockHash, OutPoint, Txid, block::Header};
 use quorate_protocol::seal::Handover;
 use quorate_protocol::{
@@ -9,7 +12,7 @@ use quorate_protocol::{
     wire::{ClientMessage, FeeEstimates, PeerReply, VotingReply, VotingRequest},
 };
 use quorate_rules::{ChainCoin, Checked, EvidenceFile, Kept, SessionId, Status, Tag, archive::Archived};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// How far a machine has read the chain.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +53,11 @@ pub(crate) enum Input {
         id: Option<u64>,
         message: ClientMessage,
         /// Given back when the machine has taken the message: a session that sends many delays others by a few.
-        turn: OwnedSemaphorePermit,
+        turn: Turn,
     },
     Opened {
         session: SessionId,
-        frames: mpsc::Sender<Vec<u8>>,
+        frames: Outgoing,
     },
     Closed {
         session: SessionId,

@@ -5,6 +5,7 @@ mod dispatcher;
 pub(crate) mod driver;
 pub(crate) mod input;
 pub(crate) mod live;
+pub(crate) mod queue;
 
 use crate::{
     chain::Chain,
@@ -24,6 +25,7 @@ use anyhow::{Context as _, Result};
 use bitcoin::Network;
 use input::Input;
 use live::Live;
+use queue::Inputs;
 use quorate_protocol::{Federation, FederationDocument, federation::Roster, frost::NodeShare};
 use quorate_rules::{Machine, WholeSeal};
 use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng as _};
@@ -204,7 +206,7 @@ impl Run {
         }
         let next = tokio::select! {
             next = epochs.next_epoch() => next?,
-            // The machine's task holds the receiver; when it ends, the node has stopped.
+            // The machine's task takes from the queue; when it ends, the node has stopped.
             () = closed(voter.as_ref()) => {
                 anyhow::bail!("the node has stopped because its store cannot be written")
             }
@@ -221,7 +223,7 @@ impl Run {
         &self,
         federation: &Federation,
         peers: &Arc<Peers>,
-    ) -> Result<(mpsc::Sender<Input>, NodeShare)> {
+    ) -> Result<(Inputs, NodeShare)> {
         let (files, me) = (self.files.epoch(federation.document()), self.config.id);
         let repair = "have it repaired with `quorate-node share repair`";
         let share = files.read_share(me, federation).context(repair)?;
@@ -244,7 +246,7 @@ impl Run {
     }
 }
 
-async fn closed(inputs: Option<&mpsc::Sender<Input>>) {
+async fn closed(inputs: Option<&Inputs>) {
     match inputs {
         Some(inputs) => inputs.closed().await,
         None => std::future::pending().await,

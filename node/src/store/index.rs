@@ -1,6 +1,6 @@
 //! The index on disk: what a node has read of the chain. One file serves all epochs; a thread owns it.
 
-use super::{BATCH_MAX, Damage, Redb, Store as _, StoreError};
+use super::{BATCH_MAX, Backlog, Damage, Held, Redb, Store as _, StoreError};
 use anyhow::{Context as _, Result};
 use quorate_protocol::headers::Checkpoint;
 use quorate_rules::{
@@ -21,12 +21,15 @@ use tokio::sync::oneshot;
 enum Job {
     Load(oneshot::Sender<Result<Indexed, StoreError>>),
     Recall(Vec<Recall>, oneshot::Sender<Result<Archived, StoreError>>),
-    Write(ChangeSet),
+    Write(ChangeSet, Held),
 }
 
 /// A handle on the thread that owns the index.
 #[derive(Clone, Debug)]
-pub(crate) struct Index(blocking::Sender<Job>);
+pub(crate) struct Index {
+    jobs: blocking::Sender<Job>,
+    backlog: Backlog,
+}
 
 impl Index {
     /// Opens the index of a chain on that block. One that is damaged, or is not of that chain, is made anew: the node
@@ -45,29 +48,37 @@ impl Index {
         };
         let (sender, jobs) = blocking::channel();
         thread::spawn(move || run(store, read, &jobs));
-        Ok(Self(sender))
+        Ok(Self { jobs: sender, backlog: Backlog::new(BACKLOG_BYTES_MAX) })
     }
 
     /// All that is in it, after everything that was written.
     pub(crate) async fn load(&self) -> Result<Indexed> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Job::Load(reply)).context(ENDED)?;
+        self.jobs.send(Job::Load(reply)).context(ENDED)?;
         Ok(answer.await.context(ENDED)??)
     }
 
     /// What the archive beside it has, after everything that was written.
     pub(crate) async fn recall(&self, wanted: Vec<Recall>) -> Result<Archived> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Job::Recall(wanted, reply)).context(ENDED)?;
+        self.jobs.send(Job::Recall(wanted, reply)).context(ENDED)?;
         Ok(answer.await.context(ENDED)??)
     }
 
     /// Writes a set, some time later and in order. `false` if the index cannot be written any more.
     pub(crate) fn write(&self, change: ChangeSet) -> bool {
-        self.0.send(Job::Write(change)).is_ok()
+        let held = self.backlog.hold(change.bytes());
+        self.jobs.send(Job::Write(change, held)).is_ok()
+    }
+
+    /// Waits until there is room for more of what waits to be written.
+    pub(crate) async fn room(&self) {
+        self.backlog.room().await;
     }
 }
 
+/// Bytes that may wait to be written.
+const BACKLOG_BYTES_MAX: usize = 64 << 20;
 /// Rows of the old index that are copied in one write.
 const KEEP_BATCH: usize = 10_000;
 /// For so long changes are gathered before they are written together: a sync takes more time than all that is written
@@ -171,9 +182,9 @@ fn run(mut store: Redb, mut read: Option<Indexed>, jobs: &blocking::Receiver<Job
         let mut next = Some(first);
         while let Some(job) = next.take() {
             match job {
-                Job::Write(change) => {
+                Job::Write(change, held) => {
                     read = None;
-                    batch.push(change);
+                    batch.push((change, held));
                     if batch.len() < BATCH_MAX {
                         next = jobs.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
                     }
@@ -200,11 +211,12 @@ fn run(mut store: Redb, mut read: Option<Indexed>, jobs: &blocking::Receiver<Job
     }
 }
 
-fn write(store: &mut Redb, batch: &mut Vec<ChangeSet>) -> bool {
+fn write(store: &mut Redb, batch: &mut Vec<(ChangeSet, Held)>) -> bool {
     if batch.is_empty() {
         return true;
     }
-    let written = store.write(&std::mem::take(batch).iter().collect::<Vec<_>>());
+    let batch = std::mem::take(batch);
+    let written = store.write(&batch.iter().map(|(change, _)| change).collect::<Vec<_>>());
     if let Err(error) = &written {
         tracing::error!(%error, "the index cannot be written; this node ends");
     }

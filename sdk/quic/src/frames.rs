@@ -9,6 +9,8 @@ use std::{
 
 /// Bytes read from a stream at once.
 const READ_BYTES: usize = 64 * 1024;
+/// Bytes read at once while it is not known how long a frame is: most frames are shorter.
+const FIRST_READ_BYTES: usize = 4 * 1024;
 
 /// Why no frame could be read.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,9 @@ pub enum FrameError {
     /// The connection or stream was lost.
     #[error(transparent)]
     Lost(#[from] quinn::ReadError),
+    /// A message did not arrive in ten seconds after it had begun, or there was no room for it in that time.
+    #[error("a message did not arrive in time, or there was no room for it")]
+    Late,
 }
 
 /// Reads frames from the receiving side of a stream.
@@ -35,6 +40,35 @@ impl FrameReader {
         Self { stream, buffer: FrameBuffer::of::<T>() }
     }
 
+    /// The length of the next frame's JSON, before the frame has arrived; `None` at the end of the stream. Little more
+    /// is read than that. Cancelling it loses nothing.
+    ///
+    /// # Errors
+    /// The connection is lost, or what comes is no frame.
+    pub async fn begin(&mut self) -> Result<Option<usize>, FrameError> {
+        loop {
+            if let Some(length) = self.buffer.next_length()? {
+                return Ok(Some(length));
+            }
+            self.buffer.forget();
+            match self.stream.read_chunk(FIRST_READ_BYTES, true).await? {
+                Some(chunk) => self.buffer.extend(&chunk.bytes),
+                None => return Ok(self.buffer.finish().map(|()| None)?),
+            }
+        }
+    }
+
+    /// Takes the stream's end with the last message that is wanted of it, if it has come: who drops a stream before its
+    /// end tells the sender to stop, in a packet of its own. Nobody waits for an end that has not come.
+    pub async fn end(mut self) {
+        let mut end = pin!(self.next());
+        poll_fn(|context| {
+            let _may_come_later = end.as_mut().poll(context);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// The JSON of the next frame; `None` at the end of the stream. Cancelling it loses nothing.
     ///
     /// # Errors
@@ -44,6 +78,7 @@ impl FrameReader {
             if let Some(json) = self.buffer.next_frame()? {
                 return Ok(Some(json.to_vec()));
             }
+            self.buffer.forget();
             match self.stream.read_chunk(READ_BYTES, true).await? {
                 Some(chunk) => self.buffer.extend(&chunk.bytes),
                 None => return Ok(self.buffer.finish().map(|()| None)?),
@@ -54,20 +89,12 @@ impl FrameReader {
 
 /// The JSON of the message that a stream is for, as a question or its answer; `None` if the stream ends without one.
 ///
-/// Mostly its end has come with it, and is taken. Who drops a stream before its end tells the sender to stop, in a
-/// packet of its own for each question and each answer. Nobody waits for an end that has not come.
-///
 /// # Errors
 /// The connection is lost, or what comes is no frame.
 pub async fn read_message<T: Message>(stream: quinn::RecvStream) -> Result<Option<Vec<u8>>, FrameError> {
     let mut frames = FrameReader::of::<T>(stream);
     let message = frames.next().await?;
-    let mut end = pin!(frames.next());
-    poll_fn(|context| {
-        let _may_come_later = end.as_mut().poll(context);
-        Poll::Ready(())
-    })
-    .await;
+    frames.end().await;
     Ok(message)
 }
 

@@ -236,12 +236,16 @@ impl TlsIdentity {
 /// waits for one.
 const ACKNOWLEDGED_AT_ONCE: u8 = 4;
 
+/// Bytes of all streams of a connection that have arrived and are not read yet. (Of one stream quinn has 1.25 MB wait.)
+const UNREAD_BYTES_MAX: u32 = 8 << 20;
+
 /// Transport parameters of every connection in a federation.
 pub fn transport_config() -> Arc<quinn::TransportConfig> {
     let mut transport = quinn::TransportConfig::default();
     let idle = quinn::IdleTimeout::try_from(IDLE_TIMEOUT).expect("ten seconds fit a QUIC varint");
     transport.max_idle_timeout(Some(idle)).keep_alive_interval(Some(KEEP_ALIVE));
     transport.max_concurrent_bidi_streams(STREAMS_MAX.into()).max_concurrent_uni_streams(0_u8.into());
+    transport.receive_window(UNREAD_BYTES_MAX.into());
     let mut acknowledged = quinn::AckFrequencyConfig::default();
     acknowledged.ack_eliciting_threshold(ACKNOWLEDGED_AT_ONCE.into());
     transport.ack_frequency_config(Some(acknowledged));

@@ -5,8 +5,10 @@
 
 mod frames;
 mod identity;
+mod meter;
 mod renewal;
 
 pub use frames::{FrameError, FrameReader, read_message, write_message};
 pub use identity::{NodeAddress, TlsError, TlsIdentity, server_name, transport_config};
+pub use meter::{Meter, Room};
 pub use renewal::{LOOK_AGAIN, Renewal, WatchedFiles};

@@ -4,7 +4,10 @@
 mod checks;
 
 use super::{Chain, ChainError, birthday::check, doubt::doubt};
-use crate::run::input::{Input, Reached};
+use crate::run::{
+    input::{Input, Reached},
+    queue::Inputs,
+};
 use anyhow::{Context as _, Result};
 use bitcoin::{Block, BlockHash, Network, Work, block::Header};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -14,7 +17,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// Blocks handed over at once.
 const BATCH_BLOCKS: u32 = 16;
@@ -46,7 +49,7 @@ pub(crate) struct Follower {
     pub(crate) chain: Arc<dyn Chain>,
     pub(crate) network: Network,
     pub(crate) birthday: Checkpoint,
-    pub(crate) inputs: mpsc::Sender<Input>,
+    pub(crate) inputs: Inputs,
 }
 
 impl Follower {

@@ -1,14 +1,17 @@
 //! What a follower does with a backend.
 
 use super::*;
-use crate::chain::fake::Backend;
+use crate::{
+    chain::fake::Backend,
+    run::queue::{Waiting, queue},
+};
 use bitcoin::{CompactTarget, absolute::LockTime};
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "a follower says nothing else")]
 /// Answers as a machine does that has read these blocks above the genesis block and can undo back to a height.
 /// Gives the blocks that it has in the end.
-async fn machine(mut read: Vec<Block>, floor: u32, mut inputs: mpsc::Receiver<Input>) -> Vec<Block> {
-    while let Some(input) = inputs.recv().await {
+async fn machine(mut read: Vec<Block>, floor: u32, mut inputs: Waiting) -> Vec<Block> {
+    while let Some(input) = inputs.next().await {
         match input {
             Input::Reached { height, reply } => {
                 let tip = u32::try_from(read.len()).expect("few");
@@ -38,7 +41,7 @@ async fn machine(mut read: Vec<Block>, floor: u32, mut inputs: mpsc::Receiver<In
 
 /// One step of a follower whose machine has read that; gives what it has read then.
 async fn step(backend: &Arc<Backend>, read: Vec<Block>, floor: u32) -> (Result<()>, Vec<Block>) {
-    let (inputs, receiver) = mpsc::channel(8);
+    let (inputs, receiver) = queue();
     let follower = Follower {
         chain: backend.clone(),
         network: Network::Regtest,

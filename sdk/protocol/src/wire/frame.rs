@@ -88,6 +88,9 @@ pub fn encode_frame<T: Message>(id: Option<u64>, body: &T) -> Vec<u8> {
     [&length.to_be_bytes(), text.as_bytes()].concat()
 }
 
+/// Room that a stream keeps while nothing waits in it.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
 /// Cuts a byte stream into frames, without copying more than it must or holding more than one frame.
 #[derive(Debug)]
 pub struct FrameBuffer {
@@ -104,32 +107,43 @@ impl FrameBuffer {
 
     /// Takes in what arrived.
     pub fn extend(&mut self, bytes: &[u8]) {
-        if self.start > 0 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
+        self.forget();
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Gives back the room of frames that were taken, if that is much.
+    pub fn forget(&mut self) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        if self.bytes.is_empty() && self.bytes.capacity() > KEPT_BYTES_MAX {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// The length of the next frame's JSON, as soon as the frame says it.
+    ///
+    /// # Errors
+    /// The frame says that it is over [`Message::BYTES_MAX`]; the stream cannot be used further.
+    pub fn next_length(&self) -> Result<Option<usize>, WireError> {
+        let Some(prefix) = self.rest().first_chunk::<4>() else { return Ok(None) };
+        let length = usize::try_from(u32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
+        if length > self.limit { Err(too_large(self.limit, length)) } else { Ok(Some(length)) }
     }
 
     /// The next complete frame's JSON, if it has arrived.
     ///
     /// # Errors
-    /// The frame says that it is over [`Message::BYTES_MAX`]; the stream cannot be used further.
+    /// As those of [`FrameBuffer::next_length`].
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, WireError> {
-        let rest = self.bytes.get(self.start..).unwrap_or_default();
-        let Some((prefix, body)) = rest.split_first_chunk::<4>() else {
-            return Ok(None);
-        };
-        let length = usize::try_from(u32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
-        if length > self.limit {
-            return Err(too_large(self.limit, length));
-        }
-        if body.len() < length {
-            return Ok(None);
-        }
+        let length = self.next_length()?;
+        let Some(length) = length.filter(|length| self.rest().len() >= length + 4) else { return Ok(None) };
         let from = self.start + 4;
         self.start = from + length;
         Ok(self.bytes.get(from..self.start))
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
     }
 
     /// Call at the end of the stream.
@@ -185,6 +199,19 @@ mod tests {
         let error = over.next_frame().expect_err("too large");
         assert_eq!(error.code, ErrorCode::FrameTooLarge);
         assert_eq!((error.limit, error.value), (Some(1 << 20), Some((1 << 20) + 1)));
+    }
+
+    #[test]
+    fn a_length_is_known_before_the_frame_and_a_large_frame_leaves_nothing() {
+        let mut buffer = FrameBuffer::of::<ClientMessage>();
+        assert_eq!(buffer.next_length(), Ok(None));
+        let length = 1_000_000_u32;
+        buffer.extend(&length.to_be_bytes());
+        assert_eq!((buffer.next_length(), buffer.next_frame()), (Ok(Some(1_000_000)), Ok(None)));
+        buffer.extend(&vec![b' '; 1_000_000]);
+        assert_eq!(buffer.next_frame().expect("fits").map(<[u8]>::len), Some(1_000_000));
+        buffer.forget();
+        assert_eq!((buffer.bytes.capacity(), buffer.next_length()), (0, Ok(None)));
     }
 
     #[test]

@@ -2,13 +2,16 @@
 //! not as long as its life.
 
 use super::coins::{Claim, Coin};
-use bitcoin::{OutPoint, Txid};
+use crate::account::KeychainIndex;
+use bitcoin::{OutPoint, Txid, hashes::Hash as _};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A wallet's coins, spent or not.
 #[derive(Debug, Default)]
 pub(super) struct CoinSet {
     coins: BTreeMap<OutPoint, Coin>,
+    /// Where each of them was paid to.
+    places: BTreeSet<(KeychainIndex, OutPoint)>,
     /// All that is unspent, and maybe more.
     open: BTreeSet<OutPoint>,
     /// What can be in no block any more: what it spends is unspent.
@@ -36,6 +39,13 @@ impl CoinSet {
         self.coins.range(end(0)..=end(u32::MAX)).map(|(_, coin)| coin)
     }
 
+    /// What was ever paid to an address.
+    pub(super) fn at(&self, position: KeychainIndex) -> impl Iterator<Item = &Coin> {
+        let end = |byte, vout| (position, OutPoint { txid: Txid::from_byte_array([byte; 32]), vout });
+        let there = self.places.range(end(0, 0)..=end(u8::MAX, u32::MAX));
+        there.filter_map(|(_, outpoint)| self.coins.get(outpoint))
+    }
+
     /// One of which the wallet learns.
     pub(super) fn add(&mut self, coin: Coin) {
         self.touched.insert(coin.outpoint);
@@ -47,11 +57,13 @@ impl CoinSet {
         if coin.spent_by.is_none() {
             self.open.insert(coin.outpoint);
         }
+        self.places.insert((coin.position, coin.outpoint));
         self.coins.insert(coin.outpoint, coin);
     }
 
     pub(super) fn remove(&mut self, outpoint: &OutPoint) {
-        if self.coins.remove(outpoint).is_some() {
+        if let Some(coin) = self.coins.remove(outpoint) {
+            self.places.remove(&(coin.position, *outpoint));
             self.open.remove(outpoint);
             self.touched.insert(*outpoint);
         }
@@ -120,12 +132,25 @@ impl CoinSet {
 mod tests {
     use super::*;
     use crate::account::{Keychain, KeychainIndex};
-    use bitcoin::{Amount, ScriptBuf, hashes::Hash as _};
+    use bitcoin::{Amount, ScriptBuf};
 
     fn coin(number: u8) -> Coin {
         let outpoint = OutPoint { txid: Txid::from_byte_array([number; 32]), vout: 0 };
         let position = KeychainIndex { keychain: Keychain::Receive, index: number.into() };
         Coin::new(outpoint, Amount::ONE_BTC, ScriptBuf::from_bytes(vec![number]), position)
+    }
+
+    #[test]
+    fn an_address_has_what_was_paid_to_it() {
+        let mut coins = CoinSet::default();
+        (0..100).for_each(|number| coins.add(coin(number)));
+        let again = Coin { outpoint: OutPoint { vout: 7, ..coin(3).outpoint }, ..coin(3) };
+        coins.add(again.clone());
+        let at = |coins: &CoinSet| coins.at(coin(3).position).map(|coin| coin.outpoint).collect::<Vec<_>>();
+        assert_eq!(at(&coins), [coin(3).outpoint, again.outpoint]);
+        coins.change(&again.outpoint, |coin| coin.spent_by = Some(Txid::all_zeros()));
+        coins.remove(&coin(3).outpoint);
+        assert_eq!(at(&coins), [again.outpoint], "spent or not");
     }
 
     #[test]

@@ -251,8 +251,9 @@ impl Wallet {
 
     /// Everything that ever arrived at a script of this wallet, spent or not; also what a server only claims, as
     /// [`Coin::finality`] and [`Coin::block`] tell.
-    pub fn coins_at<'a>(&'a self, script: &'a ScriptBuf) -> impl Iterator<Item = &'a Coin> + 'a {
-        self.book.coins().all().filter(move |coin| coin.script_pubkey == *script)
+    pub fn coins_at(&self, script: &ScriptBuf) -> impl Iterator<Item = &Coin> + '_ {
+        let position = self.addresses.get(script).map(|address| address.position);
+        position.into_iter().flat_map(|position| self.book.coins().at(position))
     }
 
     /// What the wallet has.

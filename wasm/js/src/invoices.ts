@@ -119,8 +119,16 @@ export class Invoices implements Disposable {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #looking: Promise<void> | undefined;
   #again = false;
-  /** All of them are to be looked at. */
+  /** All of them are to be looked at, or those of which something is in no block. */
   #all = true;
+  #unmined = false;
+  /** Those that could not be looked at. */
+  #missed = new Set<string>();
+  /** What was at their addresses in the last pass and unspent. */
+  #held = new Map<string, string>();
+  #height = 0;
+  /** When blocks of payments were made, as far as this pass has asked. */
+  #times: ReadonlyMap<string, number | undefined> = new Map();
   /** Whether the wallet has heard of all that there was: before, what is not there may have been paid all the same. */
   #synced = false;
   #syncedAt = 0;
@@ -154,7 +162,13 @@ export class Invoices implements Disposable {
       const kept = readKept(text);
       if (kept !== undefined) this.#remember(kept);
     }
-    for (const type of ["received", "confirmed", "balance", "tip"] as const) this.#stops.push(wallet.on(type, () => void this.#look()));
+    for (const type of ["received", "balance", "tip"] as const) this.#stops.push(wallet.on(type, () => void this.#look()));
+    this.#stops.push(
+      wallet.on("confirmed", () => {
+        this.#unmined = true;
+        void this.#look();
+      }),
+    );
     for (const type of ["conflicted", "lagged"] as const) this.#stops.push(wallet.on(type, () => void this.#look(true)));
     this.#stops.push(wallet.on("disconnected", () => void (this.#synced = false)));
     this.#stops.push(wallet.on("synced", () => this.#hasSynced()));
@@ -430,7 +444,7 @@ export class Invoices implements Disposable {
     this.#remember(kept);
   }
 
-  /** Looks at what may have changed: invoices that wait or whose payments are young, and those at whose addresses something new has arrived; or at all. */
+  /** Looks at what may have changed: see {@link #changed}; or at all. */
   #look(all = false): Promise<void> {
     this.#all ||= all;
     if (this.#looking !== undefined) {
@@ -451,26 +465,50 @@ export class Invoices implements Disposable {
   }
 
   async #pass(): Promise<void> {
-    const all = this.#all;
+    this.#times = new Map();
+    const changed = await this.#changed();
+    const orders = this.#all ? [...this.#kept.keys()] : changed;
     this.#all = false;
-    const orders = new Set(all ? this.#kept.keys() : []);
-    if (!all) {
-      const tip = (await this.#wallet.tip()).height;
-      const isYoung = ({ state, payments }: Invoice): boolean => MOVING.has(state) || payments.some(({ good, height }) => !good || height === undefined || height > tip - DEEP);
-      for (const invoice of this.#last.values()) if (isYoung(invoice)) orders.add(invoice.order);
-      for (const coin of await this.#wallet.coins()) {
-        const order = this.#byAddress.get(coin.address);
-        if (order !== undefined && this.#kept.get(order)?.seen[txidOf(coin)] === undefined) orders.add(order);
-      }
-    }
     // One that cannot be looked at keeps nobody from the others.
     for (const order of orders) {
       if (!this.#kept.has(order)) continue;
       await this.#update(order).catch((error: unknown) => {
+        this.#missed.add(order);
         for (const [{ fail }, of] of [...this.#waiters]) if (of === order) fail(error);
       });
     }
     this.#wake();
+  }
+
+  /**
+   * Invoices at whose addresses something has arrived, has become more certain or was spent since the last pass; whose time is over since; and of whose payments one is
+   * not as certain as it has to be, or may have come into a block or left one.
+   */
+  async #changed(): Promise<ReadonlySet<string>> {
+    const { height } = await this.#wallet.tip();
+    const grown = height !== this.#height;
+    const unmined = this.#unmined || grown;
+    [this.#height, this.#unmined] = [height, false];
+    const held = new Map<string, string>();
+    for (const { address, outpoint, finality, block, conflicted } of await this.#wallet.coins()) {
+      if (this.#byAddress.has(address)) held.set(address, `${held.get(address) ?? ""} ${outpoint}${finality}${block?.height}${conflicted !== undefined}`);
+    }
+    const now = Date.now();
+    const mayMove = (invoice: Invoice): boolean => {
+      const { order, state, expires, payments } = invoice;
+      return (
+        (MOVING.has(state) && expires.getTime() < now && this.#told.get(order) !== fingerprint(invoice, now)) ||
+        payments.some((payment) => !payment.good || (payment.height === undefined ? unmined : grown && payment.height > height - DEEP))
+      );
+    };
+    const changed = new Set(this.#missed);
+    this.#missed = new Set();
+    for (const [address, order] of this.#byAddress) {
+      const last = this.#last.get(order);
+      if (held.get(address) !== this.#held.get(address) || last === undefined || mayMove(last)) changed.add(order);
+    }
+    this.#held = held;
+    return changed;
   }
 
   /** How an invoice stands now; tells it if that is news. What is new at its address is dated first. */
@@ -498,8 +536,11 @@ export class Invoices implements Disposable {
   async #date(kept: Kept, coins: readonly Coin[], now: number): Promise<Kept> {
     const fresh = undated(kept, coins);
     if (fresh.length === 0) return kept;
-    const history = fresh.some(({ block }) => block !== undefined) ? await this.#wallet.history({ direction: "in" }) : [];
-    return date(kept, fresh, new Map(history.map(({ txid, blockTime }) => [txid, blockTime])), now);
+    // One question for all that a block has.
+    if (fresh.some((coin) => coin.block !== undefined && this.#times.get(txidOf(coin)) === undefined)) {
+      this.#times = new Map((await this.#wallet.history({ direction: "in" })).map(({ txid, blockTime }) => [txid, blockTime]));
+    }
+    return date(kept, fresh, this.#times, now);
   }
 
   /** Looks again when the next invoice expires. */

@@ -22,7 +22,7 @@ after(async () => {
 });
 
 test("an account is left with its sheet alone", { timeout: 120_000 }, async () => {
-  const wallet = await Wallet.create({ bridge: devnet.bridge, federation: devnet.federation, storage: "memory", name: "leaves", recoveryDelay: DELAY });
+  const wallet = await Wallet.create({ bridge: devnet.bridge, federation: devnet.federation, storage: "memory", name: "leaves", recoveryDelay: DELAY, passphrase: "caf\u00e9" });
   await wallet.ready();
   const first = await wallet.nextAddress();
   await fund(devnet, first, 100_000);
@@ -32,8 +32,10 @@ test("an account is left with its sheet alone", { timeout: 120_000 }, async () =
   await wallet.close();
 
   const recovery = await Recovery.open(sheet);
-  const { network, recoveryDelay, hasWords, federation } = recovery.info;
-  assert.deepEqual({ network, recoveryDelay, hasWords, federation }, { network: "regtest", recoveryDelay: DELAY, hasWords: true, federation: devnet.federation });
+  assert.ok(sheet.includes("passphrase: needed") && !sheet.includes("caf"), "a passphrase is on no sheet");
+  const { network, recoveryDelay, hasWords, needsPassphrase, federation } = recovery.info;
+  const wanted = { network: "regtest", recoveryDelay: DELAY, hasWords: true, needsPassphrase: true, federation: devnet.federation };
+  assert.deepEqual({ network, recoveryDelay, hasWords, needsPassphrase, federation }, wanted);
   const source = esplora(`${server.url}/`);
   const early = await recovery.find(source);
   assert.deepEqual(early.coins.map(({ value, change, index }) => [value, change, index]), [[100_000n, false, 0], [50_000n, false, 1]]);
@@ -53,7 +55,10 @@ test("an account is left with its sheet alone", { timeout: 120_000 }, async () =
   assert.throws(() => recovery.sign("no PSBT"), coded("invalid_psbt"));
   assert.deepEqual(recovery.inspect(sweep.psbt), { outputs: [{ address: ELSEWHERE, value: sweep.amount }], fee: sweep.fee });
   assert.throws(() => recovery.inspect("cHNidP8="), coded("invalid_psbt"));
-  const signed = recovery.sign(sweep.psbt);
+  for (const passphrase of [undefined, "", "cafe"]) assert.throws(() => recovery.sign(sweep.psbt, { passphrase }), coded("other_words"));
+  // As another keyboard writes it.
+  const passphrase = "cafe\u0301";
+  const signed = recovery.sign(sweep.psbt, { passphrase });
   assert.equal(await source.broadcast(signed.transaction), signed.txid);
   await assert.rejects(source.broadcast(`${signed.transaction}00`), coded("source_unavailable"));
 
@@ -61,7 +66,7 @@ test("an account is left with its sheet alone", { timeout: 120_000 }, async () =
   const watching = await Recovery.open(descriptor, { network: "regtest" });
   assert.equal(watching.info.hasWords, false);
   assert.throws(() => watching.sign(sweep.psbt), coded("invalid_argument"));
-  assert.equal(watching.sign(sweep.psbt, { words }).txid, signed.txid);
+  assert.equal(watching.sign(sweep.psbt, { words, passphrase }).txid, signed.txid);
   const [coin] = found.coins;
   const list = `# mine\n${coin.outpoint} ${coin.value} ${coin.height} ${first}\n`;
   assert.deepEqual(watching.readList(list), [coin]);

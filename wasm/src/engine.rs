@@ -418,11 +418,14 @@ impl Engine {
         })
     }
 
-    /// The backup as text: words if they are given, descriptor, network, birthday.
-    pub fn backup(&self, words: Option<String>) -> Result<Promise, JsValue> {
+    /// The backup as text: words if they are given, whether there is a passphrase, descriptor, network, birthday.
+    pub fn backup(&self, words: Option<String>, passphrase: bool) -> Result<Promise, JsValue> {
         let words = words.map(Zeroizing::new);
         let words = words.map(|words| SecretWords::parse(&words)).transpose().map_err(Failure::from)?;
-        Ok(self.ask(move |session| BackupKit::new(session.wallet(), words).to_text().as_str().to_owned()))
+        Ok(self.ask(move |session| {
+            let kit = BackupKit { passphrase, ..BackupKit::new(session.wallet(), words) };
+            kit.to_text().as_str().to_owned()
+        }))
     }
 
     /// Asks the federation to stop a payment that is not final.

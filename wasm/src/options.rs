@@ -20,6 +20,8 @@ use zeroize::Zeroizing;
 pub(crate) struct WalletOptions {
     /// The secret words; without them the wallet watches `record`.
     pub(crate) words: Option<String>,
+    /// Beside the words (BIP39), normalised.
+    pub(crate) passphrase: Option<String>,
     /// Account number of the words.
     #[serde(default)]
     pub(crate) account: u32,
@@ -59,7 +61,8 @@ impl WalletOptions {
         let mut wallet = match (words, &self.record) {
             (Some(words), None) => {
                 let policy = AccountPolicy { payment_max: self.payment_max.map(Amount::from_sat) };
-                let words = SecretWords::parse(&words)?;
+                let passphrase = Zeroizing::new(self.passphrase.take().unwrap_or_default());
+                let words = SecretWords::parse(&words)?.with_passphrase(&passphrase);
                 let (account, recovery_delay) = (self.account, self.recovery_delay);
                 Wallet::new(
                     federation,

@@ -68,6 +68,8 @@ struct InfoView<'a> {
     federation: Option<String>,
     birthday: u32,
     has_words: bool,
+    /// Whether a passphrase is needed beside the words.
+    needs_passphrase: bool,
     genesis: &'a str,
 }
 
@@ -136,6 +138,7 @@ impl Recovery {
             federation: kit.and_then(|kit| kit.federation).map(|id| id.to_string()),
             birthday: kit.map_or(0, |kit| kit.birthday),
             has_words: kit.is_some_and(|kit| kit.words.is_some()),
+            needs_passphrase: kit.is_some_and(|kit| kit.passphrase),
             genesis: &genesis,
         })
     }
@@ -193,12 +196,18 @@ impl Recovery {
         Ok(to_js(&InspectedView { outputs: outputs.collect(), fee }))
     }
 
-    /// Signs a sweep, with the words of the sheet unless others are given.
-    pub fn sign(&self, psbt: &str, words: Option<String>) -> Result<JsValue, JsValue> {
-        let words = words.map(Zeroizing::new);
+    /// Signs a sweep, with the words of the sheet unless others are given, and a passphrase that is normalised.
+    pub fn sign(
+        &self,
+        psbt: &str,
+        words: Option<String>,
+        passphrase: Option<String>,
+    ) -> Result<JsValue, JsValue> {
+        let (words, passphrase) = (words.map(Zeroizing::new), Zeroizing::new(passphrase.unwrap_or_default()));
         let given = words.map(|words| SecretWords::parse(&words)).transpose().map_err(Failure::from)?;
         let words = given.or_else(|| self.kit.as_ref().and_then(|kit| kit.words.clone()));
         let words = words.ok_or_else(|| Failure::argument("words", "the backup does not have them"))?;
+        let words = words.with_passphrase(&passphrase);
         let psbt = parse_psbt(psbt)?;
         let signed = self.inner.sign(&words, &psbt).map_err(Failure::from)?;
         let transaction = bitcoin::consensus::serialize(&signed.transaction).to_lower_hex_string();

@@ -85,6 +85,7 @@ function Create({ name, devnet, restore, onSwitch, onMade }: CreateProps) {
   const [password, setPassword] = useState("");
   const [again, setAgain] = useState("");
   const [words, setWords] = useState("");
+  const [passphrase, setPassphrase] = useState("");
   const [bridge, setBridge] = useState(devnet?.bridge ?? "");
   const [federation, setFederation] = useState(devnet?.federation ?? "");
   const { busy, error, run } = useAction();
@@ -94,7 +95,7 @@ function Create({ name, devnet, restore, onSwitch, onMade }: CreateProps) {
     event.preventDefault();
     run(async () => {
       const options = { bridge, federation, name, password };
-      const wallet = await Wallet.create(restore ? { ...options, words } : options);
+      const wallet = await Wallet.create(restore ? { ...options, words, passphrase } : options);
       await navigator.storage?.persist?.();
       onMade(wallet, restore ? undefined : (await wallet.revealWords({ password })).split(" "));
     });
@@ -111,6 +112,14 @@ function Create({ name, devnet, restore, onSwitch, onMade }: CreateProps) {
         <Field label="Twelve words">
           {(id) => <textarea id={id} rows={3} autoComplete="off" autoCapitalize="none" spellCheck={false} value={words} onChange={(event) => setWords(event.target.value)} />}
         </Field>
+      )}
+      {restore && (
+        <details>
+          <summary>Passphrase</summary>
+          <Field label="Passphrase beside the words" hint="Only if the wallet was made with one. No passphrase is wrong: another one opens another wallet.">
+            {(id) => <input id={id} type="password" autoComplete="off" value={passphrase} onChange={(event) => setPassphrase(event.target.value)} />}
+          </Field>
+        </details>
       )}
       <Field label="Password" hint={`At least ${PASSWORD_LENGTH_MIN} characters. It encrypts the wallet on this device; the words are the backup.`}>
         {(id) => <input id={id} type="password" autoComplete="new-password" value={password} onChange={(event) => setPassword(event.target.value)} />}

@@ -141,6 +141,7 @@ function Move({ recovery, found, server }: { recovery: Recovery; found: FoundCoi
   const [to, setTo] = useState("");
   const [rate, setRate] = useState("");
   const [words, setWords] = useState("");
+  const [passphrase, setPassphrase] = useState("");
   const [sweep, setSweep] = useState<Sweep>();
   const [signed, setSigned] = useState<SignedSweep>();
   const [sent, setSent] = useState(false);
@@ -156,8 +157,9 @@ function Move({ recovery, found, server }: { recovery: Recovery; found: FoundCoi
     event.preventDefault();
     if (sweep === undefined) return;
     run(async () => {
-      setSigned(recovery.sign(sweep.psbt, recovery.info.hasWords ? {} : { words }));
+      setSigned(recovery.sign(sweep.psbt, { passphrase, ...(!recovery.info.hasWords && { words }) }));
       setWords("");
+      setPassphrase("");
     });
   };
   const send = () => run(async () => {
@@ -201,10 +203,15 @@ function Move({ recovery, found, server }: { recovery: Recovery; found: FoundCoi
             {(id) => <textarea id={id} rows={2} autoComplete="off" autoCapitalize="none" spellCheck={false} value={words} onChange={(event) => setWords(event.target.value)} />}
           </Field>
         )}
+        {(recovery.info.needsPassphrase || !recovery.info.hasWords) && (
+          <Field label="Passphrase" hint={recovery.info.needsPassphrase ? "The one beside the words. It is not on the sheet." : "Only if there is one beside the words."}>
+            {(id) => <input id={id} type="password" autoComplete="off" value={passphrase} onChange={(event) => setPassphrase(event.target.value)} />}
+          </Field>
+        )}
         {dear(sweep) && <p className="problem" role="alert">That is much: more than a tenth of what arrives. Look at what blocks take today before you sign; coins can wait.</p>}
         <Problem error={error} />
         <div className="row">
-          <button disabled={busy || (!recovery.info.hasWords && words.trim() === "")}>Sign</button>
+          <button disabled={busy || (!recovery.info.hasWords && words.trim() === "") || (recovery.info.needsPassphrase && passphrase === "")}>Sign</button>
           <Copy text={sweep.psbt} label="Copy PSBT" />
           <button type="button" className="quiet" onClick={() => setSweep(undefined)}>Change</button>
         </div>

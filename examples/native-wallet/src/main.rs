@@ -19,7 +19,7 @@ use quorate::{
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
-    io::{BufRead as _, Write as _},
+    io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -46,7 +46,7 @@ struct Arguments {
 enum Command {
     /// Make a new wallet and show its twelve words
     New(Terms),
-    /// Make the wallet file from twelve words on standard input
+    /// Make the wallet file from twelve words on standard input, and a passphrase on its second line if there is one
     Restore(Terms),
     /// Show an address to be paid at
     Address,
@@ -94,6 +94,8 @@ struct Terms {
 #[derive(Serialize, Deserialize)]
 struct WalletFile {
     words: String,
+    #[serde(default)]
+    passphrase: String,
     federation: FederationId,
     #[serde(default)]
     recovery_delay: Option<u16>,
@@ -121,11 +123,12 @@ async fn start() -> Result<()> {
     let document = fetch_federation(&mut transport).await.context("the bridge does not answer")?;
     match arguments.command {
         // A new wallet pins the federation that the bridge shows; compare its id with one from a source that you trust.
-        Command::New(terms) => create(&arguments.wallet, &SecretWords::generate()?, &document, &terms),
+        Command::New(terms) => create(&arguments.wallet, &SecretWords::generate()?, "", &document, &terms),
         Command::Restore(terms) => {
-            let mut words = String::new();
-            std::io::stdin().lock().read_line(&mut words)?;
-            create(&arguments.wallet, &SecretWords::parse(&words)?, &document, &terms)
+            let words = SecretWords::parse(&recover::ask("the words, on one line:")?)?;
+            let passphrase = recover::ask("the passphrase; an empty line if there is none:")?;
+            let words = words.with_passphrase(&passphrase);
+            create(&arguments.wallet, &words, &passphrase, &document, &terms)
         }
         command @ (Command::Address
         | Command::Balance
@@ -139,19 +142,27 @@ async fn start() -> Result<()> {
             let file: WalletFile = serde_json::from_slice(&file).context("the wallet file is damaged")?;
             let federation = document.verify(file.federation)?;
             let options = AccountOptions { recovery_delay: file.recovery_delay, ..AccountOptions::default() };
-            run(command, federation, &SecretWords::parse(&file.words)?, &options, transport).await
+            let words = SecretWords::parse(&file.words)?.with_passphrase(&file.passphrase);
+            run(command, federation, &words, &options, transport).await
         }
     }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn create(path: &Path, words: &SecretWords, document: &FederationDocument, terms: &Terms) -> Result<()> {
+fn create(
+    path: &Path,
+    words: &SecretWords,
+    passphrase: &str,
+    document: &FederationDocument,
+    terms: &Terms,
+) -> Result<()> {
     let federation = document.roster.id();
     let recovery_delay = terms.recovery_delay;
     // What cannot be opened is not kept.
     let options = AccountOptions { recovery_delay, ..AccountOptions::default() };
     Wallet::new(document.clone().verify(federation)?, words, &options, None)?;
-    let content = WalletFile { words: words.reveal().to_string(), federation, recovery_delay };
+    let passphrase = passphrase.to_owned();
+    let content = WalletFile { words: words.reveal().to_string(), passphrase, federation, recovery_delay };
     write_private(path, &serde_json::to_vec(&content)?)?;
     println!("words       {}", words.reveal().as_str());
     println!("federation  {federation}");

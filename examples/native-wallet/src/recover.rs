@@ -121,8 +121,15 @@ enum Opened {
     List(String),
 }
 
+/// What a backup has of the secrets.
+struct Known {
+    words: Option<SecretWords>,
+    /// Whether there may be a passphrase.
+    passphrase: bool,
+}
+
 impl Account {
-    fn open(&self) -> Result<(Recovery, Option<SecretWords>)> {
+    fn open(&self) -> Result<(Recovery, Known)> {
         let kit = match &self.kit {
             Some(path) => Some(BackupKit::parse(&zeroize::Zeroizing::new(read(path)?))?),
             None => None,
@@ -133,7 +140,9 @@ impl Account {
             (None, None) => bail!("name the backup with --kit, or --descriptor and --network"),
         };
         let recovery = Recovery::new(&descriptor, network.context("name the network with --network")?)?;
-        Ok((recovery.with_addresses_max(self.addresses), kit.and_then(|kit| kit.words)))
+        let passphrase = kit.as_ref().is_none_or(|kit| kit.passphrase || kit.words.is_none());
+        let words = kit.and_then(|kit| kit.words);
+        Ok((recovery.with_addresses_max(self.addresses), Known { words, passphrase }))
     }
 }
 
@@ -247,29 +256,29 @@ pub(super) async fn run(step: Step) -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn sign(
-    recovery: &Recovery,
-    words: Option<SecretWords>,
-    psbt: &Psbt,
-    max_fee: Option<u64>,
-) -> Result<Transaction> {
+fn sign(recovery: &Recovery, known: Known, psbt: &Psbt, max_fee: Option<u64>) -> Result<Transaction> {
     show_payment(recovery, psbt, max_fee)?;
-    let words = match words {
+    let mut words = match known.words {
         Some(words) => words,
-        None => ask_words()?,
+        None => SecretWords::parse(&ask("the twelve words, on one line:")?)?,
     };
+    if known.passphrase {
+        words = words.with_passphrase(&ask("the passphrase; an empty line if there is none:")?);
+    }
     let signed = recovery.sign(&words, psbt)?;
     println!("{}", serialize_hex(&signed.transaction));
     Ok(signed.transaction)
 }
 
-/// Reads the words from standard input.
+/// Reads a line from standard input. At its end it is empty.
 #[expect(clippy::print_stderr, reason = "asks a person")]
-fn ask_words() -> Result<SecretWords> {
-    eprintln!("the twelve words, on one line:");
+pub(crate) fn ask(what: &str) -> Result<zeroize::Zeroizing<String>> {
+    eprintln!("{what}");
     let mut line = zeroize::Zeroizing::new(String::new());
     std::io::stdin().lock().read_line(&mut line)?;
-    Ok(SecretWords::parse(&line)?)
+    let end = line.trim_end_matches(['\r', '\n']).len();
+    line.truncate(end);
+    Ok(line)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]

@@ -27,7 +27,7 @@ pub enum RecoveryError {
     },
     /// The words are of another wallet than the descriptor.
     #[error(
-        "these words do not make the recovery key of this descriptor: they are of another wallet, account or network"
+        "these words do not make the recovery key of this descriptor: they are of another wallet, account or network, or need another passphrase"
     )]
     OtherWords,
     /// No coin has been found that could be moved now.

@@ -33,14 +33,16 @@ pub struct BackupKit {
     pub birthday: u32,
     /// The account.
     pub descriptor: AccountDescriptor,
-    /// The words, unless they are kept elsewhere.
+    /// The words, unless they are kept elsewhere. A passphrase is on no sheet.
     pub words: Option<SecretWords>,
+    /// Whether a passphrase is needed beside the words.
+    pub passphrase: bool,
 }
 
 const TITLE: &str = "Quorate wallet backup";
 
 impl BackupKit {
-    /// The backup of a wallet, with its words or without them.
+    /// The backup of a wallet, with its words or without them; with those it is known whether there is a passphrase.
     pub fn new(wallet: &Wallet, words: Option<SecretWords>) -> Self {
         let federation = wallet.federation();
         Self {
@@ -48,6 +50,7 @@ impl BackupKit {
             federation: Some(federation.id()),
             birthday: wallet.chain().base(),
             descriptor: wallet.descriptor(),
+            passphrase: words.as_ref().is_some_and(SecretWords::has_passphrase),
             words,
         }
     }
@@ -61,9 +64,10 @@ impl BackupKit {
         let federation = self.federation.map_or("unknown".to_owned(), |id| id.to_string());
         let (network, birthday, descriptor) = (self.network, self.birthday, &self.descriptor);
         let delay = descriptor.recovery_delay();
+        let passphrase = if self.passphrase { "passphrase: needed, and not on this sheet\n" } else { "" };
         Zeroizing::new(format!(
             "{TITLE}\n\n\
-             words:      {}\n\
+             words:      {}\n{passphrase}\
              network:    {network}\n\
              federation: {federation}\n\
              birthday:   {birthday}\n\
@@ -90,6 +94,7 @@ impl BackupKit {
         let needed = |name: &'static str| {
             field(name).ok_or(RecoveryError::Kit { field: name, reason: "it is missing".to_owned() })
         };
+        let passphrase = field("passphrase").is_some();
         let words = match field("words") {
             None | Some("" | "(kept elsewhere)") => None,
             Some(words) => Some(SecretWords::parse(words)?),
@@ -103,6 +108,7 @@ impl BackupKit {
             birthday: field("birthday").map_or(Ok(0), |text| read("birthday", text))?,
             descriptor: needed("descriptor")?.parse()?,
             words,
+            passphrase,
         })
     }
 }

@@ -57,6 +57,7 @@ fn what_is_open_is_swept_and_what_is_not_stays() {
 
 #[test]
 fn words_of_another_wallet_are_refused_before_anything_is_signed() {
+    recovery().check_words(&words(WORDS).with_passphrase("horse")).expect_err("another passphrase");
     let error = recovery().check_words(&words(OTHER)).expect_err("other words");
     assert_eq!(error.code(), "other_words");
     recovery().check_words(&words(WORDS)).expect("the right ones");
@@ -148,6 +149,11 @@ fn the_backup_is_read_as_it_was_printed() {
     let bare = BackupKit::parse(&BackupKit::new(&wallet, None).to_text()).expect("reads");
     assert!(bare.words.is_none());
     let cut: String = text.lines().filter(|line| !line.starts_with("network")).collect::<Vec<_>>().join("\n");
+    assert!(!text.contains("passphrase") && !bare.passphrase);
+    let kit = BackupKit::new(&wallet, Some(words(WORDS).with_passphrase("horse")));
+    let text = kit.to_text();
+    assert!(kit.passphrase && !text.contains("horse"), "it is on no sheet");
+    assert!(BackupKit::parse(&text).expect("reads").passphrase);
     assert!(BackupKit::parse(&cut).expect_err("cut").to_string().contains("network"));
     let typo = text.replace("older(", "older(1");
     assert!(BackupKit::parse(&typo).expect_err("typo").to_string().contains("checksum"));

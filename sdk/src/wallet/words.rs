@@ -21,7 +21,11 @@ const TELLING_LETTERS: usize = 4;
 /// # Ok::<(), quorate::wallet::WalletError>(())
 /// ```
 #[derive(Clone)]
-pub struct SecretWords(Mnemonic);
+pub struct SecretWords {
+    mnemonic: Mnemonic,
+    /// Empty if there is none.
+    passphrase: Zeroizing<String>,
+}
 
 impl SecretWords {
     /// Twelve new words from 16 bytes of the platform's randomness (BIP39).
@@ -31,7 +35,7 @@ impl SecretWords {
     pub fn generate() -> Result<Self, WalletError> {
         let mut entropy = Zeroizing::new([0; 16]);
         getrandom::getrandom(entropy.as_mut()).map_err(|_| WalletError::Randomness)?;
-        Mnemonic::from_entropy(entropy.as_ref()).map(Self).map_err(|_| WalletError::Randomness)
+        Mnemonic::from_entropy(entropy.as_ref()).map(Self::of).map_err(|_| WalletError::Randomness)
     }
 
     /// Reads words of the English list, in capital or small letters; numbers, punctuation and white space between them
@@ -61,17 +65,45 @@ impl SecretWords {
         let known: Vec<&str> = given.iter().filter_map(|word| find(word)).collect();
         let normal = Zeroizing::new(known.join(" "));
         let mnemonic = Mnemonic::parse_in_normalized(Language::English, &normal);
-        mnemonic.map(Self).map_err(|_| WordsError::Checksum.into())
+        mnemonic.map(Self::of).map_err(|_| WordsError::Checksum.into())
     }
 
-    /// The words in the clear, for the user's backup.
+    fn of(mnemonic: Mnemonic) -> Self {
+        Self { mnemonic, passphrase: Zeroizing::default() }
+    }
+
+    /// With a passphrase (BIP39): each one makes another wallet of the same words, and none can be told to be wrong. An
+    /// empty one is none. It is normalised (NFKD), but not in WebAssembly, where JavaScript has to do that.
+    ///
+    /// ```
+    /// use quorate::wallet::SecretWords;
+    /// let words = SecretWords::generate()?.with_passphrase("correct horse");
+    /// assert!(words.has_passphrase() && !words.reveal().contains("horse"));
+    /// # Ok::<(), quorate::wallet::WalletError>(())
+    /// ```
+    #[must_use]
+    pub fn with_passphrase(self, passphrase: &str) -> Self {
+        Self { passphrase: Zeroizing::new(passphrase.to_owned()), ..self }
+    }
+
+    /// Whether there is a passphrase beside the words.
+    pub fn has_passphrase(&self) -> bool {
+        !self.passphrase.is_empty()
+    }
+
+    /// The words in the clear, for the user's backup, without the passphrase.
     pub fn reveal(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.0.to_string())
+        Zeroizing::new(self.mnemonic.to_string())
     }
 
-    /// The seed of all keys (BIP39), without a passphrase.
+    /// The seed of all keys (BIP39).
     pub(super) fn seed(&self) -> Zeroizing<[u8; 64]> {
-        Zeroizing::new(self.0.to_seed_normalized(""))
+        // The tables of the normalisation are large, and each JavaScript engine has them.
+        #[cfg(target_arch = "wasm32")]
+        let seed = self.mnemonic.to_seed_normalized(&self.passphrase);
+        #[cfg(not(target_arch = "wasm32"))]
+        let seed = self.mnemonic.to_seed(self.passphrase.as_str());
+        Zeroizing::new(seed)
     }
 }
 
@@ -159,12 +191,16 @@ mod tests {
 
     #[test]
     fn seeds_are_those_of_bip39() {
-        // Trezor's vectors have a passphrase; these are of the same words without one.
-        let seed = SecretWords::parse(WORDS).expect("words").seed();
-        assert!(
-            hex::encode(*seed)
-                .starts_with("878386efb78845b3355bd15ea4d39ef97d179cb712b77d5c12b6be415fffeffe")
-        );
+        // The passphrase is that of Trezor's vectors.
+        let seed = |passphrase| SecretWords::parse(WORDS).expect("words").with_passphrase(passphrase).seed();
+        for (passphrase, begins) in [
+            ("", "878386efb78845b3355bd15ea4d39ef97d179cb712b77d5c12b6be415fffeffe"),
+            ("TREZOR", "2e8905819b8723fe2c1d161860e5ee1830318dbf49a83bd451cfb8440c28bd6f"),
+        ] {
+            assert!(hex::encode(*seed(passphrase)).starts_with(begins), "{passphrase}");
+        }
+        assert_eq!(*seed("caf\u{e9} \u{fb01}"), *seed("cafe\u{301} fi"), "NFKD");
+        assert_ne!(*seed("Caf\u{e9}"), *seed("caf\u{e9}"));
     }
 
     proptest::proptest! {

@@ -82,6 +82,8 @@ export interface Backend {
 /** What a backend is made of besides its engine. */
 export interface Parts {
   readonly words?: string;
+  /** Whether there is a passphrase beside them. */
+  readonly hasPassphrase?: boolean;
   readonly record?: string;
   readonly vault?: Vault;
   readonly state?: ReadonlyMap<string, Uint8Array>;
@@ -111,6 +113,7 @@ export class LocalBackend implements Backend {
   readonly #notes: Notes;
   readonly #forget: () => void;
   #words: string | undefined;
+  readonly #hasPassphrase: boolean;
   #known: boolean;
   #closing: Promise<void> | undefined;
   /** Why it ended, if nobody asked for it. */
@@ -119,7 +122,7 @@ export class LocalBackend implements Backend {
   #over = false;
   #listener: ((event: WalletEvent | undefined) => void) | undefined;
 
-  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, known = false, sockets, labels = new Labels(), orders = new Orders(), notes = new Notes() }: Parts) {
+  constructor(engine: Engine, federation: Federation, account: AccountInfo, { vault, words, hasPassphrase = false, known = false, sockets, labels = new Labels(), orders = new Orders(), notes = new Notes() }: Parts) {
     this.#engine = engine;
     this.#federation = federation;
     this.account = account;
@@ -129,6 +132,7 @@ export class LocalBackend implements Backend {
     this.#orders = orders;
     this.#notes = notes;
     this.#words = words;
+    this.#hasPassphrase = hasPassphrase;
     this.#known = known;
     engine.listen((event: WalletEvent | undefined) => (event === undefined ? void this.#end() : this.#listener?.(event)));
     this.#forget = trap.wait((error) => this.#trap(error));
@@ -250,7 +254,7 @@ export class LocalBackend implements Backend {
   }
 
   async #backup(unlock: Unlock | undefined, withWords: boolean): Promise<unknown> {
-    return this.#engine.backup(withWords ? await this.#reveal(unlock) : undefined);
+    return this.#engine.backup(withWords ? await this.#reveal(unlock) : undefined, this.#hasPassphrase);
   }
 
   async #backupFile(fileUnlock: Unlock, unlock: Unlock | undefined): Promise<Uint8Array<ArrayBuffer>> {

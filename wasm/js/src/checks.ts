@@ -113,7 +113,7 @@ function checkTill(till: Till | undefined): void {
 const OPTIONS = [
   ...["bridge", "signal", "name", "storage", "directory", "password", "key"],
   ...["file", "fileUnlock"],
-  ...["federation", "words", "record", "account", "gapLimit", "till", "recoveryDelay", "paymentMax", "checkpoint"],
+  ...["federation", "words", "passphrase", "record", "account", "gapLimit", "till", "recoveryDelay", "paymentMax", "checkpoint"],
 ];
 
 /**
@@ -148,6 +148,7 @@ export function checkOpening({ mode, options }: Opening): void {
     return;
   }
   optional(checkText, "words", options.words);
+  optional(checkText, "passphrase", options.passphrase);
   optional(checkCount, "account", options.account);
   optional(checkCount, "recoveryDelay", options.recoveryDelay);
   optional(checkAmount, "paymentMax", options.paymentMax);

@@ -38,6 +38,11 @@ export interface CreateOptions extends ConnectionOptions, StorageOptions {
   readonly federation: string;
   /** The secret words of a wallet to restore; new ones if absent. */
   readonly words?: string;
+  /**
+   * A passphrase beside the words (BIP39): each one makes another wallet of the same words. None can be told to be wrong, and it is on no backup sheet.
+   * @defaultValue none
+   */
+  readonly passphrase?: string;
   /** Account number of the words. @defaultValue 0 */
   readonly account?: number;
   /**
@@ -103,6 +108,8 @@ interface Config {
   readonly document: string;
   readonly urls: readonly string[];
   readonly words?: string;
+  /** Normalised. */
+  readonly passphrase?: string;
   /** Of an account that is only watched. */
   readonly record?: string;
   readonly account: number;
@@ -178,6 +185,7 @@ async function openHere(opening: Opening, fresh?: () => void): Promise<Backend> 
 async function create(options: CreateOptions, fresh?: () => void): Promise<Backend> {
   const { generateWords, checkWords } = await import("./glue/quorate.js");
   const words = await call(() => (options.words === undefined ? generateWords() : checkWords(options.words)));
+  const passphrase = (options.passphrase ?? "").normalize("NFKD");
   const unlock = unlockOf(options);
   const document = await federationDocument(options.bridge, options);
   // Refused here, before anything is stored.
@@ -187,6 +195,7 @@ async function create(options: CreateOptions, fresh?: () => void): Promise<Backe
     document,
     urls: urlsOf(options.bridge),
     words,
+    ...(passphrase !== "" && { passphrase }),
     account: options.account ?? 0,
     ...(options.recoveryDelay !== undefined && { recoveryDelay: options.recoveryDelay }),
     ...(options.paymentMax !== undefined && { paymentMax: String(options.paymentMax) }),
@@ -318,6 +327,7 @@ async function start(config: Config, parts: Parts): Promise<Backend> {
   const federation = await call(() => new Federation(config.document, config.federation));
   const options = {
     words: parts.words,
+    passphrase: config.passphrase,
     record: parts.record,
     account: config.account,
     recoveryDelay: config.recoveryDelay,
@@ -334,7 +344,7 @@ async function start(config: Config, parts: Parts): Promise<Backend> {
   try {
     engine = await call(() => Engine.open(federation, options, state, save as Function | undefined, sockets.open as Function));
     const account = (await untilTrap(() => engine?.account())) as AccountInfo;
-    return new LocalBackend(engine, federation, account, { ...parts, sockets });
+    return new LocalBackend(engine, federation, account, { ...parts, sockets, hasPassphrase: config.passphrase !== undefined });
   } catch (error) {
     // Nothing runs on whose store is closed.
     await untilTrap(() => engine?.close()).catch(() => undefined);

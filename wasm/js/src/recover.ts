@@ -105,6 +105,8 @@ export interface BackupInfo {
   readonly birthday: number;
   /** Whether the sheet has the words. */
   readonly hasWords: boolean;
+  /** Whether a passphrase is needed beside the words. It is not on the sheet. */
+  readonly needsPassphrase: boolean;
 }
 
 /** An account that is to be left. */
@@ -192,11 +194,11 @@ export class Recovery implements Disposable {
   /**
    * Signs a sweep, offline. Of a PSBT that comes from elsewhere, look at outputs and fee first ({@link Recovery.inspect}).
    *
-   * @param options.words - The secret words; those of the sheet if absent.
+   * @param options - `words`: the secret words; those of the sheet if absent. `passphrase`: the one beside them, if there is one.
    * @throws {@link QuorateError} `other_words`, `invalid_words`, `invalid_psbt`.
    */
-  sign(psbt: string, options: { readonly words?: string } = {}): SignedSweep {
-    return callNow(() => this.#inner.sign(psbt, options.words) as SignedSweep);
+  sign(psbt: string, options: { readonly words?: string; readonly passphrase?: string } = {}): SignedSweep {
+    return callNow(() => this.#inner.sign(psbt, options.words, options.passphrase?.normalize("NFKD")) as SignedSweep);
   }
 
   [Symbol.dispose](): void {

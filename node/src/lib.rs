@@ -1,5 +1,6 @@
 //! The Quorate node: voting, finality, co-signing, chain following and storage.
 
+mod backlog;
 mod certificates;
 pub mod chain;
 pub mod cli;

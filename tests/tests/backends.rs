@@ -309,6 +309,8 @@ async fn nodes_on_different_backends_pay_and_one_whose_backend_lies_goes_on_with
             && status.get("standing").is_some_and(|standing| standing == "voting")
     };
     status_where(home(&cluster, 4)?, "at the tip", at_tip).await?;
+    let backend = metric(home(&cluster, 4)?, "quorate_node_backend").await?;
+    ensure!((backend - 1.0).abs() < f64::EPSILON, "it says which one it asks: {backend}");
     // Those without one hear from the others that there are blocks, and do not vote.
     for node in [2, 3] {
         let hidden = |status: &Value| {

@@ -1,9 +1,20 @@
 //! A certificate of the federation in hands that mean it no good: what it may hold of a node, others do not notice.
 
 use anyhow::{Context as _, Result, ensure};
-use quorate::{client::TlsIdentity, wire::limits};
+use quorate::{
+    client::TlsIdentity,
+    wire::{ClientMessage, ServerMessage, decode, encode_frame, limits},
+};
+use quorate_quic::FrameReader;
 use quorate_tests::{Cluster, PATIENCE, operator::status, process::memory};
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::{interval, timeout};
 
 const NODE: &str = env!("CARGO_BIN_EXE_test-node");
@@ -95,4 +106,50 @@ async fn what_a_certificate_holds_of_a_node_the_others_do_not_notice() -> Result
     // They have been given up, and there is room again for what is said whole.
     let first = connections.first().context("a connection")?;
     greeted(first).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_asks_faster_than_it_reads_is_not_read_from_and_loses_nothing() -> Result<()> {
+    let cluster = Cluster::start(NODE, 4).await?;
+    let connection = connect(&cluster, &cluster.files.client).await?;
+    let (mut send, receive) = connection.open_bi().await?;
+    // Far more answers than may wait for a session.
+    let (questions, padding) = (12_000_u64, "x".repeat(400));
+    let asked = Arc::new(AtomicU64::new(0));
+    let counter = asked.clone();
+    let asking = tokio::spawn(async move {
+        let hello = ClientMessage::Hello {
+            protocol: limits::PROTOCOL_VERSION,
+            federation: None,
+            agent: "test".to_owned(),
+        };
+        send.write_all(&encode_frame(Some(0), &hello)).await?;
+        for id in 1..=questions {
+            // Longer than it need be: they do not fit into what may wait unread.
+            let question =
+                serde_json::json!({ "id": id, "type": "FederationQuery", "padding": padding }).to_string();
+            let length = u32::try_from(question.len())?.to_be_bytes();
+            send.write_all(&[&length, question.as_bytes()].concat()).await?;
+            counter.store(id, Ordering::Relaxed);
+        }
+        anyhow::Ok(send)
+    });
+    // Until nothing is taken any more.
+    let mut pause = interval(Duration::from_millis(250));
+    let mut before = None;
+    timeout(PATIENCE, async {
+        while before.replace(asked.load(Ordering::Relaxed)) != Some(asked.load(Ordering::Relaxed)) {
+            pause.tick().await;
+        }
+    })
+    .await?;
+    ensure!(asked.load(Ordering::Relaxed) < questions, "it is read from though it does not read");
+    let mut frames = FrameReader::of::<ServerMessage>(receive);
+    for id in 0..=questions {
+        let frame = timeout(PATIENCE, frames.next()).await??.with_context(|| format!("no answer to {id}"))?;
+        let answer = decode::<ServerMessage>(&frame).map_err(|(_, error)| error)?;
+        ensure!(answer.id == Some(id), "{:?} in place of {id}", answer.id);
+    }
+    asking.await??.finish()?;
+    Ok(())
 }

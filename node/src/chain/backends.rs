@@ -170,6 +170,10 @@ impl Backends {
 }
 
 impl Chain for Backends {
+    fn preference(&self) -> usize {
+        self.current.load(Ordering::Relaxed)
+    }
+
     fn choose(&self, network: Network, birthday: Checkpoint, troubled: bool) -> Answer<'_, ()> {
         Box::pin(async move {
             if self.members.len() == 1 {

@@ -42,6 +42,10 @@ pub trait Chain: Send + Sync + 'static {
     fn choose(&self, _network: Network, _birthday: Checkpoint, _troubled: bool) -> Answer<'_, ()> {
         Box::pin(async { Ok(()) })
     }
+    /// Which of several backends is asked: 0 is the preferred one.
+    fn preference(&self) -> usize {
+        0
+    }
     /// The block with the most work.
     fn tip(&self) -> Answer<'_, BlockHash>;
     /// Returns when the tip is another than `known`; may return early with the same.

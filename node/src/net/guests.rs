@@ -18,8 +18,9 @@ const CONNECTIONS_MAX: usize = 16;
 const SESSIONS_MAX: usize = 4_096;
 /// Bytes of what one certificate said that no machine has read yet: four times what one message may have.
 const HEARD_BYTES_MAX: usize = 64 << 20;
-/// Bytes of what waits to be sent to one certificate.
-const TOLD_BYTES_MAX: usize = 64 << 20;
+/// Bytes of what waits to be sent to one certificate: one that reads, and has wallets with the largest accounts, is
+/// never near it.
+const TOLD_BYTES_MAX: usize = 256 << 20;
 
 /// What one certificate holds of this node.
 #[derive(Debug)]
@@ -110,7 +111,7 @@ mod tests {
         assert_eq!(held.len(), CONNECTIONS_MAX);
         assert!(guests.of([1; 32]).connection().is_none(), "through however many handles");
         assert!(second.connection().is_some());
-        let waiting: Vec<Room> = (0..64).filter_map(|_| first.tell(1 << 20)).collect();
+        let waiting: Vec<Room> = (0..256).filter_map(|_| first.tell(1 << 20)).collect();
         assert!(first.tell(1).is_none() && second.tell(1).is_some());
         drop((held, waiting));
         assert!(first.connection().is_some() && first.tell(1).is_some(), "it is given back");

@@ -1,6 +1,8 @@
 //! What a session holds of its certificate's share: frames that wait to go out, and messages that wait for the machine.
+//! No more is read of a session while much waits to go out to it: a bridge that comes back asks for more than may wait.
 
 use super::guests::Guest;
+use crate::backlog::{Backlog, Held};
 use quorate_quic::Room;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -8,14 +10,23 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 /// Frames that may wait for a slow session before it is closed.
 const SESSION_FRAMES_MAX: usize = 8_192;
 
+/// Bytes that may wait while more is read of the session.
+const READ_ON_BYTES_MAX: usize = 8 << 20;
+
 /// A frame that waits.
-pub(super) type Frame = (Vec<u8>, Room);
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) bytes: Vec<u8>,
+    /// Of the certificate's share, and of the session's.
+    pub(super) held: (Room, Held),
+}
 
 /// What goes out to a session. It ends when all of these are dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Outgoing {
     frames: mpsc::Sender<Frame>,
     guest: Arc<Guest>,
+    waiting: Backlog,
 }
 
 /// The session has ended, or does not read what it is told.
@@ -25,19 +36,21 @@ pub(crate) struct TooSlow;
 impl Outgoing {
     /// That of a session with this certificate, and where its frames come out.
     pub(super) fn new(guest: Arc<Guest>) -> (Self, mpsc::Receiver<Frame>) {
-        let (frames, waiting) = mpsc::channel(SESSION_FRAMES_MAX);
-        (Self { frames, guest }, waiting)
+        let (frames, out) = mpsc::channel(SESSION_FRAMES_MAX);
+        (Self { frames, guest, waiting: Backlog::new(READ_ON_BYTES_MAX) }, out)
     }
 
     /// Sends a frame, if it has room among those that wait: of this session, and in bytes of all with its certificate.
-    pub(crate) fn send(&self, frame: Vec<u8>) -> Result<(), TooSlow> {
-        let room = self.guest.tell(frame.len()).ok_or(TooSlow)?;
-        self.frames.try_send((frame, room)).map_err(|_| TooSlow)
+    pub(crate) fn send(&self, bytes: Vec<u8>) -> Result<(), TooSlow> {
+        let room = self.guest.tell(bytes.len()).ok_or(TooSlow)?;
+        let held = (room, self.waiting.hold(bytes.len()));
+        self.frames.try_send(Frame { bytes, held }).map_err(|_| TooSlow)
     }
 
     /// The same that does not keep the session open.
     pub(crate) fn weak(&self) -> WeakOutgoing {
-        WeakOutgoing { frames: self.frames.downgrade(), guest: self.guest.clone() }
+        let (guest, waiting) = (self.guest.clone(), self.waiting.clone());
+        WeakOutgoing { frames: self.frames.downgrade(), guest, waiting }
     }
 }
 
@@ -46,13 +59,19 @@ impl Outgoing {
 pub(crate) struct WeakOutgoing {
     frames: mpsc::WeakSender<Frame>,
     guest: Arc<Guest>,
+    waiting: Backlog,
 }
 
 impl WeakOutgoing {
     /// Sends a frame, if the session is still open.
-    pub(crate) fn send(&self, frame: Vec<u8>) -> Result<(), TooSlow> {
+    pub(crate) fn send(&self, bytes: Vec<u8>) -> Result<(), TooSlow> {
         let frames = self.frames.upgrade().ok_or(TooSlow)?;
-        Outgoing { frames, guest: self.guest.clone() }.send(frame)
+        Outgoing { frames, guest: self.guest.clone(), waiting: self.waiting.clone() }.send(bytes)
+    }
+
+    /// Waits until so little waits to go out that more may be read.
+    pub(super) async fn has_read(&self) {
+        self.waiting.room().await;
     }
 }
 

@@ -61,12 +61,12 @@ async fn write(mut send: quinn::SendStream, mut outgoing: mpsc::Receiver<Frame>)
     // Those that wait go out together: the connection is woken once for them, and they share packets.
     let mut waiting = Vec::new();
     while outgoing.recv_many(&mut waiting, TOGETHER_MAX).await > 0 {
-        let (frames, rooms): (Vec<_>, Vec<_>) = waiting.drain(..).unzip();
-        let mut frames: Vec<Bytes> = frames.into_iter().map(Bytes::from).collect();
+        let frames = waiting.drain(..).map(|Frame { bytes, held }| (Bytes::from(bytes), held));
+        let (mut frames, held): (Vec<Bytes>, Vec<_>) = frames.unzip();
         if send.write_all_chunks(&mut frames).await.is_err() {
             return;
         }
-        drop(rooms);
+        drop(held);
     }
     // The peer may be gone.
     let _gone = send.finish();
@@ -82,7 +82,9 @@ async fn read(
     let by = Speaker { guest: guest.number, session: session.0 };
     let mut frames = FrameReader::of::<ClientMessage>(receive);
     let places = Arc::new(Semaphore::new(SESSION_INPUTS_MAX));
-    while let Some((json, room)) = guest.heard().next(&mut frames).await? {
+    loop {
+        local.has_read().await;
+        let Some((json, room)) = guest.heard().next(&mut frames).await? else { return Ok(()) };
         match decode(&json) {
             Ok(envelope) => {
                 let turn = Turn { _place: places.clone().acquire_owned().await?, _room: room };
@@ -100,5 +102,4 @@ async fn read(
             }
         }
     }
-    Ok(())
 }

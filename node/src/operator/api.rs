@@ -4,7 +4,10 @@
 //! payments.
 
 use super::metrics;
-use crate::run::{input::Input, live::Live};
+use crate::{
+    chain::Chain,
+    run::{input::Input, live::Live},
+};
 use anyhow::Result;
 use axum::{
     Json, Router,
@@ -16,7 +19,7 @@ use axum::{
 use quorate_protocol::wire::{ErrorCode, Fault, WireError};
 use quorate_rules::{Progress, Standing, Status};
 use serde::Serialize;
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
@@ -25,6 +28,7 @@ use tokio::{
 #[derive(Clone)]
 struct Api {
     live: watch::Receiver<Option<Live>>,
+    chain: Arc<dyn Chain>,
 }
 
 /// Status of the machine, and of the epoch that is being prepared.
@@ -32,12 +36,18 @@ struct Api {
 struct WholeStatus {
     #[serde(flatten)]
     status: Status,
+    /// Which of its backends is asked, in the order of `node.toml`: 0 is the preferred one.
+    backend: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_epoch: Option<Progress>,
 }
 
 /// Serves until the node ends.
-pub(crate) async fn serve(address: SocketAddr, live: watch::Receiver<Option<Live>>) -> Result<()> {
+pub(crate) async fn serve(
+    address: SocketAddr,
+    live: watch::Receiver<Option<Live>>,
+    chain: Arc<dyn Chain>,
+) -> Result<()> {
     let listener = TcpListener::bind(address).await?;
     tracing::info!(%address, "the operator's API is at http://{address}/api/v1/status");
     let app = Router::new()
@@ -45,7 +55,7 @@ pub(crate) async fn serve(address: SocketAddr, live: watch::Receiver<Option<Live
         .route("/api/v1/evidence", get(evidence))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
-        .with_state(Api { live });
+        .with_state(Api { live, chain });
     Ok(axum::serve(listener, app).await?)
 }
 
@@ -73,7 +83,7 @@ async fn status(State(api): State<Api>) -> Response {
     match api.ask(|reply| Input::Status { reply }).await {
         Ok(status) => {
             let next_epoch = api.live.borrow().as_ref().and_then(|live| live.progress.borrow().clone());
-            Json(WholeStatus { status, next_epoch }).into_response()
+            Json(WholeStatus { status, backend: api.chain.preference(), next_epoch }).into_response()
         }
         Err(refusal) => refusal,
     }
@@ -97,7 +107,7 @@ async fn health(State(api): State<Api>) -> Response {
 
 async fn metrics(State(api): State<Api>) -> Response {
     match api.ask(|reply| Input::Metrics { reply }).await {
-        Ok((status, commits)) => metrics::text(&status, commits).into_response(),
+        Ok((status, commits)) => metrics::text(&status, api.chain.preference(), commits).into_response(),
         Err(refusal) => refusal,
     }
 }

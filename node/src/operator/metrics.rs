@@ -34,7 +34,7 @@ fn doubted_since(standing: &Standing) -> u64 {
 }
 
 /// The metrics as text.
-pub(crate) fn text(status: &Status, commits: Commits) -> String {
+pub(crate) fn text(status: &Status, backend: usize, commits: Commits) -> String {
     let mut registry = Registry::with_prefix("quorate_node");
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     let gauges = [
@@ -54,6 +54,7 @@ pub(crate) fn text(status: &Status, commits: Commits) -> String {
             "Unix time since when its backend is not believed to be at the tip; 0 if it is",
             i64::try_from(doubted_since(&status.standing)).unwrap_or(i64::MAX),
         ),
+        ("backend", "which of its chain backends is asked: 0 is the preferred one", count(backend)),
         ("epoch", "the epoch that it is in", i64::try_from(status.epoch.0).unwrap_or(i64::MAX)),
         ("tip_height", "height of its chain", i64::from(status.tip.height)),
         ("transactions", "transactions with a record", count(status.held.transactions)),

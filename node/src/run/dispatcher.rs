@@ -2,13 +2,14 @@
 
 use super::{checking::Checking, input::Input, queue::Inputs};
 use crate::{
+    backlog::Held,
     chain::{Chain, broadcast::Queue, complaint::Complaint, proofs::Proofs},
     crash,
     net::{
         outgoing::Outgoing,
         peers::{Call, Peers},
     },
-    store::{Held, Index},
+    store::Index,
 };
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{

@@ -9,9 +9,10 @@ use super::{
     queue::{Inputs, Waiting, queue},
 };
 use crate::{
+    backlog::Backlog,
     chain::{Chain, follower::Follower},
     net::peers::Peers,
-    store::{Backlog, Index, Store, Writer, start_writer},
+    store::{Index, Store, Writer, start_writer},
 };
 use quorate_protocol::{NodeId, wire::PeerReply};
 use quorate_rules::{Machine, Output, ReplyTo, records::ChangeSet};

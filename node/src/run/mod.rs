@@ -78,10 +78,11 @@ impl Node {
         tokio::spawn(server::accept(endpoint.clone(), service.clone()));
         let (live, live_state) = watch::channel(None);
         let api_address = config.api_address();
+        let backends = chain.clone();
         let serving = tokio::spawn(async move {
             // Another program may hold the port for a moment.
             let mut said = false;
-            while let Err(error) = api::serve(api_address, live_state.clone()).await {
+            while let Err(error) = api::serve(api_address, live_state.clone(), backends.clone()).await {
                 if !said {
                     tracing::warn!(address = %api_address, error = format!("{error:#}"), "the operator's API is not served yet; set `api` in node.toml if this port is taken");
                 }

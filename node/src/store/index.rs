@@ -1,6 +1,7 @@
 //! The index on disk: what a node has read of the chain. One file serves all epochs; a thread owns it.
 
-use super::{BATCH_MAX, Backlog, Damage, Held, Redb, Store as _, StoreError};
+use super::{BATCH_MAX, Damage, Redb, Store as _, StoreError};
+use crate::backlog::{Backlog, Held};
 use anyhow::{Context as _, Result};
 use quorate_protocol::headers::Checkpoint;
 use quorate_rules::{

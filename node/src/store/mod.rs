@@ -2,7 +2,6 @@
 //!
 //! A backend keeps [`Row`]s and knows nothing of what they mean. Rules and records are in `quorate-rules`.
 
-mod backlog;
 #[cfg(test)]
 mod conformance;
 mod index;
@@ -10,7 +9,6 @@ pub(crate) mod inspect;
 mod redb;
 mod writer;
 
-pub(crate) use backlog::{Backlog, Held};
 pub(crate) use index::{Index, place as index_place, rebuild as rebuild_index};
 pub use redb::Redb;
 pub(crate) use redb::RedbFile;

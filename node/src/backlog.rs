@@ -1,5 +1,5 @@
-//! What waits for a disk. Whoever makes more of it waits until there is less: a slow disk slows a node down, and costs
-//! it no memory.
+//! What waits for a disk, or for a slow session. Whoever makes more of it waits until there is less: what is slow slows
+//! others down that wait for it, and costs no memory.
 
 use std::sync::{
     Arc,

@@ -1,8 +1,13 @@
 //! One event stream per node, kept open.
 
-use crate::{driver::Driver, tips::LinkId, upstream::Stream};
+use crate::{
+    driver::Driver,
+    tips::LinkId,
+    upstream::{Answers, Stream},
+};
 use anyhow::{Context as _, Result};
-use quorate_quic::{NodeAddress, server_name};
+use quorate_protocol::wire::ClientMessage;
+use quorate_quic::{NodeAddress, server_name, write_message};
 use std::{sync::Arc, time::Duration};
 
 /// Wait before connecting to a node again.
@@ -37,27 +42,41 @@ async fn connected(
     let connection = endpoint.connect(node.address, &server_name(node.id))?.await?;
     let (send, receive) = connection.open_bi().await?;
     let meter = driver.upstream.meter(index).context("a node that is configured")?;
-    let mut events = Stream::new(send, receive, meter);
+    let (mut questions, mut events) = Stream::new(send, receive, meter).split();
     // Listening begins before what is wanted is read, so that no change is missed; one that comes twice changes
     // nothing.
     let mut interests = driver.interests.subscribe();
-    for message in driver.with(|machine, _| machine.handle_link_opened(link)) {
-        events.send(None, &message).await?;
-    }
-    // The first answer shows that the node is ready to serve.
-    let (_, first) = events.receive().await?;
-    driver.with(|machine, _| machine.handle_event(link, first))?;
-    driver.upstream.set(index, Some(connection));
-    tracing::info!(node = %node.id, "connected to a node");
-    loop {
-        tokio::select! {
-            event = events.receive() => {
-                let (_, message) = event?;
-                driver.with(|machine, _| machine.handle_event(link, message))?;
-            }
-            change = interests.recv() => {
-                events.send(None, &change.context("fell behind; connecting anew")?).await?;
-            }
+    let first = driver.with(|machine, _| machine.handle_link_opened(link));
+    // At the same time: a node that has much to say reads on when that is read.
+    let asking = async {
+        for message in first {
+            ask(&mut questions, &message).await?;
         }
+        loop {
+            let change = interests.recv().await.context("fell behind; connecting anew")?;
+            ask(&mut questions, &change).await?;
+        }
+    };
+    let hearing = async {
+        // The first answer shows that the node is ready to serve.
+        hear(driver, &mut events, link).await?;
+        driver.upstream.set(index, Some(connection));
+        tracing::info!(node = %node.id, "connected to a node");
+        loop {
+            hear(driver, &mut events, link).await?;
+        }
+    };
+    tokio::select! {
+        ended = asking => ended,
+        ended = hearing => ended,
     }
+}
+
+async fn ask(questions: &mut quinn::SendStream, message: &ClientMessage) -> Result<()> {
+    Ok(write_message(questions, None, message).await?)
+}
+
+async fn hear(driver: &Driver, events: &mut Answers, link: LinkId) -> Result<()> {
+    let (_, message) = events.receive().await?;
+    Ok(driver.with(|machine, _| machine.handle_event(link, message))?)
 }

@@ -217,6 +217,11 @@ impl Hub {
         (ended.len(), abandoned)
     }
 
+    /// Whether nodes are asked for a key already.
+    pub(crate) fn follows(&self, key: &SubscriptionKey) -> bool {
+        self.interests.contains_key(key)
+    }
+
     pub(crate) fn is_ready(&self, keys: &[SubscriptionKey]) -> bool {
         keys.iter().all(|key| self.interests.get(key).is_none_or(Interest::is_answered))
     }

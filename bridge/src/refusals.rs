@@ -7,8 +7,9 @@ pub(crate) fn no_node() -> WireError {
     WireError::passing(ErrorCode::NoNodeAvailable, Fault::Receiver, message)
 }
 
-pub(crate) fn too_many_requests(most: usize) -> WireError {
-    let error = WireError::limit(ErrorCode::LimitExceeded, "requests under way", most, most + 1);
+pub(crate) fn too_many_requests(whose: &str, most: usize) -> WireError {
+    let what = format!("requests of {whose} under way");
+    let error = WireError::limit(ErrorCode::LimitExceeded, &what, most, most + 1);
     WireError { retry: true, ..error }
 }
 

@@ -42,6 +42,13 @@ enum Place {
 }
 
 impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Address(_) => "an address",
+            Self::Network(_) => "a network",
+        }
+    }
+
     /// Where an address is, with how many requests each place may have under way.
     fn of(address: IpAddr) -> [(Self, usize); 2] {
         [(Self::Address(address), ADDRESS_MAX), (Self::Network(network(address)), NETWORK_MAX)]
@@ -66,11 +73,11 @@ impl Relays {
     /// Whether a session of that address may have one more under way.
     ///
     /// # Errors
-    /// How many there may be: its address or network has as many.
-    pub(crate) fn check(&self, address: Option<IpAddr>) -> Result<(), usize> {
+    /// Whose requests these are, and how many there may be.
+    pub(crate) fn check(&self, address: Option<IpAddr>) -> Result<(), (&'static str, usize)> {
         let full = |(place, most): &(Place, usize)| self.by_place.get(place).is_some_and(|open| open >= most);
         match address.into_iter().flat_map(Place::of).find(full) {
-            Some((_, most)) => Err(most),
+            Some((place, most)) => Err((place.name(), most)),
             None => Ok(()),
         }
     }
@@ -211,7 +218,7 @@ mod tests {
         let mut relays = Relays::default();
         let first = fill(&mut relays, [10, 0, 0, 1]);
         assert_eq!((first.len(), fill(&mut relays, [10, 0, 0, 2]).len()), (ADDRESS_MAX, ADDRESS_MAX));
-        assert_eq!(relays.check(Some([10, 0, 0, 3].into())), Err(NETWORK_MAX));
+        assert_eq!(relays.check(Some([10, 0, 0, 3].into())), Err(("a network", NETWORK_MAX)));
         assert_eq!((relays.check(Some([10, 0, 1, 1].into())), relays.check(None)), (Ok(()), Ok(())));
         for relay in first {
             relays.remove(relay);

@@ -13,6 +13,8 @@ use tokio::sync::{Notify, watch};
 /// How long a request waits for a node while none is connected.
 const NOBODY_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a node may take to let a stream be opened.
+const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of one node's messages that are being read at a time.
 const NODE_BYTES_MAX: usize = 32 << 20;
 
@@ -74,7 +76,9 @@ impl Upstream {
             Some((link.borrow().clone()?, meter.clone()))
         });
         for (connection, meter) in live.collect::<Vec<_>>() {
-            if let Ok((send, receive)) = connection.open_bi().await {
+            // One that has no stream to spare, or gives none, is passed over.
+            let opened = tokio::time::timeout(STREAM_PATIENCE, connection.open_bi()).await;
+            if let Ok(Ok((send, receive))) = opened {
                 let mut relay = Stream::new(send, receive, meter);
                 if relay.send(None, &hello).await.is_ok() && relay.send(id, message).await.is_ok() {
                     return Ok(relay);
@@ -89,19 +93,37 @@ impl Upstream {
 #[derive(Debug)]
 pub(crate) struct Stream {
     send: quinn::SendStream,
+    answers: Answers,
+}
+
+/// What a node says on a session stream.
+#[derive(Debug)]
+pub(crate) struct Answers {
     frames: FrameReader,
     meter: Meter,
 }
 
 impl Stream {
     pub(crate) fn new(send: quinn::SendStream, receive: quinn::RecvStream, meter: Meter) -> Self {
-        Self { send, frames: FrameReader::of::<ServerMessage>(receive), meter }
+        Self { send, answers: Answers { frames: FrameReader::of::<ServerMessage>(receive), meter } }
+    }
+
+    /// Both directions, for whoever has much to say in each.
+    pub(crate) fn split(self) -> (quinn::SendStream, Answers) {
+        (self.send, self.answers)
     }
 
     pub(crate) async fn send(&mut self, id: Option<u64>, message: &ClientMessage) -> Result<()> {
         Ok(write_message(&mut self.send, id, message).await?)
     }
 
+    /// As [`Answers::receive`].
+    pub(crate) async fn receive(&mut self) -> Result<(Option<u64>, ServerMessage)> {
+        self.answers.receive().await
+    }
+}
+
+impl Answers {
     /// The next message of the node but its greeting. Cancelling it loses nothing.
     pub(crate) async fn receive(&mut self) -> Result<(Option<u64>, ServerMessage)> {
         loop {

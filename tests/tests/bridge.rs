@@ -220,6 +220,48 @@ async fn a_bridge_without_descriptors_serves_those_it_has_and_loses_no_node() ->
     bridge.connected(|nodes| nodes == 4).await
 }
 
+/// Subscribes to so many scripts of 200 bytes, a message of a thousand after the other.
+async fn subscribe(socket: &mut Socket, first: usize, count: usize) -> Result<()> {
+    for message in 0..count.div_ceil(limits::KEYS_PER_MESSAGE_MAX) {
+        let from = first + message * limits::KEYS_PER_MESSAGE_MAX;
+        let keys = (from..first + count).take(limits::KEYS_PER_MESSAGE_MAX);
+        let keys: Vec<_> = keys.map(|number| json!({ "script": format!("{number:0400x}") })).collect();
+        let id = from + 2;
+        socket
+            .send(Message::text(json!({ "id": id, "type": "UTXOSubscribe", "keys": keys }).to_string()))
+            .await?;
+        let answer = timeout(PATIENCE, socket.next()).await?.context("an answer")??;
+        let answer: serde_json::Value = serde_json::from_str(answer.to_text()?)?;
+        let results = answer.get("results").and_then(|results| results.as_array()).context("results")?;
+        let refused = results.iter().find(|result| result.get("error").is_some());
+        ensure!(answer.get("id") == Some(&json!(id)) && refused.is_none(), "{refused:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_with_more_keys_than_a_node_tells_of_at_once_comes_back_to_it() -> Result<()> {
+    let mut cluster = Cluster::start(NODE, 4).await?;
+    let address = cluster.bridge.address();
+    // Of these, questions and answers are more than waits in either direction.
+    let mut sessions = Vec::new();
+    for session in 0..5 {
+        let mut socket = greeted(address).await?;
+        subscribe(&mut socket, session * 10_000, limits::KEYS_PER_SESSION_MAX).await?;
+        sessions.push(socket);
+    }
+    for node in 1..=4 {
+        cluster.kill(node)?;
+    }
+    cluster.bridge.connected(|nodes| nodes == 0).await?;
+    for node in 1..=4 {
+        cluster.start_node(node, None)?;
+    }
+    cluster.connected(4).await?;
+    let mut socket = greeted(address).await?;
+    subscribe(&mut socket, 1_000_000, 1).await.context("nodes answer what is asked after all these")
+}
+
 /// Says something on a session's connection below its frames; gives the close frame that comes back.
 async fn closed_with(address: SocketAddr, bytes: &[u8]) -> Result<Option<CloseFrame>> {
     let mut socket = greeted(address).await?;

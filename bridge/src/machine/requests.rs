@@ -12,10 +12,10 @@ use quorate_protocol::{
     FederationId,
     wire::{ClientMessage, ErrorCode, ServerMessage, SubscriptionKey, WireError, limits},
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Relayed requests of one session at a time.
-pub(super) const RELAYS_MAX: usize = 256;
+pub(super) const RELAYS_MAX: usize = 64;
 /// Wait for 2f + 1 nodes' snapshots of a new key.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Wait for f + 1 nodes' snapshots of a new key: less than a wallet waits for its answer.
@@ -88,9 +88,21 @@ impl Machine {
 
     fn subscribe(&mut self, now: Duration, session: WalletId, id: Option<u64>, mut call: Subscription) {
         let address = self.sessions.get(&session).and_then(|open| open.address);
-        // A node that knows the account needs no record of it; another one says that it does not.
-        call.accounts.retain(|_, record| self.newcomers.admit(now, address, record));
-        let (refused, questions) = self.hub.subscribe(now, session, &call);
+        let mut turned_away = BTreeSet::new();
+        call.accounts.retain(|account, record| {
+            let (key, admitted) =
+                (SubscriptionKey::Account(*account), self.newcomers.admit(now, address, record));
+            // Nodes that know the account already need no record of it.
+            if !admitted && !self.hub.follows(&key) {
+                turned_away.insert(key);
+            }
+            admitted
+        });
+        let asked = call.keys.clone();
+        call.keys.retain(|key| !turned_away.contains(key));
+        let (mut refused, questions) = self.hub.subscribe(now, session, &call);
+        refused.extend(turned_away.into_iter().map(|key| (key, too_many_accounts())));
+        call.keys = asked;
         if let Some(open) = self.sessions.get_mut(&session) {
             open.forgive(&call.keys);
         }
@@ -121,7 +133,7 @@ impl Machine {
     /// Every node is asked: no single one says what a wallet pays.
     fn ask_fees(&mut self, now: Duration, session: WalletId, id: Option<u64>) -> Result<(), WireError> {
         if self.fees.waiting(session) >= RELAYS_MAX {
-            return Err(too_many_requests(RELAYS_MAX));
+            return Err(too_many_requests("a session", RELAYS_MAX));
         }
         if self.fees.ask(now, Question { session, id }) {
             self.outputs.push_back(Output::Interest(ClientMessage::FeeRateQuery));
@@ -148,11 +160,14 @@ impl Machine {
         message: ClientMessage,
     ) -> Result<(), WireError> {
         let Some(open) = self.sessions.get_mut(&session) else { return Ok(()) };
-        if open.relays.len() >= RELAYS_MAX {
-            return Err(too_many_requests(RELAYS_MAX));
-        }
         let (address, txid) = (open.address, submitted_by(&message));
-        self.relays.check(address).map_err(too_many_requests)?;
+        // What takes the place of another one needs none of its own.
+        if txid.and_then(|txid| self.relays.coordinator(session, txid)).is_none() {
+            if open.relays.len() >= RELAYS_MAX {
+                return Err(too_many_requests("a session", RELAYS_MAX));
+            }
+            self.relays.check(address).map_err(|(whose, most)| too_many_requests(whose, most))?;
+        }
         let (relay, replaced) = self.relays.add(now, Relay { session, address, id, txid });
         open.relays.insert(relay);
         if let Some(old) = replaced {

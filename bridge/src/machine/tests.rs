@@ -318,6 +318,23 @@ fn requests_under_way_are_limited() {
 }
 
 #[test]
+fn what_is_submitted_again_needs_no_room() {
+    let (mut machine, session) = greeted();
+    let (message, _) = sole();
+    machine.handle_message(START, session, Some(1), message.clone());
+    for _ in 1..RELAYS_MAX {
+        machine.handle_message(START, session, None, ClientMessage::UTXOStateQuery { keys: vec![key()] });
+    }
+    outputs(&mut machine);
+    machine.handle_message(START, session, Some(2), message);
+    assert!(
+        matches!(&outputs(&mut machine)[..], [Output::Drop(_), Output::Open { .. }]),
+        "it goes to another node though the session has no more requests"
+    );
+    assert!(next(&mut machine, session).is_none());
+}
+
+#[test]
 fn silence_ends_a_session() {
     let (mut machine, session) = greeted();
     machine.check_alive(limits::PING_INTERVAL * 2, session);

@@ -8,7 +8,11 @@ use crate::{
         not_ready,
         peers::{Call, Peers},
     },
-    run::{input::Input, live::ask_voter, queue::Inputs},
+    run::{
+        input::Input,
+        live::ask_voter,
+        queue::{FORWARDED, Inputs},
+    },
 };
 use anyhow::{Context as _, Result, bail};
 use quorate_protocol::{
@@ -273,7 +277,7 @@ impl Epochs {
                     let voter = self.voter.clone();
                     tokio::spawn(async move {
                         let input = |reply| Input::Seal { succession, of, skip, reply };
-                        let _gone = asker.send(ask_voter(voter.as_ref(), None, input).await);
+                        let _gone = asker.send(ask_voter(voter.as_ref(), Some(FORWARDED), input).await);
                     });
                 }
             }

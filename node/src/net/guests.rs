@@ -14,12 +14,13 @@ use tokio::sync::Semaphore;
 
 /// Connections of one certificate.
 const CONNECTIONS_MAX: usize = 16;
-/// Sessions of one certificate.
+/// Sessions of one certificate, until the machine has seen their ends.
 const SESSIONS_MAX: usize = 4_096;
+/// Requests of one peer that are being read and answered.
+const REQUESTS_MAX: usize = 1_024;
 /// Bytes of what one certificate said that no machine has read yet: four times what one message may have.
 const HEARD_BYTES_MAX: usize = 64 << 20;
-/// Bytes of what waits to be sent to one certificate: one that reads, and has wallets with the largest accounts, is
-/// never near it.
+/// Bytes of what waits to be sent to one certificate: several answers about the largest accounts.
 const TOLD_BYTES_MAX: usize = 256 << 20;
 
 /// What one certificate holds of this node.
@@ -29,6 +30,7 @@ pub(crate) struct Guest {
     pub(crate) number: u64,
     connections: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
     heard: Meter,
     told: Arc<Semaphore>,
 }
@@ -40,6 +42,7 @@ impl Guest {
             number,
             connections: limit(CONNECTIONS_MAX),
             sessions: limit(SESSIONS_MAX),
+            requests: limit(REQUESTS_MAX),
             heard: Meter::new(HEARD_BYTES_MAX),
             told: limit(TOLD_BYTES_MAX),
         }
@@ -53,6 +56,11 @@ impl Guest {
     /// Room for one session more, if there is.
     pub(crate) fn session(&self) -> Option<Room> {
         self.sessions.clone().try_acquire_owned().ok()
+    }
+
+    /// Room for one request more, as soon as there is.
+    pub(crate) async fn request(&self) -> Option<Room> {
+        self.requests.clone().acquire_owned().await.ok()
     }
 
     /// Room for a frame that is to be sent, if there is.

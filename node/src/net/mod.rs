@@ -1,6 +1,7 @@
 //! QUIC between nodes, and from bridges and wallets to a node.
 
 pub(crate) mod guests;
+pub(crate) mod handshakes;
 pub(crate) mod membership;
 pub(crate) mod outgoing;
 pub(crate) mod peers;

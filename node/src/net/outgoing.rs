@@ -75,9 +75,18 @@ impl WeakOutgoing {
     }
 }
 
+/// A session's place among those of its certificate, until the machine has seen its end.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(super) _room: Room,
+    /// Who comes back is the same guest as long as something of it waits.
+    pub(super) _guest: Arc<Guest>,
+}
+
 /// A message's place in line, and the room that it takes, until the machine has taken it.
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(super) _place: OwnedSemaphorePermit,
     pub(super) _room: Room,
+    pub(super) _guest: Arc<Guest>,
 }

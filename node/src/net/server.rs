@@ -2,6 +2,7 @@
 
 use super::{
     guests::{Guest, Guests},
+    handshakes::{Arrival, Handshakes},
     membership::{Membership, Role, tls_key},
     not_ready,
     peers::certificate_of,
@@ -28,13 +29,10 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::timeout,
 };
 
-/// Connections that are being made at a time, and from how many on whoever comes has to show that it is at its address.
-const HANDSHAKES_MAX: usize = 256;
-const HANDSHAKES_MANY: usize = 64;
 /// For a connection to be made.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 /// Time between two looks at whether the certificate of a connection still holds.
@@ -73,17 +71,21 @@ impl Service {
 }
 
 pub(crate) async fn accept(endpoint: quinn::Endpoint, service: Arc<Service>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let handshakes = Arc::new(Handshakes::default());
     while let Some(incoming) = endpoint.accept().await {
-        let Ok(handshake) = handshakes.clone().try_acquire_owned() else {
-            incoming.refuse();
-            continue;
+        let from = incoming.remote_address().ip().to_canonical();
+        let handshake = match handshakes.arrive(from, incoming.may_retry()) {
+            Arrival::Welcome(handshake) => handshake,
+            Arrival::Retry => {
+                // It can be asked to.
+                let _comes_again = incoming.retry();
+                continue;
+            }
+            Arrival::Refused => {
+                incoming.refuse();
+                continue;
+            }
         };
-        if handshakes.available_permits() < HANDSHAKES_MAX - HANDSHAKES_MANY && incoming.may_retry() {
-            // It may not be one that can be asked to.
-            let _comes_again = incoming.retry();
-            continue;
-        }
         let service = service.clone();
         tokio::spawn(async move {
             let served = async {
@@ -149,6 +151,7 @@ async fn serve_peer(
     receive: quinn::RecvStream,
     service: &Service,
 ) -> Result<()> {
+    let _request = guest.request().await;
     let mut frames = FrameReader::of::<PeerRequest>(receive);
     // Its room is kept until it is answered.
     let Some((json, _room)) = guest.heard().next(&mut frames).await? else { return Ok(()) };

@@ -3,7 +3,7 @@
 use super::{
     guests::Guest,
     not_ready,
-    outgoing::{Frame, Outgoing, Turn, WeakOutgoing},
+    outgoing::{Frame, Outgoing, Seat, Turn, WeakOutgoing},
 };
 use crate::run::{
     input::Input,
@@ -33,7 +33,7 @@ pub(super) async fn serve_session(
     inputs: Option<Inputs>,
 ) -> Result<()> {
     let refusal = |error| ServerMessage::Error { error };
-    let Some(_room) = guest.session() else {
+    let Some(room) = guest.session() else {
         let message = "too many sessions with this certificate; end some, or try again";
         let error = WireError::passing(ErrorCode::LimitExceeded, Fault::Sender, message);
         write_message(&mut send, None, &refusal(error)).await?;
@@ -48,12 +48,13 @@ pub(super) async fn serve_session(
     let (frames, waiting) = Outgoing::new(guest.clone());
     // The dispatcher's decides how long the session lives; this one only answers frames that cannot be read.
     let local = frames.weak();
+    let seat = Seat { _room: room, _guest: guest.clone() };
     inputs.said(by, Input::Opened { session, frames })?;
     let ended = tokio::select! {
         ended = read(receive, session, guest, &inputs, &local) => ended,
         () = write(send, waiting) => Ok(()),
     };
-    inputs.said(by, Input::Closed { session })?;
+    inputs.said(by, Input::Closed { session, seat: Some(seat) })?;
     ended
 }
 
@@ -75,7 +76,7 @@ async fn write(mut send: quinn::SendStream, mut outgoing: mpsc::Receiver<Frame>)
 async fn read(
     receive: quinn::RecvStream,
     session: SessionId,
-    guest: &Guest,
+    guest: &Arc<Guest>,
     inputs: &Inputs,
     local: &WeakOutgoing,
 ) -> Result<()> {
@@ -84,10 +85,12 @@ async fn read(
     let places = Arc::new(Semaphore::new(SESSION_INPUTS_MAX));
     loop {
         local.has_read().await;
+        let place = places.clone().acquire_owned().await?;
         let Some((json, room)) = guest.heard().next(&mut frames).await? else { return Ok(()) };
         match decode(&json) {
             Ok(envelope) => {
-                let turn = Turn { _place: places.clone().acquire_owned().await?, _room: room };
+                drop(json);
+                let turn = Turn { _place: place, _room: room, _guest: guest.clone() };
                 let (id, message) = (envelope.id, envelope.body);
                 inputs.said(by, Input::Client { session, id, message, turn })?;
             }

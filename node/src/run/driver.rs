@@ -132,8 +132,9 @@ impl Driver {
             Input::Opened { session, frames } => {
                 self.works.push(Work::Opened(session, frames));
             }
-            Input::Closed { session } => {
+            Input::Closed { session, seat } => {
                 machine.handle_session_closed(session);
+                drop(seat);
                 self.works.push(Work::Closed(session));
             }
             Input::Blocks(blocks) => {

@@ -1,7 +1,7 @@
 //! What happens to a node's machine, as the tasks around it hand it in.
 
 use crate::{
-    net::outgoing::{Outgoing, Turn},
+    net::outgoing::{Outgoing, Seat, Turn},
     store::Commits,
 };
 use bitcoin::{Block, BlockHash, OutPoint, Txid, block::Header};
@@ -61,6 +61,8 @@ pub(crate) enum Input {
     },
     Closed {
         session: SessionId,
+        /// Given back when the machine has taken it.
+        seat: Option<Seat>,
     },
     /// Blocks of the backend's chain, each on the one before.
     Blocks(Vec<Block>),

@@ -14,6 +14,10 @@ const INSIDE_MAX: usize = 4_096;
 /// Inputs of this node's own tasks after which it is another's turn, if one waits.
 const INSIDE_TOGETHER_MAX: u32 = 64;
 
+/// The requests about the next epoch, which peers had answered by another part of the node first. They take turns
+/// together.
+pub(crate) const FORWARDED: Speaker = Speaker { guest: u64::MAX, session: 0 };
+
 /// Who says something to this node, and in which session; a peer's requests are one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Speaker {
@@ -85,7 +89,8 @@ impl Inputs {
         self.push(|lines| lines.inside.push_back((input, Some(room))))
     }
 
-    /// Hands in what the machine has put out for itself: it takes no more in while much of what it put out waits.
+    /// Hands in what the machine has put out for itself, which is some for each input that it took.
+    /// Whoever calls this must not wait: the machine may be waiting for it.
     pub(crate) fn own(&self, input: Input) -> Result<(), Ended> {
         self.push(|lines| lines.inside.push_back((input, None)))
     }
@@ -132,11 +137,17 @@ impl Waiting {
             if let Some(input) = self.take() {
                 return Some(input);
             }
-            if self.shared.lines().nobody {
+            if self.is_over() {
                 return None;
             }
             self.shared.pushed.notified().await;
         }
+    }
+
+    /// Nothing waits, and nothing will.
+    fn is_over(&self) -> bool {
+        let lines = self.shared.lines();
+        lines.nobody && lines.inside.is_empty() && lines.guests.is_empty()
     }
 
     fn take(&mut self) -> Option<Input> {
@@ -222,11 +233,11 @@ mod tests {
     use quorate_rules::SessionId;
 
     fn closed(session: u64) -> Input {
-        Input::Closed { session: SessionId(session) }
+        Input::Closed { session: SessionId(session), seat: None }
     }
 
     fn number(input: Option<Input>) -> Option<u64> {
-        if let Some(Input::Closed { session }) = input { Some(session.0) } else { None }
+        if let Some(Input::Closed { session, .. }) = input { Some(session.0) } else { None }
     }
 
     #[tokio::test]

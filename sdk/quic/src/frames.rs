@@ -10,7 +10,7 @@ use std::{
 /// Bytes read from a stream at once.
 const READ_BYTES: usize = 64 * 1024;
 /// Bytes read at once while it is not known how long a frame is: most frames are shorter.
-const FIRST_READ_BYTES: usize = 4 * 1024;
+const FIRST_READ_BYTES: usize = 16 * 1024;
 
 /// Why no frame could be read.
 #[derive(Debug, thiserror::Error)]
@@ -46,16 +46,24 @@ impl FrameReader {
     /// # Errors
     /// The connection is lost, or what comes is no frame.
     pub async fn begin(&mut self) -> Result<Option<usize>, FrameError> {
+        self.buffer.forget();
         loop {
             if let Some(length) = self.buffer.next_length()? {
                 return Ok(Some(length));
             }
-            self.buffer.forget();
             match self.stream.read_chunk(FIRST_READ_BYTES, true).await? {
                 Some(chunk) => self.buffer.extend(&chunk.bytes),
                 None => return Ok(self.buffer.finish().map(|()| None)?),
             }
         }
+    }
+
+    /// The JSON of the next frame, if all of it has been read already.
+    ///
+    /// # Errors
+    /// What came is no frame.
+    pub fn at_hand(&mut self) -> Result<Option<Vec<u8>>, FrameError> {
+        Ok(self.buffer.next_frame()?.map(<[u8]>::to_vec))
     }
 
     /// Takes the stream's end with the last message that is wanted of it, if it has come: who drops a stream before its

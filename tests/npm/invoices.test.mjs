@@ -87,6 +87,45 @@ test("prices become satoshis without floating point, rounded up", () => {
   }
 });
 
+test("what is spent before it was looked at has arrived all the same, and only what changed is looked at", { timeout: 30_000 }, async () => {
+  const [listeners, notes, asked] = [new Map(), new Map(), []];
+  let [open, all] = [[], []];
+  const wallet = {
+    on: (type, listener) => (listeners.set(type, [...(listeners.get(type) ?? []), listener]), () => undefined),
+    notes: async () => notes,
+    setNote: async (name, text) => void (text === undefined ? notes.delete(name) : notes.set(name, text)),
+    synced: async () => undefined,
+    reserve: async ({ order }) => `bcrt1p${order}`,
+    tip: async () => ({ height: 7 }),
+    history: async () => [],
+    coins: async () => open,
+    coinsAt: async (address) => (asked.push(address), all.filter((one) => one.address === address)),
+  };
+  const say = (type, event = {}) => listeners.get(type)?.forEach((listener) => listener({ type, ...event }));
+  const invoices = await Invoices.open(wallet);
+  for (const order of ["one", "two", "three"]) await invoices.create({ order, amount: 1_000n, seconds: 60 });
+  await invoices.list();
+
+  // One arrives and stays: nobody asks about the others.
+  const first = invoices.settled("one");
+  assert.equal((await invoices.get("one")).state, "waiting");
+  asked.length = 0;
+  open = all = [coin(1, 1_000, { address: "bcrt1pone" })];
+  say("received", { txid: txid(1) });
+  assert.equal((await first).state, "paid");
+  await invoices.list();
+  assert.deepEqual([...new Set(asked)], ["bcrt1pone"]);
+
+  // One is spent at once: it never is among what is unspent.
+  const second = invoices.settled("two");
+  assert.equal((await invoices.get("two")).state, "waiting");
+  all = [...all, coin(2, 1_000, { address: "bcrt1ptwo", spentBy: txid(9) })];
+  say("received", { txid: txid(2) });
+  assert.equal((await second).state, "paid");
+  assert.equal((await invoices.get("three")).state, "waiting");
+  invoices.close();
+});
+
 test("a shop's day: every kind of payment, a restart, and books that agree", { timeout: 180_000 }, async () => {
   const connection = { bridge: devnet.bridge, federation: devnet.federation };
   const payer = await Wallet.create({ ...connection, storage: "memory", name: "payer" });

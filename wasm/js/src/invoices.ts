@@ -122,6 +122,8 @@ export class Invoices implements Disposable {
   /** All of them are to be looked at, or those of which something is in no block. */
   #all = true;
   #unmined = false;
+  /** What has arrived since the last pass, by txid. */
+  #arrived = new Set<string>();
   /** Those that could not be looked at. */
   #missed = new Set<string>();
   /** What was at their addresses in the last pass and unspent. */
@@ -162,7 +164,13 @@ export class Invoices implements Disposable {
       const kept = readKept(text);
       if (kept !== undefined) this.#remember(kept);
     }
-    for (const type of ["received", "balance", "tip"] as const) this.#stops.push(wallet.on(type, () => void this.#look()));
+    for (const type of ["balance", "tip"] as const) this.#stops.push(wallet.on(type, () => void this.#look()));
+    this.#stops.push(
+      wallet.on("received", ({ txid }) => {
+        this.#arrived.add(txid);
+        void this.#look();
+      }),
+    );
     this.#stops.push(
       wallet.on("confirmed", () => {
         this.#unmined = true;
@@ -490,7 +498,10 @@ export class Invoices implements Disposable {
     const unmined = this.#unmined || grown;
     [this.#height, this.#unmined] = [height, false];
     const held = new Map<string, string>();
+    const arrived = this.#arrived;
+    this.#arrived = new Set();
     for (const { address, outpoint, finality, block, conflicted } of await this.#wallet.coins()) {
+      arrived.delete(outpoint.slice(0, 64));
       if (this.#byAddress.has(address)) held.set(address, `${held.get(address) ?? ""} ${outpoint}${finality}${block?.height}${conflicted !== undefined}`);
     }
     const now = Date.now();
@@ -505,7 +516,8 @@ export class Invoices implements Disposable {
     this.#missed = new Set();
     for (const [address, order] of this.#byAddress) {
       const last = this.#last.get(order);
-      if (held.get(address) !== this.#held.get(address) || last === undefined || mayMove(last)) changed.add(order);
+      // What arrived and is spent already is at no address that can be told here.
+      if (arrived.size > 0 || held.get(address) !== this.#held.get(address) || last === undefined || mayMove(last)) changed.add(order);
     }
     this.#held = held;
     return changed;

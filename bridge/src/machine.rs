@@ -246,7 +246,7 @@ impl Machine {
         self.fail_relay(relay, no_node());
     }
 
-    /// A relay's stream is gone.
+    /// A relay's stream is gone, or silent for too long.
     pub fn handle_relay_lost(&mut self, relay: RelayId) {
         let submission = self.relays.get(relay).is_some_and(|open| open.txid.is_some());
         self.fail_relay(relay, if submission { coordinator_lost() } else { no_node() });
@@ -328,7 +328,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Fires expired deadlines of subscriptions and queries; calling early or twice is harmless.
+    /// Fires expired deadlines of subscriptions and requests; calling early or twice is harmless.
     pub fn handle_timeout(&mut self, now: Duration) {
         for one in self.waiting.iter().filter(|one| now >= one.less_from) {
             self.hub.settle_for_less(&one.call.keys);
@@ -356,7 +356,7 @@ impl Machine {
             self.lose_interest(abandoned);
         }
         for relay in self.relays.expired(now) {
-            self.fail_relay(relay, no_node());
+            self.handle_relay_lost(relay);
         }
         self.answer_fees(Some(now));
         self.deliver();

@@ -11,6 +11,9 @@ use std::{
 
 /// Wait for a node's answer to a relayed query, and for each further page of it.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Wait for the next word of the node that coordinates a submission. A payment that others have to leave coins for may
+/// take minutes, and its wallet hears of each step.
+const SUBMISSION_TIMEOUT: Duration = Duration::from_secs(600);
 /// Added for finding a node that has a stream to spare.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -33,6 +36,8 @@ pub(crate) struct Relay {
 /// Requests of all sessions of one address at a time, and of one network. A node answers 1,024 at a time of a bridge.
 const ADDRESS_MAX: usize = 256;
 const NETWORK_MAX: usize = 512;
+/// Requests of all sessions at a time.
+const ALL_MAX: usize = 16_384;
 
 /// Whose requests are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,7 +66,7 @@ pub(crate) struct Relays {
     open: BTreeMap<RelayId, Relay>,
     /// Where the wallet's part of a signing session goes.
     coordinators: HashMap<(WalletId, Txid), RelayId>,
-    /// When a query has to have its next answer.
+    /// When each has to have its next answer.
     deadlines: BTreeSet<(Duration, RelayId)>,
     due: HashMap<RelayId, Duration>,
     /// How many are under way for each address and network.
@@ -76,6 +81,9 @@ impl Relays {
     /// Whose requests these are, and how many there may be.
     pub(crate) fn check(&self, address: Option<IpAddr>) -> Result<(), (&'static str, usize)> {
         let full = |(place, most): &(Place, usize)| self.by_place.get(place).is_some_and(|open| open >= most);
+        if self.open.len() >= ALL_MAX {
+            return Err(("this bridge", ALL_MAX));
+        }
         match address.into_iter().flat_map(Place::of).find(full) {
             Some((place, most)) => Err((place.name(), most)),
             None => Ok(()),
@@ -99,14 +107,15 @@ impl Relays {
         let number = RelayId(self.last);
         let mut replaced = None;
         match relay.txid {
-            Some(txid) => replaced = self.coordinators.insert((relay.session, txid), number),
+            Some(txid) => {
+                replaced = self.coordinators.insert((relay.session, txid), number);
+                self.expect_by(number, now + OPEN_TIMEOUT + SUBMISSION_TIMEOUT);
+            }
             None => self.expect_by(number, now + OPEN_TIMEOUT + QUERY_TIMEOUT),
         }
         self.count(relay.address, |open| open + 1);
         self.open.insert(number, relay);
-        if let Some(old) = replaced.and_then(|old| self.open.remove(&old)) {
-            self.count(old.address, |open| open.saturating_sub(1));
-        }
+        let replaced = replaced.filter(|old| self.remove(*old).is_some());
         (number, replaced)
     }
 
@@ -134,10 +143,11 @@ impl Relays {
         Some(ended)
     }
 
-    /// A query has had a part of its answer, and the next is due.
+    /// One has had a part of its answer, and the next is due.
     pub(crate) fn heard(&mut self, now: Duration, relay: RelayId) {
-        if self.open.get(&relay).is_some_and(|open| open.txid.is_none()) {
-            self.expect_by(relay, now + QUERY_TIMEOUT);
+        if let Some(open) = self.open.get(&relay) {
+            let patience = if open.txid.is_some() { SUBMISSION_TIMEOUT } else { QUERY_TIMEOUT };
+            self.expect_by(relay, now + patience);
         }
     }
 
@@ -148,7 +158,7 @@ impl Relays {
         self.deadlines.insert((at, relay));
     }
 
-    /// Queries whose time is over.
+    /// Those whose time is over.
     pub(crate) fn expired(&mut self, now: Duration) -> Vec<RelayId> {
         let mut expired = Vec::new();
         while let Some((at, relay)) = self.deadlines.first().copied().filter(|(at, _)| now >= *at) {
@@ -236,5 +246,33 @@ mod tests {
             relays.add(Duration::ZERO, Relay { session: WalletId(1), address, id: None, txid });
         }
         assert_eq!(relays.len(), 1);
+    }
+
+    #[test]
+    fn all_sessions_have_so_many_in_all() {
+        let mut relays = Relays::default();
+        let mut addresses = (0..).map(|number: u16| {
+            let [high, low] = number.to_be_bytes();
+            [10, high, low, 1]
+        });
+        let opened: usize = addresses.by_ref().take(64).map(|address| fill(&mut relays, address).len()).sum();
+        assert_eq!(opened, ALL_MAX);
+        let next = addresses.next().map(Into::into);
+        assert_eq!(relays.check(next), Err(("this bridge", ALL_MAX)));
+    }
+
+    #[test]
+    fn a_submission_ends_when_its_node_is_silent_for_long() {
+        let (mut relays, at) = (Relays::default(), Duration::from_secs);
+        let relay = |txid| Relay { session: WalletId(1), address: None, id: None, txid };
+        let (query, _) = relays.add(at(0), relay(None));
+        let (submission, _) = relays.add(at(0), relay(Some(bitcoin::hashes::Hash::all_zeros())));
+        assert_eq!(relays.expired(at(13)), [query]);
+        relays.heard(at(300), submission);
+        assert!(relays.expired(at(899)).is_empty());
+        assert_eq!(relays.expired(at(900)), [submission]);
+        relays.remove(query);
+        relays.remove(submission);
+        assert_eq!((relays.len(), relays.due.len(), relays.coordinators.len()), (0, 0, 0));
     }
 }

@@ -22,7 +22,7 @@ use std::{
 };
 
 /// The wallet's session at every node.
-pub(crate) const WALLET: SessionId = SessionId(9);
+pub(crate) const WALLET: SessionId = SessionId { certificate: 9, number: 9 };
 
 /// What alters answers on their way.
 type Alter = Box<dyn FnMut(NodeId, PeerReply) -> PeerReply>;
@@ -297,7 +297,7 @@ impl Cluster {
                 }
             }
             Output::Reply { to: ReplyTo::Peer(number), reply } => self.answer(number, reply),
-            Output::LookUp { ticket, outpoints } => {
+            Output::LookUp { ticket, outpoints, .. } => {
                 let found = outpoints.into_iter();
                 let found = found.filter_map(|one| Some((one, self.coins.get(&one)?.clone()))).collect();
                 let node = self.nodes.get_mut(&id).expect("a node");

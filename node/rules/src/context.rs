@@ -4,14 +4,15 @@
 //! of one is an [`Effect`], which the machine carries out before it takes the next input.
 
 use crate::{
-    Bug, Output, SessionId, Settings, Tag,
+    Bug, Output, SessionId, Settings, Source, Tag,
     accounts::Accounts,
-    archive::Archived,
+    archive::{Archived, Recall},
     bugs::Sabotage,
     cancellations::Cancellations,
     checks::{Checked, Checks},
     effects::{Effect, Reason},
     ledger::Ledger,
+    shares::Newcomers,
     standing::Log,
     stored::Stored,
     subscriptions::{Subscriptions, Target},
@@ -59,6 +60,7 @@ pub(crate) struct Context {
     pub(crate) watch: Watch,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) cancellations: Cancellations,
+    pub(crate) newcomers: Newcomers,
     /// What the backend says of fees.
     pub(crate) fees: FeeEstimates,
     /// How the backend took final transactions that are in no block yet: what it says against each, if anything.
@@ -123,6 +125,7 @@ impl Context {
             watch: Watch::restore(std::mem::take(&mut stored.evidence), epoch),
             subscriptions: Subscriptions::default(),
             cancellations: Cancellations::default(),
+            newcomers: Newcomers::default(),
             fees: FeeEstimates::default(),
             broadcasts: BTreeMap::new(),
             over: false,
@@ -188,6 +191,7 @@ impl Context {
         let height = self.ledger.tip().height;
         if height >= self.swept_at + SWEEP_BLOCKS {
             self.swept_at = height;
+            self.newcomers.sweep(self.now);
             let subscriptions = &self.subscriptions;
             self.ledger.sweep_scripts(subscriptions.scripts(), |account| {
                 subscriptions.is_heard(&Target::Account(*account))
@@ -202,6 +206,12 @@ impl Context {
         if !to.is_empty() {
             self.outputs.push_back(Output::Ask { to, tag, request: Box::new(request.clone()) });
         }
+    }
+
+    /// Asks the archive, which answers when it has written what came before the question.
+    pub(crate) fn recall(&mut self, ticket: u64, source: Source, wanted: Vec<Recall>) {
+        self.outputs.extend(self.ledger.take_index().map(Output::Index));
+        self.outputs.push_back(Output::Recall { ticket, source, wanted });
     }
 
     /// Sends to a wallet or bridge.

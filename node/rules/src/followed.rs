@@ -1,11 +1,11 @@
 //! Accounts whose scripts are indexed, for who follows them with one key.
 
-use crate::{context::Context, ledger::Coin, subscriptions::Target};
+use crate::{Party, context::Context, ledger::Coin, subscriptions::Target};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     AccountId,
     account::{AccountRecord, JointAccount},
-    wire::SubscriptionKey,
+    wire::{ErrorCode, Fault, SubscriptionKey, WireError},
 };
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ impl Context {
     /// them has its scripts indexed from now on. One that is not good changes nothing.
     pub(crate) fn take_accounts(
         &mut self,
+        party: Party,
         keys: &[SubscriptionKey],
         accounts: BTreeMap<AccountId, AccountRecord>,
     ) {
@@ -22,11 +23,23 @@ impl Context {
             let is_news = named && self.ledger.account_since(&id).is_none();
             if is_news
                 && record.check(&self.federation).is_ok()
+                && self.admit_account(party, &id).is_ok()
                 && let Ok(account) = JointAccount::new(&self.federation, record)
             {
                 self.index_account(&account);
             }
         }
+    }
+
+    /// Whether a party may have this node follow an account: while there is much room, and then each so many.
+    pub(crate) fn admit_account(&mut self, party: Party, id: &AccountId) -> Result<(), WireError> {
+        let free = self.ledger.account_since(id).is_some() || !self.ledger.is_filling();
+        if free || self.newcomers.admit(self.now, party) {
+            return Ok(());
+        }
+        let message =
+            "too many new accounts came to this node from where this one does; try again later, or elsewhere";
+        Err(WireError::passing(ErrorCode::LimitExceeded, Fault::Receiver, message))
     }
 
     /// Derives more scripts of accounts that have used those they had.

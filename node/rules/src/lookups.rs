@@ -4,22 +4,25 @@
 //! has to know what the archive has emits [`Output::Recall`](crate::Output::Recall), one that needs what takes long to
 //! find out emits [`Output::Check`](crate::Output::Check), and its input waits here.
 
-use crate::{ReplyTo, SessionId, Source, archive::Archived};
+use crate::{Party, ReplyTo, SessionId, Source, archive::Archived, shares::Counts};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     NodeId,
     finality::FinalityProof,
-    wire::{BlockRef, ClientMessage, ErrorCode, Fault, SubscriptionKey, VotingRequest, WireError},
+    wire::{BlockRef, ClientMessage, ErrorCode, Fault, SubscriptionKey, VotingRequest, WireError, limits},
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Inputs of one peer or session that may wait at a time. What nobody waits for any more counts until the chain has
 /// answered: a backend that hangs must not fill the memory, and nobody's questions push out another's.
 pub(crate) const PARKED_PER_SOURCE_MAX: usize = 512;
-/// Inputs of all sessions together.
-const PARKED_CLIENTS_MAX: usize = 16_384;
+/// Inputs of all sessions with one certificate.
+const PARKED_PER_CERTIFICATE_MAX: usize = 4_096;
 /// Subscriptions of one session whose history the archive has not told of yet.
 const HISTORIES_PER_SESSION_MAX: usize = 4_096;
+/// Keys in all such subscriptions with one certificate, and one for each subscription: a bridge comes back with its
+/// wallets' while its last session is not yet seen to have ended.
+const HISTORY_KEYS_PER_CERTIFICATE_MAX: usize = 2 * limits::KEYS_PER_BRIDGE_MAX;
 
 /// An input that waits.
 #[derive(Debug)]
@@ -117,25 +120,38 @@ pub(crate) struct History {
     pub(crate) since: u32,
 }
 
+impl History {
+    /// What it counts for.
+    fn weight(&self) -> usize {
+        self.keys.len() + 1
+    }
+}
+
 /// All that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Lookups {
     next: u64,
     parked: BTreeMap<u64, Waiting>,
-    counts: HashMap<Source, usize>,
-    clients: usize,
+    by_source: Counts<Source>,
+    by_party: Counts<Party>,
     histories: BTreeMap<u64, History>,
-    histories_of: HashMap<SessionId, usize>,
+    histories_of: Counts<SessionId>,
+    /// By certificate.
+    history_keys: Counts<u64>,
 }
 
 impl Lookups {
     /// A session waits for the history of what it has subscribed to; given back if it waits for too many.
     pub(crate) fn add_history(&mut self, history: History) -> Result<u64, Box<History>> {
-        let mine = self.histories_of.entry(history.session).or_default();
-        if *mine >= HISTORIES_PER_SESSION_MAX {
+        let SessionId { certificate, .. } = history.session;
+        let keys = self.history_keys.of(&certificate) + history.weight();
+        if self.histories_of.of(&history.session) >= HISTORIES_PER_SESSION_MAX
+            || keys > HISTORY_KEYS_PER_CERTIFICATE_MAX
+        {
             return Err(Box::new(history));
         }
-        *mine += 1;
+        self.histories_of.add(history.session, 1);
+        self.history_keys.add(certificate, history.weight());
         self.next += 1;
         self.histories.insert(self.next, history);
         Ok(self.next)
@@ -144,12 +160,8 @@ impl Lookups {
     /// What a ticket is for.
     pub(crate) fn take_history(&mut self, ticket: u64) -> Option<History> {
         let history = self.histories.remove(&ticket)?;
-        if let Some(count) = self.histories_of.get_mut(&history.session) {
-            *count -= 1;
-            if *count == 0 {
-                self.histories_of.remove(&history.session);
-            }
-        }
+        self.histories_of.take(history.session, 1);
+        self.history_keys.take(history.session.certificate, history.weight());
         Some(history)
     }
 
@@ -161,13 +173,13 @@ impl Lookups {
         archived: Archived,
     ) -> Result<u64, Box<Parked>> {
         let source = input.source();
-        let client = matches!(source, Source::Session(_));
-        let mine = self.counts.get(&source).copied().unwrap_or(0);
-        if mine >= PARKED_PER_SOURCE_MAX || (client && self.clients >= PARKED_CLIENTS_MAX) {
+        if self.by_source.of(&source) >= PARKED_PER_SOURCE_MAX
+            || self.by_party.of(&source.party()) >= PARKED_PER_CERTIFICATE_MAX
+        {
             return Err(Box::new(input));
         }
-        self.counts.insert(source, mine + 1);
-        self.clients += usize::from(client);
+        self.by_source.add(source, 1);
+        self.by_party.add(source.party(), 1);
         self.next += 1;
         self.parked.insert(self.next, Waiting { tip, source, input: Some(input), archived });
         Ok(self.next)
@@ -177,20 +189,15 @@ impl Lookups {
     /// nothing.
     pub(crate) fn take(&mut self, ticket: u64) -> Option<(BlockRef, Parked, Archived)> {
         let Waiting { tip, source, input, archived } = self.parked.remove(&ticket)?;
-        self.clients -= usize::from(matches!(source, Source::Session(_)));
-        if let Some(count) = self.counts.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&source);
-            }
-        }
+        self.by_source.take(source, 1);
+        self.by_party.take(source.party(), 1);
         Some((tip, input?, archived))
     }
 
     /// A session ends subscriptions: those among what waits are not begun any more.
     pub(crate) fn remove_keys(&mut self, session: SessionId, ended: &[SubscriptionKey]) {
         let source = Source::Session(session);
-        if !self.counts.contains_key(&source) {
+        if self.by_source.of(&source) == 0 {
             return;
         }
         let ended: HashSet<&SubscriptionKey> = ended.iter().collect();
@@ -206,14 +213,17 @@ impl Lookups {
     /// Nobody waits for the answers of a session that is gone.
     pub(crate) fn remove_session(&mut self, session: SessionId) {
         let gone = Source::Session(session);
-        if self.counts.contains_key(&gone) {
+        if self.by_source.of(&gone) > 0 {
             self.parked
                 .values_mut()
                 .filter(|waiting| waiting.source == gone)
                 .for_each(|waiting| waiting.input = None);
         }
-        if self.histories_of.remove(&session).is_some() {
-            self.histories.retain(|_, history| history.session != session);
+        if self.histories_of.of(&session) > 0 {
+            for (_, history) in self.histories.extract_if(.., |_, history| history.session == session) {
+                self.histories_of.take(session, 1);
+                self.history_keys.take(session.certificate, history.weight());
+            }
         }
     }
 }
@@ -227,8 +237,17 @@ mod tests {
         BlockRef { height: 3, hash: BlockHash::all_zeros() }
     }
 
-    fn client(session: u64) -> Parked {
-        Parked::Client { session: SessionId(session), id: None, message: ClientMessage::Ping }
+    /// Of the first certificate.
+    fn session(number: u64) -> SessionId {
+        SessionId { certificate: 1, number }
+    }
+
+    fn client_of(session: SessionId) -> Parked {
+        Parked::Client { session, id: None, message: ClientMessage::Ping }
+    }
+
+    fn client(number: u64) -> Parked {
+        client_of(session(number))
     }
 
     #[test]
@@ -245,7 +264,7 @@ mod tests {
         let mut lookups = Lookups::default();
         let gone = lookups.park(tip(), client(1), Archived::default()).expect("room");
         let stays = lookups.park(tip(), client(2), Archived::default()).expect("room");
-        lookups.remove_session(SessionId(1));
+        lookups.remove_session(session(1));
         assert!(lookups.take(gone).is_none());
         assert!(lookups.take(stays).is_some());
     }
@@ -254,13 +273,13 @@ mod tests {
     fn a_subscription_that_was_ended_before_it_began_does_not_begin() {
         let mut lookups = Lookups::default();
         let key = |vout| SubscriptionKey::Outpoint(OutPoint { vout, ..OutPoint::null() });
-        let subscribe = |session: u64| {
+        let subscribe = |number: u64| {
             let message = ClientMessage::subscribe((0..3).map(key).collect());
-            Parked::Client { session: SessionId(session), id: None, message }
+            Parked::Client { session: session(number), id: None, message }
         };
         let tickets =
-            [1, 2].map(|session| lookups.park(tip(), subscribe(session), Archived::default()).expect("room"));
-        lookups.remove_keys(SessionId(1), &[key(0), key(2)]);
+            [1, 2].map(|number| lookups.park(tip(), subscribe(number), Archived::default()).expect("room"));
+        lookups.remove_keys(session(1), &[key(0), key(2)]);
         let left = tickets.map(|ticket| match lookups.take(ticket) {
             Some((_, Parked::Client { message: ClientMessage::UTXOSubscribe { keys, .. }, .. }, _)) => keys,
             other => panic!("{other:?}"),
@@ -284,17 +303,39 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_counts_until_the_chain_has_answered() {
+    fn a_certificate_has_its_share_through_however_many_sessions() {
         let mut lookups = Lookups::default();
-        let sessions = PARKED_CLIENTS_MAX / PARKED_PER_SOURCE_MAX;
-        for session in 0..u64::try_from(sessions).expect("small") {
-            for _ in 0..PARKED_PER_SOURCE_MAX {
-                lookups.park(tip(), client(session), Archived::default()).expect("room");
-            }
-            lookups.remove_session(SessionId(session));
+        for number in 0..u64::try_from(PARKED_PER_CERTIFICATE_MAX).expect("small") {
+            lookups.park(tip(), client(number / 100), Archived::default()).expect("room");
+            // What nobody waits for counts until the chain has answered.
+            lookups.remove_session(session(number / 100));
         }
         assert!(lookups.park(tip(), client(99_999), Archived::default()).is_err());
+        let other = client_of(SessionId { certificate: 2, number: 100_000 });
+        assert!(lookups.park(tip(), other, Archived::default()).is_ok(), "another certificate's");
         assert!(lookups.take(1).is_none(), "nobody waits for it");
         assert!(lookups.park(tip(), client(99_999), Archived::default()).is_ok());
+    }
+
+    #[test]
+    fn a_certificate_waits_for_the_history_of_so_many_keys() {
+        let mut lookups = Lookups::default();
+        let history = |number, certificate| History {
+            session: SessionId { certificate, number },
+            id: None,
+            keys: vec![SubscriptionKey::Tip; 9_999],
+            refused: HashMap::new(),
+            since: 0,
+        };
+        for number in 0..200 {
+            lookups.add_history(history(number, 1)).expect("room");
+        }
+        assert!(lookups.add_history(history(1_000, 1)).is_err(), "one too many");
+        lookups.add_history(history(1_001, 2)).expect("another certificate's");
+        lookups.remove_session(session(7));
+        lookups.add_history(history(1_000, 1)).expect("one has gone");
+        assert!(lookups.add_history(history(1_000, 1)).is_err());
+        assert!(lookups.take_history(1).is_some());
+        lookups.add_history(history(1_000, 1)).expect("one was told");
     }
 }

@@ -3,7 +3,7 @@
 //! What answers which message is in `router`.
 
 use crate::{
-    ChainCoin, Checked, EvidenceFile, Hold, Kept, Output, SessionId, Settings, Sizes, Status,
+    ChainCoin, Checked, EvidenceFile, Hold, Kept, Output, SessionId, Settings, Sizes, Source, Status,
     announcements::Announcements,
     archive::Archived,
     context::{Context, Identity},
@@ -205,9 +205,7 @@ impl Machine {
         let Ok(ticket) = self.lookups.park(self.cx.ledger.tip(), waits, Archived::default()) else {
             return self.cx.ledger.forget_prepared();
         };
-        // The archive answers when it has written what came before the question.
-        self.cx.outputs.extend(self.cx.ledger.take_index().map(Output::Index));
-        self.cx.outputs.push_back(Output::Recall { ticket, wanted: Vec::new() });
+        self.cx.recall(ticket, Source::Peer(self.cx.me), Vec::new());
     }
 
     /// The archive has what is to be forgotten.

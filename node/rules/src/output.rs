@@ -4,12 +4,33 @@ use crate::{archive::Recall, checks::Check, records::ChangeSet, searching::Searc
 use bitcoin::{OutPoint, Transaction, Txid};
 use quorate_protocol::{
     NodeId, Round,
-    wire::{ConfirmedSpend, PeerReply, ServerMessage, VotingRequest},
+    wire::{ConfirmedSpend, KeyOutcome, KeyResult, PeerReply, ServerMessage, VotingRequest},
 };
 
-/// A session of a wallet or bridge, by the driver's number.
+/// A session of a wallet or bridge, by the driver's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u64);
+pub struct SessionId {
+    /// The certificate that it was opened with.
+    pub certificate: u64,
+    /// The session.
+    pub number: u64,
+}
+
+impl SessionId {
+    /// The first of all sessions in their order.
+    pub(crate) const FIRST: Self = Self { certificate: u64::MIN, number: u64::MIN };
+    /// The last of them.
+    pub(crate) const LAST: Self = Self { certificate: u64::MAX, number: u64::MAX };
+}
+
+/// Who has a share of what a node has room and time for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Party {
+    /// A node; it may be this one itself.
+    Node(NodeId),
+    /// All sessions with one certificate, by the driver's number.
+    Certificate(u64),
+}
 
 /// Whom an input came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +39,16 @@ pub enum Source {
     Peer(NodeId),
     /// A wallet or bridge.
     Session(SessionId),
+}
+
+impl Source {
+    /// Whose share it has a part of.
+    pub const fn party(self) -> Party {
+        match self {
+            Self::Peer(node) => Party::Node(node),
+            Self::Session(session) => Party::Certificate(session.certificate),
+        }
+    }
 }
 
 /// Whom a reply goes to.
@@ -105,6 +136,8 @@ pub enum Output {
     LookUp {
         /// To be handed in with the answer.
         ticket: u64,
+        /// Whose input needs them.
+        source: Source,
         /// The coins.
         outpoints: Vec<OutPoint>,
     },
@@ -132,6 +165,8 @@ pub enum Output {
     Recall {
         /// To be handed in with the answer.
         ticket: u64,
+        /// Whose input needs it.
+        source: Source,
         /// What is wanted.
         wanted: Vec<Recall>,
     },
@@ -153,4 +188,34 @@ pub enum Output {
         /// If that is another transaction: from the one asked about to the ancestor that it contradicts.
         path: Vec<Transaction>,
     },
+}
+
+/// A record of a coin, with its key.
+const RECORD_BYTES: usize = 1 << 10;
+/// A proof of a payment of usual size.
+const PROOF_BYTES: usize = 4 << 10;
+/// Anything else.
+const USUAL_BYTES: usize = 4 << 10;
+
+impl Output {
+    /// About how many bytes it takes until it is carried out.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "no other output or message grows with what is asked")]
+    pub fn bytes(&self) -> usize {
+        let Self::Client { message, .. } = self else { return USUAL_BYTES };
+        let more = match message {
+            ServerMessage::UTXOSubscribed { results, .. }
+            | ServerMessage::UTXOStateResponse { results, .. } => results.iter().map(bytes_of).sum(),
+            ServerMessage::Headers { headers, .. } => headers.len() * size_of::<bitcoin::block::Header>(),
+            _other => 0,
+        };
+        more + USUAL_BYTES
+    }
+}
+
+fn bytes_of(result: &KeyResult) -> usize {
+    let snapshot = match &result.outcome {
+        KeyOutcome::Snapshot { utxos, proofs, .. } => utxos.len() * RECORD_BYTES + proofs.len() * PROOF_BYTES,
+        KeyOutcome::Error(_) => 0,
+    };
+    snapshot + RECORD_BYTES
 }

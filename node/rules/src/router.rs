@@ -1,7 +1,7 @@
 //! Which part answers which message, and in which order the parts hear of what it brings.
 
 use crate::{
-    Machine, Output, ReplyTo, SessionId, Tag,
+    Machine, Output, Party, ReplyTo, SessionId, Source, Tag,
     archive::Archived,
     effects::Reason,
     lookups::{History, PARKED_PER_SOURCE_MAX, Parked},
@@ -50,12 +50,9 @@ impl Machine {
         if wanted.is_empty() {
             return self.arrive(input, Archived::default());
         }
+        let source = input.source();
         match self.lookups.park(self.cx.ledger.tip(), input, Archived::default()) {
-            Ok(ticket) => {
-                // The archive answers when it has written what came before the question.
-                self.cx.outputs.extend(self.cx.ledger.take_index().map(Output::Index));
-                self.cx.outputs.push_back(Output::Recall { ticket, wanted });
-            }
+            Ok(ticket) => self.cx.recall(ticket, source, wanted),
             Err(input) => self.refuse(*input, &too_many_lookups()),
         }
     }
@@ -105,8 +102,9 @@ impl Machine {
         if unknown.is_empty() {
             return Some((input, archived));
         }
+        let source = input.source();
         match self.lookups.park(self.cx.ledger.tip(), input, archived) {
-            Ok(ticket) => self.cx.outputs.push_back(Output::LookUp { ticket, outpoints: unknown }),
+            Ok(ticket) => self.cx.outputs.push_back(Output::LookUp { ticket, source, outpoints: unknown }),
             // A bridge has the subscriptions of all its wallets on one session; a refusal would take it from all of
             // them.
             Err(input) if input.is_subscription() => return Some((*input, Archived::default())),
@@ -216,7 +214,7 @@ impl Machine {
                 self.cx.take_head(from, head);
                 self.cx.take_final(proof).map(|()| VotingReply::Done)
             }
-            VotingRequest::AccountRequest { record } => self.cx.accept_account(&record),
+            VotingRequest::AccountRequest { record } => self.cx.accept_account(Party::Node(from), &record),
         }
     }
 
@@ -308,7 +306,7 @@ impl Machine {
             ClientMessage::UTXOSubscribe { keys, accounts, since } => {
                 SubscriptionKey::check(&keys)?;
                 limits::check_accounts(accounts.len())?;
-                self.cx.take_accounts(&keys, accounts);
+                self.cx.take_accounts(Party::Certificate(session.certificate), &keys, accounts);
                 self.subscribe(session, id, SubscriptionKey::distinct(keys), since.unwrap_or(0));
                 Ok(())
             }
@@ -379,11 +377,7 @@ impl Machine {
             return self.cx.answer_subscription(history, Some(Archived::default()));
         }
         match self.lookups.add_history(history) {
-            Ok(ticket) => {
-                // The archive answers when it has written what came before the question.
-                self.cx.outputs.extend(self.cx.ledger.take_index().map(Output::Index));
-                self.cx.outputs.push_back(Output::Recall { ticket, wanted });
-            }
+            Ok(ticket) => self.cx.recall(ticket, Source::Session(session), wanted),
             Err(history) => self.cx.answer_subscription(*history, None),
         }
     }

@@ -1,6 +1,6 @@
 //! Who is subscribed to what at this node, and which sessions have greeted. What they hear is in `notices`.
 
-use crate::SessionId;
+use crate::{SessionId, shares::Counts};
 use bitcoin::{OutPoint, ScriptBuf, Txid};
 use quorate_protocol::{
     AccountId,
@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Most keys that one session may be subscribed to here: a bridge has those of all its wallets on one.
 const KEYS_PER_SESSION_MAX: usize = limits::KEYS_PER_BRIDGE_MAX;
+/// Most keys of all sessions with one certificate: a bridge comes back while its last session is not yet seen to have
+/// ended.
+const KEYS_PER_CERTIFICATE_MAX: usize = 2 * limits::KEYS_PER_BRIDGE_MAX;
 
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
@@ -17,6 +20,7 @@ pub(crate) struct Subscriptions {
     /// A session may have two keys that mean the same.
     by_target: BTreeMap<(Target, SessionId), Vec<SubscriptionKey>>,
     by_session: HashMap<SessionId, BTreeMap<SubscriptionKey, Target>>,
+    by_certificate: Counts<u64>,
 }
 
 /// What a key means; an address and its script mean the same.
@@ -37,13 +41,20 @@ impl Subscriptions {
         target: Target,
     ) -> Result<(), WireError> {
         let keys = self.by_session.entry(session).or_default();
-        if keys.len() >= KEYS_PER_SESSION_MAX && !keys.contains_key(&key) {
-            let found = keys.len() + 1;
-            let limit = KEYS_PER_SESSION_MAX;
-            let error = WireError::limit(ErrorCode::LimitExceeded, "keys in a session", limit, found);
-            return Err(WireError { retry: true, ..error });
+        if !keys.contains_key(&key) {
+            let all = self.by_certificate.of(&session.certificate);
+            for (what, limit, held) in [
+                ("keys in a session", KEYS_PER_SESSION_MAX, keys.len()),
+                ("keys with one certificate", KEYS_PER_CERTIFICATE_MAX, all),
+            ] {
+                if held >= limit {
+                    let error = WireError::limit(ErrorCode::LimitExceeded, what, limit, held + 1);
+                    return Err(WireError { retry: true, ..error });
+                }
+            }
         }
         if keys.insert(key.clone(), target.clone()).is_none() {
+            self.by_certificate.add(session.certificate, 1);
             // Nearly always the only one.
             let same = self.by_target.entry((target, session)).or_insert_with(|| Vec::with_capacity(1));
             same.push(key);
@@ -54,6 +65,7 @@ impl Subscriptions {
     pub(crate) fn remove(&mut self, session: SessionId, key: &SubscriptionKey) -> bool {
         let removed = self.by_session.get_mut(&session).and_then(|keys| keys.remove(key));
         if let Some(target) = &removed {
+            self.by_certificate.take(session.certificate, 1);
             self.unlist(session, key, target);
         }
         removed.is_some()
@@ -62,7 +74,9 @@ impl Subscriptions {
     /// Costs what the session had, not what all have.
     pub(crate) fn remove_session(&mut self, session: SessionId) {
         self.greeted.remove(&session);
-        for (key, target) in self.by_session.remove(&session).unwrap_or_default() {
+        let keys = self.by_session.remove(&session).unwrap_or_default();
+        self.by_certificate.take(session.certificate, keys.len());
+        for (key, target) in keys {
             self.unlist(session, &key, &target);
         }
     }
@@ -111,7 +125,7 @@ impl Subscriptions {
     }
 
     fn sessions_of(&self, target: &Target) -> impl Iterator<Item = (SessionId, &Vec<SubscriptionKey>)> {
-        let all = (target.clone(), SessionId(u64::MIN))..=(target.clone(), SessionId(u64::MAX));
+        let all = (target.clone(), SessionId::FIRST)..=(target.clone(), SessionId::LAST);
         self.by_target.range(all).map(|((_, session), keys)| (*session, keys))
     }
 }

@@ -35,7 +35,7 @@ pub(crate) const ME: NodeId = NodeId(1);
 /// Another one.
 pub(crate) const OTHER: NodeId = NodeId(2);
 /// A wallet's session.
-pub(crate) const WALLET: SessionId = SessionId(9);
+pub(crate) const WALLET: SessionId = SessionId { certificate: 9, number: 9 };
 
 /// The node with its surroundings.
 pub(crate) struct Kit {
@@ -161,13 +161,13 @@ impl Kit {
     pub(crate) fn drain(&mut self) {
         while let Some(output) = self.machine.poll_output() {
             match output {
-                Output::LookUp { ticket, outpoints } => {
+                Output::LookUp { ticket, outpoints, .. } => {
                     let found = outpoints.into_iter();
                     let found = found.filter_map(|one| Some((one, self.coins.get(&one)?.clone()))).collect();
                     let found = (!self.backend_fails).then_some(found);
                     self.machine.at(self.now, 0).handle_coins(ticket, found);
                 }
-                Output::Recall { ticket, wanted } => {
+                Output::Recall { ticket, wanted, .. } => {
                     let archived = recall(&wanted, |table, prefix, most| {
                         let from = (table, prefix.to_vec());
                         let rows = self.rows.range(from..);

@@ -2,6 +2,7 @@
 //! ask at once: it is read once for all of them.
 
 use super::{Chain, ChainError};
+use crate::run::turns::Fair;
 use bitcoin::{Block, BlockHash, MerkleBlock, Transaction, Txid};
 use futures_util::{
     FutureExt as _,
@@ -10,11 +11,11 @@ use futures_util::{
 use quorate_protocol::wire::{
     Bare, BlockRef, ConfirmedSpend, ConflictProof, RawTransactionProof, ServerMessage,
 };
+use quorate_rules::Party;
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::Semaphore;
 
 /// Blocks that are kept; each takes some 10 MB at most.
 const KEPT_BLOCKS: usize = 4;
@@ -35,18 +36,35 @@ type Reading = Shared<BoxFuture<'static, Result<Arc<ProvingBlock>, Arc<ChainErro
 /// Blocks that are read, and those that were needed last.
 pub(crate) struct Proofs {
     chain: Arc<dyn Chain>,
-    readings: Mutex<Readings>,
-    turns: Arc<Semaphore>,
+    readings: Arc<SharedReadings>,
+    turns: Fair,
+}
+
+#[derive(Default)]
+struct SharedReadings(Mutex<Readings>);
+
+impl SharedReadings {
+    fn lock(&self) -> MutexGuard<'_, Readings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]
 struct Readings {
-    under_way: HashMap<BlockHash, Reading>,
+    /// Each party waits for its own, and not in the line of another.
+    under_way: HashMap<(Party, BlockHash), Reading>,
     /// The one that was needed last comes first.
     kept: VecDeque<Arc<ProvingBlock>>,
 }
 
 impl Readings {
+    /// One that is kept, which is then the one needed last.
+    fn kept(&mut self, hash: BlockHash) -> Option<Arc<ProvingBlock>> {
+        let block = self.kept.iter().find(|kept| kept.hash == hash).cloned()?;
+        self.keep(block.clone());
+        Some(block)
+    }
+
     fn keep(&mut self, block: Arc<ProvingBlock>) {
         self.kept.retain(|kept| kept.hash != block.hash);
         self.kept.push_front(block);
@@ -56,39 +74,38 @@ impl Readings {
 
 impl Proofs {
     pub(crate) fn new(chain: Arc<dyn Chain>) -> Self {
-        Self { chain, readings: Mutex::default(), turns: Arc::new(Semaphore::new(AT_A_TIME)) }
+        Self { chain, readings: Arc::default(), turns: Fair::new(AT_A_TIME) }
     }
 
     /// The answer to a wallet's question about a transaction, from the block that has it or what contradicts it.
     pub(crate) async fn answer(
         &self,
+        party: Party,
         txid: Txid,
         of: ConfirmedSpend,
         path: Vec<Transaction>,
     ) -> ServerMessage {
-        let block = self.block(of.block.hash).await;
+        let block = self.block(party, of.block.hash).await;
         if let Err(error) = &block {
             tracing::debug!(%error, %txid, "the chain backend did not give the block of a proof");
         }
         answer_proof(block.ok().as_deref(), txid, of, path)
     }
 
-    /// Who asks for a block that is being read gets the same answer.
-    async fn block(&self, hash: BlockHash) -> Result<Arc<ProvingBlock>, Arc<ChainError>> {
+    /// Who asks for a block that is being read for the same party gets the same answer.
+    async fn block(&self, party: Party, hash: BlockHash) -> Result<Arc<ProvingBlock>, Arc<ChainError>> {
         let reading = {
-            let mut readings = self.readings();
-            let kept = readings.kept.iter().find(|kept| kept.hash == hash).cloned();
-            if let Some(block) = kept {
-                readings.keep(block.clone());
+            let mut readings = self.readings.lock();
+            if let Some(block) = readings.kept(hash) {
                 return Ok(block);
             }
-            readings.under_way.entry(hash).or_insert_with(|| self.read(hash)).clone()
+            readings.under_way.entry((party, hash)).or_insert_with(|| self.read(party, hash)).clone()
         };
         let read = reading.clone().await;
-        let mut readings = self.readings();
+        let mut readings = self.readings.lock();
         // The first to hear of it; who comes later may find another one.
-        if readings.under_way.get(&hash).is_some_and(|other| other.ptr_eq(&reading)) {
-            readings.under_way.remove(&hash);
+        if readings.under_way.get(&(party, hash)).is_some_and(|other| other.ptr_eq(&reading)) {
+            readings.under_way.remove(&(party, hash));
             if let Ok(block) = &read {
                 readings.keep(block.clone());
             }
@@ -96,19 +113,19 @@ impl Proofs {
         read
     }
 
-    fn read(&self, hash: BlockHash) -> Reading {
-        let (chain, turns) = (self.chain.clone(), self.turns.clone());
+    fn read(&self, party: Party, hash: BlockHash) -> Reading {
+        let (chain, turns, readings) = (self.chain.clone(), self.turns.clone(), self.readings.clone());
         let read = async move {
-            // Never closed.
-            let _turn = turns.acquire().await;
+            let _turn = turns.turn(party).await;
+            // Another party may have needed it meanwhile.
+            let kept = readings.lock().kept(hash);
+            if let Some(block) = kept {
+                return Ok(block);
+            }
             let block = chain.block(hash).await.map_err(Arc::new)?;
             Ok(Arc::new(ProvingBlock::from(block)))
         };
         read.boxed().shared()
-    }
-
-    fn readings(&self) -> MutexGuard<'_, Readings> {
-        self.readings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,31 +170,58 @@ mod tests {
     use crate::chain::fake::Backend;
     use futures_util::future::{join, join_all};
 
+    const PARTY: Party = Party::Certificate(1);
+
+    /// A party wants a block's first transaction proved.
+    async fn ask(proofs: &Proofs, backend: &Backend, party: Party, height: u32) {
+        let hash = backend.hash(height).expect("mined");
+        let txid = backend.with(|(blocks, _)| {
+            let block = blocks.iter().find(|block| block.block_hash() == hash).expect("mined");
+            block.txdata[0].compute_txid()
+        });
+        let of = ConfirmedSpend { txid, block: BlockRef { height, hash } };
+        let answer = proofs.answer(party, txid, of, Vec::new()).await;
+        assert!(matches!(answer, ServerMessage::Proof { proof: Some(_), .. }), "{answer:?}");
+    }
+
     #[tokio::test]
     async fn a_block_is_read_once_for_all_who_ask_and_few_are_kept() {
         let backend = Arc::new(Backend::mined(10));
         let proofs = Proofs::new(backend.clone());
         let read = || backend.with(|(_, read)| *read);
-        let ask = async |height: u32| {
-            let hash = backend.hash(height).expect("mined");
-            let txid = backend.with(|(blocks, _)| {
-                let block = blocks.iter().find(|block| block.block_hash() == hash).expect("mined");
-                block.txdata[0].compute_txid()
-            });
-            let of = ConfirmedSpend { txid, block: BlockRef { height, hash } };
-            let answer = proofs.answer(txid, of, Vec::new()).await;
-            assert!(matches!(answer, ServerMessage::Proof { proof: Some(_), .. }), "{answer:?}");
-        };
+        let ask = |height| ask(&proofs, &backend, PARTY, height);
         // All of them ask before the first block is read.
-        let held = proofs.turns.acquire_many(2).await.expect("never closed");
+        let held = join(proofs.turns.turn(PARTY), proofs.turns.turn(PARTY)).await;
         join(join_all((0..100).map(|number| ask(number % 10 + 1))), async { drop(held) }).await;
         assert_eq!(read(), 10, "more blocks than are kept, each once");
-        let kept = || proofs.readings().kept.iter().map(|block| block.hash).collect::<Vec<_>>();
-        assert_eq!((kept().len(), proofs.readings().under_way.len()), (KEPT_BLOCKS, 0));
+        let kept = || proofs.readings.lock().kept.iter().map(|block| block.hash).collect::<Vec<_>>();
+        assert_eq!((kept().len(), proofs.readings.lock().under_way.len()), (KEPT_BLOCKS, 0));
         let oldest = kept()[KEPT_BLOCKS - 1];
         let height = (1..=10).find(|height| backend.hash(*height) == Some(oldest)).expect("one of them");
         ask(height).await;
         assert_eq!((read(), kept()[0]), (10, oldest), "what is needed stays");
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_many_blocks_waits_for_itself() {
+        let backend = Arc::new(Backend::mined(100));
+        let proofs = Arc::new(Proofs::new(backend.clone()));
+        let held = join(proofs.turns.turn(PARTY), proofs.turns.turn(PARTY)).await;
+        let asks = |party, height| {
+            let (proofs, backend) = (proofs.clone(), backend.clone());
+            tokio::spawn(async move {
+                ask(&proofs, &backend, party, height).await;
+                backend.with(|(_, read)| *read)
+            })
+        };
+        let greedy: Vec<_> = (1..=100).map(|height| asks(PARTY, height)).collect();
+        // It comes last, and wants a block that the other waits for, too.
+        let modest = asks(Party::Certificate(2), 100);
+        tokio::task::yield_now().await;
+        drop(held);
+        let read = modest.await.expect("no panic");
+        assert!(read <= 5, "it waited for {read} blocks");
+        join_all(greedy).await;
     }
 
     #[tokio::test]
@@ -186,11 +230,12 @@ mod tests {
         let proofs = Proofs::new(backend.clone());
         let hash = backend.hash(1).expect("mined");
         let block = backend.with(|(blocks, _)| blocks.pop()).expect("mined");
-        let held = proofs.turns.acquire_many(2).await.expect("never closed");
-        let (read, ()) = join(join_all([proofs.block(hash), proofs.block(hash)]), async { drop(held) }).await;
+        let held = join(proofs.turns.turn(PARTY), proofs.turns.turn(PARTY)).await;
+        let asked = [proofs.block(PARTY, hash), proofs.block(PARTY, hash)];
+        let (read, ()) = join(join_all(asked), async { drop(held) }).await;
         assert!(read.iter().all(Result::is_err));
         assert_eq!(backend.with(|(_, read)| *read), 1, "one failure for both");
         backend.with(|(blocks, _)| blocks.push(block));
-        assert!(proofs.block(hash).await.is_ok());
+        assert!(proofs.block(PARTY, hash).await.is_ok());
     }
 }

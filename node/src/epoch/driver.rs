@@ -22,6 +22,7 @@ use quorate_protocol::{
     seal::Handover,
     wire::{KeygenRequest, PeerReply, PeerRequest, RepairRequest, Request, SuccessionRequest, WireError},
 };
+use quorate_quic::Room;
 use quorate_rules::{
     DkgSeed, Kept, Opening, Peer, Planned, Progress, Side, Transition, TransitionOutput, WholeSeal,
 };
@@ -47,6 +48,8 @@ pub(crate) struct Question {
     pub(crate) peer: Peer,
     pub(crate) request: EpochRequest,
     pub(crate) reply: oneshot::Sender<PeerReply>,
+    /// The peer's place among those who ask.
+    pub(crate) _place: Option<Room>,
 }
 
 /// What a transition answers.
@@ -207,7 +210,7 @@ impl Epochs {
     }
 
     fn asked(&mut self, question: Question) {
-        let Question { peer, request, reply } = question;
+        let Question { peer, request, reply, _place } = question;
         let to = self.next_reply;
         self.next_reply += 1;
         self.replies.retain(|_, reply| !reply.is_closed());
@@ -376,10 +379,11 @@ pub(crate) async fn ask_epochs(
     epochs: &mpsc::Sender<Question>,
     peer: Peer,
     request: EpochRequest,
+    place: Option<Room>,
 ) -> PeerReply {
     let (reply, answer) = oneshot::channel();
     let stopping = || not_ready("this node is stopping").into();
-    if epochs.send(Question { peer, request, reply }).await.is_err() {
+    if epochs.send(Question { peer, request, reply, _place: place }).await.is_err() {
         return stopping();
     }
     answer.await.unwrap_or_else(|_| stopping())

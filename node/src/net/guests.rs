@@ -18,6 +18,10 @@ const CONNECTIONS_MAX: usize = 16;
 const SESSIONS_MAX: usize = 4_096;
 /// Requests of one peer that are being read and answered.
 const REQUESTS_MAX: usize = 1_024;
+/// Questions of one certificate's sessions that wait for a block.
+const PROOFS_MAX: usize = 1_024;
+/// Questions of one peer about epochs that nobody has begun to answer.
+const QUESTIONS_MAX: usize = 8;
 /// Bytes of what one certificate said that no machine has read yet: four times what one message may have.
 const HEARD_BYTES_MAX: usize = 64 << 20;
 /// Bytes of what waits to be sent to one certificate: several answers about the largest accounts.
@@ -31,6 +35,8 @@ pub(crate) struct Guest {
     connections: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
     requests: Arc<Semaphore>,
+    proofs: Arc<Semaphore>,
+    questions: Arc<Semaphore>,
     heard: Meter,
     told: Arc<Semaphore>,
 }
@@ -43,6 +49,8 @@ impl Guest {
             connections: limit(CONNECTIONS_MAX),
             sessions: limit(SESSIONS_MAX),
             requests: limit(REQUESTS_MAX),
+            proofs: limit(PROOFS_MAX),
+            questions: limit(QUESTIONS_MAX),
             heard: Meter::new(HEARD_BYTES_MAX),
             told: limit(TOLD_BYTES_MAX),
         }
@@ -61,6 +69,16 @@ impl Guest {
     /// Room for one request more, as soon as there is.
     pub(crate) async fn request(&self) -> Option<Room> {
         self.requests.clone().acquire_owned().await.ok()
+    }
+
+    /// Room for one more question that waits for a block, if there is.
+    pub(crate) fn proof(&self) -> Option<Room> {
+        self.proofs.clone().try_acquire_owned().ok()
+    }
+
+    /// Room for one more question about epochs, as soon as there is.
+    pub(crate) async fn question(&self) -> Option<Room> {
+        self.questions.clone().acquire_owned().await.ok()
     }
 
     /// Room for a frame that is to be sent, if there is.

@@ -5,7 +5,7 @@ use super::guests::Guest;
 use crate::backlog::{Backlog, Held};
 use quorate_quic::Room;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 
 /// Frames that may wait for a slow session before it is closed.
 const SESSION_FRAMES_MAX: usize = 8_192;
@@ -27,6 +27,15 @@ pub(crate) struct Outgoing {
     frames: mpsc::Sender<Frame>,
     guest: Arc<Guest>,
     waiting: Backlog,
+    slow: Arc<Notify>,
+}
+
+/// Where the frames of a session come out.
+#[derive(Debug)]
+pub(super) struct Out {
+    pub(super) frames: mpsc::Receiver<Frame>,
+    /// Told when a frame found no room.
+    pub(super) slow: Arc<Notify>,
 }
 
 /// The session has ended, or does not read what it is told.
@@ -35,22 +44,32 @@ pub(crate) struct TooSlow;
 
 impl Outgoing {
     /// That of a session with this certificate, and where its frames come out.
-    pub(super) fn new(guest: Arc<Guest>) -> (Self, mpsc::Receiver<Frame>) {
+    pub(super) fn new(guest: Arc<Guest>) -> (Self, Out) {
         let (frames, out) = mpsc::channel(SESSION_FRAMES_MAX);
-        (Self { frames, guest, waiting: Backlog::new(READ_ON_BYTES_MAX) }, out)
+        let slow = Arc::new(Notify::new());
+        let outgoing = Self { frames, guest, waiting: Backlog::new(READ_ON_BYTES_MAX), slow: slow.clone() };
+        (outgoing, Out { frames: out, slow })
     }
 
     /// Sends a frame, if it has room among those that wait: of this session, and in bytes of all with its certificate.
+    /// A session that has no room for one ends.
     pub(crate) fn send(&self, bytes: Vec<u8>) -> Result<(), TooSlow> {
-        let room = self.guest.tell(bytes.len()).ok_or(TooSlow)?;
-        let held = (room, self.waiting.hold(bytes.len()));
-        self.frames.try_send(Frame { bytes, held }).map_err(|_| TooSlow)
+        let sent = self.guest.tell(bytes.len()).ok_or(TooSlow).and_then(|room| {
+            let held = (room, self.waiting.hold(bytes.len()));
+            self.frames.try_send(Frame { bytes, held }).map_err(|_| TooSlow)
+        });
+        sent.inspect_err(|TooSlow| self.slow.notify_one())
+    }
+
+    /// Room for one more question that waits for a block, if there is.
+    pub(crate) fn proof(&self) -> Option<Room> {
+        self.guest.proof()
     }
 
     /// The same that does not keep the session open.
     pub(crate) fn weak(&self) -> WeakOutgoing {
-        let (guest, waiting) = (self.guest.clone(), self.waiting.clone());
-        WeakOutgoing { frames: self.frames.downgrade(), guest, waiting }
+        let (guest, waiting, slow) = (self.guest.clone(), self.waiting.clone(), self.slow.clone());
+        WeakOutgoing { frames: self.frames.downgrade(), guest, waiting, slow }
     }
 }
 
@@ -60,13 +79,15 @@ pub(crate) struct WeakOutgoing {
     frames: mpsc::WeakSender<Frame>,
     guest: Arc<Guest>,
     waiting: Backlog,
+    slow: Arc<Notify>,
 }
 
 impl WeakOutgoing {
     /// Sends a frame, if the session is still open.
     pub(crate) fn send(&self, bytes: Vec<u8>) -> Result<(), TooSlow> {
         let frames = self.frames.upgrade().ok_or(TooSlow)?;
-        Outgoing { frames, guest: self.guest.clone(), waiting: self.waiting.clone() }.send(bytes)
+        let (guest, waiting, slow) = (self.guest.clone(), self.waiting.clone(), self.slow.clone());
+        Outgoing { frames, guest, waiting, slow }.send(bytes)
     }
 
     /// Waits until so little waits to go out that more may be read.
@@ -89,4 +110,32 @@ pub(crate) struct Turn {
     pub(super) _place: OwnedSemaphorePermit,
     pub(super) _room: Room,
     pub(super) _guest: Arc<Guest>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::guests::Guests;
+    use futures_util::FutureExt as _;
+
+    #[test]
+    fn a_session_without_room_for_a_frame_ends_and_the_room_is_another_s() {
+        let guest = Guests::default().of([1; 32]);
+        let (slow, out) = Outgoing::new(guest.clone());
+        for _ in 0..SESSION_FRAMES_MAX {
+            slow.send(vec![0]).expect("room");
+        }
+        assert!(out.slow.notified().now_or_never().is_none());
+        assert_eq!(slow.send(vec![0]), Err(TooSlow));
+        assert!(out.slow.notified().now_or_never().is_some(), "it is told that it ends");
+        let (large, large_out) = Outgoing::new(guest);
+        while large.send(vec![0; 16 << 20]).is_ok() {}
+        assert!(
+            large_out.slow.notified().now_or_never().is_some(),
+            "one that waits for many bytes does, too"
+        );
+        drop(large_out);
+        let (next, _out) = Outgoing::new(large.guest.clone());
+        assert_eq!(next.send(vec![0; 200 << 20]), Ok(()));
+    }
 }

@@ -11,7 +11,7 @@ use quorate_protocol::{
     federation::Member,
     wire::{Request, decode_answer, encode_frame, limits},
 };
-use quorate_quic::{TlsIdentity, read_message, server_name, transport_config};
+use quorate_quic::{FrameReader, Meter, TlsIdentity, server_name, transport_config};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -32,6 +32,9 @@ use tokio::{sync::Mutex, time::Instant};
 
 /// Time for one answer of a peer; also bounds how long a dead connection is kept.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Bytes of one peer's answers that are being read: four times what one may have.
+const HEARD_BYTES_MAX: usize = 4 * limits::PEER_FRAME_BYTES_MAX;
 
 /// The stock verifier, and then the role: a certificate without one does not get past the handshake.
 #[derive(Debug)]
@@ -167,6 +170,8 @@ pub(crate) struct Peers {
 struct Link {
     address: SocketAddr,
     tls_key: [u8; 32],
+    /// What is read of its answers.
+    heard: Meter,
     state: Mutex<LinkState>,
 }
 
@@ -187,7 +192,8 @@ impl Peers {
     ) -> Self {
         let link = |member: &Member| {
             let address = *addresses.get(&member.id)?;
-            let link = Link { address, tls_key: member.tls_key, state: Mutex::default() };
+            let heard = Meter::new(HEARD_BYTES_MAX);
+            let link = Link { address, tls_key: member.tls_key, heard, state: Mutex::default() };
             Some((member.id, link))
         };
         let others = members.iter().filter(|member| member.id != me);
@@ -223,7 +229,7 @@ impl Peers {
         connection: &quinn::Connection,
         call: &Call<R>,
     ) -> Result<R::Reply> {
-        let answered = tokio::time::timeout(REQUEST_TIMEOUT, exchange(connection, call)).await;
+        let answered = tokio::time::timeout(REQUEST_TIMEOUT, exchange(connection, &link.heard, call)).await;
         if answered.is_err() {
             let mut state = link.state.lock().await;
             if state.connection.as_ref().is_some_and(|cached| cached.stable_id() == connection.stable_id()) {
@@ -258,11 +264,17 @@ impl Peers {
     }
 }
 
-async fn exchange<R: Request>(connection: &quinn::Connection, call: &Call<R>) -> Result<R::Reply> {
+async fn exchange<R: Request>(
+    connection: &quinn::Connection,
+    heard: &Meter,
+    call: &Call<R>,
+) -> Result<R::Reply> {
     let (mut send, receive) = connection.open_bi().await?;
     send.write_chunk(call.frame.clone()).await?;
     send.finish()?;
-    let json = read_message::<R::Reply>(receive).await?;
-    let json = json.ok_or_else(|| anyhow::anyhow!("the stream ended without an answer"))?;
+    let mut frames = FrameReader::of::<R::Reply>(receive);
+    let read = heard.next(&mut frames).await?;
+    let (json, _room) = read.ok_or_else(|| anyhow::anyhow!("the stream ended without an answer"))?;
+    frames.end().await;
     Ok(decode_answer::<R::Reply>(&json)?)
 }

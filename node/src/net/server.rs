@@ -132,7 +132,8 @@ async fn serve(connection: quinn::Connection, service: Arc<Service>) -> Result<(
             let ended = match role {
                 Role::Node(peer) => serve_peer(peer, &guest, send, receive, &service).await,
                 Role::Bridge | Role::Client => {
-                    let session = SessionId(service.next_session.fetch_add(1, Ordering::Relaxed));
+                    let number = service.next_session.fetch_add(1, Ordering::Relaxed);
+                    let session = SessionId { certificate: guest.number, number };
                     let inputs = service.live().and_then(|live| live.inputs);
                     serve_session(send, receive, session, &guest, inputs).await
                 }
@@ -183,5 +184,6 @@ async fn answer(peer: Peer, guest: &Guest, request: PeerRequest, service: &Servi
             return ask_voter(live.inputs.as_ref(), Some(by), input).await;
         }
     };
-    ask_epochs(&service.epochs, peer, request).await
+    let place = guest.question().await;
+    ask_epochs(&service.epochs, peer, request, place).await
 }

@@ -21,6 +21,8 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// Frames that are written at once.
 const TOGETHER_MAX: usize = 64;
+/// Why a session was ended that does not read what it is told.
+const TOO_SLOW: quinn::VarInt = quinn::VarInt::from_u32(2);
 /// Messages of a session that may stand in line for the machine.
 const SESSION_INPUTS_MAX: usize = 4;
 
@@ -44,21 +46,26 @@ pub(super) async fn serve_session(
         write_message(&mut send, None, &refusal(error)).await?;
         return Ok(send.finish()?);
     };
-    let by = Speaker { guest: guest.number, session: session.0 };
-    let (frames, waiting) = Outgoing::new(guest.clone());
+    let by = Speaker { guest: guest.number, session: session.number };
+    let (frames, mut out) = Outgoing::new(guest.clone());
     // The dispatcher's decides how long the session lives; this one only answers frames that cannot be read.
     let local = frames.weak();
     let seat = Seat { _room: room, _guest: guest.clone() };
     inputs.said(by, Input::Opened { session, frames })?;
     let ended = tokio::select! {
         ended = read(receive, session, guest, &inputs, &local) => ended,
-        () = write(send, waiting) => Ok(()),
+        () = write(&mut send, &mut out.frames) => Ok(()),
+        () = out.slow.notified() => {
+            // What waits is not worth its room any more. The stream may have ended.
+            let _ended = send.reset(TOO_SLOW);
+            Ok(())
+        }
     };
     inputs.said(by, Input::Closed { session, seat: Some(seat) })?;
     ended
 }
 
-async fn write(mut send: quinn::SendStream, mut outgoing: mpsc::Receiver<Frame>) {
+async fn write(send: &mut quinn::SendStream, outgoing: &mut mpsc::Receiver<Frame>) {
     // Those that wait go out together: the connection is woken once for them, and they share packets.
     let mut waiting = Vec::new();
     while outgoing.recv_many(&mut waiting, TOGETHER_MAX).await > 0 {
@@ -80,7 +87,7 @@ async fn read(
     inputs: &Inputs,
     local: &WeakOutgoing,
 ) -> Result<()> {
-    let by = Speaker { guest: guest.number, session: session.0 };
+    let by = Speaker { guest: guest.number, session: session.number };
     let mut frames = FrameReader::of::<ClientMessage>(receive);
     let places = Arc::new(Semaphore::new(SESSION_INPUTS_MAX));
     loop {

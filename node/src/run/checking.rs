@@ -1,33 +1,30 @@
 //! Runs checks that take long aside, as many at a time as there are processors but one. Of each account one is under
 //! way, through however many sessions and nodes its owner asks, and of each source one that is about no account; they
-//! take turns: who asks for many waits for its own.
+//! take turns, by certificate or node: who asks for many waits for its own.
 
-use super::{input::Input, queue::Inputs};
+use super::{input::Input, queue::Inputs, turns::Fair};
 use quorate_protocol::AccountId;
-use quorate_rules::{Check, Source};
+use quorate_rules::{Check, Party, Source};
 use std::{collections::HashMap, sync::Arc};
-use tokio::{
-    sync::{Mutex, Semaphore},
-    task::JoinError,
-};
+use tokio::{sync::Mutex, task::JoinError};
 
 /// Checks that run and wait.
 #[derive(Debug)]
 pub(crate) struct Checking {
     inputs: Inputs,
-    turns: Turns,
+    turns: Lanes,
 }
 
 impl Checking {
     pub(crate) fn new(inputs: Inputs) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { inputs, turns: Turns::new(processors.saturating_sub(1).max(1)) }
+        Self { inputs, turns: Lanes::new(processors.saturating_sub(1).max(1)) }
     }
 
     /// Hands in what is found out.
     pub(crate) fn start(&mut self, ticket: u64, source: Source, check: Check) {
         let lane = check.account().map_or(Lane::Source(source), Lane::Account);
-        let (done, inputs) = (self.turns.run(lane, || check.run()), self.inputs.clone());
+        let (done, inputs) = (self.turns.run(lane, source.party(), || check.run()), self.inputs.clone());
         tokio::spawn(async move {
             let checked = done.await;
             if let Err(error) = &checked {
@@ -39,9 +36,9 @@ impl Checking {
 }
 
 #[derive(Debug)]
-struct Turns {
-    /// First come, first served; each lane is there once.
-    workers: Arc<Semaphore>,
+struct Lanes {
+    /// Of each lane, one wants a worker.
+    workers: Fair,
     lanes: HashMap<Lane, Arc<Mutex<()>>>,
 }
 
@@ -57,15 +54,16 @@ enum Lane {
 /// Lanes from which on those are forgotten in which nobody waits.
 const LANES_MANY: usize = 1_024;
 
-impl Turns {
+impl Lanes {
     fn new(workers: usize) -> Self {
-        Self { workers: Arc::new(Semaphore::new(workers)), lanes: HashMap::new() }
+        Self { workers: Fair::new(workers), lanes: HashMap::new() }
     }
 
-    /// Computes something on a thread of its own, when it is its turn.
+    /// Computes something for a party on a thread of its own, when it is its turn.
     fn run<T: Send + 'static, W: FnOnce() -> T + Send + 'static>(
         &mut self,
         lane: Lane,
+        party: Party,
         work: W,
     ) -> impl Future<Output = Result<T, JoinError>> + use<T, W> {
         if self.lanes.len() >= LANES_MANY {
@@ -74,8 +72,7 @@ impl Turns {
         let (turn, workers) = (self.lanes.entry(lane).or_default().clone(), self.workers.clone());
         async move {
             let _turn = turn.lock_owned().await;
-            // Never closed.
-            let _worker = workers.acquire_owned().await;
+            let _worker = workers.turn(party).await;
             tokio::task::spawn_blocking(work).await
         }
     }
@@ -93,41 +90,57 @@ mod tests {
             (Lane::Source(source(1)), Lane::Source(source(2))),
             (Lane::Account(AccountId([1; 32])), Lane::Account(AccountId([2; 32]))),
         ] {
-            turns_are_taken(greedy, modest).await;
+            let party = source(1).party();
+            let order = turns_are_taken([(greedy, party), (greedy, party), (modest, party)]).await;
+            assert_eq!(order, ["first", "modest", "second", "third"]);
         }
     }
 
-    fn source(session: u64) -> Source {
-        Source::Session(SessionId(session))
+    #[tokio::test]
+    async fn one_certificate_waits_for_its_own_through_however_many_sessions() {
+        let party = source(1).party();
+        let lane = |session| Lane::Source(source(session));
+        let modest = Source::Session(SessionId { certificate: 2, number: 9 });
+        let lines = [(lane(1), party), (lane(2), party), (Lane::Source(modest), modest.party())];
+        assert_eq!(turns_are_taken(lines).await, ["first", "second", "modest", "third"]);
+        let node = Source::Peer(quorate_protocol::NodeId(1));
+        let lines = [(lane(1), party), (lane(2), party), (Lane::Source(node), node.party())];
+        assert_eq!(turns_are_taken(lines).await, ["first", "second", "modest", "third"]);
     }
 
-    async fn turns_are_taken(greedy: Lane, modest: Lane) {
-        let mut turns = Turns::new(1);
+    /// A session of the first certificate.
+    fn source(number: u64) -> Source {
+        Source::Session(SessionId { certificate: 1, number })
+    }
+
+    /// One check of the first line runs while another of it, one of the second and, last, one of the third come to
+    /// wait. Gives the order in which they run.
+    async fn turns_are_taken(lines: [(Lane, Party); 3]) -> Vec<&'static str> {
+        let [first, second, modest] = lines;
+        let mut turns = Lanes::new(1);
         let (started, order) = blocking::channel();
         let (go, wait) = blocking::channel();
         let note = |name: &'static str| {
             let started = started.clone();
             move || started.send(name).expect("somebody listens")
         };
-        let first = note("greedy 1");
-        let mut tasks = vec![tokio::spawn(turns.run(greedy, move || {
-            first();
+        let begun = note("first");
+        let mut tasks = vec![tokio::spawn(turns.run(first.0, first.1, move || {
+            begun();
             wait.recv().expect("let go");
         }))];
         tokio::task::yield_now().await;
-        for name in ["greedy 2", "greedy 3"] {
-            tasks.push(tokio::spawn(turns.run(greedy, note(name))));
-        }
-        tasks.push(tokio::spawn(turns.run(modest, note("modest"))));
-        // All of them stand in line before the first one ends.
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
+        for (name, (lane, party)) in [("second", second), ("third", second), ("modest", modest)] {
+            tasks.push(tokio::spawn(turns.run(lane, party, note(name))));
+            // It stands in line before the next.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
         }
         go.send(()).expect("it waits");
         for task in tasks {
             task.await.expect("ends").expect("has a result");
         }
-        let order: Vec<&str> = order.try_iter().collect();
-        assert_eq!(order, ["greedy 1", "modest", "greedy 2", "greedy 3"]);
+        order.try_iter().collect()
     }
 }

@@ -1,6 +1,6 @@
 //! Carries out what a node's machine has put out, in order, once the store has released it.
 
-use super::{checking::Checking, input::Input, queue::Inputs};
+use super::{checking::Checking, input::Input, queue::Inputs, turns::Fair};
 use crate::{
     backlog::Held,
     chain::{Chain, broadcast::Queue, complaint::Complaint, proofs::Proofs},
@@ -19,15 +19,15 @@ use quorate_protocol::{
         encode_frame,
     },
 };
-use quorate_rules::{ChainCoin, Output, ReplyTo, Search, SessionId, Tag};
+use quorate_rules::{ChainCoin, Output, Party, ReplyTo, Search, SessionId, Source, Tag};
 use std::{collections::HashMap, sync::Arc};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// Lookups that the chain is asked for at a time; others wait for their turn.
 const LOOKUPS_MAX: usize = 32;
 
-/// Questions of wallets that wait for a block.
-const PROOFS_MAX: usize = 4_096;
+/// Questions that the archive has at a time, which it answers one after the other.
+const RECALLS_MAX: usize = 2;
 
 /// What one input led to, which waits until it is carried out.
 pub(super) type Released = (Vec<Work>, Held);
@@ -52,13 +52,12 @@ pub(crate) struct Dispatcher {
     queue: Arc<Queue>,
     replies: HashMap<u64, oneshot::Sender<PeerReply>>,
     sessions: HashMap<SessionId, Outgoing>,
-    /// Questions to the chain about coins, of which there are some at a time.
-    lookups: Arc<Semaphore>,
+    /// Questions to the chain about coins.
+    lookups: Fair,
+    recalls: Fair,
     /// What the chain backend does not answer at the moment: about coins, and about what accounts had.
     complaints: [Arc<Complaint>; 2],
     proofs: Arc<Proofs>,
-    /// Room for questions that wait for a block.
-    proving: Arc<Semaphore>,
     checking: Checking,
     index: Index,
 }
@@ -71,11 +70,10 @@ impl Dispatcher {
         chain: Arc<dyn Chain>,
         index: Index,
     ) -> Self {
-        let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
+        let (lookups, recalls) = (Fair::new(LOOKUPS_MAX), Fair::new(RECALLS_MAX));
         let queue = Arc::new(Queue::default());
         tokio::spawn(queue.clone().run(chain.clone(), inputs.clone()));
         let proofs = Arc::new(Proofs::new(chain.clone()));
-        let proving = Arc::new(Semaphore::new(PROOFS_MAX));
         let checking = Checking::new(inputs.clone());
         let (replies, sessions) = (HashMap::new(), HashMap::new());
         let complaints = ["say whether there is a coin", "say what accounts had before they were known here"];
@@ -89,9 +87,9 @@ impl Dispatcher {
             replies,
             sessions,
             lookups,
+            recalls,
             complaints,
             proofs,
-            proving,
             checking,
             index,
         }
@@ -150,15 +148,16 @@ impl Dispatcher {
                     let _peer_gone = waiting.send(reply);
                 }
             }
-            Output::LookUp { ticket, outpoints } => self.look_up(ticket, outpoints),
+            Output::LookUp { ticket, source, outpoints } => self.look_up(ticket, source, outpoints),
             Output::Search { ticket, search } => {
                 let [_, complaint] = self.complaints.clone();
                 tokio::spawn(look_for(self.chain.clone(), complaint, self.inputs.clone(), ticket, search));
             }
             Output::Check { ticket, source, check } => self.checking.start(ticket, source, *check),
-            Output::Recall { ticket, wanted } => {
-                let (index, inputs) = (self.index.clone(), self.inputs.clone());
+            Output::Recall { ticket, source, wanted } => {
+                let (turns, index, inputs) = (self.recalls.clone(), self.index.clone(), self.inputs.clone());
                 tokio::spawn(async move {
+                    let _turn = turns.turn(source.party()).await;
                     let archived = index.recall(wanted).await;
                     if let Err(error) = &archived {
                         let error = format!("{error:#}");
@@ -184,12 +183,11 @@ impl Dispatcher {
     }
 
     /// Asks the chain for coins, when it is its turn.
-    fn look_up(&self, ticket: u64, outpoints: Vec<OutPoint>) {
+    fn look_up(&self, ticket: u64, source: Source, outpoints: Vec<OutPoint>) {
         let [complaint, _] = self.complaints.clone();
         let (turns, chain, inputs) = (self.lookups.clone(), self.chain.clone(), self.inputs.clone());
         tokio::spawn(async move {
-            // Never closed.
-            let _turn = turns.acquire_owned().await;
+            let _turn = turns.turn(source.party()).await;
             let coins = look_up(&*chain, &complaint, outpoints).await;
             let _node_ended = inputs.send(Input::Coins { ticket, coins }).await;
         });
@@ -204,15 +202,17 @@ impl Dispatcher {
         of: ConfirmedSpend,
         path: Vec<Transaction>,
     ) {
-        let Ok(room) = self.proving.clone().try_acquire_owned() else {
-            let message = "this node has many transactions to find in blocks at the moment";
+        let Some(frames) = self.sessions.get(&session) else { return };
+        let Some(room) = frames.proof() else {
+            let message =
+                "this node has many transactions to find in blocks for sessions with this certificate";
             let error = WireError::passing(ErrorCode::LimitExceeded, Fault::Receiver, message);
             return self.send(session, id, &ServerMessage::Error { error });
         };
-        let Some(frames) = self.sessions.get(&session).map(Outgoing::weak) else { return };
+        let (frames, party) = (frames.weak(), Party::Certificate(session.certificate));
         let proofs = self.proofs.clone();
         tokio::spawn(async move {
-            let frame = encode_frame(id, &proofs.answer(txid, of, path).await);
+            let frame = encode_frame(id, &proofs.answer(party, txid, of, path).await);
             drop(room);
             // One that does not read is closed with the next message to it.
             let _gone_or_full = frames.send(frame);
@@ -246,7 +246,7 @@ impl Dispatcher {
     fn send(&mut self, session: SessionId, id: Option<u64>, message: &ServerMessage) {
         let Some(frames) = self.sessions.get(&session) else { return };
         if frames.send(encode_frame(id, message)).is_err() {
-            tracing::warn!(session = session.0, "a session is too slow and is closed");
+            tracing::warn!(session = session.number, "a session is too slow and is closed");
             self.sessions.remove(&session);
         }
     }

@@ -24,8 +24,8 @@ use tokio::{sync::oneshot, time::MissedTickBehavior};
 
 /// Bytes that may wait for the store and to be carried out; then the machine takes nothing in.
 const BACKLOG_BYTES_MAX: usize = 64 << 20;
-/// What an input leads to is counted as so many bytes, beside those of what is persisted.
-const WORKS_BYTES: usize = 16 << 10;
+/// What a session or a reply that begins is counted as.
+const WORK_BYTES: usize = 1 << 10;
 /// Time between two sweeps that broadcast again what is final and not in a block.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -188,17 +188,20 @@ impl Driver {
     #[expect(clippy::wildcard_enum_match_arm, reason = "every other output waits for what was persisted")]
     fn drain(&mut self) -> bool {
         let mut change = ChangeSet::default();
-        let mut indexed = true;
+        let (mut indexed, mut bytes) = (true, self.works.len() * WORK_BYTES);
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Persist(more) => change.merge(more),
                 Output::Index(change) => indexed &= self.index.write(change),
-                other => self.works.push(Work::Output(Box::new(other))),
+                other => {
+                    bytes += other.bytes();
+                    self.works.push(Work::Output(Box::new(other)));
+                }
             }
         }
         let works = std::mem::take(&mut self.works);
         if !(change.is_empty() && works.is_empty()) {
-            let held = self.backlog.hold(WORKS_BYTES + change.bytes());
+            let held = self.backlog.hold(bytes + change.bytes());
             self.writer.release(change, (works, held));
         }
         indexed

@@ -6,6 +6,7 @@ pub(crate) mod driver;
 pub(crate) mod input;
 pub(crate) mod live;
 pub(crate) mod queue;
+pub(crate) mod turns;
 
 use crate::{
     chain::Chain,

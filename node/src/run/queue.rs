@@ -2,9 +2,12 @@
 //! outside take turns by their certificates, and behind one certificate its sessions do, so that whoever has much to
 //! say waits for itself.
 
-use super::input::Input;
+use super::{
+    input::Input,
+    turns::{Queue as _, Turns},
+};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
@@ -66,7 +69,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Lines {
     inside: VecDeque<(Input, Option<OwnedSemaphorePermit>)>,
-    guests: Turns<Turns<VecDeque<Input>>>,
+    guests: Turns<u64, Turns<u64, VecDeque<Input>>>,
     /// Nobody hands in anything any more.
     nobody: bool,
 }
@@ -173,71 +176,17 @@ impl Drop for Waiting {
     }
 }
 
-/// Queues that are taken from in turn. One that is empty is forgotten.
-#[derive(Debug)]
-struct Turns<Q> {
-    queues: HashMap<u64, Q>,
-    /// Each of them once.
-    order: VecDeque<u64>,
-}
-
-impl<Q> Default for Turns<Q> {
-    fn default() -> Self {
-        Self { queues: HashMap::new(), order: VecDeque::new() }
-    }
-}
-
-/// What can be found empty.
-trait Queue {
-    fn is_empty(&self) -> bool;
-}
-
-impl<T> Queue for VecDeque<T> {
-    fn is_empty(&self) -> bool {
-        Self::is_empty(self)
-    }
-}
-
-impl<Q> Queue for Turns<Q> {
-    fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-}
-
-impl<Q: Queue + Default> Turns<Q> {
-    fn of(&mut self, whose: u64) -> &mut Q {
-        let order = &mut self.order;
-        self.queues.entry(whose).or_insert_with(|| {
-            order.push_back(whose);
-            Q::default()
-        })
-    }
-
-    /// Takes something from the queue whose turn it is.
-    fn next<T>(&mut self, take: impl FnOnce(&mut Q) -> Option<T>) -> Option<T> {
-        let whose = self.order.pop_front()?;
-        let queue = self.queues.get_mut(&whose)?;
-        let taken = take(queue);
-        if queue.is_empty() {
-            self.queues.remove(&whose);
-        } else {
-            self.order.push_back(whose);
-        }
-        taken
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use quorate_rules::SessionId;
 
-    fn closed(session: u64) -> Input {
-        Input::Closed { session: SessionId(session), seat: None }
+    fn closed(number: u64) -> Input {
+        Input::Closed { session: SessionId { certificate: 1, number }, seat: None }
     }
 
     fn number(input: Option<Input>) -> Option<u64> {
-        if let Some(Input::Closed { session, .. }) = input { Some(session.0) } else { None }
+        if let Some(Input::Closed { session, .. }) = input { Some(session.number) } else { None }
     }
 
     #[tokio::test]
@@ -258,7 +207,7 @@ mod tests {
         for said in 3..1_000 {
             assert_eq!(number(waiting.next().await), Some(said), "in the order of the session");
         }
-        assert!(waiting.shared.lines().guests.queues.is_empty(), "nothing is kept of who has nothing to say");
+        assert!(waiting.shared.lines().guests.is_empty(), "nothing is kept of who has nothing to say");
     }
 
     #[tokio::test]

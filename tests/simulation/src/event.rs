@@ -135,10 +135,10 @@ pub(crate) fn describe(event: &Event) -> String {
         Event::Request { from, to, rpc, request, .. } => format!("{from}->{to} {rpc} {}", name_of(request)),
         Event::Reply { from, to, rpc, reply } => format!("{from}->{to} {rpc} {}", name_of(reply)),
         Event::ToClient { node, session, id, message, .. } => {
-            format!("{node}->client {} {id:?} {}", session.0, name_of(message))
+            format!("{node}->client {} {id:?} {}", session.number, name_of(message))
         }
         Event::ClientSays { node, session, id, message } => {
-            format!("client->{node} {} {id:?} {}", session.0, name_of(message))
+            format!("client->{node} {} {id:?} {}", session.number, name_of(message))
         }
         Event::Coins { node, ticket, coins, .. } => format!("coins->{node} {ticket} {}", coins.len()),
         Event::Recalled { node, ticket, .. } => format!("recalled->{node} {ticket}"),

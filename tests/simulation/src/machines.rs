@@ -231,7 +231,7 @@ impl World {
             // Its own requests take the way of a peer's here, so that the oracle sees them.
             Output::Reply { to: ReplyTo::Myself(_), .. } => {}
             Output::Reply { to: ReplyTo::Peer(number), reply } => self.answer(id, number, reply),
-            Output::LookUp { ticket, outpoints } => self.look_up(id, ticket, outpoints),
+            Output::LookUp { ticket, outpoints, .. } => self.look_up(id, ticket, outpoints),
             Output::Search { ticket, search } => {
                 let incarnation = self.nodes.get(&id).map_or(0, |node| node.incarnation);
                 let coins = self.chain.coins_with(&search.scripts().into_iter().collect());
@@ -246,7 +246,7 @@ impl World {
                 let checked = Box::new(check.run());
                 self.schedule(wait, Event::Checked { node: id, incarnation, ticket, checked });
             }
-            Output::Recall { ticket, wanted } => self.recall(id, ticket, &wanted),
+            Output::Recall { ticket, wanted, .. } => self.recall(id, ticket, &wanted),
             Output::Settled => {
                 let incarnation = self.nodes.get(&id).map_or(0, |node| node.incarnation);
                 let wait = self.dice.between(10, 1_000);

@@ -191,7 +191,8 @@ impl SimNode {
 
     /// A new session of a client.
     pub fn open_session(&mut self, owner: Owner) -> SessionId {
-        let session = SessionId(u64::from(self.incarnation) << 32 | self.next_session);
+        let session =
+            SessionId { certificate: 0, number: u64::from(self.incarnation) << 32 | self.next_session };
         self.next_session += 1;
         self.sessions.insert(session, owner);
         session

@@ -266,6 +266,11 @@ impl Ledger {
         self.scripts.full()
     }
 
+    /// There is little room left for accounts that no coin came to.
+    pub(crate) fn is_filling(&self) -> bool {
+        self.scripts.is_filling()
+    }
+
     pub(crate) fn has_unsearched(&self) -> bool {
         self.scripts.has_unsearched()
     }

@@ -225,6 +225,11 @@ impl Scripts {
         unused.then_some(("accounts without a coin that a node follows", UNUSED_ACCOUNTS_MAX))
     }
 
+    /// Half of the room for accounts without a coin is taken, and there is some left.
+    pub(super) fn is_filling(&self) -> bool {
+        self.unused.len() >= UNUSED_ACCOUNTS_MAX / 2 && self.full().is_none()
+    }
+
     fn derive(
         &mut self,
         slot: u32,
@@ -464,6 +469,7 @@ mod tests {
             AccountId(id)
         };
         let entry = AccountEntry::new(world.account.record(), 1);
+        assert!(!scripts.is_filling());
         let mut used = entry.clone();
         used.extend(Keychain::Receive, 1, 1);
         scripts.accounts.insert(id(0), Account { slot: scripts.addresses.open(id(0)), entry: used });
@@ -473,6 +479,7 @@ mod tests {
             let slot = scripts.addresses.open(id(number));
             scripts.accounts.insert(id(number), Account { slot, entry });
             scripts.unused.insert((number, id(number)));
+            assert_eq!(scripts.is_filling(), (32_768..65_536).contains(&number), "half is free to all");
         }
         let before = scripts.accounts.len();
         scripts.register(world.account.id(), &world.account, 5_000);

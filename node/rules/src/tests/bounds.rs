@@ -2,7 +2,7 @@
 //! waits.
 
 use crate::{
-    SessionId,
+    Party, SessionId,
     effects::Reason,
     lookups::History,
     testkit::{Kit, OTHER, WALLET},
@@ -78,7 +78,7 @@ fn a_session_waits_for_so_many_histories_and_others_have_their_own_room() {
         lookups.add_history(history(WALLET)).expect("room");
     }
     assert!(lookups.add_history(history(WALLET)).is_err(), "one too many");
-    lookups.add_history(history(SessionId(77))).expect("another's room");
+    lookups.add_history(history(SessionId { certificate: 9, number: 77 })).expect("another's room");
     assert!(lookups.take_history(first).is_some());
     lookups.add_history(history(WALLET)).expect("one was told");
     lookups.remove_session(WALLET);
@@ -101,4 +101,14 @@ fn a_script_is_no_key_if_no_output_needs_one_so_long() {
         });
         assert_eq!(error, refused.then_some(ErrorCode::LimitExceeded), "{told:?}");
     }
+}
+
+#[test]
+fn while_there_is_much_room_nobody_is_asked_how_many_accounts_it_brought() {
+    let mut kit = Kit::voting();
+    let party = Party::Node(OTHER);
+    let now = kit.machine.cx.now;
+    while kit.machine.cx.newcomers.admit(now, party) {}
+    let record = kit.world.certificate().record;
+    kit.ask(OTHER, VotingRequest::AccountRequest { record }).expect("accepted");
 }

@@ -234,7 +234,7 @@ fn what_the_chain_said_before_a_block_came_is_asked_again() {
     let transaction = spend(&[coin], 99_000);
     let request = kit.vote_request(sole(&transaction));
     kit.machine.at(kit.now, 0).handle_request(OTHER, ReplyTo::Peer(77), request);
-    let Some(Output::LookUp { ticket, outpoints }) = kit.machine.poll_output() else {
+    let Some(Output::LookUp { ticket, outpoints, .. }) = kit.machine.poll_output() else {
         panic!("it asks the chain")
     };
     assert_eq!(outpoints, [coin]);
@@ -510,7 +510,7 @@ fn refused_at_once(kit: &mut Kit, proposal: Proposal) {
 #[test]
 fn a_coordinator_has_it_checked_aside_too_and_who_names_anothers_coin_costs_voters_nothing() {
     let mut kit = Kit::voting();
-    let session = crate::SessionId(9);
+    let session = crate::testkit::WALLET;
     let hello = ClientMessage::Hello {
         protocol: quorate_protocol::wire::limits::PROTOCOL_VERSION,
         federation: None,

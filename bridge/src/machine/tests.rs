@@ -237,7 +237,11 @@ fn a_lost_relay_says_whose_it_was_and_a_query_ends_in_time() {
     outputs(&mut machine);
     let relay = submit(&mut machine, session);
     machine.handle_timeout(Duration::from_secs(600));
-    assert_eq!(machine.sizes(), (1, 1), "a submission is followed as long as its node may still say something");
+    assert_eq!(
+        machine.sizes(),
+        (1, 1),
+        "a submission is followed as long as its node may still say something"
+    );
     machine.handle_relay_lost(relay);
     machine.handle_relay_lost(relay);
     assert_eq!(refusal(&mut machine, session), ErrorCode::CoordinatorLost);

@@ -1,6 +1,6 @@
 //! Which addresses a wallet gives out, and which it watches.
 
-use super::{GAP_LIMIT_MAX, KeychainState, Till, Wallet, WalletError};
+use super::{ADDRESSES_AHEAD_MAX, GAP_LIMIT_MAX, KeychainState, Till, Wallet, WalletError};
 use crate::{
     account::{ACCOUNT_GAP, Address, Keychain, KeychainIndex},
     wire::Followed,
@@ -17,9 +17,32 @@ impl Wallet {
     /// Gives out the next receive address.
     ///
     /// # Errors
-    /// 2^31 addresses have been given out.
+    /// [`ADDRESSES_AHEAD_MAX`](super::ADDRESSES_AHEAD_MAX) have been given out after the last one that was paid to, or
+    /// 2^31 in all.
     pub fn next_address(&mut self) -> Result<Address, WalletError> {
+        if self.ahead() >= ADDRESSES_AHEAD_MAX {
+            return Err(WalletError::AddressesUnpaid { limit: ADDRESSES_AHEAD_MAX });
+        }
         self.take_next(Keychain::Receive)
+    }
+
+    /// How many receive addresses were given out after the last one that was paid to; counted when they are many.
+    fn ahead(&mut self) -> u32 {
+        let Some(state) = self.keychains.get(&Keychain::Receive) else { return 0 };
+        let ahead = state.next.saturating_sub(state.paid);
+        if ahead < ADDRESSES_AHEAD_MAX {
+            return ahead;
+        }
+        let is_paid = |index: &u32| {
+            let address = usize::try_from(*index).ok().and_then(|index| state.derived.get(index));
+            address.is_some_and(|one| {
+                self.coins_at(&one.script_pubkey).any(|coin| coin.is_verified(&self.chain))
+            })
+        };
+        let (next, last) = (state.next, (state.paid..state.next).rev().find(is_paid));
+        let state = self.keychains.entry(Keychain::Receive).or_default();
+        state.paid = last.map_or(state.paid, |last| last + 1);
+        next.saturating_sub(state.paid)
     }
 
     /// An address to show to anyone: the same until somebody has paid to it, by a verified proof.
@@ -27,7 +50,7 @@ impl Wallet {
     /// nobody used within the gap that a restored wallet looks across.
     ///
     /// # Errors
-    /// 2^31 addresses have been given out.
+    /// Those of [`Wallet::next_address`].
     pub fn unused_address(&mut self) -> Result<Address, WalletError> {
         let shown = self.shown.and_then(|index| {
             let state = self.keychains.get(&Keychain::Receive)?;
@@ -206,5 +229,29 @@ impl Wallet {
             state.derived.push(address);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wallet::tests::{confirmed, mine, wallet};
+
+    #[test]
+    fn no_more_addresses_are_given_out_than_can_be_watched_and_a_payment_makes_room() {
+        let mut wallet = wallet();
+        mine(&mut wallet, 1);
+        let first = wallet.unused_address().expect("an address");
+        for _ in 1..ADDRESSES_AHEAD_MAX - 1 {
+            wallet.next_address().expect("an address");
+        }
+        confirmed(&mut wallet, false);
+        // That one was the last before the bound, and it was paid to.
+        assert!((1..ADDRESSES_AHEAD_MAX).all(|_| wallet.next_address().is_ok()));
+        wallet.next_address().expect("the last one");
+        let refused = wallet.next_address();
+        assert_eq!(refused, Err(WalletError::AddressesUnpaid { limit: ADDRESSES_AHEAD_MAX }));
+        assert!(refused.is_err_and(|error| error.is_retryable()));
+        assert_eq!(wallet.unused_address(), Ok(first), "one that nobody paid to is shown again");
     }
 }

@@ -17,6 +17,15 @@ pub enum WalletError {
     /// A derived key is not usable (chance below 2^-120), or an index is out of range.
     #[error("a key cannot be derived at this path")]
     Derivation,
+    /// So many receive addresses were given out after the last one that was paid to that no more could be watched: what
+    /// was paid to them would not be noticed.
+    #[error(
+        "{limit} addresses are given out after the last one that was paid to, and no more can be watched: show one of them again, or try again after a payment"
+    )]
+    AddressesUnpaid {
+        /// How many there may be.
+        limit: u32,
+    },
     /// Not an address or URI.
     #[error("{text:?} is not a bitcoin address or URI: {reason}")]
     Address {
@@ -222,6 +231,7 @@ impl WalletError {
             self,
             Self::NotCertified
                 | Self::Coin { retry: true, .. }
+                | Self::AddressesUnpaid { .. }
                 | Self::CoinsBusy { .. }
                 | Self::UnconfirmedChain { .. }
                 | Self::LiftFirst { .. }
@@ -238,6 +248,7 @@ impl WalletError {
             Self::Words(_) => "invalid_words",
             Self::Randomness => "randomness_unavailable",
             Self::Derivation => "derivation_failed",
+            Self::AddressesUnpaid { .. } => "addresses_unpaid",
             Self::Address { .. } => "invalid_address",
             Self::Network { .. } => "wrong_network",
             Self::AddressType { .. } => "unknown_address_type",

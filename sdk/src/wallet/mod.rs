@@ -65,6 +65,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const GAP_LIMIT: u32 = 20;
 /// Most that it can be set to.
 pub const GAP_LIMIT_MAX: u32 = 1000;
+/// Receive addresses that are given out after the last one that was paid to, at most: a bridge watches 10,000 scripts
+/// for a session beyond those that nodes follow with the account.
+///
+/// ```
+/// use quorate::wallet::{ADDRESSES_AHEAD_MAX, GAP_LIMIT_MAX};
+/// assert!(ADDRESSES_AHEAD_MAX + GAP_LIMIT_MAX <= 10_000);
+/// ```
+pub const ADDRESSES_AHEAD_MAX: u32 = 9_000;
 
 /// A wallet of one joint account.
 ///
@@ -112,6 +120,8 @@ struct KeychainState {
     next: u32,
     /// Index after the last one of which a server says that it has a coin: so far is derived, and not given out.
     claimed: u32,
+    /// Index after the last one that was paid to, as far as anybody has looked.
+    paid: u32,
 }
 
 impl Wallet {

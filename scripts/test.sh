@@ -38,6 +38,8 @@ if grep -q '^cargo=cargo ' .tools/bin/cargo-wasm; then
   .tools/bin/cargo-wasm clippy --locked -p quorate-wasm --all-targets -- -D warnings
 fi
 need_browser
+# For the invoice server's tests.
+[ -d /usr/lib/postgresql ] || need initdb postgresql
 say "bindings, in Node and in a browser"
 export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$PWD/.tools/bin/wasm-bindgen-test-runner CHROMEDRIVER="${CHROMEDRIVER:-/usr/bin/chromedriver}"
 .tools/bin/cargo-wasm test --locked -p quorate-wasm

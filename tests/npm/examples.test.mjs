@@ -41,7 +41,7 @@ before(() => {
   directory = mkdtempSync(join(tmpdir(), "quorate-examples-"));
   symlinkSync(resolve("node_modules"), join(directory, "node_modules"));
   mkdirSync(join(directory, "src"));
-  const sources = readdirSync("wasm/js/src").filter((name) => name.endsWith(".ts")).map((name) => `wasm/js/src/${name}`);
+  const sources = ["wasm/js/src", "wasm/js/src/server"].flatMap((folder) => readdirSync(folder).filter((name) => name.endsWith(".ts")).map((name) => `${folder}/${name}`));
   examples = [...sources, "wasm/js/README.md"].flatMap(blocks);
   examples.forEach((example, index) => {
     const extension = example.language === "js" ? "ts" : example.language;

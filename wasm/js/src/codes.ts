@@ -16,11 +16,13 @@ export type Code =
   | "invalid_proposal"
   | "invalid_psbt"
   | "invalid_share"
+  | "invalid_webhook"
   | "invalid_words"
   | "other_words"
   | "unknown_address_type"
   | "wrong_network"
   // A payment.
+  | "addresses_unpaid"
   | "amount_missing"
   | "amount_too_large"
   | "coin_expired"

@@ -1,0 +1,157 @@
+// The shop: goods, orders, and what it hears from its invoice server. It ships when the proofs in a webhook show that enough was paid to the address that it has in its own books:
+// neither the invoice server nor the bridge could make it ship for nothing.
+import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import { join } from "node:path";
+import webPush from "web-push";
+import { openWebhook } from "quorate/webhooks";
+import { Orders } from "./orders.mjs";
+import { SCRIPT, WORKER, front, missing, order as orderPage } from "./pages.mjs";
+
+const GOODS = new Map([
+  ["tea", { name: "Green tea", amount: 18_000n }],
+  ["notebook", { name: "Notebook", amount: 24_000n }],
+  ["pen", { name: "Fountain pen", amount: 90_000n }],
+]);
+const BODY_MAX = 1 << 20;
+const WAIT_MS = 25_000;
+/** Nobody's page needs more, and nobody else's may show it. */
+const HEADERS = { "content-security-policy": "default-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer" };
+
+/**
+ * Starts the shop.
+ *
+ * @param options - `server` and `token` of its invoice server, `federation`, the webhook's `secret`, `directory` of its books, `port`, and `push`: keys of Web Push (VAPID), if
+ * customers may be told when their page is closed.
+ */
+export async function startShop({ server, token, federation, secret, directory, port = 8_491, push }) {
+  const orders = new Orders(join(directory, "orders.sqlite"));
+  const waiting = new Map();
+  const told = (id) => {
+    for (const wake of waiting.get(id) ?? []) wake();
+  };
+
+  async function buy(item) {
+    const { name, amount } = GOODS.get(item);
+    const id = randomUUID();
+    const body = JSON.stringify({ order: id, amount: String(amount), memo: name });
+    const answer = await fetch(`${server}/v1/invoices`, { method: "POST", headers: { authorization: `Bearer ${token}`, "content-type": "application/json" }, body });
+    if (!answer.ok) throw new Error(`the invoice server answered with ${answer.status}`);
+    const { address, uri, expires } = await answer.json();
+    orders.add({ id, item: name, amount, address, uri, expires });
+    return id;
+  }
+
+  /** What the invoice server says: believed as far as its proofs go. */
+  async function paid(body, headers) {
+    const event = await openWebhook(body, headers, { secret, federation });
+    const order = orders.get(event.invoice.order);
+    if (order === undefined) return;
+    let { state } = event.invoice;
+    const claimsMoney = state === "paid" || state === "overpaid";
+    if (claimsMoney && (event.invoice.address !== order.address || event.verified.amount < BigInt(order.amount))) {
+      console.error(`order ${order.id}: said to be paid, and not shown to be; look at it`);
+      state = "partial";
+    }
+    if (!orders.stand(order.id, state, event.sequence)) return;
+    told(order.id);
+    if (claimsMoney && order.push !== null) await notify(JSON.parse(order.push), order);
+  }
+
+  async function notify(subscription, { id, item }) {
+    const message = JSON.stringify({ title: "Paid", body: `Your payment for ${item} is final.`, url: `/orders/${id}` });
+    const { endpoint, headers, body } = webPush.generateRequestDetails(subscription, message, { vapidDetails: push, TTL: 3_600, contentEncoding: "aes128gcm" });
+    // One that does not come costs nothing but itself: the page has it, too.
+    await fetch(endpoint, { method: "POST", headers, body, redirect: "manual", signal: AbortSignal.timeout(10_000) }).catch(() => undefined);
+  }
+
+  /** Waits until an order stands otherwise than its page says. */
+  async function news(id, known, response) {
+    if (orders.get(id).state === known) {
+      const wakes = waiting.get(id) ?? new Set();
+      waiting.set(id, wakes);
+      await new Promise((resolve) => {
+        wakes.add(resolve);
+        const timer = setTimeout(resolve, WAIT_MS);
+        response.once("close", resolve);
+        wakes.add(() => clearTimeout(timer));
+      });
+      waiting.delete(id);
+    }
+    return { state: orders.get(id).state };
+  }
+
+  async function handle(request, response) {
+    const { pathname, searchParams } = new URL(request.url, "http://shop");
+    const send = (status, type, body, more = {}) => response.writeHead(status, { "content-type": type, ...HEADERS, ...more }).end(body);
+    const html = (body, status = 200) => send(status, "text/html; charset=utf-8", body, { "cache-control": "no-store" });
+    const [, kind, id, action] = pathname.split("/");
+    if (request.method === "GET" && pathname === "/") return html(front(GOODS));
+    if (request.method === "GET" && pathname === "/order.js") return send(200, "text/javascript", SCRIPT);
+    if (request.method === "GET" && pathname === "/push.js") return send(200, "text/javascript", WORKER);
+    if (request.method === "POST" && pathname === "/paid") {
+      await paid(await read(request), request.headers);
+      return response.writeHead(204).end();
+    }
+    if (request.method === "POST" && pathname === "/orders") {
+      const item = new URLSearchParams(await read(request)).get("item") ?? "";
+      if (!GOODS.has(item)) return html(missing(), 404);
+      return response.writeHead(303, { location: `/orders/${await buy(item)}` }).end();
+    }
+    const order = kind === "orders" && id !== undefined ? orders.get(id) : undefined;
+    if (order === undefined) return html(missing(), 404);
+    if (request.method === "GET" && action === undefined) return html(orderPage(order, { pushKey: push?.publicKey ?? "" }));
+    if (request.method === "GET" && action === "state") return send(200, "application/json", JSON.stringify(await news(id, searchParams.get("known"), response)));
+    if (request.method === "POST" && action === "push" && push !== undefined) {
+      orders.setPush(id, subscriptionOf(await read(request)));
+      return response.writeHead(204).end();
+    }
+    return html(missing(), 404);
+  }
+
+  const http = createServer((request, response) =>
+    handle(request, response).catch((error) => {
+      // What comes from outside and is not good is no news for the log.
+      const status = error.code === "invalid_webhook" || error instanceof Refused ? 400 : 503;
+      if (status === 503) console.error(error);
+      if (!response.headersSent) response.writeHead(status, { "content-type": "text/plain" }).end(status === 400 ? `${error.message}\n` : "try again in a moment\n");
+    }),
+  );
+  http.listen(port, "127.0.0.1");
+  await once(http, "listening");
+  return {
+    url: `http://127.0.0.1:${http.address().port}`,
+    async close() {
+      http.close();
+      http.closeAllConnections();
+      orders.close();
+    },
+  };
+}
+
+class Refused extends Error {}
+
+async function read(request) {
+  const pieces = [];
+  let length = 0;
+  for await (const piece of request) {
+    if ((length += piece.length) > BODY_MAX) throw new Refused("the request is too large");
+    pieces.push(piece);
+  }
+  return Buffer.concat(pieces).toString("utf8");
+}
+
+/** What a browser says of itself. Push services are on the internet: a shop lets nobody have it call elsewhere. */
+function subscriptionOf(text) {
+  try {
+    const { endpoint, keys: { p256dh, auth } } = JSON.parse(text);
+    const { protocol, hostname } = new URL(endpoint);
+    const isOutside = protocol === "https:" && hostname.includes(".") && !/^[\d.]+$|:/.test(hostname);
+    if (!isOutside && process.env.SHOP_PUSH_ANYWHERE !== "1") throw new Error("it is on this network");
+    if (typeof p256dh !== "string" || typeof auth !== "string") throw new Error("its keys are missing");
+    return { endpoint, keys: { p256dh, auth } };
+  } catch (error) {
+    throw new Refused(`the push subscription is refused: ${error.message}`);
+  }
+}

@@ -1,44 +1,51 @@
-import { StrictMode, useEffect, useState, type FormEvent } from "react";
+import { StrictMode, useEffect, useState } from "react";
 import { createRoot } from "react-dom/client";
-import { useConnection, useHistory } from "quorate/react";
-import { Federation, init as initVerifier, type FinalTransaction } from "quorate/verify";
-import { Wallet, type IncomingPayment } from "quorate/worker";
+import { useConnection } from "quorate/react";
+import { Invoices } from "quorate/invoices";
+import { init as initVerifier } from "quorate/verify";
+import { Wallet } from "quorate/worker";
 import { findDevnet, type Devnet } from "./devnet.js";
+import { Charge, Sale } from "./sale.js";
+import { Sales, useSales } from "./sales.js";
 import "./style.css";
-import { Copy, Field, Problem, Qr, Shell, btc, parseSats, sats, useAction } from "./ui.js";
+import { Field, Problem, Shell, useAction } from "./ui.js";
 
-interface Sale {
-  readonly amount: bigint;
-  readonly address: string;
+/** A till with its invoices, and whether it can pay back by itself. */
+interface Till {
+  readonly wallet: Wallet;
+  readonly invoices: Invoices;
+  readonly watches: boolean;
 }
 
-/** A payment that this browser checked by itself, with nothing but the proof and the federation's id. */
-interface Checked {
-  readonly transaction: FinalTransaction;
-  readonly proof: string;
-  readonly tookMs: number;
-}
+const RECORD = "till-record";
 
 function App() {
   const [devnet, setDevnet] = useState<Devnet>();
-  const [wallet, setWallet] = useState<Wallet>();
-  const [sale, setSale] = useState<Sale>();
-  const start = useAction();
+  const [till, setTill] = useState<Till>();
+  const { busy, error, run } = useAction();
   useEffect(() => void findDevnet().then(setDevnet), []);
   const open = (record: string) =>
-    start.run(async () => {
+    run(async () => {
       if (!devnet) throw new Error("this page has to be served by a devnet");
       const options = { bridge: devnet.bridge, federation: devnet.federation };
-      // Kept, so that a page that is loaded again gives no address to a second customer.
-      const opened = await (record ? Wallet.watch({ ...options, record, name: await tillName(record), key: tillKey() }) : Wallet.create({ ...options, storage: "memory" }));
+      // Kept, so that a page that is loaded again goes on with its sales, and gives no address to a second customer.
+      const wallet = await (record ? Wallet.watch({ ...options, record, name: await tillName(record), key: tillKey() }) : Wallet.create({ ...options, storage: "memory" }));
       await initVerifier();
-      setWallet(opened);
+      const invoices = await Invoices.open(wallet);
+      if (record) localStorage.setItem(RECORD, record);
+      setTill({ wallet, invoices, watches: record !== "" });
     });
+  const kept = localStorage.getItem(RECORD) ?? "";
+  useEffect(() => {
+    if (devnet && kept) open(kept);
+  }, [devnet]);
+  const forget = () => {
+    localStorage.removeItem(RECORD);
+    void till?.wallet.close().then(() => setTill(undefined));
+  };
   return (
-    <Shell title="Corner shop" aside={wallet && <Till wallet={wallet} />}>
-      {!wallet && <Start busy={start.busy} error={start.error} onStart={open} />}
-      {wallet && !sale && <Charge wallet={wallet} onSale={setSale} />}
-      {wallet && sale && <Payment key={sale.address} wallet={wallet} sale={sale} onNext={() => setSale(undefined)} />}
+    <Shell title="Corner shop" aside={till && <Connection wallet={till.wallet} />}>
+      {till ? <Counter till={till} onForget={forget} /> : <Start busy={busy} error={error} record={kept} onStart={open} />}
     </Shell>
   );
 }
@@ -49,20 +56,20 @@ async function tillName(record: string): Promise<string> {
   return `till-${Array.from(hash.slice(0, 8), (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
-/** Encrypts what the till has seen, on this device. It guards no money: a till has no keys. */
+/** Encrypts what the till has seen, on this device. It guards no money: a till that watches has no keys. */
 function tillKey(): Uint8Array {
   const kept = localStorage.getItem("till-key") ?? Array.from(crypto.getRandomValues(new Uint8Array(32)), (byte) => byte.toString(16).padStart(2, "0")).join("");
   localStorage.setItem("till-key", kept);
   return Uint8Array.from(kept.match(/../g) ?? [], (byte) => Number.parseInt(byte, 16));
 }
 
-function Till({ wallet }: { wallet: Wallet }) {
+function Connection({ wallet }: { wallet: Wallet }) {
   const connection = useConnection(wallet);
   return <span className={`pill ${connection === "ready" ? "good" : "wait"}`} role="status">{connection}</span>;
 }
 
-function Start({ busy, error, onStart }: { busy: boolean; error: unknown; onStart: (record: string) => void }) {
-  const [record, setRecord] = useState("");
+function Start({ busy, error, record: kept, onStart }: { busy: boolean; error: unknown; record: string; onStart: (record: string) => void }) {
+  const [record, setRecord] = useState(kept);
   return (
     <form className="card" onSubmit={(event) => { event.preventDefault(); onStart(record.trim()); }}>
       <h1>Open the till</h1>
@@ -75,116 +82,29 @@ function Start({ busy, error, onStart }: { busy: boolean; error: unknown; onStar
   );
 }
 
-function Charge({ wallet, onSale }: { wallet: Wallet; onSale: (sale: Sale) => void }) {
-  const [text, setText] = useState("21 000");
-  const { busy, error, run } = useAction();
-  const amount = parseSats(text);
-  const submit = (event: FormEvent) => {
-    event.preventDefault();
-    run(async () => {
-      if (amount !== undefined) onSale({ amount, address: await wallet.nextAddress() });
-    });
-  };
-  return (
-    <form className="card" onSubmit={submit}>
-      <h1>New sale</h1>
-      <Field label="Amount" hint="In satoshis.">
-        {(id) => <input id={id} inputMode="numeric" value={text} onChange={(event) => setText(event.target.value)} />}
-      </Field>
-      <Problem error={error} />
-      <button disabled={busy || amount === undefined}>{amount ? `Charge ${sats(amount)}` : "Charge"}</button>
-    </form>
-  );
-}
-
-async function check(wallet: Wallet, payment: IncomingPayment, amount: bigint): Promise<Checked | undefined> {
-  const [{ proof } = { proof: undefined }] = payment.transactions;
-  if (proof === undefined) return undefined;
-  const federation = new Federation(await wallet.federationDocument(), wallet.account.federation);
-  try {
-    const from = performance.now();
-    const transaction = federation.verifyProof(proof);
-    const paid = transaction.outputs.filter(({ address }) => address === payment.address).reduce((sum, { value }) => sum + value, 0n);
-    return paid >= amount ? { transaction, proof, tookMs: performance.now() - from } : undefined;
-  } finally {
-    federation[Symbol.dispose]();
-  }
-}
-
-function Payment({ wallet, sale, onNext }: { wallet: Wallet; sale: Sale; onNext: () => void }) {
-  const [paid, setPaid] = useState<IncomingPayment>();
-  const [checked, setChecked] = useState<Checked>();
-  const [error, setError] = useState<unknown>();
+/** What is on the counter: a new sale, one that is under way or looked at, or all of them. The address says which, so that a page loaded again shows the same. */
+function Counter({ till, onForget }: { till: Till; onForget: () => void }) {
+  const { wallet, invoices } = till;
+  const sales = useSales(invoices);
+  const [place, setPlace] = useState(location.hash.slice(1));
   useEffect(() => {
-    const stop = new AbortController();
-    wallet
-      .paymentTo(sale.address, { amount: sale.amount, signal: stop.signal })
-      .then(async (payment) => {
-        setChecked(await check(wallet, payment, sale.amount));
-        setPaid(payment);
-      })
-      .catch((thrown: unknown) => stop.signal.aborted || setError(thrown));
-    return () => stop.abort();
-  }, [wallet, sale]);
-  const uri = `bitcoin:${sale.address}?amount=${btc(sale.amount)}&label=Corner%20shop`;
-  if (paid) return <Paid wallet={wallet} paid={paid} checked={checked} onNext={onNext} />;
-  return (
-    <section className="card" aria-label="Payment">
-      <h1>{sats(sale.amount)}</h1>
-      <Qr text={uri} label={`QR code for a payment of ${sats(sale.amount)}`} />
-      <p className="mono" data-testid="uri">{uri}</p>
-      <Problem error={error} />
-      <p role="status" className="soft">Waiting for the payment…</p>
-      <div className="row">
-        <Copy text={uri} label="Copy link" />
-        <button type="button" className="quiet" onClick={onNext}>Cancel</button>
-      </div>
-    </section>
+    const moved = () => setPlace(location.hash.slice(1));
+    addEventListener("hashchange", moved);
+    return () => removeEventListener("hashchange", moved);
+  }, []);
+  const go = (to: string) => void (location.hash = to);
+  const order = place.startsWith("sale/") ? decodeURIComponent(place.slice(5)) : undefined;
+  const sale = sales?.find((one) => one.order === order);
+  const tab = (name: string, to: string, current: boolean) => (
+    <button type="button" aria-current={current ? "page" : undefined} onClick={() => go(to)}>{name}</button>
   );
-}
-
-const txidOf = ({ transaction }: Checked) => <span className="mono">{transaction.txid}</span>;
-
-/** How sure the merchant can be, and of what. */
-function standing({ transactions }: IncomingPayment, checked: Checked | undefined): string {
-  if (checked?.transaction.finality === "enforced") return `Final, verified in this browser in ${checked.tookMs.toFixed(1)} ms.`;
-  if (checked) return `Attested by the federation, verified in this browser in ${checked.tookMs.toFixed(1)} ms. The payer holds the key alone: for large amounts wait for confirmations.`;
-  if (transactions.every(({ finality }) => finality === "enforced")) return "Final, paid by more than one transaction, each verified by the till's wallet.";
-  if (transactions.every(({ proof }) => proof === undefined)) return "In a block of the chain, not by the federation: wait for the confirmations that you need.";
-  return "Paid by several transactions, not all of them final: wait for confirmations.";
-}
-
-function Paid({ wallet, paid, checked, onNext }: { wallet: Wallet; paid: IncomingPayment; checked: Checked | undefined; onNext: () => void }) {
-  const history = useHistory(wallet);
-  const txid = paid.transactions[0]?.txid;
-  const confirmations = history?.find((entry) => entry.txid === txid)?.confirmations ?? 0;
   return (
-    <section className="card">
-      <div className="card done" role="status">
-        <svg className="mark" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="7" /><path d="M4.5 8.2l2.4 2.4 4.6-5" /></svg>
-        <h1>{sats(paid.amount)} paid</h1>
-        <p>{standing(paid, checked)}</p>
-        <p className="soft" data-testid="confirmations">
-          {confirmations === 0 ? "Not in a block yet; it need not be." : `${confirmations} confirmation${confirmations > 1 ? "s" : ""}`}
-        </p>
-      </div>
-      {checked && (
-        <details>
-          <summary>The proof</summary>
-          <p className="soft">
-            {checked.transaction.finality === "enforced" ? (
-              <>Signing transaction {txidOf(checked)} took {checked.transaction.signers} nodes of the federation. Each keeps a durable record of it, so no transaction that spends the same coins can be signed.</>
-            ) : (
-              <>{checked.transaction.signers} nodes of the federation have committed to transaction {txidOf(checked)} and to no other of the same coins. Their owner alone holds the key and can still sign another for the chain.</>
-            )}{" "}
-            Anyone can check this with the federation's id and nothing else.
-          </p>
-          <pre>{JSON.stringify(JSON.parse(checked.proof), undefined, 2)}</pre>
-          <Copy text={checked.proof} label="Copy proof" />
-        </details>
-      )}
-      <button type="button" onClick={onNext}>Next sale</button>
-    </section>
+    <>
+      {sale && <Sale key={sale.order} wallet={wallet} invoices={invoices} sale={sale} watches={till.watches} onNext={() => go("")} />}
+      {place === "sales" && <Sales sales={sales} onOpen={(one) => go(`sale/${encodeURIComponent(one)}`)} onForget={till.watches ? onForget : undefined} />}
+      {!sale && place !== "sales" && sales && <Charge invoices={invoices} number={sales.length + 1} onSale={(one) => go(`sale/${encodeURIComponent(one.order)}`)} />}
+      <nav aria-label="Till">{tab("New sale", "", !sale && place !== "sales")}{tab("Sales", "sales", place === "sales")}</nav>
+    </>
   );
 }
 

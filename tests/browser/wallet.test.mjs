@@ -40,7 +40,7 @@ async function createWallet(name, { shots } = {}) {
 }
 
 async function unlock(page) {
-  await page.getByLabel("Password").fill(PASSWORD);
+  await page.getByLabel("Password", { exact: true }).fill(PASSWORD);
   await page.getByRole("button", { name: "Open wallet" }).click();
 }
 
@@ -61,7 +61,7 @@ async function address(page) {
 
 async function pay(page, to, amount) {
   await section(page, "Send");
-  await page.getByLabel("To").fill(to);
+  await page.getByLabel("To", { exact: true }).fill(to);
   if (amount) await page.getByLabel("Amount").fill(amount);
   await page.getByRole("button", { name: /^Review/ }).click();
   await page.getByRole("button", { name: /^Pay / }).click();
@@ -160,7 +160,7 @@ test("a second tab is told that the wallet is open, and a wrong password opens n
   await page.getByRole("button", { name: "Lock wallet" }).click();
   await page.getByRole("heading", { name: "Welcome back" }).waitFor();
   await page.close();
-  await second.getByLabel("Password").fill("wrong password");
+  await second.getByLabel("Password", { exact: true }).fill("wrong password");
   await second.getByRole("button", { name: "Open wallet" }).click();
   await second.getByRole("alert").filter({ hasText: "The password is wrong" }).waitFor();
   await unlock(second);
@@ -168,7 +168,7 @@ test("a second tab is told that the wallet is open, and a wrong password opens n
 
   // Nothing that is stored can be read: not the words, not an address, not a txid.
   await section(second, "Settings");
-  await second.getByLabel("Password").fill(PASSWORD);
+  await second.getByLabel("Password", { exact: true }).fill(PASSWORD);
   await second.getByRole("button", { name: "Show the twelve words" }).click();
   await second.locator("ol.words").waitFor();
   const words = await second.locator("ol.words li").allTextContents();

@@ -1,7 +1,9 @@
 import { useState } from "react";
 import type { HistoryEntry } from "quorate";
 import type { OpenWallet } from "quorate/worker";
-import { Problem, sats, useAction } from "./ui.js";
+import { Payment } from "./payment.js";
+import { Problem, useAction } from "./ui.js";
+import { useUnit } from "./units.js";
 
 /** What people want to know of a payment: is it over, and how surely. */
 function standing({ payment, finality, confirmations, conflicted, refusal }: HistoryEntry): { text: string; tone: string } {
@@ -17,6 +19,7 @@ function standing({ payment, finality, confirmations, conflicted, refusal }: His
 
 /** What is final and no miner takes can be lifted: for a fee, by who paid it and by who was paid. */
 function Lift({ wallet, entry }: { wallet: OpenWallet; entry: HistoryEntry }) {
+  const { unit } = useUnit();
   const [quote, setQuote] = useState<{ feeRate: number; fee: bigint }>();
   const { busy, error, run } = useAction();
   const ask = async () => {
@@ -31,7 +34,7 @@ function Lift({ wallet, entry }: { wallet: OpenWallet; entry: HistoryEntry }) {
     <span className="lift">
       <span className="hint">It is final; a node's Bitcoin Core does not take it at present, as the bridge tells: {entry.refusal}</span>
       {quote
-        ? <button type="button" disabled={busy} onClick={() => run(lift)}>Pay {sats(quote.fee)} to speed it up</button>
+        ? <button type="button" disabled={busy} onClick={() => run(lift)}>Pay {unit.show(quote.fee)} to speed it up</button>
         : <button type="button" className="quiet" disabled={busy} onClick={() => run(ask)}>Speed it up</button>}
       <Problem error={error} />
     </span>
@@ -39,6 +42,10 @@ function Lift({ wallet, entry }: { wallet: OpenWallet; entry: HistoryEntry }) {
 }
 
 export function History({ wallet, entries }: { wallet: OpenWallet; entries: readonly HistoryEntry[] | undefined }) {
+  const { unit } = useUnit();
+  const [opened, setOpened] = useState<string>();
+  const one = entries?.find(({ txid }) => txid === opened);
+  if (one) return <Payment wallet={wallet} entry={one} standing={standing(one).text} onBack={() => setOpened(undefined)} />;
   if (!entries?.length) return <p className="card soft">Nothing yet. What you pay and receive appears here.</p>;
   return (
     <section className="card" aria-label="History">
@@ -49,12 +56,12 @@ export function History({ wallet, entries }: { wallet: OpenWallet; entries: read
           const when = entry.blockTime ? new Date(entry.blockTime * 1000).toLocaleString() : "not in a block yet";
           return (
             <li key={entry.txid} data-txid={entry.txid}>
-              <span>{net < 0n ? "Sent" : "Received"}</span>
-              <span className={`amount ${net < 0n ? "" : "in"}`}>{net < 0n ? "−" : "+"}{sats(net < 0n ? -net : net)}</span>
+              <button type="button" className="link" onClick={() => setOpened(entry.txid)}>{entry.label ?? (net < 0n ? "Sent" : "Received")}</button>
+              <span className={`amount ${net < 0n ? "" : "in"}`}>{net < 0n ? "−" : "+"}{unit.show(net < 0n ? -net : net)}</span>
               {entry.to.map(({ address, amount }) => (
-                <span key={address} className="hint payee">{sats(amount)} to <span className="mono" title={address}>{address.slice(0, 12)}…{address.slice(-6)}</span></span>
+                <span key={address} className="hint payee">{unit.show(amount)} to <span className="mono" title={address}>{address.slice(0, 12)}…{address.slice(-6)}</span></span>
               ))}
-              {entry.fee !== undefined && <span className="hint payee">Fee {sats(entry.fee)}</span>}
+              {entry.fee !== undefined && <span className="hint payee">Fee {unit.show(entry.fee)}</span>}
               <span className="hint">{when} · <span className="mono" title={entry.txid}>{entry.txid.slice(0, 8)}…</span></span>
               <span><span className={`pill ${tone}`}>{text}</span></span>
               {entry.refusal !== undefined && entry.finality === "enforced" && !entry.conflicted && entry.confirmations === 0 && <Lift wallet={wallet} entry={entry} />}

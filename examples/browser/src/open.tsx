@@ -1,14 +1,14 @@
 import { useEffect, useState, type FormEvent } from "react";
 import { Wallet } from "quorate/worker";
 import type { Devnet } from "./devnet.js";
+import { PASSWORD_LENGTH_MIN } from "./security.js";
 import { Field, Problem, Shell, useAction } from "./ui.js";
 
-const PASSWORD_LENGTH_MIN = 8;
 
 type Step = "looking" | "welcome" | "restore" | "unlock" | "backup";
 
 /** One wallet per federation and name, so that a new devnet does not meet the wallet of the last. */
-function walletName(devnet: Devnet | null): string {
+export function walletName(devnet: Devnet | null): string {
   const name = new URLSearchParams(location.search).get("wallet") ?? "main";
   return devnet ? `${name}-${devnet.federation.slice(0, 12)}` : name;
 }

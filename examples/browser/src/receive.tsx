@@ -1,8 +1,10 @@
 import { useEffect, useState } from "react";
 import type { OpenWallet } from "quorate/worker";
-import { Copy, Field, Problem, Qr, btc, parseSats, sats, useAction } from "./ui.js";
+import { Copy, Field, Problem, Qr, btc, useAction } from "./ui.js";
+import { useUnit } from "./units.js";
 
 export function Receive({ wallet }: { wallet: OpenWallet }) {
+  const { unit } = useUnit();
   const [address, setAddress] = useState<string>();
   const [amount, setAmount] = useState("");
   const [received, setReceived] = useState<{ readonly amount: bigint }>();
@@ -10,15 +12,15 @@ export function Receive({ wallet }: { wallet: OpenWallet }) {
   const next = () => run(async () => setAddress(await wallet.nextAddress()));
   useEffect(() => run(async () => setAddress(await wallet.unusedAddress())), [wallet, received]);
   useEffect(() => wallet.on("received", setReceived), [wallet]);
-  const wanted = parseSats(amount);
+  const wanted = unit.parse(amount);
   const uri = address && `bitcoin:${address}${wanted ? `?amount=${btc(wanted)}` : ""}`;
   return (
     <section className="card" aria-label="Receive">
-      {received !== undefined && <p role="status" className="pill good">{sats(received.amount)} received, final</p>}
+      {received !== undefined && <p role="status" className="pill good">{unit.show(received.amount)} received, final</p>}
       {uri && <Qr text={uri} label={`QR code for ${uri}`} />}
       <p className="mono" data-testid="address">{address}</p>
-      <Field label="Amount (optional)" hint="In satoshis.">
-        {(id) => <input id={id} inputMode="numeric" value={amount} onChange={(event) => setAmount(event.target.value)} />}
+      <Field label="Amount (optional)" hint={unit.hint}>
+        {(id) => <input id={id} inputMode="decimal" value={amount} onChange={(event) => setAmount(event.target.value)} />}
       </Field>
       <Problem error={error} />
       <div className="row">

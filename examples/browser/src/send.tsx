@@ -3,7 +3,8 @@ import type { Sending } from "quorate/react";
 import type { Destination, PaymentState, Quote } from "quorate";
 import type { OpenWallet } from "quorate/worker";
 import { Scan, canScan } from "./scan.js";
-import { Address, Field, Problem, parseSats, sats, useAction } from "./ui.js";
+import { Address, Field, Problem, useAction } from "./ui.js";
+import { useUnit } from "./units.js";
 
 /** A payment takes well under a second. */
 const STOP_AFTER_MS = 5_000;
@@ -32,6 +33,7 @@ function progressOf(txid: string | undefined, state: PaymentState | undefined): 
 
 /** Paying. What is under way is kept by the page, so that it is still here when its user comes back from another section. */
 export function Send({ wallet, sending, ready }: { wallet: OpenWallet; sending: Sending; ready: boolean }) {
+  const { unit } = useUnit();
   const [to, setTo] = useState("");
   const [amount, setAmount] = useState("");
   const [everything, setEverything] = useState(false);
@@ -47,8 +49,13 @@ export function Send({ wallet, sending, ready }: { wallet: OpenWallet; sending: 
     if (receipt && started !== undefined && took === undefined) setTook(performance.now() - started);
   }, [receipt, started, took]);
 
-  const wanted = asked ?? (everything ? "everything" : parseSats(amount));
+  const wanted = asked ?? (everything ? "everything" : unit.parse(amount));
   const busy = sending.sending;
+  // What was wrong is wrong no more once something else is asked for.
+  const edited = () => {
+    reset();
+    quoting.clear();
+  };
   const submit = (event: FormEvent) => {
     event.preventDefault();
     const found = destination.found;
@@ -99,21 +106,21 @@ export function Send({ wallet, sending, ready }: { wallet: OpenWallet; sending: 
   return (
     <form className="card" onSubmit={submit} aria-label="Send">
       <Field label="To" hint="A bitcoin address or a bitcoin: link.">
-        {(id) => <textarea id={id} className="mono" rows={2} autoComplete="off" spellCheck={false} value={to} onChange={(event) => { setTo(event.target.value); reset(); }} />}
+        {(id) => <textarea id={id} className="mono" rows={2} autoComplete="off" spellCheck={false} value={to} onChange={(event) => { setTo(event.target.value); edited(); }} />}
       </Field>
       <Problem error={destination.error} />
       {canScan && <button type="button" className="quiet" onClick={() => setScanning(true)}>Scan a code</button>}
       {asked === undefined && (
         <>
-          <Field label="Amount" hint={everything ? "All that is spendable, less the fee." : "In satoshis."}>
-            {(id) => <input id={id} inputMode="numeric" disabled={everything} value={everything ? "" : amount} onChange={(event) => { setAmount(event.target.value); reset(); }} />}
+          <Field label="Amount" hint={everything ? "All that is spendable, less the fee." : unit.hint}>
+            {(id) => <input id={id} inputMode="decimal" disabled={everything} value={everything ? "" : amount} onChange={(event) => { setAmount(event.target.value); edited(); }} />}
           </Field>
-          <button type="button" className="quiet" aria-pressed={everything} onClick={() => setEverything(!everything)}>Everything</button>
+          <button type="button" className="quiet" aria-pressed={everything} onClick={() => { setEverything(!everything); edited(); }}>Everything</button>
         </>
       )}
       {destination.found?.label && <p className="hint">To {destination.found.label}</p>}
-      <Problem error={error ?? quoting.error} />
-      <button disabled={!ready || quoting.busy || !destination.found || !wanted}>{typeof wanted === "bigint" ? `Review ${sats(wanted)}` : "Review"}</button>
+      <Problem error={quoting.error ?? error} />
+      <button disabled={!ready || quoting.busy || !destination.found || !wanted}>{typeof wanted === "bigint" ? `Review ${unit.show(wanted)}` : "Review"}</button>
       {!ready && <p className="hint">Waiting for the federation…</p>}
     </form>
   );
@@ -127,6 +134,7 @@ interface Review {
 
 /** What is paid, at what fee, and what that means: the last step before it is. */
 function Confirm({ review: { destination, quote }, ready, onPay, onBack }: { review: Review; ready: boolean; onPay: (quote: Quote) => void; onBack: () => void }) {
+  const { unit } = useUnit();
   const heading = useRef<HTMLHeadingElement>(null);
   useEffect(() => heading.current?.focus(), []);
   return (
@@ -140,16 +148,16 @@ function Confirm({ review: { destination, quote }, ready, onPay, onBack }: { rev
         </dd>
         {destination.message && <><dt>For</dt><dd>{destination.message} <span className="soft">(as the link says)</span></dd></>}
         <dt>Amount</dt>
-        <dd>{sats(quote.amount)}</dd>
+        <dd>{unit.show(quote.amount)}</dd>
         <dt>Fee</dt>
-        <dd>{sats(quote.fee)} <span className="soft">({quote.feeRate.toFixed(1)} sat/vB)</span></dd>
+        <dd>{unit.show(quote.fee)} <span className="soft">({quote.feeRate.toFixed(1)} sat/vB)</span></dd>
         <dt>Total</dt>
-        <dd><strong>{sats(quote.total)}</strong></dd>
+        <dd><strong>{unit.show(quote.total)}</strong></dd>
         <dt>Final</dt>
         <dd>At once: the federation co-signs it, and no second payment of these coins can be signed. Its block follows.</dd>
       </dl>
       {quote.unconfirmed && <p className="hint">It spends money that is in no block yet, and waits for that one's block.</p>}
-      <button type="button" disabled={!ready} onClick={() => onPay(quote)}>Pay {sats(quote.amount)}</button>
+      <button type="button" disabled={!ready} onClick={() => onPay(quote)}>Pay {unit.show(quote.amount)}</button>
       <button type="button" className="quiet" onClick={onBack}>Back</button>
       {!ready && <p className="hint">Waiting for the federation…</p>}
     </section>

@@ -1,9 +1,11 @@
 import { useEffect, useState, type FormEvent } from "react";
 import type { RefreshQuote } from "quorate";
 import type { OpenWallet } from "quorate/worker";
-import { Copy, Field, Problem, sats, useAction } from "./ui.js";
+import { Copy, Field, Problem, useAction } from "./ui.js";
+import { ChangePassword, Erase } from "./security.js";
+import { useUnit, type Unit } from "./units.js";
 
-export function Settings({ wallet, lock }: { wallet: OpenWallet; lock: () => void }) {
+export function Settings({ wallet, name, lock }: { wallet: OpenWallet; name: string; lock: () => Promise<void> }) {
   const { account } = wallet;
   return (
     <>
@@ -19,6 +21,8 @@ export function Settings({ wallet, lock }: { wallet: OpenWallet; lock: () => voi
       </section>
       <OldCoins wallet={wallet} />
       <Backup wallet={wallet} />
+      <Amounts />
+      <ChangePassword wallet={wallet} />
       <section className="card" aria-label="Federation">
         <h2>Federation</h2>
         <p className="mono">{account.federation}</p>
@@ -28,13 +32,31 @@ export function Settings({ wallet, lock }: { wallet: OpenWallet; lock: () => voi
         <h2>Leaving</h2>
         <p className="soft">You need nobody's leave: with the backup sheet, <a href="./recover.html">this page</a> moves your coins without the federation, each once its time lock has passed.</p>
       </section>
-      <section className="card"><button type="button" className="quiet" onClick={lock}>Lock wallet</button></section>
+      <section className="card"><button type="button" className="quiet" onClick={() => void lock()}>Lock wallet</button></section>
+      <Erase wallet={wallet} name={name} lock={lock} />
     </>
+  );
+}
+
+function Amounts() {
+  const { unit, choose } = useUnit();
+  return (
+    <section className="card" aria-label="Amounts">
+      <Field label="Amounts in">
+        {(id) => (
+          <select id={id} value={unit.name} onChange={(event) => choose(event.target.value as Unit["name"])}>
+            <option value="sat">satoshis</option>
+            <option value="BTC">bitcoin</option>
+          </select>
+        )}
+      </Field>
+    </section>
   );
 }
 
 /** Coins that grow old, and what moving them home costs; nothing while there are none. */
 function OldCoins({ wallet }: { wallet: OpenWallet }) {
+  const { unit } = useUnit();
   const [quote, setQuote] = useState<RefreshQuote>();
   const { busy, error, run } = useAction();
   useEffect(() => {
@@ -49,11 +71,11 @@ function OldCoins({ wallet }: { wallet: OpenWallet }) {
     <section className="card" aria-label="Old coins">
       <h2>Old coins</h2>
       <p className="soft">
-        {quote.coins} {quote.coins === 1 ? "coin" : "coins"} with {sats(quote.amount)} {quote.expired ? "can be paid with no longer" : "will soon be too old to pay with"}. Moving
-        {quote.coins === 1 ? " it" : " them"} within your account makes that good, for a fee of {sats(quote.fee)}.
+        {quote.coins} {quote.coins === 1 ? "coin" : "coins"} with {unit.show(quote.amount)} {quote.expired ? "can be paid with no longer" : "will soon be too old to pay with"}. Moving
+        {quote.coins === 1 ? " it" : " them"} within your account makes that good, for a fee of {unit.show(quote.fee)}.
       </p>
       <Problem error={error} />
-      <button type="button" className="quiet" disabled={busy} onClick={() => run(move)}>Move for {sats(quote.fee)}</button>
+      <button type="button" className="quiet" disabled={busy} onClick={() => run(move)}>Move for {unit.show(quote.fee)}</button>
     </section>
   );
 }

@@ -87,7 +87,7 @@ export function Problem({ error }: { error: unknown }) {
 }
 
 /** Runs something that takes time, one at a time, and keeps its error. */
-export function useAction(): { busy: boolean; error: unknown; run: (action: () => Promise<void>) => void } {
+export function useAction(): { busy: boolean; error: unknown; run: (action: () => Promise<void>) => void; clear: () => void } {
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>();
   const run = (action: () => Promise<void>) => {
@@ -97,7 +97,7 @@ export function useAction(): { busy: boolean; error: unknown; run: (action: () =
       .catch(setError)
       .finally(() => setBusy(false));
   };
-  return { busy, error, run };
+  return { busy, error, run, clear: () => setError(undefined) };
 }
 
 export function Shell({ title, aside, children }: { title: string; aside?: ReactNode; children: ReactNode }) {

@@ -1,4 +1,4 @@
-import { StrictMode, useEffect, useState } from "react";
+import { StrictMode, useEffect, useRef, useState } from "react";
 import { createRoot } from "react-dom/client";
 import { useBalance, useConnection, useHistory, useSend } from "quorate/react";
 import { Wallet } from "quorate/worker";
@@ -7,42 +7,86 @@ import { History } from "./history.js";
 import { Receive } from "./receive.js";
 import { Send } from "./send.js";
 import { Settings } from "./settings.js";
-import { Open } from "./open.js";
+import { Open, walletName } from "./open.js";
 import "./style.css";
 import { Problem, Shell, sats, useAction } from "./ui.js";
+import { Units, useUnit } from "./units.js";
 
 const GIFT = 1_000_000n;
 const TABS = ["Home", "Receive", "Send", "Settings"] as const;
+type Tab = (typeof TABS)[number];
+
+/** The section that the page's address names: the browser's back button leads through them. */
+function useTab(): [Tab, (tab: Tab) => void] {
+  const read = (): Tab => TABS.find((tab) => tab.toLowerCase() === location.hash.slice(1)) ?? "Home";
+  const [tab, setTab] = useState(read);
+  useEffect(() => {
+    const moved = () => setTab(read());
+    addEventListener("hashchange", moved);
+    return () => removeEventListener("hashchange", moved);
+  }, []);
+  const go = (next: Tab) => {
+    location.hash = next.toLowerCase();
+    setTab(next);
+  };
+  return [tab, go];
+}
+
+/** Whether this device has a network at all: known at once, before any connection has noticed. */
+function useOnline(): boolean {
+  const [online, setOnline] = useState(navigator.onLine);
+  useEffect(() => {
+    const changed = () => setOnline(navigator.onLine);
+    for (const type of ["online", "offline"]) addEventListener(type, changed);
+    return () => {
+      for (const type of ["online", "offline"]) removeEventListener(type, changed);
+    };
+  }, []);
+  return online;
+}
 
 function App() {
   const [devnet, setDevnet] = useState<Devnet | null>();
   const [wallet, setWallet] = useState<Wallet>();
   useEffect(() => void findDevnet().then((found) => setDevnet(found ?? null)), []);
   if (devnet === undefined) return <Shell title="Quorate">{null}</Shell>;
-  if (wallet === undefined) return <Open devnet={devnet} onOpen={setWallet} />;
-  const lock = () => {
-    void wallet.close().finally(() => setWallet(undefined));
+  const open = (opened: Wallet) => {
+    // It begins at home, where payments under way are seen.
+    history.replaceState(null, "", location.pathname + location.search);
+    setWallet(opened);
   };
-  return <Main wallet={wallet} devnet={devnet} lock={lock} />;
+  if (wallet === undefined) return <Open devnet={devnet} onOpen={open} />;
+  const lock = () => wallet.close().finally(() => setWallet(undefined));
+  return <Main wallet={wallet} name={walletName(devnet)} devnet={devnet} lock={lock} />;
 }
 
-function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null; lock: () => void }) {
-  const [tab, setTab] = useState<(typeof TABS)[number]>("Home");
-  const connection = useConnection(wallet);
+function Main({ wallet, name, devnet, lock }: { wallet: Wallet; name: string; devnet: Devnet | null; lock: () => Promise<void> }) {
+  const { unit } = useUnit();
+  const [tab, setTab] = useTab();
+  const online = useOnline();
+  const told = useConnection(wallet);
+  const connection = online || told === "closed" ? told : "offline";
+  const section = useRef<HTMLDivElement>(null);
+  const shown = useRef(tab);
+  // Whoever listens to the page hears of the new section first.
+  useEffect(() => {
+    if (shown.current !== tab) section.current?.focus();
+    shown.current = tab;
+  }, [tab]);
   const balance = useBalance(wallet);
   const history = useHistory(wallet);
   const sending = useSend(wallet);
   const tone = { ready: "good", connected: "wait", offline: "bad", closed: "bad" }[connection ?? "offline"];
   return (
-    <Shell title="Quorate wallet" aside={<span className={`pill ${tone}`} role="status">{connection}</span>}>
+    <Shell title="Quorate wallet" aside={<span className="row">{wallet.account.network !== "bitcoin" && <span className="pill wait">{wallet.account.network}</span>}<span className={`pill ${tone}`} role="status">{connection}</span></span>}>
       <section className="card" aria-label="Balance">
         <div>
-          <p className="balance" data-testid="balance">{balance ? sats(balance.spendable) : "…"}</p>
+          <p className="balance" data-testid="balance">{balance ? unit.show(balance.spendable) : "…"}</p>
           <p className="soft">
-            {balance && balance.incoming > 0n && <>{sats(balance.incoming)} incoming · </>}
-            {balance && balance.locked > 0n && <>{sats(balance.locked)} being paid · </>}
-            {balance && balance.immature > 0n && <>{sats(balance.immature)} maturing · </>}
-            {balance && balance.expired > 0n && <>{sats(balance.expired)} too old to pay with: see Settings · </>}
+            {balance && balance.incoming > 0n && <>{unit.show(balance.incoming)} incoming · </>}
+            {balance && balance.locked > 0n && <>{unit.show(balance.locked)} being paid · </>}
+            {balance && balance.immature > 0n && <>{unit.show(balance.immature)} maturing · </>}
+            {balance && balance.expired > 0n && <>{unit.show(balance.expired)} too old to pay with: see Settings · </>}
             ready to spend
           </p>
         </div>
@@ -51,22 +95,24 @@ function Main({ wallet, devnet, lock }: { wallet: Wallet; devnet: Devnet | null;
       {connection === "closed" && (
         <section className="card" role="alert">
           <p>The wallet had to stop; nothing that it saved is lost.</p>
-          <button type="button" onClick={lock}>Open it again</button>
+          <button type="button" onClick={() => void lock()}>Open it again</button>
         </section>
       )}
       <OldTip wallet={wallet} />
       <nav aria-label="Sections">
-        {TABS.map((name) => (
-          <button key={name} type="button" aria-current={name === tab ? "page" : undefined} onClick={() => setTab(name)}>
-            {name}
+        {TABS.map((one) => (
+          <button key={one} type="button" aria-current={one === tab ? "page" : undefined} onClick={() => setTab(one)}>
+            {one}
           </button>
         ))}
       </nav>
       {tab !== "Settings" && <Keep account={wallet.account.id} onShow={() => setTab("Settings")} />}
-      {tab === "Home" && <History wallet={wallet} entries={history} />}
-      {tab === "Receive" && <Receive wallet={wallet} />}
-      {tab === "Send" && <Send wallet={wallet} sending={sending} ready={connection === "ready"} />}
-      {tab === "Settings" && <Settings wallet={wallet} lock={lock} />}
+      <div ref={section} tabIndex={-1}>
+        {tab === "Home" && <History wallet={wallet} entries={history} />}
+        {tab === "Receive" && <Receive wallet={wallet} />}
+        {tab === "Send" && <Send wallet={wallet} sending={sending} ready={connection === "ready"} />}
+        {tab === "Settings" && <Settings wallet={wallet} name={name} lock={lock} />}
+      </div>
     </Shell>
   );
 }
@@ -120,4 +166,4 @@ function Gift({ wallet }: { wallet: Wallet }) {
 }
 
 const root = document.getElementById("root");
-if (root) createRoot(root).render(<StrictMode><App /></StrictMode>);
+if (root) createRoot(root).render(<StrictMode><Units><App /></Units></StrictMode>);

@@ -17,7 +17,7 @@ const common = {
 
 const platform = (name) => ({ "#platform": `./${source}/platform/${name}.ts` });
 
-await build({ ...common, alias: platform("worker-file"), entryPoints: [`${source}/worker.ts`], outfile: "wasm/js/dist/worker.js" });
+await build({ ...common, alias: platform("worker-file"), entryPoints: [`${source}/worker.ts`], outfile: "wasm/js/dist/worker.js", sourcemap: true });
 
 const engine = {
   name: "engine",

@@ -37,7 +37,7 @@ const coded = (code) => (error) => error instanceof QuorateError && error instan
 
 test("the package holds what it should and nothing else", () => {
   const [{ files }] = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: PACKAGE, encoding: "utf8" }));
-  const names = files.map(({ path }) => path).filter((path) => !/^dist\/[\w/-]+\.(js|d\.ts)$/.test(path));
+  const names = files.map(({ path }) => path).filter((path) => !/^dist\/[\w/-]+\.(js|js\.map|d\.ts)$/.test(path));
   assert.deepEqual(names.sort(), ["LICENSE-APACHE", "LICENSE-MIT", "README.md", "dist/quorate.wasm", "dist/verify.wasm", "package.json"]);
   const { exports } = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8"));
   for (const entry of Object.values(exports)) {

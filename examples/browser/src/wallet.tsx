@@ -81,7 +81,7 @@ function Main({ wallet, name, devnet, lock }: { wallet: Wallet; name: string; de
     <Shell title="Quorate wallet" aside={<span className="row">{wallet.account.network !== "bitcoin" && <span className="pill wait">{wallet.account.network}</span>}<span className={`pill ${tone}`} role="status">{connection}</span></span>}>
       <section className="card" aria-label="Balance">
         <div>
-          <p className="balance" data-testid="balance">{balance ? unit.show(balance.spendable) : "…"}</p>
+          <h1 className="balance" data-testid="balance">{balance ? unit.show(balance.spendable) : "…"}</h1>
           <p className="soft">
             {balance && balance.incoming > 0n && <>{unit.show(balance.incoming)} incoming · </>}
             {balance && balance.locked > 0n && <>{unit.show(balance.locked)} being paid · </>}

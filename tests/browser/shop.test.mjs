@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { createECDH, createDecipheriv, hkdfSync, randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -30,7 +30,7 @@ before(async () => {
   });
   child.removeAllListeners("exit");
   const find = (pattern) => said.match(pattern)?.[1] ?? "";
-  shop = { child, url: `http://127.0.0.1:${port}`, devnet: { site: find(/wallet +(http:\S+?)\/ /), bridge: find(/bridge +(ws:\S+)/), federation: find(/id ([0-9a-f]{64})/) } };
+  shop = { child, url: `http://127.0.0.1:${port}`, server: `http://127.0.0.1:${server}`, devnet: { site: find(/wallet +(http:\S+?)\/ /), bridge: find(/bridge +(ws:\S+)/), federation: find(/id ([0-9a-f]{64})/) } };
   payer = await Wallet.create({ bridge: shop.devnet.bridge, federation: shop.devnet.federation, storage: "memory", name: "customer" });
   await payer.ready();
   for (let coin = 0; coin < 2; coin += 1) await fund(shop.devnet, await payer.nextAddress(), 500_000);
@@ -65,6 +65,25 @@ test("a customer buys, pays, and the page says so by itself", { timeout: 120_000
   await page.screenshot({ path: `${SHOTS}/shop-paid.png`, fullPage: true });
   assert.deepEqual(problems, []);
   await page.close();
+});
+
+test("a payment on the chain, which has no proof, is believed up to a limit", { timeout: 60_000 }, async () => {
+  const { token } = JSON.parse(readFileSync(join(directory, "secrets.json"), "utf8"));
+  const ask = async (path) => (await fetch(`${shop.server}${path}`, { headers: { authorization: `Bearer ${token}` } })).json();
+  for (const [item, amount, state] of [["pen", 90_000, "partial"], ["notebook", 24_000, "paid"]]) {
+    const bought = await fetch(`${shop.url}/orders`, { method: "POST", redirect: "manual", body: new URLSearchParams({ item }) });
+    const order = bought.headers.get("location");
+    const id = order.split("/").at(-1);
+    const [, address] = /data-address>([^<]+)</.exec(await (await fetch(`${shop.url}${order}`)).text());
+    // Two pages of one customer.
+    const pages = [1, 2].map(() => fetch(`${shop.url}${order}/state?known=waiting`));
+    await fund(shop.devnet, address, amount);
+    for (const page of pages) assert.ok(["partial", "paid"].includes((await (await page).json()).state));
+    assert.equal((await ask(`/v1/invoices/${id}?wait=30`)).state, "paid", "by the word of the invoice server");
+    // The shop has heard of it.
+    for (let waiting = true; waiting; ) waiting = (await ask(`/v1/deliveries?order=${id}`)).deliveries.some((delivery) => delivery.state !== "delivered");
+    assert.equal((await (await fetch(`${shop.url}${order}/state?known=none`)).json()).state, state, item);
+  }
 });
 
 test("one whose page is closed is told by Web Push", { timeout: 60_000 }, async () => {

@@ -10,7 +10,7 @@ use quorate_protocol::{
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Accounts being certified at a time for sessions with one certificate.
-const REGISTRATIONS_MAX: usize = 1_024;
+const REGISTRATIONS_MAX: usize = 4_096;
 
 /// Accounts that this node has certified for wallets.
 #[derive(Debug, Default)]

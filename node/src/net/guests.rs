@@ -19,7 +19,7 @@ const SESSIONS_MAX: usize = 4_096;
 /// Requests of one peer that are being read and answered.
 const REQUESTS_MAX: usize = 1_024;
 /// Questions of one certificate's sessions that wait for a block.
-const PROOFS_MAX: usize = 1_024;
+const PROOFS_MAX: usize = 4_096;
 /// Questions of one peer about epochs that nobody has begun to answer.
 const QUESTIONS_MAX: usize = 8;
 /// Bytes of what one certificate said that no machine has read yet: four times what one message may have.

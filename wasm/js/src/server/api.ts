@@ -14,6 +14,8 @@ const BODY_MAX = 16 << 10;
 /** Longest wait for an invoice, and how many may wait at a time. */
 const WAIT_MAX_S = 60;
 const WAITING_MAX = 1_000;
+/** For an invoice to be made. */
+const SOON_MS = 30_000;
 /** Invoices of an answer, at most and if nobody says. */
 const PAGE_MAX = 1_000;
 const PAGE = 100;
@@ -45,7 +47,7 @@ class Refused extends Error {
 }
 
 /** Errors that are not the caller's. */
-const STATUS: Partial<Record<Code, number>> = { closed: 503, storage_failed: 503, internal: 500 };
+const STATUS: Partial<Record<Code, number>> = { addresses_unpaid: 503, closed: 503, storage_failed: 503, internal: 500 };
 
 /** Answers requests. */
 export class Api {
@@ -89,7 +91,7 @@ export class Api {
       case "POST invoices": {
         const options = optionsOf(await read(request));
         const known = await invoices.get(options.order);
-        return { status: known === undefined ? 201 : 200, body: dataOf(await invoices.create(options)) };
+        return { status: known === undefined ? 201 : 200, body: dataOf(await soon(invoices.create(options))) };
       }
       case "GET invoices":
         return { body: page(await invoices.list(), search) };
@@ -189,6 +191,20 @@ function failure(error: unknown): Answer {
   const { code, message, retryable } = QuorateError.from(error);
   const status = STATUS[code] ?? 400;
   return { status, body: { code, message, retryable: retryable || status === 503 } };
+}
+
+/** Before a wallet was synced for the first time it does not know which address is the next. */
+async function soon<T>(answer: Promise<T>): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Refused(503, "not_synced", "the wallet has not heard from a bridge yet; the same request gives the invoice later")), SOON_MS);
+  });
+  try {
+    return await Promise.race([answer, late]);
+  } finally {
+    clearTimeout(timer);
+    answer.catch(() => undefined);
+  }
 }
 
 /** The body of a request: an object. */

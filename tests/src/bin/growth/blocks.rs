@@ -1,7 +1,7 @@
 //! `npm run bench -- growth --blocks N`: how fast a node that was away reads so many full blocks, and how long it takes
 //! to start on a chain with them.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use bitcoin::{Amount, OutPoint, Transaction, TxOut};
 use quorate_tests::{
     Cluster,
@@ -49,16 +49,22 @@ pub(crate) async fn measure(mut cluster: Cluster, count: u32, as_json: bool) -> 
     Ok(())
 }
 
-/// Blocks with a transaction each that pays to nobody, and the next one from its last output.
+/// Blocks with a transaction each that pays to nobody, and the next one from its last output, or from another reward.
 fn mine(cluster: &Cluster, count: u32) -> Result<()> {
-    cluster.chain.mine(101, &nobody())?;
-    let block = cluster.chain.blocks().into_iter().rev().nth(100).context("a block that is mature")?;
-    let reward = block.txdata.first().context("a reward")?;
-    let mut coin = OutPoint { txid: reward.compute_txid(), vout: 0 };
-    let mut left = reward.output.first().context("its output")?.value;
+    let paid = COIN * u64::from(OUTPUTS - 1) + FEE;
+    // A reward is enough for some two thousand.
+    let rewards = count / 2_000 + 1;
+    cluster.chain.mine(100 + rewards, &nobody())?;
+    let blocks = cluster.chain.blocks().into_iter().rev().skip(100);
+    let mut rewards = blocks.filter_map(|block| {
+        let reward = block.txdata.first()?;
+        Some((OutPoint { txid: reward.compute_txid(), vout: 0 }, reward.output.first()?.value))
+    });
+    let (mut coin, mut left) = (OutPoint::null(), Amount::ZERO);
     for _ in 0..count {
-        let paid = COIN * u64::from(OUTPUTS - 1) + FEE;
-        ensure!(left > paid, "one reward is enough for fewer blocks");
+        if left <= paid {
+            (coin, left) = rewards.next().context("a reward that is mature")?;
+        }
         left -= paid;
         let mut outputs = vec![TxOut { value: left, script_pubkey: nobody() }];
         for _ in 1..OUTPUTS {

@@ -43,28 +43,35 @@ async function startDevnet() {
 }
 
 const { password, token, secret, push } = secrets();
-const { child, bridge, federation } = await startDevnet();
-const kept = { directory: join(directory, "owner"), name: federation, password };
-// Its owner's wallet gives out addresses, too.
-const till = (number) => ({ number, of: 2 });
-const owner = (await Wallet.exists(kept)) ? await Wallet.open({ ...kept, bridge }) : await Wallet.create({ ...kept, bridge, federation, till: till(0) });
-const port = Number(process.env.SHOP_PORT ?? 8_491);
-const server = await InvoiceServer.start({
-  ...{ bridge, federation, record: owner.account.record, database: join(directory, `${federation}.sqlite`), password, token, port: Number(process.env.SHOP_SERVER_PORT ?? 8_490) },
-  webhooks: [{ url: `http://127.0.0.1:${port}/paid`, secrets: [secret] }],
-  till: till(1),
-});
-const shop = await startShop({ server: server.url, token, federation, secret, directory, port, push: { subject: "mailto:shop@example.com", ...push } });
-console.log(`\n  shop             ${shop.url}/\n  invoice server   ${server.url}/v1/status   (Authorization: Bearer ${join(directory, "secrets.json")}: token)\n\nOpen the shop, and pay with the wallet above. Stop with Ctrl-C.`);
-
-const ending = new Promise((resolve) => {
-  for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, resolve);
-});
-await Promise.race([ending, server.ended()]).catch((error) => {
+/** What is open, to be closed in the other order, however it ends. */
+const open = [];
+try {
+  const { child, bridge, federation } = await startDevnet();
+  open.push(() => void child.kill("SIGTERM"));
+  const gone = new Promise((_, reject) => child.once("exit", (code) => reject(new Error(`the devnet has ended with ${code}`))));
+  gone.catch(() => undefined);
+  const kept = { directory: join(directory, "owner"), name: federation, password };
+  // Its owner's wallet gives out addresses, too.
+  const till = (number) => ({ number, of: 2 });
+  const owner = (await Wallet.exists(kept)) ? await Wallet.open({ ...kept, bridge }) : await Wallet.create({ ...kept, bridge, federation, till: till(0) });
+  open.push(() => owner.close());
+  const port = Number(process.env.SHOP_PORT ?? 8_491);
+  const server = await InvoiceServer.start({
+    ...{ bridge, federation, record: owner.account.record, database: join(directory, `${federation}.sqlite`), password, token, port: Number(process.env.SHOP_SERVER_PORT ?? 8_490) },
+    webhooks: [{ url: `http://127.0.0.1:${port}/paid`, secrets: [secret] }],
+    till: till(1),
+  });
+  open.push(() => server.close());
+  const shop = await startShop({ server: server.url, token, federation, secret, directory, port, push: { subject: "mailto:shop@example.com", ...push } });
+  open.push(() => shop.close());
+  console.log(`\n  shop             ${shop.url}/\n  invoice server   ${server.url}/v1/status   (Authorization: Bearer ${join(directory, "secrets.json")}: token)\n\nOpen the shop, and pay with the wallet above. Stop with Ctrl-C.`);
+  const ending = new Promise((resolve) => {
+    for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, resolve);
+  });
+  await Promise.race([ending, gone, server.ended()]);
+} catch (error) {
   console.error(error);
   process.exitCode = 1;
-});
-await shop.close();
-await server.close();
-await owner.close();
-child.kill("SIGTERM");
+} finally {
+  for (const close of open.reverse()) await close();
+}

@@ -18,6 +18,10 @@ const GOODS = new Map([
 /** In satoshis, what is believed of payments in blocks. */
 const BELIEVED_MAX = 50_000n;
 const BODY_MAX = 1 << 20;
+/** Orders that wait to be paid: each has an address that is watched, and anybody can make them. */
+const OPEN_MAX = 1_000;
+/** Push services of the browsers that there are: the shop calls nobody else for a stranger. */
+const PUSH_SERVICES = /^(fcm\.googleapis\.com|[\w-]+\.push\.services\.mozilla\.com|[\w.-]+\.notify\.windows\.com|[\w.-]+\.push\.apple\.com)$/;
 const WAIT_MS = 25_000;
 /** Nobody's page needs more, and nobody else's may show it. */
 const HEADERS = { "content-security-policy": "default-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'", "x-content-type-options": "nosniff", "referrer-policy": "no-referrer" };
@@ -35,9 +39,10 @@ export async function startShop({ server, token, federation, secret, directory, 
 
   async function buy(item) {
     const { name, amount } = GOODS.get(item);
+    if (orders.waiting(new Date()) >= OPEN_MAX) throw new Busy("too many orders wait to be paid");
     const id = randomUUID();
     const body = JSON.stringify({ order: id, amount: String(amount), memo: name });
-    const answer = await fetch(`${server}/v1/invoices`, { method: "POST", headers: { authorization: `Bearer ${token}`, "content-type": "application/json" }, body });
+    const answer = await fetch(`${server}/v1/invoices`, { method: "POST", headers: { authorization: `Bearer ${token}`, "content-type": "application/json" }, body, signal: AbortSignal.timeout(40_000) });
     if (!answer.ok) throw new Error(`the invoice server answered with ${answer.status}`);
     const { address, uri, expires } = await answer.json();
     orders.add({ id, item: name, amount, address, uri, expires });
@@ -50,23 +55,22 @@ export async function startShop({ server, token, federation, secret, directory, 
     const order = orders.get(event.invoice.order);
     if (order === undefined) return;
     let { state } = event.invoice;
-    const claimsMoney = state === "paid" || state === "overpaid";
     const mined = event.invoice.payments.filter(({ finality, height }) => finality === undefined && height !== undefined).reduce((sum, { amount }) => sum + BigInt(amount), 0n);
     const shown = event.verified.amount + (mined <= BELIEVED_MAX ? mined : 0n);
-    if (claimsMoney && (event.invoice.address !== order.address || shown < BigInt(order.amount))) {
+    if (isPaid(state) && (event.invoice.address !== order.address || shown < BigInt(order.amount))) {
       console.error(`order ${order.id}: said to be paid, and not shown to be; look at it`);
       state = "partial";
     }
     if (!orders.stand(order.id, state, event.sequence)) return;
     changed.emit(order.id);
-    if (claimsMoney && order.push !== null) await notify(JSON.parse(order.push), order);
+    // Once, and nobody waits for it: the page has it, too.
+    if (isPaid(state) && !isPaid(order.state) && order.push !== null) notify(JSON.parse(order.push), order).catch(() => undefined);
   }
 
   async function notify(subscription, { id, item }) {
     const message = JSON.stringify({ title: "Paid", body: `Your payment for ${item} is final.`, url: `/orders/${id}` });
     const { endpoint, headers, body } = webPush.generateRequestDetails(subscription, message, { vapidDetails: push, TTL: 3_600, contentEncoding: "aes128gcm" });
-    // One that does not come costs nothing but itself: the page has it, too.
-    await fetch(endpoint, { method: "POST", headers, body, redirect: "manual", signal: AbortSignal.timeout(10_000) }).catch(() => undefined);
+    await fetch(endpoint, { method: "POST", headers, body, redirect: "manual", signal: AbortSignal.timeout(10_000) });
   }
 
   /** Waits until an order stands otherwise than its page says. */
@@ -79,6 +83,7 @@ export async function startShop({ server, token, federation, secret, directory, 
   }
 
   async function handle(request, response) {
+    if (!URL.canParse(request.url, "http://shop")) throw new Refused("there is no such address");
     const { pathname, searchParams } = new URL(request.url, "http://shop");
     const send = (status, type, body, more = {}) => response.writeHead(status, { "content-type": type, ...HEADERS, ...more }).end(body);
     const html = (body, status = 200) => send(status, "text/html; charset=utf-8", body, { "cache-control": "no-store" });
@@ -108,10 +113,10 @@ export async function startShop({ server, token, federation, secret, directory, 
 
   const http = createServer((request, response) =>
     handle(request, response).catch((error) => {
-      // What comes from outside and is not good is no news for the log.
-      const status = error.code === "invalid_webhook" || error instanceof Refused ? 400 : 503;
-      if (status === 503) console.error(error);
-      if (!response.headersSent) response.writeHead(status, { "content-type": "text/plain" }).end(status === 400 ? `${error.message}\n` : "try again in a moment\n");
+      // What comes from outside and is not good is no news for the log, nor is one that has gone.
+      const isOutside = error instanceof Refused || ["invalid_webhook", "invalid_proof", "invalid_federation"].includes(error.code);
+      if (!isOutside && !(error instanceof Busy) && !request.destroyed) console.error(error);
+      if (!response.headersSent) response.writeHead(isOutside ? 400 : 503, { "content-type": "text/plain" }).end(isOutside ? `${error.message}\n` : "try again in a moment\n");
     }),
   );
   http.listen(port, "127.0.0.1");
@@ -127,6 +132,9 @@ export async function startShop({ server, token, federation, secret, directory, 
 }
 
 class Refused extends Error {}
+class Busy extends Error {}
+
+const isPaid = (state) => state === "paid" || state === "overpaid";
 
 async function read(request) {
   const pieces = [];
@@ -138,14 +146,14 @@ async function read(request) {
   return Buffer.concat(pieces).toString("utf8");
 }
 
-/** What a browser says of itself. Push services are on the internet: a shop lets nobody have it call elsewhere. */
+/** What a browser says of itself. */
 function subscriptionOf(text) {
   try {
     const { endpoint, keys: { p256dh, auth } } = JSON.parse(text);
     const { protocol, hostname } = new URL(endpoint);
-    const isOutside = protocol === "https:" && hostname.includes(".") && !/^[\d.]+$|:/.test(hostname);
-    if (!isOutside && process.env.SHOP_PUSH_ANYWHERE !== "1") throw new Error("it is on this network");
-    if (typeof p256dh !== "string" || typeof auth !== "string") throw new Error("its keys are missing");
+    const isKnown = protocol === "https:" && PUSH_SERVICES.test(hostname);
+    if (!isKnown && process.env.SHOP_PUSH_ANYWHERE !== "1") throw new Error("it is of no push service that this shop knows");
+    if (Buffer.from(p256dh, "base64url").length !== 65 || Buffer.from(auth, "base64url").length !== 16) throw new Error("its keys are none");
     return { endpoint, keys: { p256dh, auth } };
   } catch (error) {
     throw new Refused(`the push subscription is refused: ${error.message}`);

@@ -81,7 +81,7 @@ test("a payment on the chain, which has no proof, is believed up to a limit", { 
     for (const page of pages) assert.ok(["partial", "paid"].includes((await (await page).json()).state));
     assert.equal((await ask(`/v1/invoices/${id}?wait=30`)).state, "paid", "by the word of the invoice server");
     // The shop has heard of it.
-    for (let waiting = true; waiting; ) waiting = (await ask(`/v1/deliveries?order=${id}`)).deliveries.some((delivery) => delivery.state !== "delivered");
+    for (let heard = false; !heard; ) heard = (await ask(`/v1/deliveries?order=${id}`)).deliveries.some(({ state, type }) => state === "delivered" && type === "invoice.paid");
     assert.equal((await (await fetch(`${shop.url}${order}/state?known=none`)).json()).state, state, item);
   }
 });
@@ -125,7 +125,15 @@ test("nobody else says that an order is paid", { timeout: 60_000 }, async () => 
   const headers = { "webhook-id": "msg_1", "webhook-timestamp": String(Math.floor(Date.now() / 1_000)), "webhook-signature": "v1,AAAA" };
   assert.equal((await fetch(`${shop.url}/paid`, { method: "POST", headers, body: forged })).status, 400);
   assert.equal((await fetch(`${shop.url}/paid`, { method: "POST", body: "{" })).status, 400);
-  assert.match(await (await fetch(`${shop.url}${order}`)).text(), /data-state="waiting"/);
+  // One that has the secret, and lies.
+  const { secret } = JSON.parse(readFileSync(join(directory, "secrets.json"), "utf8"));
+  const { signedHeaders } = await import("../../wasm/js/dist/webhooks.js");
+  const none = { tolerance: "0", received: "18000", pending: "0", missing: "0", refundable: "0", created: "", expires: "", uri: "", payments: [], refunds: [] };
+  const invoice = { ...none, order: order.split("/").at(-1), address: "bcrt1p", amount: "18000", state: "paid" };
+  const lie = JSON.stringify({ type: "invoice.paid", timestamp: "", sequence: 1, invoice, proofs: {}, document: await payer.federationDocument() });
+  const signed = await signedHeaders([secret], "msg_2", Math.floor(Date.now() / 1_000), lie);
+  assert.equal((await fetch(`${shop.url}/paid`, { method: "POST", headers: signed, body: lie })).status, 204);
+  assert.match(await (await fetch(`${shop.url}${order}`)).text(), /data-state="partial"/, "it is not shown to be paid");
   for (const path of ["/orders", "/orders/none", "/nothing"]) assert.equal((await fetch(`${shop.url}${path}`)).status, 404, path);
 });
 

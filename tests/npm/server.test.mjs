@@ -136,7 +136,7 @@ async function life(place, name) {
   assert.deepEqual([rest.invoices.map((one) => one.order), rest.more], [[order(3)], false]);
   assert.match((await ask(back.url, "/v1/export?format=csv")).text, /^order,state,.*\r\n/);
   const { said: status } = await ask(back.url, "/v1/status");
-  assert.deepEqual([status.invoices, status.deliveries], [{ paid: 2, expired: 1 }, { waiting: 0, failed: 0 }]);
+  assert.deepEqual([status.invoices, status.deliveries], [{ paid: 2, expired: 1 }, { waiting: 0, undeliverable: 0, failed: 0 }]);
   assert.equal((await ask(back.url, path(3), { method: "DELETE" })).status, 200);
   assert.equal((await ask(back.url, path(3))).status, 404);
   const refund = await ask(back.url, `${path(1)}/refunded`, { method: "POST", body: { txid: "ab".repeat(32), amount: "20000" } });
@@ -167,12 +167,72 @@ test("a server on PostgreSQL, which ends with its connection and goes on", { tim
     const server = await InvoiceServer.start(optionsFor(postgres.url));
     const ended = server.ended();
     await postgres.stop();
-    server.invoices.create({ order: "lost", amount: 1_000n }).catch(() => undefined);
-    await assert.rejects(ended, coded("storage_failed"));
+    await assert.rejects(ended, coded("storage_failed"), "without being asked for anything");
     await assert.rejects(InvoiceServer.start(optionsFor(postgres.url)), (error) => coded("storage_failed")(error) && !error.message.includes("postgres://"));
   } finally {
     await postgres.stop();
   }
+});
+
+test("each is told in order, once, and wherever it is told now", { timeout: 120_000 }, async () => {
+  const place = join(directory, "told.sqlite");
+  const other = await startReceiver();
+  const both = [receiver, other].map(({ url }) => ({ url, secrets: [SECRET] }));
+  /** Numbers of what was taken of an order; an answer that a closing server did not hear is asked for again. */
+  const heard = (of, order) => [...new Set(of.heard.filter(({ said, status }) => status === 204 && said.invoice.order === order).map(({ said }) => said.sequence))];
+  // One that takes nothing holds up nobody else.
+  receiver.answer = () => 503;
+  let server = await InvoiceServer.start(optionsFor(place, { webhooks: both }));
+  const pay = async (order, amount) => {
+    const { address } = await server.invoices.create({ order, amount });
+    await payer.pay({ to: address, amount });
+  };
+  await pay("moved", 4_000n);
+  await other.taken("moved", "invoice.paid");
+  await server.close();
+  // Nobody is told at the first address any more: what waited for it goes to the one that there is.
+  const third = await startReceiver();
+  server = await InvoiceServer.start(optionsFor(place, { webhooks: [{ url: third.url, secrets: [SECRET] }] }));
+  await third.taken("moved", "invoice.paid");
+
+  // An order that was forgotten and is there again is told of with later numbers.
+  const { sequence } = (await third.taken("moved", "invoice.paid")).said;
+  assert.equal((await ask(server.url, "/v1/invoices/moved", { method: "DELETE" })).status, 200);
+  assert.equal((await ask(server.url, "/v1/invoices/moved", { method: "DELETE" })).status, 200, "once more");
+  assert.deepEqual((await ask(server.url, "/v1/deliveries?order=moved")).said.deliveries, []);
+  await pay("moved", 4_000n);
+  await third.taken("moved", "invoice.paid", third.heard.length);
+  assert.ok(heard(third, "moved").at(-1) > sequence);
+
+  // Time alone is no news: neither here nor after a start.
+  const before = heard(third, "moved").length;
+  await server.close();
+  const clock = Date.now;
+  Date.now = () => clock() + 3_600_000;
+  try {
+    server = await InvoiceServer.start(optionsFor(place, { webhooks: [{ url: third.url, secrets: [SECRET] }] }));
+    await pay("later", 5_000n);
+    await third.taken("later", "invoice.paid");
+    assert.equal(heard(third, "moved").length, before);
+    await server.close();
+  } finally {
+    Date.now = clock;
+  }
+
+  // What failed is told again when its owner asks for it.
+  third.answer = () => 500;
+  server = await InvoiceServer.start(optionsFor(place, { webhooks: [{ url: third.url, secrets: [SECRET] }] }));
+  await pay("again", 6_000n);
+  const waiting = async () => (await ask(server.url, "/v1/deliveries?state=waiting&order=again")).said.deliveries.find(({ type, attempts }) => type === "invoice.paid" && attempts > 0);
+  let delivery;
+  while ((delivery = await waiting()) === undefined);
+  assert.match(delivery.failure, /500/);
+  third.answer = () => 204;
+  assert.equal((await ask(server.url, `/v1/deliveries/${delivery.id}/retry`, { method: "POST" })).status, 200);
+  await third.taken("again", "invoice.paid");
+  await server.close();
+  other.close();
+  third.close();
 });
 
 test("a server of its own that is killed loses nothing", { timeout: 120_000 }, async () => {
@@ -224,7 +284,8 @@ test("nobody without the token, and nothing that is not bounded", { timeout: 60_
   assert.equal(await status("/v1/invoices", { token: "guessed" }), 401);
   assert.equal(await status("/v1/nothing", { token: "guessed" }), 401, "nor does it say what there is");
   assert.deepEqual((await ask(server.url, "/health", { token: "none" })).said.status, "ok");
-  for (const path of ["/", "/v2/invoices", "/v1/invoices/none", "/v1/%ff", "//", "/v1/invoices/a/b/c"]) assert.equal(await status(path), 404, path);
+  for (const order of ["a\u0000b", "\ud800", "line\nbreak"]) assert.deepEqual(await refused({ order, amount: "5000" }), [400, "invalid_argument"], JSON.stringify(order));
+  for (const path of ["/v1/deliveries?order=%00", "/", "/v2/invoices", "/v1/invoices/none", "/v1/%ff", "//", "/v1/invoices/a/b/c"]) assert.equal(await status(path), 404, path);
   assert.deepEqual(await refused({ order: "1" }), [400, "invalid_argument"]);
   assert.deepEqual(await refused({ order: "1", amount: "-5" }), [400, "invalid_argument"]);
   assert.deepEqual(await refused({ order: "1", amount: 1.5 }), [400, "invalid_argument"]);
@@ -247,6 +308,7 @@ test("nobody without the token, and nothing that is not bounded", { timeout: 60_
     [{ token: "short" }, /token/],
     [{ webhooks: [{ url: "http://shop.example/", secrets: [SECRET] }] }, /https/],
     [{ webhooks: [{ url: receiver.url, secrets: ["whsec_AAAA"] }] }, /secret/],
+    [{ webhooks: [{ url: "https://user:word@shop.example/", secrets: [SECRET] }] }, /password/],
     [{ webhooks: [{ url: receiver.url, secrets: [] }] }, /secrets/],
     [{ password: "" }, /password/],
     [{ colour: "red" }, /colour/],
@@ -292,6 +354,7 @@ test("a forged webhook is refused", { timeout: 60_000 }, async () => {
   assert.equal(await lie({ document: "{}" }), "invalid_webhook");
   assert.equal(await lie({ proofs: { [txid]: 1 } }), "invalid_webhook");
   assert.equal(await lie({ invoice: undefined }), "invalid_webhook");
+  for (const change of [{ sequence: "1" }, { type: "invoice.expired" }, { invoice: { ...said.invoice, payments: undefined } }, { invoice: { ...said.invoice, amount: "x" } }]) assert.equal(await lie(change), "invalid_webhook", JSON.stringify(change));
   assert.equal(await lie({ proofs: {} }), 0n, "without a proof nothing is shown");
   assert.equal(await lie({ invoice: { ...said.invoice, address: await owner.nextAddress() } }), 0n, "nor of another address");
   assert.equal((await signedAndOpened(JSON.stringify(said), { height: 10_000_000 })).verified.amount, 0n, "past its deadline only a block makes it final");

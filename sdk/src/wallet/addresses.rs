@@ -17,7 +17,7 @@ impl Wallet {
     /// Gives out the next receive address.
     ///
     /// # Errors
-    /// [`ADDRESSES_AHEAD_MAX`](super::ADDRESSES_AHEAD_MAX) have been given out after the last one that was paid to, or
+    /// [`ADDRESSES_AHEAD_MAX`] have been given out after the last one that was paid to, or
     /// 2^31 in all.
     pub fn next_address(&mut self) -> Result<Address, WalletError> {
         if self.ahead() >= ADDRESSES_AHEAD_MAX {

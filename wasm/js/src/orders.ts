@@ -16,6 +16,8 @@ interface Kept {
 export function checkOrder(order: string): string {
   if (checkText("order", order).length > ORDER_MAX) refuse("order", `is longer than ${ORDER_MAX} characters`);
   if (order === "") refuse("order", "is empty");
+  // Databases and logs do not hold them, or take two for the same.
+  if (/[\p{Cc}\p{Cs}]/u.test(order)) refuse("order", "has control characters, or halves of characters");
   return order;
 }
 

@@ -6,11 +6,13 @@
  * @example
  * ```ts no-run
  * import { openWebhook } from "quorate/webhooks";
- * declare const orders: { get(order: string): Promise<{ address: string; amount: bigint }>; ship(order: string): Promise<void> };
+ * declare const orders: { get(order: string): Promise<{ address: string; amount: bigint }>; shipOnce(order: string): Promise<void> };
  * export async function POST(request: Request): Promise<Response> {
  *   const event = await openWebhook(await request.text(), request.headers, { secret: "whsec_…", federation: id });
  *   const order = await orders.get(event.invoice.order);
- *   if (event.invoice.address === order.address && event.verified.amount >= order.amount) await orders.ship(event.invoice.order);
+ *   const isPaid = event.invoice.state === "paid" || event.invoice.state === "overpaid";
+ *   // It is told again when something else changes, such as what was paid back.
+ *   if (isPaid && event.invoice.address === order.address && event.verified.amount >= order.amount) await orders.shipOnce(event.invoice.order);
  *   return new Response();
  * }
  * ```
@@ -66,7 +68,10 @@ export interface WebhookEvent extends WebhookBody {
   readonly id: string;
   /** What its proofs show, whoever sent it. Compare address and amount with what you know of the order. */
   readonly verified: {
-    /** Sum of what final transactions pay to the invoice's address, in satoshis. Of what is in a block alone nothing. */
+    /**
+     * Sum of what final transactions pay to the invoice's address, in satoshis, as certain as `minimum` asks for. What only a block makes final is not in it, for it has no such
+     * proof: paid on the chain, or enforced below a height that is past.
+     */
     readonly amount: bigint;
     readonly transactions: readonly FinalTransaction[];
   };
@@ -80,6 +85,8 @@ export interface WebhookOptions {
   readonly federation: string;
   /** How old it may be, in seconds: an old one may be sent again by whoever has seen it. @defaultValue 300 */
   readonly seconds?: number;
+  /** The least that counts. `"attested"` takes the nodes' word for what its payer alone can sign. @defaultValue `"enforced"` */
+  readonly minimum?: Finality;
   /** Height of the chain as you know it. With it, what is enforced below a height that is past counts for nothing: only a block makes it final. */
   readonly height?: number;
 }
@@ -99,10 +106,11 @@ export type WebhookHeaders = Headers | Readonly<Record<string, string | readonly
  * says what is not so.
  */
 export async function openWebhook(body: string, headers: WebhookHeaders, options: WebhookOptions): Promise<WebhookEvent> {
-  const { secret, federation: pinned, seconds = SECONDS, height = 0 } = checkOptions("options", options, ["secret", "federation", "seconds", "height"]);
+  const { secret, federation: pinned, seconds = SECONDS, height = 0, minimum = "enforced" } = checkOptions("options", options, ["secret", "federation", "seconds", "height", "minimum"]);
   checkText("federation", pinned);
   checkCount("seconds", seconds);
   checkCount("height", height);
+  if (minimum !== "enforced" && minimum !== "attested") refuse("minimum", "has to be enforced or attested");
   if (checkText("body", body).length > BODY_MAX) throw invalid("it is too large");
   const [id, timestamp, signatures] = ["webhook-id", "webhook-timestamp", "webhook-signature"].map((name) => header(headers, name));
   if (id === undefined || timestamp === undefined || signatures === undefined) throw invalid("a header is missing");
@@ -114,7 +122,7 @@ export async function openWebhook(body: string, headers: WebhookHeaders, options
   const said = read(body);
   await init();
   const transactions = verified(said, pinned);
-  const holds = ({ finality, deadline }: FinalTransaction): boolean => finality !== "enforced" || height === 0 || (deadline ?? 0) > height;
+  const holds = ({ finality, deadline = 0 }: FinalTransaction): boolean => (finality === "enforced" ? deadline > height : minimum === "attested");
   const outputs = transactions.filter(holds).flatMap((transaction) => transaction.outputs);
   const amount = outputs.reduce((sum, { address, value }) => (address === said.invoice.address ? sum + value : sum), 0n);
   return { ...said, id, verified: { amount, transactions } };
@@ -123,11 +131,14 @@ export async function openWebhook(body: string, headers: WebhookHeaders, options
 function verified({ document, proofs }: WebhookBody, pinned: string): readonly FinalTransaction[] {
   try {
     using federation = new Federation(document, pinned);
-    return Object.entries(proofs).map(([txid, proof]) => {
+    const transactions = Object.entries(proofs).map(([txid, proof]) => {
       const transaction = federation.verifyProof(proof);
       if (transaction.txid !== txid) throw new QuorateError("invalid_proof", "it is the proof of another transaction");
       return transaction;
     });
+    const spent = transactions.flatMap(({ inputs }) => inputs);
+    if (new Set(spent).size !== spent.length) throw new QuorateError("invalid_proof", "two of them spend the same coin: only one can be in the chain");
+    return transactions;
   } catch (error) {
     // It is the sender's argument, and not the caller's.
     const { code, message } = QuorateError.from(error);
@@ -169,6 +180,9 @@ function header(headers: WebhookHeaders, name: string): string | undefined {
   return typeof value === "string" ? value : undefined;
 }
 
+const STATES: readonly InvoiceState[] = ["waiting", "partial", "paid", "overpaid", "late", "expired", "cancelled", "refunded"];
+
+/** What was signed is looked at, too: its reader relies on what its type says. */
 function read(body: string): WebhookBody {
   let said: WebhookBody;
   try {
@@ -176,8 +190,21 @@ function read(body: string): WebhookBody {
   } catch {
     throw invalid("it is no JSON");
   }
-  const texts = [said?.invoice?.order, said?.invoice?.address, said?.document, ...Object.values(said?.proofs ?? { "": undefined })];
-  if (texts.some((text) => typeof text !== "string")) throw invalid("it says nothing of an invoice");
+  const isText = (...texts: unknown[]): boolean => texts.every((text) => typeof text === "string");
+  const isAmount = (...amounts: unknown[]): boolean => amounts.every((amount) => typeof amount === "string" && /^\d{1,16}$/.test(amount));
+  const isList = (list: unknown): list is Record<string, unknown>[] => Array.isArray(list) && list.every((one) => typeof one === "object" && one !== null);
+  const { type, timestamp, sequence, invoice, proofs, document } = said ?? {};
+  const { order, state, address, uri, amount, tolerance, received, pending, missing, refundable, created, expires, payments, refunds } = invoice ?? {};
+  const isGood =
+    isText(timestamp, document, order, address, uri, created, expires) &&
+    isAmount(amount, tolerance, received, pending, missing, refundable) &&
+    Number.isSafeInteger(sequence) &&
+    STATES.includes(state as InvoiceState) &&
+    type === `invoice.${state}` &&
+    typeof proofs === "object" && proofs !== null && isText(...Object.values(proofs)) &&
+    isList(payments) && payments.every((payment) => isText(payment["outpoint"], payment["at"]) && isAmount(payment["amount"])) &&
+    isList(refunds) && refunds.every((refund) => isText(refund["id"]) && isAmount(refund["amount"]));
+  if (!isGood) throw invalid("it does not say of an invoice what it should");
   return said;
 }
 

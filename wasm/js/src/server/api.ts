@@ -46,8 +46,8 @@ class Refused extends Error {
   }
 }
 
-/** Errors that are not the caller's. */
-const STATUS: Partial<Record<Code, number>> = { addresses_unpaid: 503, closed: 503, storage_failed: 503, internal: 500 };
+/** Errors that are the caller's. All others are the server's, or pass. */
+const CALLERS: ReadonlySet<Code> = new Set<Code>(["invalid_argument"]);
 
 /** Answers requests. */
 export class Api {
@@ -79,6 +79,7 @@ export class Api {
     if (pathname === "/health") return { body: { status: "ok", connection: await this.#served.wallet.connection() } };
     if (!this.#isAllowed(request.headers.authorization)) throw new Refused(401, "unauthorised", "the header Authorization: Bearer, with the server's token, is needed");
     const parts = pathname.split("/").slice(1).map(decode);
+    if ([...parts, ...searchParams.values()].some((part) => /[\p{Cc}\p{Cs}]/u.test(part))) throw nothing();
     const [version, kind, name, action] = parts;
     if (version !== "v1" || parts.length > 4) throw nothing();
     const route = `${method} ${kind ?? ""}${name === undefined ? "" : "/*"}${action === undefined ? "" : `/${action}`}`;
@@ -98,8 +99,7 @@ export class Api {
       case "GET invoices/*":
         return { body: dataOf(await this.#wait(name, search, response)) };
       case "DELETE invoices/*":
-        await this.#of(name);
-        await invoices.forget(name);
+        if ((await invoices.get(name)) !== undefined) await invoices.forget(name);
         await outbox.forget(name);
         return { body: { order: name, forgotten: true } };
       case "POST invoices/*/cancel":
@@ -120,7 +120,7 @@ export class Api {
         return { body: { deliveries: await outbox.list(state as Delivery["state"] | undefined, search.get("order") ?? undefined) } };
       }
       case "POST deliveries/*/retry":
-        if (!(await outbox.retry(name))) throw nothing();
+        if (!(await outbox.retry(name))) throw new Refused(404, "unknown_delivery", "there is nothing of this id to be sent to anybody who is told");
         return { body: { id: name, state: "waiting" } };
       case "GET federation":
         return { body: await wallet.federationDocument() };
@@ -189,8 +189,8 @@ const nothing = (): Refused => new Refused(404, "unknown_path", "there is nothin
 function failure(error: unknown): Answer {
   if (error instanceof Refused) return { status: error.status, body: { code: error.code, message: error.message, retryable: error.status === 503 } };
   const { code, message, retryable } = QuorateError.from(error);
-  const status = STATUS[code] ?? 400;
-  return { status, body: { code, message, retryable: retryable || status === 503 } };
+  const passes = retryable || code === "closed" || code === "storage_failed";
+  return { status: CALLERS.has(code) ? 400 : passes ? 503 : 500, body: { code, message, retryable: passes } };
 }
 
 /** Before a wallet was synced for the first time it does not know which address is the next. */

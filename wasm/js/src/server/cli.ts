@@ -21,13 +21,18 @@ Of a secret a file can be named in its place: QUORATE_PASSWORD_FILE=/run/secrets
 
 async function setting(name: string): Promise<string | undefined> {
   const file = process.env[`${name}_FILE`];
-  if (file !== undefined) return (await readFile(file, "utf8")).trim();
-  return process.env[name];
+  if (file === undefined) return process.env[name] === "" ? undefined : process.env[name];
+  return readFile(file, "utf8").then(
+    (text) => text.trim(),
+    (cause: Error) => {
+      throw new QuorateError("invalid_argument", `${name}_FILE cannot be read: ${cause.message}`, { cause });
+    },
+  );
 }
 
 async function needed(name: string): Promise<string> {
   const value = await setting(name);
-  if (value === undefined || value === "") throw new QuorateError("invalid_argument", `${name} is not set; quorate-server --help says what it is`);
+  if (value === undefined) throw new QuorateError("invalid_argument", `${name} is not set; quorate-server --help says what it is`);
   return value;
 }
 

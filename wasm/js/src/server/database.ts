@@ -14,6 +14,8 @@ export interface Database {
   all(...step: Step): Promise<Row[]>;
   /** Makes changes durable, as a whole or not at all. */
   transact(steps: readonly Step[]): Promise<void>;
+  /** Calls a listener when it does not work any more, or it is not known what is in it: it is to be closed then, and opened again. */
+  onLost(listener: (error: unknown) => void): void;
   /** Lets another process have it. */
   close(): Promise<void>;
 }
@@ -25,10 +27,11 @@ const SCHEMA: readonly Step[] = [
   ["CREATE TABLE IF NOT EXISTS quorate_wallet (wallet TEXT NOT NULL, name TEXT NOT NULL, value BYTEA NOT NULL, PRIMARY KEY (wallet, name))"],
   ["CREATE TABLE IF NOT EXISTS quorate_told (invoice TEXT PRIMARY KEY, print TEXT NOT NULL, sequence BIGINT NOT NULL)"],
   [
-    "CREATE TABLE IF NOT EXISTS quorate_deliveries (id TEXT NOT NULL, endpoint TEXT NOT NULL, invoice TEXT NOT NULL, sequence BIGINT NOT NULL, body TEXT NOT NULL, " +
+    "CREATE TABLE IF NOT EXISTS quorate_deliveries (id TEXT NOT NULL, endpoint TEXT NOT NULL, invoice TEXT NOT NULL, sequence BIGINT NOT NULL, type TEXT NOT NULL, body TEXT NOT NULL, " +
       "created BIGINT NOT NULL, due BIGINT NOT NULL, attempts BIGINT NOT NULL, state TEXT NOT NULL, failure TEXT, PRIMARY KEY (id, endpoint))",
   ],
   ["CREATE INDEX IF NOT EXISTS quorate_deliveries_due ON quorate_deliveries (state, due)"],
+  ["CREATE INDEX IF NOT EXISTS quorate_deliveries_age ON quorate_deliveries (state, created)"],
   ["CREATE INDEX IF NOT EXISTS quorate_deliveries_line ON quorate_deliveries (endpoint, invoice, sequence)"],
 ];
 

@@ -41,7 +41,10 @@ export interface ServerOptions extends WaitOptions, InvoicesOptions {
   readonly record: string;
   /** Path of a SQLite file (needs the package `node-sqlite3-wasm`), or a `postgres://` URL (needs `pg`). One server has it at a time. */
   readonly database: string;
-  /** Encrypts what is stored of the account and its invoices. What waits to be delivered is stored as it is. */
+  /**
+   * Encrypts what is stored of the account and its invoices. What is told by webhooks is stored as it is sent, in clear: until it is taken and 30 days longer, or for 90 days
+   * if it is not.
+   */
   readonly password: string;
   /** Of the HTTP interface, at least 32 characters. */
   readonly token: string;
@@ -61,6 +64,11 @@ export interface ServerOptions extends WaitOptions, InvoicesOptions {
 
 const NAMES = ["bridge", "federation", "record", "database", "password", "token", "webhooks", "host", "port", "till", "gapLimit", "checkpoint", "rate", "signal"];
 const WALLET = "server";
+const SWEEP_MS = 3_600_000;
+/** Invoices that nothing came for are kept so long after their time. */
+const UNPAID_KEPT_MS = 30 * 86_400_000;
+/** Payments of one invoice whose proofs are shown. */
+const SHOWN_MAX = 100;
 const TOKEN_MIN = 32;
 const PORT = 8_490;
 /** Connections at a time, and how long a request may take to come. */
@@ -77,6 +85,7 @@ export class InvoiceServer implements AsyncDisposable {
   readonly #outbox: Outbox;
   readonly #http: Server;
   readonly #over: Promise<void>;
+  readonly #sweeping: NodeJS.Timeout;
   #end: (error?: unknown) => void = () => undefined;
   #closing: Promise<void> | undefined;
 
@@ -89,7 +98,10 @@ export class InvoiceServer implements AsyncDisposable {
     this.#http = createServer({ requestTimeout: REQUEST_MS, headersTimeout: REQUEST_MS, maxHeaderSize: 8 << 10 }, (request, response) => void api.handle(request, response));
     this.#http.maxConnections = CONNECTIONS_MAX;
     wallet.on("closed", ({ error }) => void this.#fail(error ?? new QuorateError("closed", "the wallet has been closed")));
-    invoices.on((invoice) => void this.#note(invoice));
+    database.onLost((error) => void this.#fail(error));
+    invoices.on(({ order }) => void this.#note(order).catch((error: unknown) => this.#fail(error)));
+    this.#sweeping = setInterval(() => void this.#sweep().catch((error: unknown) => this.#fail(error)), SWEEP_MS);
+    this.#sweeping.unref();
   }
 
   /**
@@ -101,19 +113,23 @@ export class InvoiceServer implements AsyncDisposable {
     const { database: place, password, token, webhooks = [], host = "127.0.0.1", port = PORT, rate, ...watched } = checkServer(options);
     const database = await openDatabase(place);
     let wallet: OpenWallet | undefined;
+    let server: InvoiceServer | undefined;
     try {
       const storage = new DatabaseStorage(database);
       wallet = await Wallet.watch({ ...watched, storage, name: WALLET, password }).catch((error: unknown) => {
         throw QuorateError.from(error).code === "wallet_exists" ? new QuorateError("other_wallet", "the database is of another account or federation") : error;
       });
       const invoices = await Invoices.open(wallet, rate === undefined ? {} : { rate });
-      const server = new InvoiceServer(database, wallet, invoices, webhooks, token);
-      await server.#listen(host, port);
+      server = new InvoiceServer(database, wallet, invoices, webhooks, token);
       // What was not told before the last end is told now.
-      for (const invoice of await invoices.list()) await server.#note(invoice);
-      await server.#outbox.start();
+      const orders = (await invoices.list()).map(({ order }) => order);
+      for (const order of orders) await server.#note(order);
+      await server.#outbox.start(new Set(orders));
+      await server.#sweep();
+      await server.#listen(host, port);
       return server;
     } catch (error) {
+      await server?.close();
       await wallet?.close();
       await database.close();
       throw error;
@@ -143,17 +159,29 @@ export class InvoiceServer implements AsyncDisposable {
     });
   }
 
-  async #note(invoice: Invoice): Promise<void> {
-    try {
-      await this.#outbox.note(invoice, () => this.#shown(invoice));
-    } catch (error) {
-      await this.#fail(error);
+  #note(order: string): Promise<void> {
+    return this.#outbox.note(order, async () => {
+      const invoice = await this.invoices.get(order);
+      return invoice && { invoice, shown: () => this.#shown(invoice) };
+    });
+  }
+
+  /** Forgets what came to nothing long ago: whoever asks for invoices and does not pay would fill the wallet. */
+  async #sweep(): Promise<void> {
+    const now = Date.now();
+    for (const { order, state, payments, expires } of await this.invoices.list()) {
+      if ((state !== "expired" && state !== "cancelled") || payments.length > 0 || expires.getTime() > now - UNPAID_KEPT_MS) continue;
+      await this.invoices.forget(order);
+      await this.#outbox.forget(order);
     }
+    await this.#outbox.sweep(now);
   }
 
   /** What shows to others that its payments are final. */
   async #shown({ payments }: Invoice): Promise<Shown> {
-    const txids = [...new Set(payments.map(({ outpoint }) => outpoint.slice(0, 64)))];
+    // Of very many the largest: more would be dust, and too much for one message.
+    const largest = [...payments].sort((one, other) => (one.amount < other.amount ? 1 : -1));
+    const txids = [...new Set(largest.map(({ outpoint }) => outpoint.slice(0, 64)))].slice(0, SHOWN_MAX);
     const proofs = await Promise.all(txids.map(async (txid) => [txid, await this.wallet.proof(txid)] as const));
     return { proofs: Object.fromEntries(proofs.filter((pair): pair is readonly [string, string] => pair[1] !== undefined)), document: await this.wallet.federationDocument() };
   }
@@ -169,6 +197,7 @@ export class InvoiceServer implements AsyncDisposable {
 
   #close(error: unknown): Promise<void> {
     this.#closing ??= (async () => {
+      clearInterval(this.#sweeping);
       const closed = new Promise<void>((resolve) => this.#http.close(() => resolve()));
       this.invoices.close();
       await this.#outbox.close();
@@ -204,6 +233,7 @@ function checkEndpoint(endpoint: Endpoint): void {
   const { url, secrets } = checkOptions("webhooks", endpoint, ["url", "secrets"]);
   const where = URL.canParse(checkText("url", url)) ? new URL(url) : refuse("webhooks", "the url is none");
   const here = ["localhost", "127.0.0.1", "[::1]"].includes(where.hostname);
+  if (where.username !== "" || where.password !== "") refuse("webhooks", "the url must not have a password in it: what is sent is signed");
   if (where.protocol !== "https:" && !(where.protocol === "http:" && here)) refuse("webhooks", "the url has to be https:, or http: on this machine");
   if (!Array.isArray(secrets) || secrets.length === 0) refuse("webhooks", "secrets: at least one is needed");
   secrets.forEach(keyOf);

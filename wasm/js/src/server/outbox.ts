@@ -1,6 +1,6 @@
 // What receivers are told of invoices: written down before it is sent, sent again until it is taken, and of one invoice in order.
 import { randomUUID } from "node:crypto";
-import { fingerprint, type Invoice } from "../invoice.js";
+import type { Invoice } from "../invoice.js";
 import { signedHeaders, type InvoiceData, type WebhookBody } from "../webhooks.js";
 import type { Database, Row, Step } from "./database.js";
 
@@ -17,12 +17,20 @@ export interface Shown {
   readonly document: string;
 }
 
+/** An invoice as it stands, and how to show it. */
+export interface Noted {
+  readonly invoice: Invoice;
+  readonly shown: () => Promise<Shown>;
+}
+
 /** How it went with what was to be sent. */
 export interface Delivery {
   readonly id: string;
   readonly url: string;
   readonly order: string;
   readonly sequence: number;
+  /** What it says, such as `invoice.paid`. */
+  readonly type: WebhookBody["type"];
   readonly state: "waiting" | "delivered" | "failed";
   readonly attempts: number;
   readonly created: string;
@@ -44,6 +52,9 @@ const REST_MS = 5_000;
 const TIMER_MAX_MS = 2 ** 31 - 1;
 /** What was taken is kept so long. */
 const KEPT_MS = 30 * 86_400_000;
+/** And what has failed for good. */
+const FAILED_KEPT_MS = 90 * 86_400_000;
+const TOLD = "INSERT INTO quorate_told (invoice, print, sequence) VALUES ($1, $2, $3) ON CONFLICT (invoice) DO UPDATE SET print = excluded.print, sequence = excluded.sequence";
 const FAILURE_MAX = 200;
 const PAGE = 1_000;
 
@@ -62,72 +73,113 @@ export class Outbox {
     this.#lines = endpoints.map((endpoint) => new Line(database, endpoint, failed));
   }
 
-  /** Writes down how an invoice stands, if that is news, for everybody who is told. */
-  async note(invoice: Invoice, shown: () => Promise<Shown>): Promise<void> {
-    const noted = this.#turn.then(async () => {
-      const { order, state } = invoice;
+  /**
+   * Writes down how an invoice stands, if that is news, for everybody who is told.
+   *
+   * @param now - reads it, when its turn has come: what was read before may be old.
+   */
+  async note(order: string, now: () => Promise<Noted | undefined>): Promise<void> {
+    await this.#inTurn(async () => {
+      const noted = await now();
+      if (noted === undefined) return;
+      const { invoice, shown } = noted;
       const [told] = await this.#database.all("SELECT print, sequence FROM quorate_told WHERE invoice = $1", order);
-      const print = `${invoice.created.getTime()} ${fingerprint(invoice, Date.now())}`;
+      const print = printOf(invoice);
       if (told?.["print"] === print) return;
       const sequence = Number(told?.["sequence"] ?? 0) + 1;
-      const steps: Step[] = [["INSERT INTO quorate_told (invoice, print, sequence) VALUES ($1, $2, $3) ON CONFLICT (invoice) DO UPDATE SET print = excluded.print, sequence = excluded.sequence", order, print, sequence]];
+      const steps: Step[] = [[TOLD, order, print, sequence]];
       // Whoever made it knows that it waits.
-      if (this.#endpoints.size > 0 && (told !== undefined || state !== "waiting")) {
-        const now = Date.now();
-        const said: WebhookBody = { type: `invoice.${state}`, timestamp: new Date(now).toISOString(), sequence, invoice: dataOf(invoice), ...(await shown()) };
+      const isNews = told !== undefined && told["print"] !== "";
+      if (this.#endpoints.size > 0 && (isNews || invoice.state !== "waiting")) {
+        const at = Date.now();
+        const said: WebhookBody = { type: `invoice.${invoice.state}`, timestamp: new Date(at).toISOString(), sequence, invoice: dataOf(invoice), ...(await shown()) };
         const [id, body] = [`msg_${randomUUID().replaceAll("-", "")}`, JSON.stringify(said)];
         for (const url of this.#endpoints) {
           steps.push([
-            "INSERT INTO quorate_deliveries (id, endpoint, invoice, sequence, body, created, due, attempts, state) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 'waiting')",
-            ...[id, url, order, sequence, body, now, now],
+            "INSERT INTO quorate_deliveries (id, endpoint, invoice, sequence, type, body, created, due, attempts, state) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 'waiting')",
+            ...[id, url, order, sequence, said.type, body, at, at],
           ]);
         }
       }
       await this.#database.transact(steps);
       if (steps.length > 1) this.#wake();
     });
-    this.#turn = noted.catch(() => undefined);
-    await noted;
   }
 
-  /** Nothing is told of an order any more; what waits is not sent. */
+  /** Nothing is told of an order any more; what waits is not sent. Should there be one again, what is told of it is later than what was. */
   async forget(order: string): Promise<void> {
-    await this.#database.transact([
-      ["DELETE FROM quorate_told WHERE invoice = $1", order],
-      ["DELETE FROM quorate_deliveries WHERE invoice = $1", order],
-    ]);
+    await this.#inTurn(() =>
+      this.#database.transact([
+        ["UPDATE quorate_told SET print = '' WHERE invoice = $1", order],
+        ["DELETE FROM quorate_deliveries WHERE invoice = $1", order],
+      ]),
+    );
+  }
+
+  #inTurn(step: () => Promise<void>): Promise<void> {
+    const done = this.#turn.then(step);
+    this.#turn = done.catch(() => undefined);
+    return done;
   }
 
   /** The latest deliveries of a state, or all. */
   async list(state: Delivery["state"] | undefined, order: string | undefined): Promise<readonly Delivery[]> {
-    const columns = "SELECT id, endpoint, invoice, sequence, state, attempts, created, due, failure FROM quorate_deliveries";
+    const columns = "SELECT id, endpoint, invoice, sequence, type, state, attempts, created, due, failure FROM quorate_deliveries";
     const rows = await this.#database.all(`${columns} WHERE state LIKE $1 AND ($2 = '' OR invoice = $3) ORDER BY created DESC LIMIT ${PAGE}`, state ?? "%", order ?? "", order ?? "");
     return rows.map(deliveryOf);
   }
 
-  /** Sends what has failed or waits once more, now. Gives `false` if there is nothing of this id. */
+  /** Sends what has failed or waits once more, now. Gives `false` if there is nothing of this id for anybody who is told. */
   async retry(id: string): Promise<boolean> {
-    const rows = await this.#database.all("SELECT 1 AS one FROM quorate_deliveries WHERE id = $1 AND state <> 'delivered'", id);
-    await this.#database.transact([["UPDATE quorate_deliveries SET state = 'waiting', due = $1, attempts = 0 WHERE id = $2 AND state <> 'delivered'", Date.now(), id]]);
+    const rows = await this.#database.all("SELECT endpoint FROM quorate_deliveries WHERE id = $1 AND state <> 'delivered'", id);
+    const again = rows.map((row) => String(row["endpoint"])).filter((url) => this.#endpoints.has(url));
+    const change = "UPDATE quorate_deliveries SET state = 'waiting', due = $1, attempts = 0 WHERE id = $2 AND endpoint = $3";
+    await this.#database.transact(again.map((url): Step => [change, Date.now(), id, url]));
     this.#wake();
-    return rows.length > 0;
+    return again.length > 0;
   }
 
-  /** How many wait, and how many have failed for good. */
-  async counts(): Promise<{ readonly waiting: number; readonly failed: number }> {
-    const rows = await this.#database.all("SELECT state, COUNT(*) AS many FROM quorate_deliveries WHERE state <> 'delivered' GROUP BY state");
-    const count = (state: string): number => Number(rows.find((row) => row["state"] === state)?.["many"] ?? 0);
-    return { waiting: count("waiting"), failed: count("failed") };
+  /** How many wait, for nobody who is told any more, and how many have failed for good. */
+  async counts(): Promise<{ readonly waiting: number; readonly undeliverable: number; readonly failed: number }> {
+    const rows = await this.#database.all("SELECT state, endpoint, COUNT(*) AS many FROM quorate_deliveries WHERE state <> 'delivered' GROUP BY state, endpoint");
+    const count = (state: string, known: boolean): number =>
+      rows.filter((row) => row["state"] === state && this.#endpoints.has(String(row["endpoint"])) === known).reduce((sum, row) => sum + Number(row["many"]), 0);
+    return { waiting: count("waiting", true), undeliverable: count("waiting", false), failed: count("failed", true) + count("failed", false) };
   }
 
-  /** Sends what is due, and goes on until the end. */
-  async start(): Promise<void> {
-    for (const row of await this.#database.all("SELECT DISTINCT endpoint FROM quorate_deliveries WHERE state = 'waiting'")) {
-      const url = String(row["endpoint"]);
-      if (this.#endpoints.has(url)) continue;
-      await this.#database.transact([["UPDATE quorate_deliveries SET state = 'failed', failure = 'nobody is told there any more' WHERE state = 'waiting' AND endpoint = $1", url]]);
+  /**
+   * Sends what is due, and goes on until the end. What waits for an address that nobody is told at any more waits on, or goes to the one that there is in its place.
+   *
+   * @param orders - those that there are: of others nothing is told.
+   */
+  async start(orders: ReadonlySet<string>): Promise<void> {
+    for (const row of await this.#database.all("SELECT invoice FROM quorate_told WHERE print <> ''")) {
+      const order = String(row["invoice"]);
+      if (!orders.has(order)) await this.forget(order);
     }
+    const [only, ...others] = this.#endpoints;
+    if (only !== undefined && others.length === 0) await this.#move(only);
     this.#wake();
+  }
+
+  /** Each message goes there once, however many were to have it. */
+  async #move(only: string): Promise<void> {
+    const elsewhere = "state = 'waiting' AND endpoint <> $1";
+    const there = "SELECT 1 FROM quorate_deliveries AS other WHERE other.id = one.id AND other.endpoint = $2";
+    const first = "SELECT MIN(other.endpoint) FROM quorate_deliveries AS other WHERE other.id = one.id AND other.state = 'waiting'";
+    await this.#database.transact([
+      [`DELETE FROM quorate_deliveries AS one WHERE ${elsewhere} AND EXISTS (${there})`, only, only],
+      [`DELETE FROM quorate_deliveries AS one WHERE ${elsewhere} AND endpoint <> (${first})`, only],
+      ["UPDATE quorate_deliveries SET endpoint = $1 WHERE state = 'waiting' AND endpoint <> $2", only, only],
+    ]);
+  }
+
+  /** Forgets what was taken, or has failed, long ago. */
+  async sweep(now: number): Promise<void> {
+    await this.#database.transact([
+      ["DELETE FROM quorate_deliveries WHERE state = 'delivered' AND created < $1", now - KEPT_MS],
+      ["DELETE FROM quorate_deliveries WHERE state = 'failed' AND created < $1", now - FAILED_KEPT_MS],
+    ]);
   }
 
   #wake(): void {
@@ -148,6 +200,8 @@ class Line {
   readonly #ending = new AbortController();
   #sending: Promise<void> | undefined;
   #again = false;
+  /** Until then nothing is sent: the last that was, was not taken. */
+  #rests = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(database: Database, endpoint: Endpoint, failed: (error: unknown) => void) {
@@ -162,6 +216,7 @@ class Line {
       return;
     }
     clearTimeout(this.#timer);
+    if (Date.now() < this.#rests) return this.#wakeIn(this.#rests - Date.now());
     this.#sending = this.#send()
       .catch((error: unknown) => {
         if (!this.#ending.signal.aborted) this.#failed(error);
@@ -183,7 +238,6 @@ class Line {
       const rows = await this.#database.all(waiting, this.#endpoint.url);
       const due = rows.filter((row) => Number(row["due"]) <= now);
       if (due.length === 0) {
-        await this.#database.transact([["DELETE FROM quorate_deliveries WHERE state = 'delivered' AND endpoint = $1 AND created < $2", this.#endpoint.url, now - KEPT_MS]]);
         const [next] = rows;
         if (next !== undefined) this.#wakeIn(Number(next["due"]) - now);
         return;
@@ -191,7 +245,10 @@ class Line {
       const outcomes = await Promise.all(due.map((row) => this.#deliver(row)));
       await this.#database.transact(outcomes.flatMap(({ steps }) => steps));
       // Of a receiver that takes nothing, not all that waits is sent at once.
-      if (outcomes.every(({ taken }) => !taken)) return this.#wakeIn(REST_MS);
+      if (outcomes.every(({ taken }) => !taken)) {
+        this.#rests = Date.now() + REST_MS;
+        return this.#wakeIn(REST_MS);
+      }
     }
   }
 
@@ -237,11 +294,18 @@ class Line {
   }
 }
 
+/** What is told: time alone changes nothing of what was paid, and neither do blocks. */
+function printOf({ created, state, received, pending, refunds, expires, cancelled, payments }: Invoice): string {
+  const moves = state === "waiting" || state === "partial";
+  const over = moves && (cancelled !== undefined || Date.now() > expires.getTime());
+  return [created.getTime(), state, received, pending, over, ...refunds.map(({ id, txid }) => `${id}${txid}`), ...payments.map(({ outpoint, finality }) => `${outpoint}${finality}`)].join(" ");
+}
+
 function deliveryOf(row: Row): Delivery {
   const [state, failure] = [row["state"] as Delivery["state"], row["failure"]];
   const at = (name: string): string => new Date(Number(row[name])).toISOString();
   return {
-    ...{ id: String(row["id"]), url: String(row["endpoint"]), order: String(row["invoice"]), sequence: Number(row["sequence"]) },
+    ...{ id: String(row["id"]), url: String(row["endpoint"]), order: String(row["invoice"]), sequence: Number(row["sequence"]), type: row["type"] as Delivery["type"] },
     ...{ state, attempts: Number(row["attempts"]), created: at("created") },
     ...(state === "waiting" && { due: at("due") }),
     ...(typeof failure === "string" && { failure }),

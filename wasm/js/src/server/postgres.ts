@@ -7,6 +7,7 @@ import { driver, type Database, type Row, type Step } from "./database.js";
 const LOCK = 0x71756f72617465n;
 /** For a statement, and for a connection. */
 const PATIENCE_MS = 15_000;
+const GOODBYE_MS = 2_000;
 
 /** Opens the database of a URL. */
 export async function openPostgres(url: string): Promise<Database> {
@@ -31,11 +32,22 @@ class Postgres implements Database {
   #turn: Promise<unknown> = Promise.resolve();
   /** With the connection the lock is gone, and nothing may be written any more. */
   #failed: QuorateError | undefined;
+  #lost: (error: unknown) => void = () => undefined;
 
   constructor(client: import("pg").Client) {
     this.#client = client;
-    client.on("error", (error) => (this.#failed ??= storageFailed("the connection to PostgreSQL was lost", error)));
-    client.on("end", () => (this.#failed ??= storageFailed("PostgreSQL", "the connection has ended")));
+    client.on("error", (error) => this.#lose(storageFailed("the connection to PostgreSQL was lost", error)));
+    client.on("end", () => this.#lose(storageFailed("PostgreSQL", "the connection has ended")));
+  }
+
+  onLost(listener: (error: unknown) => void): void {
+    this.#lost = listener;
+  }
+
+  #lose(error: QuorateError): void {
+    if (this.#failed !== undefined) return;
+    this.#failed = error;
+    this.#lost(error);
   }
 
   all(...[sql, ...values]: Step): Promise<Row[]> {
@@ -49,7 +61,9 @@ class Postgres implements Database {
         for (const [sql, ...values] of steps) await this.#client.query(sql, values);
         await this.#client.query("COMMIT");
       } catch (error) {
-        await this.#client.query("ROLLBACK").catch((cause: unknown) => (this.#failed ??= storageFailed("a change cannot be taken back", cause)));
+        // Whether a COMMIT without an answer was made nobody knows.
+        await this.#client.query("ROLLBACK").catch(() => undefined);
+        this.#lose(storageFailed("a change was not made", error));
         throw error;
       }
     });
@@ -70,6 +84,9 @@ class Postgres implements Database {
 
   async close(): Promise<void> {
     this.#failed ??= new QuorateError("closed", "the database has been closed");
+    // A server that is gone without a word does not say goodbye, either.
+    const late = setTimeout(() => (this.#client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy(), GOODBYE_MS);
     await this.#client.end().catch(() => undefined);
+    clearTimeout(late);
   }
 }

@@ -37,6 +37,7 @@ class Sqlite implements Database {
   readonly #file: File;
   readonly #unlock: () => Promise<void>;
   #failed: QuorateError | undefined;
+  #lost: (error: unknown) => void = () => undefined;
 
   constructor(file: File, unlock: () => Promise<void>) {
     this.#file = file;
@@ -48,16 +49,24 @@ class Sqlite implements Database {
   }
 
   async transact(steps: readonly Step[]): Promise<void> {
-    this.#run(() => {
-      this.#file.exec("BEGIN IMMEDIATE");
-      try {
-        for (const [sql, ...values] of steps) this.#file.run(sql, values);
-        this.#file.exec("COMMIT");
-      } catch (error) {
-        if (this.#file.inTransaction) this.#file.exec("ROLLBACK");
-        throw error;
-      }
-    });
+    try {
+      this.#run(() => {
+        this.#file.exec("BEGIN IMMEDIATE");
+        try {
+          for (const [sql, ...values] of steps) this.#file.run(sql, values);
+          this.#file.exec("COMMIT");
+        } finally {
+          if (this.#file.inTransaction) this.#file.exec("ROLLBACK");
+        }
+      });
+    } catch (error) {
+      this.#lost(error);
+      throw error;
+    }
+  }
+
+  onLost(listener: (error: unknown) => void): void {
+    this.#lost = listener;
   }
 
   #run<T>(step: () => T): T {

@@ -104,12 +104,23 @@ pub(crate) struct Seat {
     pub(super) _guest: Arc<Guest>,
 }
 
-/// A message's place in line, and the room that it takes, until the machine has taken it.
+/// A message's place in line, and the room that it takes, until the machine has answered it or put it aside, and the
+/// answer is among what goes out to the session.
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(super) _place: OwnedSemaphorePermit,
     pub(super) _room: Room,
     pub(super) _guest: Arc<Guest>,
+}
+
+#[cfg(test)]
+impl Turn {
+    /// One that takes a place, of nobody else.
+    pub(crate) fn test(place: OwnedSemaphorePermit) -> Self {
+        let guest = super::guests::Guests::default().of([1; 32]);
+        let room = guest.tell(1).expect("room");
+        Self { _place: place, _room: room, _guest: guest }
+    }
 }
 
 #[cfg(test)]

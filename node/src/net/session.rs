@@ -23,8 +23,8 @@ use tokio::sync::{Semaphore, mpsc};
 const TOGETHER_MAX: usize = 64;
 /// Why a session was ended that does not read what it is told.
 const TOO_SLOW: quinn::VarInt = quinn::VarInt::from_u32(2);
-/// Messages of a session that may stand in line for the machine.
-const SESSION_INPUTS_MAX: usize = 4;
+/// Messages of a session that may stand in line for the machine, or have answers that wait for the store.
+const SESSION_INPUTS_MAX: usize = 16;
 
 /// Serves one of a certificate's sessions. `inputs` are the machine's, if there is one yet.
 pub(super) async fn serve_session(

@@ -6,7 +6,7 @@ use crate::{
     chain::{Chain, broadcast::Queue, complaint::Complaint, proofs::Proofs},
     crash,
     net::{
-        outgoing::Outgoing,
+        outgoing::{Outgoing, Turn},
         peers::{Call, Peers},
     },
     store::Index,
@@ -23,14 +23,20 @@ use quorate_rules::{ChainCoin, Output, Party, ReplyTo, Search, SessionId, Source
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 
-/// Lookups that the chain is asked for at a time; others wait for their turn.
+/// Coins that the chain is asked for at a time; others wait for their turn.
 const LOOKUPS_MAX: usize = 32;
 
 /// Questions that the archive has at a time, which it answers one after the other.
 const RECALLS_MAX: usize = 2;
 
 /// What one input led to, which waits until it is carried out.
-pub(super) type Released = (Vec<Work>, Held);
+#[derive(Debug)]
+pub(super) struct Released {
+    pub(super) works: Vec<Work>,
+    pub(super) _held: Held,
+    /// Of the session that said it.
+    pub(super) _turn: Option<Turn>,
+}
 
 /// What the dispatcher carries out.
 #[derive(Debug)]
@@ -96,11 +102,10 @@ impl Dispatcher {
     }
 
     pub(crate) async fn run(mut self, mut released: mpsc::UnboundedReceiver<Released>) {
-        while let Some((works, held)) = released.recv().await {
+        while let Some(Released { works, _held, _turn }) = released.recv().await {
             for work in works {
                 self.do_work(work);
             }
-            drop(held);
         }
     }
 

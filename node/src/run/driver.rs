@@ -11,7 +11,7 @@ use super::{
 use crate::{
     backlog::Backlog,
     chain::{Chain, follower::Follower},
-    net::peers::Peers,
+    net::{outgoing::Turn, peers::Peers},
     store::{Index, Store, Writer, start_writer},
 };
 use quorate_protocol::{NodeId, wire::PeerReply};
@@ -46,7 +46,7 @@ pub(crate) fn start(
     tokio::spawn(follower.run());
     let works = Vec::new();
     let (backlog, started) = (Backlog::new(BACKLOG_BYTES_MAX), Instant::now());
-    let driver = Driver { machine, me, writer, backlog, works, index, started, next_reply: 1 };
+    let driver = Driver { machine, me, writer, backlog, works, turn: None, index, started, next_reply: 1 };
     // The dispatcher ends when the writer does, and takes the machine's task with it.
     let dispatching = tokio::spawn(dispatcher.run(released));
     tokio::spawn(async move {
@@ -66,6 +66,8 @@ struct Driver {
     backlog: Backlog,
     /// What the input that is being handled leads to, in order.
     works: Vec<Work>,
+    /// Of the session that said it. It has its next one when this one's answer is on its way, however slow the store.
+    turn: Option<Turn>,
     index: Index,
     started: Instant,
     next_reply: u64,
@@ -127,7 +129,7 @@ impl Driver {
             Input::Reply { from, tag, reply } => machine.handle_reply(from, tag, reply),
             Input::Client { session, id, message, turn } => {
                 machine.handle_client(session, id, message);
-                drop(turn);
+                self.turn = Some(turn);
             }
             Input::Opened { session, frames } => {
                 self.works.push(Work::Opened(session, frames));
@@ -199,10 +201,10 @@ impl Driver {
                 }
             }
         }
-        let works = std::mem::take(&mut self.works);
+        let (works, turn) = (std::mem::take(&mut self.works), self.turn.take());
         if !(change.is_empty() && works.is_empty()) {
             let held = self.backlog.hold(bytes + change.bytes());
-            self.writer.release(change, (works, held));
+            self.writer.release(change, Released { works, _held: held, _turn: turn });
         }
         indexed
     }
@@ -212,4 +214,131 @@ impl Driver {
 fn wall_ms() -> u64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        net::outgoing::Turn,
+        store::{StoreError, index_place},
+    };
+    use futures_util::FutureExt as _;
+    use quorate_protocol::{
+        testing,
+        wire::{ClientMessage, limits},
+    };
+    use quorate_rules::{
+        SessionId, Settings, Stored,
+        records::{Row, Table},
+    };
+    use std::sync::mpsc as blocking;
+    use tokio::sync::{Semaphore, mpsc};
+
+    const WALLET: SessionId = SessionId { certificate: 1, number: 1 };
+
+    /// A disk on which no write comes to its end before it is let go.
+    #[derive(Debug)]
+    struct Slow(std::sync::Mutex<blocking::Receiver<()>>);
+
+    impl Store for Slow {
+        fn place(&self) -> &str {
+            "a slow disk"
+        }
+
+        fn scan(&self, _: Table, _: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn write(&mut self, _: &[&ChangeSet]) -> Result<(), StoreError> {
+            // Until the other end is gone.
+            let _gone = self.0.lock().expect("not poisoned").recv();
+            Ok(())
+        }
+    }
+
+    struct Kit {
+        driver: Driver,
+        released: mpsc::UnboundedReceiver<Released>,
+        go: blocking::Sender<()>,
+        _directory: tempfile::TempDir,
+    }
+
+    /// A node that has something to write, to which a session has said hello.
+    fn writing() -> Kit {
+        let directory = tempfile::tempdir().expect("a directory");
+        let world = testing::federation(4);
+        let index = Index::open(&index_place(directory.path()), world.federation.birthday()).expect("opens");
+        let settings = Settings {
+            min_confirmations: 1,
+            voting_timeout: Duration::from_secs(30),
+            signing_timeout: Duration::from_secs(2),
+            small_proposal: 2,
+            bug: None,
+        };
+        let (me, share) = (NodeId(1), testing::copy_shares(&world.shares).remove(0));
+        let (key, stored) = (world.keys[0].clone(), Stored::default());
+        let machine = Machine::new(me, world.federation, key, share, settings, testing::rng(1), stored);
+        let (go, wait) = blocking::channel();
+        let (writer, released) = start_writer(Box::new(Slow(std::sync::Mutex::new(wait))));
+        let (works, backlog) = (Vec::new(), Backlog::new(BACKLOG_BYTES_MAX));
+        let started = Instant::now();
+        let mut driver =
+            Driver { machine, me, writer, backlog, works, turn: None, index, started, next_reply: 1 };
+        let row = Row { table: Table::Log, key: vec![1], value: vec![1] };
+        let nothing = Released { works: Vec::new(), _held: driver.backlog.hold(1), _turn: None };
+        driver.writer.release(ChangeSet::of_rows([row]), nothing);
+        let (protocol, agent) = (limits::PROTOCOL_VERSION, "test".to_owned());
+        let hello = ClientMessage::Hello { protocol, federation: None, agent };
+        say(&mut driver, hello, &places());
+        Kit { driver, released, go, _directory: directory }
+    }
+
+    fn places() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(1))
+    }
+
+    fn say(driver: &mut Driver, message: ClientMessage, places: &Arc<Semaphore>) {
+        let turn = Turn::test(places.clone().try_acquire_owned().expect("a place"));
+        driver.handle(Input::Client { session: WALLET, id: Some(1), message, turn });
+        assert!(driver.drain());
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_answer_waits_for_the_disk_has_no_place_for_more() {
+        let Kit { mut driver, mut released, go, _directory } = writing();
+        let places = places();
+        say(&mut driver, ClientMessage::FederationQuery, &places);
+        assert_eq!(places.available_permits(), 0, "it is not on its way");
+        drop(go);
+        let mut answers = Vec::new();
+        while answers.len() < 3 {
+            answers.push(released.recv().await.expect("released"));
+        }
+        assert_eq!(places.available_permits(), 0, "until it is carried out");
+        drop(answers);
+        assert_eq!(places.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_slow_disk_is_bounded_and_then_nothing_more_is_taken() {
+        let Kit { mut driver, mut released, go, _directory } = writing();
+        let mut taken = 0;
+        while driver.backlog.room().now_or_never().is_some() {
+            say(&mut driver, ClientMessage::FederationQuery, &places());
+            taken += 1;
+            assert!(taken < 100_000, "there is no end");
+        }
+        assert!(taken > 1_000, "{taken}");
+        let room = driver.backlog.clone();
+        let waiting = tokio::spawn(async move { room.room().await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(go);
+        // Enough has been carried out.
+        for _ in 0..taken {
+            drop(released.recv().await.expect("released"));
+        }
+        waiting.await.expect("there is room again");
+    }
 }

@@ -4,7 +4,7 @@
 //! of one is an [`Effect`], which the machine carries out before it takes the next input.
 
 use crate::{
-    Bug, Output, SessionId, Settings, Source, Tag,
+    Bug, Output, Party, SessionId, Settings, Source, Tag,
     accounts::Accounts,
     archive::{Archived, Recall},
     bugs::Sabotage,
@@ -48,6 +48,8 @@ pub(crate) struct Context {
     pub(crate) settings: Settings,
     /// Monotonic time of the input being handled.
     pub(crate) now: Duration,
+    /// Whose input is being handled: accounts that come with it are followed in this one's share.
+    pub(crate) party: Party,
     /// Unix time of the input being handled, in milliseconds; for display in locks only.
     pub(crate) wall_ms: u64,
     pub(crate) rng: ChaCha20Rng,
@@ -115,6 +117,7 @@ impl Context {
             key,
             settings,
             now: Duration::ZERO,
+            party: Party::Node(me),
             wall_ms: 0,
             rng,
             ledger,
@@ -191,11 +194,11 @@ impl Context {
         let height = self.ledger.tip().height;
         if height >= self.swept_at + SWEEP_BLOCKS {
             self.swept_at = height;
-            self.newcomers.sweep(self.now);
             let subscriptions = &self.subscriptions;
             self.ledger.sweep_scripts(subscriptions.scripts(), |account| {
                 subscriptions.is_heard(&Target::Account(*account))
             });
+            self.newcomers.sweep(|account| self.ledger.is_without_coin(account));
             self.ledger.sweep_coins(|outpoint| subscriptions.is_heard(&Target::Outpoint(*outpoint)));
         }
     }

@@ -1,11 +1,11 @@
 //! Accounts whose scripts are indexed, for who follows them with one key.
 
-use crate::{Party, context::Context, ledger::Coin, subscriptions::Target};
+use crate::{context::Context, ledger::Coin, subscriptions::Target};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     AccountId,
     account::{AccountRecord, JointAccount},
-    wire::{ErrorCode, Fault, SubscriptionKey, WireError},
+    wire::SubscriptionKey,
 };
 use std::collections::BTreeMap;
 
@@ -14,7 +14,6 @@ impl Context {
     /// them has its scripts indexed from now on. One that is not good changes nothing.
     pub(crate) fn take_accounts(
         &mut self,
-        party: Party,
         keys: &[SubscriptionKey],
         accounts: BTreeMap<AccountId, AccountRecord>,
     ) {
@@ -23,7 +22,6 @@ impl Context {
             let is_news = named && self.ledger.account_since(&id).is_none();
             if is_news
                 && record.check(&self.federation).is_ok()
-                && self.admit_account(party, &id).is_ok()
                 && let Ok(account) = JointAccount::new(&self.federation, record)
             {
                 self.index_account(&account);
@@ -31,15 +29,10 @@ impl Context {
         }
     }
 
-    /// Whether a party may have this node follow an account: while there is much room, and then each so many.
-    pub(crate) fn admit_account(&mut self, party: Party, id: &AccountId) -> Result<(), WireError> {
-        let free = self.ledger.account_since(id).is_some() || !self.ledger.is_filling();
-        if free || self.newcomers.admit(self.now, party) {
-            return Ok(());
-        }
-        let message =
-            "too many new accounts came to this node from where this one does; try again later, or elsewhere";
-        Err(WireError::passing(ErrorCode::LimitExceeded, Fault::Receiver, message))
+    /// Whether this node may follow one account more for the party whose input it handles: while there is much room,
+    /// and then each has its share.
+    pub(crate) fn has_room_for_account(&self) -> bool {
+        self.ledger.scarce_room().is_none_or(|left| self.newcomers.has_room(&self.party, left))
     }
 
     /// Derives more scripts of accounts that have used those they had.
@@ -59,8 +52,17 @@ impl Context {
         }
     }
 
-    /// Has the scripts of an account indexed from now on.
+    /// Has the scripts of an account indexed from now on, if there is room: an account that is not followed has its
+    /// addresses followed by its wallet, and pays like any other.
     pub(crate) fn index_account(&mut self, account: &JointAccount) {
+        if self.ledger.account_since(&account.id()).is_none() {
+            if !self.has_room_for_account() {
+                return;
+            }
+            if self.ledger.scarce_room().is_some() {
+                self.newcomers.add(account.id(), self.party);
+            }
+        }
         let news = self.ledger.register(account.id(), account);
         self.tell_of_account(account.id(), &news);
         self.extend_accounts();

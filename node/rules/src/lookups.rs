@@ -4,20 +4,30 @@
 //! has to know what the archive has emits [`Output::Recall`](crate::Output::Recall), one that needs what takes long to
 //! find out emits [`Output::Check`](crate::Output::Check), and its input waits here.
 
-use crate::{Party, ReplyTo, SessionId, Source, archive::Archived, shares::Counts};
+use crate::{
+    Party, ReplyTo, SessionId, Source,
+    archive::Archived,
+    shares::{Counts, Tickets},
+};
 use bitcoin::{OutPoint, Txid};
 use quorate_protocol::{
     NodeId,
     finality::FinalityProof,
     wire::{BlockRef, ClientMessage, ErrorCode, Fault, SubscriptionKey, VotingRequest, WireError, limits},
 };
-use std::collections::{BTreeMap, HashMap, HashSet};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+};
 
 /// Inputs of one peer or session that may wait at a time. What nobody waits for any more counts until the chain has
 /// answered: a backend that hangs must not fill the memory, and nobody's questions push out another's.
 pub(crate) const PARKED_PER_SOURCE_MAX: usize = 512;
 /// Inputs of all sessions with one certificate.
 const PARKED_PER_CERTIFICATE_MAX: usize = 4_096;
+/// Bytes of all inputs of one certificate or peer, as they were said.
+const PARKED_BYTES_MAX: usize = 64 << 20;
 /// Subscriptions of one session whose history the archive has not told of yet.
 const HISTORIES_PER_SESSION_MAX: usize = 4_096;
 /// Keys in all such subscriptions with one certificate, and one for each subscription: a bridge comes back with its
@@ -69,6 +79,16 @@ impl Parked {
         matches!(self, Self::Client { message: ClientMessage::UTXOSubscribe { .. }, .. })
     }
 
+    /// About how many bytes it takes: as many as it was said in. What this node asks itself is bounded where it begins.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Request { request, .. } => said_in(request),
+            Self::Client { message, .. } => said_in(message),
+            Self::Shown { proof, .. } => said_in(proof),
+            Self::Found { .. } | Self::Settling { .. } | Self::Bound { .. } | Self::Left { .. } => 0,
+        }
+    }
+
     pub(crate) fn source(&self) -> Source {
         match self {
             Self::Request { from, .. } | Self::Shown { from, .. } => Source::Peer(*from),
@@ -78,6 +98,27 @@ impl Parked {
             | Self::Found { me, .. } => Source::Peer(*me),
             Self::Client { session, .. } => Source::Session(*session),
         }
+    }
+}
+
+/// Bytes that a message takes on the wire.
+fn said_in(message: &impl Serialize) -> usize {
+    let mut length = Length(0);
+    // What came in goes out; what does not counts as too long.
+    serde_json::to_writer(&mut length, message).map_or(PARKED_BYTES_MAX, |()| length.0)
+}
+
+/// Counts what is written to it.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -103,6 +144,7 @@ struct Waiting {
     /// The tip at which the chain was asked.
     tip: BlockRef,
     source: Source,
+    bytes: usize,
     /// Nothing if its session is gone.
     input: Option<Parked>,
     /// What the archive has said to it.
@@ -132,10 +174,11 @@ impl History {
 pub(crate) struct Lookups {
     next: u64,
     parked: BTreeMap<u64, Waiting>,
-    by_source: Counts<Source>,
+    by_source: Tickets<Source>,
     by_party: Counts<Party>,
+    bytes_of: Counts<Party>,
     histories: BTreeMap<u64, History>,
-    histories_of: Counts<SessionId>,
+    histories_of: Tickets<SessionId>,
     /// By certificate.
     history_keys: Counts<u64>,
 }
@@ -145,14 +188,14 @@ impl Lookups {
     pub(crate) fn add_history(&mut self, history: History) -> Result<u64, Box<History>> {
         let SessionId { certificate, .. } = history.session;
         let keys = self.history_keys.of(&certificate) + history.weight();
-        if self.histories_of.of(&history.session) >= HISTORIES_PER_SESSION_MAX
+        if self.histories_of.count(&history.session) >= HISTORIES_PER_SESSION_MAX
             || keys > HISTORY_KEYS_PER_CERTIFICATE_MAX
         {
             return Err(Box::new(history));
         }
-        self.histories_of.add(history.session, 1);
-        self.history_keys.add(certificate, history.weight());
         self.next += 1;
+        self.histories_of.add(history.session, self.next);
+        self.history_keys.add(certificate, history.weight());
         self.histories.insert(self.next, history);
         Ok(self.next)
     }
@@ -160,7 +203,7 @@ impl Lookups {
     /// What a ticket is for.
     pub(crate) fn take_history(&mut self, ticket: u64) -> Option<History> {
         let history = self.histories.remove(&ticket)?;
-        self.histories_of.take(history.session, 1);
+        self.histories_of.remove(history.session, ticket);
         self.history_keys.take(history.session.certificate, history.weight());
         Some(history)
     }
@@ -172,38 +215,38 @@ impl Lookups {
         input: Parked,
         archived: Archived,
     ) -> Result<u64, Box<Parked>> {
-        let source = input.source();
-        if self.by_source.of(&source) >= PARKED_PER_SOURCE_MAX
-            || self.by_party.of(&source.party()) >= PARKED_PER_CERTIFICATE_MAX
+        let (source, bytes) = (input.source(), input.bytes());
+        let party = source.party();
+        if self.by_source.count(&source) >= PARKED_PER_SOURCE_MAX
+            || self.by_party.of(&party) >= PARKED_PER_CERTIFICATE_MAX
+            || self.bytes_of.of(&party) + bytes > PARKED_BYTES_MAX
         {
             return Err(Box::new(input));
         }
-        self.by_source.add(source, 1);
-        self.by_party.add(source.party(), 1);
         self.next += 1;
-        self.parked.insert(self.next, Waiting { tip, source, input: Some(input), archived });
+        self.by_source.add(source, self.next);
+        self.by_party.add(party, 1);
+        self.bytes_of.add(party, bytes);
+        self.parked.insert(self.next, Waiting { tip, source, bytes, input: Some(input), archived });
         Ok(self.next)
     }
 
     /// The input that waits for an answer. An answer that comes twice, or that nobody waits for any more, gives
     /// nothing.
     pub(crate) fn take(&mut self, ticket: u64) -> Option<(BlockRef, Parked, Archived)> {
-        let Waiting { tip, source, input, archived } = self.parked.remove(&ticket)?;
-        self.by_source.take(source, 1);
+        let Waiting { tip, source, bytes, input, archived } = self.parked.remove(&ticket)?;
+        self.by_source.remove(source, ticket);
         self.by_party.take(source.party(), 1);
+        self.bytes_of.take(source.party(), bytes);
         Some((tip, input?, archived))
     }
 
     /// A session ends subscriptions: those among what waits are not begun any more.
     pub(crate) fn remove_keys(&mut self, session: SessionId, ended: &[SubscriptionKey]) {
-        let source = Source::Session(session);
-        if self.by_source.of(&source) == 0 {
-            return;
-        }
         let ended: HashSet<&SubscriptionKey> = ended.iter().collect();
-        for waiting in self.parked.values_mut().filter(|waiting| waiting.source == source) {
-            if let Some(Parked::Client { message: ClientMessage::UTXOSubscribe { keys, .. }, .. }) =
-                &mut waiting.input
+        for ticket in self.by_source.of(&Source::Session(session)) {
+            if let Some(Waiting { input: Some(input), .. }) = self.parked.get_mut(&ticket)
+                && let Parked::Client { message: ClientMessage::UTXOSubscribe { keys, .. }, .. } = input
             {
                 keys.retain(|key| !ended.contains(key));
             }
@@ -212,16 +255,13 @@ impl Lookups {
 
     /// Nobody waits for the answers of a session that is gone.
     pub(crate) fn remove_session(&mut self, session: SessionId) {
-        let gone = Source::Session(session);
-        if self.by_source.of(&gone) > 0 {
-            self.parked
-                .values_mut()
-                .filter(|waiting| waiting.source == gone)
-                .for_each(|waiting| waiting.input = None);
+        for ticket in self.by_source.of(&Source::Session(session)) {
+            if let Some(waiting) = self.parked.get_mut(&ticket) {
+                waiting.input = None;
+            }
         }
-        if self.histories_of.of(&session) > 0 {
-            for (_, history) in self.histories.extract_if(.., |_, history| history.session == session) {
-                self.histories_of.take(session, 1);
+        for ticket in self.histories_of.take(&session) {
+            if let Some(history) = self.histories.remove(&ticket) {
                 self.history_keys.take(session.certificate, history.weight());
             }
         }
@@ -315,6 +355,26 @@ mod tests {
         assert!(lookups.park(tip(), other, Archived::default()).is_ok(), "another certificate's");
         assert!(lookups.take(1).is_none(), "nobody waits for it");
         assert!(lookups.park(tip(), client(99_999), Archived::default()).is_ok());
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes() {
+        let mut lookups = Lookups::default();
+        let keys = vec![SubscriptionKey::Script(vec![0x51; 10_000].into()); 50];
+        let large = |certificate| Parked::Client {
+            session: SessionId { certificate, number: 1 },
+            id: None,
+            message: ClientMessage::subscribe(keys.clone()),
+        };
+        let bytes = large(1).bytes();
+        assert!(bytes > 1_000_000, "{bytes}");
+        let tickets: Vec<u64> =
+            std::iter::from_fn(|| lookups.park(tip(), large(1), Archived::default()).ok()).collect();
+        assert_eq!(tickets.len(), PARKED_BYTES_MAX / bytes);
+        assert!(lookups.park(tip(), client(2), Archived::default()).is_ok(), "a small one has room");
+        assert!(lookups.park(tip(), large(2), Archived::default()).is_ok(), "another's has");
+        assert!(lookups.take(tickets[0]).is_some());
+        assert!(lookups.park(tip(), large(1), Archived::default()).is_ok(), "one was answered");
     }
 
     #[test]

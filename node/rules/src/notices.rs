@@ -14,7 +14,7 @@ use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use quorate_protocol::{
     finality::FinalityProof,
     wire::{
-        ChainTip, ConfirmedSpend, ErrorCode, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
+        ChainTip, ConfirmedSpend, ErrorCode, Fault, KeyOutcome, KeyResult, ServerMessage, SubscriptionKey,
         TransactionStatus, WireError, limits, pages,
     },
 };
@@ -130,6 +130,11 @@ impl Context {
             // Its wallet follows its addresses instead, whatever the reason.
             return Err(match self.ledger.accounts_full() {
                 Some((what, limit)) => WireError::limit(code, what, limit, limit + 1),
+                None if !self.has_room_for_account() => {
+                    let message = "this node has no room at present for more accounts without a coin from where \
+                        this one comes; follow its addresses";
+                    WireError::passing(code, Fault::Receiver, message)
+                }
                 None => WireError::sender(code, "send the account's record along"),
             });
         }

@@ -1,13 +1,13 @@
 //! Accepting an account as one node, and collecting q acceptances for a wallet.
 
-use crate::{Party, SessionId, Tag, context::Context};
+use crate::{SessionId, Tag, context::Context, shares::Counts};
 use bitcoin::secp256k1::schnorr;
 use quorate_protocol::{
     NodeId,
     account::{AccountCertificate, AccountRecord, JointAccount},
     wire::{ErrorCode, Fault, ServerMessage, VotingReply, VotingRequest, WireError},
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 /// Accounts being certified at a time for sessions with one certificate.
 const REGISTRATIONS_MAX: usize = 4_096;
@@ -16,8 +16,8 @@ const REGISTRATIONS_MAX: usize = 4_096;
 #[derive(Debug, Default)]
 pub(crate) struct Registrations {
     open: BTreeMap<u64, Registration>,
-    /// Those of each certificate.
-    by_certificate: HashMap<u64, BTreeSet<u64>>,
+    /// How many those of each certificate are.
+    by_certificate: Counts<u64>,
     last: u64,
 }
 
@@ -40,22 +40,19 @@ impl Registrations {
         id: Option<u64>,
         record: AccountRecord,
     ) -> Result<(), WireError> {
-        cx.accept_account(Party::Certificate(session.certificate), &record)?;
+        cx.accept_account(&record)?;
         let known = cx.accounts.certificate(&record.id(&cx.federation)).cloned();
         if let Some(certificate) = known {
             cx.send_client(session, id, ServerMessage::AccountCertified { certificate });
             return Ok(());
         }
-        let mine = self.by_certificate.entry(session.certificate).or_default();
-        if mine.len() >= REGISTRATIONS_MAX
-            && let Some(oldest) = mine.pop_first()
-        {
-            // It has waited for answers longest, and its wallet asks again.
-            self.open.remove(&oldest);
+        if self.by_certificate.of(&session.certificate) >= REGISTRATIONS_MAX {
+            let message = "many accounts from where this one comes are being certified; try again";
+            return Err(WireError::passing(ErrorCode::LimitExceeded, Fault::Receiver, message));
         }
+        self.by_certificate.add(session.certificate, 1);
         self.last += 1;
         let registration = self.last;
-        mine.insert(registration);
         let request = VotingRequest::AccountRequest { record: record.clone() };
         let started = Registration { session, id, record, acceptances: BTreeMap::new(), failures: 0 };
         self.open.insert(registration, started);
@@ -86,7 +83,7 @@ impl Registrations {
             let epoch = cx.federation.epoch();
             let certificate =
                 AccountCertificate { record: open.record, epoch, acceptances: open.acceptances };
-            if cx.verified_account(&certificate).is_ok() {
+            if cx.accounts.verify(&cx.federation, &certificate).is_ok() {
                 cx.send_client(open.session, open.id, ServerMessage::AccountCertified { certificate });
             }
         } else if open.failures >= usize::from(quorum.blocking()) {
@@ -99,27 +96,16 @@ impl Registrations {
 
     fn remove(&mut self, registration: u64) -> Option<Registration> {
         let ended = self.open.remove(&registration)?;
-        let certificate = ended.session.certificate;
-        if let Some(mine) = self.by_certificate.get_mut(&certificate) {
-            mine.remove(&registration);
-            if mine.is_empty() {
-                self.by_certificate.remove(&certificate);
-            }
-        }
+        self.by_certificate.take(ended.session.certificate, 1);
         Some(ended)
     }
 }
 
 impl Context {
-    /// Accepts an account as one node, if its record is good, and if whoever wants it has not had too many accepted.
-    pub(crate) fn accept_account(
-        &mut self,
-        party: Party,
-        record: &AccountRecord,
-    ) -> Result<VotingReply, WireError> {
+    /// Accepts an account as one node, if its record is good.
+    pub(crate) fn accept_account(&mut self, record: &AccountRecord) -> Result<VotingReply, WireError> {
         let invalid = |error| WireError::sender(ErrorCode::InvalidAccount, error);
         record.check(&self.federation).map_err(invalid)?;
-        self.admit_account(party, &record.id(&self.federation))?;
         let account = JointAccount::new(&self.federation, record.clone()).map_err(invalid)?;
         self.index_account(&account);
         Ok(VotingReply::AccountResponse { signature: record.accept(&self.federation, &self.key) })
@@ -130,31 +116,39 @@ impl Context {
 mod tests {
     use super::*;
     use crate::testkit::{Kit, WALLET};
-    use quorate_protocol::wire::{ClientMessage, limits};
+    use quorate_protocol::wire::ClientMessage;
 
     #[test]
-    fn a_certificate_s_oldest_registration_goes_for_its_next() {
+    fn a_certificate_has_so_many_accounts_certified_at_a_time() {
         let mut kit = Kit::voting();
         let record = kit.world.certificate().record;
-        let registrations = &mut kit.machine.registrations;
-        let other = SessionId { certificate: 1, number: 1 };
-        for session in std::iter::once(other).chain(std::iter::repeat_n(WALLET, REGISTRATIONS_MAX)) {
-            registrations.last += 1;
-            let number = registrations.last;
-            registrations.by_certificate.entry(session.certificate).or_default().insert(number);
-            let (id, record, acceptances) = (Some(7), record.clone(), BTreeMap::new());
-            let open = Registration { session, id, record, acceptances, failures: 0 };
-            registrations.open.insert(number, open);
+        let another = SessionId { certificate: WALLET.certificate + 1, number: 1 };
+        kit.greet(WALLET);
+        kit.greet(another);
+        let open =
+            |kit: &Kit, session: SessionId| kit.machine.registrations.by_certificate.of(&session.certificate);
+        let register = ClientMessage::AccountRegister { record: record.clone() };
+        for _ in 0..REGISTRATIONS_MAX {
+            kit.say(register.clone());
         }
-        let (protocol, agent) = (limits::PROTOCOL_VERSION, "test".to_owned());
-        kit.say(ClientMessage::Hello { protocol, federation: None, agent });
-        kit.say(ClientMessage::AccountRegister { record });
-        let registrations = &kit.machine.registrations;
-        assert_eq!(registrations.open.len(), REGISTRATIONS_MAX + 1);
-        let is_open = |number| registrations.open.contains_key(&number);
-        assert!(!is_open(2) && is_open(registrations.last), "its own oldest");
-        assert!(is_open(1), "another's stays");
-        let shares = registrations.by_certificate.values().map(BTreeSet::len);
-        assert_eq!(shares.sum::<usize>(), registrations.open.len());
+        kit.told();
+        kit.say(register.clone());
+        let refused = |message: &ServerMessage| {
+            matches!(message, ServerMessage::Error { error }
+            if error.code == ErrorCode::LimitExceeded && error.retry)
+        };
+        assert!(kit.told().iter().any(refused), "one too many");
+        kit.say_in(another, register);
+        assert_eq!((open(&kit, WALLET), open(&kit, another)), (REGISTRATIONS_MAX, 1));
+        // The first is refused by as many as are needed, the second is accepted.
+        let registrations: Vec<u64> = kit.machine.registrations.open.keys().copied().take(2).collect();
+        let tag = |registration| Tag::Account { registration };
+        for node in (2..=4).map(NodeId) {
+            kit.machine.handle_reply(node, tag(registrations[0]), None);
+            let signature = record.accept(&kit.world.federation, kit.key(node));
+            let reply = VotingReply::AccountResponse { signature };
+            kit.machine.handle_reply(node, tag(registrations[1]), Some(reply));
+        }
+        assert_eq!(open(&kit, WALLET), REGISTRATIONS_MAX - 2);
     }
 }

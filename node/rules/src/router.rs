@@ -76,6 +76,7 @@ impl Machine {
 
     /// Goes on with an input, knowing what archive and chain have: what takes long is found out next.
     pub(crate) fn examine(&mut self, input: Parked, archived: Archived) {
+        self.cx.party = input.source().party();
         let Some(check) = self.cx.wanted_check(&input) else { return self.resume(input, archived) };
         let (source, check) = (input.source(), Box::new(check));
         match self.lookups.park(self.cx.ledger.tip(), input, archived) {
@@ -134,9 +135,9 @@ impl Machine {
 
     /// Handles an input, knowing what archive and chain have of what it is about.
     pub(crate) fn resume(&mut self, input: Parked, archived: Archived) {
-        self.cx.recalled = archived;
+        (self.cx.recalled, self.cx.party) = (archived, input.source().party());
         self.answer_input(input);
-        self.cx.recalled = Archived::default();
+        (self.cx.recalled, self.cx.party) = (Archived::default(), Party::Node(self.cx.me));
     }
 
     fn answer_input(&mut self, input: Parked) {
@@ -214,7 +215,7 @@ impl Machine {
                 self.cx.take_head(from, head);
                 self.cx.take_final(proof).map(|()| VotingReply::Done)
             }
-            VotingRequest::AccountRequest { record } => self.cx.accept_account(Party::Node(from), &record),
+            VotingRequest::AccountRequest { record } => self.cx.accept_account(&record),
         }
     }
 
@@ -306,7 +307,7 @@ impl Machine {
             ClientMessage::UTXOSubscribe { keys, accounts, since } => {
                 SubscriptionKey::check(&keys)?;
                 limits::check_accounts(accounts.len())?;
-                self.cx.take_accounts(Party::Certificate(session.certificate), &keys, accounts);
+                self.cx.take_accounts(&keys, accounts);
                 self.subscribe(session, id, SubscriptionKey::distinct(keys), since.unwrap_or(0));
                 Ok(())
             }

@@ -1,10 +1,10 @@
 //! What each of many holds of something that there is not enough of for all.
 
 use crate::Party;
+use quorate_protocol::AccountId;
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     hash::Hash,
-    time::Duration,
 };
 
 /// How much each holds. Who holds nothing is not kept.
@@ -38,52 +38,74 @@ impl<K: Eq + Hash> Counts<K> {
     }
 }
 
-/// Accounts that a party may have this node follow at once, when half of the room for those without a coin is taken.
-const NEWCOMERS_AT_ONCE: u32 = 4_096;
-/// Time after which it may have one more followed. In the month that an account without a coin is followed, three who
-/// want as many as they can do not fill the other half.
-const NEWCOMER_EACH: Duration = Duration::from_secs(480);
+/// The tickets that each waits with. Who waits for nothing is not kept.
+#[derive(Debug)]
+pub(crate) struct Tickets<K>(HashMap<K, BTreeSet<u64>>);
 
-/// Who had accounts followed that were not before.
+impl<K> Default for Tickets<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash> Tickets<K> {
+    pub(crate) fn of(&self, who: &K) -> impl Iterator<Item = u64> + use<'_, K> {
+        self.0.get(who).into_iter().flatten().copied()
+    }
+
+    pub(crate) fn count(&self, who: &K) -> usize {
+        self.0.get(who).map_or(0, BTreeSet::len)
+    }
+
+    pub(crate) fn add(&mut self, who: K, ticket: u64) {
+        self.0.entry(who).or_default().insert(ticket);
+    }
+
+    pub(crate) fn remove(&mut self, who: K, ticket: u64) {
+        if let Entry::Occupied(mut tickets) = self.0.entry(who) {
+            tickets.get_mut().remove(&ticket);
+            if tickets.get().is_empty() {
+                tickets.remove();
+            }
+        }
+    }
+
+    /// All of one, who has none from then on.
+    pub(crate) fn take(&mut self, who: &K) -> BTreeSet<u64> {
+        self.0.remove(who).unwrap_or_default()
+    }
+}
+
+/// Whose accounts without a coin this node follows, of those that it began to follow when there was little room left
+/// for such. What is not known any more after a start counts for nobody.
 #[derive(Debug, Default)]
-pub(crate) struct Newcomers(HashMap<Party, Quota>);
-
-/// What is left to a party.
-#[derive(Clone, Copy, Debug)]
-struct Quota {
-    left: u32,
-    /// When the next one is earned; nothing if all are there.
-    next: Option<Duration>,
+pub(crate) struct Newcomers {
+    of: HashMap<AccountId, Party>,
+    held: Counts<Party>,
 }
 
 impl Newcomers {
-    /// Takes one of a party's, if one is left.
-    pub(crate) fn admit(&mut self, now: Duration, party: Party) -> bool {
-        let quota = self.0.entry(party).or_insert(Quota { left: NEWCOMERS_AT_ONCE, next: None });
-        quota.earn(now);
-        let admitted = quota.left > 0;
-        if admitted {
-            quota.left -= 1;
-            quota.next = quota.next.or(Some(now + NEWCOMER_EACH));
-        }
-        admitted
+    /// Whether a party may have one more followed while so many have room. Who has many leaves as much room as it has:
+    /// however many parties want all they can, there is some left for the next.
+    pub(crate) fn has_room(&self, party: &Party, left: usize) -> bool {
+        self.held.of(party) < left
     }
 
-    /// Forgets those to whom all are left.
-    pub(crate) fn sweep(&mut self, now: Duration) {
-        self.0.retain(|_, quota| {
-            quota.earn(now);
-            quota.left < NEWCOMERS_AT_ONCE
+    pub(crate) fn add(&mut self, account: AccountId, party: Party) {
+        if let Some(before) = self.of.insert(account, party) {
+            self.held.take(before, 1);
+        }
+        self.held.add(party, 1);
+    }
+
+    /// Forgets those that have had a coin, or are gone.
+    pub(crate) fn sweep(&mut self, is_without_coin: impl Fn(&AccountId) -> bool) {
+        let Self { of, held } = self;
+        of.retain(|account, party| {
+            let stays = is_without_coin(account);
+            held.take(*party, usize::from(!stays));
+            stays
         });
-    }
-}
-
-impl Quota {
-    fn earn(&mut self, now: Duration) {
-        while let Some(next) = self.next.filter(|next| now >= *next) {
-            self.left += 1;
-            self.next = (self.left < NEWCOMERS_AT_ONCE).then_some(next + NEWCOMER_EACH);
-        }
     }
 }
 
@@ -105,24 +127,29 @@ mod tests {
     }
 
     #[test]
-    fn each_has_so_many_accounts_followed_and_earns_more() {
+    fn who_has_many_accounts_followed_leaves_as_much_room() {
         let mut newcomers = Newcomers::default();
-        let (one, other, node) = (Party::Certificate(1), Party::Certificate(2), Party::Node(NodeId(1)));
-        let fill = |newcomers: &mut Newcomers, now, party| {
-            std::iter::from_fn(|| newcomers.admit(now, party).then_some(())).count()
-        };
-        let start = Duration::from_secs(100);
-        for party in [one, other, node] {
-            assert_eq!(fill(&mut newcomers, start, party), 4_096);
+        let (mut left, mut next) = (1_000_usize, 0_u32);
+        let parties = [Party::Certificate(1), Party::Certificate(2), Party::Node(NodeId(1))];
+        for (party, has) in parties.into_iter().zip([500, 250, 125]) {
+            while newcomers.has_room(&party, left) {
+                let mut id = [0; 32];
+                id[..4].copy_from_slice(&next.to_be_bytes());
+                newcomers.add(AccountId(id), party);
+                (left, next) = (left - 1, next + 1);
+            }
+            assert_eq!(newcomers.held.of(&party), has);
         }
-        let later = start + Duration::from_secs(960);
-        assert_eq!(fill(&mut newcomers, later, one), 2);
-        assert_eq!(fill(&mut newcomers, later + Duration::from_secs(479), one), 0);
-        newcomers.sweep(start + Duration::from_secs(4_096 * 480));
-        assert!(newcomers.0.contains_key(&one) && !newcomers.0.contains_key(&other));
-        let late = start + Duration::from_secs(9_000 * 480);
-        newcomers.sweep(late);
-        assert!(newcomers.0.is_empty());
-        assert_eq!(fill(&mut newcomers, late, one), 4_096, "never more");
+        assert_eq!(left, 125, "for the next");
+        // One of the first comes again with another, and the others of the first get coins.
+        newcomers.add(AccountId([0; 32]), parties[1]);
+        assert_eq!((newcomers.held.of(&parties[0]), newcomers.held.of(&parties[1])), (499, 251));
+        newcomers.sweep(|account| newcomers_second_half(account) || *account == AccountId([0; 32]));
+        assert_eq!((newcomers.held.of(&parties[0]), newcomers.of.len()), (0, 376));
+        assert!(newcomers.has_room(&parties[0], left));
+    }
+
+    fn newcomers_second_half(account: &AccountId) -> bool {
+        account.0[..4] >= 500_u32.to_be_bytes()[..]
     }
 }

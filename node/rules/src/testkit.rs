@@ -23,7 +23,9 @@ use quorate_protocol::{
     release::SignedPromise,
     testing::{self, World},
     vote::{ApprovalCertificate, Custody, SignedVote, Verdict, VoteTarget, sign_commit},
-    wire::{ClientMessage, PeerReply, RejectReason, ServerMessage, VotingReply, VotingRequest, WireError},
+    wire::{
+        ClientMessage, PeerReply, RejectReason, ServerMessage, VotingReply, VotingRequest, WireError, limits,
+    },
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -243,8 +245,20 @@ impl Kit {
 
     /// A wallet says something.
     pub(crate) fn say(&mut self, message: ClientMessage) {
-        self.machine.at(self.now, 0).handle_client(WALLET, Some(1), message);
+        self.say_in(WALLET, message);
+    }
+
+    /// The same in another session.
+    pub(crate) fn say_in(&mut self, session: SessionId, message: ClientMessage) {
+        self.machine.at(self.now, 0).handle_client(session, Some(1), message);
         self.drain();
+    }
+
+    /// Says hello.
+    pub(crate) fn greet(&mut self, session: SessionId) {
+        let (protocol, agent) = (limits::PROTOCOL_VERSION, "test".to_owned());
+        self.say_in(session, ClientMessage::Hello { protocol, federation: None, agent });
+        self.told();
     }
 
     pub(crate) fn wait(&mut self, time: Duration) {

@@ -1,6 +1,6 @@
 //! Runs checks that take long aside, as many at a time as there are processors but one. Of each account one is under
-//! way, through however many sessions and nodes its owner asks, and of each source one that is about no account; they
-//! take turns, by certificate or node: who asks for many waits for its own.
+//! way for each certificate or node that asks, and of each source one that is about no account; they take turns, by
+//! certificate or node: who asks for many waits for its own, and nobody for what another asked about its account.
 
 use super::{input::Input, queue::Inputs, turns::Fair};
 use quorate_protocol::AccountId;
@@ -23,7 +23,8 @@ impl Checking {
 
     /// Hands in what is found out.
     pub(crate) fn start(&mut self, ticket: u64, source: Source, check: Check) {
-        let lane = check.account().map_or(Lane::Source(source), Lane::Account);
+        let account = |account| Lane::Account(account, source.party());
+        let lane = check.account().map_or(Lane::Source(source), account);
         let (done, inputs) = (self.turns.run(lane, source.party(), || check.run()), self.inputs.clone());
         tokio::spawn(async move {
             let checked = done.await;
@@ -45,8 +46,8 @@ struct Lanes {
 /// Who waits for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Lane {
-    /// Checks of proposals that this account's owner signed.
-    Account(AccountId),
+    /// Checks of proposals that this account's owner signed, and that came from there.
+    Account(AccountId, Party),
     /// Others that came from there.
     Source(Source),
 }
@@ -86,11 +87,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_for_many_waits_for_its_own() {
-        for (greedy, modest) in [
-            (Lane::Source(source(1)), Lane::Source(source(2))),
-            (Lane::Account(AccountId([1; 32])), Lane::Account(AccountId([2; 32]))),
-        ] {
-            let party = source(1).party();
+        let party = source(1).party();
+        let account = |number| Lane::Account(AccountId([number; 32]), party);
+        for (greedy, modest) in [(Lane::Source(source(1)), Lane::Source(source(2))), (account(1), account(2))]
+        {
             let order = turns_are_taken([(greedy, party), (greedy, party), (modest, party)]).await;
             assert_eq!(order, ["first", "modest", "second", "third"]);
         }
@@ -106,6 +106,18 @@ mod tests {
         let node = Source::Peer(quorate_protocol::NodeId(1));
         let lines = [(lane(1), party), (lane(2), party), (Lane::Source(node), node.party())];
         assert_eq!(turns_are_taken(lines).await, ["first", "second", "modest", "third"]);
+    }
+
+    #[tokio::test]
+    async fn who_is_shown_a_proposal_does_not_hold_up_its_owner() {
+        let [holder, owner] = [1, 2].map(Party::Certificate);
+        let account = AccountId([1; 32]);
+        let own = Lane::Account(account, owner);
+        // The holder has a check under way, and lets the owner's wait behind its others.
+        let lines =
+            [(Lane::Account(AccountId([2; 32]), holder), holder), (Lane::Account(account, holder), holder)];
+        let order = turns_are_taken([lines[0], lines[1], (own, owner)]).await;
+        assert_eq!(order, ["first", "second", "modest", "third"]);
     }
 
     /// A session of the first certificate.

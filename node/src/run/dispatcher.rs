@@ -187,13 +187,12 @@ impl Dispatcher {
         }
     }
 
-    /// Asks the chain for coins, when it is its turn.
+    /// Asks the chain for coins, each when it is its turn.
     fn look_up(&self, ticket: u64, source: Source, outpoints: Vec<OutPoint>) {
         let [complaint, _] = self.complaints.clone();
         let (turns, chain, inputs) = (self.lookups.clone(), self.chain.clone(), self.inputs.clone());
         tokio::spawn(async move {
-            let _turn = turns.turn(source.party()).await;
-            let coins = look_up(&*chain, &complaint, outpoints).await;
+            let coins = look_up(&*chain, &turns, source.party(), &complaint, outpoints).await;
             let _node_ended = inputs.send(Input::Coins { ticket, coins }).await;
         });
     }
@@ -260,11 +259,15 @@ impl Dispatcher {
 /// Asks the chain for coins. One that there is not is left out; if the backend does not say, nobody can know.
 async fn look_up(
     chain: &dyn Chain,
+    turns: &Fair,
+    party: Party,
     complaint: &Complaint,
     outpoints: Vec<OutPoint>,
 ) -> Option<Vec<(OutPoint, ChainCoin)>> {
     let mut coins = Vec::new();
     for outpoint in outpoints {
+        // Of one question there may be a thousand: others have their turns between them.
+        let _turn = turns.turn(party).await;
         match chain.coin(outpoint).await {
             Ok(coin) => coins.extend(coin.map(|coin| (outpoint, coin))),
             Err(error) => {

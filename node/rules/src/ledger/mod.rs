@@ -266,9 +266,20 @@ impl Ledger {
         self.scripts.full()
     }
 
-    /// There is little room left for accounts that no coin came to.
-    pub(crate) fn is_filling(&self) -> bool {
-        self.scripts.is_filling()
+    /// How many accounts more that no coin came to have room, if half of it is taken.
+    pub(crate) fn scarce_room(&self) -> Option<usize> {
+        self.scripts.scarce_room()
+    }
+
+    /// Whether an account is followed that no coin came to.
+    pub(crate) fn is_without_coin(&self, account: &AccountId) -> bool {
+        self.scripts.account(account).is_some_and(|entry| !entry.is_used())
+    }
+
+    /// As if so many accounts were followed that no coin came to.
+    #[cfg(test)]
+    pub(crate) fn crowd(&mut self, accounts: u32) {
+        self.scripts.crowd(accounts);
     }
 
     pub(crate) fn has_unsearched(&self) -> bool {

@@ -225,9 +225,16 @@ impl Scripts {
         unused.then_some(("accounts without a coin that a node follows", UNUSED_ACCOUNTS_MAX))
     }
 
-    /// Half of the room for accounts without a coin is taken, and there is some left.
-    pub(super) fn is_filling(&self) -> bool {
-        self.unused.len() >= UNUSED_ACCOUNTS_MAX / 2 && self.full().is_none()
+    /// As if so many accounts without a coin were followed.
+    #[cfg(test)]
+    pub(super) fn crowd(&mut self, accounts: u32) {
+        self.unused = (0..accounts).map(|number| (number, AccountId([0; 32]))).collect();
+    }
+
+    /// How many accounts more without a coin have room, if half of it is taken.
+    pub(super) fn scarce_room(&self) -> Option<usize> {
+        let left = UNUSED_ACCOUNTS_MAX.saturating_sub(self.unused.len());
+        (left <= UNUSED_ACCOUNTS_MAX / 2).then_some(left)
     }
 
     fn derive(
@@ -469,7 +476,7 @@ mod tests {
             AccountId(id)
         };
         let entry = AccountEntry::new(world.account.record(), 1);
-        assert!(!scripts.is_filling());
+        assert_eq!(scripts.scarce_room(), None);
         let mut used = entry.clone();
         used.extend(Keychain::Receive, 1, 1);
         scripts.accounts.insert(id(0), Account { slot: scripts.addresses.open(id(0)), entry: used });
@@ -479,7 +486,8 @@ mod tests {
             let slot = scripts.addresses.open(id(number));
             scripts.accounts.insert(id(number), Account { slot, entry });
             scripts.unused.insert((number, id(number)));
-            assert_eq!(scripts.is_filling(), (32_768..65_536).contains(&number), "half is free to all");
+            let scarce = (number >= 32_768).then_some(65_536 - number);
+            assert_eq!(scripts.scarce_room().map(u32::try_from), scarce.map(Ok), "half is free to all");
         }
         let before = scripts.accounts.len();
         scripts.register(world.account.id(), &world.account, 5_000);

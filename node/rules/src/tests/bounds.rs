@@ -9,8 +9,13 @@ use crate::{
 };
 use bitcoin::OutPoint;
 use quorate_protocol::{
-    NodeId, Round,
-    wire::{ClientMessage, ErrorCode, ServerMessage, SubscriptionKey, VotingReply, VotingRequest, limits},
+    AccountId, NodeId, Round,
+    account::AccountRecord,
+    proposal::Proposal,
+    wire::{
+        ClientMessage, ErrorCode, Fault, KeyOutcome, ServerMessage, SubscriptionKey, VotingReply,
+        VotingRequest, limits,
+    },
 };
 use std::{collections::HashMap, time::Duration};
 
@@ -88,9 +93,7 @@ fn a_session_waits_for_so_many_histories_and_others_have_their_own_room() {
 #[test]
 fn a_script_is_no_key_if_no_output_needs_one_so_long() {
     let mut kit = Kit::voting();
-    let (protocol, agent) = (limits::PROTOCOL_VERSION, "test".to_owned());
-    kit.say(ClientMessage::Hello { protocol, federation: None, agent });
-    kit.told();
+    kit.greet(WALLET);
     for (bytes, refused) in [(limits::KEY_SCRIPT_BYTES_MAX, false), (limits::KEY_SCRIPT_BYTES_MAX + 1, true)]
     {
         kit.say(ClientMessage::subscribe(vec![SubscriptionKey::Script(vec![0x51; bytes].into())]));
@@ -103,12 +106,65 @@ fn a_script_is_no_key_if_no_output_needs_one_so_long() {
     }
 }
 
-#[test]
-fn while_there_is_much_room_nobody_is_asked_how_many_accounts_it_brought() {
+/// Fills the room for accounts without a coin up to so many, and gives a record.
+fn crowded(room: u32) -> (Kit, AccountRecord) {
     let mut kit = Kit::voting();
-    let party = Party::Node(OTHER);
-    let now = kit.machine.cx.now;
-    while kit.machine.cx.newcomers.admit(now, party) {}
+    kit.machine.cx.ledger.crowd(65_536 - room);
     let record = kit.world.certificate().record;
-    kit.ask(OTHER, VotingRequest::AccountRequest { record }).expect("accepted");
+    kit.greet(WALLET);
+    (kit, record)
+}
+
+/// Parties to whom so much room is left that is scarce have as many accounts followed.
+fn hold(kit: &mut Kit, party: Party, accounts: u8) {
+    for number in 0..accounts {
+        kit.machine.cx.newcomers.add(AccountId([100 + number; 32]), party);
+    }
+}
+
+#[test]
+fn an_account_that_there_is_no_room_for_is_accepted_and_not_followed() {
+    for (room, held, followed) in [(2, 1, true), (2, 2, false), (0, 0, false), (40_000, 100, true)] {
+        let (mut kit, record) = crowded(room);
+        hold(&mut kit, Party::Node(OTHER), held);
+        kit.ask(OTHER, VotingRequest::AccountRequest { record: record.clone() }).expect("accepted");
+        let id = record.id(&kit.world.federation);
+        let is_followed = kit.machine.cx.ledger.account_since(&id).is_some();
+        assert_eq!(is_followed, followed, "{held} of {room} are its own");
+    }
+}
+
+#[test]
+fn who_brought_many_accounts_is_told_that_there_is_no_room_for_more_and_others_have_it() {
+    let (mut kit, record) = crowded(2);
+    hold(&mut kit, Party::Certificate(WALLET.certificate), 2);
+    let id = record.id(&kit.world.federation);
+    let subscribe = |kit: &mut Kit, session: SessionId| {
+        let accounts = [(id, record.clone())].into();
+        let keys = vec![SubscriptionKey::Account(id)];
+        let message = ClientMessage::UTXOSubscribe { keys, accounts, since: None };
+        kit.say_in(session, message);
+        kit.told().into_iter().find_map(|message| match message {
+            ServerMessage::UTXOSubscribed { results, .. } => results.into_iter().next(),
+            _ => None,
+        })
+    };
+    let refused = subscribe(&mut kit, WALLET).expect("answered");
+    let KeyOutcome::Error(error) = refused.outcome else { panic!("{refused:?}") };
+    assert_eq!((error.code, error.fault, error.retry), (ErrorCode::UnknownAccount, Fault::Receiver, true));
+    let other = SessionId { certificate: WALLET.certificate + 1, number: 1 };
+    kit.greet(other);
+    let known = subscribe(&mut kit, other).expect("answered");
+    assert!(matches!(known.outcome, KeyOutcome::Snapshot { .. }), "{known:?}");
+}
+
+#[test]
+fn an_account_that_comes_with_a_payment_is_followed_in_the_same_share() {
+    let (mut kit, record) = crowded(2);
+    hold(&mut kit, Party::Certificate(WALLET.certificate), 2);
+    let proposal = Proposal::Joint(Box::new(kit.world.proposal()));
+    let account = Some(kit.world.certificate());
+    kit.say(ClientMessage::TransactionBroadcast { proposal, account });
+    let id = record.id(&kit.world.federation);
+    assert_eq!(kit.machine.cx.ledger.account_since(&id), None);
 }

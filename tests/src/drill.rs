@@ -9,9 +9,10 @@ use crate::{
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::{Amount, TxOut, Txid};
 use quorate::{
-    client::{Client, WebSocket},
+    client::{Client, ClientError, WebSocket},
     session::{PaymentState, Session},
     wallet::{HistoryEntry, SecretWords},
+    wire::NodeReject,
 };
 use quorate_node::chain::ChainError;
 use serde_json::{Value, json};
@@ -51,7 +52,8 @@ impl Done {
         self.final_ones.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Why others did not, as far as the wallet was told: codes of errors with their numbers.
+    /// Why others did not, as far as the wallet was told: codes of errors with their numbers, and of a rejection what
+    /// nodes said.
     pub fn refusals(&self) -> BTreeMap<String, usize> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -246,6 +248,17 @@ fn unmined(session: &Session) -> Vec<String> {
     open.map(told).collect()
 }
 
+/// An error's code, and why nodes rejected it.
+fn told(error: &ClientError) -> String {
+    let ClientError::Rejected { rejects, .. } = error else { return error.code().to_owned() };
+    let reason = |reject: &NodeReject| {
+        let told = serde_json::to_value(&reject.reason).unwrap_or_default();
+        told.get("reason").and_then(Value::as_str).unwrap_or("untold").to_owned()
+    };
+    let reasons: BTreeSet<String> = rejects.iter().map(reason).collect();
+    format!("{}: {}", error.code(), reasons.into_iter().collect::<Vec<_>>().join(", "))
+}
+
 async fn pay_on(payer: Client, payee: Client, done: Arc<Done>) -> Result<()> {
     while !done.stop.load(Ordering::Relaxed) {
         let to = payee.unused_address().await?;
@@ -254,7 +267,7 @@ async fn pay_on(payer: Client, payee: Client, done: Arc<Done>) -> Result<()> {
                 done.final_ones.lock().unwrap_or_else(PoisonError::into_inner).insert(receipt.txid);
             }
             Ok(Err(error)) => {
-                done.refuse(error.code());
+                done.refuse(&told(&error));
                 tokio::time::sleep(PAUSE).await;
             }
             // It goes on without its caller.

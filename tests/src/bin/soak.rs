@@ -7,7 +7,13 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use quorate::wire::limits;
-use quorate_tests::{bitcoind, daemon::Daemon, drill::Drill, operator::status, process::memory};
+use quorate_tests::{
+    bitcoind,
+    daemon::Daemon,
+    drill::{Drill, Load},
+    operator::status,
+    process::memory,
+};
 use rand_chacha::{
     ChaCha20Rng,
     rand_core::{RngCore as _, SeedableRng as _},
@@ -20,8 +26,6 @@ use std::{
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
-/// Nodes.
-const NODES: usize = 4;
 /// Wallets that pay each other.
 const WALLETS: usize = 6;
 /// Connections of a flood.
@@ -50,12 +54,18 @@ struct Arguments {
     /// What goes wrong when
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Nodes
+    #[arg(long, default_value_t = 4)]
+    nodes: u16,
+    /// Seconds for which a node that is killed stays away, with as many others as may be missing
+    #[arg(long, default_value_t = 0)]
+    away: u64,
 }
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
-    Node(usize),
+    Nodes(usize),
     Daemon,
     Reorganisation(u32),
     Flood,
@@ -65,8 +75,7 @@ enum Trouble {
 impl Trouble {
     fn draw(rng: &mut ChaCha20Rng) -> Self {
         match rng.next_u32() % 8 {
-            // The first one stays: what it holds at the end is what it is judged by.
-            0 | 1 => Self::Node(usize::try_from(rng.next_u32()).unwrap_or(0) % (NODES - 1) + 2),
+            0 | 1 => Self::Nodes(usize::try_from(rng.next_u32() % 64).unwrap_or(0)),
             2 => Self::Daemon,
             3 => Self::Reorganisation(rng.next_u32() % 3 + 1),
             4 | 5 => Self::Flood,
@@ -77,13 +86,13 @@ impl Trouble {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Arguments { seconds, seed } = Arguments::parse();
+    let Arguments { seconds, seed, nodes, away } = Arguments::parse();
     let Some(binary) = bitcoind() else { bail!("a soak needs Bitcoin Core: name it in BITCOIND_EXE") };
     let node = std::env::current_exe()?.with_file_name("test-node");
-    let mut drill = Drill::start(Daemon::start(&binary, &[])?, node, 4, WALLETS).await?;
+    let mut drill = Drill::start(Daemon::start(&binary, &[])?, node, nodes, WALLETS).await?;
     let (mut rng, started) = (ChaCha20Rng::seed_from_u64(seed), Instant::now());
     let (mut early, mut load) = (None, drill.load());
-    let mut floods = VecDeque::new();
+    let (mut floods, away) = (VecDeque::new(), Duration::from_secs(away));
     println!("seconds  payments  memory of nodes, bridge, and wallets         trouble");
     while started.elapsed() < Duration::from_secs(seconds) {
         let trouble = Trouble::draw(&mut rng);
@@ -92,11 +101,14 @@ async fn main() -> Result<()> {
         if floods.len() > FLOODS_HELD {
             floods.pop_front();
         }
-        drill.cluster.chain.mine(BLOCKS).await?;
-        // As it does by itself once an hour: a kill costs no more than that.
-        drill.cluster.chain.flush().await?;
-        load.paid(1).await?;
-        tokio::time::sleep_until(until).await;
+        go_on(&mut drill, &mut load, until).await?;
+        if let Trouble::Nodes(number) = trouble {
+            let until = tokio::time::Instant::now() + away;
+            while tokio::time::Instant::now() < until {
+                go_on(&mut drill, &mut load, tokio::time::Instant::now() + PERIOD).await?;
+            }
+            come_back(&mut drill, number).await?;
+        }
         let held = Held::now(&drill)?;
         if early.is_none() && started.elapsed() >= Duration::from_secs(seconds) / 4 {
             early = Some(held.clone());
@@ -137,7 +149,10 @@ impl Held {
     fn now(drill: &Drill) -> Result<Self> {
         let cluster = &drill.cluster;
         Ok(Self {
-            nodes: (1..=NODES).filter_map(|node| cluster.pid(node)).map(memory).collect::<Result<_>>()?,
+            nodes: (1..=cluster.files.nodes.len())
+                .filter_map(|node| cluster.pid(node))
+                .map(memory)
+                .collect::<Result<_>>()?,
             bridge: memory(cluster.bridge.pid())?,
             wallets: memory(std::process::id())?,
         })
@@ -163,13 +178,41 @@ fn mega(bytes: u64) -> f64 {
     f64::from(u32::try_from(bytes / 1_000).unwrap_or(u32::MAX)) / 1e3
 }
 
+/// A while of payments and blocks.
+async fn go_on(drill: &mut Drill, load: &mut Load, until: tokio::time::Instant) -> Result<()> {
+    drill.cluster.chain.mine(BLOCKS).await?;
+    // As it does by itself once an hour: a kill costs no more than that.
+    drill.cluster.chain.flush().await?;
+    load.paid(1).await?;
+    tokio::time::sleep_until(until).await;
+    Ok(())
+}
+
+/// As many nodes as may be missing, from a number on that was drawn. The first one stays: what it holds at the end is
+/// what it is judged by.
+fn those_away(nodes: usize, drawn: usize) -> impl Iterator<Item = usize> {
+    let missing = (nodes - 1) / 3;
+    (0..missing).map(move |more| drawn.wrapping_add(more) % (nodes - 1) + 2)
+}
+
+async fn come_back(drill: &mut Drill, drawn: usize) -> Result<()> {
+    let homes = drill.cluster.files.nodes.clone();
+    for number in those_away(homes.len(), drawn) {
+        drill.cluster.start_node(number, None)?;
+    }
+    for number in those_away(homes.len(), drawn) {
+        status(homes.get(number - 1).context("a node")?, "voting").await?;
+    }
+    Ok(())
+}
+
 async fn make(drill: &mut Drill, trouble: Trouble, floods: &mut VecDeque<Vec<TcpStream>>) -> Result<()> {
     let cluster = &mut drill.cluster;
     match trouble {
-        Trouble::Node(number) => {
-            cluster.kill(number)?;
-            cluster.start_node(number, None)?;
-            status(cluster.files.nodes.get(number - 1).context("a node")?, "voting").await?;
+        Trouble::Nodes(number) => {
+            for number in those_away(cluster.files.nodes.len(), number) {
+                cluster.kill(number)?;
+            }
         }
         Trouble::Daemon => {
             cluster.chain.kill().await?;

@@ -2,7 +2,7 @@
 //! to start on a chain with them.
 
 use anyhow::{Context as _, Result};
-use bitcoin::{Amount, OutPoint, Transaction, TxOut};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, TxOut};
 use quorate_tests::{
     Cluster,
     operator::status_where,
@@ -14,7 +14,6 @@ use std::time::Instant;
 
 /// Outputs of a block, besides its reward.
 const OUTPUTS: u32 = 2_000;
-const COIN: Amount = Amount::from_sat(1_000);
 const FEE: Amount = Amount::from_sat(100_000);
 
 pub(crate) async fn measure(mut cluster: Cluster, count: u32, as_json: bool) -> Result<()> {
@@ -49,11 +48,12 @@ pub(crate) async fn measure(mut cluster: Cluster, count: u32, as_json: bool) -> 
     Ok(())
 }
 
-/// Blocks with a transaction each that pays to nobody, and the next one from its last output, or from another reward.
+/// Blocks with a transaction each, and the next one from its first output, or from another reward. The others hold
+/// data, as long as a Taproot output: the embedded chain, which keeps coins in memory, has none of them.
 fn mine(cluster: &Cluster, count: u32) -> Result<()> {
-    let paid = COIN * u64::from(OUTPUTS - 1) + FEE;
-    // A reward is enough for some two thousand.
-    let rewards = count / 2_000 + 1;
+    let data = TxOut { value: Amount::ZERO, script_pubkey: ScriptBuf::new_op_return([7; 32]) };
+    // A reward is enough for some fifty thousand.
+    let rewards = count / 20_000 + 1;
     cluster.chain.mine(100 + rewards, &nobody())?;
     let blocks = cluster.chain.blocks().into_iter().rev().skip(100);
     let mut rewards = blocks.filter_map(|block| {
@@ -62,13 +62,13 @@ fn mine(cluster: &Cluster, count: u32) -> Result<()> {
     });
     let (mut coin, mut left) = (OutPoint::null(), Amount::ZERO);
     for _ in 0..count {
-        if left <= paid {
+        if left <= FEE * 2 {
             (coin, left) = rewards.next().context("a reward that is mature")?;
         }
-        left -= paid;
-        let mut outputs = vec![TxOut { value: left, script_pubkey: nobody() }];
-        for _ in 1..OUTPUTS {
-            outputs.push(TxOut { value: COIN, script_pubkey: nobody() });
+        left -= FEE;
+        let mut outputs = vec![data.clone(); usize::try_from(OUTPUTS)?];
+        if let Some(first) = outputs.first_mut() {
+            *first = TxOut { value: left, script_pubkey: nobody() };
         }
         let transaction: Transaction = nobodys_spend(coin, outputs);
         coin = OutPoint { txid: transaction.compute_txid(), vout: 0 };
